@@ -1,0 +1,36 @@
+//! The published language: what contexts may know of each other, and nothing else.
+//!
+//! Ids, money and time; the seat address; the admission plan and the queue token's claims; the input and the error
+//! names of saga steps; the events and the shape of a seat on the seat stream. Everything here is data and pure
+//! functions of data. It depends on serde, so that every binary can afford it.
+
+pub mod admission;
+pub mod events;
+pub mod ids;
+pub mod money;
+pub mod saga;
+pub mod seats;
+pub mod steps;
+pub mod time;
+
+pub use ids::{ConcertId, EventId, PaymentId, ReservationId, ScheduleId, UserId};
+pub use money::Won;
+pub use seats::{SeatId, SectionName};
+pub use time::Timestamp;
+
+/// A value from outside that cannot be what it claims to be.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{what}: {why}")]
+pub struct Invalid {
+    /// The name of the field or type, as the caller knows it.
+    pub what: &'static str,
+    /// What is wrong with it, without repeating the value.
+    pub why: &'static str,
+}
+
+impl Invalid {
+    /// Names a wrong value.
+    pub const fn new(what: &'static str, why: &'static str) -> Self {
+        Self { what, why }
+    }
+}

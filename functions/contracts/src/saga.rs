@@ -1,0 +1,203 @@
+//! The payment saga: the one input every step reads, what a step answers, and the names of its failures.
+//!
+//! `start-payment` fixes all of it before the saga starts; no step mints an id or asks the clock for a deadline. The
+//! state machine (`infra/statemachines/payment-saga.asl.json`) passes the input to every step unchanged.
+
+use crate::{ConcertId, PaymentId, ReservationId, ScheduleId, SeatId, Timestamp, UserId, Won};
+use serde::{Deserialize, Serialize};
+
+/// Everything a step of the payment saga needs.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PaymentSaga {
+    /// The payment, and the idempotency key of every step.
+    pub payment_id: PaymentId,
+    /// Who pays, and whose reservation it is.
+    pub user_id: UserId,
+    /// What is paid.
+    pub reservation_id: ReservationId,
+    /// The date.
+    pub schedule_id: ScheduleId,
+    /// The concert.
+    pub concert_id: ConcertId,
+    /// The seats, in the reservation's order.
+    pub seats: Vec<SeatId>,
+    /// The price of all of them.
+    pub amount: Won,
+    /// When the hold ends that the payment has to be in time for.
+    pub hold_expires_at: Timestamp,
+    /// The place in line whose token the sale spends.
+    pub queue_position: u64,
+    /// Whether the token is expired by event or as a step of the saga.
+    pub token_expiry: TokenExpiry,
+    /// When the payment was asked for.
+    pub requested_at: Timestamp,
+    /// The request that asked for it, for logs and events.
+    pub correlation_id: String,
+}
+
+/// How a queue token is expired once its holder has paid.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum TokenExpiry {
+    /// By the event `payment.completed`; its failure never fails a payment (R04).
+    #[default]
+    Event,
+    /// As a step before the point of no return; its failure compensates (R28).
+    Strict,
+}
+
+impl std::str::FromStr for TokenExpiry {
+    type Err = crate::Invalid;
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        match text {
+            "event" => Ok(Self::Event),
+            "strict" => Ok(Self::Strict),
+            _ => Err(crate::Invalid::new("TOKEN_EXPIRY", "must be event or strict")),
+        }
+    }
+}
+
+/// The names a failed step goes by (Lambda's `errorType`), on which the state machine routes.
+pub mod error_name {
+    /// The business says no; never retried.
+    pub const REFUSED: &str = "Refused";
+    /// Somebody else is writing; retried soon.
+    pub const CONTENDED: &str = "Contended";
+    /// Something the step needs does not answer; retried with backoff.
+    pub const UNAVAILABLE: &str = "Unavailable";
+    /// A bug or corrupt data; not retried, compensated and alerted.
+    pub const BROKEN: &str = "Broken";
+    /// All of them.
+    pub const ALL: [&str; 4] = [REFUSED, CONTENDED, UNAVAILABLE, BROKEN];
+}
+
+/// Why a payment did not complete: the `failure` of `GET /payments/{id}`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum PaymentFailure {
+    /// The balance is below the price.
+    InsufficientPoints,
+    /// The hold ended before the payment began.
+    HoldExpired,
+    /// The reservation was cancelled, paid or being paid by another payment.
+    ReservationNotPayable,
+    /// A part of the system failed for good; everything was given back.
+    TemporarilyUnavailable,
+}
+
+impl PaymentFailure {
+    /// Its name on the wire.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::InsufficientPoints => "insufficient_points",
+            Self::HoldExpired => "hold_expired",
+            Self::ReservationNotPayable => "reservation_not_payable",
+            Self::TemporarilyUnavailable => "temporarily_unavailable",
+        }
+    }
+
+    /// Reads the name a refused step gave as its message; anything else is a fault.
+    pub fn from_reason(reason: &str) -> Self {
+        match reason {
+            "insufficient_points" => Self::InsufficientPoints,
+            "hold_expired" => Self::HoldExpired,
+            "reservation_not_payable" => Self::ReservationNotPayable,
+            _ => Self::TemporarilyUnavailable,
+        }
+    }
+}
+
+/// What Step Functions puts where a state caught an error: `{"Error": "...", "Cause": "..."}`.
+///
+/// A Lambda's cause is JSON with `errorMessage` and `errorType`.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct CaughtError {
+    /// The error's name.
+    #[serde(rename = "Error", default)]
+    pub error: String,
+    /// Its cause.
+    #[serde(rename = "Cause", default)]
+    pub cause: String,
+}
+
+impl CaughtError {
+    /// Why the payment failed, in the words of the API.
+    pub fn failure(&self) -> PaymentFailure {
+        #[derive(Deserialize)]
+        struct Cause {
+            #[serde(rename = "errorMessage")]
+            message: String,
+        }
+        if self.error != error_name::REFUSED {
+            return PaymentFailure::TemporarilyUnavailable;
+        }
+        serde_json::from_str::<Cause>(&self.cause)
+            .map_or(PaymentFailure::TemporarilyUnavailable, |cause| PaymentFailure::from_reason(&cause.message))
+    }
+}
+
+/// The input of `fail-payment`: the saga and what went wrong first.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct FailPayment {
+    /// The saga's input.
+    #[serde(flatten)]
+    pub saga: PaymentSaga,
+    /// What the failing state caught.
+    #[serde(default)]
+    pub failure: CaughtError,
+}
+
+/// What a forward step answers: that its effect is in place, now or already before.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Done {
+    /// Whether an earlier try had done it.
+    pub already: bool,
+}
+
+/// What `release-reservation` found; the state machine chooses by `outcome`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum ReleaseOutcome {
+    /// The reservation is not (or no longer) being paid by this payment.
+    Released,
+    /// The confirmation had happened although its answer was lost: the sale stands, go forward.
+    AlreadyPaid,
+}
+
+/// What `release-reservation` answers.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Release {
+    /// What it found.
+    pub outcome: ReleaseOutcome,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_refusal_keeps_its_reason_through_the_state_machine() {
+        let caught = CaughtError {
+            error: "Refused".into(),
+            cause: r#"{"errorType":"Refused","errorMessage":"insufficient_points"}"#.into(),
+        };
+        assert_eq!(caught.failure(), PaymentFailure::InsufficientPoints);
+    }
+
+    #[test]
+    fn every_fault_reads_as_temporarily_unavailable() {
+        for error in ["Unavailable", "Contended", "Broken", "States.Timeout", ""] {
+            let caught = CaughtError { error: error.into(), cause: "insufficient_points".into() };
+            assert_eq!(caught.failure(), PaymentFailure::TemporarilyUnavailable, "{error}");
+        }
+    }
+
+    #[test]
+    fn every_failure_is_read_back_from_its_own_name() {
+        use PaymentFailure::*;
+        for failure in [InsufficientPoints, HoldExpired, ReservationNotPayable, TemporarilyUnavailable] {
+            assert_eq!(PaymentFailure::from_reason(failure.as_str()), failure);
+            assert_eq!(serde_json::to_value(failure).unwrap(), failure.as_str());
+        }
+    }
+}

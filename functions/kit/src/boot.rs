@@ -1,0 +1,233 @@
+//! From environment to a running function: configuration, the clients a handler asks for, and the loop of its kind.
+
+use crate::auth::{QueueTokens, UserTokens};
+use crate::dynamo::Table;
+use crate::http::{Call, Problem, Reply};
+use crate::invoke::Step;
+use crate::outbox::Relay;
+use crate::queue::{self, Message};
+use crate::step::{self, StepCall, StepError};
+use crate::stream::{self, Record, StreamEvent};
+use crate::{Fault, MainResult, aws, telemetry};
+use aws_lambda_events::sqs::SqsEvent;
+use lambda_http::http::Response;
+use lambda_http::{Body, Request};
+use lambda_runtime::{Diagnostic, LambdaEvent, service_fn};
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+use serde_json::Value;
+use std::convert::Infallible;
+use std::env;
+use std::str::FromStr;
+
+/// What a function is started with.
+///
+/// One binary serves all handlers of a context; `_HANDLER` (the template's `Handler:`) names the one to be. A wrong or
+/// missing setting ends the process at once, which fails the deployment's first call loudly instead of every call.
+#[derive(Debug)]
+pub struct Boot {
+    handler: String,
+}
+
+/// A setting is missing or wrong.
+#[derive(Debug, thiserror::Error)]
+#[error("setting {name}: {why}")]
+pub struct BadSetting {
+    name: String,
+    why: String,
+}
+
+impl Boot {
+    /// Reads `_HANDLER` and starts the logs.
+    pub fn start() -> Result<Self, BadSetting> {
+        telemetry::start();
+        let boot = Self { handler: String::new() };
+        Ok(Self { handler: boot.setting("_HANDLER")? })
+    }
+
+    /// The handler to be.
+    pub fn handler(&self) -> &str {
+        &self.handler
+    }
+
+    /// The end of `main`'s match: no such handler.
+    pub fn unknown_handler(&self) -> MainResult {
+        Err(BadSetting { name: "_HANDLER".into(), why: format!("{} is no handler of this binary", self.handler) }.into())
+    }
+
+    /// A required setting.
+    pub fn setting(&self, name: &str) -> Result<String, BadSetting> {
+        env::var(name)
+            .ok()
+            .filter(|value| !value.is_empty())
+            .ok_or_else(|| BadSetting { name: name.into(), why: "is not set".into() })
+    }
+
+    /// A setting that parses, or `default` when it is not set.
+    pub fn setting_or<T>(&self, name: &str, default: T) -> Result<T, BadSetting>
+    where
+        T: FromStr,
+        T::Err: std::fmt::Display,
+    {
+        match env::var(name).ok().filter(|value| !value.is_empty()) {
+            None => Ok(default),
+            Some(text) => {
+                text.parse().map_err(|error: T::Err| BadSetting { name: name.into(), why: error.to_string() })
+            }
+        }
+    }
+
+    /// The context's table (`TABLE`).
+    pub fn table(&self) -> Result<Table, BadSetting> {
+        Ok(Table::new(aws_sdk_dynamodb::Client::new(&aws::config("DYNAMODB")), self.setting("TABLE")?))
+    }
+
+    /// An SQS client.
+    pub fn sqs(&self) -> aws_sdk_sqs::Client {
+        aws_sdk_sqs::Client::new(&aws::config("SQS"))
+    }
+
+    /// A Step Functions client.
+    pub fn sfn(&self) -> aws_sdk_sfn::Client {
+        aws_sdk_sfn::Client::new(&aws::config("SFN"))
+    }
+
+    /// A step of another context; `setting` names the setting with its function's name.
+    pub fn step_of(&self, setting: &str) -> Result<Step, BadSetting> {
+        Ok(Step::new(aws_sdk_lambda::Client::new(&aws::config("LAMBDA")), self.setting(setting)?))
+    }
+
+    /// The relay from the context's table to the bus (`EVENT_BUS`).
+    pub fn relay(&self) -> Result<Relay, BadSetting> {
+        let bus = aws_sdk_eventbridge::Client::new(&aws::config("EVENTBRIDGE"));
+        Ok(Relay::new(self.table()?, bus, self.setting("EVENT_BUS")?))
+    }
+
+    /// The verifier of user tokens (`USER_JWKS`, `USER_TOKEN_ISSUER`).
+    pub fn user_tokens(&self) -> Result<UserTokens, BadSetting> {
+        UserTokens::new(&self.setting("USER_JWKS")?, &self.setting("USER_TOKEN_ISSUER")?).map_err(bad_keys)
+    }
+
+    /// The signer and verifier of queue tokens (`QUEUE_TOKEN_KEYS`).
+    pub fn queue_tokens(&self) -> Result<QueueTokens, BadSetting> {
+        QueueTokens::new(&self.setting("QUEUE_TOKEN_KEYS")?).map_err(bad_keys)
+    }
+
+    /// Serves HTTP requests.
+    pub async fn http<D, F, Fut>(&self, deps: D, handle: F) -> MainResult
+    where
+        D: Send + Sync + 'static,
+        F: Fn(&'static D, Call) -> Fut + Send + Sync + 'static,
+        Fut: Future<Output = Result<Reply, Problem>> + Send + 'static,
+    {
+        let (deps, handle, name) = (keep(deps), keep(handle), keep(self.handler.clone()));
+        lambda_http::run(service_fn(move |request: Request| async move {
+            Ok::<_, Infallible>(serve(name, request, |call| handle(deps, call)).await)
+        }))
+        .await
+    }
+
+    /// Serves a saga step.
+    pub async fn step<D, I, O, F, Fut>(&self, deps: D, handle: F) -> MainResult
+    where
+        D: Send + Sync + 'static,
+        I: DeserializeOwned + Send + 'static,
+        O: Serialize + Send + 'static,
+        F: Fn(&'static D, StepCall<I>) -> Fut + Send + Sync + 'static,
+        Fut: Future<Output = Result<O, StepError>> + Send + 'static,
+    {
+        let (deps, handle, name) = (keep(deps), keep(handle), keep(self.handler.clone()));
+        lambda_runtime::run(service_fn(move |event: LambdaEvent<Value>| async move {
+            let outcome = step::run(name, event, |call| handle(deps, call)).await;
+            outcome.map_err(Diagnostic::from)
+        }))
+        .await
+    }
+
+    /// Serves batches of an SQS queue.
+    pub async fn queue<D, F, Fut>(&self, deps: D, handle: F) -> MainResult
+    where
+        D: Send + Sync + 'static,
+        F: Fn(&'static D, Message) -> Fut + Send + Sync + 'static,
+        Fut: Future<Output = Result<(), Fault>> + Send + 'static,
+    {
+        let (deps, handle, name) = (keep(deps), keep(handle), keep(self.handler.clone()));
+        lambda_runtime::run(service_fn(move |event: LambdaEvent<SqsEvent>| async move {
+            Ok::<_, Infallible>(queue::run(name, event.payload, |message| handle(deps, message)).await)
+        }))
+        .await
+    }
+
+    /// Serves batches of a table's stream.
+    pub async fn stream<D, F, Fut>(&self, deps: D, handle: F) -> MainResult
+    where
+        D: Send + Sync + 'static,
+        F: Fn(&'static D, Vec<Record>) -> Fut + Send + Sync + 'static,
+        Fut: Future<Output = Result<(), Fault>> + Send + 'static,
+    {
+        let (deps, handle, name) = (keep(deps), keep(handle), keep(self.handler.clone()));
+        lambda_runtime::run(service_fn(move |event: LambdaEvent<StreamEvent>| async move {
+            Ok::<_, Infallible>(stream::run(name, event.payload, |records| handle(deps, records)).await)
+        }))
+        .await
+    }
+
+    /// Serves a schedule: its tick carries nothing.
+    pub async fn schedule<D, F, Fut>(&self, deps: D, handle: F) -> MainResult
+    where
+        D: Send + Sync + 'static,
+        F: Fn(&'static D, contracts::Timestamp) -> Fut + Send + Sync + 'static,
+        Fut: Future<Output = Result<(), Fault>> + Send + 'static,
+    {
+        let (deps, handle, name) = (keep(deps), keep(handle), keep(self.handler.clone()));
+        lambda_runtime::run(service_fn(move |_: LambdaEvent<Value>| async move {
+            let now = crate::now();
+            let outcome = handle(deps, now).await;
+            let millis = crate::now().millis_since(now);
+            match &outcome {
+                Ok(()) => tracing::info!(schedule = name.as_str(), outcome = "done", millis),
+                Err(fault) => {
+                    tracing::error!(schedule = name.as_str(), outcome = fault.name(), error = fault.chain(), millis);
+                }
+            }
+            outcome.map_err(|fault| Diagnostic::from(StepError::Fault(fault)))
+        }))
+        .await
+    }
+}
+
+/// What a function keeps for as long as its process lives.
+fn keep<T>(value: T) -> &'static T {
+    Box::leak(Box::new(value))
+}
+
+fn bad_keys(invalid: contracts::Invalid) -> BadSetting {
+    BadSetting { name: invalid.what.into(), why: invalid.why.into() }
+}
+
+async fn serve<Fut>(name: &str, request: Request, handle: impl FnOnce(Call) -> Fut) -> Response<Body>
+where
+    Fut: Future<Output = Result<Reply, Problem>>,
+{
+    let now = crate::now();
+    let call = Call::from_lambda(request, now);
+    let request_id = call.request_id.clone();
+    let outcome = handle(call).await;
+    let millis = crate::now().millis_since(now);
+    match outcome {
+        Ok(reply) => {
+            tracing::info!(http = name, status = reply.status.as_u16(), request = request_id, millis);
+            reply.into_response(&request_id)
+        }
+        Err(problem) => {
+            let status = problem.status.as_u16();
+            match &problem.fault {
+                Some(fault) => {
+                    tracing::error!(http = name, status, code = problem.code, error = fault.chain(), request = request_id, millis);
+                }
+                None => tracing::info!(http = name, status, code = problem.code, request = request_id, millis),
+            }
+            problem.into_response(&request_id)
+        }
+    }
+}

@@ -1,0 +1,238 @@
+//! DynamoDB: one way to write a transaction, one classification of failures, readers that treat corrupt data as such.
+
+use crate::Fault;
+use aws_sdk_dynamodb::Client;
+use aws_sdk_dynamodb::error::{ProvideErrorMetadata, SdkError};
+use aws_sdk_dynamodb::operation::transact_write_items::TransactWriteItemsError;
+use aws_sdk_dynamodb::types::{AttributeValue, TransactWriteItem};
+use contracts::Timestamp;
+use std::collections::HashMap;
+use std::fmt;
+use std::time::Duration;
+
+/// An item as the SDK has it.
+pub type Item = HashMap<String, AttributeValue>;
+
+/// The name of the partition key of every table.
+pub const PK: &str = "pk";
+/// The name of the sort key of every table.
+pub const SK: &str = "sk";
+/// The name of the TTL attribute of every table, epoch seconds.
+pub const TTL: &str = "ttl";
+
+/// How often a transaction that met another one is tried.
+const TRANSACTION_ATTEMPTS: u32 = 6;
+
+/// A table and the client that reaches it.
+#[derive(Debug, Clone)]
+pub struct Table {
+    /// The client.
+    pub client: Client,
+    /// The table's name.
+    pub name: String,
+}
+
+impl Table {
+    /// A table reached by a client.
+    pub fn new(client: Client, name: impl Into<String>) -> Self {
+        Self { client, name: name.into() }
+    }
+
+    /// Writes all items or none, and retries, jittered and bounded, while another transaction holds one of them.
+    pub async fn transact(&self, doing: &'static str, items: Vec<TransactWriteItem>) -> Result<(), TransactError> {
+        for attempt in 0..TRANSACTION_ATTEMPTS {
+            let sent = self.client.transact_write_items().set_transact_items(Some(items.clone())).send().await;
+            match sent.map_err(|error| transact_error(doing, error)) {
+                Ok(_) => return Ok(()),
+                Err(TransactError::Fault(Fault::Contended(_))) if attempt + 1 < TRANSACTION_ATTEMPTS => {
+                    tokio::time::sleep(jitter(attempt)).await;
+                }
+                Err(error) => return Err(error),
+            }
+        }
+        Err(TransactError::Fault(Fault::contended(doing)))
+    }
+}
+
+/// A random wait before try `attempt + 1`: up to 20 ms, doubling, at most 320 ms.
+pub fn jitter(attempt: u32) -> Duration {
+    Duration::from_millis(fastrand::u64(1..=20_u64 << attempt.min(4)))
+}
+
+/// Why a transaction wrote nothing.
+#[derive(Debug)]
+pub enum TransactError {
+    /// At least one condition did not hold.
+    Conditions(FailedConditions),
+    /// The system failed.
+    Fault(Fault),
+}
+
+/// The writes of a transaction whose conditions did not hold, by their place in it.
+#[derive(Debug, Clone, Default)]
+pub struct FailedConditions {
+    failed: HashMap<usize, Option<Item>>,
+}
+
+impl FailedConditions {
+    /// Whether the condition of write `index` failed.
+    pub fn failed(&self, index: usize) -> bool {
+        self.failed.contains_key(&index)
+    }
+
+    /// The places of the failed writes, rising.
+    pub fn indexes(&self) -> Vec<usize> {
+        let mut indexes: Vec<usize> = self.failed.keys().copied().collect();
+        indexes.sort_unstable();
+        indexes
+    }
+
+    /// The item that write `index` found, if it failed and asked for `ALL_OLD` and there was one.
+    pub fn found(&self, index: usize) -> Option<&Item> {
+        self.failed.get(&index).and_then(Option::as_ref)
+    }
+}
+
+fn transact_error(doing: &'static str, error: SdkError<TransactWriteItemsError>) -> TransactError {
+    let reasons = match error.as_service_error() {
+        Some(TransactWriteItemsError::TransactionCanceledException(cancelled)) => cancelled.cancellation_reasons(),
+        _ => return TransactError::Fault(classify(doing, error)),
+    };
+    let failed: HashMap<usize, Option<Item>> = reasons
+        .iter()
+        .enumerate()
+        .filter(|(_, reason)| reason.code() == Some("ConditionalCheckFailed"))
+        .map(|(index, reason)| (index, reason.item().cloned().filter(|item| !item.is_empty())))
+        .collect();
+    if !failed.is_empty() {
+        return TransactError::Conditions(FailedConditions { failed });
+    }
+    let contended = |code: Option<&str>| {
+        matches!(
+            code,
+            Some("TransactionConflict" | "ThrottlingError" | "ProvisionedThroughputExceeded" | "RequestLimitExceeded")
+        )
+    };
+    if reasons.iter().any(|reason| contended(reason.code())) {
+        return TransactError::Fault(Fault::contended(doing));
+    }
+    TransactError::Fault(Fault::broken(doing, error))
+}
+
+/// Says who must act on a failed call. A failed condition is not a fault: handle it before.
+pub fn classify<E>(doing: &'static str, error: SdkError<E>) -> Fault
+where
+    E: ProvideErrorMetadata + std::error::Error + Send + Sync + 'static,
+{
+    match &error {
+        SdkError::ConstructionFailure(_) => return Fault::broken(doing, error),
+        SdkError::ServiceError(_) => {}
+        // No usable answer: it may or may not have been carried out.
+        _ => return Fault::unavailable(doing, error),
+    }
+    match error.code().unwrap_or_default() {
+        "ProvisionedThroughputExceededException"
+        | "ThrottlingException"
+        | "RequestLimitExceeded"
+        | "TransactionConflictException"
+        | "TransactionInProgressException"
+        | "TooManyRequestsException" => Fault::contended(doing),
+        "ValidationException" | "SerializationException" | "IdempotentParameterMismatchException" => {
+            Fault::broken(doing, error)
+        }
+        // Everything else an operator or time can mend: a missing table, a missing permission, expired credentials.
+        _ => Fault::unavailable(doing, error),
+    }
+}
+
+/// A string attribute.
+pub fn s(text: impl fmt::Display) -> AttributeValue {
+    AttributeValue::S(text.to_string())
+}
+
+/// A number attribute.
+pub fn n(number: impl Into<i128>) -> AttributeValue {
+    AttributeValue::N(number.into().to_string())
+}
+
+/// A moment as a number attribute, epoch milliseconds.
+pub fn at(moment: Timestamp) -> AttributeValue {
+    n(moment.millis())
+}
+
+/// A number attribute from the many unsigned ones that `Into<i128>` covers badly.
+pub fn json<T: serde::Serialize>(doing: &'static str, value: &T) -> Result<AttributeValue, Fault> {
+    serde_json::to_string(value).map(AttributeValue::S).map_err(|error| Fault::broken(doing, error))
+}
+
+/// Readers of an item. A missing or mistyped attribute is corrupt data: [`Fault::Broken`].
+pub trait Read {
+    /// A string.
+    fn text(&self, name: &'static str) -> Result<&str, Fault>;
+    /// A number, if there is one.
+    fn maybe_int(&self, name: &'static str) -> Result<Option<i64>, Fault>;
+    /// A number.
+    fn int(&self, name: &'static str) -> Result<i64, Fault>;
+    /// A non-negative number.
+    fn uint(&self, name: &'static str) -> Result<u64, Fault>;
+    /// A moment.
+    fn moment(&self, name: &'static str) -> Result<Timestamp, Fault>;
+    /// A string that parses into `T`.
+    fn parsed<T: TryFrom<String>>(&self, name: &'static str) -> Result<T, Fault>;
+    /// A JSON document kept as a string.
+    fn document<T: serde::de::DeserializeOwned>(&self, name: &'static str) -> Result<T, Fault>;
+}
+
+impl Read for Item {
+    fn text(&self, name: &'static str) -> Result<&str, Fault> {
+        match self.get(name) {
+            Some(AttributeValue::S(text)) => Ok(text),
+            _ => Err(Fault::broken("reading a stored string", name)),
+        }
+    }
+
+    fn maybe_int(&self, name: &'static str) -> Result<Option<i64>, Fault> {
+        match self.get(name) {
+            None => Ok(None),
+            Some(AttributeValue::N(digits)) => {
+                digits.parse().map(Some).map_err(|_| Fault::broken("reading a stored number", name))
+            }
+            Some(_) => Err(Fault::broken("reading a stored number", name)),
+        }
+    }
+
+    fn int(&self, name: &'static str) -> Result<i64, Fault> {
+        self.maybe_int(name)?.ok_or_else(|| Fault::broken("reading a stored number", name))
+    }
+
+    fn uint(&self, name: &'static str) -> Result<u64, Fault> {
+        u64::try_from(self.int(name)?).map_err(|_| Fault::broken("reading a stored count", name))
+    }
+
+    fn moment(&self, name: &'static str) -> Result<Timestamp, Fault> {
+        self.int(name).map(Timestamp::from_millis)
+    }
+
+    fn parsed<T: TryFrom<String>>(&self, name: &'static str) -> Result<T, Fault> {
+        T::try_from(self.text(name)?.to_owned()).map_err(|_| Fault::broken("reading a stored value", name))
+    }
+
+    fn document<T: serde::de::DeserializeOwned>(&self, name: &'static str) -> Result<T, Fault> {
+        serde_json::from_str(self.text(name)?).map_err(|error| Fault::broken("reading a stored document", error))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_missing_or_mistyped_attribute_is_corrupt_data() {
+        let item = Item::from([("text".to_owned(), s("x")), ("number".to_owned(), n(-1))]);
+        assert_eq!(item.text("text").unwrap(), "x");
+        assert_eq!(item.int("number").unwrap(), -1);
+        assert!(matches!(item.uint("number"), Err(Fault::Broken(_))));
+        assert!(matches!(item.text("number"), Err(Fault::Broken(_))));
+        assert!(matches!(item.int("nothing"), Err(Fault::Broken(_))));
+    }
+}

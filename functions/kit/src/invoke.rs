@@ -1,0 +1,77 @@
+//! Asking another context for a step while an HTTP request waits: a synchronous Lambda invocation.
+
+use crate::{Fault, dynamo};
+use aws_sdk_lambda::Client;
+use aws_sdk_lambda::primitives::Blob;
+use contracts::saga::error_name;
+use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize};
+use std::time::Duration;
+
+/// How often a step is asked before its failure is ours.
+const ATTEMPTS: u32 = 3;
+/// How long all tries together may take: below the timeout of the function that asks.
+const DEADLINE: Duration = Duration::from_secs(7);
+
+/// One step of another context.
+#[derive(Debug, Clone)]
+pub struct Step {
+    client: Client,
+    function: String,
+}
+
+#[derive(Deserialize)]
+struct StepFailure {
+    #[serde(rename = "errorType", default)]
+    error_type: String,
+    #[serde(rename = "errorMessage", default)]
+    message: String,
+}
+
+impl Step {
+    /// The step behind a function's name.
+    pub fn new(client: Client, function: String) -> Self {
+        Self { client, function }
+    }
+
+    /// Asks the step. Steps are idempotent, so contention and unavailability are tried again, jittered and bounded.
+    pub async fn ask<I: Serialize, O: DeserializeOwned>(&self, doing: &'static str, input: &I) -> Result<O, Fault> {
+        let payload = serde_json::to_vec(input).map_err(|error| Fault::broken(doing, error))?;
+        let tries = async {
+            let mut attempt = 0;
+            loop {
+                let outcome = self.ask_once(doing, &payload).await;
+                attempt += 1;
+                match outcome {
+                    Err(Fault::Contended(_) | Fault::Unavailable(_)) if attempt < ATTEMPTS => {
+                        tokio::time::sleep(dynamo::jitter(attempt)).await;
+                    }
+                    outcome => return outcome,
+                }
+            }
+        };
+        tokio::time::timeout(DEADLINE, tries).await.unwrap_or_else(|late| Err(Fault::unavailable(doing, late)))
+    }
+
+    async fn ask_once<O: DeserializeOwned>(&self, doing: &'static str, payload: &[u8]) -> Result<O, Fault> {
+        let answer = self
+            .client
+            .invoke()
+            .function_name(&self.function)
+            .payload(Blob::new(payload))
+            .send()
+            .await
+            .map_err(|error| dynamo::classify(doing, error))?;
+        let body = answer.payload().map(Blob::as_ref).unwrap_or_default();
+        if answer.function_error().is_none() {
+            return serde_json::from_slice(body).map_err(|error| Fault::broken(doing, error));
+        }
+        let failure: StepFailure = serde_json::from_slice(body).map_err(|error| Fault::unavailable(doing, error))?;
+        let told = format!("{} answered {}: {}", self.function, failure.error_type, failure.message);
+        Err(match failure.error_type.as_str() {
+            error_name::CONTENDED => Fault::contended(doing),
+            error_name::BROKEN | error_name::REFUSED => Fault::broken(doing, told),
+            _ => Fault::unavailable(doing, told),
+        })
+    }
+}

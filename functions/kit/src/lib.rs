@@ -1,0 +1,37 @@
+//! What every function binary shares, so that a context holds only its own business.
+//!
+//! - [`boot`]: configuration, clients and the loop each kind of function runs in.
+//! - [`http`]: a parsed request in, a reply or a problem (RFC 9457) out.
+//! - [`auth`]: user tokens and queue tokens. [`idempotency`]: keys and stored answers.
+//! - [`step`]: saga steps. [`queue`]: SQS batches. [`stream`]: table streams. [`outbox`]: events that cannot be lost.
+//! - [`dynamo`]: one classification of DynamoDB's failures. [`invoke`]: asking another context for a step.
+//! - [`fault`]: failures named for who must act.
+
+pub mod auth;
+pub mod aws;
+pub mod boot;
+pub mod dynamo;
+pub mod fault;
+pub mod http;
+pub mod idempotency;
+pub mod ids;
+pub mod invoke;
+pub mod outbox;
+pub mod queue;
+pub mod step;
+pub mod stream;
+pub mod telemetry;
+
+pub use boot::Boot;
+pub use fault::Fault;
+pub use http::{Call, Problem, Reply};
+pub use step::{StepCall, StepError};
+
+/// What a binary's `main` returns.
+pub type MainResult = Result<(), lambda_runtime::Error>;
+
+/// The wall clock. Use cases never read it: they get the moment their call was received.
+pub fn now() -> contracts::Timestamp {
+    let since_epoch = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
+    contracts::Timestamp::from_millis(i64::try_from(since_epoch.as_millis()).unwrap_or(i64::MAX))
+}

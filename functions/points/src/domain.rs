@@ -1,0 +1,201 @@
+//! Accounts, ledger entries and what may be done to them.
+
+use contracts::{Invalid, Timestamp, Won};
+
+/// The most one charge may add, in won.
+pub const MAX_CHARGE: i64 = 1_000_000_000;
+
+/// The amount of a charge: 1 to [`MAX_CHARGE`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct ChargeAmount(Won);
+
+impl ChargeAmount {
+    /// Parses the amount of a charge.
+    pub fn new(won: i64) -> Result<Self, Invalid> {
+        if (1..=MAX_CHARGE).contains(&won) {
+            Won::new(won).map(Self)
+        } else {
+            Err(Invalid::new("amount", "must be 1 to 1000000000"))
+        }
+    }
+
+    /// The amount.
+    pub fn won(self) -> Won {
+        self.0
+    }
+}
+
+/// Why points moved.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Kind {
+    /// Added by the user.
+    Charge,
+    /// Used for something.
+    Use,
+    /// Given back.
+    Refund,
+}
+
+impl Kind {
+    /// Its name in tables and answers.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Charge => "charge",
+            Self::Use => "use",
+            Self::Refund => "refund",
+        }
+    }
+
+    /// Reads the name again.
+    pub fn parse(name: &str) -> Option<Self> {
+        [Self::Charge, Self::Use, Self::Refund].into_iter().find(|kind| kind.as_str() == name)
+    }
+
+    /// Whether it adds to the balance.
+    pub const fn adds(self) -> bool {
+        matches!(self, Self::Charge | Self::Refund)
+    }
+}
+
+/// What identifies a movement. The same key never moves points twice.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct EntryKey(String);
+
+impl EntryKey {
+    /// A charge under the caller's idempotency key.
+    pub fn charge(idempotency_key: &str) -> Self {
+        Self(format!("charge.{idempotency_key}"))
+    }
+
+    /// The use of points for `reference` (a payment).
+    pub fn use_for(reference: &str) -> Self {
+        Self(format!("use.{reference}"))
+    }
+
+    /// The return of the points used for `reference`.
+    pub fn return_of(reference: &str) -> Self {
+        Self(format!("return.{reference}"))
+    }
+
+    /// A key read back from the table.
+    pub fn stored(text: &str) -> Self {
+        Self(text.to_owned())
+    }
+
+    /// The key as text.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+/// A movement to be made.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Movement {
+    /// Its idempotency key.
+    pub key: EntryKey,
+    /// The public id of the entry it makes.
+    pub entry_id: String,
+    /// Why.
+    pub kind: Kind,
+    /// How much, never negative; the kind says in which direction.
+    pub amount: Won,
+    /// What for: an id that the asking context understands.
+    pub reference: String,
+    /// When.
+    pub at: Timestamp,
+}
+
+/// A movement that was made.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Entry {
+    /// The movement.
+    pub movement: Movement,
+    /// Its place in the account's ledger, from 1 without gaps.
+    pub sequence: u64,
+    /// The balance right after it.
+    pub balance_after: Won,
+}
+
+/// What asking for a movement came to.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Posted {
+    /// It was made now.
+    Now(Entry),
+    /// An earlier request with the same key had made it; this is what it made.
+    Before(Entry),
+    /// A use whose return came first (or came already): it must not happen any more.
+    Undone,
+}
+
+/// Why a movement was not made.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Refusal {
+    /// The balance is below the amount.
+    InsufficientPoints,
+    /// The balance would pass [`Won::MAX`].
+    BalanceLimit,
+}
+
+/// Decides a movement against the account as it is. The write repeats this as its condition.
+pub fn decide(balance: Won, movement: &Movement) -> Result<Won, Refusal> {
+    if movement.kind.adds() {
+        balance.checked_add(movement.amount).ok_or(Refusal::BalanceLimit)
+    } else {
+        balance.checked_sub(movement.amount).ok_or(Refusal::InsufficientPoints)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn movement(kind: Kind, amount: i64) -> Movement {
+        Movement {
+            key: EntryKey::use_for("p"),
+            entry_id: "e".into(),
+            kind,
+            amount: Won::new(amount).unwrap(),
+            reference: "p".into(),
+            at: Timestamp::from_millis(0),
+        }
+    }
+
+    #[test]
+    fn a_charge_is_1_to_a_billion() {
+        for bad in [0, -1, MAX_CHARGE + 1, i64::MIN, i64::MAX] {
+            assert!(ChargeAmount::new(bad).is_err(), "{bad}");
+        }
+        assert_eq!(ChargeAmount::new(MAX_CHARGE).unwrap().won().get(), MAX_CHARGE);
+    }
+
+    #[test]
+    fn a_balance_never_passes_its_limits() {
+        assert_eq!(decide(Won::ZERO, &movement(Kind::Use, 1)), Err(Refusal::InsufficientPoints));
+        assert_eq!(decide(Won::MAX, &movement(Kind::Charge, 1)), Err(Refusal::BalanceLimit));
+        assert_eq!(decide(Won::ZERO, &movement(Kind::Use, 0)), Ok(Won::ZERO));
+    }
+
+    #[test]
+    fn every_kind_is_read_back_from_its_own_name() {
+        for kind in [Kind::Charge, Kind::Use, Kind::Refund] {
+            assert_eq!(Kind::parse(kind.as_str()), Some(kind));
+        }
+        assert_eq!(Kind::parse("gift"), None);
+    }
+
+    proptest! {
+        #[test]
+        fn the_sum_of_what_was_posted_is_the_balance(moves in prop::collection::vec((0..3_u8, 0..1000_i64), 0..50)) {
+            let (mut balance, mut sum) = (Won::ZERO, 0);
+            for (kind, amount) in moves {
+                let movement = movement([Kind::Charge, Kind::Use, Kind::Refund][kind as usize], amount);
+                if let Ok(after) = decide(balance, &movement) {
+                    sum += if movement.kind.adds() { amount } else { -amount };
+                    balance = after;
+                }
+                prop_assert_eq!(balance.get(), sum);
+            }
+        }
+    }
+}

@@ -1,0 +1,390 @@
+//! The points table. One item a user is balance and recent ledger in one, so that a movement is a single `UpdateItem`:
+//! atomic, one round trip, and its answer knows the new balance.
+//!
+//! | item | pk | sk | attributes |
+//! | --- | --- | --- | --- |
+//! | account | `USER#<user>` | `ACCOUNT` | `balance`, `seq` (entries ever made), `hot` (entries in this item), and for each recent entry `e#<key>` (map: `id`, `kind`, `amount`, `ref`, `at`), `b#<key>` (balance after it), `s#<key>` (its sequence) |
+//! | archive | `USER#<user>` | `LEDGER#<sequence of its last entry, 12 digits>` | `entries` (JSON) |
+//!
+//! An entry's key is its idempotency key; it stays in the account for at least [`HOT_MILLIS`], and is archived after
+//! that when the account holds more than [`HOT_ENTRIES`].
+
+use crate::domain::{Entry, EntryKey, Kind, Movement, Posted, Refusal, decide};
+use crate::ports::{ListEntries, PostEntry, ReadBalance, ReturnUse};
+use aws_sdk_dynamodb::operation::update_item::UpdateItemError;
+use aws_sdk_dynamodb::operation::update_item::builders::UpdateItemFluentBuilder;
+use aws_sdk_dynamodb::types::{
+    AttributeValue, Put, ReturnValue, ReturnValuesOnConditionCheckFailure, TransactWriteItem, Update,
+};
+use contracts::{Timestamp, UserId, Won};
+use kit::Fault;
+use kit::dynamo::{Item, PK, Read, SK, Table, TransactError, at, classify, n, s};
+use kit::http::Page;
+use serde::{Deserialize, Serialize};
+use std::collections::HashMap;
+
+/// How many entries an account holds before old ones are archived.
+pub const HOT_ENTRIES: u64 = 64;
+/// How long an entry's key keeps guarding against repetition: 30 days, in milliseconds. Far longer than any retry,
+/// redrive or saga lives.
+pub const HOT_MILLIS: i64 = 30 * 24 * 3600 * 1000;
+/// How many recent entries an account holds before charging is refused: an item has at most 400 KB.
+pub const MAX_HOT_ENTRIES: u64 = 1_000;
+/// How many entries one archiving moves.
+const ARCHIVE_ENTRIES: usize = 32;
+/// Tries of a write that met another one.
+const ATTEMPTS: u32 = 5;
+
+const ACCOUNT: &str = "ACCOUNT";
+/// Kind of an entry that says: nothing happened here, and nothing will.
+const VOID: &str = "void";
+
+/// Accounts in the points table.
+#[derive(Debug, Clone)]
+pub struct Accounts {
+    table: Table,
+}
+
+impl Accounts {
+    /// Accounts in a table.
+    pub fn new(table: Table) -> Self {
+        Self { table }
+    }
+
+    fn update(&self, user: &UserId) -> UpdateItemFluentBuilder {
+        self.table
+            .client
+            .update_item()
+            .table_name(&self.table.name)
+            .key(PK, s(format!("USER#{user}")))
+            .key(SK, s(ACCOUNT))
+            .return_values_on_condition_check_failure(ReturnValuesOnConditionCheckFailure::AllOld)
+    }
+
+    /// The write of a movement: entry, balance after, sequence, balance; nothing if `guard` does not hold.
+    fn posting(&self, user: &UserId, movement: &Movement, guard: &str) -> UpdateItemFluentBuilder {
+        let key = movement.key.as_str();
+        let signed = if movement.kind.adds() { movement.amount.get() } else { -movement.amount.get() };
+        self.update(user)
+            .update_expression(
+                "SET #entry = :entry, \
+                 #after = if_not_exists(balance, :zero) + :signed, \
+                 #sequence = if_not_exists(seq, :zero) + :one, \
+                 balance = if_not_exists(balance, :zero) + :signed, \
+                 seq = if_not_exists(seq, :zero) + :one, \
+                 hot = if_not_exists(hot, :zero) + :one",
+            )
+            .condition_expression(guard)
+            .expression_attribute_names("#entry", format!("e#{key}"))
+            .expression_attribute_names("#after", format!("b#{key}"))
+            .expression_attribute_names("#sequence", format!("s#{key}"))
+            .expression_attribute_values(":entry", entry_map(movement))
+            .expression_attribute_values(":signed", n(signed))
+            .expression_attribute_values(":zero", n(0))
+            .expression_attribute_values(":one", n(1))
+            .return_values(ReturnValue::AllNew)
+    }
+
+    async fn account(&self, user: &UserId) -> Result<Item, Fault> {
+        let got = self
+            .table
+            .client
+            .get_item()
+            .table_name(&self.table.name)
+            .key(PK, s(format!("USER#{user}")))
+            .key(SK, s(ACCOUNT))
+            .consistent_read(true)
+            .send()
+            .await
+            .map_err(|error| classify("reading an account", error))?;
+        Ok(got.item.unwrap_or_default())
+    }
+
+    /// Moves the oldest entries out of a full account. The movement is made whether or not this succeeds.
+    async fn archive(&self, user: &UserId, account: &Item, now: Timestamp) -> Result<(), Fault> {
+        let mut old: Vec<Entry> = hot_entries(account)?;
+        old.retain(|entry| now.millis_since(entry.movement.at) > HOT_MILLIS);
+        old.sort_by_key(|entry| entry.sequence);
+        old.truncate(ARCHIVE_ENTRIES);
+        let Some(last) = old.last() else { return Ok(()) };
+        let page: Vec<ArchivedEntry> = old.iter().map(ArchivedEntry::from).collect();
+        let broken = |error| Fault::broken("archiving entries", error);
+        let put = Put::builder()
+            .table_name(&self.table.name)
+            .item(PK, s(format!("USER#{user}")))
+            .item(SK, s(archive_key(last.sequence)))
+            .item("entries", kit::dynamo::json("archiving entries", &page)?)
+            .condition_expression("attribute_not_exists(pk)")
+            .build()
+            .map_err(broken)?;
+        let mut update = Update::builder()
+            .table_name(&self.table.name)
+            .key(PK, s(format!("USER#{user}")))
+            .key(SK, s(ACCOUNT))
+            .expression_attribute_values(":count", n(page.len() as i64));
+        let mut removed = Vec::new();
+        for (index, entry) in old.iter().enumerate() {
+            for prefix in ["e", "b", "s"] {
+                update = update
+                    .expression_attribute_names(format!("#{prefix}{index}"), format!("{prefix}#{}", entry.movement.key.as_str()));
+                removed.push(format!("#{prefix}{index}"));
+            }
+        }
+        let update = update
+            .update_expression(format!("SET hot = hot - :count REMOVE {}", removed.join(", ")))
+            // Somebody else may have archived the same entries.
+            .condition_expression("attribute_exists(#e0)")
+            .build()
+            .map_err(broken)?;
+        let writes = vec![TransactWriteItem::builder().put(put).build(), TransactWriteItem::builder().update(update).build()];
+        match self.table.transact("archiving entries", writes).await {
+            Ok(()) | Err(TransactError::Conditions(_)) => Ok(()),
+            Err(TransactError::Fault(fault)) => Err(fault),
+        }
+    }
+}
+
+impl PostEntry for Accounts {
+    async fn post(&self, user: &UserId, movement: &Movement) -> Result<Result<Posted, Refusal>, Fault> {
+        let limit = if movement.kind.adds() {
+            "AND (attribute_not_exists(balance) OR balance <= :limit) AND (attribute_not_exists(hot) OR hot < :full)"
+        } else if movement.amount == Won::ZERO {
+            ""
+        } else {
+            "AND balance >= :limit"
+        };
+        let guard = format!("attribute_not_exists(#entry) {limit}");
+        let mut write = self.posting(user, movement, &guard);
+        if movement.kind.adds() {
+            write = write
+                .expression_attribute_values(":limit", n(Won::MAX.get() - movement.amount.get()))
+                .expression_attribute_values(":full", n(MAX_HOT_ENTRIES));
+        } else if movement.amount != Won::ZERO {
+            write = write.expression_attribute_values(":limit", n(movement.amount.get()));
+        }
+        match write.send().await {
+            Ok(written) => {
+                let account = written.attributes.unwrap_or_default();
+                let entry = hot_entry(&account, &movement.key)?
+                    .ok_or_else(|| Fault::broken("posting an entry", "the written entry is missing"))?;
+                if account.uint("hot")? > HOT_ENTRIES
+                    && let Err(fault) = self.archive(user, &account, movement.at).await
+                {
+                    tracing::warn!(error = fault.chain(), "entries stay in the account for now");
+                }
+                Ok(Ok(Posted::Now(entry)))
+            }
+            Err(error) => match error.as_service_error() {
+                Some(UpdateItemError::ConditionalCheckFailedException(failed)) => {
+                    let account = failed.item().cloned().unwrap_or_default();
+                    settle(&account, movement)
+                }
+                _ => Err(classify("posting an entry", error)),
+            },
+        }
+    }
+}
+
+/// What the account that made a posting's condition fail says about it.
+fn settle(account: &Item, movement: &Movement) -> Result<Result<Posted, Refusal>, Fault> {
+    let returned = account.contains_key(&format!("e#{}", EntryKey::return_of(&movement.reference).as_str()));
+    if movement.kind == Kind::Use && returned {
+        return Ok(Ok(Posted::Undone));
+    }
+    if let Some(entry) = hot_entry(account, &movement.key)? {
+        return Ok(Ok(Posted::Before(entry)));
+    }
+    let balance = balance_of(account)?;
+    match decide(balance, movement) {
+        Err(refusal) => Ok(Err(refusal)),
+        Ok(_) if movement.kind.adds() => Ok(Err(Refusal::BalanceLimit)),
+        Ok(_) => Err(Fault::broken("posting an entry", "the condition refused what the decision allows")),
+    }
+}
+
+impl ReturnUse for Accounts {
+    async fn return_use(&self, user: &UserId, movement: &Movement) -> Result<bool, Fault> {
+        let used = format!("e#{}", EntryKey::use_for(&movement.reference).as_str());
+        for _ in 0..ATTEMPTS {
+            let guard = "attribute_exists(#used) AND attribute_not_exists(#entry)";
+            let posted = self.posting(user, movement, guard).expression_attribute_names("#used", &used).send().await;
+            let Err(error) = posted else { return Ok(false) };
+            let Some(UpdateItemError::ConditionalCheckFailedException(failed)) = error.as_service_error() else {
+                return Err(classify("returning points", error));
+            };
+            if failed.item().is_some_and(|account| account.contains_key(&format!("e#{}", movement.key.as_str()))) {
+                return Ok(true);
+            }
+            // Nothing was used. Close the door, so that a use that is still on its way finds it closed.
+            let void = AttributeValue::M(HashMap::from([
+                ("kind".to_owned(), s(VOID)),
+                ("at".to_owned(), at(movement.at)),
+            ]));
+            let closed = self
+                .update(user)
+                .update_expression("SET #used = :void, #entry = :void")
+                .condition_expression("attribute_not_exists(#used)")
+                .expression_attribute_names("#used", &used)
+                .expression_attribute_names("#entry", format!("e#{}", movement.key.as_str()))
+                .expression_attribute_values(":void", void)
+                .send()
+                .await;
+            match closed {
+                Ok(_) => return Ok(true),
+                // The use arrived between the two writes: return it in the next round.
+                Err(error) if error.as_service_error().is_some_and(UpdateItemError::is_conditional_check_failed_exception) => {}
+                Err(error) => return Err(classify("returning points", error)),
+            }
+        }
+        Err(Fault::contended("returning points"))
+    }
+}
+
+impl ReadBalance for Accounts {
+    async fn balance(&self, user: &UserId) -> Result<Won, Fault> {
+        balance_of(&self.account(user).await?)
+    }
+}
+
+impl ListEntries for Accounts {
+    async fn entries(&self, user: &UserId, page: &Page) -> Result<(Vec<Entry>, Option<String>), Fault> {
+        // The cursor is the sequence of the last entry seen. One that is no number names no page: nothing follows.
+        let before = match &page.after {
+            None => u64::MAX,
+            Some(sequence) => sequence.parse().unwrap_or(0),
+        };
+        let limit = page.limit as usize;
+        let account = self.account(user).await?;
+        let archived = account.maybe_int("seq")? > account.maybe_int("hot")?;
+        let mut entries = hot_entries(&account)?;
+        entries.retain(|entry| entry.sequence < before);
+        let mut archives = self
+            .table
+            .client
+            .query()
+            .table_name(&self.table.name)
+            .key_condition_expression("pk = :pk AND begins_with(sk, :ledger)")
+            .expression_attribute_values(":pk", s(format!("USER#{user}")))
+            .expression_attribute_values(":ledger", s("LEDGER#"))
+            .scan_index_forward(false)
+            .into_paginator()
+            .items()
+            .send();
+        // The account holds the newest; most users have no archive at all.
+        while archived && entries.len() <= limit {
+            let Some(archive) = archives.next().await else { break };
+            let archive: Item = archive.map_err(|error| classify("reading archived entries", error))?;
+            let page: Vec<ArchivedEntry> = archive.document("entries")?;
+            for archived in page {
+                let entry = archived.into_entry()?;
+                if entry.sequence < before {
+                    entries.push(entry);
+                }
+            }
+        }
+        entries.sort_by_key(|entry| std::cmp::Reverse(entry.sequence));
+        let more = entries.len() > limit;
+        entries.truncate(limit);
+        let next = entries.last().filter(|_| more).map(|entry| entry.sequence.to_string());
+        Ok((entries, next))
+    }
+}
+
+fn balance_of(account: &Item) -> Result<Won, Fault> {
+    Won::new(account.maybe_int("balance")?.unwrap_or(0)).map_err(|error| Fault::broken("reading a balance", error))
+}
+
+fn archive_key(sequence: u64) -> String {
+    format!("LEDGER#{sequence:012}")
+}
+
+fn entry_map(movement: &Movement) -> AttributeValue {
+    AttributeValue::M(HashMap::from([
+        ("id".to_owned(), s(&movement.entry_id)),
+        ("kind".to_owned(), s(movement.kind.as_str())),
+        ("amount".to_owned(), n(movement.amount.get())),
+        ("ref".to_owned(), s(&movement.reference)),
+        ("at".to_owned(), at(movement.at)),
+    ]))
+}
+
+/// The entry under `key` in an account, unless there is none or it is void.
+fn hot_entry(account: &Item, key: &EntryKey) -> Result<Option<Entry>, Fault> {
+    let Some(AttributeValue::M(map)) = account.get(&format!("e#{}", key.as_str())) else { return Ok(None) };
+    let map: &Item = map;
+    if map.text("kind")? == VOID {
+        return Ok(None);
+    }
+    let wrong = || Fault::broken("reading an entry", "an entry is incomplete");
+    let number = |name: String| match account.get(&name) {
+        Some(AttributeValue::N(digits)) => digits.parse::<i64>().map_err(|_| wrong()),
+        _ => Err(wrong()),
+    };
+    Ok(Some(Entry {
+        movement: Movement {
+            key: key.clone(),
+            entry_id: map.text("id")?.to_owned(),
+            kind: Kind::parse(map.text("kind")?).ok_or_else(wrong)?,
+            amount: Won::new(map.int("amount")?).map_err(|_| wrong())?,
+            reference: map.text("ref")?.to_owned(),
+            at: map.moment("at")?,
+        },
+        sequence: u64::try_from(number(format!("s#{}", key.as_str()))?).map_err(|_| wrong())?,
+        balance_after: Won::new(number(format!("b#{}", key.as_str()))?).map_err(|_| wrong())?,
+    }))
+}
+
+fn hot_entries(account: &Item) -> Result<Vec<Entry>, Fault> {
+    let mut entries = Vec::new();
+    for key in account.keys().filter_map(|name| name.strip_prefix("e#")) {
+        entries.extend(hot_entry(account, &EntryKey::stored(key))?);
+    }
+    Ok(entries)
+}
+
+/// An entry in an archive.
+#[derive(Debug, Serialize, Deserialize)]
+struct ArchivedEntry {
+    key: String,
+    id: String,
+    kind: String,
+    amount: Won,
+    reference: String,
+    at: Timestamp,
+    sequence: u64,
+    balance_after: Won,
+}
+
+impl From<&Entry> for ArchivedEntry {
+    fn from(entry: &Entry) -> Self {
+        let movement = &entry.movement;
+        Self {
+            key: movement.key.as_str().to_owned(),
+            id: movement.entry_id.clone(),
+            kind: movement.kind.as_str().to_owned(),
+            amount: movement.amount,
+            reference: movement.reference.clone(),
+            at: movement.at,
+            sequence: entry.sequence,
+            balance_after: entry.balance_after,
+        }
+    }
+}
+
+impl ArchivedEntry {
+    fn into_entry(self) -> Result<Entry, Fault> {
+        let kind = Kind::parse(&self.kind).ok_or_else(|| Fault::broken("reading an archived entry", "unknown kind"))?;
+        Ok(Entry {
+            movement: Movement {
+                key: EntryKey::stored(&self.key),
+                entry_id: self.id,
+                kind,
+                amount: self.amount,
+                reference: self.reference,
+                at: self.at,
+            },
+            sequence: self.sequence,
+            balance_after: self.balance_after,
+        })
+    }
+}

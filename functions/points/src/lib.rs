@@ -1,0 +1,10 @@
+//! Points: what a user's balance is and every movement that made it so.
+//!
+//! Owns accounts and their ledger. Knows nothing of tickets, payments or prices: a movement has an amount, a kind and
+//! a reference that somebody else understands.
+
+pub mod domain;
+pub mod dynamo;
+pub mod handlers;
+pub mod ports;
+pub mod usecases;

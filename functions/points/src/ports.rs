@@ -1,0 +1,39 @@
+//! What points needs from outside, one narrow trait per capability.
+
+use crate::domain::{Entry, Movement, Posted, Refusal};
+use contracts::{UserId, Won};
+use kit::Fault;
+use kit::http::Page;
+
+/// Moves points.
+pub trait PostEntry: Send + Sync {
+    /// Makes a movement exactly once under its key: entry and balance together, in one write.
+    fn post(
+        &self,
+        user: &UserId,
+        movement: &Movement,
+    ) -> impl Future<Output = Result<Result<Posted, Refusal>, Fault>> + Send;
+}
+
+/// Takes a use back.
+pub trait ReturnUse: Send + Sync {
+    /// Gives back what was used under `movement.reference`, exactly once. Where nothing was used, sees to it that
+    /// nothing will be, however late the use arrives. Answers whether there was nothing (more) to return.
+    fn return_use(&self, user: &UserId, movement: &Movement) -> impl Future<Output = Result<bool, Fault>> + Send;
+}
+
+/// Reads balances.
+pub trait ReadBalance: Send + Sync {
+    /// The balance; zero for a user who never had points.
+    fn balance(&self, user: &UserId) -> impl Future<Output = Result<Won, Fault>> + Send;
+}
+
+/// Reads the ledger.
+pub trait ListEntries: Send + Sync {
+    /// Entries, newest first, and the cursor behind the last if there are more.
+    fn entries(
+        &self,
+        user: &UserId,
+        page: &Page,
+    ) -> impl Future<Output = Result<(Vec<Entry>, Option<String>), Fault>> + Send;
+}

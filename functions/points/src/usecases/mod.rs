@@ -1,0 +1,5 @@
+//! One module per use case.
+
+pub mod charge_points;
+pub mod return_points;
+pub mod use_points;

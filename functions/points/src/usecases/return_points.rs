@@ -1,0 +1,22 @@
+//! Saga compensation: give back what `use-points` took.
+
+use crate::domain::{EntryKey, Kind, Movement};
+use crate::ports::ReturnUse;
+use contracts::saga::{Done, PaymentSaga};
+use kit::{StepCall, StepError};
+
+/// Returns the points exactly once. Nothing used, or returned already, is success; and a use that arrives after its
+/// return finds the door closed.
+pub async fn return_points(accounts: &impl ReturnUse, call: StepCall<PaymentSaga>) -> Result<Done, StepError> {
+    let saga = call.input;
+    let movement = Movement {
+        key: EntryKey::return_of(saga.payment_id.as_str()),
+        entry_id: format!("{}.return", saga.payment_id),
+        kind: Kind::Refund,
+        amount: saga.amount,
+        reference: saga.payment_id.to_string(),
+        at: call.now,
+    };
+    let already = accounts.return_use(&saga.user_id, &movement).await?;
+    Ok(Done { already })
+}

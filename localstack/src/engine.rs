@@ -1,0 +1,225 @@
+//! The engine's process: starting it, knowing it again, ending it.
+
+use crate::error::{AtPath, Error};
+use crate::http::Client;
+use crate::{Progress, Result, files};
+use ::http::Method;
+use rustix::process::{Pid, Signal, kill_process, test_kill_process};
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+use std::fs::{self, File};
+use std::net::{Ipv4Addr, TcpListener};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::time::Duration;
+use tokio::time::{Instant, sleep};
+
+/// How long the engine may take to answer. It needs a second; a machine busy with a build needs more.
+const START_DEADLINE: Duration = Duration::from_secs(60);
+/// How long the engine may take to end before it is killed.
+const STOP_DEADLINE: Duration = Duration::from_secs(10);
+/// Attempts with another free port when the chosen one was taken meanwhile.
+const PORT_ATTEMPTS: u32 = 5;
+
+/// How to start an engine.
+pub struct Start<'a> {
+    /// The interpreter of its virtual environment.
+    pub python: &'a Path,
+    /// The stack's directory.
+    pub dir: &'a Path,
+    /// The port, or any free one.
+    pub port: Option<u16>,
+    /// It ends with this process.
+    pub attached: bool,
+    /// Directories that it removes when it ends.
+    pub remove: &'a [PathBuf],
+}
+
+/// A started engine, as `engine.json` remembers it.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Engine {
+    /// Its process.
+    pub pid: u32,
+    /// What it answers when asked who it is.
+    pub nonce: String,
+    /// Its port.
+    pub port: u16,
+}
+
+impl Engine {
+    fn path(dir: &Path) -> PathBuf {
+        dir.join("engine.json")
+    }
+
+    /// Where AWS clients go.
+    pub fn endpoint_url(&self) -> String {
+        format!("http://127.0.0.1:{}", self.port)
+    }
+
+    /// The engine last started in `dir`, whether or not it still runs.
+    pub fn remembered(dir: &Path) -> Result<Option<Self>> {
+        files::read_json(&Self::path(dir))
+    }
+
+    /// Forgets the engine and removes what it kept.
+    pub fn forget(dir: &Path) -> Result<()> {
+        files::remove(&temp_dir(dir))?;
+        files::remove(&Self::path(dir))
+    }
+
+    /// Whether this engine answers under its name.
+    pub async fn answers(&self) -> bool {
+        let client = Client::new().with_timeout(Duration::from_secs(5));
+        let url = format!("{}/_encore/engine", self.endpoint_url());
+        match client.send(Method::GET, &url, &[], "").await {
+            Ok(answer) => answer.json().get("nonce").and_then(Value::as_str) == Some(&self.nonce),
+            Err(_) => false,
+        }
+    }
+
+    /// Starts an engine and waits until it answers.
+    pub async fn start(options: &Start<'_>, progress: &Progress) -> Result<(Self, Child)> {
+        progress("starting ministack");
+        let mut attempt = 1;
+        loop {
+            let port = match options.port {
+                Some(port) => port,
+                None => free_port()?,
+            };
+            match Self::start_at(port, options).await? {
+                Ok(started) => return Ok(started),
+                Err(log) => {
+                    let taken = log.contains("address already in use") || log.contains("Address already in use");
+                    if taken && options.port.is_some() {
+                        return Err(Error::Usage(format!("the port {port} is taken by another program")));
+                    }
+                    if !taken || attempt == PORT_ATTEMPTS {
+                        return Err(Error::Engine(format!("the engine ended at once:\n{log}")));
+                    }
+                    attempt += 1;
+                }
+            }
+        }
+    }
+
+    /// One attempt. The inner error is the log of an engine that ended before it answered.
+    async fn start_at(port: u16, options: &Start<'_>) -> Result<std::result::Result<(Self, Child), String>> {
+        let dir = options.dir;
+        let temp = temp_dir(dir);
+        files::remove(&temp)?;
+        fs::create_dir_all(&temp).at("creating", &temp)?;
+        let log_path = log_path(dir);
+        let log = File::create(&log_path).at("creating", &log_path)?;
+        let log_too = log.try_clone().at("opening", &log_path)?;
+        let nonce = format!("{:016x}{:016x}", fastrand::u64(..), fastrand::u64(..));
+        let endpoint = format!("http://127.0.0.1:{port}");
+
+        let mut command = Command::new(options.python);
+        command
+            .arg(files::workspace().join("localstack").join("ministack_launcher.py"))
+            .args(["--port", &port.to_string(), "--nonce", &nonce])
+            .stdout(log)
+            .stderr(log_too)
+            .current_dir(dir)
+            // Functions inherit the engine's environment: nothing of the developer's belongs there, least of all
+            // credentials and profiles of a real account.
+            .env_clear()
+            .env("TMPDIR", &temp)
+            .env("AWS_ENDPOINT_URL", &endpoint)
+            .env("AWS_REGION", crate::REGION)
+            .env("AWS_DEFAULT_REGION", crate::REGION)
+            .env("MINISTACK_REGION", crate::REGION)
+            .env("LANG", "C.UTF-8")
+            .env("PYTHONDONTWRITEBYTECODE", "1")
+            .env("LOG_LEVEL", std::env::var("ENCORE_ENGINE_LOG_LEVEL").unwrap_or_else(|_| "WARNING".to_owned()));
+        for name in ["PATH", "HOME", "ENCORE_FUNCTION_CONCURRENCY", "RUST_BACKTRACE"] {
+            if let Some(value) = std::env::var_os(name) {
+                command.env(name, value);
+            }
+        }
+        if options.attached {
+            command.arg("--attached").stdin(Stdio::piped());
+        } else {
+            command.stdin(Stdio::null());
+        }
+        command.arg("--remove").arg(&temp);
+        for path in options.remove {
+            command.arg("--remove").arg(path);
+        }
+        let mut child = command.spawn().at("starting the engine with", options.python)?;
+        let engine = Self { pid: child.id(), nonce, port };
+        // Before it answers, so that an interrupted start leaves something to stop.
+        files::write_json(&Self::path(dir), &engine)?;
+
+        let deadline = Instant::now() + START_DEADLINE;
+        loop {
+            if child.try_wait().at("waiting for", options.python)?.is_some() {
+                return Ok(Err(files::tail(&log_path, 20)));
+            }
+            if engine.answers().await {
+                return Ok(Ok((engine, child)));
+            }
+            if Instant::now() > deadline {
+                child.kill().at("stopping", options.python)?;
+                child.wait().at("stopping", options.python)?;
+                return Err(Error::Engine(format!(
+                    "the engine did not answer within {} s:\n{}",
+                    START_DEADLINE.as_secs(),
+                    files::tail(&log_path, 20)
+                )));
+            }
+            sleep(Duration::from_millis(25)).await;
+        }
+    }
+
+    /// Ends the engine and, by that, its functions. Says whether there was anything to end.
+    pub async fn stop(&self) -> Result<bool> {
+        let Some(pid) = i32::try_from(self.pid).ok().and_then(Pid::from_raw) else { return Ok(false) };
+        // The number alone proves nothing: it may be another process's by now.
+        if !(self.is_command_of(pid) || self.answers().await) {
+            return Ok(false);
+        }
+        for (signal, patience) in [(Signal::TERM, STOP_DEADLINE), (Signal::KILL, STOP_DEADLINE)] {
+            if let Err(error) = kill_process(pid, signal) {
+                return match error {
+                    rustix::io::Errno::SRCH => Ok(true),
+                    other => Err(Error::Engine(format!("the engine, process {}, cannot be ended: {other}", self.pid))),
+                };
+            }
+            let deadline = Instant::now() + patience;
+            while Instant::now() < deadline {
+                if test_kill_process(pid).is_err() || !self.is_command_of(pid) {
+                    return Ok(true);
+                }
+                sleep(Duration::from_millis(20)).await;
+            }
+        }
+        Err(Error::Engine(format!("the engine, process {}, does not end", self.pid)))
+    }
+
+    /// Whether the process was started with this engine's nonce.
+    fn is_command_of(&self, pid: Pid) -> bool {
+        let raw = pid.as_raw_nonzero();
+        if let Ok(line) = fs::read(format!("/proc/{raw}/cmdline")) {
+            return String::from_utf8_lossy(&line).contains(&self.nonce);
+        }
+        // Where there is no /proc (macOS).
+        let listed = Command::new("ps").args(["-ww", "-o", "command=", "-p", &raw.to_string()]).output();
+        listed.is_ok_and(|output| String::from_utf8_lossy(&output.stdout).contains(&self.nonce))
+    }
+}
+
+/// The engine's log.
+pub fn log_path(dir: &Path) -> PathBuf {
+    dir.join("engine.log")
+}
+
+fn temp_dir(dir: &Path) -> PathBuf {
+    dir.join("tmp")
+}
+
+/// A port that nobody listens on right now.
+fn free_port() -> Result<u16> {
+    let found = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).and_then(|listener| listener.local_addr());
+    found.map(|address| address.port()).map_err(|source| Error::Io { what: "finding a free port".to_owned(), source })
+}

@@ -1,0 +1,98 @@
+//! `stack.json`: where everything of a running stack is.
+
+use crate::Result;
+use crate::error::Error;
+use crate::files;
+use aws_config::SdkConfig;
+use aws_sdk_cloudformation::config::timeout::TimeoutConfig;
+use clap::ValueEnum;
+use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
+use std::fmt;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+/// Which engine plays the cloud.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ValueEnum)]
+#[serde(rename_all = "lowercase")]
+pub enum EngineKind {
+    /// ministack, in a virtual environment of Python. Needs no Docker.
+    #[default]
+    Ministack,
+    /// LocalStack. Not yet.
+    Localstack,
+}
+
+impl fmt::Display for EngineKind {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Ministack => "ministack",
+            Self::Localstack => "localstack",
+        })
+    }
+}
+
+/// A deployed stack. Names are without the stack's prefix: `encore-points` is the table `points`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct StackInfo {
+    /// The engine that runs it.
+    pub engine: EngineKind,
+    /// Where AWS clients go.
+    pub endpoint_url: String,
+    /// The root of the REST API, without a slash at the end.
+    pub api_url: String,
+    /// The region, [`crate::REGION`].
+    pub region: String,
+    /// The made-up account.
+    pub account_id: String,
+    /// The stack's name, the prefix of every name in it.
+    pub stack: String,
+    /// The engine's process.
+    pub pid: u32,
+    /// Context -> table name.
+    pub tables: BTreeMap<String, String>,
+    /// Queue -> URL. Dead-letter queues are among them.
+    pub queues: BTreeMap<String, String>,
+    /// State machine -> ARN.
+    pub state_machines: BTreeMap<String, String>,
+    /// Handler name -> function name.
+    pub functions: BTreeMap<String, String>,
+    /// Who issues user tokens.
+    pub issuer: String,
+    /// Hash of the template and the parameters it was deployed with.
+    pub deployed: String,
+}
+
+impl StackInfo {
+    /// The file in a stack's directory.
+    pub fn path(dir: &Path) -> PathBuf {
+        dir.join("stack.json")
+    }
+
+    /// Of the stack in `dir`, `None` when none is up there.
+    pub fn read(dir: &Path) -> Result<Option<Self>> {
+        files::read_json(&Self::path(dir))
+    }
+
+    /// Of the stack in `dir`, which has to be up.
+    pub fn of_running(dir: &Path) -> Result<Self> {
+        Self::read(dir)?
+            .ok_or_else(|| Error::Usage(format!("no stack is up in {}; start it: cargo local up", dir.display())))
+    }
+
+    /// The configuration of AWS clients towards this stack: its endpoint, test credentials, patient timeouts.
+    pub fn sdk_config(&self) -> SdkConfig {
+        sdk_config(&self.endpoint_url)
+    }
+}
+
+/// See [`StackInfo::sdk_config`].
+pub fn sdk_config(endpoint_url: &str) -> SdkConfig {
+    // A change set of some eighty resources, or a scan beside a load, takes seconds: no reason to ask again.
+    let patient = TimeoutConfig::builder()
+        .connect_timeout(Duration::from_secs(5))
+        .operation_attempt_timeout(Duration::from_secs(60))
+        .operation_timeout(Duration::from_secs(120))
+        .build();
+    kit::aws::local_config(endpoint_url, crate::REGION).into_builder().timeout_config(patient).build()
+}
