@@ -142,19 +142,16 @@ def poll_each_stream_on_its_own(svc):
 
     def follow(uuid, wake):
         mine.uuid = uuid
-        # The pause doubles as the poll interval for a batch that failed and backs off.
-        while any(True for _ in mappings()):
+        while any(True for _ in mappings()):  # Until it is deleted.
+            # The limit is for a batch that failed: nothing wakes it, it comes again after its pause of 1 s.
             wake.wait(1)
             wake.clear()
             try:
-                while svc_poll_one():
+                while stock_poll():
                     pass
             except Exception as error:
                 print(f"stream mapping {uuid}: {error!r}", file=sys.stderr, flush=True)
         wakes.pop(uuid, None)
-
-    def svc_poll_one():
-        return stock_poll()
 
     def wake_followers():
         for _account, _region, mapping in stock_mappings():
@@ -319,7 +316,10 @@ def main():
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     wanted = 65536 if hard == resource.RLIM_INFINITY else min(hard, 65536)
     if soft < wanted:
-        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
+        try:
+            resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
+        except (ValueError, OSError) as error:  # macOS allows less than it says.
+            print(f"the limit of open files stays at {soft}: {error}", file=sys.stderr, flush=True)
 
     config = Config()
     config.bind = [f"127.0.0.1:{options.port}"]

@@ -98,6 +98,9 @@ fn pack_one(context: String, program: &Path, store: &Path) -> Result<Package> {
     if !path.exists() {
         let zipped = zip(&bytes).map_err(|source| Error::Io { what: format!("packing {context}"), source })?;
         files::write_atomically(&path, &zipped)?;
+    } else {
+        // In use, see `forget_old`.
+        File::options().append(true).open(&path).and_then(|f| f.set_modified(SystemTime::now())).at("touching", &path)?;
     }
     Ok(Package { context, hash, path })
 }

@@ -3,7 +3,7 @@
 use crate::Result;
 use crate::error::Error;
 use crate::files;
-use aws_config::SdkConfig;
+use aws_types::SdkConfig;
 use aws_sdk_cloudformation::config::timeout::TimeoutConfig;
 use clap::ValueEnum;
 use serde::{Deserialize, Serialize};

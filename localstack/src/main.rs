@@ -1,1 +1,8 @@
-fn main(){}
+//! `cargo local`: see [`local::cli`].
+
+use std::process::ExitCode;
+
+#[tokio::main]
+async fn main() -> ExitCode {
+    local::cli::run().await
+}

@@ -1,1 +1,27 @@
-fn main(){}
+//! The functions of concerts: handler, trigger, wiring.
+
+use concerts::dynamo::{Catalogue, SeatMaps};
+use concerts::handlers::{self, Deps};
+use kit::{Boot, MainResult};
+
+#[tokio::main(flavor = "current_thread")]
+async fn main() -> MainResult {
+    let boot = Boot::start()?;
+    let (catalogue, maps) = (Catalogue::new(boot.table()?), SeatMaps::new(boot.table()?));
+    let admin = |catalogue, step| -> Result<_, kit::boot::BadSetting> {
+        Ok(Deps { catalogue, neighbour: boot.step_of(step)?, users: boot.user_tokens()? })
+    };
+    match boot.handler() {
+        // HTTP, anyone
+        "list-concerts" => boot.http(catalogue, handlers::list_concerts).await,
+        "get-concert" => boot.http(catalogue, handlers::get_concert).await,
+        "list-schedules" => boot.http(catalogue, handlers::list_schedules).await,
+        "get-seat-map" => boot.http(maps, handlers::get_seat_map).await,
+        // HTTP, operators
+        "create-concert" => boot.http(admin(catalogue, "OPEN_WAITING_ROOM_FUNCTION")?, handlers::create_concert).await,
+        "create-schedule" => boot.http(admin(catalogue, "OPEN_SCHEDULE_FUNCTION")?, handlers::create_schedule).await,
+        // Stream of the reservations table
+        "project-seat-map" => boot.stream(maps, handlers::project_seat_map).await,
+        _ => boot.unknown_handler(),
+    }
+}

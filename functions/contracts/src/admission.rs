@@ -277,7 +277,8 @@ mod tests {
     #[test]
     fn opening_later_moves_everybody_while_nobody_is_in() {
         let plan = AdmissionPlan::opening(at(100), 60, 300);
-        let later = plan.changed(50, at(10), PlanChange { opens_at: at(200), rate_per_minute: 60, active_seconds: 300 });
+        let later =
+            plan.changed(50, at(10), PlanChange { opens_at: at(200), rate_per_minute: 60, active_seconds: 300 });
         assert_eq!(later.enters_at(1), Some(at(200)));
         assert_eq!(later.segments.len(), 1);
     }

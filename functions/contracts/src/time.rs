@@ -50,9 +50,8 @@ impl Timestamp {
 
     /// RFC 3339 in UTC with milliseconds, for example `2026-11-20T11:00:00.000Z`.
     pub fn rfc3339(self) -> String {
-        let format = ::time::macros::format_description!(
-            "[year]-[month]-[day]T[hour]:[minute]:[second].[subsecond digits:3]Z"
-        );
+        let format =
+            ::time::macros::format_description!("[year]-[month]-[day]T[hour]:[minute]:[second].[subsecond digits:3]Z");
         OffsetDateTime::from_unix_timestamp_nanos(i128::from(self.0) * 1_000_000)
             .ok()
             .and_then(|moment| moment.format(&format).ok())
@@ -130,7 +129,10 @@ mod tests {
     fn a_moment_survives_the_wire_to_the_millisecond() {
         let at = Timestamp::from_millis(1_795_000_000_123);
         assert_eq!(Timestamp::parse_rfc3339(&at.rfc3339()), Ok(at));
-        assert_eq!(Timestamp::parse_rfc3339("2026-11-20T20:00:00+09:00").unwrap().rfc3339(), "2026-11-20T11:00:00.000Z");
+        assert_eq!(
+            Timestamp::parse_rfc3339("2026-11-20T20:00:00+09:00").unwrap().rfc3339(),
+            "2026-11-20T11:00:00.000Z"
+        );
     }
 
     #[test]

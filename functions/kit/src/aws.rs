@@ -1,17 +1,17 @@
 //! AWS clients for functions: small, with every timeout explicit and every retry bounded.
 
-use aws_smithy_runtime_api::client::behavior_version::BehaviorVersion;
-use aws_types::SdkConfig;
-use aws_types::region::Region;
-use aws_types::sdk_config::Builder;
 use aws_credential_types::Credentials;
 use aws_credential_types::provider::SharedCredentialsProvider;
 use aws_smithy_async::rt::sleep::{SharedAsyncSleep, TokioSleep};
 use aws_smithy_async::time::SystemTimeSource;
 use aws_smithy_http_client::{Builder as HttpBuilder, tls};
+use aws_smithy_runtime_api::client::behavior_version::BehaviorVersion;
 use aws_smithy_runtime_api::client::http::SharedHttpClient;
 use aws_smithy_types::retry::RetryConfig;
 use aws_smithy_types::timeout::TimeoutConfig;
+use aws_types::SdkConfig;
+use aws_types::region::Region;
+use aws_types::sdk_config::Builder;
 use std::env;
 use std::time::Duration;
 
@@ -87,8 +87,7 @@ fn http_client(endpoint: Option<&str>) -> SharedHttpClient {
         return HttpBuilder::new().build_http();
     }
     let roots = tls::TrustStore::empty().with_pem_certificate(AMAZON_ROOTS);
-    let builder =
-        HttpBuilder::new().tls_provider(tls::Provider::Rustls(tls::rustls_provider::CryptoMode::AwsLc));
+    let builder = HttpBuilder::new().tls_provider(tls::Provider::Rustls(tls::rustls_provider::CryptoMode::AwsLc));
     match tls::TlsContext::builder().with_trust_store(roots).build() {
         Ok(context) => builder.tls_context(context).build_https(),
         // Only a broken certificate file gets here; the system's roots then serve instead of no service at all.

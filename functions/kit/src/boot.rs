@@ -1,4 +1,6 @@
 //! From environment to a running function: configuration, the clients a handler asks for, and the loop of its kind.
+//!
+//! Handlers' futures are boxed once here: unboxed, their nesting passes the compiler's depth limit.
 
 use crate::auth::{QueueTokens, UserTokens};
 use crate::dynamo::Table;
@@ -52,7 +54,8 @@ impl Boot {
 
     /// The end of `main`'s match: no such handler.
     pub fn unknown_handler(&self) -> MainResult {
-        Err(BadSetting { name: "_HANDLER".into(), why: format!("{} is no handler of this binary", self.handler) }.into())
+        Err(BadSetting { name: "_HANDLER".into(), why: format!("{} is no handler of this binary", self.handler) }
+            .into())
     }
 
     /// A required setting.
@@ -122,7 +125,7 @@ impl Boot {
     {
         let (deps, handle, name) = (keep(deps), keep(handle), keep(self.handler.clone()));
         lambda_http::run(service_fn(move |request: Request| async move {
-            Ok::<_, Infallible>(serve(name, request, |call| handle(deps, call)).await)
+            Ok::<_, Infallible>(serve(name, request, |call| Box::pin(handle(deps, call))).await)
         }))
         .await
     }
@@ -138,7 +141,7 @@ impl Boot {
     {
         let (deps, handle, name) = (keep(deps), keep(handle), keep(self.handler.clone()));
         lambda_runtime::run(service_fn(move |event: LambdaEvent<Value>| async move {
-            let outcome = step::run(name, event, |call| handle(deps, call)).await;
+            let outcome = step::run(name, event, |call| Box::pin(handle(deps, call))).await;
             outcome.map_err(Diagnostic::from)
         }))
         .await
@@ -153,7 +156,7 @@ impl Boot {
     {
         let (deps, handle, name) = (keep(deps), keep(handle), keep(self.handler.clone()));
         lambda_runtime::run(service_fn(move |event: LambdaEvent<SqsEvent>| async move {
-            Ok::<_, Infallible>(queue::run(name, event.payload, |message| handle(deps, message)).await)
+            Ok::<_, Infallible>(queue::run(name, event.payload, |message| Box::pin(handle(deps, message))).await)
         }))
         .await
     }
@@ -167,7 +170,7 @@ impl Boot {
     {
         let (deps, handle, name) = (keep(deps), keep(handle), keep(self.handler.clone()));
         lambda_runtime::run(service_fn(move |event: LambdaEvent<StreamEvent>| async move {
-            Ok::<_, Infallible>(stream::run(name, event.payload, |records| handle(deps, records)).await)
+            Ok::<_, Infallible>(stream::run(name, event.payload, |records| Box::pin(handle(deps, records))).await)
         }))
         .await
     }
@@ -182,7 +185,7 @@ impl Boot {
         let (deps, handle, name) = (keep(deps), keep(handle), keep(self.handler.clone()));
         lambda_runtime::run(service_fn(move |_: LambdaEvent<Value>| async move {
             let now = crate::now();
-            let outcome = handle(deps, now).await;
+            let outcome = Box::pin(handle(deps, now)).await;
             let millis = crate::now().millis_since(now);
             match &outcome {
                 Ok(()) => tracing::info!(schedule = name.as_str(), outcome = "done", millis),
@@ -223,7 +226,14 @@ where
             let status = problem.status.as_u16();
             match &problem.fault {
                 Some(fault) => {
-                    tracing::error!(http = name, status, code = problem.code, error = fault.chain(), request = request_id, millis);
+                    tracing::error!(
+                        http = name,
+                        status,
+                        code = problem.code,
+                        error = fault.chain(),
+                        request = request_id,
+                        millis
+                    );
                 }
                 None => tracing::info!(http = name, status, code = problem.code, request = request_id, millis),
             }

@@ -4,7 +4,8 @@ use crate::Fault;
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use contracts::{Invalid, Timestamp};
-use lambda_http::http::{HeaderMap, HeaderValue, Response, StatusCode, header};
+pub use lambda_http::http::StatusCode;
+use lambda_http::http::{HeaderMap, HeaderValue, Response, header};
 use lambda_http::request::RequestContext;
 use lambda_http::{Body, Request, RequestExt};
 use serde::Serialize;
@@ -52,8 +53,7 @@ impl Call {
             Some(RequestContext::ApiGatewayV1(context)) => context.request_id.clone(),
             _ => None,
         };
-        let request_id =
-            request_id.or_else(|| request.lambda_context_ref().map(|context| context.request_id.clone()));
+        let request_id = request_id.or_else(|| request.lambda_context_ref().map(|context| context.request_id.clone()));
         let path = first(request.path_parameters());
         let query = first(request.query_string_parameters());
         let (parts, body) = request.into_parts();
@@ -104,7 +104,12 @@ impl Call {
     }
 
     fn preferences(&self) -> impl Iterator<Item = &str> {
-        self.headers.get_all("prefer").iter().filter_map(|value| value.to_str().ok()).flat_map(|v| v.split(',')).map(str::trim)
+        self.headers
+            .get_all("prefer")
+            .iter()
+            .filter_map(|value| value.to_str().ok())
+            .flat_map(|v| v.split(','))
+            .map(str::trim)
     }
 
     /// Seconds of `Prefer: wait=N` (RFC 7240), at most [`MAX_WAIT_SECONDS`]; 0 without one.
@@ -160,20 +165,28 @@ pub struct Reply {
     pub status: StatusCode,
     /// Its JSON, or nothing.
     pub body: Option<Value>,
+    /// Its JSON as text, in place of `body`: for an answer too large to be built as a tree. Never remembered under an
+    /// idempotency key.
+    pub text: Option<String>,
     /// `Location`, for something that goes on elsewhere.
     pub location: Option<String>,
 }
 
 impl Reply {
     fn with(status: StatusCode, body: impl Serialize) -> Result<Self, Problem> {
-        let body = serde_json::to_value(body)
-            .map_err(|error| Problem::from(Fault::broken("writing an answer", error)))?;
-        Ok(Self { status, body: Some(body), location: None })
+        let body =
+            serde_json::to_value(body).map_err(|error| Problem::from(Fault::broken("writing an answer", error)))?;
+        Ok(Self { status, body: Some(body), text: None, location: None })
     }
 
     /// 200 with a body.
     pub fn ok(body: impl Serialize) -> Result<Self, Problem> {
         Self::with(StatusCode::OK, body)
+    }
+
+    /// 200 with a body that is JSON text already.
+    pub fn ok_text(text: String) -> Self {
+        Self { status: StatusCode::OK, body: None, text: Some(text), location: None }
     }
 
     /// 201 with a body.
@@ -190,12 +203,13 @@ impl Reply {
 
     /// 204.
     pub fn no_content() -> Self {
-        Self { status: StatusCode::NO_CONTENT, body: None, location: None }
+        Self { status: StatusCode::NO_CONTENT, body: None, text: None, location: None }
     }
 
     /// As API Gateway wants it.
     pub fn into_response(self, request_id: &str) -> Response<Body> {
-        let body = self.body.map_or(Body::Empty, |body| Body::Text(body.to_string()));
+        let text = self.text.or_else(|| self.body.map(|body| body.to_string()));
+        let body = text.map_or(Body::Empty, Body::Text);
         let mut response = Response::new(body);
         *response.status_mut() = self.status;
         let headers = response.headers_mut();
@@ -381,10 +395,8 @@ pub(crate) mod tests {
 
     #[test]
     fn a_page_is_1_to_100_rows_and_its_cursor_comes_from_us() {
-        let with = |name: &str, value: &str| Call {
-            query: HashMap::from([(name.to_owned(), value.to_owned())]),
-            ..call(&[])
-        };
+        let with =
+            |name: &str, value: &str| Call { query: HashMap::from([(name.to_owned(), value.to_owned())]), ..call(&[]) };
         assert_eq!(call(&[]).page().unwrap().limit, 20);
         assert_eq!(with("limit", "100").page().unwrap().limit, 100);
         for bad in ["0", "101", "-1", "ten", ""] {

@@ -30,8 +30,8 @@ impl IdempotencyKey {
     pub fn of(call: &Call, route: &str) -> Result<Option<Self>, Problem> {
         let Some(value) = call.headers.get("idempotency-key") else { return Ok(None) };
         let key = value.to_str().unwrap_or_default();
-        let fits = (1..=64).contains(&key.len())
-            && key.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'_' || b == b'-');
+        let fits =
+            (1..=64).contains(&key.len()) && key.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'_' || b == b'-');
         if !fits {
             return Err(Problem::invalid("Idempotency-Key: must be 1 to 64 of A-Z a-z 0-9 _ -"));
         }
@@ -48,7 +48,8 @@ impl IdempotencyKey {
 
 /// A request's fingerprint. A JSON body counts by its value, so that white space and the order of members do not.
 fn fingerprint(route: &str, body: &[u8]) -> String {
-    let canonical = serde_json::from_slice::<Value>(body).map_or_else(|_| body.to_vec(), |json| json.to_string().into());
+    let canonical =
+        serde_json::from_slice::<Value>(body).map_or_else(|_| body.to_vec(), |json| json.to_string().into());
     let mut hash = Sha256::new();
     hash.update(route.as_bytes());
     hash.update([0]);
@@ -91,6 +92,7 @@ impl StoredAnswer {
         Reply {
             status: StatusCode::from_u16(self.status).unwrap_or(StatusCode::OK),
             body: Some(self.body),
+            text: None,
             location: self.location,
         }
     }

@@ -82,6 +82,16 @@ impl Relay {
         Self { table, bus, bus_name }
     }
 
+    /// [`Relay::relay`], as a stream's consumer.
+    pub async fn relay_now(&self, records: Vec<Record>) -> Result<(), Fault> {
+        self.relay(records, crate::now()).await
+    }
+
+    /// [`Relay::sweep`], as a schedule's handler.
+    pub async fn sweep_all(&self, now: Timestamp) -> Result<(), Fault> {
+        self.sweep(now).await.map(drop)
+    }
+
     /// Publishes the new rows among a stream's records. A row that cannot be published stays pending for the sweep,
     /// so that one bad row never holds up the stream.
     pub async fn relay(&self, records: Vec<Record>, now: Timestamp) -> Result<(), Fault> {

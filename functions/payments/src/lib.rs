@@ -1,1 +1,11 @@
-//! x
+//! Payments: what was asked to be paid, and what came of it.
+//!
+//! Owns the payment record, starts the payment saga and brings to an end what got stuck. Knows nothing of seats or
+//! balances: reservations quotes the price, points moves the points, the state machine calls them.
+
+pub mod domain;
+pub mod dynamo;
+pub mod handlers;
+pub mod ports;
+pub mod saga;
+pub mod usecases;

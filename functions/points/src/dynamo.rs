@@ -125,8 +125,10 @@ impl Accounts {
         let mut removed = Vec::new();
         for (index, entry) in old.iter().enumerate() {
             for prefix in ["e", "b", "s"] {
-                update = update
-                    .expression_attribute_names(format!("#{prefix}{index}"), format!("{prefix}#{}", entry.movement.key.as_str()));
+                update = update.expression_attribute_names(
+                    format!("#{prefix}{index}"),
+                    format!("{prefix}#{}", entry.movement.key.as_str()),
+                );
                 removed.push(format!("#{prefix}{index}"));
             }
         }
@@ -136,7 +138,8 @@ impl Accounts {
             .condition_expression("attribute_exists(#e0)")
             .build()
             .map_err(broken)?;
-        let writes = vec![TransactWriteItem::builder().put(put).build(), TransactWriteItem::builder().update(update).build()];
+        let writes =
+            vec![TransactWriteItem::builder().put(put).build(), TransactWriteItem::builder().update(update).build()];
         match self.table.transact("archiving entries", writes).await {
             Ok(()) | Err(TransactError::Conditions(_)) => Ok(()),
             Err(TransactError::Fault(fault)) => Err(fault),
@@ -216,10 +219,8 @@ impl ReturnUse for Accounts {
                 return Ok(true);
             }
             // Nothing was used. Close the door, so that a use that is still on its way finds it closed.
-            let void = AttributeValue::M(HashMap::from([
-                ("kind".to_owned(), s(VOID)),
-                ("at".to_owned(), at(movement.at)),
-            ]));
+            let void =
+                AttributeValue::M(HashMap::from([("kind".to_owned(), s(VOID)), ("at".to_owned(), at(movement.at))]));
             let closed = self
                 .update(user)
                 .update_expression("SET #used = :void, #entry = :void")
@@ -232,7 +233,9 @@ impl ReturnUse for Accounts {
             match closed {
                 Ok(_) => return Ok(true),
                 // The use arrived between the two writes: return it in the next round.
-                Err(error) if error.as_service_error().is_some_and(UpdateItemError::is_conditional_check_failed_exception) => {}
+                Err(error)
+                    if error.as_service_error().is_some_and(UpdateItemError::is_conditional_check_failed_exception) => {
+                }
                 Err(error) => return Err(classify("returning points", error)),
             }
         }

@@ -51,9 +51,7 @@ impl From<ChargeError> for Problem {
     fn from(error: ChargeError) -> Self {
         match error {
             ChargeError::KeyReused => idempotency::reused(),
-            ChargeError::BalanceLimit => {
-                Problem::conflict("balance_limit_exceeded", "The balance would be too large")
-            }
+            ChargeError::BalanceLimit => Problem::conflict("balance_limit_exceeded", "The balance would be too large"),
             ChargeError::Fault(fault) => fault.into(),
         }
     }

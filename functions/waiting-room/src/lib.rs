@@ -1,1 +1,11 @@
-//! x
+//! Waiting room: who may enter the sale, and when.
+//!
+//! Owns the line of each concert: positions, the admission plan, and which places have been spent. Knows nothing of
+//! seats, prices or payments: a payment is a name that spends a place.
+
+pub mod domain;
+pub mod dynamo;
+pub mod handlers;
+pub mod invoke;
+pub mod ports;
+pub mod usecases;

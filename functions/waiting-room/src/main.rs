@@ -1,1 +1,53 @@
-fn main(){}
+//! The functions of the waiting room: handler, trigger, wiring.
+
+use kit::boot::BadSetting;
+use kit::{Boot, MainResult};
+use waiting_room::domain::{DefaultAdmission, ShardCount};
+use waiting_room::dynamo::Lines;
+use waiting_room::handlers::{self, AdmissionDeps, JoinDeps, StatusDeps};
+use waiting_room::invoke::Reservations;
+use waiting_room::usecases::expire_queue_token::expire_queue_token;
+use waiting_room::usecases::open_waiting_room::{Opening, open_waiting_room};
+use waiting_room::usecases::restore_queue_token::restore_queue_token;
+
+#[tokio::main(flavor = "current_thread")]
+async fn main() -> MainResult {
+    let boot = Boot::start()?;
+    let line = Lines::new(boot.table()?, boot.setting_or("QUEUE_SHARDS", ShardCount::ONE)?);
+    match boot.handler() {
+        // HTTP
+        "join-queue" => boot.http(joining(&boot, line)?, handlers::join_queue).await,
+        "check-queue-status" => boot.http(checking(&boot, line)?, handlers::check_queue_status).await,
+        "set-admission" => boot.http(admission(&boot, line)?, handlers::set_admission).await,
+        // Asked by create-concert
+        "open-waiting-room" => boot.step(opening(&boot, line)?, open_waiting_room).await,
+        // Steps of the payment saga, in strict mode
+        "expire-queue-token" => boot.step(line, expire_queue_token).await,
+        "restore-queue-token" => boot.step(line, restore_queue_token).await,
+        // Queue of payment.completed
+        "expire-queue-tokens" => boot.queue(line, handlers::expire_queue_tokens).await,
+        _ => boot.unknown_handler(),
+    }
+}
+
+fn joining(boot: &Boot, line: Lines) -> Result<JoinDeps<Lines>, BadSetting> {
+    let (users, queue_tokens) = (boot.user_tokens()?, boot.queue_tokens()?);
+    Ok(JoinDeps { line, users, queue_tokens, join_before_open: boot.setting_or("JOIN_BEFORE_OPEN", true)? })
+}
+
+fn checking(boot: &Boot, line: Lines) -> Result<StatusDeps<Lines>, BadSetting> {
+    Ok(StatusDeps { line, users: boot.user_tokens()?, queue_tokens: boot.queue_tokens()? })
+}
+
+fn admission(boot: &Boot, line: Lines) -> Result<AdmissionDeps<Lines, Reservations>, BadSetting> {
+    Ok(AdmissionDeps { line, reservations: reservations(boot)?, users: boot.user_tokens()? })
+}
+
+fn opening(boot: &Boot, line: Lines) -> Result<Opening<Lines, Reservations>, BadSetting> {
+    let admission = boot.setting_or("ADMISSION_DEFAULT", DefaultAdmission::default())?;
+    Ok(Opening { line, reservations: reservations(boot)?, admission })
+}
+
+fn reservations(boot: &Boot) -> Result<Reservations, BadSetting> {
+    Ok(Reservations::new(boot.step_of("APPLY_ADMISSION_FUNCTION")?))
+}

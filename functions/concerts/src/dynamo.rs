@@ -1,0 +1,610 @@
+//! The concerts table: everything one request reads stands in one partition, so that every read is one round trip.
+//!
+//! | item | pk | sk | attributes |
+//! | --- | --- | --- | --- |
+//! | catalogue row | `CONCERTS` | `<concert>` | `concert_id`, `title`, `artist`, `venue`, `created_at` |
+//! | concert | `CONCERT#<concert>` | `INFO` | the same |
+//! | date row | `CONCERT#<concert>` | `DATE#<starts_at, 15 digits>#<schedule>` | `schedule_id`, `starts_at`, `seats_total`, and for each section that was ever touched `taken#<section>` (held and sold seats) and `rev#<section>` (the revision of its map they were counted in) |
+//! | date | `SCHEDULE#<schedule>` | `INFO` | `schedule_id`, `concert_id`, `starts_at`, `max_per_user`, `hold_seconds`, `seats_total`, `sections` (JSON) |
+//! | section map | `SCHEDULE#<schedule>` | `SECTION#<section>` | `seats` (binary, 2 bits a seat), `held`, `sold`, `rev`, `applied` |
+//! | key | `USER#<user>` | `IDEM#<key>` | see [`kit::idempotency`]; the answer it remembers is the id of what was made |
+//!
+//! `INFO` sorts behind every `DATE#`: reading dates forward until the page is full or the partition ends finds it in
+//! the latter case, which tells a concert without dates from no concert. It sorts before every `SECTION#`. A section
+//! without a map has only free seats. A date row without `schedule_id` has counts and is not shown yet.
+
+use crate::domain::{
+    Concert, Date, DateKey, PackedSeats, Schedule, SeatMap, SectionKey, SectionMap, StreamPosition, Taken, Terms,
+};
+use crate::ports::{
+    AddConcert, AddSchedule, Added, FindConcert, KeepSeatMap, ListConcerts, ListDates, NoSuchConcert, Once, Part,
+    ReadSeatMap,
+};
+use aws_sdk_dynamodb::operation::update_item::UpdateItemError;
+use aws_sdk_dynamodb::primitives::Blob;
+use aws_sdk_dynamodb::types::{
+    AttributeValue, ConditionCheck, KeysAndAttributes, Put, ReturnValuesOnConditionCheckFailure, TransactWriteItem,
+};
+use contracts::seats::Section;
+use contracts::{ConcertId, ScheduleId, Timestamp};
+use kit::Fault;
+use kit::dynamo::{FailedConditions, Item, PK, Read, SK, Table, TransactError, at, classify, jitter, json, n, s};
+use kit::http::Page;
+use kit::idempotency::{self, StoredAnswer};
+use std::collections::{BTreeSet, HashMap};
+
+const CONCERTS: &str = "CONCERTS";
+const INFO: &str = "INFO";
+const DATE: &str = "DATE#";
+const SECTION: &str = "SECTION#";
+
+/// How many items a BatchGetItem asks for at the most.
+const BATCH_KEYS: usize = 100;
+/// How often a batch is asked for again while it is answered in part.
+const ATTEMPTS: u32 = 6;
+/// How many counts one update publishes: its expressions must stay below 4 KB.
+const PUBLISHED_AT_ONCE: usize = 20;
+
+/// Concerts and their dates in the concerts table.
+#[derive(Debug, Clone)]
+pub struct Catalogue {
+    table: Table,
+}
+
+/// Seat maps in the concerts table.
+#[derive(Debug, Clone)]
+pub struct SeatMaps {
+    table: Table,
+}
+
+impl Catalogue {
+    /// The catalogue in a table.
+    pub fn new(table: Table) -> Self {
+        Self { table }
+    }
+
+    async fn get(&self, doing: &'static str, pk: String, sk: String) -> Result<Option<Item>, Fault> {
+        let got = self
+            .table
+            .client
+            .get_item()
+            .table_name(&self.table.name)
+            .key(PK, s(pk))
+            .key(SK, s(sk))
+            .consistent_read(true)
+            .send()
+            .await
+            .map_err(|error| classify(doing, error))?;
+        Ok(got.item)
+    }
+
+    async fn schedule(&self, id: &ScheduleId) -> Result<Option<Schedule>, Fault> {
+        let item = self.get("reading a date", schedule_pk(id), INFO.to_owned()).await?;
+        item.as_ref().map(schedule_of).transpose()
+    }
+
+    /// The first of something new: what the row of its key remembers.
+    async fn concert_before(&self, row: &Item, once: &Once) -> Result<Added<Concert>, Fault> {
+        let Some(id) = remembered::<ConcertId>(row, once)? else { return Ok(Added::KeyReused) };
+        self.concert(&id).await?.map(Added::Before).ok_or_else(|| lost("reading the first concert"))
+    }
+
+    async fn schedule_before(&self, row: &Item, once: &Once) -> Result<Added<Schedule>, Fault> {
+        let Some(id) = remembered::<ScheduleId>(row, once)? else { return Ok(Added::KeyReused) };
+        self.schedule(&id).await?.map(Added::Before).ok_or_else(|| lost("reading the first date"))
+    }
+
+    /// Writes all of `writes` and the key; what failed, if a condition did not hold.
+    async fn add(
+        &self,
+        doing: &'static str,
+        mut writes: Vec<TransactWriteItem>,
+        id: &str,
+        once: Option<&Once>,
+        now: Timestamp,
+    ) -> Result<Option<FailedConditions>, Fault> {
+        if let Some(once) = once {
+            let answer = StoredAnswer { status: 201, body: id.into(), location: None };
+            writes.push(idempotency::remember(&self.table, &once.user, &once.key, &answer, now)?);
+        }
+        match self.table.transact(doing, writes).await {
+            Ok(()) => Ok(None),
+            Err(TransactError::Conditions(failed)) => Ok(Some(failed)),
+            Err(TransactError::Fault(fault)) => Err(fault),
+        }
+    }
+
+    /// The write of an item that is not there yet.
+    fn put_new(&self, doing: &'static str, item: Item) -> Result<TransactWriteItem, Fault> {
+        let put = Put::builder()
+            .table_name(&self.table.name)
+            .set_item(Some(item))
+            .condition_expression("attribute_not_exists(pk)")
+            .build()
+            .map_err(|error| Fault::broken(doing, error))?;
+        Ok(TransactWriteItem::builder().put(put).build())
+    }
+}
+
+/// The id in a key's row; `None` when the key was used for another request.
+fn remembered<T: TryFrom<String>>(row: &Item, once: &Once) -> Result<Option<T>, Fault> {
+    let Some(answer) = idempotency::recall(row, &once.key)? else { return Ok(None) };
+    let id = answer.body.as_str().and_then(|id| T::try_from(id.to_owned()).ok());
+    id.map(Some).ok_or_else(|| lost("reading what a key remembers"))
+}
+
+fn lost(doing: &'static str) -> Fault {
+    Fault::broken(doing, "the key's row names nothing that exists")
+}
+
+fn taken_id(doing: &'static str) -> Fault {
+    Fault::broken(doing, "the fresh id is taken")
+}
+
+fn concert_pk(id: &ConcertId) -> String {
+    format!("CONCERT#{id}")
+}
+
+fn schedule_pk(id: &ScheduleId) -> String {
+    format!("SCHEDULE#{id}")
+}
+
+/// The sort key of a date row without its prefix, which is also the cursor of the list.
+fn date_cursor(starts_at: Timestamp, schedule: &ScheduleId) -> String {
+    format!("{:015}#{schedule}", starts_at.millis())
+}
+
+fn concert_item(concert: &Concert, pk: String, sk: String) -> Item {
+    Item::from([
+        (PK.to_owned(), s(pk)),
+        (SK.to_owned(), s(sk)),
+        ("concert_id".to_owned(), s(&concert.id)),
+        ("title".to_owned(), s(&concert.title)),
+        ("artist".to_owned(), s(&concert.artist)),
+        ("venue".to_owned(), s(&concert.venue)),
+        ("created_at".to_owned(), at(concert.created_at)),
+    ])
+}
+
+fn concert_of(item: &Item) -> Result<Concert, Fault> {
+    Ok(Concert {
+        id: item.parsed("concert_id")?,
+        title: item.text("title")?.to_owned(),
+        artist: item.text("artist")?.to_owned(),
+        venue: item.text("venue")?.to_owned(),
+        created_at: item.moment("created_at")?,
+    })
+}
+
+fn schedule_item(schedule: &Schedule) -> Result<Item, Fault> {
+    let terms = &schedule.terms;
+    Ok(Item::from([
+        (PK.to_owned(), s(schedule_pk(&schedule.id))),
+        (SK.to_owned(), s(INFO)),
+        ("schedule_id".to_owned(), s(&schedule.id)),
+        ("concert_id".to_owned(), s(&schedule.concert)),
+        ("starts_at".to_owned(), at(schedule.starts_at)),
+        ("max_per_user".to_owned(), n(terms.max_per_user())),
+        ("hold_seconds".to_owned(), n(terms.hold_seconds())),
+        ("seats_total".to_owned(), n(terms.seats_total())),
+        ("sections".to_owned(), json("writing a date", &terms.sections())?),
+    ]))
+}
+
+fn schedule_of(item: &Item) -> Result<Schedule, Fault> {
+    let count = |name| u32::try_from(item.uint(name)?).map_err(|error| Fault::broken("reading a date", error));
+    let sections: Vec<Section> = item.document("sections")?;
+    let terms = Terms::new(count("max_per_user")?, count("hold_seconds")?, sections)
+        .map_err(|invalid| Fault::broken("reading a date's terms", invalid))?;
+    Ok(Schedule {
+        id: item.parsed("schedule_id")?,
+        concert: item.parsed("concert_id")?,
+        starts_at: item.moment("starts_at")?,
+        terms,
+    })
+}
+
+impl AddConcert for Catalogue {
+    async fn add_concert(
+        &self,
+        concert: &Concert,
+        once: Option<&Once>,
+        now: Timestamp,
+    ) -> Result<Added<Concert>, Fault> {
+        const DOING: &str = "adding a concert";
+        let put = self.put_new(DOING, concert_item(concert, concert_pk(&concert.id), INFO.to_owned()))?;
+        let Some(failed) = self.add(DOING, vec![put], concert.id.as_str(), once, now).await? else {
+            return Ok(Added::Now);
+        };
+        match (failed.found(1), once) {
+            (Some(row), Some(once)) => self.concert_before(row, once).await,
+            _ => Err(taken_id(DOING)),
+        }
+    }
+
+    async fn show_concert(&self, concert: &Concert) -> Result<(), Fault> {
+        self.table
+            .client
+            .put_item()
+            .table_name(&self.table.name)
+            .set_item(Some(concert_item(concert, CONCERTS.to_owned(), concert.id.to_string())))
+            .send()
+            .await
+            .map(drop)
+            .map_err(|error| classify("showing a concert", error))
+    }
+}
+
+impl FindConcert for Catalogue {
+    async fn concert(&self, id: &ConcertId) -> Result<Option<Concert>, Fault> {
+        let item = self.get("reading a concert", concert_pk(id), INFO.to_owned()).await?;
+        item.as_ref().map(concert_of).transpose()
+    }
+}
+
+impl ListConcerts for Catalogue {
+    async fn concerts(&self, page: &Page) -> Result<Part<Concert>, Fault> {
+        let limit = page.limit as usize;
+        let query = self
+            .table
+            .client
+            .query()
+            .table_name(&self.table.name)
+            .expression_attribute_values(":pk", s(CONCERTS))
+            .scan_index_forward(false)
+            // One more than asked for tells whether there is more.
+            .limit(page.limit as i32 + 1);
+        let query = match &page.after {
+            None => query.key_condition_expression("pk = :pk"),
+            Some(after) => query
+                .key_condition_expression("pk = :pk AND sk < :after")
+                .expression_attribute_values(":after", s(after)),
+        };
+        let got = query.send().await.map_err(|error| classify("listing concerts", error))?;
+        let mut concerts = got.items().iter().map(concert_of).collect::<Result<Vec<_>, _>>()?;
+        let more = concerts.len() > limit;
+        concerts.truncate(limit);
+        let next = concerts.last().filter(|_| more).map(|concert| concert.id.to_string());
+        Ok((concerts, next))
+    }
+}
+
+impl AddSchedule for Catalogue {
+    async fn add_schedule(
+        &self,
+        schedule: &Schedule,
+        once: Option<&Once>,
+        now: Timestamp,
+    ) -> Result<Result<Added<Schedule>, NoSuchConcert>, Fault> {
+        const DOING: &str = "adding a date";
+        let concert = ConditionCheck::builder()
+            .table_name(&self.table.name)
+            .key(PK, s(concert_pk(&schedule.concert)))
+            .key(SK, s(INFO))
+            .condition_expression("attribute_exists(pk)")
+            .build()
+            .map_err(|error| Fault::broken(DOING, error))?;
+        let writes = vec![
+            TransactWriteItem::builder().condition_check(concert).build(),
+            self.put_new(DOING, schedule_item(schedule)?)?,
+        ];
+        let Some(failed) = self.add(DOING, writes, schedule.id.as_str(), once, now).await? else {
+            return Ok(Ok(Added::Now));
+        };
+        match (failed.found(2), once) {
+            (Some(row), Some(once)) => self.schedule_before(row, once).await.map(Ok),
+            _ if failed.failed(0) => Ok(Err(NoSuchConcert)),
+            _ => Err(taken_id(DOING)),
+        }
+    }
+
+    async fn schedule_made(&self, once: &Once, now: Timestamp) -> Result<Option<Added<Schedule>>, Fault> {
+        let pk = format!("USER#{}", once.user);
+        let row = self.get("reading a key", pk, idempotency::sort_key(&once.key)).await?;
+        match row {
+            Some(row) if row.moment("forgotten_at")? > now => self.schedule_before(&row, once).await.map(Some),
+            _ => Ok(None),
+        }
+    }
+
+    async fn show_schedule(&self, schedule: &Schedule) -> Result<(), Fault> {
+        let date = schedule.date();
+        self.table
+            .client
+            .update_item()
+            .table_name(&self.table.name)
+            .key(PK, s(concert_pk(&date.concert)))
+            .key(SK, s(format!("{DATE}{}", date_cursor(date.starts_at, &date.schedule))))
+            // An update, not a put: it leaves the counts alone, should there be any.
+            .update_expression("SET schedule_id = :id, starts_at = :at, seats_total = :total")
+            .expression_attribute_values(":id", s(&date.schedule))
+            .expression_attribute_values(":at", at(date.starts_at))
+            .expression_attribute_values(":total", n(schedule.terms.seats_total()))
+            .send()
+            .await
+            .map(drop)
+            .map_err(|error| classify("showing a date", error))
+    }
+}
+
+impl ListDates for Catalogue {
+    async fn dates(&self, concert: &ConcertId, now: Timestamp, page: &Page) -> Result<Option<Part<Date>>, Fault> {
+        // Every row's key is longer than this one, so those of the next millisecond are behind it.
+        let upcoming = format!("{:015}", now.plus_millis(1).millis());
+        let after = page.after.as_deref().map_or(upcoming.as_str(), |cursor| cursor.max(&upcoming));
+        let limit = page.limit as usize;
+        let got = self
+            .table
+            .client
+            .query()
+            .table_name(&self.table.name)
+            .key_condition_expression("pk = :pk AND sk > :after")
+            .expression_attribute_values(":pk", s(concert_pk(concert)))
+            .expression_attribute_values(":after", s(format!("{DATE}{after}")))
+            .consistent_read(true)
+            .limit(page.limit as i32 + 1)
+            .send()
+            .await
+            .map_err(|error| classify("listing dates", error))?;
+        let found = got.items();
+        if found.is_empty() {
+            return Ok(None);
+        }
+        let mut cursors = Vec::with_capacity(found.len());
+        for item in found {
+            // The concert itself ends the list.
+            if let Some(cursor) = item.text(SK)?.strip_prefix(DATE) {
+                cursors.push((cursor, item));
+            }
+        }
+        let more = cursors.len() > limit;
+        cursors.truncate(limit);
+        let next = cursors.last().filter(|_| more).map(|(cursor, _)| (*cursor).to_owned());
+        let shown = cursors.into_iter().filter(|(_, item)| item.contains_key("schedule_id"));
+        let dates = shown.map(|(_, item)| date_of(item)).collect::<Result<Vec<_>, _>>()?;
+        Ok(Some((dates, next)))
+    }
+}
+
+fn date_of(item: &Item) -> Result<Date, Fault> {
+    let wrong = || Fault::broken("reading a date's counts", "more seats are taken than there are");
+    let total = item.uint("seats_total")?;
+    let mut free = total;
+    for (name, value) in item.iter().filter(|(name, _)| name.starts_with("taken#")) {
+        let AttributeValue::N(digits) = value else {
+            return Err(Fault::broken("reading a date's counts", name.as_str()));
+        };
+        let taken: u64 = digits.parse().map_err(|error| Fault::broken("reading a date's counts", error))?;
+        free = free.checked_sub(taken).ok_or_else(wrong)?;
+    }
+    Ok(Date {
+        schedule: item.parsed("schedule_id")?,
+        starts_at: item.moment("starts_at")?,
+        seats_total: u32::try_from(total).map_err(|_| wrong())?,
+        seats_available: u32::try_from(free).map_err(|_| wrong())?,
+    })
+}
+
+impl SeatMaps {
+    /// Seat maps in a table.
+    pub fn new(table: Table) -> Self {
+        Self { table }
+    }
+
+    /// The items of many keys, in one round trip for each [`BATCH_KEYS`] of them.
+    async fn items(&self, keys: BTreeSet<(String, String)>) -> Result<HashMap<(String, String), Item>, Fault> {
+        const DOING: &str = "reading seat maps";
+        let keys: Vec<Item> =
+            keys.into_iter().map(|(pk, sk)| Item::from([(PK.to_owned(), s(pk)), (SK.to_owned(), s(sk))])).collect();
+        let mut found = HashMap::new();
+        for chunk in keys.chunks(BATCH_KEYS) {
+            let mut wanted = chunk.to_vec();
+            for attempt in 0..ATTEMPTS {
+                let request = KeysAndAttributes::builder()
+                    .set_keys(Some(wanted))
+                    .consistent_read(true)
+                    .build()
+                    .map_err(|error| Fault::broken(DOING, error))?;
+                let sent = self.table.client.batch_get_item().request_items(&self.table.name, request).send().await;
+                let got = sent.map_err(|error| classify(DOING, error))?;
+                for item in got.responses.and_then(|mut of| of.remove(&self.table.name)).unwrap_or_default() {
+                    found.insert((item.text(PK)?.to_owned(), item.text(SK)?.to_owned()), item);
+                }
+                wanted = got
+                    .unprocessed_keys
+                    .and_then(|mut of| of.remove(&self.table.name))
+                    .map(|rest| rest.keys)
+                    .unwrap_or_default();
+                if wanted.is_empty() {
+                    break;
+                }
+                tokio::time::sleep(jitter(attempt)).await;
+            }
+            if !wanted.is_empty() {
+                return Err(Fault::contended(DOING));
+            }
+        }
+        Ok(found)
+    }
+}
+
+fn section_sk(key: &SectionKey) -> String {
+    format!("{SECTION}{}", key.section)
+}
+
+fn packed(item: &Item, section: &Section) -> Result<PackedSeats, Fault> {
+    let Some(AttributeValue::B(bytes)) = item.get("seats") else {
+        return Err(Fault::broken("reading a seat map", "its seats are missing"));
+    };
+    PackedSeats::from_bytes(bytes.as_ref().to_vec(), section.seats())
+        .map_err(|invalid| Fault::broken("reading a seat map", invalid))
+}
+
+fn section_map(key: &SectionKey, schedule: &Schedule, item: Option<&Item>) -> Result<Option<SectionMap>, Fault> {
+    let sections = schedule.terms.sections();
+    let Some(section) = sections.iter().find(|section| section.section == key.section) else { return Ok(None) };
+    let (seats, rev, applied) = match item {
+        None => (PackedSeats::available(section.seats()), 0, StreamPosition::default()),
+        Some(item) => (packed(item, section)?, item.uint("rev")?, StreamPosition::from_sortable(item.text("applied")?)),
+    };
+    Ok(Some(SectionMap { key: key.clone(), date: schedule.date(), section: section.clone(), seats, rev, applied }))
+}
+
+impl ReadSeatMap for SeatMaps {
+    async fn seat_map(&self, schedule: &ScheduleId) -> Result<Option<SeatMap>, Fault> {
+        let got = self
+            .table
+            .client
+            .query()
+            .table_name(&self.table.name)
+            .key_condition_expression("pk = :pk")
+            .expression_attribute_values(":pk", s(schedule_pk(schedule)))
+            .consistent_read(true)
+            .send()
+            .await
+            .map_err(|error| classify("reading a seat map", error))?;
+        if got.last_evaluated_key.is_some() {
+            return Err(Fault::broken("reading a seat map", "it does not fit into one page"));
+        }
+        let Some((info, maps)) = got.items().split_first() else { return Ok(None) };
+        let date = schedule_of(info)?;
+        let mut items = HashMap::new();
+        for item in maps {
+            items.insert(item.text(SK)?, item);
+        }
+        let sections = date.terms.sections().iter().map(|section| {
+            let item = items.get(format!("{SECTION}{}", section.section).as_str());
+            let seats = item.map_or_else(|| Ok(PackedSeats::available(section.seats())), |item| packed(item, section));
+            Ok((section.clone(), seats?))
+        });
+        let sections = sections.collect::<Result<Vec<_>, Fault>>()?;
+        Ok(Some(SeatMap { schedule: date.id, sections }))
+    }
+}
+
+impl KeepSeatMap for SeatMaps {
+    async fn sections(&self, keys: &[SectionKey]) -> Result<Vec<SectionMap>, Fault> {
+        let wanted = keys.iter().flat_map(|key| {
+            let pk = schedule_pk(&key.schedule);
+            [(pk.clone(), INFO.to_owned()), (pk, section_sk(key))]
+        });
+        let items = self.items(wanted.collect()).await?;
+        let mut schedules: HashMap<&ScheduleId, Option<Schedule>> = HashMap::new();
+        let mut maps = Vec::with_capacity(keys.len());
+        for key in keys {
+            let pk = schedule_pk(&key.schedule);
+            let map = items.get(&(pk.clone(), section_sk(key)));
+            if !schedules.contains_key(&key.schedule) {
+                let schedule = items.get(&(pk, INFO.to_owned())).map(schedule_of).transpose()?;
+                schedules.insert(&key.schedule, schedule);
+            }
+            if let Some(Some(schedule)) = schedules.get(&key.schedule) {
+                maps.extend(section_map(key, schedule, map)?);
+            }
+        }
+        Ok(maps)
+    }
+
+    async fn save(&self, map: &SectionMap) -> Result<bool, Fault> {
+        const DOING: &str = "writing a seat map";
+        let rev = i128::from(map.rev);
+        let write = self
+            .table
+            .client
+            .update_item()
+            .table_name(&self.table.name)
+            .key(PK, s(schedule_pk(&map.key.schedule)))
+            .key(SK, s(section_sk(&map.key)))
+            .update_expression("SET seats = :seats, held = :held, sold = :sold, rev = :rev, applied = :applied")
+            .expression_attribute_values(":seats", AttributeValue::B(Blob::new(map.seats.as_bytes())))
+            .expression_attribute_values(":held", n(map.seats.held()))
+            .expression_attribute_values(":sold", n(map.seats.sold()))
+            .expression_attribute_values(":rev", n(rev))
+            .expression_attribute_values(":applied", s(map.applied.as_str()));
+        let write = if map.rev <= 1 {
+            write.condition_expression("attribute_not_exists(rev)")
+        } else {
+            write.condition_expression("rev = :before").expression_attribute_values(":before", n(rev - 1))
+        };
+        match write.send().await {
+            Ok(_) => Ok(true),
+            Err(error)
+                if error.as_service_error().is_some_and(UpdateItemError::is_conditional_check_failed_exception) =>
+            {
+                Ok(false)
+            }
+            Err(error) => Err(classify(DOING, error)),
+        }
+    }
+
+    async fn publish(&self, date: &DateKey, taken: &[Taken]) -> Result<(), Fault> {
+        for chunk in taken.chunks(PUBLISHED_AT_ONCE) {
+            let mut newer: Vec<&Taken> = chunk.iter().collect();
+            // Each round leaves out the counts that the row outran, so there is an end to it.
+            while !newer.is_empty() {
+                let Some(row) = self.publish_newer(date, &newer).await? else { break };
+                let before = newer.len();
+                let mut still = Vec::with_capacity(before);
+                for count in newer {
+                    if published_rev(&row, count)? < count.rev {
+                        still.push(count);
+                    }
+                }
+                if still.len() == before {
+                    return Err(Fault::broken("publishing counts", "the condition refused what the row allows"));
+                }
+                newer = still;
+            }
+        }
+        Ok(())
+    }
+}
+
+impl SeatMaps {
+    /// Writes all of the counts if each is newer than the row's; the row, and nothing written, if one is not.
+    async fn publish_newer(&self, date: &DateKey, taken: &[&Taken]) -> Result<Option<Item>, Fault> {
+        let mut write = self
+            .table
+            .client
+            .update_item()
+            .table_name(&self.table.name)
+            .key(PK, s(concert_pk(&date.concert)))
+            .key(SK, s(format!("{DATE}{}", date_cursor(date.starts_at, &date.schedule))))
+            .return_values_on_condition_check_failure(ReturnValuesOnConditionCheckFailure::AllOld);
+        let (mut sets, mut guards) = (Vec::new(), Vec::new());
+        for (i, count) in taken.iter().enumerate() {
+            sets.push(format!("#t{i} = :t{i}, #r{i} = :r{i}"));
+            guards.push(format!("(attribute_not_exists(#r{i}) OR #r{i} < :r{i})"));
+            write = write
+                .expression_attribute_names(format!("#t{i}"), format!("taken#{}", count.section))
+                .expression_attribute_names(format!("#r{i}"), format!("rev#{}", count.section))
+                .expression_attribute_values(format!(":t{i}"), n(count.seats))
+                .expression_attribute_values(format!(":r{i}"), n(i128::from(count.rev)));
+        }
+        let sent = write
+            .update_expression(format!("SET {}", sets.join(", ")))
+            .condition_expression(guards.join(" AND "))
+            .send()
+            .await;
+        match sent {
+            Ok(_) => Ok(None),
+            Err(error) => match error.as_service_error() {
+                Some(UpdateItemError::ConditionalCheckFailedException(failed)) => {
+                    Ok(Some(failed.item().cloned().unwrap_or_default()))
+                }
+                _ => Err(classify("publishing counts", error)),
+            },
+        }
+    }
+}
+
+/// The revision of a section's count in a date row; 0 before the first.
+fn published_rev(row: &Item, count: &Taken) -> Result<u64, Fault> {
+    match row.get(&format!("rev#{}", count.section)) {
+        None => Ok(0),
+        Some(AttributeValue::N(digits)) => {
+            digits.parse().map_err(|error| Fault::broken("reading a date's counts", error))
+        }
+        Some(_) => Err(Fault::broken("reading a date's counts", "a revision is no number")),
+    }
+}

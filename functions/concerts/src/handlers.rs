@@ -1,0 +1,476 @@
+//! HTTP and stream in, answers out.
+
+use crate::domain::{
+    self, Concert, DEFAULT_HOLD_SECONDS, Date, PackedSeats, Schedule, SeatChange, SeatMap, SectionKey, StreamPosition,
+    Terms,
+};
+use crate::ports::{
+    AddConcert, AddSchedule, FindConcert, KeepSeatMap, ListConcerts, ListDates, Once, OpenSchedule, OpenWaitingRoom,
+    ReadSeatMap,
+};
+use crate::usecases::create_concert::{self, CreateConcert, CreateConcertError};
+use crate::usecases::create_schedule::{self, CreateSchedule, CreateScheduleError};
+use crate::usecases::project_seat_map;
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
+use contracts::seats::{SeatStatus, Section, stream};
+use contracts::{ConcertId, Invalid, ScheduleId, SeatId, SectionName, Timestamp, Won};
+use kit::auth::UserTokens;
+use kit::dynamo::{Item, Read};
+use kit::http::{Cursor, ListBody};
+use kit::idempotency::{self, IdempotencyKey};
+use kit::ids::Mint;
+use kit::stream::{Change, Record};
+use kit::{Call, Fault, Problem, Reply};
+use serde::{Deserialize, Serialize};
+
+/// What the handlers for operators are wired with. The others get the store alone: anyone may ask them.
+#[derive(Debug)]
+pub struct Deps<C, N> {
+    /// Where concerts and dates are.
+    pub catalogue: C,
+    /// The step of another context that makes the new thing sellable.
+    pub neighbour: N,
+    /// Who calls.
+    pub users: UserTokens,
+}
+
+#[derive(Debug, Serialize)]
+struct ConcertBody {
+    concert_id: ConcertId,
+    title: String,
+    artist: String,
+    venue: String,
+}
+
+impl From<Concert> for ConcertBody {
+    fn from(concert: Concert) -> Self {
+        let Concert { id, title, artist, venue, .. } = concert;
+        Self { concert_id: id, title, artist, venue }
+    }
+}
+
+/// `GET /concerts`
+pub async fn list_concerts(catalogue: &impl ListConcerts, call: Call) -> Result<Reply, Problem> {
+    let (concerts, next) = catalogue.concerts(&call.page()?).await?;
+    Reply::ok(ListBody {
+        items: concerts.into_iter().map(ConcertBody::from).collect(),
+        next_cursor: next.map(|key| Cursor::seal(&key)),
+    })
+}
+
+/// `GET /concerts/{concert_id}`
+pub async fn get_concert(catalogue: &impl FindConcert, call: Call) -> Result<Reply, Problem> {
+    let id: ConcertId = call.path_id("concert_id")?;
+    let concert = catalogue.concert(&id).await?.ok_or_else(no_such_concert)?;
+    Reply::ok(ConcertBody::from(concert))
+}
+
+fn no_such_concert() -> Problem {
+    Problem::not_found("no such concert")
+}
+
+#[derive(Debug, Serialize)]
+struct DateBody {
+    schedule_id: ScheduleId,
+    #[serde(with = "contracts::time::rfc3339")]
+    starts_at: Timestamp,
+    seats_total: u32,
+    seats_available: u32,
+}
+
+impl From<Date> for DateBody {
+    fn from(date: Date) -> Self {
+        let Date { schedule, starts_at, seats_total, seats_available } = date;
+        Self { schedule_id: schedule, starts_at, seats_total, seats_available }
+    }
+}
+
+/// `GET /concerts/{concert_id}/schedules`
+pub async fn list_schedules(catalogue: &impl ListDates, call: Call) -> Result<Reply, Problem> {
+    let id: ConcertId = call.path_id("concert_id")?;
+    let (dates, next) = catalogue.dates(&id, call.now, &call.page()?).await?.ok_or_else(no_such_concert)?;
+    Reply::ok(ListBody {
+        items: dates.into_iter().map(DateBody::from).collect(),
+        next_cursor: next.map(|key| Cursor::seal(&key)),
+    })
+}
+
+/// `GET /schedules/{schedule_id}/seats`: every seat by name, or with `?view=packed` the same in 2 bits a seat.
+pub async fn get_seat_map(maps: &impl ReadSeatMap, call: Call) -> Result<Reply, Problem> {
+    let id: ScheduleId = call.path_id("schedule_id")?;
+    let view = match call.query.get("view").map(String::as_str) {
+        None | Some("seats") => named_seats,
+        Some("packed") => packed_seats,
+        Some(_) => return Err(Problem::invalid("view: must be seats or packed")),
+    };
+    let map = maps.seat_map(&id).await?.ok_or_else(|| Problem::not_found("no such date"))?;
+    seat_map_text(&map, view).map(Reply::ok_text)
+}
+
+/// Writes what a section's object says of its seats.
+type View = fn(&Section, &PackedSeats, &mut String);
+
+/// The answer's JSON, written straight into one text: a tree of 100,000 objects would cost ten times the memory and
+/// time. Names of sections and ids are plain by their type; only a grade needs escaping.
+fn seat_map_text(map: &SeatMap, view: View) -> Result<String, Problem> {
+    let mut text = String::with_capacity(256 + map.sections.len() * 128);
+    text.push_str(r#"{"schedule_id":"#);
+    text.push_str(&quoted(map.schedule.as_str())?);
+    text.push_str(r#","seats_available":"#);
+    text.push_str(&map.seats_available().to_string());
+    text.push_str(r#","sections":["#);
+    for (index, (section, seats)) in map.sections.iter().enumerate() {
+        if index > 0 {
+            text.push(',');
+        }
+        text.push_str(r#"{"section":"#);
+        text.push_str(&quoted(section.section.as_str())?);
+        text.push_str(r#","grade":"#);
+        text.push_str(&quoted(&section.grade)?);
+        text.push_str(r#","price":"#);
+        text.push_str(&section.price.to_string());
+        view(section, seats, &mut text);
+        text.push('}');
+    }
+    text.push_str("]}");
+    Ok(text)
+}
+
+fn quoted(text: &str) -> Result<String, Problem> {
+    serde_json::to_string(text).map_err(|error| Fault::broken("writing an answer", error).into())
+}
+
+/// `seats`: a list of `seat_id` and `status`.
+fn named_seats(section: &Section, seats: &PackedSeats, text: &mut String) {
+    let numbers: Vec<String> = (1..=section.seats_per_row).map(|number| number.to_string()).collect();
+    text.reserve(section.seats() as usize * 56);
+    text.push_str(r#","seats":["#);
+    let mut index = 0;
+    for row in 1..=section.rows {
+        let start = format!(r#"{{"seat_id":"{}-{row}-"#, section.section);
+        for number in &numbers {
+            if index > 0 {
+                text.push(',');
+            }
+            text.push_str(&start);
+            text.push_str(number);
+            text.push_str(match seats.get(index) {
+                SeatStatus::Available => r#"","status":"available"}"#,
+                SeatStatus::Held => r#"","status":"held"}"#,
+                SeatStatus::Sold => r#"","status":"sold"}"#,
+            });
+            index += 1;
+        }
+    }
+    text.push(']');
+}
+
+/// `rows`, `seats_per_row` and `packed`: base64 of 2 bits a seat, row by row, the first seat in the lowest bits of the
+/// first byte; 0 available, 1 held, 2 sold.
+fn packed_seats(section: &Section, seats: &PackedSeats, text: &mut String) {
+    let (rows, seats_per_row) = (section.rows, section.seats_per_row);
+    text.push_str(&format!(r#","rows":{rows},"seats_per_row":{seats_per_row},"packed":""#));
+    STANDARD.encode_string(seats.as_bytes(), text);
+    text.push('"');
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct NewConcertBody {
+    title: String,
+    artist: String,
+    venue: String,
+}
+
+/// `POST /admin/concerts`
+pub async fn create_concert<C, N>(deps: &Deps<C, N>, call: Call) -> Result<Reply, Problem>
+where
+    C: AddConcert,
+    N: OpenWaitingRoom,
+{
+    let caller = deps.users.operator(&call)?;
+    let key = IdempotencyKey::of(&call, "POST /admin/concerts")?;
+    let body: NewConcertBody = call.json()?;
+    let ask = CreateConcert {
+        concert: Concert::new(ConcertId::mint(call.now), &body.title, &body.artist, &body.venue, call.now)?,
+        once: key.map(|key| Once { user: caller.user, key }),
+        now: call.now,
+    };
+    let concert = create_concert::create_concert(&deps.catalogue, &deps.neighbour, ask).await?;
+    Reply::created(ConcertBody::from(concert))
+}
+
+impl From<CreateConcertError> for Problem {
+    fn from(error: CreateConcertError) -> Self {
+        match error {
+            CreateConcertError::KeyReused => idempotency::reused(),
+            CreateConcertError::Fault(fault) => fault.into(),
+        }
+    }
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct NewScheduleBody {
+    #[serde(with = "contracts::time::rfc3339")]
+    starts_at: Timestamp,
+    max_per_user: u32,
+    #[serde(default = "default_hold_seconds")]
+    hold_seconds: u32,
+    sections: Vec<NewSectionBody>,
+}
+
+fn default_hold_seconds() -> u32 {
+    DEFAULT_HOLD_SECONDS
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct NewSectionBody {
+    section: SectionName,
+    grade: String,
+    price: i64,
+    rows: u32,
+    seats_per_row: u32,
+}
+
+impl TryFrom<NewSectionBody> for Section {
+    type Error = Invalid;
+    fn try_from(body: NewSectionBody) -> Result<Self, Invalid> {
+        domain::section(body.section, &body.grade, body.price, body.rows, body.seats_per_row)
+    }
+}
+
+#[derive(Debug, Serialize)]
+struct ScheduleBody {
+    schedule_id: ScheduleId,
+    concert_id: ConcertId,
+    #[serde(with = "contracts::time::rfc3339")]
+    starts_at: Timestamp,
+    max_per_user: u32,
+    hold_seconds: u32,
+    seats_total: u32,
+    sections: Vec<SectionBody>,
+}
+
+#[derive(Debug, Serialize)]
+struct SectionBody {
+    section: SectionName,
+    grade: String,
+    price: Won,
+    rows: u32,
+    seats_per_row: u32,
+}
+
+impl From<Schedule> for ScheduleBody {
+    fn from(schedule: Schedule) -> Self {
+        let Schedule { id, concert, starts_at, terms } = schedule;
+        Self {
+            schedule_id: id,
+            concert_id: concert,
+            starts_at,
+            max_per_user: terms.max_per_user(),
+            hold_seconds: terms.hold_seconds(),
+            seats_total: terms.seats_total(),
+            sections: terms.sections().iter().map(SectionBody::from).collect(),
+        }
+    }
+}
+
+impl From<&Section> for SectionBody {
+    fn from(section: &Section) -> Self {
+        Self {
+            section: section.section.clone(),
+            grade: section.grade.clone(),
+            price: section.price,
+            rows: section.rows,
+            seats_per_row: section.seats_per_row,
+        }
+    }
+}
+
+/// `POST /admin/concerts/{concert_id}/schedules`
+pub async fn create_schedule<C, N>(deps: &Deps<C, N>, call: Call) -> Result<Reply, Problem>
+where
+    C: AddSchedule,
+    N: OpenSchedule,
+{
+    let caller = deps.users.operator(&call)?;
+    let concert: ConcertId = call.path_id("concert_id")?;
+    let key = IdempotencyKey::of(&call, &format!("POST /admin/concerts/{concert}/schedules"))?;
+    let body: NewScheduleBody = call.json()?;
+    let sections = body.sections.into_iter().map(Section::try_from).collect::<Result<Vec<_>, _>>()?;
+    let ask = CreateSchedule {
+        schedule: Schedule {
+            id: ScheduleId::mint(call.now),
+            concert,
+            starts_at: body.starts_at,
+            terms: Terms::new(body.max_per_user, body.hold_seconds, sections)?,
+        },
+        once: key.map(|key| Once { user: caller.user, key }),
+        now: call.now,
+    };
+    let schedule = create_schedule::create_schedule(&deps.catalogue, &deps.neighbour, ask).await?;
+    Reply::created(ScheduleBody::from(schedule))
+}
+
+impl From<CreateScheduleError> for Problem {
+    fn from(error: CreateScheduleError) -> Self {
+        match error {
+            CreateScheduleError::NoSuchConcert => no_such_concert(),
+            CreateScheduleError::InThePast => Invalid::new("starts_at", "must be in the future").into(),
+            CreateScheduleError::KeyReused => idempotency::reused(),
+            CreateScheduleError::Fault(fault) => fault.into(),
+        }
+    }
+}
+
+/// Changes of the reservations table. A seat that makes no sense is logged and left out: it must not hold up the
+/// others.
+pub async fn project_seat_map(maps: &impl KeepSeatMap, records: Vec<Record>) -> Result<(), Fault> {
+    let mut changes = Vec::with_capacity(records.len());
+    for record in &records {
+        match seat_change(record) {
+            Ok(change) => changes.extend(change),
+            Err(fault) => {
+                tracing::error!(sequence = record.sequence.sortable(), error = fault.chain(), "a malformed seat");
+            }
+        }
+    }
+    project_seat_map::project_seat_map(maps, changes).await
+}
+
+/// What a record says of a seat; `None` when it speaks of something else.
+fn seat_change(record: &Record) -> Result<Option<SeatChange>, Fault> {
+    let removed = record.change == Change::Remove;
+    let image: Option<&Item> = if removed { record.old.as_ref() } else { record.new.as_ref() };
+    let item = image.ok_or_else(|| Fault::broken("reading a seat", "the stream does not carry both images"))?;
+    if item.text(stream::KIND).ok() != Some(stream::KIND_SEAT) {
+        return Ok(None);
+    }
+    let status = match item.text(stream::STATUS)? {
+        _ if removed => SeatStatus::Available,
+        stream::HELD | stream::PAYING => SeatStatus::Held,
+        stream::SOLD => SeatStatus::Sold,
+        _ => return Err(Fault::broken("reading a seat", "its status is unknown")),
+    };
+    let seat: SeatId = item.parsed(stream::SEAT_ID)?;
+    Ok(Some(SeatChange {
+        key: SectionKey { schedule: item.parsed(stream::SCHEDULE_ID)?, section: seat.section.clone() },
+        seat,
+        status,
+        position: StreamPosition::from_sortable(record.sequence.sortable()),
+    }))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::domain::tests::block;
+    use kit::dynamo::s;
+    use kit::stream::Sequence;
+    use serde_json::{Value, json};
+
+    /// What a Lambda answer may have, in bytes: <https://docs.aws.amazon.com/lambda/latest/dg/gettingstarted-limits.html>.
+    const LAMBDA_ANSWER_BYTES: usize = 6 * 1024 * 1024;
+
+    fn map(sections: Vec<Section>) -> SeatMap {
+        let sections = sections.into_iter().map(|section| {
+            let seats = PackedSeats::available(section.seats());
+            (section, seats)
+        });
+        SeatMap { schedule: ScheduleId::parse("0".repeat(64)).unwrap(), sections: sections.collect() }
+    }
+
+    fn json_of(map: &SeatMap, view: View) -> Value {
+        serde_json::from_str(&seat_map_text(map, view).unwrap()).unwrap()
+    }
+
+    #[test]
+    fn a_seat_map_names_every_seat_and_its_state() {
+        let mut map = map(vec![block("A", 2, 2), block("R2", 1, 1)]);
+        map.sections[0].0.grade = r#"V"I\P 석"#.to_owned();
+        map.sections[0].1.set(1, SeatStatus::Held);
+        map.sections[0].1.set(2, SeatStatus::Sold);
+        let seat = |id, status| json!({"seat_id": id, "status": status});
+        assert_eq!(
+            json_of(&map, named_seats),
+            json!({"schedule_id": "0".repeat(64), "seats_available": 3, "sections": [
+                {"section": "A", "grade": r#"V"I\P 석"#, "price": 100_000, "seats": [
+                    seat("A-1-1", "available"), seat("A-1-2", "held"), seat("A-2-1", "sold"), seat("A-2-2", "available")
+                ]},
+                {"section": "R2", "grade": "VIP", "price": 100_000, "seats": [seat("R2-1-1", "available")]},
+            ]})
+        );
+    }
+
+    #[test]
+    fn the_packed_view_says_the_same() {
+        let mut map = map(vec![block("A", 1, 5)]);
+        map.sections[0].1.set(1, SeatStatus::Held);
+        map.sections[0].1.set(4, SeatStatus::Sold);
+        let answer = json_of(&map, packed_seats);
+        assert_eq!((&answer["seats_available"], &answer["sections"][0]["seats_per_row"]), (&json!(3), &json!(5)));
+        let bytes = STANDARD.decode(answer["sections"][0]["packed"].as_str().unwrap()).unwrap();
+        assert_eq!(bytes, [0b00_00_01_00, 0b10]);
+    }
+
+    #[test]
+    fn the_largest_map_of_the_longest_names_fits_into_an_answer() {
+        let largest = [
+            map(vec![block("SECTION1", 100_000, 1)]),
+            map((0..100)
+                .map(|i| Section { grade: "\"".repeat(40), ..block(&format!("SECTIO{i:02}"), 1_000, 1) })
+                .collect()),
+        ];
+        for map in largest {
+            let text = seat_map_text(&map, named_seats).unwrap();
+            // The answer travels as a JSON string in a JSON document, every quote and backslash escaped once more.
+            let travelling = serde_json::to_string(&text).unwrap().len();
+            assert!(travelling + 4_096 < LAMBDA_ANSWER_BYTES, "{travelling}");
+        }
+    }
+
+    #[test]
+    fn a_map_of_50_000_seats_packs_into_17_kilobytes() {
+        let map = map((0..10).map(|i| block(&format!("S{i}"), 50, 100)).collect());
+        assert_eq!(seat_map_text(&map, named_seats).unwrap().len(), 2_187_685);
+        assert!(seat_map_text(&map, packed_seats).unwrap().len() < 18_000);
+    }
+
+    fn record(change: Change, status: &str) -> Record {
+        let item = Item::from(
+            [
+                (stream::KIND, stream::KIND_SEAT),
+                (stream::SCHEDULE_ID, "s1"),
+                (stream::SEAT_ID, "A-1-2"),
+                (stream::STATUS, status),
+            ]
+            .map(|(name, value)| (name.to_owned(), s(value))),
+        );
+        let (new, old) = if change == Change::Remove { (None, Some(item)) } else { (Some(item), None) };
+        Record { change, new, old, sequence: Sequence::new("7") }
+    }
+
+    #[test]
+    fn a_seat_shows_as_held_while_it_is_paid_and_free_once_its_item_is_gone() {
+        let status = |change, status| seat_change(&record(change, status)).unwrap().unwrap().status;
+        assert_eq!(status(Change::Insert, stream::HELD), SeatStatus::Held);
+        assert_eq!(status(Change::Modify, stream::PAYING), SeatStatus::Held);
+        assert_eq!(status(Change::Modify, stream::SOLD), SeatStatus::Sold);
+        assert_eq!(status(Change::Remove, stream::SOLD), SeatStatus::Available);
+    }
+
+    #[test]
+    fn what_is_no_seat_is_left_out_and_what_is_a_wrong_one_is_told() {
+        let mut other = record(Change::Insert, stream::HELD);
+        other.new.as_mut().unwrap().insert(stream::KIND.to_owned(), s("outbox"));
+        assert_eq!(seat_change(&other).unwrap(), None);
+        assert!(seat_change(&record(Change::Insert, "lost")).is_err());
+        let mut wrong = record(Change::Insert, stream::HELD);
+        wrong.new.as_mut().unwrap().insert(stream::SEAT_ID.to_owned(), s("A-01-2"));
+        assert!(seat_change(&wrong).is_err());
+        assert!(seat_change(&Record { new: None, ..record(Change::Insert, stream::HELD) }).is_err());
+    }
+}

@@ -1,0 +1,63 @@
+//! An operator puts a date on sale.
+
+use crate::domain::Schedule;
+use crate::ports::{AddSchedule, Added, NoSuchConcert, Once, OpenSchedule};
+use contracts::Timestamp;
+use kit::Fault;
+
+/// What is asked.
+#[derive(Debug)]
+pub struct CreateSchedule {
+    /// The date, under the id it gets if it is made now.
+    pub schedule: Schedule,
+    /// The caller's key, if there is one.
+    pub once: Option<Once>,
+    /// When it was asked.
+    pub now: Timestamp,
+}
+
+/// Why not.
+#[derive(Debug)]
+pub enum CreateScheduleError {
+    /// There is no such concert.
+    NoSuchConcert,
+    /// It starts before it could be sold.
+    InThePast,
+    /// The key was used for another request.
+    KeyReused,
+    /// The system failed.
+    Fault(Fault),
+}
+
+/// Writes the date, has it opened for sale, and only then shows it.
+///
+/// The order carries two promises. The date's terms are here before a seat of it can be reserved, so the projection
+/// never hears of a seat it cannot place. And a date that is listed can be bought. What fails in between is made up
+/// for by the same request under the same key.
+pub async fn create_schedule(
+    catalogue: &impl AddSchedule,
+    sale: &impl OpenSchedule,
+    ask: CreateSchedule,
+) -> Result<Schedule, CreateScheduleError> {
+    let schedule = match add(catalogue, &ask).await? {
+        Added::Now => ask.schedule,
+        Added::Before(first) => first,
+        Added::KeyReused => return Err(CreateScheduleError::KeyReused),
+    };
+    sale.open_schedule(&schedule).await.map_err(CreateScheduleError::Fault)?;
+    catalogue.show_schedule(&schedule).await.map_err(CreateScheduleError::Fault)?;
+    Ok(schedule)
+}
+
+async fn add(catalogue: &impl AddSchedule, ask: &CreateSchedule) -> Result<Added<Schedule>, CreateScheduleError> {
+    if ask.schedule.starts_at > ask.now {
+        let added = catalogue.add_schedule(&ask.schedule, ask.once.as_ref(), ask.now).await;
+        return added.map_err(CreateScheduleError::Fault)?.map_err(|NoSuchConcert| CreateScheduleError::NoSuchConcert);
+    }
+    // A repeated request may have been in time when it came first.
+    let made = match &ask.once {
+        Some(once) => catalogue.schedule_made(once, ask.now).await.map_err(CreateScheduleError::Fault)?,
+        None => None,
+    };
+    made.ok_or(CreateScheduleError::InThePast)
+}

@@ -1,0 +1,158 @@
+//! HTTP in and out. The steps need no translation: their input is the published saga.
+
+use crate::domain::{Choices, Payment, Status};
+use crate::ports::{AskQuote, FindPayment, OpenPayment, StartSaga};
+use crate::usecases::start_payment::{self, StartError, StartPayment, Started, payment_in};
+use contracts::saga::TokenExpiry;
+use contracts::{PaymentId, ReservationId, Timestamp, UserId, Won};
+use kit::auth::UserTokens;
+use kit::http::StatusCode;
+use kit::idempotency::{self, IdempotencyKey, StoredAnswer};
+use kit::ids::Mint;
+use kit::{Call, Problem, Reply};
+use serde::{Deserialize, Serialize};
+use std::time::Duration;
+use tokio::time::Instant;
+
+/// How often a waiting request looks whether its payment is final.
+const LOOK_EVERY: Duration = Duration::from_millis(200);
+
+/// What `get-payment` is wired with.
+#[derive(Debug)]
+pub struct Deps<P> {
+    /// Where the payments are.
+    pub payments: P,
+    /// Who calls.
+    pub users: UserTokens,
+}
+
+/// What `start-payment` is wired with.
+#[derive(Debug)]
+pub struct StartDeps<P, Q, S> {
+    /// Where the payments are.
+    pub payments: P,
+    /// Who calls.
+    pub users: UserTokens,
+    /// Who knows the price.
+    pub quotes: Q,
+    /// Where the sagas run.
+    pub sagas: S,
+    /// How this stage expires queue tokens.
+    pub token_expiry: TokenExpiry,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct PayBody {
+    reservation_id: ReservationId,
+}
+
+#[derive(Debug, Serialize)]
+struct PaymentBody {
+    payment_id: PaymentId,
+    status: &'static str,
+    reservation_id: ReservationId,
+    amount: Won,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    failure: Option<&'static str>,
+    #[serde(with = "contracts::time::rfc3339")]
+    requested_at: Timestamp,
+}
+
+impl From<&Payment> for PaymentBody {
+    fn from(payment: &Payment) -> Self {
+        let failure = match payment.status {
+            Status::Failed(failure) => Some(failure.as_str()),
+            _ => None,
+        };
+        Self {
+            payment_id: payment.saga.payment_id.clone(),
+            status: payment.status.as_str(),
+            reservation_id: payment.saga.reservation_id.clone(),
+            amount: payment.saga.amount,
+            failure,
+            requested_at: payment.saga.requested_at,
+        }
+    }
+}
+
+fn location(id: &PaymentId) -> String {
+    format!("/payments/{id}")
+}
+
+/// `POST /payments`
+pub async fn start_payment<P, Q, S>(deps: &StartDeps<P, Q, S>, call: Call) -> Result<Reply, Problem>
+where
+    P: OpenPayment + FindPayment,
+    Q: AskQuote,
+    S: StartSaga,
+{
+    let user = deps.users.user(&call)?.user;
+    let key = IdempotencyKey::required(&call, "POST /payments")?;
+    let body: PayBody = call.json()?;
+    let ask = StartPayment {
+        user: user.clone(),
+        reservation: body.reservation_id,
+        key,
+        payment: PaymentId::mint(call.now),
+        choices: Choices { token_expiry: deps.token_expiry, correlation_id: call.request_id.clone() },
+        now: call.now,
+    };
+    let answer = |payment: &Payment| StoredAnswer {
+        status: StatusCode::ACCEPTED.as_u16(),
+        body: serde_json::to_value(PaymentBody::from(payment)).unwrap_or_default(),
+        location: Some(location(&payment.saga.payment_id)),
+    };
+    let started = start_payment::start_payment(&deps.payments, &deps.quotes, &deps.sagas, ask, answer).await?;
+    let (id, reply) = match started {
+        Started::Now(payment) => {
+            let id = payment.saga.payment_id.clone();
+            (Some(id.clone()), Reply::accepted(PaymentBody::from(&*payment), location(&id))?)
+        }
+        Started::AsBefore(answer) => (payment_in(&answer), answer.into_reply()),
+    };
+    let patience = Duration::from_secs(call.prefer_wait_seconds());
+    match id {
+        Some(id) if !patience.is_zero() => {
+            let last = wait_until_final(&deps.payments, &user, &id, patience).await?;
+            last.map_or(Ok(reply), |payment| Reply::ok(PaymentBody::from(&payment)))
+        }
+        _ => Ok(reply),
+    }
+}
+
+/// The payment once it is final, or nothing when `patience` ends first.
+async fn wait_until_final(
+    payments: &impl FindPayment,
+    user: &UserId,
+    id: &PaymentId,
+    patience: Duration,
+) -> Result<Option<Payment>, Problem> {
+    let deadline = Instant::now() + patience;
+    loop {
+        let found = payments.find(user, id).await?.filter(|payment| payment.status.is_final());
+        if found.is_some() || Instant::now() + LOOK_EVERY > deadline {
+            return Ok(found);
+        }
+        tokio::time::sleep(LOOK_EVERY).await;
+    }
+}
+
+impl From<StartError> for Problem {
+    fn from(error: StartError) -> Self {
+        match error {
+            StartError::NotFound => Problem::not_found("no such reservation"),
+            StartError::NotPayable => Problem::conflict("reservation_not_payable", "Only a running hold can be paid"),
+            StartError::KeyReused => idempotency::reused(),
+            StartError::Fault(fault) => fault.into(),
+        }
+    }
+}
+
+/// `GET /payments/{payment_id}`
+pub async fn get_payment(deps: &Deps<impl FindPayment>, call: Call) -> Result<Reply, Problem> {
+    let user = deps.users.user(&call)?.user;
+    let id: PaymentId = call.path_id("payment_id")?;
+    let found = deps.payments.find(&user, &id).await?.ok_or_else(|| Problem::not_found("no such payment"))?;
+    Reply::ok(PaymentBody::from(&found))
+}

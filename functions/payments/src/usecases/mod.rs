@@ -1,0 +1,6 @@
+//! One module per use case.
+
+pub mod complete_payment;
+pub mod fail_payment;
+pub mod recover_payments;
+pub mod start_payment;

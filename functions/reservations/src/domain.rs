@@ -1,0 +1,436 @@
+//! Reservations and the pure decisions about them.
+
+use contracts::admission::{AdmissionPlan, QueueTokenClaims, Standing};
+use contracts::seats::Section;
+use contracts::steps::{OpenSchedule, PayableReservation, Quote};
+use contracts::{ConcertId, Invalid, PaymentId, ReservationId, ScheduleId, SeatId, Timestamp, UserId, Won};
+use std::collections::HashSet;
+
+/// The most seats in one reservation. A DynamoDB transaction takes 100 writes, and a reservation needs up to four
+/// besides its seats; the rest is room.
+pub const MAX_SEATS: usize = 90;
+
+/// The seats somebody asks for: 1 to [`MAX_SEATS`], none twice.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct SeatList(Vec<SeatId>);
+
+impl SeatList {
+    /// Parses the wish.
+    pub fn new(seats: Vec<SeatId>) -> Result<Self, Invalid> {
+        if seats.is_empty() {
+            return Err(Invalid::new("seats", "must name at least one seat"));
+        }
+        if seats.len() > MAX_SEATS {
+            return Err(Invalid::new("seats", "must name at most 90 seats"));
+        }
+        let distinct: HashSet<&SeatId> = seats.iter().collect();
+        if distinct.len() != seats.len() {
+            return Err(Invalid::new("seats", "must not name a seat twice"));
+        }
+        Ok(Self(seats))
+    }
+
+    /// The seats, in the order asked.
+    pub fn as_slice(&self) -> &[SeatId] {
+        &self.0
+    }
+}
+
+/// Where a reservation is in its life.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Status {
+    /// Asked for, not yet decided.
+    Pending,
+    /// Its seats are kept until its hold ends.
+    Held,
+    /// A payment has it; the hold's end no longer matters.
+    Paying,
+    /// Its seats are sold.
+    Paid,
+    /// Given up by its owner.
+    Cancelled,
+    /// Its hold ran out.
+    Expired,
+    /// Asked for and refused.
+    Rejected,
+    /// Paid back.
+    Refunded,
+}
+
+impl Status {
+    /// All of them.
+    pub const ALL: [Status; 8] = [
+        Self::Pending,
+        Self::Held,
+        Self::Paying,
+        Self::Paid,
+        Self::Cancelled,
+        Self::Expired,
+        Self::Rejected,
+        Self::Refunded,
+    ];
+
+    /// Its name in tables and answers.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Pending => "pending",
+            Self::Held => "held",
+            Self::Paying => "paying",
+            Self::Paid => "paid",
+            Self::Cancelled => "cancelled",
+            Self::Expired => "expired",
+            Self::Rejected => "rejected",
+            Self::Refunded => "refunded",
+        }
+    }
+
+    /// Reads the name again.
+    pub fn parse(name: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|status| status.as_str() == name)
+    }
+}
+
+/// A reservation.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Reservation {
+    /// Its id.
+    pub id: ReservationId,
+    /// Its owner.
+    pub user: UserId,
+    /// The date.
+    pub schedule: ScheduleId,
+    /// The concert.
+    pub concert: ConcertId,
+    /// Its seats, in the order asked.
+    pub seats: Vec<SeatId>,
+    /// The price of all of them.
+    pub total_price: Won,
+    /// The place in line it was made with.
+    pub queue_position: u64,
+    /// Where it is in its life.
+    pub status: Status,
+    /// When its hold ends or ended.
+    pub hold_expires_at: Timestamp,
+    /// When it was made.
+    pub created_at: Timestamp,
+    /// The request that made it.
+    pub correlation_id: String,
+    /// The payment that has it or had it last.
+    pub payment: Option<PaymentId>,
+}
+
+impl Reservation {
+    /// Its status as anyone may see it: a hold past its end is over, whether or not that is written down yet.
+    pub fn visible_status(&self, now: Timestamp) -> Status {
+        if self.status == Status::Held && now >= self.hold_expires_at { Status::Expired } else { self.status }
+    }
+}
+
+/// The terms a date is sold under, as concerts set them.
+pub type Terms = OpenSchedule;
+
+/// A request to hold seats.
+#[derive(Debug, Clone)]
+pub struct Wish {
+    /// Who asks.
+    pub user: UserId,
+    /// With which verified queue token.
+    pub token: QueueTokenClaims,
+    /// For which date.
+    pub schedule: ScheduleId,
+    /// Which seats.
+    pub seats: SeatList,
+    /// The id of the reservation, if it comes to one.
+    pub reservation: ReservationId,
+    /// The request.
+    pub correlation_id: String,
+}
+
+/// Why seats are not held.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Refusal {
+    /// No such date.
+    ScheduleNotFound,
+    /// These seats do not exist.
+    SeatsNotFound(Vec<SeatId>),
+    /// The token is not for this concert.
+    WrongConcert,
+    /// It is not the token's turn: still waiting, over, or spent.
+    TokenNotActive,
+    /// The date has begun.
+    SaleClosed,
+    /// More tickets than one user may have for this date.
+    TicketLimit {
+        /// How many that is.
+        max_per_user: u32,
+    },
+    /// Somebody else has these.
+    SeatsTaken(Vec<SeatId>),
+}
+
+/// A hold that may be written: the reservation, and what its token is worth.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Hold {
+    /// The reservation.
+    pub reservation: Reservation,
+    /// How many tickets its owner may have for the date.
+    pub max_per_user: u32,
+    /// When the token was issued.
+    pub token_issued_at: Timestamp,
+    /// When the token's time inside ends. Other tokens of the user issued before that are void from now on, so that
+    /// joining twice gains nothing.
+    pub token_expires_at: Timestamp,
+}
+
+/// Decides whether seats may be held, as far as that can be known before the write. Seats and limits are the write's
+/// own guards.
+pub fn decide_hold(
+    wish: &Wish,
+    terms: Option<&Terms>,
+    plan: Option<&AdmissionPlan>,
+    now: Timestamp,
+) -> Result<Hold, Refusal> {
+    let terms = terms.ok_or(Refusal::ScheduleNotFound)?;
+    if terms.concert_id != wish.token.concert_id {
+        return Err(Refusal::WrongConcert);
+    }
+    let plan = plan.ok_or(Refusal::TokenNotActive)?;
+    let Standing::Active { expires_at, .. } = plan.standing(wish.token.position, wish.token.issued_at, now) else {
+        return Err(Refusal::TokenNotActive);
+    };
+    if now >= terms.starts_at {
+        return Err(Refusal::SaleClosed);
+    }
+    let seats = wish.seats.as_slice();
+    let section_of =
+        |seat: &SeatId| -> Option<&Section> { terms.sections.iter().find(|section| section.index_of(seat).is_some()) };
+    let unknown: Vec<SeatId> = seats.iter().filter(|seat| section_of(seat).is_none()).cloned().collect();
+    if !unknown.is_empty() {
+        return Err(Refusal::SeatsNotFound(unknown));
+    }
+    let limit = Refusal::TicketLimit { max_per_user: terms.max_per_user };
+    if seats.len() > terms.max_per_user as usize {
+        return Err(limit);
+    }
+    // Prices are bounded so that this sum always fits; were it not so, no such order is possible either.
+    let total_price =
+        Won::checked_sum(seats.iter().filter_map(section_of).map(|section| section.price)).ok_or(limit)?;
+    Ok(Hold {
+        reservation: Reservation {
+            id: wish.reservation.clone(),
+            user: wish.user.clone(),
+            schedule: wish.schedule.clone(),
+            concert: terms.concert_id.clone(),
+            seats: seats.to_vec(),
+            total_price,
+            queue_position: wish.token.position,
+            status: Status::Held,
+            hold_expires_at: now.plus_seconds(i64::from(terms.hold_seconds)),
+            created_at: now,
+            correlation_id: wish.correlation_id.clone(),
+            payment: None,
+        },
+        max_per_user: terms.max_per_user,
+        token_issued_at: wish.token.issued_at,
+        token_expires_at: expires_at,
+    })
+}
+
+/// What a user's reservation would cost, if it can be paid at `now`.
+pub fn quote(reservation: Option<&Reservation>, now: Timestamp) -> Quote {
+    match reservation {
+        None => Quote::NotFound,
+        Some(found) if found.visible_status(now) == Status::Held => Quote::Payable(PayableReservation {
+            schedule_id: found.schedule.clone(),
+            concert_id: found.concert.clone(),
+            seats: found.seats.clone(),
+            total_price: found.total_price,
+            hold_expires_at: found.hold_expires_at,
+            queue_position: found.queue_position,
+        }),
+        Some(_) => Quote::NotPayable,
+    }
+}
+
+/// Why a hold is to be ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum EndHold {
+    /// Its time is over.
+    Expire,
+    /// Its owner gives it up.
+    Cancel,
+}
+
+/// What there is to do about a hold that somebody wants ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum EndDecision {
+    /// End it now.
+    End,
+    /// It runs until then.
+    NotDue(Timestamp),
+    /// There is no hold to end: paid, being paid, or over already.
+    Nothing,
+}
+
+/// Decides about ending a hold; the write repeats it as its condition.
+pub fn decide_end(reservation: &Reservation, end: EndHold, now: Timestamp) -> EndDecision {
+    match (reservation.status, end) {
+        (Status::Held, EndHold::Expire) if now < reservation.hold_expires_at => {
+            EndDecision::NotDue(reservation.hold_expires_at)
+        }
+        (Status::Held, EndHold::Cancel) if now >= reservation.hold_expires_at => EndDecision::Nothing,
+        (Status::Held, _) => EndDecision::End,
+        _ => EndDecision::Nothing,
+    }
+}
+
+/// Where a reservation goes that a failed payment gives back: to the hold it had, if that still runs.
+pub fn after_release(hold_expires_at: Timestamp, now: Timestamp) -> Status {
+    if now < hold_expires_at { Status::Held } else { Status::Expired }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use contracts::SectionName;
+    use contracts::admission::QUEUE_TOKEN_ISSUER;
+
+    const NOW: Timestamp = Timestamp::from_millis(1_000_000);
+
+    fn seat(id: &str) -> SeatId {
+        SeatId::parse(id).unwrap()
+    }
+
+    fn terms() -> Terms {
+        Terms {
+            schedule_id: ScheduleId::parse("s").unwrap(),
+            concert_id: ConcertId::parse("c").unwrap(),
+            starts_at: NOW.plus_seconds(86_400),
+            max_per_user: 2,
+            hold_seconds: 300,
+            sections: vec![Section {
+                section: SectionName::parse("A").unwrap(),
+                grade: "VIP".into(),
+                price: Won::new(150_000).unwrap(),
+                rows: 2,
+                seats_per_row: 5,
+            }],
+        }
+    }
+
+    fn wish(seats: &[&str]) -> Wish {
+        Wish {
+            user: UserId::parse("alice").unwrap(),
+            token: QueueTokenClaims {
+                iss: QUEUE_TOKEN_ISSUER.into(),
+                sub: UserId::parse("alice").unwrap(),
+                concert_id: ConcertId::parse("c").unwrap(),
+                position: 1,
+                issued_at: NOW,
+                active_at: None,
+                expires_at: None,
+                iat: 0,
+                exp: 0,
+            },
+            schedule: ScheduleId::parse("s").unwrap(),
+            seats: SeatList::new(seats.iter().map(|id| seat(id)).collect()).unwrap(),
+            reservation: ReservationId::parse("r").unwrap(),
+            correlation_id: "q".into(),
+        }
+    }
+
+    fn plan() -> AdmissionPlan {
+        AdmissionPlan::opening(NOW, 60, 600)
+    }
+
+    #[test]
+    fn a_seat_list_is_never_empty_repeated_or_larger_than_a_transaction() {
+        assert!(SeatList::new(vec![]).is_err());
+        assert!(SeatList::new(vec![seat("A-1-1"), seat("A-1-1")]).is_err());
+        let many = |count| (1..=count).map(|number| seat(&format!("A-1-{number}"))).collect::<Vec<_>>();
+        assert!(SeatList::new(many(MAX_SEATS)).is_ok());
+        assert!(SeatList::new(many(MAX_SEATS + 1)).is_err());
+    }
+
+    #[test]
+    fn a_hold_costs_its_seats_and_lasts_as_long_as_the_terms_say() {
+        let hold = decide_hold(&wish(&["A-1-1", "A-2-5"]), Some(&terms()), Some(&plan()), NOW).unwrap();
+        assert_eq!(hold.reservation.total_price.get(), 300_000);
+        assert_eq!(hold.reservation.hold_expires_at, NOW.plus_seconds(300));
+        assert_eq!(hold.reservation.status, Status::Held);
+        assert_eq!(hold.token_expires_at, NOW.plus_seconds(600));
+    }
+
+    #[test]
+    fn every_reason_to_refuse_is_told_apart() {
+        let decide = |wish: &Wish, terms: Option<&Terms>, plan: Option<&AdmissionPlan>, now| {
+            decide_hold(wish, terms, plan, now).unwrap_err()
+        };
+        let good = wish(&["A-1-1"]);
+        assert_eq!(decide(&good, None, Some(&plan()), NOW), Refusal::ScheduleNotFound);
+        assert_eq!(decide(&good, Some(&terms()), None, NOW), Refusal::TokenNotActive);
+        let mut foreign = good.clone();
+        foreign.token.concert_id = ConcertId::parse("other").unwrap();
+        assert_eq!(decide(&foreign, Some(&terms()), Some(&plan()), NOW), Refusal::WrongConcert);
+        let mut waiting = good.clone();
+        waiting.token.position = 2;
+        assert_eq!(decide(&waiting, Some(&terms()), Some(&plan()), NOW), Refusal::TokenNotActive);
+        assert_eq!(decide(&good, Some(&terms()), Some(&plan()), NOW.plus_seconds(600)), Refusal::TokenNotActive);
+        let begun = Terms { starts_at: NOW, ..terms() };
+        assert_eq!(decide(&good, Some(&begun), Some(&plan()), NOW), Refusal::SaleClosed);
+        assert_eq!(
+            decide(&wish(&["A-1-1", "A-3-1", "B-1-1"]), Some(&terms()), Some(&plan()), NOW),
+            Refusal::SeatsNotFound(vec![seat("A-3-1"), seat("B-1-1")])
+        );
+        assert_eq!(
+            decide(&wish(&["A-1-1", "A-1-2", "A-1-3"]), Some(&terms()), Some(&plan()), NOW),
+            Refusal::TicketLimit { max_per_user: 2 }
+        );
+    }
+
+    fn reservation(status: Status) -> Reservation {
+        let hold = decide_hold(&wish(&["A-1-1"]), Some(&terms()), Some(&plan()), NOW).unwrap();
+        Reservation { status, ..hold.reservation }
+    }
+
+    #[test]
+    fn only_a_running_hold_can_be_paid() {
+        let end = NOW.plus_seconds(300);
+        for status in Status::ALL {
+            let payable = matches!(quote(Some(&reservation(status)), end.plus_millis(-1)), Quote::Payable(_));
+            assert_eq!(payable, status == Status::Held, "{status:?}");
+        }
+        assert_eq!(quote(Some(&reservation(Status::Held)), end), Quote::NotPayable);
+        assert_eq!(quote(None, NOW), Quote::NotFound);
+    }
+
+    #[test]
+    fn only_a_hold_can_end_and_only_a_due_one_expires() {
+        let end = NOW.plus_seconds(300);
+        for status in Status::ALL {
+            let held = status == Status::Held;
+            let due = decide_end(&reservation(status), EndHold::Expire, end);
+            assert_eq!(due == EndDecision::End, held, "{status:?}");
+            let cancelled = decide_end(&reservation(status), EndHold::Cancel, NOW);
+            assert_eq!(cancelled == EndDecision::End, held, "{status:?}");
+        }
+        let held = reservation(Status::Held);
+        assert_eq!(decide_end(&held, EndHold::Expire, end.plus_millis(-1)), EndDecision::NotDue(end));
+        assert_eq!(decide_end(&held, EndHold::Cancel, end), EndDecision::Nothing);
+    }
+
+    #[test]
+    fn a_hold_past_its_end_is_seen_as_expired_before_anybody_wrote_it() {
+        let held = reservation(Status::Held);
+        assert_eq!(held.visible_status(NOW.plus_seconds(299)), Status::Held);
+        assert_eq!(held.visible_status(NOW.plus_seconds(300)), Status::Expired);
+        assert_eq!(reservation(Status::Paying).visible_status(NOW.plus_seconds(999)), Status::Paying);
+    }
+
+    #[test]
+    fn every_status_is_read_back_from_its_own_name() {
+        for status in Status::ALL {
+            assert_eq!(Status::parse(status.as_str()), Some(status));
+        }
+    }
+}

@@ -1,0 +1,855 @@
+//! The reservations table: keys, items and every condition expression.
+//!
+//! | item | pk | sk | attributes |
+//! | --- | --- | --- | --- |
+//! | terms | `SCHEDULE#<schedule>` | `TERMS` | `terms` (JSON of [`Terms`]) |
+//! | plan | `CONCERT#<concert>` | `ADMISSION` | `plan` (JSON), `version` |
+//! | seat | `SEATS#<schedule>#<section>` | `SEAT#<seat>` | `kind` = `seat`, `schedule_id`, `seat_id`, `status` (`held` \| `paying` \| `sold`), `reservation_id`, `user_id`, `hold_expires_at`, `payment_id` |
+//! | reservation | `USER#<user>` | `RES#<reservation>` | `kind` = `reservation`, `status`, its data, and while held `due_shard` and `due_at` (index `due`) |
+//! | entitlement | `USER#<user>` | `CONCERT#<concert>` | `n#<schedule>` (tickets held, being paid and paid), `pinned_position`, `void_before`, `spent#<position>` |
+//! | remembered answer | `USER#<user>` | `IDEM#<key>` | see [`kit::idempotency`] |
+//! | outbox row | `OUTBOX#<event>` | `OUTBOX` | see [`kit::outbox`] |
+//!
+//! A seat nobody has, has no item. Seats spread over one partition per section, so that buyers of different seats
+//! never meet.
+
+use crate::domain::{EndHold, Hold, Refusal, Reservation, Status, Terms, after_release};
+use crate::ports::{
+    FindOverdue, FindReservation, HoldWritten, KeepTerms, ListReservations, LoadSale, Obstacle, Remembered, Sale,
+    ScheduleExpiry, Transition, WriteEnd, WriteHold, WritePayment,
+};
+use aws_sdk_dynamodb::error::BuildError;
+use aws_sdk_dynamodb::operation::put_item::PutItemError;
+use aws_sdk_dynamodb::types::{
+    AttributeValue, Delete, KeysAndAttributes, Put, ReturnValuesOnConditionCheckFailure, TransactWriteItem, Update,
+};
+use contracts::admission::AdmissionPlan;
+use contracts::events::{EventBody, ReservationEvent};
+use contracts::saga::PaymentSaga;
+use contracts::seats::stream;
+use contracts::{ConcertId, PaymentId, ReservationId, ScheduleId, SeatId, Timestamp, UserId, Won};
+use kit::Fault;
+use kit::dynamo::{FailedConditions, Item, PK, Read, SK, Table, TransactError, at, classify, n, s};
+use kit::http::Page;
+use kit::idempotency::{self, IdempotencyKey, StoredAnswer};
+use kit::outbox;
+use std::collections::HashMap;
+
+/// The index of holds by the moment they are over: partition `due_shard`, sort `due_at`.
+pub const DUE_INDEX: &str = "due";
+/// Over how many partitions of that index holds spread.
+const DUE_SHARDS: u64 = 8;
+/// How many overdue holds one look at the index brings.
+const OVERDUE_PAGE: i32 = 50;
+/// Rounds of a write whose guards have to be looked at again.
+const ROUNDS: usize = 4;
+/// Who speaks in our events.
+const SOURCE: &str = "encore/reservations";
+
+/// Reservations in their table.
+#[derive(Debug, Clone)]
+pub struct Reservations {
+    table: Table,
+}
+
+fn user_pk(user: &UserId) -> AttributeValue {
+    s(format!("USER#{user}"))
+}
+
+fn reservation_sk(id: &ReservationId) -> AttributeValue {
+    s(format!("RES#{id}"))
+}
+
+fn entitlement_sk(concert: &ConcertId) -> AttributeValue {
+    s(format!("CONCERT#{concert}"))
+}
+
+fn seat_pk(schedule: &ScheduleId, seat: &SeatId) -> AttributeValue {
+    s(format!("SEATS#{schedule}#{}", seat.section))
+}
+
+fn seat_sk(seat: &SeatId) -> AttributeValue {
+    s(format!("SEAT#{seat}"))
+}
+
+fn built<T>(result: Result<T, BuildError>) -> Result<T, Fault> {
+    result.map_err(|error| Fault::broken("building a write", error))
+}
+
+fn put(put: Put) -> TransactWriteItem {
+    TransactWriteItem::builder().put(put).build()
+}
+
+fn update(update: Update) -> TransactWriteItem {
+    TransactWriteItem::builder().update(update).build()
+}
+
+fn delete(delete: Delete) -> TransactWriteItem {
+    TransactWriteItem::builder().delete(delete).build()
+}
+
+impl Reservations {
+    /// Reservations in a table.
+    pub fn new(table: Table) -> Self {
+        Self { table }
+    }
+
+    fn update_of(&self, pk: AttributeValue, sk: AttributeValue) -> aws_sdk_dynamodb::types::builders::UpdateBuilder {
+        Update::builder()
+            .table_name(&self.table.name)
+            .key(PK, pk)
+            .key(SK, sk)
+            .return_values_on_condition_check_failure(ReturnValuesOnConditionCheckFailure::AllOld)
+    }
+
+    /// Takes tickets off a user's count again.
+    fn fewer_tickets(&self, reservation: &Reservation) -> Result<TransactWriteItem, Fault> {
+        let count = n(reservation.seats.len() as i64);
+        built(
+            self.update_of(user_pk(&reservation.user), entitlement_sk(&reservation.concert))
+                .update_expression("SET #tickets = #tickets - :count")
+                .condition_expression("#tickets >= :count")
+                .expression_attribute_names("#tickets", format!("n#{}", reservation.schedule))
+                .expression_attribute_values(":count", count)
+                .build(),
+        )
+        .map(update)
+    }
+
+    fn event_row(
+        &self,
+        reservation: &Reservation,
+        body: EventBody,
+        now: Timestamp,
+    ) -> Result<TransactWriteItem, Fault> {
+        let id = reservation.id.as_str();
+        let event = outbox::event(SOURCE, id, &reservation.correlation_id, body, now)?;
+        outbox::row(&self.table, &event, id)
+    }
+
+    async fn get(&self, pk: AttributeValue, sk: AttributeValue) -> Result<Option<Item>, Fault> {
+        let got = self
+            .table
+            .client
+            .get_item()
+            .table_name(&self.table.name)
+            .key(PK, pk)
+            .key(SK, sk)
+            .consistent_read(true)
+            .send()
+            .await
+            .map_err(|error| classify("reading a reservation", error))?;
+        Ok(got.item)
+    }
+}
+
+impl LoadSale for Reservations {
+    async fn load_sale(
+        &self,
+        schedule: &ScheduleId,
+        concert: &ConcertId,
+        user: &UserId,
+        key: Option<&IdempotencyKey>,
+        now: Timestamp,
+    ) -> Result<Sale, Fault> {
+        let item_key = |pk: String, sk: String| HashMap::from([(PK.to_owned(), s(pk)), (SK.to_owned(), s(sk))]);
+        let mut keys = KeysAndAttributes::builder()
+            // A pause of the sale and the end of a hold are in force for the very next request.
+            .consistent_read(true)
+            .keys(item_key(format!("SCHEDULE#{schedule}"), "TERMS".into()))
+            .keys(item_key(format!("CONCERT#{concert}"), "ADMISSION".into()));
+        if let Some(key) = key {
+            keys = keys.keys(item_key(format!("USER#{user}"), idempotency::sort_key(key)));
+        }
+        let got = self
+            .table
+            .client
+            .batch_get_item()
+            .request_items(&self.table.name, built(keys.build())?)
+            .send()
+            .await
+            .map_err(|error| classify("reading a sale", error))?;
+        if got.unprocessed_keys().is_some_and(|keys| !keys.is_empty()) {
+            return Err(Fault::contended("reading a sale"));
+        }
+        let mut sale = Sale::default();
+        for item in got.responses.unwrap_or_default().into_values().flatten() {
+            match item.text(SK)? {
+                "TERMS" => sale.terms = Some(item.document("terms")?),
+                "ADMISSION" => sale.plan = Some(item.document("plan")?),
+                _ => {
+                    if let Some(key) = key
+                        && item.moment("forgotten_at")? > now
+                    {
+                        sale.remembered = remembered(&item, key)?;
+                    }
+                }
+            }
+        }
+        Ok(sale)
+    }
+}
+
+fn remembered(row: &Item, key: &IdempotencyKey) -> Result<Remembered, Fault> {
+    Ok(idempotency::recall(row, key)?.map_or(Remembered::OtherRequest, Remembered::Answer))
+}
+
+impl WriteHold for Reservations {
+    async fn write_hold(
+        &self,
+        hold: &Hold,
+        answer: Option<(&IdempotencyKey, &StoredAnswer)>,
+        now: Timestamp,
+    ) -> Result<HoldWritten, Fault> {
+        let reservation = &hold.reservation;
+        let count = reservation.seats.len() as i64;
+        let entitlement = built(
+            self.update_of(user_pk(&reservation.user), entitlement_sk(&reservation.concert))
+                .update_expression(
+                    "SET #tickets = if_not_exists(#tickets, :zero) + :count, pinned_position = :position, \
+                     void_before = :token_expires_at",
+                )
+                // The limit; and one place in line a user: the one they first reserved with, until its time is over.
+                .condition_expression(
+                    "(attribute_not_exists(#tickets) OR #tickets <= :room) AND \
+                     (attribute_not_exists(void_before) OR pinned_position = :position OR void_before <= :issued_at)",
+                )
+                .expression_attribute_names("#tickets", format!("n#{}", reservation.schedule))
+                .expression_attribute_values(":zero", n(0))
+                .expression_attribute_values(":count", n(count))
+                .expression_attribute_values(":room", n(i64::from(hold.max_per_user) - count))
+                .expression_attribute_values(":position", n(reservation.queue_position))
+                .expression_attribute_values(":issued_at", at(hold.token_issued_at))
+                .expression_attribute_values(":token_expires_at", at(hold.token_expires_at))
+                .build(),
+        )?;
+        let row = built(
+            Put::builder()
+                .table_name(&self.table.name)
+                .set_item(Some(reservation_item(reservation)))
+                .condition_expression("attribute_not_exists(pk)")
+                .build(),
+        )?;
+        let mut writes = vec![update(entitlement), put(row)];
+        let first_seat = writes.len();
+        for seat in &reservation.seats {
+            let taken = Put::builder()
+                .table_name(&self.table.name)
+                .set_item(Some(seat_item(reservation, seat)))
+                // Free, or kept by a hold that is over: the write itself takes it over.
+                .condition_expression("attribute_not_exists(pk) OR (#status = :held AND hold_expires_at <= :now)")
+                .expression_attribute_names("#status", stream::STATUS)
+                .expression_attribute_values(":held", s(stream::HELD))
+                .expression_attribute_values(":now", at(now))
+                .build();
+            writes.push(put(built(taken)?));
+        }
+        let after_seats = writes.len();
+        writes.push(self.event_row(reservation, EventBody::ReservationHeld(event_data(reservation)), now)?);
+        let remembering = writes.len();
+        if let Some((key, answer)) = answer {
+            writes.push(idempotency::remember(&self.table, &reservation.user, key, answer, now)?);
+        }
+        let failed = match self.table.transact("holding seats", writes).await {
+            Ok(()) => return Ok(HoldWritten::Held),
+            Err(TransactError::Fault(fault)) => return Err(fault),
+            Err(TransactError::Conditions(failed)) => failed,
+        };
+        if let (true, Some((key, _))) = (failed.failed(remembering), answer) {
+            let row =
+                failed.found(remembering).ok_or_else(|| Fault::broken("holding seats", "the key's row is missing"))?;
+            return Ok(HoldWritten::Remembered(remembered(row, key)?));
+        }
+        // The same request may have been carried out although its answer was lost.
+        if failed.failed(1) {
+            return Err(Fault::contended("holding seats"));
+        }
+        let entitled = failed.found(0).map(|item| token_is_void(item, hold)).transpose()?;
+        if entitled == Some(true) {
+            return Ok(HoldWritten::Refused(Refusal::TokenNotActive));
+        }
+        let taken: Vec<SeatId> = failed
+            .indexes()
+            .into_iter()
+            .filter(|index| (first_seat..after_seats).contains(index))
+            .filter_map(|index| reservation.seats.get(index - first_seat).cloned())
+            .collect();
+        if !taken.is_empty() {
+            return Ok(HoldWritten::Refused(Refusal::SeatsTaken(taken)));
+        }
+        Ok(HoldWritten::Refused(Refusal::TicketLimit { max_per_user: hold.max_per_user }))
+    }
+}
+
+fn token_is_void(entitlement: &Item, hold: &Hold) -> Result<bool, Fault> {
+    let Some(void_before) = entitlement.maybe_int("void_before")? else { return Ok(false) };
+    let pinned = entitlement.maybe_int("pinned_position")?;
+    let ours = i64::try_from(hold.reservation.queue_position).ok();
+    Ok(pinned != ours && void_before > hold.token_issued_at.millis())
+}
+
+impl FindReservation for Reservations {
+    async fn find(&self, user: &UserId, id: &ReservationId) -> Result<Option<Reservation>, Fault> {
+        self.get(user_pk(user), reservation_sk(id)).await?.as_ref().map(reservation_of).transpose()
+    }
+}
+
+impl ListReservations for Reservations {
+    async fn list(&self, user: &UserId, page: &Page) -> Result<(Vec<Reservation>, Option<String>), Fault> {
+        let limit = page.limit as usize;
+        // One more than asked tells whether there is a next page.
+        let upper = page.after.clone().unwrap_or_else(|| "RES#~".to_owned());
+        let got = self
+            .table
+            .client
+            .query()
+            .table_name(&self.table.name)
+            .key_condition_expression("pk = :user AND sk BETWEEN :first AND :upper")
+            .expression_attribute_values(":user", user_pk(user))
+            .expression_attribute_values(":first", s("RES#"))
+            .expression_attribute_values(":upper", s(&upper))
+            .scan_index_forward(false)
+            .consistent_read(true)
+            .limit(i32::try_from(limit + 2).unwrap_or(i32::MAX))
+            .send()
+            .await
+            .map_err(|error| classify("listing reservations", error))?;
+        let mut rows: Vec<Item> = got.items.unwrap_or_default();
+        // BETWEEN includes the row the cursor stands on.
+        rows.retain(|row| row.get(SK) != Some(&s(&upper)));
+        let more = rows.len() > limit;
+        rows.truncate(limit);
+        let next = match rows.last() {
+            Some(last) if more => Some(last.text(SK)?.to_owned()),
+            _ => None,
+        };
+        let reservations = rows.iter().map(reservation_of).collect::<Result<_, _>>()?;
+        Ok((reservations, next))
+    }
+
+    async fn overdue_of(
+        &self,
+        user: &UserId,
+        schedule: &ScheduleId,
+        now: Timestamp,
+    ) -> Result<Vec<Reservation>, Fault> {
+        let got = self
+            .table
+            .client
+            .query()
+            .table_name(&self.table.name)
+            .key_condition_expression("pk = :user AND begins_with(sk, :reservation)")
+            .filter_expression("#status = :held AND schedule_id = :schedule AND hold_expires_at <= :now")
+            .expression_attribute_names("#status", "status")
+            .expression_attribute_values(":user", user_pk(user))
+            .expression_attribute_values(":reservation", s("RES#"))
+            .expression_attribute_values(":held", s(Status::Held.as_str()))
+            .expression_attribute_values(":schedule", s(schedule))
+            .expression_attribute_values(":now", at(now))
+            .scan_index_forward(false)
+            .consistent_read(true)
+            .send()
+            .await
+            .map_err(|error| classify("finding overdue holds", error))?;
+        got.items.unwrap_or_default().iter().map(reservation_of).collect()
+    }
+}
+
+impl WriteEnd for Reservations {
+    async fn end_hold(&self, reservation: &Reservation, end: EndHold, now: Timestamp) -> Result<bool, Fault> {
+        let (status, guard, body) = match end {
+            EndHold::Expire => (
+                Status::Expired,
+                "#status = :held AND hold_expires_at <= :now",
+                EventBody::ReservationExpired(event_data(reservation)),
+            ),
+            EndHold::Cancel => (
+                Status::Cancelled,
+                "#status = :held AND hold_expires_at > :now",
+                EventBody::ReservationCancelled(event_data(reservation)),
+            ),
+        };
+        let ended = built(
+            self.update_of(user_pk(&reservation.user), reservation_sk(&reservation.id))
+                .update_expression("SET #status = :ended, ended_at = :now REMOVE due_shard, due_at")
+                .condition_expression(guard)
+                .expression_attribute_names("#status", "status")
+                .expression_attribute_values(":held", s(Status::Held.as_str()))
+                .expression_attribute_values(":ended", s(status.as_str()))
+                .expression_attribute_values(":now", at(now))
+                .build(),
+        )?;
+        // Seats that somebody took over after the hold was over are no longer ours to free.
+        let mut ours = reservation.seats.clone();
+        for _ in 0..=reservation.seats.len().min(ROUNDS) {
+            let mut writes = vec![
+                update(ended.clone()),
+                self.fewer_tickets(reservation)?,
+                self.event_row(reservation, body.clone(), now)?,
+            ];
+            let first_seat = writes.len();
+            for seat in &ours {
+                let freed = Delete::builder()
+                    .table_name(&self.table.name)
+                    .key(PK, seat_pk(&reservation.schedule, seat))
+                    .key(SK, seat_sk(seat))
+                    .condition_expression("reservation_id = :reservation AND #status = :held")
+                    .expression_attribute_names("#status", stream::STATUS)
+                    .expression_attribute_values(":reservation", s(&reservation.id))
+                    .expression_attribute_values(":held", s(stream::HELD))
+                    .build();
+                writes.push(delete(built(freed)?));
+            }
+            match self.table.transact("ending a hold", writes).await {
+                Ok(()) => return Ok(true),
+                Err(TransactError::Fault(fault)) => return Err(fault),
+                Err(TransactError::Conditions(failed)) if failed.failed(0) => return Ok(false),
+                Err(TransactError::Conditions(failed)) => ours = without_failed(&ours, &failed, first_seat),
+            }
+        }
+        Err(Fault::contended("ending a hold"))
+    }
+}
+
+fn without_failed(seats: &[SeatId], failed: &FailedConditions, first_seat: usize) -> Vec<SeatId> {
+    seats
+        .iter()
+        .enumerate()
+        .filter(|(index, _)| !failed.failed(first_seat + index))
+        .map(|(_, seat)| seat.clone())
+        .collect()
+}
+
+impl FindOverdue for Reservations {
+    async fn overdue(&self, now: Timestamp) -> Result<Vec<Reservation>, Fault> {
+        let mut found = Vec::new();
+        for shard in 0..DUE_SHARDS {
+            let got = self
+                .table
+                .client
+                .query()
+                .table_name(&self.table.name)
+                .index_name(DUE_INDEX)
+                .key_condition_expression("due_shard = :shard AND due_at <= :now")
+                .expression_attribute_values(":shard", s(shard))
+                .expression_attribute_values(":now", at(now))
+                .limit(OVERDUE_PAGE)
+                .send()
+                .await
+                .map_err(|error| classify("finding overdue holds", error))?;
+            for item in got.items.unwrap_or_default() {
+                found.push(reservation_of(&item)?);
+            }
+        }
+        Ok(found)
+    }
+}
+
+impl KeepTerms for Reservations {
+    async fn keep_terms(&self, terms: &Terms) -> Result<(), Fault> {
+        let kept = self
+            .table
+            .client
+            .put_item()
+            .table_name(&self.table.name)
+            .item(PK, s(format!("SCHEDULE#{}", terms.schedule_id)))
+            .item(SK, s("TERMS"))
+            .item("kind", s("terms"))
+            .item("terms", kit::dynamo::json("keeping terms", terms)?)
+            // Terms never change: holds were made under them.
+            .condition_expression("attribute_not_exists(pk)")
+            .send()
+            .await;
+        unless_condition_failed("keeping terms", kept.map(drop))
+    }
+
+    async fn keep_plan(&self, concert: &ConcertId, plan: &AdmissionPlan) -> Result<(), Fault> {
+        let kept = self
+            .table
+            .client
+            .put_item()
+            .table_name(&self.table.name)
+            .item(PK, s(format!("CONCERT#{concert}")))
+            .item(SK, s("ADMISSION"))
+            .item("kind", s("admission"))
+            .item("plan", kit::dynamo::json("keeping a plan", plan)?)
+            .item("version", n(plan.version))
+            .condition_expression("attribute_not_exists(pk) OR version < :version")
+            .expression_attribute_values(":version", n(plan.version))
+            .send()
+            .await;
+        unless_condition_failed("keeping a plan", kept.map(drop))
+    }
+}
+
+fn unless_condition_failed(
+    doing: &'static str,
+    written: Result<(), aws_sdk_dynamodb::error::SdkError<PutItemError>>,
+) -> Result<(), Fault> {
+    match written {
+        Err(error) if error.as_service_error().is_some_and(PutItemError::is_conditional_check_failed_exception) => {
+            Ok(())
+        }
+        Err(error) => Err(classify(doing, error)),
+        Ok(()) => Ok(()),
+    }
+}
+
+impl Reservations {
+    /// The seats of a saga moving from one state to another under its reservation.
+    fn seats_move(
+        &self,
+        saga: &PaymentSaga,
+        expression: &str,
+        from: &str,
+        values: &[(&str, AttributeValue)],
+    ) -> Result<Vec<TransactWriteItem>, Fault> {
+        let mut writes = Vec::with_capacity(saga.seats.len());
+        for seat in &saga.seats {
+            let mut moved = self
+                .update_of(seat_pk(&saga.schedule_id, seat), seat_sk(seat))
+                .update_expression(expression)
+                .condition_expression("reservation_id = :reservation AND #status = :from")
+                .expression_attribute_names("#status", stream::STATUS)
+                .expression_attribute_values(":reservation", s(&saga.reservation_id))
+                .expression_attribute_values(":from", s(from));
+            for (name, value) in values {
+                moved = moved.expression_attribute_values(*name, value.clone());
+            }
+            writes.push(update(built(moved.build())?));
+        }
+        Ok(writes)
+    }
+
+    fn reservation_update(&self, saga: &PaymentSaga) -> aws_sdk_dynamodb::types::builders::UpdateBuilder {
+        self.update_of(user_pk(&saga.user_id), reservation_sk(&saga.reservation_id))
+            .expression_attribute_names("#status", "status")
+    }
+
+    /// Marks that a payment gave the reservation back, so that a begin of it that is still on its way changes nothing.
+    /// `false` when the payment has the reservation after all.
+    async fn close_to(&self, saga: &PaymentSaga) -> Result<bool, Fault> {
+        let closed = self
+            .table
+            .client
+            .update_item()
+            .table_name(&self.table.name)
+            .key(PK, user_pk(&saga.user_id))
+            .key(SK, reservation_sk(&saga.reservation_id))
+            .update_expression("ADD released :payments")
+            .condition_expression(
+                "attribute_exists(pk) AND (attribute_not_exists(payment_id) OR payment_id <> :payment)",
+            )
+            .expression_attribute_values(":payments", AttributeValue::Ss(vec![saga.payment_id.to_string()]))
+            .expression_attribute_values(":payment", s(&saga.payment_id))
+            .send()
+            .await;
+        match closed {
+            Ok(_) => Ok(true),
+            Err(error) => match error.as_service_error() {
+                Some(failed) if failed.is_conditional_check_failed_exception() => Ok(false),
+                _ => Err(classify("releasing a reservation", error)),
+            },
+        }
+    }
+}
+
+impl WritePayment for Reservations {
+    async fn begin(&self, saga: &PaymentSaga, _now: Timestamp) -> Result<Transition, Fault> {
+        let begun = built(
+            self.reservation_update(saga)
+                .update_expression("SET #status = :paying, payment_id = :payment REMOVE due_shard, due_at")
+                .condition_expression("#status = :held AND NOT contains(released, :payment)")
+                .expression_attribute_values(":held", s(Status::Held.as_str()))
+                .expression_attribute_values(":paying", s(Status::Paying.as_str()))
+                .expression_attribute_values(":payment", s(&saga.payment_id))
+                .build(),
+        )?;
+        let mut writes = vec![update(begun)];
+        writes.extend(self.seats_move(
+            saga,
+            "SET #status = :paying, payment_id = :payment",
+            stream::HELD,
+            &[(":paying", s(stream::PAYING)), (":payment", s(&saga.payment_id))],
+        )?);
+        let failed = match self.table.transact("beginning a payment", writes).await {
+            Ok(()) => return Ok(Transition::Made),
+            Err(TransactError::Fault(fault)) => return Err(fault),
+            Err(TransactError::Conditions(failed)) => failed,
+        };
+        if !failed.failed(0) {
+            // It is still our hold, but a seat of it went to somebody else after it was over.
+            return Ok(Transition::Impossible(Obstacle::HoldOver));
+        }
+        let Some(found) = failed.found(0) else { return Ok(Transition::Impossible(Obstacle::NotThisPayment)) };
+        let reservation = reservation_of(found)?;
+        let ours = reservation.payment.as_ref() == Some(&saga.payment_id);
+        Ok(match reservation.status {
+            Status::Paying | Status::Paid if ours => Transition::Already,
+            Status::Expired => Transition::Impossible(Obstacle::HoldOver),
+            _ => Transition::Impossible(Obstacle::NotThisPayment),
+        })
+    }
+
+    async fn confirm(&self, saga: &PaymentSaga, now: Timestamp) -> Result<Transition, Fault> {
+        let reservation = reservation_in(saga);
+        let confirmed = built(
+            self.reservation_update(saga)
+                .update_expression("SET #status = :paid, paid_at = :now")
+                .condition_expression("#status = :paying AND payment_id = :payment")
+                .expression_attribute_values(":paying", s(Status::Paying.as_str()))
+                .expression_attribute_values(":paid", s(Status::Paid.as_str()))
+                .expression_attribute_values(":payment", s(&saga.payment_id))
+                .expression_attribute_values(":now", at(now))
+                .build(),
+        )?;
+        // The token is spent: whatever the user got in line before this moment is void. A second payment with the
+        // same token voids nothing more than the first did.
+        let spent = built(
+            self.update_of(user_pk(&saga.user_id), entitlement_sk(&saga.concert_id))
+                .update_expression(
+                    "SET void_before = if_not_exists(#spent, :now), #spent = if_not_exists(#spent, :now) \
+                     REMOVE pinned_position",
+                )
+                .condition_expression("attribute_exists(pk)")
+                .expression_attribute_names("#spent", format!("spent#{}", saga.queue_position))
+                .expression_attribute_values(":now", at(now))
+                .build(),
+        )?;
+        let paid = EventBody::ReservationPaid(event_data(&reservation));
+        let mut writes = vec![update(confirmed), update(spent), self.event_row(&reservation, paid, now)?];
+        writes.extend(self.seats_move(
+            saga,
+            "SET #status = :sold REMOVE hold_expires_at",
+            stream::PAYING,
+            &[(":sold", s(stream::SOLD))],
+        )?);
+        let failed = match self.table.transact("confirming a reservation", writes).await {
+            Ok(()) => return Ok(Transition::Made),
+            Err(TransactError::Fault(fault)) => return Err(fault),
+            Err(TransactError::Conditions(failed)) => failed,
+        };
+        if !failed.failed(0) {
+            return Err(Fault::broken(
+                "confirming a reservation",
+                "its seats or its owner's count are not as they must be",
+            ));
+        }
+        let found = failed.found(0).map(reservation_of).transpose()?;
+        Ok(match found {
+            Some(found) if found.status == Status::Paid && found.payment.as_ref() == Some(&saga.payment_id) => {
+                Transition::Already
+            }
+            _ => Transition::Impossible(Obstacle::NotThisPayment),
+        })
+    }
+
+    async fn release(&self, saga: &PaymentSaga, now: Timestamp) -> Result<Transition, Fault> {
+        for _ in 0..ROUNDS {
+            let writes = match after_release(saga.hold_expires_at, now) {
+                Status::Held => self.back_to_held(saga)?,
+                _ => self.back_to_nobody(saga, now)?,
+            };
+            let failed = match self.table.transact("releasing a reservation", writes).await {
+                Ok(()) => return Ok(Transition::Made),
+                Err(TransactError::Fault(fault)) => return Err(fault),
+                Err(TransactError::Conditions(failed)) => failed,
+            };
+            if !failed.failed(0) {
+                return Err(Fault::broken("releasing a reservation", "its seats are not as they must be"));
+            }
+            let Some(found) = failed.found(0) else { return Ok(Transition::Already) };
+            let reservation = reservation_of(found)?;
+            if reservation.status == Status::Paid && reservation.payment.as_ref() == Some(&saga.payment_id) {
+                return Ok(Transition::Impossible(Obstacle::NotThisPayment));
+            }
+            if self.close_to(saga).await? {
+                return Ok(Transition::Already);
+            }
+        }
+        Err(Fault::contended("releasing a reservation"))
+    }
+}
+
+impl Reservations {
+    fn back_to_held(&self, saga: &PaymentSaga) -> Result<Vec<TransactWriteItem>, Fault> {
+        let released = built(
+            self.reservation_update(saga)
+                .update_expression(
+                    "SET #status = :held, due_shard = :shard, due_at = hold_expires_at REMOVE payment_id \
+                     ADD released :payments",
+                )
+                .condition_expression("#status = :paying AND payment_id = :payment")
+                .expression_attribute_values(":held", s(Status::Held.as_str()))
+                .expression_attribute_values(":paying", s(Status::Paying.as_str()))
+                .expression_attribute_values(":payment", s(&saga.payment_id))
+                .expression_attribute_values(":payments", AttributeValue::Ss(vec![saga.payment_id.to_string()]))
+                .expression_attribute_values(":shard", due_shard(&saga.reservation_id))
+                .build(),
+        )?;
+        let mut writes = vec![update(released)];
+        writes.extend(self.seats_move(
+            saga,
+            "SET #status = :held REMOVE payment_id",
+            stream::PAYING,
+            &[(":held", s(stream::HELD))],
+        )?);
+        Ok(writes)
+    }
+
+    fn back_to_nobody(&self, saga: &PaymentSaga, now: Timestamp) -> Result<Vec<TransactWriteItem>, Fault> {
+        let reservation = reservation_in(saga);
+        let released = built(
+            self.reservation_update(saga)
+                .update_expression("SET #status = :expired, ended_at = :now REMOVE payment_id ADD released :payments")
+                .condition_expression("#status = :paying AND payment_id = :payment")
+                .expression_attribute_values(":expired", s(Status::Expired.as_str()))
+                .expression_attribute_values(":paying", s(Status::Paying.as_str()))
+                .expression_attribute_values(":payment", s(&saga.payment_id))
+                .expression_attribute_values(":payments", AttributeValue::Ss(vec![saga.payment_id.to_string()]))
+                .expression_attribute_values(":now", at(now))
+                .build(),
+        )?;
+        let expired = EventBody::ReservationExpired(event_data(&reservation));
+        let mut writes =
+            vec![update(released), self.fewer_tickets(&reservation)?, self.event_row(&reservation, expired, now)?];
+        for seat in &saga.seats {
+            let freed = Delete::builder()
+                .table_name(&self.table.name)
+                .key(PK, seat_pk(&saga.schedule_id, seat))
+                .key(SK, seat_sk(seat))
+                .condition_expression("reservation_id = :reservation AND #status = :paying")
+                .expression_attribute_names("#status", stream::STATUS)
+                .expression_attribute_values(":reservation", s(&saga.reservation_id))
+                .expression_attribute_values(":paying", s(stream::PAYING))
+                .build();
+            writes.push(delete(built(freed)?));
+        }
+        Ok(writes)
+    }
+}
+
+fn due_shard(id: &ReservationId) -> AttributeValue {
+    let sum: u64 = id.as_str().bytes().map(u64::from).sum();
+    s(sum % DUE_SHARDS)
+}
+
+fn seat_item(reservation: &Reservation, seat: &SeatId) -> Item {
+    HashMap::from([
+        (PK.to_owned(), seat_pk(&reservation.schedule, seat)),
+        (SK.to_owned(), seat_sk(seat)),
+        (stream::KIND.to_owned(), s(stream::KIND_SEAT)),
+        (stream::SCHEDULE_ID.to_owned(), s(&reservation.schedule)),
+        (stream::SEAT_ID.to_owned(), s(seat)),
+        (stream::STATUS.to_owned(), s(stream::HELD)),
+        ("reservation_id".to_owned(), s(&reservation.id)),
+        ("user_id".to_owned(), s(&reservation.user)),
+        ("hold_expires_at".to_owned(), at(reservation.hold_expires_at)),
+    ])
+}
+
+fn reservation_item(reservation: &Reservation) -> Item {
+    let seats = reservation.seats.iter().map(s).collect();
+    HashMap::from([
+        (PK.to_owned(), user_pk(&reservation.user)),
+        (SK.to_owned(), reservation_sk(&reservation.id)),
+        ("kind".to_owned(), s("reservation")),
+        ("reservation_id".to_owned(), s(&reservation.id)),
+        ("user_id".to_owned(), s(&reservation.user)),
+        ("schedule_id".to_owned(), s(&reservation.schedule)),
+        ("concert_id".to_owned(), s(&reservation.concert)),
+        ("seats".to_owned(), AttributeValue::L(seats)),
+        ("total_price".to_owned(), n(reservation.total_price.get())),
+        ("queue_position".to_owned(), n(reservation.queue_position)),
+        ("status".to_owned(), s(reservation.status.as_str())),
+        ("hold_expires_at".to_owned(), at(reservation.hold_expires_at)),
+        ("created_at".to_owned(), at(reservation.created_at)),
+        ("correlation_id".to_owned(), s(&reservation.correlation_id)),
+        ("due_shard".to_owned(), due_shard(&reservation.id)),
+        ("due_at".to_owned(), at(reservation.hold_expires_at)),
+    ])
+}
+
+/// Reads a reservation item.
+pub fn reservation_of(item: &Item) -> Result<Reservation, Fault> {
+    let wrong = |what: &'static str| Fault::broken("reading a reservation", what);
+    let Some(AttributeValue::L(list)) = item.get("seats") else { return Err(wrong("seats")) };
+    let mut seats = Vec::with_capacity(list.len());
+    for seat in list {
+        let text = seat.as_s().map_err(|_| wrong("seats"))?;
+        seats.push(SeatId::parse(text).map_err(|_| wrong("seats"))?);
+    }
+    let payment = item.get("payment_id").and_then(|id| id.as_s().ok()).cloned();
+    Ok(Reservation {
+        id: item.parsed("reservation_id")?,
+        user: item.parsed("user_id")?,
+        schedule: item.parsed("schedule_id")?,
+        concert: item.parsed("concert_id")?,
+        seats,
+        total_price: Won::new(item.int("total_price")?).map_err(|_| wrong("total_price"))?,
+        queue_position: item.uint("queue_position")?,
+        status: Status::parse(item.text("status")?).ok_or_else(|| wrong("status"))?,
+        hold_expires_at: item.moment("hold_expires_at")?,
+        created_at: item.moment("created_at")?,
+        correlation_id: item.text("correlation_id")?.to_owned(),
+        payment: payment.map(PaymentId::parse).transpose().map_err(|_| wrong("payment_id"))?,
+    })
+}
+
+/// The reservation as a saga knows it.
+fn reservation_in(saga: &PaymentSaga) -> Reservation {
+    Reservation {
+        id: saga.reservation_id.clone(),
+        user: saga.user_id.clone(),
+        schedule: saga.schedule_id.clone(),
+        concert: saga.concert_id.clone(),
+        seats: saga.seats.clone(),
+        total_price: saga.amount,
+        queue_position: saga.queue_position,
+        status: Status::Paying,
+        hold_expires_at: saga.hold_expires_at,
+        created_at: saga.requested_at,
+        correlation_id: saga.correlation_id.clone(),
+        payment: Some(saga.payment_id.clone()),
+    }
+}
+
+fn event_data(reservation: &Reservation) -> ReservationEvent {
+    ReservationEvent {
+        reservation_id: reservation.id.clone(),
+        user_id: reservation.user.clone(),
+        schedule_id: reservation.schedule.clone(),
+        concert_id: reservation.concert.clone(),
+        seats: reservation.seats.clone(),
+        total_price: reservation.total_price,
+        hold_expires_at: reservation.hold_expires_at,
+    }
+}
+
+/// The queue in which holds wait for their end.
+#[derive(Debug, Clone)]
+pub struct ExpiryQueue {
+    client: aws_sdk_sqs::Client,
+    url: String,
+}
+
+impl ExpiryQueue {
+    /// A queue by its URL.
+    pub fn new(client: aws_sdk_sqs::Client, url: String) -> Self {
+        Self { client, url }
+    }
+}
+
+impl ScheduleExpiry for ExpiryQueue {
+    async fn look_again(&self, message: &str, delay_seconds: i32) -> Result<(), Fault> {
+        self.client
+            .send_message()
+            .queue_url(&self.url)
+            .message_body(message)
+            .delay_seconds(delay_seconds)
+            .send()
+            .await
+            .map(drop)
+            .map_err(|error| classify("delaying a hold's expiry", error))
+    }
+}

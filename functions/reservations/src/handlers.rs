@@ -1,0 +1,174 @@
+//! HTTP in and out. Steps and consumers need no translation: their input is published language.
+
+use crate::domain::{Refusal, Reservation, SeatList, Wish};
+use crate::ports::{FindReservation, ListReservations, LoadSale, WriteEnd, WriteHold};
+use crate::usecases::cancel_reservation::{self, CancelError};
+use crate::usecases::reserve_seats::{self, ReserveError, Reserved};
+use contracts::{ReservationId, ScheduleId, SeatId, Timestamp, Won};
+use kit::auth::{QueueTokens, UserTokens, invalid_queue_token, outlived};
+use kit::http::{Cursor, ListBody, StatusCode};
+use kit::idempotency::{self, IdempotencyKey, StoredAnswer};
+use kit::ids::Mint;
+use kit::{Call, Problem, Reply};
+use serde::{Deserialize, Serialize};
+
+/// What the handlers of this context are wired with.
+#[derive(Debug)]
+pub struct Deps<S> {
+    /// Where the reservations are.
+    pub store: S,
+    /// Who calls.
+    pub users: UserTokens,
+}
+
+/// What `reserve-seats` is wired with.
+#[derive(Debug)]
+pub struct ReserveDeps<S> {
+    /// Where the reservations are.
+    pub store: S,
+    /// Who calls.
+    pub users: UserTokens,
+    /// With which place in line.
+    pub tokens: QueueTokens,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct ReserveBody {
+    schedule_id: ScheduleId,
+    #[serde(alias = "seat_ids")]
+    seats: Vec<SeatId>,
+}
+
+#[derive(Debug, Serialize)]
+struct ReservationBody {
+    reservation_id: ReservationId,
+    status: &'static str,
+    schedule_id: ScheduleId,
+    concert_id: contracts::ConcertId,
+    seats: Vec<SeatId>,
+    total_price: Won,
+    #[serde(with = "contracts::time::rfc3339")]
+    hold_expires_at: Timestamp,
+    #[serde(with = "contracts::time::rfc3339")]
+    created_at: Timestamp,
+}
+
+impl ReservationBody {
+    fn seen(reservation: &Reservation, now: Timestamp) -> Self {
+        Self {
+            reservation_id: reservation.id.clone(),
+            status: reservation.visible_status(now).as_str(),
+            schedule_id: reservation.schedule.clone(),
+            concert_id: reservation.concert.clone(),
+            seats: reservation.seats.clone(),
+            total_price: reservation.total_price,
+            hold_expires_at: reservation.hold_expires_at,
+            created_at: reservation.created_at,
+        }
+    }
+}
+
+/// `POST /reservations`
+pub async fn reserve_seats<S>(deps: &ReserveDeps<S>, call: Call) -> Result<Reply, Problem>
+where
+    S: LoadSale + WriteHold + ListReservations + WriteEnd,
+{
+    let user = deps.users.user(&call)?.user;
+    let token = deps.tokens.of(&call, &user)?;
+    let key = IdempotencyKey::of(&call, "POST /reservations")?;
+    let body: ReserveBody = call.json()?;
+    if outlived(&token, call.now) {
+        return Err(refused(Refusal::TokenNotActive));
+    }
+    let wish = Wish {
+        user,
+        token,
+        schedule: body.schedule_id,
+        seats: SeatList::new(body.seats)?,
+        reservation: ReservationId::mint(call.now),
+        correlation_id: call.request_id.clone(),
+    };
+    let now = call.now;
+    let answer = |reservation: &Reservation| StoredAnswer {
+        status: StatusCode::CREATED.as_u16(),
+        body: serde_json::to_value(ReservationBody::seen(reservation, now)).unwrap_or_default(),
+        location: None,
+    };
+    match reserve_seats::reserve_seats(&deps.store, &wish, key.as_ref(), answer, now).await? {
+        Reserved::Held(reservation) => Reply::created(ReservationBody::seen(&reservation, now)),
+        Reserved::AsBefore(answer) => Ok(answer.into_reply()),
+    }
+}
+
+impl From<ReserveError> for Problem {
+    fn from(error: ReserveError) -> Self {
+        match error {
+            ReserveError::Refused(refusal) => refused(refusal),
+            ReserveError::KeyReused => idempotency::reused(),
+            ReserveError::Fault(fault) => fault.into(),
+        }
+    }
+}
+
+fn refused(refusal: Refusal) -> Problem {
+    let names = |seats: Vec<SeatId>| -> Vec<String> { seats.iter().map(SeatId::to_string).collect() };
+    match refusal {
+        Refusal::ScheduleNotFound => Problem::not_found("no such schedule"),
+        Refusal::SeatsNotFound(seats) => {
+            Problem::new(StatusCode::NOT_FOUND, "seat_not_found", "No such seat").member("seats", names(seats))
+        }
+        Refusal::WrongConcert => invalid_queue_token(),
+        Refusal::TokenNotActive => {
+            Problem::new(StatusCode::FORBIDDEN, "queue_token_not_active", "It is not this queue token's turn")
+                .detail("the queue token is still waiting, expired or used; GET /queue-status tells")
+        }
+        Refusal::SaleClosed => Problem::conflict("sale_closed", "The date has begun"),
+        Refusal::TicketLimit { max_per_user } => {
+            Problem::conflict("ticket_limit_exceeded", "Too many tickets for one user")
+                .detail(format!("at most {max_per_user} tickets held, being paid and paid per user and date"))
+                .member("max_per_user", max_per_user)
+        }
+        Refusal::SeatsTaken(seats) => {
+            Problem::conflict("seat_taken", "Somebody else has a seat").member("seats", names(seats))
+        }
+    }
+}
+
+/// `GET /reservations/{reservation_id}`
+pub async fn get_reservation(deps: &Deps<impl FindReservation>, call: Call) -> Result<Reply, Problem> {
+    let user = deps.users.user(&call)?.user;
+    let id: ReservationId = call.path_id("reservation_id")?;
+    let found = deps.store.find(&user, &id).await?.ok_or_else(|| Problem::not_found("no such reservation"))?;
+    Reply::ok(ReservationBody::seen(&found, call.now))
+}
+
+/// `GET /reservations`
+pub async fn list_reservations(deps: &Deps<impl ListReservations>, call: Call) -> Result<Reply, Problem> {
+    let user = deps.users.user(&call)?.user;
+    let (reservations, next) = deps.store.list(&user, &call.page()?).await?;
+    Reply::ok(ListBody {
+        items: reservations.iter().map(|reservation| ReservationBody::seen(reservation, call.now)).collect(),
+        next_cursor: next.map(|key| Cursor::seal(&key)),
+    })
+}
+
+/// `DELETE /reservations/{reservation_id}`
+pub async fn cancel_reservation(deps: &Deps<impl FindReservation + WriteEnd>, call: Call) -> Result<Reply, Problem> {
+    let user = deps.users.user(&call)?.user;
+    let id: ReservationId = call.path_id("reservation_id")?;
+    cancel_reservation::cancel_reservation(&deps.store, &user, &id, call.now).await?;
+    Ok(Reply::no_content())
+}
+
+impl From<CancelError> for Problem {
+    fn from(error: CancelError) -> Self {
+        match error {
+            CancelError::NotFound => Problem::not_found("no such reservation"),
+            CancelError::NotCancellable => {
+                Problem::conflict("reservation_not_cancellable", "Only a hold can be cancelled")
+            }
+            CancelError::Fault(fault) => fault.into(),
+        }
+    }
+}

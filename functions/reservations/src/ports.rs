@@ -1,0 +1,158 @@
+//! What reservations needs from outside, one narrow trait per capability.
+
+use crate::domain::{EndHold, Hold, Refusal, Reservation, Terms};
+use contracts::admission::AdmissionPlan;
+use contracts::saga::PaymentSaga;
+use contracts::{ConcertId, ReservationId, ScheduleId, Timestamp, UserId};
+use kit::Fault;
+use kit::http::Page;
+use kit::idempotency::{IdempotencyKey, StoredAnswer};
+
+/// What a sale is decided on, read in one round trip.
+#[derive(Debug, Default)]
+pub struct Sale {
+    /// The date's terms, if there is such a date.
+    pub terms: Option<Terms>,
+    /// The concert's admission plan, if it has one.
+    pub plan: Option<AdmissionPlan>,
+    /// What the idempotency key remembers.
+    pub remembered: Remembered,
+}
+
+/// What an idempotency key remembers.
+#[derive(Debug, Default)]
+pub enum Remembered {
+    /// Nothing.
+    #[default]
+    Nothing,
+    /// The answer to this very request.
+    Answer(StoredAnswer),
+    /// Another request.
+    OtherRequest,
+}
+
+/// Reads what a sale is decided on.
+pub trait LoadSale: Send + Sync {
+    /// Terms, plan and what the key remembers, in one round trip.
+    fn load_sale(
+        &self,
+        schedule: &ScheduleId,
+        concert: &ConcertId,
+        user: &UserId,
+        key: Option<&IdempotencyKey>,
+        now: Timestamp,
+    ) -> impl Future<Output = Result<Sale, Fault>> + Send;
+}
+
+/// What writing a hold came to.
+#[derive(Debug)]
+pub enum HoldWritten {
+    /// The seats are held.
+    Held,
+    /// The key had been used: nothing was written.
+    Remembered(Remembered),
+    /// A guard said no: nothing was written.
+    Refused(Refusal),
+}
+
+/// Writes holds.
+pub trait WriteHold: Send + Sync {
+    /// Seats, reservation, the user's ticket count, event and remembered answer: all or nothing.
+    fn write_hold(
+        &self,
+        hold: &Hold,
+        answer: Option<(&IdempotencyKey, &StoredAnswer)>,
+        now: Timestamp,
+    ) -> impl Future<Output = Result<HoldWritten, Fault>> + Send;
+}
+
+/// Reads one reservation of a user.
+pub trait FindReservation: Send + Sync {
+    /// The reservation, if this user has it.
+    fn find(
+        &self,
+        user: &UserId,
+        id: &ReservationId,
+    ) -> impl Future<Output = Result<Option<Reservation>, Fault>> + Send;
+}
+
+/// Reads a user's reservations.
+pub trait ListReservations: Send + Sync {
+    /// Newest first, and the cursor behind the last if there are more.
+    fn list(
+        &self,
+        user: &UserId,
+        page: &Page,
+    ) -> impl Future<Output = Result<(Vec<Reservation>, Option<String>), Fault>> + Send;
+
+    /// The user's holds for a date whose time is over but which nobody has ended yet.
+    fn overdue_of(
+        &self,
+        user: &UserId,
+        schedule: &ScheduleId,
+        now: Timestamp,
+    ) -> impl Future<Output = Result<Vec<Reservation>, Fault>> + Send;
+}
+
+/// Ends holds.
+pub trait WriteEnd: Send + Sync {
+    /// Ends a hold: reservation, its seats, the user's ticket count and the event, all or nothing. `false` when there
+    /// was no such hold any more (or, expiring, not yet).
+    fn end_hold(
+        &self,
+        reservation: &Reservation,
+        end: EndHold,
+        now: Timestamp,
+    ) -> impl Future<Output = Result<bool, Fault>> + Send;
+}
+
+/// Finds holds whose time is over.
+pub trait FindOverdue: Send + Sync {
+    /// Some of the holds that were over by `now`, oldest first.
+    fn overdue(&self, now: Timestamp) -> impl Future<Output = Result<Vec<Reservation>, Fault>> + Send;
+}
+
+/// Has a hold looked at again later.
+pub trait ScheduleExpiry: Send + Sync {
+    /// Delivers the same message again after `delay_seconds`, at most 900.
+    fn look_again(&self, message: &str, delay_seconds: i32) -> impl Future<Output = Result<(), Fault>> + Send;
+}
+
+/// Keeps what other contexts decide.
+pub trait KeepTerms: Send + Sync {
+    /// Puts a date on sale. The same again changes nothing.
+    fn keep_terms(&self, terms: &Terms) -> impl Future<Output = Result<(), Fault>> + Send;
+    /// Puts an admission plan in force, unless a newer one is.
+    fn keep_plan(&self, concert: &ConcertId, plan: &AdmissionPlan) -> impl Future<Output = Result<(), Fault>> + Send;
+}
+
+/// What a step of the payment saga found.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Transition {
+    /// It was made now.
+    Made,
+    /// This payment had made it before.
+    Already,
+    /// It cannot be made.
+    Impossible(Obstacle),
+}
+
+/// What stands in a payment's way.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Obstacle {
+    /// The hold is over, or a seat of it went to somebody else after it was over.
+    HoldOver,
+    /// The reservation is not there for this payment: cancelled, paid, another payment's, or given back before.
+    NotThisPayment,
+}
+
+/// Writes the transitions of the payment saga, each one transaction over the reservation and all its seats.
+pub trait WritePayment: Send + Sync {
+    /// held -> paying.
+    fn begin(&self, saga: &PaymentSaga, now: Timestamp) -> impl Future<Output = Result<Transition, Fault>> + Send;
+    /// paying -> paid, seats sold, token spent, event.
+    fn confirm(&self, saga: &PaymentSaga, now: Timestamp) -> impl Future<Output = Result<Transition, Fault>> + Send;
+    /// paying -> held or expired. `Already` when this payment does not have it, and then never will;
+    /// `Impossible` when it is paid by this payment.
+    fn release(&self, saga: &PaymentSaga, now: Timestamp) -> impl Future<Output = Result<Transition, Fault>> + Send;
+}

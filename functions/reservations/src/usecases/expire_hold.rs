@@ -1,0 +1,60 @@
+//! A hold's time is over: its seats are free again. Triggered by the event of the hold, delayed until then.
+
+use crate::domain::{EndHold, Reservation, Status};
+use crate::ports::{ScheduleExpiry, WriteEnd};
+use contracts::Timestamp;
+use contracts::events::{EventBody, ReservationEvent};
+use kit::Fault;
+use kit::queue::Message;
+
+/// The longest SQS delays a message, in seconds.
+const LONGEST_DELAY_SECONDS: i64 = 900;
+
+/// What the consumer is wired with.
+#[derive(Debug)]
+pub struct ExpireHold<S, Q> {
+    /// Where the holds are.
+    pub store: S,
+    /// Where a message waits for its time.
+    pub queue: Q,
+}
+
+/// Ends the hold if it is over, has it looked at again if it is not, and leaves alone what is no hold any more.
+pub async fn expire_hold<S: WriteEnd, Q: ScheduleExpiry>(
+    deps: &ExpireHold<S, Q>,
+    message: Message,
+) -> Result<(), Fault> {
+    let event = message.event()?;
+    let EventBody::ReservationHeld(held) = &event.body else {
+        return Err(Fault::broken("expiring a hold", "the message is no reservation.held"));
+    };
+    let remaining = held.hold_expires_at.millis_since(message.now);
+    if remaining > 0 {
+        // Rounded up, so that it is due when it comes back.
+        let seconds = (remaining + 999).div_euclid(1000).min(LONGEST_DELAY_SECONDS);
+        return deps.queue.look_again(&message.body, i32::try_from(seconds).unwrap_or(i32::MAX)).await;
+    }
+    let reservation = as_held(held, event.correlationid.clone(), event.time);
+    if deps.store.end_hold(&reservation, EndHold::Expire, message.now).await? {
+        tracing::info!(reservation = %held.reservation_id, "a hold expired");
+    }
+    Ok(())
+}
+
+/// The reservation as the event tells it; the write's conditions decide whether it is still so.
+fn as_held(held: &ReservationEvent, correlation_id: String, created_at: Timestamp) -> Reservation {
+    Reservation {
+        id: held.reservation_id.clone(),
+        user: held.user_id.clone(),
+        schedule: held.schedule_id.clone(),
+        concert: held.concert_id.clone(),
+        seats: held.seats.clone(),
+        total_price: held.total_price,
+        queue_position: 0,
+        status: Status::Held,
+        hold_expires_at: held.hold_expires_at,
+        created_at,
+        correlation_id,
+        payment: None,
+    }
+}

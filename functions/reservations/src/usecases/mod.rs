@@ -1,0 +1,12 @@
+//! One module per use case.
+
+pub mod apply_admission;
+pub mod begin_payment;
+pub mod cancel_reservation;
+pub mod confirm_reservation;
+pub mod expire_hold;
+pub mod open_schedule;
+pub mod quote_reservation;
+pub mod release_reservation;
+pub mod reserve_seats;
+pub mod sweep_holds;

@@ -1,0 +1,73 @@
+//! A user with an active queue token holds seats: all of them or none.
+
+use crate::domain::{EndHold, Refusal, Reservation, Wish, decide_hold};
+use crate::ports::{HoldWritten, ListReservations, LoadSale, Remembered, WriteEnd, WriteHold};
+use contracts::Timestamp;
+use kit::Fault;
+use kit::idempotency::{IdempotencyKey, StoredAnswer};
+
+/// What it came to.
+#[derive(Debug)]
+pub enum Reserved {
+    /// The seats are held.
+    Held(Reservation),
+    /// The same request was answered before.
+    AsBefore(StoredAnswer),
+}
+
+/// Why not.
+#[derive(Debug)]
+pub enum ReserveError {
+    /// The business says no.
+    Refused(Refusal),
+    /// The key was used for another request.
+    KeyReused,
+    /// The system failed.
+    Fault(Fault),
+}
+
+impl From<Fault> for ReserveError {
+    fn from(fault: Fault) -> Self {
+        Self::Fault(fault)
+    }
+}
+
+/// Holds the seats. One read and one write; when the ticket limit is in the way, the user's own holds that ran out are
+/// ended first, so that nobody is refused because of seats they no longer have.
+pub async fn reserve_seats<P>(
+    store: &P,
+    wish: &Wish,
+    key: Option<&IdempotencyKey>,
+    answer: impl Fn(&Reservation) -> StoredAnswer + Send,
+    now: Timestamp,
+) -> Result<Reserved, ReserveError>
+where
+    P: LoadSale + WriteHold + ListReservations + WriteEnd,
+{
+    let sale = store.load_sale(&wish.schedule, &wish.token.concert_id, &wish.user, key, now).await?;
+    match sale.remembered {
+        Remembered::Nothing => {}
+        Remembered::Answer(answer) => return Ok(Reserved::AsBefore(answer)),
+        Remembered::OtherRequest => return Err(ReserveError::KeyReused),
+    }
+    let hold = decide_hold(wish, sale.terms.as_ref(), sale.plan.as_ref(), now).map_err(ReserveError::Refused)?;
+    let remembered = answer(&hold.reservation);
+    let answer = key.map(|key| (key, &remembered));
+
+    let mut written = store.write_hold(&hold, answer, now).await?;
+    if matches!(written, HoldWritten::Refused(Refusal::TicketLimit { .. })) {
+        let overdue = store.overdue_of(&wish.user, &wish.schedule, now).await?;
+        if !overdue.is_empty() {
+            for reservation in &overdue {
+                store.end_hold(reservation, EndHold::Expire, now).await?;
+            }
+            written = store.write_hold(&hold, answer, now).await?;
+        }
+    }
+    match written {
+        HoldWritten::Held => Ok(Reserved::Held(hold.reservation)),
+        HoldWritten::Remembered(Remembered::Answer(answer)) => Ok(Reserved::AsBefore(answer)),
+        HoldWritten::Remembered(_) => Err(ReserveError::KeyReused),
+        HoldWritten::Refused(refusal) => Err(ReserveError::Refused(refusal)),
+    }
+}

@@ -1,0 +1,122 @@
+//! What the waiting room needs from outside, one narrow trait per capability.
+
+use crate::domain::{Issued, Line, NotIssued, Spent};
+use contracts::admission::AdmissionPlan;
+use contracts::{ConcertId, PaymentId, Timestamp, UserId};
+use kit::Fault;
+use kit::idempotency::{IdempotencyKey, StoredAnswer};
+
+/// Gives out positions.
+pub trait IssuePosition: Send + Sync {
+    /// The next position, never given out before, and the plan in force. With `opened_by`, only if the sale has
+    /// opened by then.
+    fn issue(
+        &self,
+        concert: &ConcertId,
+        opened_by: Option<Timestamp>,
+    ) -> impl Future<Output = Result<Result<Issued, NotIssued>, Fault>> + Send;
+}
+
+/// What remembering an answer came to.
+#[derive(Debug)]
+pub enum Remembered {
+    /// It is the first under its key.
+    Now,
+    /// An earlier request had this answer.
+    Before(StoredAnswer),
+    /// The key was used for another request.
+    OtherRequest,
+}
+
+/// Remembers answers.
+pub trait RememberAnswer: Send + Sync {
+    /// Keeps the first answer under the key for a day.
+    fn remember(
+        &self,
+        user: &UserId,
+        key: &IdempotencyKey,
+        answer: &StoredAnswer,
+        now: Timestamp,
+    ) -> impl Future<Output = Result<Remembered, Fault>> + Send;
+}
+
+/// Reads the plan of a line.
+pub trait ReadPlan: Send + Sync {
+    /// The plan, at most a second old; `None` without a line. When it has to be fetched, whether `position` is spent
+    /// is fetched with it, so that asking [`ReadUse`] right after costs nothing.
+    fn plan(
+        &self,
+        concert: &ConcertId,
+        position: u64,
+        now: Timestamp,
+    ) -> impl Future<Output = Result<Option<AdmissionPlan>, Fault>> + Send;
+}
+
+/// Reads whether a place is spent.
+pub trait ReadUse: Send + Sync {
+    /// Whether a payment has spent the place, as of a second ago at the earliest.
+    fn is_used(
+        &self,
+        concert: &ConcertId,
+        position: u64,
+        now: Timestamp,
+    ) -> impl Future<Output = Result<bool, Fault>> + Send;
+}
+
+/// Reads a line as a whole.
+pub trait ReadLine: Send + Sync {
+    /// The plan and the counters as they are; `None` without a line.
+    fn line(&self, concert: &ConcertId) -> impl Future<Output = Result<Option<Line>, Fault>> + Send;
+}
+
+/// Replaces the plan of a line.
+pub trait ReplacePlan: Send + Sync {
+    /// Puts a plan in force for everybody who joins from now on, unless the plan changed since the line was read or a
+    /// shard has given out more than `allowance` places since. Answers whether it did.
+    fn replace_plan(
+        &self,
+        concert: &ConcertId,
+        read: &Line,
+        allowance: u64,
+        plan: &AdmissionPlan,
+    ) -> impl Future<Output = Result<bool, Fault>> + Send;
+}
+
+/// Opens a line.
+pub trait OpenLine: Send + Sync {
+    /// Opens the line with a plan unless there is one. Answers with the plan in force.
+    fn open(
+        &self,
+        concert: &ConcertId,
+        plan: AdmissionPlan,
+    ) -> impl Future<Output = Result<AdmissionPlan, Fault>> + Send;
+}
+
+/// Tells whoever enforces the plan.
+pub trait ApplyPlan: Send + Sync {
+    /// Returns once the plan, or a later one, is enforced.
+    fn apply(&self, concert: &ConcertId, plan: &AdmissionPlan) -> impl Future<Output = Result<(), Fault>> + Send;
+}
+
+/// Spends places.
+pub trait SpendPlace: Send + Sync {
+    /// Spends the place on the payment, unless the payment was undone.
+    fn spend(
+        &self,
+        concert: &ConcertId,
+        position: u64,
+        payment: &PaymentId,
+    ) -> impl Future<Output = Result<Spent, Fault>> + Send;
+}
+
+/// Takes spending back.
+pub trait RestorePlace: Send + Sync {
+    /// Makes the payment not have spent the place, and sees to it that it never will, however late it tries. Answers
+    /// whether that had been done before.
+    fn restore(
+        &self,
+        concert: &ConcertId,
+        position: u64,
+        payment: &PaymentId,
+    ) -> impl Future<Output = Result<bool, Fault>> + Send;
+}

@@ -1,0 +1,9 @@
+//! One module per use case.
+
+pub mod check_queue_status;
+pub mod expire_queue_token;
+pub mod expire_queue_tokens;
+pub mod join_queue;
+pub mod open_waiting_room;
+pub mod restore_queue_token;
+pub mod set_admission;

@@ -1,0 +1,287 @@
+//! The command line: `cargo local <verb>`.
+
+use crate::error::Error;
+use crate::info::{EngineKind, StackInfo};
+use crate::logs::{LogLine, Logs};
+use crate::stack::{self, Options, Outcome};
+use crate::tokens::{TokenRequest, Tokens};
+use crate::{Result, audit, demo};
+use clap::{Args, Parser, Subcommand};
+use std::collections::HashSet;
+use std::io::{ErrorKind, Write};
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use time::OffsetDateTime;
+use time::macros::format_description;
+
+/// The local cloud of Encore.
+#[derive(Debug, Parser)]
+#[command(name = "cargo local", bin_name = "cargo local")]
+struct Cli {
+    #[command(subcommand)]
+    verb: Verb,
+}
+
+#[derive(Debug, Subcommand)]
+enum Verb {
+    /// Build, start the engine and deploy; again: deploy what changed.
+    Up(UpArgs),
+    /// Stop the engine and its functions.
+    Down(Common),
+    /// Print bearer tokens of the local issuer, one a line.
+    Token(TokenArgs),
+    /// Show what the functions printed.
+    Logs(LogArgs),
+    /// Play an on-sale and audit it.
+    Demo(demo::Args),
+    /// Check the invariants of the tables of a running stack.
+    Audit(audit::Args),
+}
+
+/// The options that every verb has.
+#[derive(Clone, Debug, Args)]
+pub struct Common {
+    /// Where the stack lives [default: target/local]
+    #[arg(long, value_name = "DIR")]
+    pub target_dir: Option<PathBuf>,
+    /// The engine's port [default: any free one]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..))]
+    pub port: Option<u16>,
+    /// The stack's name
+    #[arg(long, value_name = "NAME", default_value = "encore")]
+    pub stack: String,
+    /// The engine
+    #[arg(long, value_enum, default_value_t)]
+    pub engine: EngineKind,
+    /// A template parameter, kept for later; `Key=` goes back to the default
+    #[arg(long, value_name = "Key=Value", value_parser = key_value)]
+    pub parameter: Vec<(String, String)>,
+}
+
+impl Common {
+    /// The stack's directory, absolute.
+    pub fn dir(&self) -> Result<PathBuf> {
+        match &self.target_dir {
+            None => Ok(Options::default_dir()),
+            Some(dir) => std::path::absolute(dir).map_err(|e| Error::io("finding", dir, e)),
+        }
+    }
+
+    /// As the library takes them, telling standard error what is being done.
+    pub fn options(&self) -> Result<Options> {
+        Ok(Options {
+            port: self.port,
+            stack: self.stack.clone(),
+            engine: self.engine,
+            parameters: self.parameter.iter().cloned().collect(),
+            progress: stack::stderr_progress(),
+            ..Options::new(self.dir()?)
+        })
+    }
+}
+
+#[derive(Debug, Args)]
+struct UpArgs {
+    #[command(flatten)]
+    common: Common,
+    /// Deploy what is built already
+    #[arg(long)]
+    no_build: bool,
+    /// The SAM template [default: infra/template.yaml]
+    #[arg(long, value_name = "FILE")]
+    template: Option<PathBuf>,
+}
+
+#[derive(Debug, Args)]
+struct TokenArgs {
+    #[command(flatten)]
+    common: Common,
+    /// Whom for; repeat it for more
+    #[arg(long = "user", value_name = "ID", required = true)]
+    users: Vec<String>,
+    /// With the scope `operator`
+    #[arg(long)]
+    operator: bool,
+    /// How long they are good for, in seconds; below zero they have expired
+    #[arg(long, value_name = "SECONDS", default_value_t = 3_600, allow_negative_numbers = true)]
+    ttl: i64,
+}
+
+#[derive(Debug, Args)]
+struct LogArgs {
+    #[command(flatten)]
+    common: Common,
+    /// One handler only, for example `reserve-seats`
+    handler: Option<String>,
+    /// How far back: 30s, 10m, 2h, 1d
+    #[arg(long, value_name = "TIME", default_value = "10m", value_parser = duration)]
+    since: Duration,
+    /// Go on as they come
+    #[arg(long)]
+    follow: bool,
+}
+
+/// Runs the program.
+pub async fn run() -> ExitCode {
+    let done = match Cli::parse().verb {
+        Verb::Up(args) => up(args).await,
+        Verb::Down(common) => down(&common).await,
+        Verb::Token(args) => token(&args),
+        Verb::Logs(args) => logs(args).await,
+        Verb::Demo(args) => demo::run(args).await,
+        Verb::Audit(args) => audit::run(args).await,
+    };
+    match done {
+        Ok(code) => code,
+        // Somebody closed the pipe, as `head` does: they have what they wanted.
+        Err(Error::Io { source, .. }) if source.kind() == ErrorKind::BrokenPipe => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("local: {}", error.chain());
+            ExitCode::FAILURE
+        }
+    }
+}
+
+async fn up(args: UpArgs) -> Result<ExitCode> {
+    let mut options = args.common.options()?;
+    options.build = !args.no_build;
+    if let Some(template) = args.template {
+        options.template = template;
+    }
+    let (info, outcome) = stack::up(&options).await?;
+    let said = match outcome {
+        Outcome::Created => "created",
+        Outcome::Updated => "updated",
+        Outcome::Unchanged => "as it was",
+    };
+    (options.progress)(&format!("{} is up ({said})", info.stack));
+    print(&format!(
+        "api_url      {}\nendpoint_url {}\nstack        {}\nstack_json   {}\n",
+        info.api_url,
+        info.endpoint_url,
+        info.stack,
+        StackInfo::path(&options.dir).display()
+    ))?;
+    Ok(ExitCode::SUCCESS)
+}
+
+async fn down(common: &Common) -> Result<ExitCode> {
+    let (dir, progress) = (common.dir()?, stack::stderr_progress());
+    progress(if stack::down(&dir, &progress).await? { "stopped" } else { "nothing was running" });
+    Ok(ExitCode::SUCCESS)
+}
+
+fn token(args: &TokenArgs) -> Result<ExitCode> {
+    let tokens = Tokens::open(&args.common.dir()?)?;
+    let mut lines = String::new();
+    for user in &args.users {
+        lines.push_str(&tokens.issue(TokenRequest { user, operator: args.operator, ttl_seconds: args.ttl })?);
+        lines.push('\n');
+    }
+    print(&lines)?;
+    Ok(ExitCode::SUCCESS)
+}
+
+async fn logs(args: LogArgs) -> Result<ExitCode> {
+    let info = StackInfo::of_running(&args.common.dir()?)?;
+    let logs = Logs::new(&info, args.handler.as_deref())?;
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    let mut from = i64::try_from(now.saturating_sub(args.since).as_millis()).unwrap_or(0);
+    let mut shown = HashSet::new();
+    loop {
+        let lines = logs.since(from).await?;
+        let mut text = String::new();
+        for line in &lines {
+            if shown.insert((line.at_ms, line.handler.clone(), line.id.clone(), line.message.clone())) {
+                text.push_str(&format_line(line));
+            }
+        }
+        print(&text)?;
+        if !args.follow {
+            return Ok(ExitCode::SUCCESS);
+        }
+        // Lines may come a little out of order; what lies further back has been shown.
+        if let Some(last) = lines.last() {
+            from = from.max(last.at_ms - 5_000);
+            shown.retain(|line| line.0 >= from);
+        }
+        tokio::time::sleep(Duration::from_millis(500)).await;
+    }
+}
+
+fn format_line(line: &LogLine) -> String {
+    let format = format_description!("[hour]:[minute]:[second].[subsecond digits:3]");
+    let at = OffsetDateTime::from_unix_timestamp_nanos(i128::from(line.at_ms) * 1_000_000)
+        .ok()
+        .and_then(|at| at.format(format).ok())
+        .unwrap_or_else(|| line.at_ms.to_string());
+    format!("{at} {:<22} {}\n", line.handler, line.message)
+}
+
+fn print(text: &str) -> Result<()> {
+    let mut out = std::io::stdout().lock();
+    out.write_all(text.as_bytes()).and_then(|()| out.flush()).map_err(|e| Error::io("writing to", Path::new("standard output"), e))
+}
+
+fn key_value(text: &str) -> Result<(String, String), String> {
+    match text.split_once('=') {
+        Some((key, value)) if !key.is_empty() => Ok((key.to_owned(), value.to_owned())),
+        _ => Err("expected Key=Value".to_owned()),
+    }
+}
+
+fn duration(text: &str) -> Result<Duration, String> {
+    let split = text.find(|c: char| !c.is_ascii_digit()).unwrap_or(text.len());
+    let (number, unit) = text.split_at(split);
+    let seconds = match unit {
+        "s" | "" => 1,
+        "m" => 60,
+        "h" => 3_600,
+        "d" => 86_400,
+        _ => return Err("expected a time such as 30s, 10m, 2h or 1d".to_owned()),
+    };
+    let number: u64 = number.parse().map_err(|_| "expected a time such as 30s, 10m, 2h or 1d".to_owned())?;
+    Ok(Duration::from_secs(number.saturating_mul(seconds)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::CommandFactory;
+
+    #[test]
+    fn the_command_line_is_well_formed() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn parameters_repeat_and_may_hold_an_equals_sign() {
+        let cli = Cli::try_parse_from(["local", "up", "--parameter", "A=b=c", "--parameter", "Empty="]).unwrap();
+        let Verb::Up(args) = cli.verb else { panic!("not up") };
+        let expected = [("A".to_owned(), "b=c".to_owned()), ("Empty".to_owned(), String::new())];
+        assert_eq!(args.common.parameter, expected);
+        assert!(Cli::try_parse_from(["local", "up", "--parameter", "=x"]).is_err());
+    }
+
+    #[test]
+    fn a_ttl_may_be_negative() {
+        let cli = Cli::try_parse_from(["local", "token", "--user", "a", "--user", "b", "--ttl", "-60"]).unwrap();
+        let Verb::Token(args) = cli.verb else { panic!("not token") };
+        assert_eq!((args.users.len(), args.ttl), (2, -60));
+        assert!(Cli::try_parse_from(["local", "token"]).is_err());
+    }
+
+    #[test]
+    fn times_have_units() {
+        assert_eq!(duration("10m"), Ok(Duration::from_secs(600)));
+        assert_eq!(duration("30"), Ok(Duration::from_secs(30)));
+        assert!(duration("m").is_err() && duration("5y").is_err());
+    }
+
+    #[test]
+    fn a_log_line_shows_time_and_handler() {
+        let line = LogLine { at_ms: 61_005, handler: "get-points".into(), message: "hello".into(), id: String::new() };
+        assert_eq!(format_line(&line), "00:01:01.005 get-points             hello\n");
+    }
+}
