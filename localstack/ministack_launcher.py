@@ -26,6 +26,9 @@ import threading
 # 29 s after which API Gateway gives up on a function.
 QUEUE_SECONDS = 25.0
 
+# Held by the thread that ends the process. The group's SIGTERM reaches this process too.
+LEAVING = threading.Lock()
+
 
 def check(condition, what):
     """Refuse to start on an engine that is not the one these patches were written for."""
@@ -243,7 +246,7 @@ def leave(runtime, remove):
 
     Without ceremony: the engine keeps nothing, so there is nothing to save.
     """
-    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    LEAVING.acquire()  # Never released: who comes second waits for the end.
     if os.getpgrp() == os.getpid():
         os.killpg(0, signal.SIGTERM)
     for workers in list(runtime._workers.values()):
@@ -298,6 +301,9 @@ def main():
     retry_reported_stream_failures(lambda_svc)
     poll_each_stream_on_its_own(lambda_svc)
     deliver_late_logs(lambda_svc, runtime)
+
+    # Until the event loop takes the signal over.
+    signal.signal(signal.SIGTERM, lambda *_: leave(runtime, options.remove))
 
     if options.attached:
 

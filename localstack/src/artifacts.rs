@@ -100,7 +100,11 @@ fn pack_one(context: String, program: &Path, store: &Path) -> Result<Package> {
         files::write_atomically(&path, &zipped)?;
     } else {
         // In use, see `forget_old`.
-        File::options().append(true).open(&path).and_then(|f| f.set_modified(SystemTime::now())).at("touching", &path)?;
+        File::options()
+            .append(true)
+            .open(&path)
+            .and_then(|f| f.set_modified(SystemTime::now()))
+            .at("touching", &path)?;
     }
     Ok(Package { context, hash, path })
 }
@@ -119,9 +123,9 @@ fn zip(program: &[u8]) -> std::io::Result<Vec<u8>> {
     Ok(archive.finish()?.into_inner())
 }
 
-/// Removes packages that nobody has used for a day. Younger ones may be somebody else's.
+/// Removes packages that nobody has used for an hour. Younger ones may be about to be uploaded by somebody else.
 fn forget_old(store: &Path) -> Result<()> {
-    let old = SystemTime::now().checked_sub(Duration::from_secs(24 * 3_600));
+    let old = SystemTime::now().checked_sub(Duration::from_secs(3_600));
     for entry in fs::read_dir(store).at("reading", store)? {
         let entry = entry.at("reading", store)?;
         let modified = entry.metadata().and_then(|meta| meta.modified()).ok();

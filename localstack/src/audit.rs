@@ -1,8 +1,132 @@
-//! `cargo local audit`.
+//! The auditor: reads the tables of a stack and checks what must never break (reliability.md, I1 to I9).
+//!
+//! Reading is not a snapshot, and some things follow others by a moment (the seat map, used places, events). So a
+//! violation counts once it is still there after [`Patience::settle`].
+
+mod checks;
+mod scan;
+mod world;
+
+pub use checks::{Finding, Graces, Invariant, check};
+pub use world::{
+    Account, DateRow, Entitlement, Entry, Line, OutboxRow, Payment, PaymentStatus, Reservation, ReservationStatus,
+    Seat, SeatState, SectionMap, Shard, World,
+};
 
 use crate::cli::Common;
-use crate::{Error, Result};
+use crate::{Result, StackInfo};
+use std::fmt;
 use std::process::ExitCode;
+use std::time::Duration;
+use tokio::time::{Instant, sleep};
+
+/// How long to wait between two looks at a world that is not in order yet.
+const LOOK_EVERY: Duration = Duration::from_millis(500);
+/// How many findings of one invariant are printed.
+const SHOWN: usize = 20;
+
+/// How patient an audit is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Patience {
+    /// How long to look again until nothing is wrong any more.
+    pub settle: Duration,
+    /// How late things may be.
+    pub graces: Graces,
+}
+
+impl Default for Patience {
+    fn default() -> Self {
+        Self { settle: Duration::from_secs(10), graces: Graces::default() }
+    }
+}
+
+/// What an audit found.
+#[derive(Debug, Clone)]
+pub struct Report {
+    /// The world as it was seen last.
+    pub world: World,
+    /// What is wrong with it, by invariant.
+    pub findings: Vec<Finding>,
+    /// How often it was looked at.
+    pub looks: u32,
+    /// How long that took.
+    pub took: Duration,
+}
+
+impl Report {
+    /// Whether nothing is wrong.
+    pub fn is_clean(&self) -> bool {
+        self.findings.is_empty()
+    }
+
+    /// What was found against one invariant.
+    pub fn against(&self, invariant: Invariant) -> impl Iterator<Item = &Finding> {
+        self.findings.iter().filter(move |finding| finding.invariant == invariant)
+    }
+
+    /// What there was to check an invariant on.
+    fn extent(&self, invariant: Invariant) -> String {
+        let world = &self.world;
+        let payments = |status| world.payments.values().filter(|payment| payment.status == status).count();
+        match invariant {
+            Invariant::Shape => "5 tables".to_owned(),
+            Invariant::I1 => format!("{} seats, {} reservations", world.seats.len(), world.reservations.len()),
+            Invariant::I2 => format!("{} completed payments", payments(PaymentStatus::Completed)),
+            Invariant::I3 => {
+                let entries: usize = world.accounts.values().map(|account| account.entries.len()).sum();
+                format!("{} accounts, {entries} entries", world.accounts.len())
+            }
+            Invariant::I4 => {
+                let paying = world.reservations.values().filter(|found| found.status == ReservationStatus::Paying);
+                format!("{} being paid", paying.count())
+            }
+            Invariant::I5 => format!("{} failed payments", payments(PaymentStatus::Failed)),
+            Invariant::I6 => format!("{} events", world.outbox.len()),
+            Invariant::I7 => {
+                let issued: u64 = world.lines.values().flat_map(|line| line.shards.values()).map(|s| s.issued).sum();
+                let used: usize = world.lines.values().map(|line| line.used.len()).sum();
+                format!("{issued} places, {used} used")
+            }
+            Invariant::I8 => {
+                format!("{} pending, {} listed as stuck", payments(PaymentStatus::Pending), world.parked.len())
+            }
+            Invariant::I9 => format!("{} dates, {} seat maps", world.terms.len(), world.maps.len()),
+        }
+    }
+}
+
+impl fmt::Display for Report {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for invariant in Invariant::ALL {
+            let found = self.against(invariant).count();
+            let verdict = if found == 0 { "ok".to_owned() } else { format!("{found} WRONG") };
+            let extent = self.extent(invariant);
+            writeln!(f, "  {invariant:<3} {:<50} {verdict:<9} {extent}", invariant.title())?;
+            for finding in self.against(invariant).take(SHOWN) {
+                writeln!(f, "      - {}", finding.what)?;
+            }
+            if found > SHOWN {
+                writeln!(f, "      - and {} more", found - SHOWN)?;
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Audits a stack: looks until nothing is wrong, or until patience ends.
+pub async fn audit(info: &StackInfo, patience: &Patience) -> Result<Report> {
+    let begun = Instant::now();
+    let mut looks = 0;
+    loop {
+        let world = scan::world(info).await?;
+        looks += 1;
+        let findings = check(&world, &patience.graces);
+        if findings.is_empty() || begun.elapsed() >= patience.settle {
+            return Ok(Report { world, findings, looks, took: begun.elapsed() });
+        }
+        sleep(LOOK_EVERY).await;
+    }
+}
 
 /// Options of the audit.
 #[derive(Clone, Debug, clap::Args)]
@@ -10,9 +134,42 @@ pub struct Args {
     /// The options of every verb.
     #[command(flatten)]
     pub common: Common,
+    /// How long to look again at what may only be on its way
+    #[arg(long, value_name = "SECONDS", default_value_t = 10)]
+    pub settle: u64,
+    /// How long a hold may be over and not ended
+    #[arg(long, value_name = "SECONDS", default_value_t = 90)]
+    pub overdue: u64,
+    /// How long an event may wait to be published
+    #[arg(long, value_name = "SECONDS", default_value_t = 150)]
+    pub unpublished: u64,
+    /// How long a payment may be pending without being listed as stuck
+    #[arg(long, value_name = "SECONDS", default_value_t = 300)]
+    pub pending: u64,
 }
 
-/// Audits the tables of the running stack.
-pub async fn run(_args: Args) -> Result<ExitCode> {
-    Err(Error::Usage("there is no audit yet".to_owned()))
+impl Args {
+    fn patience(&self) -> Patience {
+        let seconds = Duration::from_secs;
+        Patience {
+            settle: seconds(self.settle),
+            graces: Graces {
+                overdue: seconds(self.overdue),
+                unpublished: seconds(self.unpublished),
+                pending: seconds(self.pending),
+            },
+        }
+    }
+}
+
+/// Audits the running stack of a directory. Fails when anything is wrong.
+pub async fn run(args: Args) -> Result<ExitCode> {
+    let info = StackInfo::of_running(&args.common.dir()?)?;
+    let report = audit(&info, &args.patience()).await?;
+    crate::cli::print(&format!("{report}"))?;
+    if report.is_clean() {
+        return Ok(ExitCode::SUCCESS);
+    }
+    eprintln!("local: {} violations", report.findings.len());
+    Ok(ExitCode::FAILURE)
 }

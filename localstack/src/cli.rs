@@ -221,7 +221,9 @@ fn format_line(line: &LogLine) -> String {
 
 fn print(text: &str) -> Result<()> {
     let mut out = std::io::stdout().lock();
-    out.write_all(text.as_bytes()).and_then(|()| out.flush()).map_err(|e| Error::io("writing to", Path::new("standard output"), e))
+    out.write_all(text.as_bytes())
+        .and_then(|()| out.flush())
+        .map_err(|e| Error::io("writing to", Path::new("standard output"), e))
 }
 
 fn key_value(text: &str) -> Result<(String, String), String> {

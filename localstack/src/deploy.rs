@@ -278,7 +278,9 @@ fn api_url(endpoint: &str, resources: &[StackResourceSummary]) -> String {
 
 /// Not a signature, which a local engine does not check, but the place from which it takes the region and the account.
 pub fn authorization(service: &str) -> String {
-    format!("AWS4-HMAC-SHA256 Credential=test/20260101/{REGION}/{service}/aws4_request, SignedHeaders=host, Signature=0")
+    format!(
+        "AWS4-HMAC-SHA256 Credential=test/20260101/{REGION}/{service}/aws4_request, SignedHeaders=host, Signature=0"
+    )
 }
 
 fn epoch_millis() -> u128 {

@@ -61,9 +61,19 @@ impl Engine {
         files::read_json(&Self::path(dir))
     }
 
-    /// Forgets the engine and removes what it kept.
+    /// Forgets an engine that has ended and removes what it kept. Functions that outlived it, because it was killed,
+    /// are ended: they run from its directory.
     pub fn forget(dir: &Path) -> Result<()> {
-        files::remove(&temp_dir(dir))?;
+        let temp = temp_dir(dir);
+        for pid in processes_under(&temp) {
+            match kill_process(pid, Signal::KILL) {
+                Ok(()) | Err(rustix::io::Errno::SRCH) => {}
+                Err(other) => {
+                    return Err(Error::Engine(format!("a function, process {pid:?}, cannot be ended: {other}")));
+                }
+            }
+        }
+        files::remove(&temp)?;
         files::remove(&Self::path(dir))
     }
 
@@ -199,14 +209,36 @@ impl Engine {
 
     /// Whether the process was started with this engine's nonce.
     fn is_command_of(&self, pid: Pid) -> bool {
-        let raw = pid.as_raw_nonzero();
-        if let Ok(line) = fs::read(format!("/proc/{raw}/cmdline")) {
-            return String::from_utf8_lossy(&line).contains(&self.nonce);
-        }
-        // Where there is no /proc (macOS).
-        let listed = Command::new("ps").args(["-ww", "-o", "command=", "-p", &raw.to_string()]).output();
-        listed.is_ok_and(|output| String::from_utf8_lossy(&output.stdout).contains(&self.nonce))
+        commands().iter().any(|(other, command)| *other == pid && command.contains(&self.nonce))
     }
+}
+
+/// The processes whose program lies under a directory.
+fn processes_under(dir: &Path) -> Vec<Pid> {
+    let Some(start) = dir.to_str().map(|dir| format!("{dir}/")) else { return Vec::new() };
+    commands().into_iter().filter(|(_, command)| command.starts_with(&start)).map(|(pid, _)| pid).collect()
+}
+
+/// Every process with its command line, as far as they can be seen.
+fn commands() -> Vec<(Pid, String)> {
+    let pid = |text: &str| text.parse().ok().and_then(Pid::from_raw);
+    if let Ok(entries) = fs::read_dir("/proc") {
+        let read = |entry: fs::DirEntry| {
+            let pid = pid(entry.file_name().to_str()?)?;
+            let line = fs::read(entry.path().join("cmdline")).ok()?;
+            Some((pid, String::from_utf8_lossy(&line).replace('\0', " ")))
+        };
+        return entries.filter_map(|entry| read(entry.ok()?)).collect();
+    }
+    // Where there is no /proc (macOS).
+    let Ok(listed) = Command::new("ps").args(["-ax", "-ww", "-o", "pid=,command="]).output() else { return Vec::new() };
+    String::from_utf8_lossy(&listed.stdout)
+        .lines()
+        .filter_map(|line| {
+            let (number, command) = line.trim_start().split_once(' ')?;
+            Some((pid(number)?, command.to_owned()))
+        })
+        .collect()
 }
 
 /// The engine's log.

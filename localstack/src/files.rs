@@ -30,10 +30,10 @@ impl CargoTarget {
     /// From the path of the running program, which is right whatever cargo was told. A program that was moved
     /// elsewhere falls back on the workspace's default.
     pub fn of_this_program() -> Self {
-        env::current_exe().ok().and_then(|exe| Self::of(&exe)).unwrap_or_else(|| Self {
-            dir: workspace().join("target"),
-            profile: "debug".to_owned(),
-        })
+        env::current_exe()
+            .ok()
+            .and_then(|exe| Self::of(&exe))
+            .unwrap_or_else(|| Self { dir: workspace().join("target"), profile: "debug".to_owned() })
     }
 
     fn of(exe: &Path) -> Option<Self> {
@@ -122,8 +122,7 @@ pub fn write_secret_once(path: &Path, content: &[u8]) -> Result<()> {
         DirBuilder::new().recursive(true).mode(0o700).create(dir).at("creating", dir)?;
     }
     let new = beside(path);
-    let mut file =
-        OpenOptions::new().create_new(true).write(true).mode(0o600).open(&new).at("creating", &new)?;
+    let mut file = OpenOptions::new().create_new(true).write(true).mode(0o600).open(&new).at("creating", &new)?;
     file.write_all(content).at("writing", &new)?;
     // A hard link, unlike a rename, refuses to replace what is there.
     let linked = match fs::hard_link(&new, path) {

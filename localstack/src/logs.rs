@@ -86,7 +86,8 @@ impl Logs {
         let mut lines = Vec::new();
         let mut token = None;
         loop {
-            let mut ask = json!({"logGroupName": format!("/aws/lambda/{function}"), "startTime": from_ms, "limit": 10_000});
+            let mut ask =
+                json!({"logGroupName": format!("/aws/lambda/{function}"), "startTime": from_ms, "limit": 10_000});
             if let Some(token) = &token {
                 ask["nextToken"] = json!(token);
             }

@@ -146,6 +146,7 @@ impl Stack {
                 options.dir.display()
             )));
         }
+        clean(&options.dir)?;
         let (engine, child) = ready.start(&options, true).await?;
         let mut stack = Self {
             info: ready.deploy(&options, &engine, None).await?.0,
@@ -277,9 +278,7 @@ impl Ready {
         let lock = Lock::take(&options.dir.join("lock"), &options.progress).await?;
         let target = CargoTarget::of_this_program();
         let requirements = files::workspace().join("localstack").join("requirements.txt");
-        let build = async {
-            if options.build { artifacts::build(&target, &options.progress).await } else { Ok(()) }
-        };
+        let build = async { if options.build { artifacts::build(&target, &options.progress).await } else { Ok(()) } };
         let (python, ()) = tokio::try_join!(python::environment(&target.dir, &requirements, &options.progress), build)?;
         let template = Template::read(&options.template)?;
         let packages = artifacts::pack(&target, &template.contexts()).await?;
@@ -288,8 +287,7 @@ impl Ready {
 
     async fn start(&self, options: &Options, attached: bool) -> Result<(Engine, Child)> {
         let remove = if options.ephemeral { vec![options.dir.clone()] } else { Vec::new() };
-        let start =
-            Start { python: &self.python, dir: &options.dir, port: options.port, attached, remove: &remove };
+        let start = Start { python: &self.python, dir: &options.dir, port: options.port, attached, remove: &remove };
         Engine::start(&start, &options.progress).await
     }
 
@@ -314,11 +312,14 @@ impl Ready {
         let change = deployer.deploy(&template, &parameters).await?;
         let info = deployer.describe(engine, deployed).await?;
         files::write_json(&StackInfo::path(&options.dir), &info)?;
-        Ok((info, match change {
-            Change::Created => Outcome::Created,
-            Change::Updated => Outcome::Updated,
-            Change::None => Outcome::Unchanged,
-        }))
+        Ok((
+            info,
+            match change {
+                Change::Created => Outcome::Created,
+                Change::Updated => Outcome::Updated,
+                Change::None => Outcome::Unchanged,
+            },
+        ))
     }
 }
 
@@ -374,6 +375,7 @@ mod tests {
     #[test]
     fn only_declared_parameters_are_passed_and_unknown_ones_refused() {
         let options = Options::ephemeral("test-parameters").parameter("TokenExpiry", "strict");
+        fs::create_dir_all(&options.dir).unwrap();
         let declared = BTreeSet::from(["TokenExpiry".to_owned(), "Stage".to_owned()]);
         let passed = parameters(&options, &declared).unwrap();
         assert_eq!(passed, map(&[("Stage", "local"), ("TokenExpiry", "strict")]));

@@ -78,6 +78,10 @@ impl Call {
             return Err(Problem::new(StatusCode::PAYLOAD_TOO_LARGE, "payload_too_large", "Body too large")
                 .detail(format!("a body has at most {MAX_BODY_BYTES} bytes")));
         }
+        // Serde would also read a struct from an array of its fields in order.
+        if self.body.trim_ascii_start().first() != Some(&b'{') {
+            return Err(Problem::invalid("body: must be a JSON object"));
+        }
         serde_json::from_slice(&self.body).map_err(|error| Problem::invalid(error.to_string()))
     }
 
@@ -384,7 +388,7 @@ pub(crate) mod tests {
 
     #[test]
     fn a_body_that_does_not_fit_is_a_problem_with_a_code() {
-        for body in ["", "{", "[]", "{}", r#"{"a":1,"b":2}"#, r#"{"a":"1"}"#, r#"{"a":256}"#, r#"{"a":1,"a":1}"#] {
+        for body in ["", "{", "[]", "[1]", "{}", r#"{"a":1,"b":2}"#, r#"{"a":"1"}"#, r#"{"a":256}"#, r#"{"a":1,"a":1}"#] {
             let call = Call { body: body.into(), ..call(&[]) };
             let problem = call.json::<Strict>().unwrap_err();
             assert_eq!((problem.status, problem.code), (StatusCode::BAD_REQUEST, "invalid_request"), "{body}");

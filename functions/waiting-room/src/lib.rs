@@ -6,6 +6,6 @@
 pub mod domain;
 pub mod dynamo;
 pub mod handlers;
-pub mod invoke;
+pub mod neighbours;
 pub mod ports;
 pub mod usecases;

@@ -1,11 +1,11 @@
 //! The functions of the waiting room: handler, trigger, wiring.
 
 use kit::boot::BadSetting;
+use kit::invoke::Step;
 use kit::{Boot, MainResult};
 use waiting_room::domain::{DefaultAdmission, ShardCount};
 use waiting_room::dynamo::Lines;
 use waiting_room::handlers::{self, AdmissionDeps, JoinDeps, StatusDeps};
-use waiting_room::invoke::Reservations;
 use waiting_room::usecases::expire_queue_token::expire_queue_token;
 use waiting_room::usecases::open_waiting_room::{Opening, open_waiting_room};
 use waiting_room::usecases::restore_queue_token::restore_queue_token;
@@ -39,15 +39,15 @@ fn checking(boot: &Boot, line: Lines) -> Result<StatusDeps<Lines>, BadSetting> {
     Ok(StatusDeps { line, users: boot.user_tokens()?, queue_tokens: boot.queue_tokens()? })
 }
 
-fn admission(boot: &Boot, line: Lines) -> Result<AdmissionDeps<Lines, Reservations>, BadSetting> {
+fn admission(boot: &Boot, line: Lines) -> Result<AdmissionDeps<Lines, Step>, BadSetting> {
     Ok(AdmissionDeps { line, reservations: reservations(boot)?, users: boot.user_tokens()? })
 }
 
-fn opening(boot: &Boot, line: Lines) -> Result<Opening<Lines, Reservations>, BadSetting> {
+fn opening(boot: &Boot, line: Lines) -> Result<Opening<Lines, Step>, BadSetting> {
     let admission = boot.setting_or("ADMISSION_DEFAULT", DefaultAdmission::default())?;
     Ok(Opening { line, reservations: reservations(boot)?, admission })
 }
 
-fn reservations(boot: &Boot) -> Result<Reservations, BadSetting> {
-    Ok(Reservations::new(boot.step_of("APPLY_ADMISSION_FUNCTION")?))
+fn reservations(boot: &Boot) -> Result<Step, BadSetting> {
+    boot.step_of("APPLY_ADMISSION_FUNCTION")
 }

@@ -1,0 +1,629 @@
+//! The invariants of reliability.md as pure checks of a [`World`].
+
+use super::world::{Account, Payment, PaymentStatus, Reservation, ReservationStatus, Seat, SeatState, World};
+use contracts::admission::AdmissionPlan;
+use contracts::seats::Section;
+use contracts::{PaymentId, ReservationId, ScheduleId, SeatId, Timestamp, UserId};
+use std::collections::{BTreeMap, BTreeSet};
+use std::fmt;
+use std::time::Duration;
+
+/// How long a published event can be looked up before its row may be gone, in milliseconds: a day less than rows are
+/// kept (`kit::outbox`).
+const EVENTS_KEPT_MILLIS: i64 = 6 * 24 * 3600 * 1000;
+/// How far two clocks, or a plan and the copy that is enforced, may be apart, in milliseconds.
+const CLOCKS_APART_MILLIS: i64 = 2_000;
+
+/// What must never break. The names are those of reliability.md.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Invariant {
+    /// Every item is what its table's documentation says.
+    Shape,
+    /// At most one live holder per seat; a seat sold belongs to exactly one paid reservation.
+    I1,
+    /// A paid reservation has exactly one completed payment and one debit of its price.
+    I2,
+    /// A ledger adds up to its balance, which is never below zero.
+    I3,
+    /// A hold that entered `paying` keeps its seats.
+    I4,
+    /// A failed payment leaves nothing behind.
+    I5,
+    /// Every event is published, and none lies in a dead-letter queue.
+    I6,
+    /// Positions are unique, turns are kept, used places stay used.
+    I7,
+    /// Every payment comes to an end or is listed as stuck.
+    I8,
+    /// No seat is unavailable without a live hold or sale; counts equal the rows they count.
+    I9,
+}
+
+impl Invariant {
+    /// All that an audit checks, in order.
+    pub const ALL: [Self; 10] =
+        [Self::Shape, Self::I1, Self::I2, Self::I3, Self::I4, Self::I5, Self::I6, Self::I7, Self::I8, Self::I9];
+
+    /// What it says, on a line.
+    pub const fn title(self) -> &'static str {
+        match self {
+            Self::Shape => "every item reads as documented",
+            Self::I1 => "one live holder per seat, sold seats are paid",
+            Self::I2 => "a paid reservation has one payment and one debit",
+            Self::I3 => "ledgers add up to balances, never below zero",
+            Self::I4 => "a hold that is being paid keeps its seats",
+            Self::I5 => "a failed payment leaves nothing behind",
+            Self::I6 => "every event is out, none is dead",
+            Self::I7 => "positions unique, turns kept, used places used",
+            Self::I8 => "every payment ended or is listed as stuck",
+            Self::I9 => "no seat lost, counts equal what they count",
+        }
+    }
+}
+
+impl fmt::Display for Invariant {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Shape => f.write_str("--"),
+            named => write!(f, "{named:?}"),
+        }
+    }
+}
+
+/// Something that must not be.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Finding {
+    /// What it breaks.
+    pub invariant: Invariant,
+    /// Where, with ids and numbers.
+    pub what: String,
+}
+
+impl fmt::Display for Finding {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} {}", self.invariant, self.what)
+    }
+}
+
+/// How late things may be before it counts.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Graces {
+    /// A hold that is over and not ended yet. Its sweep comes every minute.
+    pub overdue: Duration,
+    /// An event that is not published yet. Its sweep comes every minute, for rows older than a minute.
+    pub unpublished: Duration,
+    /// A payment that is pending, a reservation that is being paid.
+    pub pending: Duration,
+}
+
+impl Default for Graces {
+    fn default() -> Self {
+        Self {
+            overdue: Duration::from_secs(90),
+            unpublished: Duration::from_secs(150),
+            pending: Duration::from_secs(300),
+        }
+    }
+}
+
+/// All that is wrong with a world, by invariant.
+pub fn check(world: &World, graces: &Graces) -> Vec<Finding> {
+    let mut audit = Audit::of(world, graces);
+    for unreadable in &world.unreadable {
+        audit.found(Invariant::Shape, unreadable.clone());
+    }
+    for ((schedule, id), seat) in &world.seats {
+        audit.seat(schedule, id, seat);
+    }
+    for (id, reservation) in &world.reservations {
+        audit.reservation(id, reservation);
+    }
+    for (id, payment) in &world.payments {
+        audit.payment(id, payment);
+    }
+    for (user, account) in &world.accounts {
+        audit.ledger(user, account);
+    }
+    audit.events();
+    audit.lines();
+    audit.tickets();
+    audit.dates();
+    audit.findings.sort();
+    audit.findings
+}
+
+struct Audit<'a> {
+    world: &'a World,
+    graces: &'a Graces,
+    /// Payments of a reservation.
+    payments_of: BTreeMap<&'a ReservationId, Vec<(&'a PaymentId, &'a Payment)>>,
+    findings: Vec<Finding>,
+}
+
+impl<'a> Audit<'a> {
+    fn of(world: &'a World, graces: &'a Graces) -> Self {
+        let mut payments_of: BTreeMap<_, Vec<_>> = BTreeMap::new();
+        for (id, payment) in &world.payments {
+            payments_of.entry(&payment.saga.reservation_id).or_default().push((id, payment));
+        }
+        Self { world, graces, payments_of, findings: Vec::new() }
+    }
+
+    fn found(&mut self, invariant: Invariant, what: impl Into<String>) {
+        self.findings.push(Finding { invariant, what: what.into() });
+    }
+
+    /// Whether `since` is longer ago than `grace`.
+    fn late(&self, since: Timestamp, grace: Duration) -> bool {
+        self.world.now.millis_since(since) > i64::try_from(grace.as_millis()).unwrap_or(i64::MAX)
+    }
+
+    fn section(&self, schedule: &ScheduleId, seat: &SeatId) -> Option<&'a Section> {
+        let terms = self.world.terms.get(schedule)?;
+        terms.sections.iter().find(|section| section.index_of(seat).is_some())
+    }
+
+    /// I1, I9: a seat that somebody has, seen from the seat.
+    fn seat(&mut self, schedule: &ScheduleId, id: &SeatId, seat: &Seat) {
+        let who = format!("seat {id} of {schedule} ({:?} by {})", seat.state, seat.reservation);
+        if self.section(schedule, id).is_none() {
+            self.found(Invariant::I1, format!("{who} does not exist in that hall"));
+        }
+        let Some(reservation) = self.world.reservations.get(&seat.reservation) else {
+            return self.found(Invariant::I9, format!("{who}: there is no such reservation"));
+        };
+        if !reservation.seats.contains(id) || reservation.schedule != *schedule || reservation.user != seat.user {
+            self.found(Invariant::I1, format!("{who}: that reservation is not for this seat, date and user"));
+        }
+        let status = reservation.status;
+        match (seat.state, status) {
+            (SeatState::Held, ReservationStatus::Held) => {
+                if seat.hold_expires_at != Some(reservation.hold_expires_at) {
+                    self.found(Invariant::I1, format!("{who} is held for another time than its reservation"));
+                }
+            }
+            (SeatState::Paying, ReservationStatus::Paying) => {}
+            (SeatState::Sold, ReservationStatus::Paid) => {
+                if seat.payment != reservation.payment {
+                    self.found(Invariant::I1, format!("{who} was sold by another payment than its reservation"));
+                }
+            }
+            // Seen from the reservation, with all its seats.
+            (_, ReservationStatus::Paying) => {}
+            (SeatState::Held | SeatState::Paying, ended) if !ended.is_live() => {
+                self.found(Invariant::I9, format!("{who} is not free although that reservation is {ended:?}"));
+            }
+            (_, other) => self.found(Invariant::I1, format!("{who}: that reservation is {other:?}")),
+        }
+    }
+
+    /// I1, I2, I4, I6, I7, I8, I9: a reservation.
+    fn reservation(&mut self, id: &ReservationId, reservation: &Reservation) {
+        let who = format!("reservation {id} of {}", reservation.user);
+        let overdue = self.world.now >= reservation.hold_expires_at;
+        let (invariant, wanted) = match reservation.status {
+            ReservationStatus::Held if !overdue => (Invariant::I1, Some(SeatState::Held)),
+            ReservationStatus::Paying => (Invariant::I4, Some(SeatState::Paying)),
+            ReservationStatus::Paid => (Invariant::I1, Some(SeatState::Sold)),
+            // A hold that is over may have lost its seats to somebody else already.
+            _ => (Invariant::I1, None),
+        };
+        if let Some(wanted) = wanted {
+            for seat in &reservation.seats {
+                let found = self.world.seats.get(&(reservation.schedule.clone(), seat.clone()));
+                let ours = found.is_some_and(|found| {
+                    found.reservation == *id
+                        && found.state == wanted
+                        && (wanted != SeatState::Paying || found.payment == reservation.payment)
+                });
+                if !ours {
+                    let there = found.map_or("nobody's".to_owned(), |found| {
+                        format!("{:?} by {}, payment {:?}", found.state, found.reservation, found.payment)
+                    });
+                    let status = reservation.status;
+                    self.found(invariant, format!("{who} is {status:?}, but its seat {seat} is {there}"));
+                }
+            }
+        }
+        self.price(&who, reservation);
+        match reservation.status {
+            ReservationStatus::Held => {
+                if self.late(reservation.hold_expires_at, self.graces.overdue) {
+                    self.found(
+                        Invariant::I9,
+                        format!("{who} is still held although that was over at {}", reservation.hold_expires_at),
+                    );
+                }
+                if reservation.due_at != Some(reservation.hold_expires_at) {
+                    self.found(Invariant::I9, format!("{who} is held and the sweep of overdue holds cannot find it"));
+                }
+            }
+            _ if reservation.due_at.is_some() => {
+                self.found(Invariant::I9, format!("{who} is {:?} and the sweep finds it", reservation.status));
+            }
+            ReservationStatus::Paid => self.paid(id, &who, reservation),
+            ReservationStatus::Paying => self.paying(&who, reservation),
+            _ => {}
+        }
+        self.turn(&who, reservation);
+    }
+
+    /// I2: the price is that of the seats.
+    fn price(&mut self, who: &str, reservation: &Reservation) {
+        let prices = reservation.seats.iter().map(|seat| self.section(&reservation.schedule, seat));
+        let sum: Option<i64> = prices.map(|section| section.map(|section| section.price.get())).sum();
+        if sum != Some(reservation.total_price) {
+            let total = reservation.total_price;
+            self.found(Invariant::I2, format!("{who} costs {total}, but its seats cost {sum:?}"));
+        }
+    }
+
+    /// I2, I7: what a paid reservation needs.
+    fn paid(&mut self, id: &ReservationId, who: &str, reservation: &Reservation) {
+        let payments = self.payments_of.get(id).cloned().unwrap_or_default();
+        let completed: Vec<_> =
+            payments.iter().filter(|(_, payment)| payment.status == PaymentStatus::Completed).collect();
+        match completed.as_slice() {
+            [(payment, _)] if reservation.payment.as_ref() == Some(payment) => {}
+            // Between the confirmation and the record; I8 says how long that may take.
+            [] if payments.iter().any(|(payment, found)| {
+                reservation.payment.as_ref() == Some(payment) && found.status == PaymentStatus::Pending
+            }) => {}
+            found => {
+                let ids: Vec<&PaymentId> = found.iter().map(|(payment, _)| *payment).collect();
+                let by = &reservation.payment;
+                self.found(Invariant::I2, format!("{who} was paid by {by:?}; completed payments of it: {ids:?}"));
+            }
+        }
+        let entitlement = self.world.entitlements.get(&(reservation.user.clone(), reservation.concert.clone()));
+        let position = reservation.queue_position;
+        if !entitlement.is_some_and(|entitlement| entitlement.spent.contains_key(&position)) {
+            self.found(Invariant::I7, format!("{who} is paid, but its place {position} does not count as spent"));
+        }
+    }
+
+    /// I4, I8: what a reservation that is being paid needs.
+    fn paying(&mut self, who: &str, reservation: &Reservation) {
+        match reservation.payment.as_ref().map(|payment| (payment, self.world.payments.get(payment))) {
+            Some((_, Some(payment))) => match payment.status {
+                // I8 of the payment says how long.
+                PaymentStatus::Pending => {}
+                // Found with the payment.
+                PaymentStatus::Failed | PaymentStatus::Completed => {}
+                PaymentStatus::Refunded => {
+                    self.found(Invariant::I4, format!("{who} is being paid by a refunded payment"));
+                }
+            },
+            nobody => self.found(Invariant::I8, format!("{who} is being paid by {nobody:?}, which does not exist")),
+        }
+    }
+
+    /// I7: made in turn, with a place that was not spent.
+    fn turn(&mut self, who: &str, reservation: &Reservation) {
+        let (position, made) = (reservation.queue_position, reservation.created_at);
+        let key = (reservation.user.clone(), reservation.concert.clone());
+        if let Some(spent) = self.world.entitlements.get(&key).and_then(|found| found.spent.get(&position))
+            && made.millis_since(*spent) > CLOCKS_APART_MILLIS
+        {
+            self.found(Invariant::I7, format!("{who} was made at {made} with place {position}, spent at {spent}"));
+        }
+        let Some(line) = self.world.lines.get(&reservation.concert) else {
+            return self.found(Invariant::I7, format!("{who}: {} has no waiting room", reservation.concert));
+        };
+        let Some(plan) = line.shards.values().next().map(|shard| &shard.plan) else { return };
+        if let Some(why) = out_of_turn(plan, position, made) {
+            self.found(Invariant::I7, format!("{who} was made at {made} with place {position}, {why}"));
+        }
+    }
+
+    /// I2, I5, I7, I8: a payment.
+    fn payment(&mut self, id: &PaymentId, payment: &Payment) {
+        let saga = &payment.saga;
+        let who = format!("payment {id} of {}", saga.user_id);
+        let reservation = self.world.reservations.get(&saga.reservation_id);
+        let line = self.world.lines.get(&saga.concert_id);
+        let used = line.is_some_and(|line| line.used.contains(&(saga.queue_position, id.clone())));
+        let account = self.world.accounts.get(&saga.user_id);
+        let entry = |key: String| account.and_then(|account| account.entries.iter().find(|entry| entry.key == key));
+        let debit = entry(format!("use.{id}")).map(|entry| -entry.adds);
+        let returned = entry(format!("return.{id}")).map(|entry| entry.adds);
+        let price = saga.amount.get();
+        if payment.amount != price || reservation.is_none_or(|found| found.total_price != price) {
+            let total = reservation.map(|found| found.total_price);
+            let amount = payment.amount;
+            self.found(Invariant::I2, format!("{who}: amount {amount}, its saga {price}, its reservation {total:?}"));
+        }
+        match payment.status {
+            PaymentStatus::Pending => {
+                if self.late(payment.created_at, self.graces.pending) && !self.world.parked.contains(id) {
+                    self.found(Invariant::I8, format!("{who} is pending since {}", payment.created_at));
+                }
+                if !payment.in_recovery_index {
+                    self.found(Invariant::I8, format!("{who} is pending and the recovery cannot find it"));
+                }
+            }
+            PaymentStatus::Completed => {
+                let paid = reservation.is_some_and(|found| {
+                    found.status == ReservationStatus::Paid && found.payment.as_ref() == Some(id)
+                });
+                if !paid {
+                    let there = reservation.map(|found| (found.status, &found.payment));
+                    let which = &saga.reservation_id;
+                    self.found(Invariant::I2, format!("{who} is completed, its reservation {which} is {there:?}"));
+                }
+                if (debit, returned) != (Some(price), None) {
+                    let moved = format!("debit {debit:?}, returned {returned:?}");
+                    self.found(Invariant::I2, format!("{who} is completed: price {price}, {moved}"));
+                }
+                if !used {
+                    let position = saga.queue_position;
+                    self.found(Invariant::I7, format!("{who} is completed, but its place {position} is not used"));
+                }
+            }
+            PaymentStatus::Failed => {
+                if debit.unwrap_or(0) != returned.unwrap_or(0) {
+                    let moved = format!("debit {debit:?}, returned {returned:?}");
+                    self.found(Invariant::I5, format!("{who} failed: {moved}"));
+                }
+                if let Some(found) = reservation.filter(|found| found.payment.as_ref() == Some(id)) {
+                    let there = format!("reservation {} is {:?} by it", saga.reservation_id, found.status);
+                    self.found(Invariant::I5, format!("{who} failed, but {there}"));
+                }
+                for seat in &saga.seats {
+                    let found = self.world.seats.get(&(saga.schedule_id.clone(), seat.clone()));
+                    if found.is_some_and(|found| found.payment.as_ref() == Some(id)) {
+                        self.found(Invariant::I5, format!("{who} failed, but still has seat {seat}"));
+                    }
+                }
+                if used {
+                    let position = saga.queue_position;
+                    self.found(Invariant::I5, format!("{who} failed, but place {position} is used by it"));
+                }
+            }
+            // Its debit was returned and its seats are free: checked with the reservation.
+            PaymentStatus::Refunded => {}
+        }
+        if payment.in_recovery_index && payment.status != PaymentStatus::Pending {
+            self.found(Invariant::I8, format!("{who} is {:?} and the recovery finds it", payment.status));
+        }
+    }
+
+    /// I3, and I2 for debits that belong to nothing.
+    fn ledger(&mut self, user: &UserId, account: &Account) {
+        let who = format!("the ledger of {user}");
+        let mut entries: Vec<_> = account.entries.iter().collect();
+        entries.sort_by_key(|entry| entry.sequence);
+        let mut balance = 0_i64;
+        for (expected, entry) in (1_u64..).zip(&entries) {
+            if entry.sequence != expected {
+                self.found(Invariant::I3, format!("{who} has entry {} where {expected} must be", entry.sequence));
+            }
+            balance = balance.saturating_add(entry.adds);
+            if entry.balance_after != balance || balance < 0 {
+                let (key, says) = (&entry.key, entry.balance_after);
+                self.found(Invariant::I3, format!("{who}: after {key} it adds up to {balance}, the entry says {says}"));
+            }
+        }
+        if balance != account.balance || account.balance < 0 {
+            let says = account.balance;
+            self.found(Invariant::I3, format!("{who} adds up to {balance}, the balance is {says}"));
+        }
+        let hot = entries.iter().filter(|entry| !entry.archived).count() as u64;
+        if account.sequence != entries.len() as u64 || account.hot != hot {
+            let says = format!("the account says {} and {}", account.sequence, account.hot);
+            self.found(Invariant::I3, format!("{who} has {} entries, {hot} of them recent; {says}", entries.len()));
+        }
+        let mut keys = BTreeSet::new();
+        for entry in &account.entries {
+            if !keys.insert(&entry.key) {
+                self.found(Invariant::I3, format!("{who} has {} twice", entry.key));
+            }
+        }
+        for key in keys {
+            if let Some(payment) = key.strip_prefix("use.").or_else(|| key.strip_prefix("return.")) {
+                let known = PaymentId::parse(payment).is_ok_and(|id| self.world.payments.contains_key(&id));
+                if !known {
+                    self.found(Invariant::I2, format!("{who} has {key}, but there is no such payment"));
+                }
+            }
+        }
+    }
+
+    /// I6: what happened has an event, and events get where they have to.
+    fn events(&mut self) {
+        for (id, row) in &self.world.outbox {
+            if !row.published && self.late(row.created_at, self.graces.unpublished) {
+                self.found(Invariant::I6, format!("event {id} of {} is not published", row.created_at));
+            }
+        }
+        for (queue, messages) in &self.world.dead_letters {
+            if *messages > 0 {
+                self.found(Invariant::I6, format!("{messages} messages lie in {queue}"));
+            }
+        }
+        let mut expected: Vec<String> = Vec::new();
+        let recent = |at: Timestamp| self.world.now.millis_since(at) < EVENTS_KEPT_MILLIS;
+        for (id, reservation) in self.world.reservations.iter().filter(|(_, found)| recent(found.created_at)) {
+            expected.push(format!("{id}.reservation.held"));
+            expected.extend(match reservation.status {
+                ReservationStatus::Paid => Some(format!("{id}.reservation.paid")),
+                ReservationStatus::Cancelled => Some(format!("{id}.reservation.cancelled")),
+                ReservationStatus::Expired => Some(format!("{id}.reservation.expired")),
+                _ => None,
+            });
+        }
+        for (id, payment) in self.world.payments.iter().filter(|(_, found)| recent(found.created_at)) {
+            expected.extend(match payment.status {
+                PaymentStatus::Completed => Some(format!("{id}.payment.completed")),
+                PaymentStatus::Failed => Some(format!("{id}.payment.failed")),
+                _ => None,
+            });
+        }
+        for event in expected {
+            if !self.world.outbox.contains_key(&event) {
+                self.found(Invariant::I6, format!("there is no event {event}, although that happened"));
+            }
+        }
+    }
+
+    /// I7: the waiting rooms.
+    fn lines(&mut self) {
+        let mut holders: BTreeMap<_, BTreeSet<&UserId>> = BTreeMap::new();
+        for reservation in self.world.reservations.values() {
+            let place = (&reservation.concert, reservation.queue_position);
+            holders.entry(place).or_default().insert(&reservation.user);
+        }
+        for ((concert, position), users) in holders {
+            if users.len() > 1 {
+                self.found(Invariant::I7, format!("place {position} of {concert} was used by {users:?}"));
+            }
+            let Some(line) = self.world.lines.get(concert) else { continue };
+            let shards = line.shards.values().next().map_or(1, |shard| u64::from(shard.shards.max(1)));
+            let (shard, place) = (position.saturating_sub(1) % shards, position.saturating_sub(1) / shards + 1);
+            let issued = u32::try_from(shard).ok().and_then(|shard| line.shards.get(&shard)).map(|found| found.issued);
+            if position == 0 || issued.is_none_or(|issued| issued < place) {
+                let counter = format!("counter {shard} of {shards} stands at {issued:?}");
+                self.found(Invariant::I7, format!("place {position} of {concert} was never given out: {counter}"));
+            }
+        }
+        for (concert, line) in &self.world.lines {
+            let plans: BTreeSet<u64> = line.shards.values().map(|shard| shard.plan.version).collect();
+            let counters: BTreeSet<u32> = line.shards.values().map(|shard| shard.shards).collect();
+            let complete = counters.len() == 1
+                && counters.first().is_some_and(|count| (0..*count).eq(line.shards.keys().copied()));
+            if !complete {
+                let there: Vec<&u32> = line.shards.keys().collect();
+                self.found(Invariant::I7, format!("{concert} has counters {there:?} of {counters:?}"));
+            }
+            let enforced = self.world.enforced_plans.get(concert);
+            if plans.len() != 1 || plans.first() != enforced {
+                let both = format!("plan {plans:?}, reservations enforces {enforced:?}");
+                self.found(Invariant::I7, format!("the waiting room of {concert} has {both}"));
+            }
+            for (position, payment) in &line.used {
+                if !self.world.payments.contains_key(payment) {
+                    let by = format!("{payment}, which does not exist");
+                    self.found(Invariant::I7, format!("place {position} of {concert} was used by {by}"));
+                }
+            }
+        }
+    }
+
+    /// I9: the counts of tickets by user and date.
+    fn tickets(&mut self) {
+        let mut live: BTreeMap<_, i64> = BTreeMap::new();
+        for found in self.world.reservations.values().filter(|found| found.status.is_live()) {
+            *live.entry((&found.user, &found.concert, &found.schedule)).or_default() += found.seats.len() as i64;
+        }
+        let mut counted: BTreeMap<_, i64> = BTreeMap::new();
+        for ((user, concert), entitlement) in &self.world.entitlements {
+            for (schedule, count) in &entitlement.tickets {
+                counted.insert((user, concert, schedule), *count);
+            }
+        }
+        let keys: BTreeSet<_> = live.keys().chain(counted.keys()).copied().collect();
+        for key in keys {
+            let (are, says) = (live.get(&key).copied().unwrap_or(0), counted.get(&key).copied().unwrap_or(0));
+            let (user, _, schedule) = key;
+            if are != says {
+                self.found(Invariant::I9, format!("{user} has {are} tickets of {schedule}, counted are {says}"));
+            }
+            let most = self.world.terms.get(schedule).map_or(0, |terms| i64::from(terms.max_per_user));
+            if are > most {
+                self.found(Invariant::I9, format!("{user} has {are} tickets of {schedule}, at most {most} are allowed"));
+            }
+        }
+    }
+
+    /// I9: what people see of a date equals what reservations has of it.
+    fn dates(&mut self) {
+        for (id, terms) in &self.world.terms {
+            let Some(date) = self.world.dates.get(id) else {
+                self.found(Invariant::I9, format!("date {id} is sold and not in the catalogue"));
+                continue;
+            };
+            if date != terms {
+                self.found(Invariant::I9, format!("date {id} is sold under other terms than the catalogue has"));
+            }
+            let row = self.world.date_rows.get(id);
+            let total: i64 = terms.sections.iter().map(|section| i64::from(section.seats())).sum();
+            if let Some(shown) = row.and_then(|row| row.seats_total)
+                && shown != total
+            {
+                self.found(Invariant::I9, format!("date {id} is shown with {shown} seats and has {total}"));
+            }
+            for section in &terms.sections {
+                let (held, sold) = self.section_map(id, section);
+                let name = &section.section;
+                let taken = row.and_then(|row| row.taken.get(name)).copied().unwrap_or(0);
+                if taken != held + sold {
+                    let are = held + sold;
+                    self.found(Invariant::I9, format!("section {name} of {id}: {are} taken, the list counts {taken}"));
+                }
+            }
+        }
+        for (schedule, section) in self.world.maps.keys() {
+            let known = self.world.terms.get(schedule).is_some_and(|terms| {
+                terms.sections.iter().any(|found| found.section == *section)
+            });
+            if !known {
+                self.found(Invariant::I9, format!("there is a map of section {section} of {schedule}, which has none"));
+            }
+        }
+    }
+
+    /// Compares a section's map with its seats. Returns how many are held and sold.
+    fn section_map(&mut self, schedule: &ScheduleId, section: &Section) -> (i64, i64) {
+        let map = self.world.maps.get(&(schedule.clone(), section.section.clone()));
+        let name = &section.section;
+        let (mut held, mut sold) = (0, 0);
+        for index in 0..section.seats() {
+            let Some(seat) = section.seat_at(index) else { continue };
+            let found = self.world.seats.get(&(schedule.clone(), seat.clone()));
+            let code = match found.map(|found| found.state) {
+                None => 0,
+                Some(SeatState::Held | SeatState::Paying) => {
+                    held += 1;
+                    1
+                }
+                Some(SeatState::Sold) => {
+                    sold += 1;
+                    2
+                }
+            };
+            let shown = map.map_or(0, |map| map.code(index));
+            if shown != code {
+                let names = ["available", "held", "sold", "corrupt"];
+                let (are, see) = (names[code as usize], names[usize::from(shown)]);
+                self.found(Invariant::I9, format!("seat {seat} of {schedule} is {are}, the map shows {see}"));
+            }
+        }
+        if let Some(map) = map
+            && (map.held, map.sold) != (held, sold)
+        {
+            let says = format!("the map counts {} held, {} sold", map.held, map.sold);
+            self.found(Invariant::I9, format!("section {name} of {schedule}: {held} held, {sold} sold; {says}"));
+        }
+        (held, sold)
+    }
+}
+
+/// Why a reservation made at `made` with place `position` came before its turn, if it did.
+///
+/// A change of the plan never takes an admission back, so the plan in force answers for all times since the segment
+/// that speaks for the position. Before that, another plan may have been in force (or on its way to reservations),
+/// which nobody remembers.
+fn out_of_turn(plan: &AdmissionPlan, position: u64, made: Timestamp) -> Option<String> {
+    let segment = plan.segments.iter().rev().find(|segment| segment.from_position <= position)?;
+    if plan.version > 1 && made < segment.from_time.plus_millis(CLOCKS_APART_MILLIS) {
+        return None;
+    }
+    match plan.enters_at(position) {
+        Some(entry) if entry <= made => None,
+        Some(entry) => Some(format!("whose turn came at {entry}")),
+        None => Some("whose turn has not come".to_owned()),
+    }
+}
+
+#[cfg(test)]
+mod tests;

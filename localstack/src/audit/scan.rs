@@ -1,0 +1,458 @@
+//! Reads a stack's tables and queues into a [`World`].
+
+use super::world::{
+    Account, DateRow, Entitlement, Entry, Line, OutboxRow, Payment, PaymentStatus, Reservation, ReservationStatus,
+    Seat, SeatState, SectionMap, Shard, World,
+};
+use crate::{Error, Result, StackInfo};
+use aws_sdk_dynamodb::error::DisplayErrorContext;
+use aws_sdk_dynamodb::types::AttributeValue;
+use aws_sdk_sqs::types::QueueAttributeName;
+use contracts::seats::stream;
+use contracts::steps::OpenSchedule;
+use contracts::{ConcertId, PaymentId, ReservationId, ScheduleId, SeatId, SectionName, Timestamp, UserId, Won};
+use kit::Fault;
+use kit::dynamo::{Item, PK, Read, SK};
+use serde::Deserialize;
+use serde_json::Value;
+
+/// The tables, in the order of a sale: what was sold is read after what was paid.
+const TABLES: [(&str, ReadItem); 5] = [
+    ("payments", payments_item),
+    ("points", points_item),
+    ("reservations", reservations_item),
+    ("waiting-room", waiting_room_item),
+    ("concerts", concerts_item),
+];
+/// The queue of payments that a person has to finish.
+const PARKED: &str = "parked-payments";
+/// How the names of queues end that hold what could not be handled.
+const DEAD_LETTERS: &str = "-dead-letters";
+/// How long a parked message that was looked at stays out of sight, in seconds. Looking removes nothing.
+const LOOK_SECONDS: i32 = 2;
+/// Rounds of reading parked messages: ten each.
+const PARKED_ROUNDS: usize = 100;
+
+/// Puts an item where it belongs in a world.
+type ReadItem = fn(&Item, &mut World) -> Result<(), Fault>;
+
+/// Reads everything.
+pub async fn world(info: &StackInfo) -> Result<World> {
+    let config = info.sdk_config();
+    let client = aws_sdk_dynamodb::Client::new(&config);
+    let mut world = World::default();
+    for (context, read) in TABLES {
+        let table = info
+            .tables
+            .get(context)
+            .ok_or_else(|| Error::Usage(format!("the stack {} has no table {context}", info.stack)))?;
+        let mut items = client.scan().table_name(table).consistent_read(true).into_paginator().items().send();
+        while let Some(item) = items.next().await {
+            let item = item.map_err(|e| failed(&format!("reading the table {table}"), &DisplayErrorContext(e)))?;
+            if let Err(fault) = read(&item, &mut world) {
+                let key = |name| item.get(name).and_then(|key| key.as_s().ok()).map_or("?", String::as_str);
+                world.unreadable.push(format!("{table} {} / {}: {}", key(PK), key(SK), fault.chain()));
+            }
+        }
+    }
+    let queues = aws_sdk_sqs::Client::new(&config);
+    for (name, url) in &info.queues {
+        if name == PARKED {
+            read_parked(&queues, url, &mut world).await?;
+        } else if name.ends_with(DEAD_LETTERS) {
+            world.dead_letters.insert(name.clone(), messages_in(&queues, url).await?);
+        }
+    }
+    world.now = kit::now();
+    Ok(world)
+}
+
+fn failed(doing: &str, why: &dyn std::fmt::Display) -> Error {
+    Error::Engine(format!("{doing}: {why}"))
+}
+
+async fn messages_in(queues: &aws_sdk_sqs::Client, url: &str) -> Result<u64> {
+    let counted = [
+        QueueAttributeName::ApproximateNumberOfMessages,
+        QueueAttributeName::ApproximateNumberOfMessagesNotVisible,
+        QueueAttributeName::ApproximateNumberOfMessagesDelayed,
+    ];
+    let asked =
+        queues.get_queue_attributes().queue_url(url).set_attribute_names(Some(counted.to_vec())).send().await;
+    let answer = asked.map_err(|e| failed(&format!("counting the messages of {url}"), &DisplayErrorContext(e)))?;
+    let numbers = answer.attributes.unwrap_or_default();
+    Ok(counted.iter().filter_map(|name| numbers.get(name)?.parse::<u64>().ok()).sum())
+}
+
+/// The body of a parked message, see `ParkPayment` in the state machine.
+#[derive(Deserialize)]
+struct Parked {
+    saga: ParkedSaga,
+}
+
+#[derive(Deserialize)]
+struct ParkedSaga {
+    payment_id: PaymentId,
+}
+
+async fn read_parked(queues: &aws_sdk_sqs::Client, url: &str, world: &mut World) -> Result<()> {
+    if messages_in(queues, url).await? == 0 {
+        return Ok(());
+    }
+    for _ in 0..PARKED_ROUNDS {
+        let looked = queues
+            .receive_message()
+            .queue_url(url)
+            .max_number_of_messages(10)
+            .visibility_timeout(LOOK_SECONDS)
+            .send()
+            .await
+            .map_err(|e| failed("reading parked payments", &DisplayErrorContext(e)))?;
+        let before = world.parked.len();
+        for message in looked.messages() {
+            match serde_json::from_str::<Parked>(message.body().unwrap_or_default()) {
+                Ok(parked) => {
+                    world.parked.insert(parked.saga.payment_id);
+                }
+                Err(error) => world.unreadable.push(format!("a message in {url}: {error}")),
+            }
+        }
+        // Nothing new: all have been seen, or are out of sight because they have.
+        if world.parked.len() == before {
+            break;
+        }
+    }
+    Ok(())
+}
+
+fn wrong(what: impl Into<String>) -> Fault {
+    Fault::broken("auditing an item", what.into())
+}
+
+fn parse<T: TryFrom<String>>(text: &str, what: &str) -> Result<T, Fault> {
+    T::try_from(text.to_owned()).map_err(|_| wrong(format!("`{text}` is no {what}")))
+}
+
+/// Puts a value where none is yet: every key stands for one thing.
+fn put_new<K: Ord + std::fmt::Debug, V>(
+    map: &mut std::collections::BTreeMap<K, V>,
+    key: K,
+    value: V,
+) -> Result<(), Fault> {
+    match map.entry(key) {
+        std::collections::btree_map::Entry::Occupied(there) => Err(wrong(format!("{:?} is there twice", there.key()))),
+        std::collections::btree_map::Entry::Vacant(free) => {
+            free.insert(value);
+            Ok(())
+        }
+    }
+}
+
+/// Attributes whose names start with `prefix`, with the rest of their names.
+fn prefixed<'a>(item: &'a Item, prefix: &'a str) -> impl Iterator<Item = (&'a str, &'a AttributeValue)> {
+    item.iter().filter_map(move |(name, value)| Some((name.strip_prefix(prefix)?, value)))
+}
+
+fn number(value: &AttributeValue, what: &str) -> Result<i64, Fault> {
+    value.as_n().ok().and_then(|digits| digits.parse().ok()).ok_or_else(|| wrong(format!("{what} is no number")))
+}
+
+fn maybe_moment(item: &Item, name: &'static str) -> Result<Option<Timestamp>, Fault> {
+    Ok(item.maybe_int(name)?.map(Timestamp::from_millis))
+}
+
+fn maybe_payment(item: &Item) -> Result<Option<PaymentId>, Fault> {
+    if item.contains_key("payment_id") { item.parsed("payment_id").map(Some) } else { Ok(None) }
+}
+
+fn strings<'a>(item: &'a Item, name: &str) -> Result<&'a [String], Fault> {
+    match item.get(name) {
+        None => Ok(&[]),
+        Some(AttributeValue::Ss(strings)) => Ok(strings),
+        Some(_) => Err(wrong(format!("{name} is no set of strings"))),
+    }
+}
+
+/// What every table may have besides its own: remembered answers and events. `false` for anything else.
+fn common_item(item: &Item, world: &mut World) -> Result<bool, Fault> {
+    let (pk, sk) = (item.text(PK)?, item.text(SK)?);
+    if pk.starts_with("USER#") && sk.starts_with("IDEM#") {
+        item.text("fingerprint")?;
+        item.document::<Value>("answer")?;
+        return Ok(true);
+    }
+    let Some(event) = pk.strip_prefix("OUTBOX#") else { return Ok(false) };
+    let published = match item.text("publish_state")? {
+        "published" => true,
+        "pending" => false,
+        other => return Err(wrong(format!("publish_state is {other}"))),
+    };
+    if published == item.contains_key("unpublished_shard") {
+        return Err(wrong("its place in the index of unpublished events contradicts its state"));
+    }
+    let row = OutboxRow { published, created_at: item.moment("created_at")? };
+    put_new(&mut world.outbox, event.to_owned(), row)?;
+    Ok(true)
+}
+
+fn unknown(item: &Item) -> Fault {
+    wrong(format!("no kind of item has such a key ({} attributes)", item.len()))
+}
+
+fn reservations_item(item: &Item, world: &mut World) -> Result<(), Fault> {
+    let (pk, sk) = (item.text(PK)?, item.text(SK)?);
+    if let (Some(schedule), "TERMS") = (pk.strip_prefix("SCHEDULE#"), sk) {
+        let terms: OpenSchedule = item.document("terms")?;
+        return put_new(&mut world.terms, parse(schedule, "date")?, terms);
+    }
+    if let (Some(concert), "ADMISSION") = (pk.strip_prefix("CONCERT#"), sk) {
+        return put_new(&mut world.enforced_plans, parse(concert, "concert")?, item.uint("version")?);
+    }
+    if let (Some(place), Some(seat)) = (pk.strip_prefix("SEATS#"), sk.strip_prefix("SEAT#")) {
+        return seat_item(item, place, seat, world);
+    }
+    if let (Some(user), Some(id)) = (pk.strip_prefix("USER#"), sk.strip_prefix("RES#")) {
+        return reservation_item(item, user, id, world);
+    }
+    if let (Some(user), Some(concert)) = (pk.strip_prefix("USER#"), sk.strip_prefix("CONCERT#")) {
+        let mut entitlement = Entitlement::default();
+        for (schedule, count) in prefixed(item, "n#") {
+            entitlement.tickets.insert(parse(schedule, "date")?, number(count, "a count of tickets")?);
+        }
+        for (position, at) in prefixed(item, "spent#") {
+            let position = position.parse().map_err(|_| wrong(format!("spent#{position}")))?;
+            entitlement.spent.insert(position, Timestamp::from_millis(number(at, "the time of spending")?));
+        }
+        return put_new(&mut world.entitlements, (parse(user, "user")?, parse(concert, "concert")?), entitlement);
+    }
+    if common_item(item, world)? { Ok(()) } else { Err(unknown(item)) }
+}
+
+fn seat_item(item: &Item, place: &str, seat: &str, world: &mut World) -> Result<(), Fault> {
+    let id: SeatId = parse(seat, "seat")?;
+    let schedule: ScheduleId = item.parsed(stream::SCHEDULE_ID)?;
+    // The stream, and with it the seat map, goes by the attributes; the writes go by the key.
+    let same = item.text(stream::KIND)? == stream::KIND_SEAT
+        && item.text(stream::SEAT_ID)? == seat
+        && place == format!("{schedule}#{}", id.section);
+    if !same {
+        return Err(wrong("its key and its attributes name different seats"));
+    }
+    let state = match item.text(stream::STATUS)? {
+        stream::HELD => SeatState::Held,
+        stream::PAYING => SeatState::Paying,
+        stream::SOLD => SeatState::Sold,
+        other => return Err(wrong(format!("status is {other}"))),
+    };
+    let seat = Seat {
+        state,
+        reservation: item.parsed("reservation_id")?,
+        user: item.parsed("user_id")?,
+        hold_expires_at: maybe_moment(item, "hold_expires_at")?,
+        payment: maybe_payment(item)?,
+    };
+    put_new(&mut world.seats, (schedule, id), seat)
+}
+
+fn reservation_item(item: &Item, user: &str, id: &str, world: &mut World) -> Result<(), Fault> {
+    if item.text("user_id")? != user || item.text("reservation_id")? != id {
+        return Err(wrong("its key and its attributes name different reservations"));
+    }
+    let status = match item.text("status")? {
+        "pending" => ReservationStatus::Pending,
+        "held" => ReservationStatus::Held,
+        "paying" => ReservationStatus::Paying,
+        "paid" => ReservationStatus::Paid,
+        "cancelled" => ReservationStatus::Cancelled,
+        "expired" => ReservationStatus::Expired,
+        "rejected" => ReservationStatus::Rejected,
+        "refunded" => ReservationStatus::Refunded,
+        other => return Err(wrong(format!("status is {other}"))),
+    };
+    let Some(AttributeValue::L(list)) = item.get("seats") else { return Err(wrong("seats is no list")) };
+    let seat = |value: &AttributeValue| parse::<SeatId>(value.as_s().map_or("?", String::as_str), "seat");
+    let reservation = Reservation {
+        user: item.parsed("user_id")?,
+        schedule: item.parsed("schedule_id")?,
+        concert: item.parsed("concert_id")?,
+        seats: list.iter().map(seat).collect::<Result<_, _>>()?,
+        total_price: item.int("total_price")?,
+        queue_position: item.uint("queue_position")?,
+        status,
+        hold_expires_at: item.moment("hold_expires_at")?,
+        created_at: item.moment("created_at")?,
+        payment: maybe_payment(item)?,
+        due_at: if item.contains_key("due_shard") { maybe_moment(item, "due_at")? } else { None },
+    };
+    put_new(&mut world.reservations, item.parsed::<ReservationId>("reservation_id")?, reservation)
+}
+
+fn points_item(item: &Item, world: &mut World) -> Result<(), Fault> {
+    let (pk, sk) = (item.text(PK)?, item.text(SK)?);
+    let Some(user) = pk.strip_prefix("USER#") else { return Err(unknown(item)) };
+    let user: UserId = parse(user, "user")?;
+    if sk == "ACCOUNT" {
+        let account = world.accounts.entry(user).or_default();
+        account.balance = item.maybe_int("balance")?.unwrap_or(0);
+        account.sequence = unsigned(item.maybe_int("seq")?.unwrap_or(0), "seq")?;
+        account.hot = unsigned(item.maybe_int("hot")?.unwrap_or(0), "hot")?;
+        return hot_entries(item, account);
+    }
+    if sk.starts_with("LEDGER#") {
+        let account = world.accounts.entry(user).or_default();
+        for archived in item.document::<Vec<ArchivedEntry>>("entries")? {
+            account.entries.push(Entry {
+                adds: signed(&archived.kind, archived.amount.get())?,
+                key: archived.key,
+                balance_after: archived.balance_after.get(),
+                sequence: archived.sequence,
+                archived: true,
+            });
+        }
+        return Ok(());
+    }
+    if common_item(item, world)? { Ok(()) } else { Err(unknown(item)) }
+}
+
+#[derive(Deserialize)]
+struct ArchivedEntry {
+    key: String,
+    kind: String,
+    amount: Won,
+    sequence: u64,
+    balance_after: Won,
+}
+
+fn unsigned(value: i64, what: &str) -> Result<u64, Fault> {
+    u64::try_from(value).map_err(|_| wrong(format!("{what} is {value}")))
+}
+
+fn signed(kind: &str, amount: i64) -> Result<i64, Fault> {
+    match kind {
+        "charge" | "refund" => Ok(amount),
+        "use" => Ok(-amount),
+        other => Err(wrong(format!("an entry's kind is {other}"))),
+    }
+}
+
+fn hot_entries(item: &Item, account: &mut Account) -> Result<(), Fault> {
+    for (key, map) in prefixed(item, "e#") {
+        let AttributeValue::M(map) = map else { return Err(wrong(format!("the entry {key} is no map"))) };
+        let map: &Item = map;
+        // Says that nothing was used and nothing will be: no movement.
+        if map.text("kind")? == "void" {
+            continue;
+        }
+        let beside = |prefix: &str| {
+            let name = format!("{prefix}#{key}");
+            item.get(&name).ok_or_else(|| wrong(format!("{name} is missing"))).and_then(|value| number(value, &name))
+        };
+        account.entries.push(Entry {
+            key: key.to_owned(),
+            adds: signed(map.text("kind")?, map.int("amount")?)?,
+            balance_after: beside("b")?,
+            sequence: unsigned(beside("s")?, "a sequence")?,
+            archived: false,
+        });
+    }
+    Ok(())
+}
+
+fn payments_item(item: &Item, world: &mut World) -> Result<(), Fault> {
+    let (pk, sk) = (item.text(PK)?, item.text(SK)?);
+    if let (Some(user), Some(id)) = (pk.strip_prefix("USER#"), sk.strip_prefix("PAY#")) {
+        let payment = Payment {
+            saga: item.document("saga")?,
+            status: match item.text("status")? {
+                "pending" => PaymentStatus::Pending,
+                "completed" => PaymentStatus::Completed,
+                "failed" => PaymentStatus::Failed,
+                "refunded" => PaymentStatus::Refunded,
+                other => return Err(wrong(format!("status is {other}"))),
+            },
+            amount: item.int("amount")?,
+            created_at: item.moment("created_at")?,
+            in_recovery_index: item.contains_key("pending_shard") && item.contains_key("pending_since"),
+        };
+        let saga = &payment.saga;
+        let same = saga.user_id.as_str() == user
+            && saga.payment_id.as_str() == id
+            && item.text("reservation_id")? == saga.reservation_id.as_str();
+        if !same {
+            return Err(wrong("its key, its attributes and its saga speak of different payments"));
+        }
+        return put_new(&mut world.payments, saga.payment_id.clone(), payment);
+    }
+    if common_item(item, world)? { Ok(()) } else { Err(unknown(item)) }
+}
+
+fn waiting_room_item(item: &Item, world: &mut World) -> Result<(), Fault> {
+    let (pk, sk) = (item.text(PK)?, item.text(SK)?);
+    if let (Some(concert), Some(index)) = (pk.strip_prefix("CONCERT#"), sk.strip_prefix("COUNTER#")) {
+        let index: u32 = index.parse().map_err(|_| unknown(item))?;
+        // Every shard but the first has its number in its partition key too.
+        let concert = match index {
+            0 => concert,
+            _ => concert.strip_suffix(&format!("#{index}")).ok_or_else(|| unknown(item))?,
+        };
+        let shard = Shard {
+            issued: item.uint("issued")?,
+            shards: u32::try_from(item.uint("shards")?).map_err(|_| wrong("shards"))?,
+            plan: item.document("plan")?,
+        };
+        if item.uint("plan_version")? != shard.plan.version || item.moment("opens_at")? != shard.plan.opens_at {
+            return Err(wrong("plan_version and opens_at are not the plan's"));
+        }
+        return put_new(&mut line(world, concert)?.shards, index, shard);
+    }
+    if let (Some(concert), Some(_)) = (pk.strip_prefix("CONCERT#"), sk.strip_prefix("USED#")) {
+        let mut used = Vec::new();
+        for entry in strings(item, "used")? {
+            let (position, payment) = entry.split_once(':').ok_or_else(|| wrong(format!("used has {entry}")))?;
+            let position = position.parse().map_err(|_| wrong(format!("used has {entry}")))?;
+            used.push((position, parse::<PaymentId>(payment, "payment")?));
+        }
+        line(world, concert)?.used.extend(used);
+        return Ok(());
+    }
+    if common_item(item, world)? { Ok(()) } else { Err(unknown(item)) }
+}
+
+fn line<'a>(world: &'a mut World, concert: &str) -> Result<&'a mut Line, Fault> {
+    Ok(world.lines.entry(parse::<ConcertId>(concert, "concert")?).or_default())
+}
+
+fn concerts_item(item: &Item, world: &mut World) -> Result<(), Fault> {
+    let (pk, sk) = (item.text(PK)?, item.text(SK)?);
+    if pk == "CONCERTS" || pk.starts_with("CONCERT#") && sk == "INFO" {
+        item.parsed::<ConcertId>("concert_id")?;
+        return Ok(());
+    }
+    if let (Some(schedule), "INFO") = (pk.strip_prefix("SCHEDULE#"), sk) {
+        let count = |name| u32::try_from(item.uint(name)?).map_err(|_| wrong(name));
+        let date = OpenSchedule {
+            schedule_id: item.parsed("schedule_id")?,
+            concert_id: item.parsed("concert_id")?,
+            starts_at: item.moment("starts_at")?,
+            max_per_user: count("max_per_user")?,
+            hold_seconds: count("hold_seconds")?,
+            sections: item.document("sections")?,
+        };
+        return put_new(&mut world.dates, parse(schedule, "date")?, date);
+    }
+    if let (Some(schedule), Some(section)) = (pk.strip_prefix("SCHEDULE#"), sk.strip_prefix("SECTION#")) {
+        let Some(AttributeValue::B(bytes)) = item.get("seats") else { return Err(wrong("seats are no bytes")) };
+        let map = SectionMap { seats: bytes.as_ref().to_vec(), held: item.int("held")?, sold: item.int("sold")? };
+        let key = (parse::<ScheduleId>(schedule, "date")?, parse::<SectionName>(section, "section")?);
+        return put_new(&mut world.maps, key, map);
+    }
+    if let (true, Some(date)) = (pk.starts_with("CONCERT#"), sk.strip_prefix("DATE#")) {
+        let schedule = date.split_once('#').map_or(date, |(_, schedule)| schedule);
+        let mut row = DateRow { seats_total: item.maybe_int("seats_total")?, ..DateRow::default() };
+        for (section, taken) in prefixed(item, "taken#") {
+            row.taken.insert(parse(section, "section")?, number(taken, "a count of taken seats")?);
+        }
+        return put_new(&mut world.date_rows, parse(schedule, "date")?, row);
+    }
+    if common_item(item, world)? { Ok(()) } else { Err(unknown(item)) }
+}

@@ -1,0 +1,242 @@
+//! What the tables of a stack say, read into memory. No judgement yet.
+//!
+//! The shapes are read here once more, independently of the code that writes them: an auditor that shared the readers
+//! of the audited would share their mistakes.
+
+use contracts::admission::AdmissionPlan;
+use contracts::saga::PaymentSaga;
+use contracts::steps::OpenSchedule;
+use contracts::{ConcertId, PaymentId, ReservationId, ScheduleId, SeatId, SectionName, Timestamp, UserId};
+use std::collections::{BTreeMap, BTreeSet};
+
+/// All tables and the queues that matter, as of [`World::now`].
+///
+/// Tables are read one after the other while the system may be working, so the parts of a world can be a moment apart.
+#[derive(Debug, Clone, Default)]
+pub struct World {
+    /// When the reading ended. Whatever ran out until then counts as over.
+    pub now: Timestamp,
+    /// Seats that somebody has, by date and seat.
+    pub seats: BTreeMap<(ScheduleId, SeatId), Seat>,
+    /// Reservations.
+    pub reservations: BTreeMap<ReservationId, Reservation>,
+    /// What users have of a concert.
+    pub entitlements: BTreeMap<(UserId, ConcertId), Entitlement>,
+    /// The terms that reservations sells under.
+    pub terms: BTreeMap<ScheduleId, OpenSchedule>,
+    /// The version of the admission plan that reservations enforces.
+    pub enforced_plans: BTreeMap<ConcertId, u64>,
+    /// Points.
+    pub accounts: BTreeMap<UserId, Account>,
+    /// Payments.
+    pub payments: BTreeMap<PaymentId, Payment>,
+    /// Waiting rooms.
+    pub lines: BTreeMap<ConcertId, Line>,
+    /// Dates as the catalogue has them.
+    pub dates: BTreeMap<ScheduleId, OpenSchedule>,
+    /// Counts in the lists of dates.
+    pub date_rows: BTreeMap<ScheduleId, DateRow>,
+    /// Seat maps as people see them.
+    pub maps: BTreeMap<(ScheduleId, SectionName), SectionMap>,
+    /// Events, by id.
+    pub outbox: BTreeMap<String, OutboxRow>,
+    /// Payments that were given to a person to finish.
+    pub parked: BTreeSet<PaymentId>,
+    /// Messages that a consumer could not handle: queue and number.
+    pub dead_letters: BTreeMap<String, u64>,
+    /// Items that are not what their table's documentation says: table, key and what is wrong.
+    pub unreadable: Vec<String>,
+}
+
+/// A seat that somebody has.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Seat {
+    /// What it is.
+    pub state: SeatState,
+    /// Which reservation has it.
+    pub reservation: ReservationId,
+    /// Whose that is.
+    pub user: UserId,
+    /// Until when it is held; absent once sold.
+    pub hold_expires_at: Option<Timestamp>,
+    /// The payment that has it.
+    pub payment: Option<PaymentId>,
+}
+
+/// The state of a seat that somebody has.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum SeatState {
+    /// Held.
+    Held,
+    /// Being paid.
+    Paying,
+    /// Sold.
+    Sold,
+}
+
+/// Where a reservation is in its life.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[expect(missing_docs, reason = "the names of api.md")]
+pub enum ReservationStatus {
+    Pending,
+    Held,
+    Paying,
+    Paid,
+    Cancelled,
+    Expired,
+    Rejected,
+    Refunded,
+}
+
+impl ReservationStatus {
+    /// Whether its tickets count.
+    pub const fn is_live(self) -> bool {
+        matches!(self, Self::Held | Self::Paying | Self::Paid)
+    }
+}
+
+/// A reservation.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Reservation {
+    /// Whose it is.
+    pub user: UserId,
+    /// The date.
+    pub schedule: ScheduleId,
+    /// The concert.
+    pub concert: ConcertId,
+    /// Its seats.
+    pub seats: Vec<SeatId>,
+    /// Their price, in won.
+    pub total_price: i64,
+    /// The place in line it was made with.
+    pub queue_position: u64,
+    /// Where it is in its life.
+    pub status: ReservationStatus,
+    /// When its hold ends or ended.
+    pub hold_expires_at: Timestamp,
+    /// When it was made.
+    pub created_at: Timestamp,
+    /// The payment that has it.
+    pub payment: Option<PaymentId>,
+    /// When the sweep finds it, if it does.
+    pub due_at: Option<Timestamp>,
+}
+
+/// What a user has of a concert.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Entitlement {
+    /// Tickets by date.
+    pub tickets: BTreeMap<ScheduleId, i64>,
+    /// Places in line that were spent, and when.
+    pub spent: BTreeMap<u64, Timestamp>,
+}
+
+/// A user's points.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Account {
+    /// The balance, in won.
+    pub balance: i64,
+    /// How many entries were ever made.
+    pub sequence: u64,
+    /// How many entries the account says it holds itself.
+    pub hot: u64,
+    /// All entries, archived ones too, in no order.
+    pub entries: Vec<Entry>,
+}
+
+/// An entry of a ledger.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Entry {
+    /// Its idempotency key.
+    pub key: String,
+    /// What it adds, in won; below zero for a use.
+    pub adds: i64,
+    /// The balance after it.
+    pub balance_after: i64,
+    /// Its place, from 1.
+    pub sequence: u64,
+    /// Whether it stands in an archive.
+    pub archived: bool,
+}
+
+/// Where a payment is in its life.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[expect(missing_docs, reason = "the names of api.md")]
+pub enum PaymentStatus {
+    Pending,
+    Completed,
+    Failed,
+    Refunded,
+}
+
+/// A payment.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Payment {
+    /// What its saga was told.
+    pub saga: PaymentSaga,
+    /// Where it is in its life.
+    pub status: PaymentStatus,
+    /// Its amount, in won, as the payment's own item has it.
+    pub amount: i64,
+    /// When it was asked for.
+    pub created_at: Timestamp,
+    /// Whether the recovery can find it.
+    pub in_recovery_index: bool,
+}
+
+/// A waiting room.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Line {
+    /// Its counters, by shard.
+    pub shards: BTreeMap<u32, Shard>,
+    /// Places that were spent, and by which payment.
+    pub used: BTreeSet<(u64, PaymentId)>,
+}
+
+/// A counter of a waiting room.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Shard {
+    /// How many places it gave out.
+    pub issued: u64,
+    /// How many counters the line has.
+    pub shards: u32,
+    /// The plan.
+    pub plan: AdmissionPlan,
+}
+
+/// A date's counts in the list of dates.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct DateRow {
+    /// Its seats, if it is shown.
+    pub seats_total: Option<i64>,
+    /// Held and sold seats by section.
+    pub taken: BTreeMap<SectionName, i64>,
+}
+
+/// A section's map.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct SectionMap {
+    /// Two bits a seat, row by row: 0 available, 1 held, 2 sold.
+    pub seats: Vec<u8>,
+    /// How many it says are held.
+    pub held: i64,
+    /// How many it says are sold.
+    pub sold: i64,
+}
+
+impl SectionMap {
+    /// The two bits of a seat; 0 beyond the end.
+    pub fn code(&self, index: u32) -> u8 {
+        let byte = self.seats.get(index as usize / 4).copied().unwrap_or(0);
+        (byte >> (2 * (index % 4))) & 0b11
+    }
+}
+
+/// An event on its way out.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct OutboxRow {
+    /// Whether it was published.
+    pub published: bool,
+    /// When it happened.
+    pub created_at: Timestamp,
+}

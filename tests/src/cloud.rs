@@ -1,0 +1,314 @@
+//! The deployed system for tests: one local cloud a test program, users who talk to it over HTTP.
+//!
+//! The cloud ends with the program, however it ends. Tests share it and run in parallel: each opens a concert of its
+//! own and invents its own users.
+
+use local::http::{Answer, Client};
+use local::{Options, Stack, TokenRequest};
+use serde_json::{Value, json};
+use std::future::Future;
+use std::sync::OnceLock;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+use tokio::runtime::Runtime;
+use tokio::time::Instant;
+
+/// How long a condition may take to come true before its test fails. Generous: a loaded machine is slow, not wrong.
+const PATIENCE: Duration = Duration::from_secs(60);
+
+/// The cloud and a client.
+#[derive(Debug)]
+pub struct Cloud {
+    /// The stack; `info()` says where everything is.
+    pub stack: Stack,
+    client: Client,
+}
+
+/// Somebody with a bearer token (or none).
+#[derive(Debug, Clone)]
+pub struct User {
+    cloud: &'static Cloud,
+    /// Their id.
+    pub id: String,
+    token: Option<String>,
+}
+
+/// A concert on sale.
+#[derive(Debug, Clone)]
+pub struct Sale {
+    /// Its id.
+    pub concert: String,
+    /// The id of its date.
+    pub schedule: String,
+}
+
+/// What a date is like.
+#[derive(Debug, Clone)]
+pub struct Terms {
+    /// Rows of section `A`.
+    pub rows: u32,
+    /// Seats in each.
+    pub seats_per_row: u32,
+    /// Price of each.
+    pub price: i64,
+    /// Tickets a user.
+    pub max_per_user: u32,
+    /// Seconds a hold lasts.
+    pub hold_seconds: u32,
+}
+
+impl Default for Terms {
+    fn default() -> Self {
+        Self { rows: 5, seats_per_row: 10, price: 1_000, max_per_user: 4, hold_seconds: 300 }
+    }
+}
+
+fn runtime() -> &'static Runtime {
+    static RUNTIME: OnceLock<Runtime> = OnceLock::new();
+    RUNTIME.get_or_init(|| {
+        tokio::runtime::Builder::new_multi_thread()
+            .worker_threads(2)
+            .enable_all()
+            .build()
+            .unwrap_or_else(|e| panic!("{e}"))
+    })
+}
+
+/// Runs a test against the program's cloud, which the first test starts with these template parameters.
+pub fn with_cloud<F: Future<Output = ()>>(parameters: &[(&str, &str)], test: impl FnOnce(&'static Cloud) -> F) {
+    static CLOUD: OnceLock<Cloud> = OnceLock::new();
+    let cloud = CLOUD.get_or_init(|| {
+        let mut options = Options::ephemeral("test");
+        options.progress = local::stderr_progress();
+        for (name, value) in parameters {
+            options = options.parameter(name, value);
+        }
+        let stack = runtime().block_on(Stack::start(options)).unwrap_or_else(|error| panic!("no cloud: {error}"));
+        Cloud { stack, client: Client::new() }
+    });
+    runtime().block_on(test(cloud));
+}
+
+/// Runs a future of a test that needs no cloud on the same runtime.
+pub fn block_on<T>(future: impl Future<Output = T>) -> T {
+    runtime().block_on(future)
+}
+
+/// A name nobody else has in this program.
+pub fn unique(prefix: &str) -> String {
+    static COUNT: AtomicU64 = AtomicU64::new(1);
+    format!("{prefix}-{}", COUNT.fetch_add(1, Ordering::Relaxed))
+}
+
+/// Waits until `look` finds something, and returns it. Fails the test with `what` when it never does.
+pub async fn eventually<T, F: Future<Output = Option<T>>>(what: &str, mut look: impl FnMut() -> F) -> T {
+    let deadline = Instant::now() + PATIENCE;
+    loop {
+        if let Some(found) = look().await {
+            return found;
+        }
+        assert!(Instant::now() < deadline, "never came true: {what}");
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+}
+
+impl Cloud {
+    /// A new user.
+    pub fn user(&'static self, prefix: &str) -> User {
+        let id = unique(prefix);
+        let token = self.stack.tokens().user(&id).unwrap_or_else(|error| panic!("no token: {error}"));
+        User { cloud: self, id, token: Some(token) }
+    }
+
+    /// A new operator.
+    pub fn operator(&'static self) -> User {
+        let id = unique("operator");
+        let token = self.stack.tokens().operator(&id).unwrap_or_else(|error| panic!("no token: {error}"));
+        User { cloud: self, id, token: Some(token) }
+    }
+
+    /// Somebody without a token.
+    pub fn nobody(&'static self) -> User {
+        User { cloud: self, id: String::new(), token: None }
+    }
+
+    /// Somebody with this text as bearer token.
+    pub fn bearer(&'static self, token: &str) -> User {
+        User { cloud: self, id: String::new(), token: Some(token.to_owned()) }
+    }
+
+    /// A token of `user` that ends in `ttl_seconds`, or ended before now.
+    pub fn token(&self, user: &str, ttl_seconds: i64) -> String {
+        let request = TokenRequest { user, operator: false, ttl_seconds };
+        self.stack.tokens().issue(request).unwrap_or_else(|error| panic!("no token: {error}"))
+    }
+
+    /// A concert with one date, on sale, with everybody admitted at once.
+    pub async fn sale(&'static self, terms: Terms) -> Sale {
+        let sale = self.concert(terms).await;
+        let admitted = self
+            .operator()
+            .put(
+                &format!("/admin/concerts/{}/admission", sale.concert),
+                &json!({"opens_at": "2026-01-01T00:00:00Z", "rate_per_minute": 1_000_000, "active_seconds": 3600}),
+            )
+            .await;
+        assert_eq!(admitted.status, 200, "{}", admitted.text());
+        sale
+    }
+
+    /// A concert with one date whose admission no operator has set.
+    pub async fn concert(&'static self, terms: Terms) -> Sale {
+        let operator = self.operator();
+        let concert =
+            operator.post("/admin/concerts", &json!({"title": "Title", "artist": "Artist", "venue": "Venue"})).await;
+        assert_eq!(concert.status, 201, "{}", concert.text());
+        let concert = text(&concert.json(), "concert_id");
+        let schedule = operator
+            .post(
+                &format!("/admin/concerts/{concert}/schedules"),
+                &json!({
+                    "starts_at": "2099-01-01T10:00:00Z", "max_per_user": terms.max_per_user,
+                    "hold_seconds": terms.hold_seconds,
+                    "sections": [{"section": "A", "grade": "VIP", "price": terms.price, "rows": terms.rows,
+                        "seats_per_row": terms.seats_per_row}]
+                }),
+            )
+            .await;
+        assert_eq!(schedule.status, 201, "{}", schedule.text());
+        Sale { concert, schedule: text(&schedule.json(), "schedule_id") }
+    }
+}
+
+/// A member that must be a string.
+pub fn text(json: &Value, name: &str) -> String {
+    json[name].as_str().unwrap_or_else(|| panic!("no string {name} in {json}")).to_owned()
+}
+
+/// The `code` of a problem.
+pub fn code(answer: &Answer) -> String {
+    text(&answer.json(), "code")
+}
+
+impl User {
+    /// Sends a request with more headers.
+    pub async fn send(&self, method: &str, path: &str, headers: &[(&str, &str)], body: Option<&Value>) -> Answer {
+        let bearer = self.token.as_ref().map(|token| format!("Bearer {token}"));
+        let mut all = headers.to_vec();
+        if let Some(bearer) = &bearer {
+            all.push(("authorization", bearer));
+        }
+        let url = format!("{}{path}", self.cloud.stack.info().api_url);
+        let method = method.parse().unwrap_or_else(|_| panic!("method {method}"));
+        let answer = self.cloud.client.json(method, &url, &all, body).await;
+        answer.unwrap_or_else(|error| panic!("{path}: {error}"))
+    }
+
+    /// Sends raw text as a body.
+    pub async fn raw(&self, method: &str, path: &str, headers: &[(&str, &str)], body: String) -> Answer {
+        let bearer = self.token.as_ref().map(|token| format!("Bearer {token}"));
+        let mut all = headers.to_vec();
+        all.push(("content-type", "application/json"));
+        if let Some(bearer) = &bearer {
+            all.push(("authorization", bearer));
+        }
+        let url = format!("{}{path}", self.cloud.stack.info().api_url);
+        let method = method.parse().unwrap_or_else(|_| panic!("method {method}"));
+        let answer = self.cloud.client.send(method, &url, &all, body).await;
+        answer.unwrap_or_else(|error| panic!("{path}: {error}"))
+    }
+
+    /// `GET`
+    pub async fn get(&self, path: &str) -> Answer {
+        self.send("GET", path, &[], None).await
+    }
+
+    /// `POST`
+    pub async fn post(&self, path: &str, body: &Value) -> Answer {
+        self.send("POST", path, &[], Some(body)).await
+    }
+
+    /// `PUT`
+    pub async fn put(&self, path: &str, body: &Value) -> Answer {
+        self.send("PUT", path, &[], Some(body)).await
+    }
+
+    /// `DELETE`
+    pub async fn delete(&self, path: &str) -> Answer {
+        self.send("DELETE", path, &[], None).await
+    }
+
+    /// Joins the waiting room; the queue token.
+    pub async fn join(&self, sale: &Sale) -> String {
+        let joined = self.send("POST", &format!("/concerts/{}/queue-tokens", sale.concert), &[], None).await;
+        assert_eq!(joined.status, 201, "{}", joined.text());
+        text(&joined.json(), "token")
+    }
+
+    /// Tries to reserve seats with a queue token.
+    pub async fn reserve(&self, sale: &Sale, queue_token: &str, seats: &[&str]) -> Answer {
+        let body = json!({"schedule_id": sale.schedule, "seats": seats});
+        self.send("POST", "/reservations", &[("queue-token", queue_token)], Some(&body)).await
+    }
+
+    /// Joins and holds seats; the reservation's id.
+    pub async fn hold(&self, sale: &Sale, seats: &[&str]) -> String {
+        let token = self.join(sale).await;
+        let held = self.reserve(sale, &token, seats).await;
+        assert_eq!(held.status, 201, "{}", held.text());
+        text(&held.json(), "reservation_id")
+    }
+
+    /// Charges points.
+    pub async fn charge(&self, amount: i64) {
+        let key = unique("charge");
+        let charged =
+            self.send("POST", "/points/charges", &[("idempotency-key", &key)], Some(&json!({"amount": amount}))).await;
+        assert_eq!(charged.status, 201, "{}", charged.text());
+    }
+
+    /// Asks to pay under a key, waiting for the end.
+    pub async fn pay(&self, reservation: &str, key: &str) -> Answer {
+        let body = json!({"reservation_id": reservation});
+        self.send("POST", "/payments", &[("idempotency-key", key), ("prefer", "wait=10")], Some(&body)).await
+    }
+
+    /// The status of one of the user's reservations.
+    pub async fn reservation_status(&self, reservation: &str) -> String {
+        let found = self.get(&format!("/reservations/{reservation}")).await;
+        assert_eq!(found.status, 200, "{}", found.text());
+        text(&found.json(), "status")
+    }
+
+    /// The user's balance.
+    pub async fn balance(&self) -> i64 {
+        let found = self.get("/points").await;
+        found.json()["balance"].as_i64().unwrap_or_else(|| panic!("no balance in {}", found.text()))
+    }
+
+    /// A payment once it is final.
+    pub async fn final_payment(&self, payment: &str) -> Value {
+        eventually("the payment is final", async || {
+            let found = self.get(&format!("/payments/{payment}")).await.json();
+            (found["status"] != "pending").then_some(found)
+        })
+        .await
+    }
+}
+
+impl Sale {
+    /// How many seats are available, as anyone sees it.
+    pub async fn available(&self, user: &User) -> i64 {
+        let map = user.get(&format!("/schedules/{}/seats", self.schedule)).await.json();
+        map["seats_available"].as_i64().unwrap_or_else(|| panic!("no count in {map}"))
+    }
+
+    /// The status of one seat, as anyone sees it.
+    pub async fn seat(&self, user: &User, seat: &str) -> String {
+        let map = user.get(&format!("/schedules/{}/seats", self.schedule)).await.json();
+        let sections = map["sections"].as_array().cloned().unwrap_or_default();
+        let mut seats = sections.iter().flat_map(|section| section["seats"].as_array().cloned().unwrap_or_default());
+        let found = seats.find(|one| one["seat_id"] == seat).unwrap_or_else(|| panic!("no seat {seat}"));
+        text(&found, "status")
+    }
+}

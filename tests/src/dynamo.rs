@@ -1,0 +1,222 @@
+//! DynamoDB inside the test's process, with the tables that `infra/template.yaml` defines, so that a key, an index or a
+//! stream which a store needs and the template forgets is a failing test.
+
+use crate::workspace;
+use aws_sdk_dynamodb::Client;
+use aws_sdk_dynamodb::primitives::Blob;
+use aws_sdk_dynamodb::types::AttributeValue;
+use dynoxide::types::AttributeValue as Stored;
+use dynoxide::{Database, server};
+use kit::dynamo::{Item, Table};
+use kit::stream::{Change, Record, Sequence};
+use serde::Deserialize;
+use serde::de::DeserializeOwned;
+use serde_json::{Map, Value, json};
+use std::fs;
+use std::sync::LazyLock;
+use tokio::net::TcpListener;
+use tokio::sync::oneshot;
+
+/// The stack's name in table names.
+pub const STACK: &str = "encore";
+/// Every context with a table.
+pub const CONTEXTS: [&str; 5] = ["waiting-room", "concerts", "reservations", "points", "payments"];
+
+/// A database of its own, gone when dropped.
+pub struct Engine {
+    database: Database,
+    url: String,
+    tables: Tables,
+    _stop: oneshot::Sender<()>,
+}
+
+impl std::fmt::Debug for Engine {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Engine").field("url", &self.url).finish_non_exhaustive()
+    }
+}
+
+impl Engine {
+    /// Starts it with all tables of the template, on a free port.
+    pub async fn start() -> Self {
+        let database = Database::memory().expect("a database in memory");
+        for table in template_tables() {
+            database.create_table(request(table)).expect("the template's table can be created");
+        }
+        let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
+        let url = format!("http://{}", listener.local_addr().expect("a bound port"));
+        let (stop, stopped) = oneshot::channel::<()>();
+        let served = server::serve_with_shutdown(listener, database.clone(), async move {
+            // An error says that the engine was dropped, which is the signal.
+            drop(stopped.await);
+        });
+        tokio::spawn(async move { served.await.expect("the engine serves") });
+        Self { database, tables: Tables::at(&url), url, _stop: stop }
+    }
+
+    /// Its endpoint.
+    pub fn url(&self) -> &str {
+        &self.url
+    }
+
+    /// A context's table, reached without a proxy.
+    pub fn table(&self, context: &str) -> Table {
+        self.tables.of(context)
+    }
+
+    /// Every item of a context's table.
+    pub async fn items(&self, context: &str) -> Vec<Item> {
+        let table = self.table(context);
+        let pages = table.client.scan().table_name(&table.name).consistent_read(true).into_paginator().items().send();
+        pages.collect::<Result<Vec<_>, _>>().await.expect("a scan")
+    }
+
+    /// One item of a context's table.
+    pub async fn item(&self, context: &str, pk: &str, sk: &str) -> Option<Item> {
+        let table = self.table(context);
+        let got = table
+            .client
+            .get_item()
+            .table_name(&table.name)
+            .key("pk", AttributeValue::S(pk.to_owned()))
+            .key("sk", AttributeValue::S(sk.to_owned()))
+            .consistent_read(true)
+            .send();
+        got.await.expect("a read").item
+    }
+
+    /// Everything the stream of a context's table has carried so far, oldest first.
+    pub fn changes(&self, context: &str) -> Vec<Record> {
+        let database = &self.database;
+        let streams = database.list_streams(request(json!({ "TableName": table_name(context) }))).expect("streams");
+        let arn = &streams.streams.first().expect("the template gives the table a stream").stream_arn;
+        let stream = database.describe_stream(request(json!({ "StreamArn": arn }))).expect("a stream");
+        assert_eq!(stream.stream_description.stream_view_type, "NEW_AND_OLD_IMAGES");
+        let mut records = Vec::new();
+        for shard in &stream.stream_description.shards {
+            let from = json!({"StreamArn": arn, "ShardId": shard.shard_id, "ShardIteratorType": "TRIM_HORIZON"});
+            let mut next = database.get_shard_iterator(request(from)).expect("an iterator").shard_iterator;
+            while let Some(iterator) = next {
+                let got = database.get_records(request(json!({ "ShardIterator": iterator }))).expect("records");
+                if got.records.is_empty() {
+                    break;
+                }
+                records.extend(got.records.into_iter().map(record_of));
+                next = got.next_shard_iterator;
+            }
+        }
+        records
+    }
+}
+
+/// The contexts' tables behind one endpoint: the engine's or a proxy's.
+#[derive(Debug, Clone)]
+pub struct Tables {
+    client: Client,
+}
+
+impl Tables {
+    /// The tables reached through an endpoint, with a function's own timeouts and retries.
+    pub fn at(endpoint: &str) -> Self {
+        Self { client: Client::new(&kit::aws::local_config(endpoint, "us-east-1")) }
+    }
+
+    /// A context's table.
+    pub fn of(&self, context: &str) -> Table {
+        Table::new(self.client.clone(), table_name(context))
+    }
+}
+
+/// The name of a context's table.
+pub fn table_name(context: &str) -> String {
+    assert!(CONTEXTS.contains(&context), "{context} has no table");
+    format!("{STACK}-{context}")
+}
+
+fn request<T: DeserializeOwned>(json: Value) -> T {
+    serde_json::from_value(json).expect("a request of DynamoDB")
+}
+
+/// `CreateTable` requests, one for each table of the template.
+fn template_tables() -> Vec<Value> {
+    static TABLES: LazyLock<Vec<Value>> = LazyLock::new(|| {
+        let text = fs::read_to_string(workspace("infra/template.yaml")).expect("the template");
+        let template = Template::deserialize(serde_norway::Deserializer::from_str(&text)).expect("a template");
+        let tables: Vec<Value> = template
+            .resources
+            .into_iter()
+            .filter_map(|(_, resource)| {
+                let resource = plain(resource);
+                (resource["Type"] == "AWS::DynamoDB::Table").then(|| create_table(&resource["Properties"]))
+            })
+            .collect();
+        let names: Vec<&str> = tables.iter().filter_map(|table| table["TableName"].as_str()).collect();
+        assert_eq!(names, CONTEXTS.map(table_name), "the template's tables");
+        tables
+    });
+    TABLES.clone()
+}
+
+#[derive(Deserialize)]
+struct Template {
+    #[serde(rename = "Resources")]
+    resources: serde_norway::Mapping,
+}
+
+/// YAML as JSON. Of CloudFormation's functions only `!Sub` of the stack's name is understood, which is all that the
+/// definition of a table's structure needs; the others are left as their argument.
+fn plain(yaml: impl Into<serde_norway::Value>) -> Value {
+    use serde_norway::Value as Yaml;
+    match yaml.into() {
+        Yaml::Null => Value::Null,
+        Yaml::Bool(value) => value.into(),
+        Yaml::Number(value) => serde_json::to_value(value).expect("a number"),
+        Yaml::String(text) => text.replace("${AWS::StackName}", STACK).into(),
+        Yaml::Sequence(values) => values.into_iter().map(plain).collect(),
+        Yaml::Mapping(pairs) => pairs
+            .into_iter()
+            .map(|(name, value)| (plain(name).as_str().expect("a name").to_owned(), plain(value)))
+            .collect::<Map<_, _>>()
+            .into(),
+        Yaml::Tagged(tagged) => plain(tagged.value),
+    }
+}
+
+/// What of a table's properties the API's `CreateTable` takes.
+fn create_table(properties: &Value) -> Value {
+    let mut request = Map::new();
+    for name in ["TableName", "BillingMode", "AttributeDefinitions", "KeySchema", "GlobalSecondaryIndexes"] {
+        if let Some(value) = properties.get(name) {
+            request.insert(name.to_owned(), value.clone());
+        }
+    }
+    if let Some(view) = properties.pointer("/StreamSpecification/StreamViewType") {
+        request.insert("StreamSpecification".to_owned(), json!({"StreamEnabled": true, "StreamViewType": view}));
+    }
+    request.into()
+}
+
+fn record_of(record: dynoxide::actions::get_records::Record) -> Record {
+    let image = |item: dynoxide::types::Item| item.into_iter().map(|(name, value)| (name, value_of(value))).collect();
+    Record {
+        change: serde_json::from_value::<Change>(record.event_name.into()).expect("a kind of change"),
+        new: record.dynamodb.new_image.map(image),
+        old: record.dynamodb.old_image.map(image),
+        sequence: Sequence::new(&record.dynamodb.sequence_number),
+    }
+}
+
+fn value_of(value: Stored) -> AttributeValue {
+    match value {
+        Stored::S(text) => AttributeValue::S(text),
+        Stored::N(digits) => AttributeValue::N(digits),
+        Stored::B(bytes) => AttributeValue::B(Blob::new(bytes)),
+        Stored::BOOL(yes) => AttributeValue::Bool(yes),
+        Stored::NULL(yes) => AttributeValue::Null(yes),
+        Stored::SS(texts) => AttributeValue::Ss(texts),
+        Stored::NS(digits) => AttributeValue::Ns(digits),
+        Stored::BS(many) => AttributeValue::Bs(many.into_iter().map(Blob::new).collect()),
+        Stored::L(list) => AttributeValue::L(list.into_iter().map(value_of).collect()),
+        Stored::M(map) => AttributeValue::M(map.into_iter().map(|(name, value)| (name, value_of(value))).collect()),
+    }
+}

@@ -1,0 +1,140 @@
+//! A sale to test with: one concert, one date, and whoever wants its seats.
+
+use contracts::admission::{AdmissionPlan, QUEUE_TOKEN_ISSUER, QUEUE_TOKEN_LIFE_SECONDS, QueueTokenClaims};
+use contracts::saga::{PaymentSaga, TokenExpiry};
+use contracts::seats::Section;
+use contracts::steps::OpenSchedule;
+use contracts::{ConcertId, PaymentId, ReservationId, ScheduleId, SeatId, SectionName, Timestamp, UserId, Won};
+use kit::StepCall;
+use reservations::domain::{Reservation, SeatList, Wish};
+
+/// When the tests take place. Nothing in them reads a clock.
+pub const NOW: Timestamp = Timestamp::from_millis(1_800_000_000_000);
+/// How long a hold lasts, in seconds.
+pub const HOLD_SECONDS: i64 = 300;
+/// How long an admitted place is active, in seconds.
+pub const ACTIVE_SECONDS: i64 = 600;
+/// The price of every seat, in won.
+pub const PRICE: i64 = 100_000;
+
+/// The concert.
+pub fn concert() -> ConcertId {
+    ConcertId::parse("concert").expect("an id")
+}
+
+/// Its date.
+pub fn schedule() -> ScheduleId {
+    ScheduleId::parse("date").expect("an id")
+}
+
+/// A user.
+pub fn user(name: &str) -> UserId {
+    UserId::parse(name).expect("an id")
+}
+
+/// A seat.
+pub fn seat(id: &str) -> SeatId {
+    SeatId::parse(id).expect("a seat")
+}
+
+/// A payment.
+pub fn payment(id: &str) -> PaymentId {
+    PaymentId::parse(id).expect("an id")
+}
+
+/// An amount.
+pub fn won(amount: i64) -> Won {
+    Won::new(amount).expect("an amount")
+}
+
+/// Terms of the date: sections A and B of 10 rows with 20 seats each.
+pub fn terms(max_per_user: u32) -> OpenSchedule {
+    let block = |name: &str| Section {
+        section: SectionName::parse(name).expect("a section"),
+        grade: "VIP".to_owned(),
+        price: won(PRICE),
+        rows: 10,
+        seats_per_row: 20,
+    };
+    OpenSchedule {
+        schedule_id: schedule(),
+        concert_id: concert(),
+        starts_at: NOW.plus_seconds(30 * 86_400),
+        max_per_user,
+        hold_seconds: HOLD_SECONDS as u32,
+        sections: vec![block("A"), block("B")],
+    }
+}
+
+/// A plan that admits everybody as soon as they join.
+pub fn plan() -> AdmissionPlan {
+    AdmissionPlan::opening(NOW.plus_seconds(-86_400), 1_000_000, ACTIVE_SECONDS as u32)
+}
+
+/// A place in line.
+pub fn place(of: &str, position: u64, issued_at: Timestamp) -> QueueTokenClaims {
+    QueueTokenClaims {
+        iss: QUEUE_TOKEN_ISSUER.to_owned(),
+        sub: user(of),
+        concert_id: concert(),
+        position,
+        issued_at,
+        active_at: None,
+        expires_at: None,
+        iat: issued_at.millis() / 1000,
+        exp: issued_at.millis() / 1000 + QUEUE_TOKEN_LIFE_SECONDS,
+    }
+}
+
+/// A wish for seats.
+pub fn wish(place: QueueTokenClaims, seats: &[&str], reservation: &str) -> Wish {
+    Wish {
+        user: place.sub.clone(),
+        token: place,
+        schedule: schedule(),
+        seats: SeatList::new(seats.iter().map(|id| seat(id)).collect()).expect("seats"),
+        reservation: ReservationId::parse(reservation).expect("an id"),
+        correlation_id: format!("request-of-{reservation}"),
+    }
+}
+
+/// The saga that pays a reservation.
+pub fn saga(reservation: &Reservation, id: &str) -> PaymentSaga {
+    PaymentSaga {
+        payment_id: payment(id),
+        user_id: reservation.user.clone(),
+        reservation_id: reservation.id.clone(),
+        schedule_id: reservation.schedule.clone(),
+        concert_id: reservation.concert.clone(),
+        seats: reservation.seats.clone(),
+        amount: reservation.total_price,
+        hold_expires_at: reservation.hold_expires_at,
+        queue_position: reservation.queue_position,
+        token_expiry: TokenExpiry::Event,
+        requested_at: reservation.created_at,
+        correlation_id: format!("request-of-{id}"),
+    }
+}
+
+/// A saga of nobody's reservation: what the points and the payments table need to know of one.
+pub fn saga_of(user_name: &str, id: &str, amount: i64) -> PaymentSaga {
+    PaymentSaga {
+        payment_id: payment(id),
+        user_id: user(user_name),
+        reservation_id: ReservationId::parse("reservation").expect("an id"),
+        schedule_id: schedule(),
+        concert_id: concert(),
+        seats: vec![seat("A-1-1")],
+        amount: won(amount),
+        hold_expires_at: NOW.plus_seconds(HOLD_SECONDS),
+        queue_position: 1,
+        token_expiry: TokenExpiry::Event,
+        requested_at: NOW,
+        correlation_id: format!("request-of-{id}"),
+    }
+}
+
+/// A step's call at a moment.
+pub fn step<T>(input: T, now: Timestamp) -> StepCall<T> {
+    StepCall { input, now }
+}
