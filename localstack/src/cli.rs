@@ -219,7 +219,7 @@ fn format_line(line: &LogLine) -> String {
     format!("{at} {:<22} {}\n", line.handler, line.message)
 }
 
-fn print(text: &str) -> Result<()> {
+pub(crate) fn print(text: &str) -> Result<()> {
     let mut out = std::io::stdout().lock();
     out.write_all(text.as_bytes())
         .and_then(|()| out.flush())

@@ -8,6 +8,7 @@
 
 pub mod bus;
 pub mod calls;
+pub mod cloud;
 pub mod dynamo;
 pub mod fixture;
 pub mod proxy;

@@ -1,1 +1,15 @@
-//! x
+//! The stores of all contexts against a real DynamoDB endpoint: how often they go there, what two writers at once come
+//! to, and that every guard is needed.
+
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+
+mod audit;
+mod bench;
+mod concerts;
+mod controls;
+mod outbox;
+mod payments;
+mod points;
+mod reservations;
+mod round_trips;
+mod waiting_room;

@@ -175,11 +175,38 @@ pub struct Hold {
     pub reservation: Reservation,
     /// How many tickets its owner may have for the date.
     pub max_per_user: u32,
-    /// When the token was issued.
-    pub token_issued_at: Timestamp,
-    /// When the token's time inside ends. Other tokens of the user issued before that are void from now on, so that
-    /// joining twice gains nothing.
-    pub token_expires_at: Timestamp,
+    /// The time inside that it uses.
+    pub visit: Visit,
+}
+
+/// A user's time inside. There is one at a time: it begins with the first hold and ends with its token's time, or with
+/// a sale. A token issued before the end of a visit is void once that visit is over, so that joining twice gains
+/// nothing; while it lasts the user is inside, with whichever of their tokens.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Visit {
+    /// This hold begins one.
+    Begins {
+        /// When the token was issued: after the end of every visit before.
+        token_issued_at: Timestamp,
+        /// When its time ends.
+        ends_at: Timestamp,
+    },
+    /// The user is inside already.
+    Lasts,
+}
+
+/// Decides whose time inside a hold uses, from the end of the user's last visit (`None` for the first).
+pub fn decide_visit(
+    last_visit_ends_at: Option<Timestamp>,
+    token_issued_at: Timestamp,
+    token_expires_at: Timestamp,
+    now: Timestamp,
+) -> Result<Visit, Refusal> {
+    match last_visit_ends_at {
+        Some(end) if now < end => Ok(Visit::Lasts),
+        Some(end) if token_issued_at < end => Err(Refusal::TokenNotActive),
+        _ => Ok(Visit::Begins { token_issued_at, ends_at: token_expires_at }),
+    }
 }
 
 /// Decides whether seats may be held, as far as that can be known before the write. Seats and limits are the write's
@@ -188,6 +215,7 @@ pub fn decide_hold(
     wish: &Wish,
     terms: Option<&Terms>,
     plan: Option<&AdmissionPlan>,
+    last_visit_ends_at: Option<Timestamp>,
     now: Timestamp,
 ) -> Result<Hold, Refusal> {
     let terms = terms.ok_or(Refusal::ScheduleNotFound)?;
@@ -198,6 +226,7 @@ pub fn decide_hold(
     let Standing::Active { expires_at, .. } = plan.standing(wish.token.position, wish.token.issued_at, now) else {
         return Err(Refusal::TokenNotActive);
     };
+    let visit = decide_visit(last_visit_ends_at, wish.token.issued_at, expires_at, now)?;
     if now >= terms.starts_at {
         return Err(Refusal::SaleClosed);
     }
@@ -231,8 +260,7 @@ pub fn decide_hold(
             payment: None,
         },
         max_per_user: terms.max_per_user,
-        token_issued_at: wish.token.issued_at,
-        token_expires_at: expires_at,
+        visit,
     })
 }
 
@@ -354,17 +382,17 @@ mod tests {
 
     #[test]
     fn a_hold_costs_its_seats_and_lasts_as_long_as_the_terms_say() {
-        let hold = decide_hold(&wish(&["A-1-1", "A-2-5"]), Some(&terms()), Some(&plan()), NOW).unwrap();
+        let hold = decide_hold(&wish(&["A-1-1", "A-2-5"]), Some(&terms()), Some(&plan()), None, NOW).unwrap();
         assert_eq!(hold.reservation.total_price.get(), 300_000);
         assert_eq!(hold.reservation.hold_expires_at, NOW.plus_seconds(300));
         assert_eq!(hold.reservation.status, Status::Held);
-        assert_eq!(hold.token_expires_at, NOW.plus_seconds(600));
+        assert_eq!(hold.visit, Visit::Begins { token_issued_at: NOW, ends_at: NOW.plus_seconds(600) });
     }
 
     #[test]
     fn every_reason_to_refuse_is_told_apart() {
         let decide = |wish: &Wish, terms: Option<&Terms>, plan: Option<&AdmissionPlan>, now| {
-            decide_hold(wish, terms, plan, now).unwrap_err()
+            decide_hold(wish, terms, plan, None, now).unwrap_err()
         };
         let good = wish(&["A-1-1"]);
         assert_eq!(decide(&good, None, Some(&plan()), NOW), Refusal::ScheduleNotFound);
@@ -388,8 +416,19 @@ mod tests {
         );
     }
 
+    #[test]
+    fn a_user_is_inside_once_at_a_time_however_often_they_joined() {
+        let visit = |last, issued, now| decide_visit(last, issued, NOW.plus_seconds(900), now);
+        let begins = |issued| Ok(Visit::Begins { token_issued_at: issued, ends_at: NOW.plus_seconds(900) });
+        let end = NOW.plus_seconds(600);
+        assert_eq!(visit(None, NOW, NOW), begins(NOW));
+        assert_eq!(visit(Some(end), NOW, end.plus_millis(-1)), Ok(Visit::Lasts));
+        assert_eq!(visit(Some(end), end.plus_millis(-1), end), Err(Refusal::TokenNotActive));
+        assert_eq!(visit(Some(end), end, end), begins(end));
+    }
+
     fn reservation(status: Status) -> Reservation {
-        let hold = decide_hold(&wish(&["A-1-1"]), Some(&terms()), Some(&plan()), NOW).unwrap();
+        let hold = decide_hold(&wish(&["A-1-1"]), Some(&terms()), Some(&plan()), None, NOW).unwrap();
         Reservation { status, ..hold.reservation }
     }
 

@@ -6,14 +6,14 @@
 //! | plan | `CONCERT#<concert>` | `ADMISSION` | `plan` (JSON), `version` |
 //! | seat | `SEATS#<schedule>#<section>` | `SEAT#<seat>` | `kind` = `seat`, `schedule_id`, `seat_id`, `status` (`held` \| `paying` \| `sold`), `reservation_id`, `user_id`, `hold_expires_at`, `payment_id` |
 //! | reservation | `USER#<user>` | `RES#<reservation>` | `kind` = `reservation`, `status`, its data, and while held `due_shard` and `due_at` (index `due`) |
-//! | entitlement | `USER#<user>` | `CONCERT#<concert>` | `n#<schedule>` (tickets held, being paid and paid), `pinned_position`, `void_before`, `spent#<position>` |
+//! | entitlement | `USER#<user>` | `CONCERT#<concert>` | `n#<schedule>` (tickets held, being paid and paid), `visit_ends_at`, `spent#<position>` (when that place was spent) |
 //! | remembered answer | `USER#<user>` | `IDEM#<key>` | see [`kit::idempotency`] |
 //! | outbox row | `OUTBOX#<event>` | `OUTBOX` | see [`kit::outbox`] |
 //!
 //! A seat nobody has, has no item. Seats spread over one partition per section, so that buyers of different seats
 //! never meet.
 
-use crate::domain::{EndHold, Hold, Refusal, Reservation, Status, Terms, after_release};
+use crate::domain::{EndHold, Hold, Refusal, Reservation, Status, Terms, Visit, after_release};
 use crate::ports::{
     FindOverdue, FindReservation, HoldWritten, KeepTerms, ListReservations, LoadSale, Obstacle, Remembered, Sale,
     ScheduleExpiry, Transition, WriteEnd, WriteHold, WritePayment,
@@ -157,7 +157,8 @@ impl LoadSale for Reservations {
             // A pause of the sale and the end of a hold are in force for the very next request.
             .consistent_read(true)
             .keys(item_key(format!("SCHEDULE#{schedule}"), "TERMS".into()))
-            .keys(item_key(format!("CONCERT#{concert}"), "ADMISSION".into()));
+            .keys(item_key(format!("CONCERT#{concert}"), "ADMISSION".into()))
+            .keys(item_key(format!("USER#{user}"), format!("CONCERT#{concert}")));
         if let Some(key) = key {
             keys = keys.keys(item_key(format!("USER#{user}"), idempotency::sort_key(key)));
         }
@@ -177,6 +178,9 @@ impl LoadSale for Reservations {
             match item.text(SK)? {
                 "TERMS" => sale.terms = Some(item.document("terms")?),
                 "ADMISSION" => sale.plan = Some(item.document("plan")?),
+                sk if sk.starts_with("CONCERT#") => {
+                    sale.last_visit_ends_at = item.maybe_int("visit_ends_at")?.map(Timestamp::from_millis);
+                }
                 _ => {
                     if let Some(key) = key
                         && item.moment("forgotten_at")? > now
@@ -203,26 +207,28 @@ impl WriteHold for Reservations {
     ) -> Result<HoldWritten, Fault> {
         let reservation = &hold.reservation;
         let count = reservation.seats.len() as i64;
-        let entitlement = built(
-            self.update_of(user_pk(&reservation.user), entitlement_sk(&reservation.concert))
-                .update_expression(
-                    "SET #tickets = if_not_exists(#tickets, :zero) + :count, pinned_position = :position, \
-                     void_before = :token_expires_at",
-                )
-                // The limit; and one place in line a user: the one they first reserved with, until its time is over.
+        let entitlement = self
+            .update_of(user_pk(&reservation.user), entitlement_sk(&reservation.concert))
+            .expression_attribute_names("#tickets", format!("n#{}", reservation.schedule))
+            .expression_attribute_values(":zero", n(0))
+            .expression_attribute_values(":count", n(count))
+            .expression_attribute_values(":room", n(i64::from(hold.max_per_user) - count));
+        // The limit, and the visit the decision was made on.
+        let entitlement = match hold.visit {
+            Visit::Begins { token_issued_at, ends_at } => entitlement
+                .update_expression("SET #tickets = if_not_exists(#tickets, :zero) + :count, visit_ends_at = :ends_at")
                 .condition_expression(
                     "(attribute_not_exists(#tickets) OR #tickets <= :room) AND \
-                     (attribute_not_exists(void_before) OR pinned_position = :position OR void_before <= :issued_at)",
+                     (attribute_not_exists(visit_ends_at) OR visit_ends_at <= :issued_at)",
                 )
-                .expression_attribute_names("#tickets", format!("n#{}", reservation.schedule))
-                .expression_attribute_values(":zero", n(0))
-                .expression_attribute_values(":count", n(count))
-                .expression_attribute_values(":room", n(i64::from(hold.max_per_user) - count))
-                .expression_attribute_values(":position", n(reservation.queue_position))
-                .expression_attribute_values(":issued_at", at(hold.token_issued_at))
-                .expression_attribute_values(":token_expires_at", at(hold.token_expires_at))
-                .build(),
-        )?;
+                .expression_attribute_values(":issued_at", at(token_issued_at))
+                .expression_attribute_values(":ends_at", at(ends_at)),
+            Visit::Lasts => entitlement
+                .update_expression("SET #tickets = if_not_exists(#tickets, :zero) + :count")
+                .condition_expression("(attribute_not_exists(#tickets) OR #tickets <= :room) AND visit_ends_at > :now")
+                .expression_attribute_values(":now", at(now)),
+        };
+        let entitlement = built(entitlement.build())?;
         let row = built(
             Put::builder()
                 .table_name(&self.table.name)
@@ -264,9 +270,10 @@ impl WriteHold for Reservations {
         if failed.failed(1) {
             return Err(Fault::contended("holding seats"));
         }
-        let entitled = failed.found(0).map(|item| token_is_void(item, hold)).transpose()?;
-        if entitled == Some(true) {
-            return Ok(HoldWritten::Refused(Refusal::TokenNotActive));
+        if let Some(entitlement) = failed.found(0)
+            && visit_changed(entitlement, hold, now)?
+        {
+            return Ok(HoldWritten::VisitChanged);
         }
         let taken: Vec<SeatId> = failed
             .indexes()
@@ -281,11 +288,13 @@ impl WriteHold for Reservations {
     }
 }
 
-fn token_is_void(entitlement: &Item, hold: &Hold) -> Result<bool, Fault> {
-    let Some(void_before) = entitlement.maybe_int("void_before")? else { return Ok(false) };
-    let pinned = entitlement.maybe_int("pinned_position")?;
-    let ours = i64::try_from(hold.reservation.queue_position).ok();
-    Ok(pinned != ours && void_before > hold.token_issued_at.millis())
+/// Whether the user's visit is another one than the decision was made on: they reserved or paid elsewhere meanwhile.
+fn visit_changed(entitlement: &Item, hold: &Hold, now: Timestamp) -> Result<bool, Fault> {
+    let ends_at = entitlement.maybe_int("visit_ends_at")?.map(Timestamp::from_millis);
+    Ok(match hold.visit {
+        Visit::Begins { token_issued_at, .. } => ends_at.is_some_and(|end| end > token_issued_at),
+        Visit::Lasts => ends_at.is_none_or(|end| end <= now),
+    })
 }
 
 impl FindReservation for Reservations {
@@ -603,13 +612,12 @@ impl WritePayment for Reservations {
                 .expression_attribute_values(":now", at(now))
                 .build(),
         )?;
-        // The token is spent: whatever the user got in line before this moment is void. A second payment with the
-        // same token voids nothing more than the first did.
+        // The place is spent and the visit over: whatever the user got in line before this moment is void. A second
+        // payment with the same place voids nothing more than the first did.
         let spent = built(
             self.update_of(user_pk(&saga.user_id), entitlement_sk(&saga.concert_id))
                 .update_expression(
-                    "SET void_before = if_not_exists(#spent, :now), #spent = if_not_exists(#spent, :now) \
-                     REMOVE pinned_position",
+                    "SET visit_ends_at = if_not_exists(#spent, :now), #spent = if_not_exists(#spent, :now)",
                 )
                 .condition_expression("attribute_exists(pk)")
                 .expression_attribute_names("#spent", format!("spent#{}", saga.queue_position))

@@ -15,6 +15,8 @@ pub struct Sale {
     pub terms: Option<Terms>,
     /// The concert's admission plan, if it has one.
     pub plan: Option<AdmissionPlan>,
+    /// When the user's last visit to the concert ends or ended, if there was one.
+    pub last_visit_ends_at: Option<Timestamp>,
     /// What the idempotency key remembers.
     pub remembered: Remembered,
 }
@@ -33,7 +35,7 @@ pub enum Remembered {
 
 /// Reads what a sale is decided on.
 pub trait LoadSale: Send + Sync {
-    /// Terms, plan and what the key remembers, in one round trip.
+    /// Terms, plan, the user's last visit and what the key remembers, in one round trip.
     fn load_sale(
         &self,
         schedule: &ScheduleId,
@@ -53,6 +55,8 @@ pub enum HoldWritten {
     Remembered(Remembered),
     /// A guard said no: nothing was written.
     Refused(Refusal),
+    /// The user's visit is not the one the hold was decided on: nothing was written, decide again.
+    VisitChanged,
 }
 
 /// Writes holds.

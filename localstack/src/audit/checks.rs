@@ -343,9 +343,8 @@ impl<'a> Audit<'a> {
                 }
             }
             PaymentStatus::Completed => {
-                let paid = reservation.is_some_and(|found| {
-                    found.status == ReservationStatus::Paid && found.payment.as_ref() == Some(id)
-                });
+                let paid = reservation
+                    .is_some_and(|found| found.status == ReservationStatus::Paid && found.payment.as_ref() == Some(id));
                 if !paid {
                     let there = reservation.map(|found| (found.status, &found.payment));
                     let which = &saga.reservation_id;
@@ -530,7 +529,10 @@ impl<'a> Audit<'a> {
             }
             let most = self.world.terms.get(schedule).map_or(0, |terms| i64::from(terms.max_per_user));
             if are > most {
-                self.found(Invariant::I9, format!("{user} has {are} tickets of {schedule}, at most {most} are allowed"));
+                self.found(
+                    Invariant::I9,
+                    format!("{user} has {are} tickets of {schedule}, at most {most} are allowed"),
+                );
             }
         }
     }
@@ -563,9 +565,11 @@ impl<'a> Audit<'a> {
             }
         }
         for (schedule, section) in self.world.maps.keys() {
-            let known = self.world.terms.get(schedule).is_some_and(|terms| {
-                terms.sections.iter().any(|found| found.section == *section)
-            });
+            let known = self
+                .world
+                .terms
+                .get(schedule)
+                .is_some_and(|terms| terms.sections.iter().any(|found| found.section == *section));
             if !known {
                 self.found(Invariant::I9, format!("there is a map of section {section} of {schedule}, which has none"));
             }

@@ -77,8 +77,7 @@ async fn messages_in(queues: &aws_sdk_sqs::Client, url: &str) -> Result<u64> {
         QueueAttributeName::ApproximateNumberOfMessagesNotVisible,
         QueueAttributeName::ApproximateNumberOfMessagesDelayed,
     ];
-    let asked =
-        queues.get_queue_attributes().queue_url(url).set_attribute_names(Some(counted.to_vec())).send().await;
+    let asked = queues.get_queue_attributes().queue_url(url).set_attribute_names(Some(counted.to_vec())).send().await;
     let answer = asked.map_err(|e| failed(&format!("counting the messages of {url}"), &DisplayErrorContext(e)))?;
     let numbers = answer.attributes.unwrap_or_default();
     Ok(counted.iter().filter_map(|name| numbers.get(name)?.parse::<u64>().ok()).sum())

@@ -6,6 +6,9 @@ use contracts::Timestamp;
 use kit::Fault;
 use kit::idempotency::{IdempotencyKey, StoredAnswer};
 
+/// How often it is decided again because the same user's other requests came between.
+const ROUNDS: usize = 4;
+
 /// What it came to.
 #[derive(Debug)]
 pub enum Reserved {
@@ -44,30 +47,35 @@ pub async fn reserve_seats<P>(
 where
     P: LoadSale + WriteHold + ListReservations + WriteEnd,
 {
-    let sale = store.load_sale(&wish.schedule, &wish.token.concert_id, &wish.user, key, now).await?;
-    match sale.remembered {
-        Remembered::Nothing => {}
-        Remembered::Answer(answer) => return Ok(Reserved::AsBefore(answer)),
-        Remembered::OtherRequest => return Err(ReserveError::KeyReused),
-    }
-    let hold = decide_hold(wish, sale.terms.as_ref(), sale.plan.as_ref(), now).map_err(ReserveError::Refused)?;
-    let remembered = answer(&hold.reservation);
-    let answer = key.map(|key| (key, &remembered));
+    for _ in 0..ROUNDS {
+        let sale = store.load_sale(&wish.schedule, &wish.token.concert_id, &wish.user, key, now).await?;
+        match sale.remembered {
+            Remembered::Nothing => {}
+            Remembered::Answer(answer) => return Ok(Reserved::AsBefore(answer)),
+            Remembered::OtherRequest => return Err(ReserveError::KeyReused),
+        }
+        let hold = decide_hold(wish, sale.terms.as_ref(), sale.plan.as_ref(), sale.last_visit_ends_at, now)
+            .map_err(ReserveError::Refused)?;
+        let remembered = answer(&hold.reservation);
+        let answer = key.map(|key| (key, &remembered));
 
-    let mut written = store.write_hold(&hold, answer, now).await?;
-    if matches!(written, HoldWritten::Refused(Refusal::TicketLimit { .. })) {
-        let overdue = store.overdue_of(&wish.user, &wish.schedule, now).await?;
-        if !overdue.is_empty() {
-            for reservation in &overdue {
-                store.end_hold(reservation, EndHold::Expire, now).await?;
+        let mut written = store.write_hold(&hold, answer, now).await?;
+        if matches!(written, HoldWritten::Refused(Refusal::TicketLimit { .. })) {
+            let overdue = store.overdue_of(&wish.user, &wish.schedule, now).await?;
+            if !overdue.is_empty() {
+                for reservation in &overdue {
+                    store.end_hold(reservation, EndHold::Expire, now).await?;
+                }
+                written = store.write_hold(&hold, answer, now).await?;
             }
-            written = store.write_hold(&hold, answer, now).await?;
+        }
+        match written {
+            HoldWritten::Held => return Ok(Reserved::Held(hold.reservation)),
+            HoldWritten::Remembered(Remembered::Answer(answer)) => return Ok(Reserved::AsBefore(answer)),
+            HoldWritten::Remembered(_) => return Err(ReserveError::KeyReused),
+            HoldWritten::Refused(refusal) => return Err(ReserveError::Refused(refusal)),
+            HoldWritten::VisitChanged => {}
         }
     }
-    match written {
-        HoldWritten::Held => Ok(Reserved::Held(hold.reservation)),
-        HoldWritten::Remembered(Remembered::Answer(answer)) => Ok(Reserved::AsBefore(answer)),
-        HoldWritten::Remembered(_) => Err(ReserveError::KeyReused),
-        HoldWritten::Refused(refusal) => Err(ReserveError::Refused(refusal)),
-    }
+    Err(Fault::contended("holding seats").into())
 }

@@ -1,0 +1,20 @@
+//! The deployed system from outside: HTTP in, tables read afterwards by the auditor.
+//!
+//! One local cloud serves the whole program; it starts with the first test and ends with the process.
+
+#![allow(missing_docs)]
+
+mod admission;
+mod catalogue;
+mod contention;
+mod holds;
+mod hostile;
+mod payments;
+mod points;
+
+use tests::cloud::{Cloud, with_cloud};
+
+/// Runs a test against this program's cloud.
+fn on_cloud<F: Future<Output = ()>>(test: impl FnOnce(&'static Cloud) -> F) {
+    with_cloud(&[("AdmissionDefault", "closed")], test);
+}

@@ -1,0 +1,109 @@
+//! The invariants of the reservations table, read from the table.
+
+use crate::bench::Bench;
+use aws_sdk_dynamodb::types::AttributeValue;
+use contracts::Timestamp;
+use kit::dynamo::{Item, Read};
+use std::collections::{BTreeMap, BTreeSet};
+
+struct Row<'a> {
+    id: &'a str,
+    user: &'a str,
+    status: &'a str,
+    seats: Vec<&'a str>,
+    over: bool,
+}
+
+fn of_kind<'a>(items: &'a [Item], kind: &'a str) -> impl Iterator<Item = &'a Item> {
+    items.iter().filter(move |item| item.text("kind").ok() == Some(kind))
+}
+
+/// Everything that is wrong in the reservations table at `now`; empty when all is well.
+pub async fn violations(bench: &Bench, now: Timestamp) -> Vec<String> {
+    let items = bench.engine.items("reservations").await;
+    let rows: Vec<Row<'_>> = of_kind(&items, "reservation")
+        .map(|item| Row {
+            id: item.text("reservation_id").unwrap(),
+            user: item.text("user_id").unwrap(),
+            status: item.text("status").unwrap(),
+            seats: item["seats"].as_l().unwrap().iter().map(|seat| seat.as_s().unwrap().as_str()).collect(),
+            over: item.moment("hold_expires_at").unwrap() <= now,
+        })
+        .collect();
+    let mut wrong = seats(&items, &rows);
+    wrong.extend(counts(&items, &rows));
+    wrong.extend(events(&items, &rows));
+    wrong
+}
+
+/// I1, I9: every live reservation has all of its seats, and no seat belongs to anything else.
+fn seats(items: &[Item], rows: &[Row<'_>]) -> Vec<String> {
+    let mut wrong = Vec::new();
+    let taken: BTreeMap<&str, (&str, &str)> = of_kind(items, "seat")
+        .map(|item| {
+            let text = |name| item.text(name).unwrap();
+            (text("seat_id"), (text("reservation_id"), text("status")))
+        })
+        .collect();
+    let as_seat = |status: &str| match status {
+        "held" => Some("held"),
+        "paying" => Some("paying"),
+        "paid" => Some("sold"),
+        _ => None,
+    };
+    for row in rows {
+        let Some(wanted) = as_seat(row.status) else { continue };
+        for seat in &row.seats {
+            // A hold that is over may have lost its seats to somebody else.
+            let lost = row.over && wanted == "held" && taken.get(seat).is_none_or(|(owner, _)| *owner != row.id);
+            if taken.get(seat) != Some(&(row.id, wanted)) && !lost {
+                wrong.push(format!("{} is {} but seat {seat} is {:?}", row.id, row.status, taken.get(seat)));
+            }
+        }
+    }
+    for (seat, (owner, status)) in taken {
+        let owned = rows.iter().any(|row| row.id == owner && as_seat(row.status) == Some(status));
+        if !owned {
+            wrong.push(format!("seat {seat} is {status} by {owner}, which is not"));
+        }
+    }
+    wrong
+}
+
+/// I9: a user's count is the number of their tickets held, being paid and paid.
+fn counts(items: &[Item], rows: &[Row<'_>]) -> Vec<String> {
+    let mut live: BTreeMap<String, i64> = BTreeMap::new();
+    for row in rows {
+        let tickets = if ["held", "paying", "paid"].contains(&row.status) { row.seats.len() as i64 } else { 0 };
+        *live.entry(row.user.to_owned()).or_default() += tickets;
+    }
+    let mut counted: BTreeMap<String, i64> = BTreeMap::new();
+    for item in items.iter().filter(|item| item.text("sk").unwrap().starts_with("CONCERT#")) {
+        let user = item.text("pk").unwrap().trim_start_matches("USER#").to_owned();
+        for (_, value) in item.iter().filter(|(name, _)| name.starts_with("n#")) {
+            let AttributeValue::N(digits) = value else { panic!("a count is a number") };
+            *counted.entry(user.clone()).or_default() += digits.parse::<i64>().unwrap();
+        }
+    }
+    if live == counted { Vec::new() } else { vec![format!("counts {counted:?} of live tickets {live:?}")] }
+}
+
+/// An outbox row exists exactly when what it tells of has happened.
+fn events(items: &[Item], rows: &[Row<'_>]) -> Vec<String> {
+    let told: BTreeSet<String> = of_kind(items, "outbox")
+        .map(|item| item.text("pk").unwrap().trim_start_matches("OUTBOX#").to_owned())
+        .collect();
+    let mut happened = BTreeSet::new();
+    for row in rows {
+        happened.insert(format!("{}.reservation.held", row.id));
+        if ["paid", "cancelled", "expired"].contains(&row.status) {
+            happened.insert(format!("{}.reservation.{}", row.id, row.status));
+        }
+    }
+    if told == happened { Vec::new() } else { vec![format!("told {told:?} of {happened:?}")] }
+}
+
+/// Fails the test when anything is wrong.
+pub async fn assert_sound(bench: &Bench, now: Timestamp) {
+    assert_eq!(violations(bench, now).await, Vec::<String>::new());
+}

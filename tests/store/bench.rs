@@ -1,0 +1,220 @@
+//! What every test here starts from: an engine of its own, a proxy before it, and the stores behind the proxy.
+
+use ::payments::domain::{Choices, Execution, Payment};
+use ::payments::dynamo::Payments;
+use ::payments::ports::{AskQuote, OpenPayment, Opened, StartSaga, WatchSaga};
+use ::points::dynamo::Accounts;
+use ::reservations::domain::{Refusal, Reservation};
+use ::reservations::dynamo::Reservations;
+use ::reservations::ports::KeepTerms;
+use ::reservations::usecases::quote_reservation::quote_reservation;
+use ::reservations::usecases::reserve_seats::{ReserveError, Reserved, reserve_seats};
+use ::waiting_room::domain::ShardCount;
+use ::waiting_room::dynamo::Lines;
+use contracts::Timestamp;
+use contracts::admission::QueueTokenClaims;
+use contracts::saga::{PaymentSaga, TokenExpiry};
+use contracts::steps::{PayableReservation, Quote, QuoteReservation};
+use kit::Fault;
+use kit::idempotency::{IdempotencyKey, StoredAnswer};
+use kit::{StepCall, StepError};
+use serde_json::{Value, json};
+use std::collections::BTreeMap;
+use std::sync::Mutex;
+use tests::calls::Ask;
+use tests::dynamo::Engine;
+use tests::fixture::{NOW, concert, plan, step, terms, wish};
+use tests::proxy::Proxy;
+
+/// An engine, a proxy and the stores behind it.
+pub struct Bench {
+    pub engine: Engine,
+    pub proxy: Proxy,
+    pub reservations: Reservations,
+    pub points: Accounts,
+    pub payments: Payments,
+}
+
+impl Bench {
+    /// With nothing in it.
+    pub async fn start() -> Self {
+        let engine = Engine::start().await;
+        let proxy = Proxy::before(&engine).await;
+        Self {
+            reservations: Reservations::new(proxy.table("reservations")),
+            points: Accounts::new(proxy.table("points")),
+            payments: Payments::new(proxy.table("payments")),
+            engine,
+            proxy,
+        }
+    }
+
+    /// With one date on sale to everybody who joined.
+    pub async fn on_sale(max_per_user: u32) -> Self {
+        let bench = Self::start().await;
+        bench.reservations.keep_terms(&terms(max_per_user)).await.unwrap();
+        bench.reservations.keep_plan(&concert(), &plan()).await.unwrap();
+        bench.proxy.forget();
+        bench
+    }
+
+    /// Lines of the waiting room, as a process that has just started sees them.
+    pub fn lines(&self) -> Lines {
+        Lines::new(self.proxy.table("waiting-room"), ShardCount::ONE)
+    }
+
+    /// Holds seats, without an idempotency key.
+    pub async fn reserve(
+        &self,
+        place: QueueTokenClaims,
+        seats: &[&str],
+        id: &str,
+        now: Timestamp,
+    ) -> Result<Reservation, ReserveError> {
+        let answer = |_: &Reservation| stored();
+        match reserve_seats(&self.reservations, &wish(place, seats, id), None, answer, now).await? {
+            Reserved::Held(reservation) => Ok(reservation),
+            Reserved::AsBefore(_) => panic!("no key was given"),
+        }
+    }
+
+    /// A reservation item's status.
+    pub async fn status(&self, reservation: &Reservation) -> String {
+        let (pk, sk) = (format!("USER#{}", reservation.user), format!("RES#{}", reservation.id));
+        let item = self.engine.item("reservations", &pk, &sk).await.expect("a reservation");
+        item["status"].as_s().unwrap().clone()
+    }
+
+    /// Who has a seat, and how.
+    pub async fn seat(&self, id: &str) -> Option<(String, String)> {
+        let section = id.split('-').next().unwrap();
+        let item = self.engine.item("reservations", &format!("SEATS#date#{section}"), &format!("SEAT#{id}")).await?;
+        let text = |name: &str| item[name].as_s().unwrap().clone();
+        Some((text("reservation_id"), text("status")))
+    }
+
+    /// The balance as the table has it.
+    pub async fn balance(&self, user: &str) -> i64 {
+        let account = self.engine.item("points", &format!("USER#{user}"), "ACCOUNT").await;
+        account.and_then(|item| item.get("balance").map(|n| n.as_n().unwrap().parse().unwrap())).unwrap_or(0)
+    }
+}
+
+/// An answer to be remembered that nobody reads.
+pub fn stored() -> StoredAnswer {
+    StoredAnswer { status: 201, body: Value::Null, location: None }
+}
+
+/// An idempotency key with a body's fingerprint.
+pub fn key(name: &str, body: Value) -> IdempotencyKey {
+    IdempotencyKey::required(&Ask::at(NOW).key(name).json(body).call(), "POST /test").unwrap()
+}
+
+/// Why seats were not held.
+pub fn refusal(outcome: Result<Reservation, ReserveError>) -> Refusal {
+    match outcome {
+        Err(ReserveError::Refused(refusal)) => refusal,
+        other => panic!("not refused: {other:?}"),
+    }
+}
+
+/// The reason a step was refused for.
+pub fn reason<T: std::fmt::Debug>(outcome: Result<T, StepError>) -> &'static str {
+    match outcome {
+        Err(StepError::Refused(reason)) => reason,
+        other => panic!("not refused: {other:?}"),
+    }
+}
+
+/// Quotes by the use case itself, in place of the invocation between two functions.
+pub struct RealQuotes(pub Reservations);
+
+impl AskQuote for RealQuotes {
+    async fn quote(&self, ask: &QuoteReservation) -> Result<Quote, Fault> {
+        let call = StepCall { input: ask.clone(), now: NOW };
+        quote_reservation(&self.0, call).await.map_err(|error| match error {
+            StepError::Fault(fault) => fault,
+            StepError::Refused(_) => panic!("a quote is never refused"),
+        })
+    }
+}
+
+/// Sagas that are only written down.
+#[derive(Debug, Default)]
+pub struct Sagas {
+    started: Mutex<Vec<String>>,
+    executions: Mutex<BTreeMap<String, Execution>>,
+}
+
+impl Sagas {
+    /// The names executions were started under, in order, repetitions included.
+    pub fn started(&self) -> Vec<String> {
+        self.started.lock().unwrap().clone()
+    }
+
+    /// Says what became of an execution.
+    pub fn set(&self, name: &str, execution: Execution) {
+        self.executions.lock().unwrap().insert(name.to_owned(), execution);
+    }
+}
+
+impl StartSaga for &Sagas {
+    async fn start(&self, name: &str, _: &PaymentSaga) -> Result<(), Fault> {
+        self.started.lock().unwrap().push(name.to_owned());
+        self.executions.lock().unwrap().entry(name.to_owned()).or_insert(Execution::Running);
+        Ok(())
+    }
+}
+
+impl WatchSaga for &Sagas {
+    async fn execution(&self, name: &str) -> Result<Execution, Fault> {
+        Ok(self.executions.lock().unwrap().get(name).copied().unwrap_or(Execution::Missing))
+    }
+}
+
+impl Bench {
+    /// Records the payment that a saga belongs to, as `start-payment` does.
+    pub async fn open_payment(&self, saga: &PaymentSaga, now: Timestamp) -> Payment {
+        let quote = PayableReservation {
+            schedule_id: saga.schedule_id.clone(),
+            concert_id: saga.concert_id.clone(),
+            seats: saga.seats.clone(),
+            total_price: saga.amount,
+            hold_expires_at: saga.hold_expires_at,
+            queue_position: saga.queue_position,
+        };
+        let choices = Choices { token_expiry: TokenExpiry::Event, correlation_id: saga.correlation_id.clone() };
+        let (id, user, reservation) = (saga.payment_id.clone(), saga.user_id.clone(), saga.reservation_id.clone());
+        let payment = Payment::of(id, user, reservation, quote, choices, now);
+        let key = key(saga.payment_id.as_str(), json!({}));
+        let opened = self.payments.open(&payment, &key, &stored(), now).await.unwrap();
+        assert!(matches!(opened, Opened::Now));
+        payment
+    }
+
+    /// Gives a user points.
+    pub async fn charge(&self, user: &str, amount: i64, key: &str) {
+        use ::points::domain::ChargeAmount;
+        use ::points::usecases::charge_points::{ChargePoints, charge_points};
+        let ask = ChargePoints {
+            user: tests::fixture::user(user),
+            amount: ChargeAmount::new(amount).unwrap(),
+            idempotency_key: key.to_owned(),
+            entry_id: format!("entry-{key}"),
+            now: NOW,
+        };
+        charge_points(&self.points, ask).await.unwrap();
+    }
+
+    /// Takes a reservation as far as being paid.
+    pub async fn begin(&self, saga: &PaymentSaga, now: Timestamp) {
+        use ::reservations::usecases::begin_payment::begin_payment;
+        begin_payment(&self.reservations, step(saga.clone(), now)).await.unwrap();
+    }
+
+    /// Sells a reservation that is being paid.
+    pub async fn confirm(&self, saga: &PaymentSaga, now: Timestamp) {
+        use ::reservations::usecases::confirm_reservation::confirm_reservation;
+        confirm_reservation(&self.reservations, step(saga.clone(), now)).await.unwrap();
+    }
+}

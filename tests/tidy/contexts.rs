@@ -1,0 +1,180 @@
+//! Contexts meet only through events, saga steps and HTTP, and their inner rooms know nothing of the outside.
+
+use crate::code::Source;
+use crate::none;
+use crate::workspace::{contexts, crate_dir, file_name, read, rust_files, shown};
+use std::collections::BTreeSet;
+use std::path::PathBuf;
+
+/// The files every context has.
+const ROOMS: [&str; 9] = [
+    "Cargo.toml",
+    "README.md",
+    "src/domain.rs",
+    "src/dynamo.rs",
+    "src/handlers.rs",
+    "src/lib.rs",
+    "src/main.rs",
+    "src/ports.rs",
+    "src/usecases/mod.rs",
+];
+/// Files a context has only where it needs them: steps it asks of other contexts, executions it starts.
+const ANNEXES: [&str; 2] = ["src/neighbours.rs", "src/saga.rs"];
+
+#[test]
+fn a_context_depends_on_contracts_and_kit_and_never_on_another_context() {
+    let all = contexts();
+    let manifests = all.iter().flat_map(|context| {
+        foreign_dependencies(context, &read(&crate_dir(context).join("Cargo.toml")), &all)
+    });
+    let sources = all.iter().flat_map(|context| {
+        rust_files(&crate_dir(context))
+            .into_iter()
+            .flat_map(|path| foreign_paths(context, &Source::read(&path), &all))
+    });
+    none(manifests.chain(sources).collect());
+}
+
+#[test]
+fn a_dependency_on_another_context_is_found_however_it_is_written() {
+    let all = ["points".to_owned(), "payments".to_owned(), "waiting-room".to_owned()];
+    for broken in [
+        "[dependencies]\npoints.workspace = true",
+        "[dependencies]\nkit.workspace = true\nwaiting-room = { workspace = true }",
+        "[dev-dependencies]\npoints = { path = \"../points\" }",
+        "[dependencies.points]\nworkspace = true",
+        "[dependencies]\nledger = { package = \"points\", path = \"../ledger\" }",
+        "[dependencies]\nledger = { path = \"../points\" }",
+        "[target.'cfg(unix)'.dependencies]\npoints.workspace = true",
+    ] {
+        assert_eq!(foreign_dependencies("payments", broken, &all).len(), 1, "{broken}");
+    }
+    let fine = "[package]\nname = \"payments\"\n[dependencies]\ncontracts.workspace = true\nkit.workspace = true";
+    assert_eq!(foreign_dependencies("payments", fine, &all), Vec::<String>::new());
+
+    for broken in ["use points::domain::Kind;", "use {points::domain, kit::Fault};", "fn f() { waiting_room::x() }"] {
+        assert_eq!(foreign_paths("payments", &Source::parse("x.rs", broken), &all).len(), 1, "{broken}");
+    }
+    let fine = "use payments::x; use crate::points::y; fn f(points: u8) -> u8 { points }";
+    assert_eq!(foreign_paths("payments", &Source::parse("x.rs", fine), &all), Vec::<String>::new());
+}
+
+fn foreign_dependencies(context: &str, manifest: &str, contexts: &[String]) -> Vec<String> {
+    let mut depends_on = BTreeSet::new();
+    let mut in_dependencies = false;
+    for line in manifest.lines().map(str::trim) {
+        if let Some(header) = line.strip_prefix('[') {
+            let header = header.trim_end_matches(']');
+            in_dependencies = header.ends_with("dependencies");
+            if let Some((section, name)) = header.rsplit_once('.')
+                && section.ends_with("dependencies")
+            {
+                depends_on.insert(name.to_owned());
+            }
+        } else if in_dependencies {
+            depends_on.extend(line.split(['.', '=', ' ']).next().map(str::to_owned));
+            let quoted = |key: &str| line.split_once(key)?.1.split('"').nth(1)?.rsplit('/').next().map(str::to_owned);
+            // A renamed dependency has its true name in one or the other.
+            depends_on.extend(quoted("package").or_else(|| quoted("path")));
+        }
+    }
+    let foreign = contexts.iter().filter(|other| *other != context && depends_on.contains(*other));
+    foreign.map(|other| format!("{context}/Cargo.toml depends on the context {other}")).collect()
+}
+
+fn foreign_paths(context: &str, source: &Source, contexts: &[String]) -> Vec<String> {
+    let others: Vec<String> =
+        contexts.iter().filter(|other| *other != context).map(|other| other.replace('-', "_")).collect();
+    source
+        .paths()
+        .into_iter()
+        .filter(|path| path.split_once("::").is_some_and(|(first, _)| others.iter().any(|other| other == first)))
+        .map(|path| format!("{} names {path}", source.path))
+        .collect()
+}
+
+#[test]
+fn domain_ports_and_use_cases_know_neither_aws_nor_environment_nor_clock() {
+    let mut looked_at = 0;
+    let violations = inner_rooms().into_iter().flat_map(|path| {
+        looked_at += 1;
+        outside_names(&Source::read(&path))
+    });
+    let violations = violations.collect();
+    none(violations);
+    assert!(looked_at > 30, "only {looked_at} files");
+}
+
+#[test]
+fn the_outside_is_found_in_an_inner_room_however_it_is_named() {
+    for broken in [
+        "use aws_sdk_dynamodb::Client;",
+        "fn f(event: lambda_runtime::LambdaEvent<()>) {}",
+        "fn f() -> String { std::env::var(\"X\").unwrap() }",
+        "use std::{env, fmt};",
+        "use std::time::{Duration, SystemTime};",
+        "fn f() { tokio::time::Instant::now(); }",
+        "fn f() { g(kit::now()) }",
+        "use kit::{Fault, now};",
+        "fn f() { println!(\"{}\", kit::now()); }",
+    ] {
+        assert!(!outside_names(&Source::parse("x.rs", broken)).is_empty(), "{broken}");
+    }
+    let fine = "//! Not std::env.\nuse std::time::Duration;\nfn f(call: Call) { g(call.now); }\n\
+                #[cfg(test)] mod tests { use std::env; }";
+    assert_eq!(outside_names(&Source::parse("x.rs", fine)), Vec::<String>::new());
+}
+
+fn inner_rooms() -> Vec<PathBuf> {
+    let rooms = |context: &String| {
+        let src = crate_dir(context).join("src");
+        let mut rooms = rust_files(&src.join("usecases"));
+        rooms.extend([src.join("domain.rs"), src.join("ports.rs")]);
+        rooms
+    };
+    contexts().iter().flat_map(rooms).collect()
+}
+
+fn outside_names(source: &Source) -> Vec<String> {
+    let outside = |path: &str| {
+        path.split("::").any(|name| {
+            name.starts_with("aws_") || name.starts_with("lambda_") || ["SystemTime", "Instant"].contains(&name)
+        }) || ["std::env", "env::", "kit::now"].iter().any(|start| path.starts_with(start))
+    };
+    let found = source.production().paths().into_iter().filter(|path| outside(path));
+    found.map(|path| format!("{} names {path}", source.path)).collect()
+}
+
+#[test]
+fn every_context_has_the_same_rooms() {
+    let mut violations = Vec::new();
+    for context in contexts() {
+        let dir = crate_dir(&context);
+        let missing = ROOMS.iter().filter(|room| !dir.join(room).is_file());
+        violations.extend(missing.map(|room| format!("{context} has no {room}")));
+        for path in rust_files(&dir) {
+            let room = path.strip_prefix(&dir).unwrap().display().to_string();
+            let known = ROOMS.contains(&room.as_str()) || ANNEXES.contains(&room.as_str());
+            if !known && !room.starts_with("src/usecases/") {
+                violations.push(format!("{} is a room no other context has; {ANNEXES:?} are there", shown(&path)));
+            }
+        }
+    }
+    none(violations);
+}
+
+#[test]
+fn every_use_case_is_a_module() {
+    let mut violations = Vec::new();
+    for context in contexts() {
+        let dir = crate_dir(&context).join("src/usecases");
+        let declared = Source::read(&dir.join("mod.rs")).modules();
+        for path in rust_files(&dir) {
+            let name = file_name(&path).trim_end_matches(".rs").to_owned();
+            if name != "mod" && !declared.contains(&name) {
+                violations.push(format!("{} is no module of usecases", shown(&path)));
+            }
+        }
+    }
+    none(violations);
+}

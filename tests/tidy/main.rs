@@ -1,0 +1,24 @@
+//! The invariants of the structure, each a test: what no compiler, `cfn-lint` or reviewer sees for sure.
+//!
+//! A check reads sources, template, state machines and API description, and returns what it finds wrong as sentences.
+//! Where a check could pass by finding nothing to look at, a second test shows it something broken.
+
+#![allow(clippy::expect_used, clippy::unwrap_used)]
+
+mod code;
+mod contexts;
+mod hygiene;
+mod names;
+mod permissions;
+mod queues;
+mod sagas;
+mod settings;
+mod template;
+mod wire;
+mod workspace;
+
+/// Fails with everything a check found.
+#[track_caller]
+fn none(violations: Vec<String>) {
+    assert!(violations.is_empty(), "\n  {}\n", violations.join("\n  "));
+}

@@ -1,0 +1,211 @@
+//! The SAM template, with CloudFormation's short forms written out (`!Ref X` as `{"Ref": "X"}`).
+
+use crate::workspace::text;
+use serde_json::{Map, Value, json};
+
+/// The template.
+pub struct Template(Value);
+
+/// A function of the template.
+pub struct Function<'a> {
+    /// Its logical id.
+    pub id: &'a str,
+    properties: &'a Value,
+    globals: &'a Value,
+}
+
+/// Something that starts a function.
+pub struct Trigger<'a> {
+    /// `Api`, `SQS`, `DynamoDB` or `Schedule`.
+    pub kind: &'a str,
+    /// Its properties.
+    pub properties: &'a Value,
+}
+
+impl Template {
+    /// The project's.
+    pub fn read() -> Self {
+        Self::parse(&text("infra/template.yaml"))
+    }
+
+    /// From YAML.
+    pub fn parse(yaml: &str) -> Self {
+        let yaml: serde_norway::Value = serde_norway::from_str(yaml).expect("the template is no YAML");
+        Self(long_form(yaml))
+    }
+
+    /// The names of its parameters.
+    pub fn parameters(&self) -> Vec<&str> {
+        self.0["Parameters"].as_object().into_iter().flatten().map(|(name, _)| name.as_str()).collect()
+    }
+
+    /// All resources of a type: logical id and properties.
+    pub fn resources<'a>(&'a self, kind: &'a str) -> impl Iterator<Item = (&'a str, &'a Value)> {
+        let all = self.0["Resources"].as_object().expect("a template has resources");
+        all.iter()
+            .filter(move |(_, resource)| resource["Type"] == kind)
+            .map(|(id, resource)| (id.as_str(), &resource["Properties"]))
+    }
+
+    /// The type of a resource.
+    pub fn kind_of(&self, id: &str) -> &str {
+        self.0["Resources"][id]["Type"].as_str().unwrap_or_default()
+    }
+
+    /// The properties of a resource.
+    pub fn properties(&self, id: &str) -> &Value {
+        &self.0["Resources"][id]["Properties"]
+    }
+
+    /// All functions.
+    pub fn functions(&self) -> Vec<Function<'_>> {
+        let globals = &self.0["Globals"]["Function"];
+        self.resources("AWS::Serverless::Function")
+            .map(|(id, properties)| Function { id, properties, globals })
+            .collect()
+    }
+}
+
+impl<'a> Function<'a> {
+    /// `_HANDLER`.
+    pub fn handler(&self) -> &'a str {
+        self.properties["Handler"].as_str().unwrap_or_default()
+    }
+
+    /// The context whose program it runs.
+    pub fn context(&self) -> &'a str {
+        let uri = self.properties["CodeUri"].as_str().unwrap_or_default();
+        uri.strip_prefix("../target/lambda/").and_then(|rest| rest.strip_suffix('/')).unwrap_or_default()
+    }
+
+    /// Its name, as written.
+    pub fn name(&self) -> &'a str {
+        self.properties["FunctionName"]["Fn::Sub"].as_str().unwrap_or_default()
+    }
+
+    /// Its timeout, in seconds.
+    pub fn timeout(&self) -> u64 {
+        self.properties["Timeout"].as_u64().or(self.globals["Timeout"].as_u64()).expect("a function has a timeout")
+    }
+
+    /// Its own environment variables.
+    pub fn variables(&self) -> Map<String, Value> {
+        self.properties["Environment"]["Variables"].as_object().cloned().unwrap_or_default()
+    }
+
+    /// What starts it.
+    pub fn triggers(&self) -> Vec<Trigger<'a>> {
+        let events = self.properties["Events"].as_object().into_iter().flatten();
+        events
+            .map(|(_, event)| Trigger {
+                kind: event["Type"].as_str().unwrap_or_default(),
+                properties: &event["Properties"],
+            })
+            .collect()
+    }
+
+    /// Method and path of its route, if it has one.
+    pub fn route(&self) -> Option<(String, String)> {
+        let triggers = self.triggers();
+        let api = triggers.iter().find(|trigger| trigger.kind == "Api")?;
+        let part = |name: &str| api.properties[name].as_str().unwrap_or_default().to_owned();
+        Some((part("Method").to_uppercase(), part("Path")))
+    }
+
+    /// What it may do.
+    pub fn grants(&self) -> Result<Vec<(String, String)>, String> {
+        grants(&self.properties["Policies"])
+    }
+}
+
+/// `(action, resource)` for each pair of a list of policy documents. A resource is named by its logical id, an index by
+/// `<table>/index/<name>`.
+pub fn grants(policies: &Value) -> Result<Vec<(String, String)>, String> {
+    let mut granted = Vec::new();
+    for policy in policies.as_array().into_iter().flatten() {
+        let Some(statements) = policy["Statement"].as_array() else {
+            return Err(format!("a policy that is no document: {policy}"));
+        };
+        for statement in statements {
+            if statement["Effect"] != "Allow" {
+                return Err(format!("a statement that does not allow: {statement}"));
+            }
+            for resource in one_or_more(&statement["Resource"]) {
+                let named = logical_id(resource).ok_or_else(|| format!("a resource that names none: {resource}"))?;
+                for action in one_or_more(&statement["Action"]) {
+                    let action = action.as_str().filter(|action| !action.contains('*'));
+                    let action = action.ok_or_else(|| format!("an action that is no single one: {statement}"))?;
+                    granted.push((action.to_owned(), named.clone()));
+                }
+            }
+        }
+    }
+    Ok(granted)
+}
+
+fn one_or_more(value: &Value) -> Vec<&Value> {
+    value.as_array().map_or_else(|| vec![value], |values| values.iter().collect())
+}
+
+/// The resource that a `Ref`, a `GetAtt`, or the one reference in a `Sub` names.
+pub fn logical_id(value: &Value) -> Option<String> {
+    if let Some(id) = value["Ref"].as_str() {
+        return Some(id.to_owned());
+    }
+    if let Some(path) = value["Fn::GetAtt"].as_str() {
+        return path.split_once('.').map(|(id, _)| id.to_owned());
+    }
+    let text = value["Fn::Sub"].as_str()?;
+    let (before, after) = text.rsplit_once("${")?;
+    let (reference, rest) = after.split_once('}')?;
+    let id = reference.split('.').next().filter(|id| !id.starts_with("AWS::"))?;
+    let index = rest.starts_with("/index/") && before.is_empty();
+    Some(if index { format!("{id}{rest}") } else { id.to_owned() })
+}
+
+fn long_form(yaml: serde_norway::Value) -> Value {
+    use serde_norway::Value as Yaml;
+    match yaml {
+        Yaml::Null => Value::Null,
+        Yaml::Bool(yes) => yes.into(),
+        Yaml::Number(number) => serde_json::to_value(number).expect("a number"),
+        Yaml::String(text) => text.into(),
+        Yaml::Sequence(items) => items.into_iter().map(long_form).collect(),
+        Yaml::Mapping(pairs) => {
+            let pairs = pairs.into_iter().map(|(key, value)| {
+                let key = key.as_str().map(str::to_owned).unwrap_or_else(|| format!("{key:?}"));
+                (key, long_form(value))
+            });
+            Value::Object(pairs.collect())
+        }
+        Yaml::Tagged(tagged) => {
+            let name = tagged.tag.to_string();
+            let name = name.trim_start_matches('!');
+            let name = if name == "Ref" { name.to_owned() } else { format!("Fn::{name}") };
+            json!({ name: long_form(tagged.value) })
+        }
+    }
+}
+
+#[test]
+fn a_resource_is_found_behind_every_way_to_name_it() {
+    let id = |yaml: &str| logical_id(&long_form(serde_norway::from_str(yaml).unwrap()));
+    assert_eq!(id("!Ref Saga").as_deref(), Some("Saga"));
+    assert_eq!(id("!GetAtt Table.Arn").as_deref(), Some("Table"));
+    assert_eq!(id("!Sub ${Table.Arn}/index/due").as_deref(), Some("Table/index/due"));
+    assert_eq!(id("!Sub arn:${AWS::Partition}:states:${AWS::Region}:execution:${Saga.Name}:*").as_deref(), Some("Saga"));
+    assert_eq!(id("'*'"), None);
+    assert_eq!(id("!Sub arn:${AWS::Partition}:dynamodb:*"), None);
+}
+
+#[test]
+fn a_wildcard_is_no_grant() {
+    let policies = |action: &str, resource: Value| json!([{"Statement": [
+        {"Effect": "Allow", "Action": [action], "Resource": resource}
+    ]}]);
+    let table = json!({"Fn::GetAtt": "T.Arn"});
+    assert_eq!(grants(&policies("dynamodb:GetItem", table.clone())).unwrap().len(), 1);
+    assert!(grants(&policies("dynamodb:*", table)).is_err());
+    assert!(grants(&policies("dynamodb:GetItem", json!("*"))).is_err());
+    assert!(grants(&json!(["AdministratorAccess"])).is_err());
+}
