@@ -14,10 +14,8 @@ pub use world::{
 };
 
 use crate::cli::Common;
-use crate::{Error, Result, StackInfo};
+use crate::{Result, StackInfo};
 use std::fmt;
-use std::io::Write;
-use std::path::Path;
 use std::process::ExitCode;
 use std::time::Duration;
 use tokio::time::{Instant, sleep};
@@ -164,18 +162,11 @@ impl Args {
     }
 }
 
-/// Writes to standard output. Unlike `println!` it does not panic when nobody reads any more.
-pub(crate) fn print(text: &str) -> Result<()> {
-    let mut out = std::io::stdout().lock();
-    let written = out.write_all(text.as_bytes()).and_then(|()| out.flush());
-    written.map_err(|e| Error::io("writing to", Path::new("standard output"), e))
-}
-
 /// Audits the running stack of a directory. Fails when anything is wrong.
 pub async fn run(args: Args) -> Result<ExitCode> {
     let info = StackInfo::of_running(&args.common.dir()?)?;
     let report = audit(&info, &args.patience()).await?;
-    print(&report.to_string())?;
+    crate::cli::print(&report.to_string())?;
     if report.is_clean() {
         return Ok(ExitCode::SUCCESS);
     }

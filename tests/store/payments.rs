@@ -1,1 +1,268 @@
-//! Later.
+//! The payment's record, and what keeps it from being forgotten.
+
+use crate::bench::{Bench, RealQuotes, Sagas};
+use ::payments::domain::{Execution, LONGEST_RECOVERY_WAIT_MILLIS, PENDING_TOO_LONG_MILLIS};
+use ::payments::dynamo::Payments;
+use ::payments::handlers::{self, Deps, StartDeps};
+use ::payments::usecases::complete_payment::complete_payment;
+use ::payments::usecases::fail_payment::fail_payment;
+use ::payments::usecases::recover_payments::{RecoverPayments, recover_payments};
+use ::reservations::usecases::sweep_holds::sweep_holds;
+use contracts::Timestamp;
+use contracts::saga::{CaughtError, Done, FailPayment, TokenExpiry};
+use kit::dynamo::Read;
+use kit::{Fault, Problem, Reply, StepError};
+use serde_json::json;
+use std::collections::BTreeSet;
+use std::sync::Arc;
+use tests::calls::{Ask, users};
+use tests::fixture::{HOLD_SECONDS, NOW, place, saga_of, step};
+use tests::proxy::{Fate, Rule};
+use tokio::task::JoinSet;
+
+const DONE: Done = Done { already: false };
+const ALREADY: Done = Done { already: true };
+
+async fn pay(bench: &Bench, sagas: &Sagas, who: &str, key: &str, reservation: &str) -> Result<Reply, Problem> {
+    let deps = StartDeps {
+        payments: bench.payments.clone(),
+        users: users(),
+        quotes: RealQuotes(bench.reservations.clone()),
+        sagas,
+        token_expiry: TokenExpiry::Event,
+    };
+    let ask = Ask::at(NOW).user(who).key(key).json(json!({"reservation_id": reservation}));
+    handlers::start_payment(&deps, ask.call()).await
+}
+
+fn id_in(reply: &Reply) -> String {
+    reply.body.as_ref().unwrap()["payment_id"].as_str().unwrap().to_owned()
+}
+
+async fn payments_of(bench: &Bench) -> Vec<String> {
+    let items = bench.engine.items("payments").await;
+    let of_kind = items.iter().filter(|item| item.text("kind").ok() == Some("payment"));
+    of_kind.map(|item| item.text("payment_id").unwrap().to_owned()).collect()
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_same_key_fifty_times_at_once_gives_one_payment_and_one_saga() {
+    let bench = Arc::new(Bench::on_sale(4).await);
+    bench.reserve(place("alice", 1, NOW), &["A-1-1"], "r1", NOW).await.unwrap();
+    let sagas = Arc::new(Sagas::default());
+    let mut requests = JoinSet::new();
+    for _ in 0..50 {
+        let (bench, sagas) = (Arc::clone(&bench), Arc::clone(&sagas));
+        requests.spawn(async move { pay(&bench, &sagas, "alice", "k", "r1").await.unwrap() });
+    }
+    let replies = requests.join_all().await;
+    assert!(replies.iter().all(|reply| reply.status.as_u16() == 202 && reply.location.is_some()));
+    let ids: BTreeSet<String> = replies.iter().map(id_in).collect();
+    assert_eq!(ids.len(), 1, "{ids:?}");
+    assert_eq!(payments_of(&bench).await, Vec::from_iter(ids.clone()));
+    assert_eq!(BTreeSet::from_iter(sagas.started()), ids, "repeated starts have the same name");
+}
+
+#[tokio::test]
+async fn a_key_used_for_another_reservation_is_refused() {
+    let bench = Bench::on_sale(4).await;
+    let sagas = Sagas::default();
+    for (id, seat) in [("r1", "A-1-1"), ("r2", "A-1-2")] {
+        bench.reserve(place("alice", 1, NOW), &[seat], id, NOW).await.unwrap();
+    }
+    pay(&bench, &sagas, "alice", "k", "r1").await.unwrap();
+    let problem = pay(&bench, &sagas, "alice", "k", "r2").await.unwrap_err();
+    assert_eq!((problem.status.as_u16(), problem.code), (422, "idempotency_key_reused"));
+    assert_eq!(payments_of(&bench).await.len(), 1);
+}
+
+#[tokio::test]
+async fn a_reservation_that_is_missing_foreign_or_over_is_not_paid() {
+    let bench = Bench::on_sale(4).await;
+    let sagas = Sagas::default();
+    bench.reserve(place("alice", 1, NOW), &["A-1-1"], "r1", NOW).await.unwrap();
+    let code = |outcome: Result<Reply, Problem>| outcome.map_or_else(|problem| problem.code, |_| "paid");
+    assert_eq!(code(pay(&bench, &sagas, "alice", "k", "r9").await), "not_found");
+    assert_eq!(code(pay(&bench, &sagas, "bob", "k", "r1").await), "not_found");
+    sweep_holds(&bench.reservations, NOW.plus_seconds(HOLD_SECONDS)).await.unwrap();
+    assert_eq!(code(pay(&bench, &sagas, "alice", "k", "r1").await), "reservation_not_payable");
+    assert!(payments_of(&bench).await.is_empty() && sagas.started().is_empty());
+}
+
+#[tokio::test]
+async fn a_repeated_request_is_answered_even_when_its_payment_has_made_the_reservation_unpayable() {
+    let bench = Bench::on_sale(4).await;
+    let sagas = Sagas::default();
+    let held = bench.reserve(place("alice", 1, NOW), &["A-1-1"], "r1", NOW).await.unwrap();
+    let first = pay(&bench, &sagas, "alice", "k", "r1").await.unwrap();
+    bench.begin(&tests::fixture::saga(&held, &id_in(&first)), NOW).await;
+    let again = pay(&bench, &sagas, "alice", "k", "r1").await.unwrap();
+    assert_eq!((&again.body, &again.location), (&first.body, &first.location));
+    let other = pay(&bench, &sagas, "alice", "k2", "r1").await.unwrap_err();
+    assert_eq!((other.status.as_u16(), other.code), (409, "reservation_not_payable"));
+}
+
+#[tokio::test]
+async fn a_payment_whose_record_was_written_but_not_answered_is_started_by_the_repeated_request() {
+    let bench = Bench::on_sale(4).await;
+    let sagas = Sagas::default();
+    bench.reserve(place("alice", 1, NOW), &["A-1-1"], "r1", NOW).await.unwrap();
+    bench.proxy.inject(Rule::on("TransactWriteItems").once(), Fate::AnswerLost);
+    bench.proxy.inject(Rule::on("TransactWriteItems"), Fate::Dropped);
+    let problem = pay(&bench, &sagas, "alice", "k", "r1").await.unwrap_err();
+    assert_eq!(problem.status.as_u16(), 503);
+    assert!(sagas.started().is_empty());
+    bench.proxy.heal();
+    let reply = pay(&bench, &sagas, "alice", "k", "r1").await.unwrap();
+    assert_eq!(sagas.started(), [id_in(&reply)]);
+    assert_eq!(payments_of(&bench).await, [id_in(&reply)]);
+}
+
+#[tokio::test]
+async fn a_payment_ends_once_and_one_event_tells_of_it() {
+    let bench = Bench::start().await;
+    let (paid, lost) = (saga_of("alice", "p1", 100), saga_of("alice", "p2", 100));
+    for saga in [&paid, &lost] {
+        bench.open_payment(saga, NOW).await;
+    }
+    let failing = FailPayment {
+        saga: lost.clone(),
+        failure: CaughtError {
+            error: "Refused".into(),
+            cause: json!({"errorType": "Refused", "errorMessage": "insufficient_points"}).to_string(),
+        },
+    };
+    for done in [DONE, ALREADY, ALREADY] {
+        assert_eq!(complete_payment(&bench.payments, step(paid.clone(), NOW)).await.unwrap(), done);
+        assert_eq!(fail_payment(&bench.payments, step(failing.clone(), NOW)).await.unwrap(), done);
+        assert_eq!(events(&bench).await, ["p1.payment.completed", "p2.payment.failed"]);
+    }
+    // What ended one way never ends the other way.
+    let crossed = complete_payment(&bench.payments, step(lost, NOW)).await;
+    assert!(matches!(crossed, Err(StepError::Fault(Fault::Broken(_)))), "{crossed:?}");
+    let crossed = fail_payment(&bench.payments, step(FailPayment { saga: paid, ..failing }, NOW)).await;
+    assert!(matches!(crossed, Err(StepError::Fault(Fault::Broken(_)))), "{crossed:?}");
+    assert_eq!(events(&bench).await.len(), 2);
+    let deps = Deps { payments: bench.payments.clone(), users: users() };
+    let get = |id: &str| handlers::get_payment(&deps, Ask::at(NOW).user("alice").path("payment_id", id).call());
+    assert_eq!(get("p1").await.unwrap().body.unwrap()["status"], "completed");
+    assert_eq!(get("p2").await.unwrap().body.unwrap()["failure"], "insufficient_points");
+    let foreign = Ask::at(NOW).user("bob").path("payment_id", "p1").call();
+    assert_eq!(handlers::get_payment(&deps, foreign).await.unwrap_err().code, "not_found");
+}
+
+async fn events(bench: &Bench) -> Vec<String> {
+    let items = bench.engine.items("payments").await;
+    let mut ids: Vec<String> =
+        items.iter().filter_map(|item| item.text("pk").unwrap().strip_prefix("OUTBOX#")).map(str::to_owned).collect();
+    ids.sort();
+    ids
+}
+
+// ---------------------------------------------------------------- recovery
+
+fn recovery<'a>(bench: &Bench, sagas: &'a Sagas) -> RecoverPayments<Payments, &'a Sagas> {
+    RecoverPayments { payments: bench.payments.clone(), sagas }
+}
+
+fn overdue(after_millis: i64) -> Timestamp {
+    NOW.plus_millis(PENDING_TOO_LONG_MILLIS + after_millis)
+}
+
+async fn recoveries(bench: &Bench, id: &str) -> i64 {
+    bench.engine.item("payments", "USER#alice", &format!("PAY#{id}")).await.unwrap().int("recoveries").unwrap()
+}
+
+#[tokio::test]
+async fn a_payment_whose_saga_was_never_started_is_started_under_its_own_name() {
+    let bench = Bench::start().await;
+    let sagas = Sagas::default();
+    bench.open_payment(&saga_of("alice", "p1", 100), NOW).await;
+    recover_payments(&recovery(&bench, &sagas), overdue(0)).await.unwrap();
+    assert!(sagas.started().is_empty(), "it is not pending for too long yet");
+    recover_payments(&recovery(&bench, &sagas), overdue(1)).await.unwrap();
+    assert_eq!(sagas.started(), ["p1"]);
+    assert_eq!(recoveries(&bench, "p1").await, 0);
+}
+
+#[tokio::test]
+async fn a_saga_that_still_runs_is_left_alone() {
+    let bench = Bench::start().await;
+    let sagas = Sagas::default();
+    bench.open_payment(&saga_of("alice", "p1", 100), NOW).await;
+    sagas.set("p1", Execution::Running);
+    for minutes in 0..5 {
+        recover_payments(&recovery(&bench, &sagas), overdue(1 + minutes * 60_000)).await.unwrap();
+    }
+    assert!(sagas.started().is_empty());
+}
+
+#[tokio::test]
+async fn a_payment_whose_saga_ended_without_an_end_gets_another_one_less_and_less_often() {
+    let bench = Bench::start().await;
+    let sagas = Sagas::default();
+    bench.open_payment(&saga_of("alice", "p1", 100), NOW).await;
+    sagas.set("p1", Execution::Over);
+    let mut waits = Vec::new();
+    let (mut now, mut last) = (overdue(1), overdue(1));
+    for count in 1..=9 {
+        let before = sagas.started().len();
+        while sagas.started().len() == before {
+            recover_payments(&recovery(&bench, &sagas), now).await.unwrap();
+            now = now.plus_millis(30_000);
+        }
+        let name = format!("p1-r{count}");
+        assert_eq!(sagas.started().last(), Some(&name));
+        assert_eq!(recoveries(&bench, "p1").await, count);
+        sagas.set(&name, Execution::Over);
+        waits.push(now.millis_since(last));
+        last = now;
+    }
+    assert!(waits.is_sorted(), "{waits:?}");
+    assert!(*waits.last().unwrap() <= LONGEST_RECOVERY_WAIT_MILLIS + 90_000, "{waits:?}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn recoveries_at_once_start_one_saga() {
+    let bench = Bench::start().await;
+    let sagas = Arc::new(Sagas::default());
+    bench.open_payment(&saga_of("alice", "p1", 100), NOW).await;
+    sagas.set("p1", Execution::Over);
+    let mut sweeps = JoinSet::new();
+    for _ in 0..10 {
+        let (payments, sagas) = (bench.payments.clone(), Arc::clone(&sagas));
+        sweeps.spawn(async move {
+            recover_payments(&RecoverPayments { payments, sagas: &*sagas }, overdue(1)).await.unwrap();
+        });
+    }
+    sweeps.join_all().await;
+    assert_eq!(sagas.started(), ["p1-r1"]);
+    assert_eq!(recoveries(&bench, "p1").await, 1);
+}
+
+#[tokio::test]
+async fn a_payment_that_has_ended_is_never_recovered() {
+    let bench = Bench::start().await;
+    let sagas = Sagas::default();
+    for id in ["p1", "p2"] {
+        bench.open_payment(&saga_of("alice", id, 100), NOW).await;
+    }
+    complete_payment(&bench.payments, step(saga_of("alice", "p1", 100), NOW)).await.unwrap();
+    let failing = FailPayment { saga: saga_of("alice", "p2", 100), failure: CaughtError::default() };
+    fail_payment(&bench.payments, step(failing, NOW)).await.unwrap();
+    recover_payments(&recovery(&bench, &sagas), overdue(86_400_000)).await.unwrap();
+    assert!(sagas.started().is_empty());
+}
+
+#[tokio::test]
+async fn a_recovery_that_died_after_counting_is_finished_by_the_next_one() {
+    let bench = Bench::start().await;
+    let payment = bench.open_payment(&saga_of("alice", "p1", 100), NOW).await;
+    let sagas = Sagas::default();
+    sagas.set("p1", Execution::Over);
+    use ::payments::ports::FindStuck;
+    assert!(bench.payments.count_recovery(&payment, overdue(1)).await.unwrap());
+    recover_payments(&recovery(&bench, &sagas), overdue(3_600_000)).await.unwrap();
+    assert_eq!(sagas.started(), ["p1-r1"], "the very execution that was counted");
+    assert_eq!(recoveries(&bench, "p1").await, 1);
+}

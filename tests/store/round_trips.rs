@@ -1,1 +1,241 @@
-//! Later.
+//! How often each use case goes to its table, counted at the endpoint, through the handlers that production runs.
+
+use crate::bench::{Bench, RealQuotes, Sagas};
+use ::concerts::domain::{Concert, Schedule, Terms};
+use ::concerts::dynamo::{Catalogue, SeatMaps};
+use ::concerts::handlers as concerts;
+use ::concerts::ports::{AddConcert, AddSchedule};
+use ::payments::handlers as payments;
+use ::payments::usecases::complete_payment::complete_payment;
+use ::payments::usecases::fail_payment::fail_payment;
+use ::points::handlers as points;
+use ::points::usecases::return_points::return_points;
+use ::points::usecases::use_points::use_points;
+use ::reservations::handlers as reservations;
+use ::reservations::usecases::begin_payment::begin_payment;
+use ::reservations::usecases::confirm_reservation::confirm_reservation;
+use ::reservations::usecases::release_reservation::release_reservation;
+use ::waiting_room::domain::DefaultAdmission;
+use ::waiting_room::handlers as waiting_room;
+use ::waiting_room::ports::OpenLine;
+use ::waiting_room::usecases::expire_queue_token::expire_queue_token;
+use ::waiting_room::usecases::restore_queue_token::restore_queue_token;
+use contracts::saga::{CaughtError, FailPayment, TokenExpiry};
+use serde_json::json;
+use tests::calls::{Ask, queue_tokens, users};
+use tests::fixture::{NOW, concert, place, saga, saga_of, schedule, step, terms};
+
+#[tokio::test]
+async fn charging_and_reading_points_is_one_round_trip_each() {
+    let bench = Bench::start().await;
+    let deps = points::Deps { accounts: bench.points.clone(), users: users() };
+    let charge = Ask::at(NOW).user("alice").key("k").json(json!({"amount": 500}));
+    for _ in 0..2 {
+        bench.proxy.forget();
+        let reply = points::charge_points(&deps, charge.clone().call()).await.unwrap();
+        assert_eq!(reply.body.unwrap()["balance"], 500);
+        assert_eq!(bench.proxy.actions(), ["UpdateItem"]);
+    }
+    bench.proxy.forget();
+    let reply = points::get_points(&deps, Ask::at(NOW).user("alice").call()).await.unwrap();
+    assert_eq!(reply.body.unwrap()["balance"], 500);
+    assert_eq!(bench.proxy.actions(), ["GetItem"]);
+    bench.proxy.forget();
+    points::list_point_history(&deps, Ask::at(NOW).user("alice").call()).await.unwrap();
+    assert_eq!(bench.proxy.actions(), ["GetItem"], "the archive is not asked while there is none");
+}
+
+#[tokio::test]
+async fn reserving_is_one_read_and_one_write_with_and_without_a_key() {
+    let bench = Bench::on_sale(4).await;
+    let deps = reservations::ReserveDeps { store: bench.reservations.clone(), users: users(), tokens: queue_tokens() };
+    let ask = |seats: &[&str]| {
+        let body = json!({"schedule_id": "date", "seats": seats});
+        Ask::at(NOW).user("alice").place(&place("alice", 1, NOW)).json(body)
+    };
+    for ask in [ask(&["A-1-1", "A-1-2"]), ask(&["B-1-1"]).key("k")] {
+        bench.proxy.forget();
+        reservations::reserve_seats(&deps, ask.call()).await.unwrap();
+        assert_eq!(bench.proxy.actions(), ["BatchGetItem", "TransactWriteItems"]);
+    }
+    bench.proxy.forget();
+    reservations::reserve_seats(&deps, ask(&["B-1-1"]).key("k").call()).await.unwrap();
+    assert_eq!(bench.proxy.actions(), ["BatchGetItem"], "a repetition writes nothing");
+}
+
+#[tokio::test]
+async fn a_refusal_for_a_taken_seat_costs_no_more_than_a_hold() {
+    let bench = Bench::on_sale(4).await;
+    bench.reserve(place("alice", 1, NOW), &["A-1-1"], "r1", NOW).await.unwrap();
+    bench.proxy.forget();
+    bench.reserve(place("bob", 2, NOW), &["A-1-1"], "r2", NOW).await.unwrap_err();
+    assert_eq!(bench.proxy.actions(), ["BatchGetItem", "TransactWriteItems"]);
+}
+
+#[tokio::test]
+async fn starting_a_payment_is_one_read_of_the_reservation_and_one_write_of_the_payment() {
+    let bench = Bench::on_sale(4).await;
+    bench.reserve(place("alice", 1, NOW), &["A-1-1"], "r1", NOW).await.unwrap();
+    let sagas = Sagas::default();
+    let deps = payments::StartDeps {
+        payments: bench.payments.clone(),
+        users: users(),
+        quotes: RealQuotes(bench.reservations.clone()),
+        sagas: &sagas,
+        token_expiry: TokenExpiry::Event,
+    };
+    bench.proxy.forget();
+    let ask = Ask::at(NOW).user("alice").key("k").json(json!({"reservation_id": "r1"}));
+    let reply = payments::start_payment(&deps, ask.call()).await.unwrap();
+    assert_eq!(bench.proxy.actions(), ["GetItem", "TransactWriteItems"]);
+    let id = reply.body.unwrap()["payment_id"].as_str().unwrap().to_owned();
+    assert_eq!(sagas.started(), [id.as_str()]);
+    bench.proxy.forget();
+    let deps = payments::Deps { payments: bench.payments.clone(), users: users() };
+    payments::get_payment(&deps, Ask::at(NOW).user("alice").path("payment_id", &id).call()).await.unwrap();
+    assert_eq!(bench.proxy.actions(), ["GetItem"]);
+}
+
+#[tokio::test]
+async fn each_step_of_the_payment_saga_is_one_round_trip() {
+    let bench = Bench::on_sale(4).await;
+    bench.charge("alice", 1_000_000, "k").await;
+    let lines = bench.lines();
+    let mut sagas = Vec::new();
+    for (id, seats) in [("1", ["A-1-1", "A-1-2"]), ("2", ["B-1-1", "B-1-2"])] {
+        let held = bench.reserve(place("alice", 1, NOW), &seats, &format!("r{id}"), NOW).await.unwrap();
+        let saga = saga(&held, &format!("p{id}"));
+        bench.open_payment(&saga, NOW).await;
+        sagas.push(saga);
+    }
+    let transaction = ["TransactWriteItems"];
+    let update = ["UpdateItem"];
+    macro_rules! costs {
+        ($actions:expr, $step:ident($store:expr, $input:expr)) => {
+            bench.proxy.forget();
+            $step($store, step($input, NOW)).await.unwrap();
+            assert_eq!(bench.proxy.actions(), $actions, stringify!($step));
+        };
+    }
+    let paid = &sagas[0];
+    costs!(transaction, begin_payment(&bench.reservations, paid.clone()));
+    costs!(update, use_points(&bench.points, paid.clone()));
+    costs!(update, expire_queue_token(&lines, paid.clone()));
+    costs!(transaction, confirm_reservation(&bench.reservations, paid.clone()));
+    costs!(transaction, complete_payment(&bench.payments, paid.clone()));
+    let undone = &sagas[1];
+    begin_payment(&bench.reservations, step(undone.clone(), NOW)).await.unwrap();
+    use_points(&bench.points, step(undone.clone(), NOW)).await.unwrap();
+    costs!(transaction, release_reservation(&bench.reservations, undone.clone()));
+    costs!(update, restore_queue_token(&lines, undone.clone()));
+    costs!(update, return_points(&bench.points, undone.clone()));
+    let failing = FailPayment { saga: undone.clone(), failure: CaughtError::default() };
+    costs!(transaction, fail_payment(&bench.payments, failing));
+}
+
+#[tokio::test]
+async fn each_step_repeated_is_still_one_round_trip() {
+    let bench = Bench::on_sale(4).await;
+    bench.charge("alice", 1_000_000, "k").await;
+    let held = bench.reserve(place("alice", 1, NOW), &["A-1-1"], "r1", NOW).await.unwrap();
+    let saga = saga(&held, "p1");
+    bench.open_payment(&saga, NOW).await;
+    for round in ["first", "repeated"] {
+        let repeated = round == "repeated";
+        bench.proxy.forget();
+        // Repeated, a begin finds its reservation sold, which is further on than it asks for.
+        assert_eq!(begin_payment(&bench.reservations, step(saga.clone(), NOW)).await.unwrap().already, repeated);
+        assert_eq!(use_points(&bench.points, step(saga.clone(), NOW)).await.unwrap().already, repeated);
+        assert_eq!(confirm_reservation(&bench.reservations, step(saga.clone(), NOW)).await.unwrap().already, repeated);
+        assert_eq!(complete_payment(&bench.payments, step(saga.clone(), NOW)).await.unwrap().already, repeated);
+        assert_eq!(bench.proxy.actions().len(), 4, "{round}: {:?}", bench.proxy.actions());
+    }
+}
+
+#[tokio::test]
+async fn joining_is_one_round_trip_and_a_status_check_none_once_warm() {
+    let bench = Bench::start().await;
+    let lines = bench.lines();
+    lines.open(&concert(), DefaultAdmission::Open.plan(NOW)).await.unwrap();
+    let join =
+        waiting_room::JoinDeps { line: lines, users: users(), queue_tokens: queue_tokens(), join_before_open: true };
+    bench.proxy.forget();
+    let ask = Ask::at(NOW).user("alice").path("concert_id", "concert").call();
+    let token = waiting_room::join_queue(&join, ask).await.unwrap().body.unwrap()["token"].as_str().unwrap().to_owned();
+    assert_eq!(bench.proxy.actions(), ["UpdateItem"]);
+    let status = waiting_room::StatusDeps { line: bench.lines(), users: users(), queue_tokens: queue_tokens() };
+    let check = || Ask::at(NOW).user("alice").header("queue-token", &token).call();
+    bench.proxy.forget();
+    waiting_room::check_queue_status(&status, check()).await.unwrap();
+    assert_eq!(bench.proxy.actions(), ["BatchGetItem"], "the first check of a second");
+    bench.proxy.forget();
+    for _ in 0..100 {
+        waiting_room::check_queue_status(&status, check()).await.unwrap();
+    }
+    assert_eq!(bench.proxy.actions(), Vec::<String>::new());
+}
+
+#[tokio::test]
+async fn dates_and_a_seat_map_of_any_size_are_one_round_trip_each() {
+    let bench = Bench::start().await;
+    let catalogue = Catalogue::new(bench.proxy.table("concerts"));
+    let maps = SeatMaps::new(bench.proxy.table("concerts"));
+    let shown = Concert::new(concert(), "Title", "Artist", "Venue", NOW).unwrap();
+    let terms = terms(4);
+    let date = Schedule {
+        id: schedule(),
+        concert: concert(),
+        starts_at: terms.starts_at,
+        terms: Terms::new(terms.max_per_user, terms.hold_seconds, terms.sections).unwrap(),
+    };
+    catalogue.add_concert(&shown, None, NOW).await.unwrap();
+    catalogue.show_concert(&shown).await.unwrap();
+    catalogue.add_schedule(&date, None, NOW).await.unwrap().unwrap();
+    catalogue.show_schedule(&date).await.unwrap();
+    let of_concert = || Ask::at(NOW).path("concert_id", "concert").call();
+    bench.proxy.forget();
+    let dates = concerts::list_schedules(&catalogue, of_concert()).await.unwrap().body.unwrap();
+    assert_eq!(dates["items"][0]["seats_available"], 400);
+    assert_eq!(bench.proxy.actions(), ["Query"]);
+    bench.proxy.forget();
+    concerts::get_seat_map(&maps, Ask::at(NOW).path("schedule_id", "date").call()).await.unwrap();
+    assert_eq!(bench.proxy.actions(), ["Query"]);
+    bench.proxy.forget();
+    concerts::get_concert(&catalogue, of_concert()).await.unwrap();
+    assert_eq!(bench.proxy.actions(), ["GetItem"]);
+    bench.proxy.forget();
+    concerts::list_concerts(&catalogue, Ask::at(NOW).call()).await.unwrap();
+    assert_eq!(bench.proxy.actions(), ["Query"]);
+}
+
+#[tokio::test]
+async fn a_ticket_costs_at_most_40_write_units_from_joining_to_the_completed_payment() {
+    let bench = Bench::on_sale(4).await;
+    let lines = bench.lines();
+    lines.open(&concert(), DefaultAdmission::Open.plan(NOW)).await.unwrap();
+    bench.charge("alice", 1_000_000, "k").await;
+    bench.proxy.measure();
+    bench.proxy.forget();
+    let join =
+        waiting_room::JoinDeps { line: lines, users: users(), queue_tokens: queue_tokens(), join_before_open: true };
+    let ask = Ask::at(NOW).user("alice").path("concert_id", "concert").call();
+    waiting_room::join_queue(&join, ask).await.unwrap();
+    let held = bench.reserve(place("alice", 1, NOW), &["A-1-1"], "r1", NOW).await.unwrap();
+    let saga = saga(&held, "p1");
+    bench.open_payment(&saga, NOW).await;
+    begin_payment(&bench.reservations, step(saga.clone(), NOW)).await.unwrap();
+    use_points(&bench.points, step(saga.clone(), NOW)).await.unwrap();
+    confirm_reservation(&bench.reservations, step(saga.clone(), NOW)).await.unwrap();
+    complete_payment(&bench.payments, step(saga, NOW)).await.unwrap();
+    let units = bench.proxy.units();
+    let written: f64 = ["UpdateItem", "PutItem", "TransactWriteItems"].iter().filter_map(|call| units.get(*call)).sum();
+    println!("write units a ticket: {written} ({units:?})");
+    assert!(written > 10.0 && written <= 60.0, "{units:?}");
+}
+
+#[tokio::test]
+async fn a_refusal_of_the_points_step_is_one_round_trip() {
+    let bench = Bench::start().await;
+    use_points(&bench.points, step(saga_of("alice", "p1", 1), NOW)).await.unwrap_err();
+    assert_eq!(bench.proxy.actions(), ["UpdateItem"]);
+}

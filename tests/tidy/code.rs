@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 use syn::punctuated::Punctuated;
 use syn::visit::{self, Visit};
-use syn::{Attribute, Expr, ExprAwait, ExprCall, ExprMethodCall, ExprPath, Item, Macro, Token, UseTree};
+use syn::{Attribute, Expr, ExprAwait, ExprMethodCall, ExprPath, Item, Macro, Token, UseTree};
 
 /// One source file.
 pub struct Source {
@@ -191,10 +191,6 @@ impl<'ast> Visit<'ast> for Facts {
         call.args.iter().for_each(|argument| self.visit_expr(argument));
     }
 
-    fn visit_expr_call(&mut self, call: &'ast ExprCall) {
-        visit::visit_expr_call(self, call);
-    }
-
     fn visit_expr_path(&mut self, path: &'ast ExprPath) {
         let text = path_text(&path.path);
         if let Some(action) = action(&text) {
@@ -308,12 +304,11 @@ impl Program {
     /// Functions of this program that call AWS and that none of `paths` leads to.
     pub fn orphans(&self, paths: &[String]) -> Vec<String> {
         let reached: BTreeSet<usize> = paths.iter().flat_map(|path| self.reach(path)).collect();
-        let calling = self.bodies.iter().enumerate().filter(|(index, body)| {
-            !body.facts.aws.is_empty() && !reached.contains(index) && !KIT.contains(&body.stem.as_str())
-                || (body.stem == "dynamo" && !body.file.contains("/kit/"))
-                    && !body.facts.aws.is_empty()
-                    && !reached.contains(index)
-        });
+        let calling = self
+            .bodies
+            .iter()
+            .enumerate()
+            .filter(|(index, body)| !body.facts.aws.is_empty() && !reached.contains(index) && !body.is_kits());
         calling.map(|(_, body)| format!("{}: {} calls AWS, but for no handler", body.file, body.name)).collect()
     }
 
@@ -332,14 +327,14 @@ impl Program {
             for method in &caller.facts.own {
                 let own = self.methods(method).filter(|(_, body)| body.file == caller.file);
                 let own: Vec<usize> = own.map(|(index, _)| index).collect();
-                let kits = self.methods(method).filter(|(_, body)| body.file.contains("/kit/"));
+                let kits = self.methods(method).filter(|(_, body)| body.is_kits());
                 open.extend(if own.is_empty() { kits.map(|(index, _)| index).collect() } else { own });
             }
             for method in &caller.facts.awaited {
                 // Outside of the adapters an awaited method is a port's.
                 let of_port = self.methods(method).filter(|(_, body)| {
-                    let kits = body.file.contains("/kit/");
-                    if caller.is_adapter() { kits && !caller.file.contains("/kit/") } else { body.of_trait && !kits }
+                    let kits = body.is_kits();
+                    if caller.is_adapter() { kits && !caller.is_kits() } else { body.of_trait && !kits }
                 });
                 open.extend(of_port.map(|(index, _)| index));
             }
@@ -359,7 +354,7 @@ impl Program {
                 .bodies
                 .iter()
                 .enumerate()
-                .filter(|(_, body)| body.owner.is_none() && body.name == name && !body.file.contains("/kit/"))
+                .filter(|(_, body)| body.owner.is_none() && body.name == name && !body.is_kits())
                 .collect();
             // A function of the same file comes before an imported one; `main` imports use cases by name.
             let here: Vec<usize> = free
@@ -382,6 +377,10 @@ impl Program {
 }
 
 impl Body {
+    fn is_kits(&self) -> bool {
+        self.file.contains("/kit/")
+    }
+
     fn is_adapter(&self) -> bool {
         !self.file.contains("/usecases/") && self.stem != "handlers" && self.stem != "main"
     }

@@ -24,13 +24,11 @@ const ANNEXES: [&str; 2] = ["src/neighbours.rs", "src/saga.rs"];
 #[test]
 fn a_context_depends_on_contracts_and_kit_and_never_on_another_context() {
     let all = contexts();
-    let manifests = all.iter().flat_map(|context| {
-        foreign_dependencies(context, &read(&crate_dir(context).join("Cargo.toml")), &all)
-    });
+    let manifests = all
+        .iter()
+        .flat_map(|context| foreign_dependencies(context, &read(&crate_dir(context).join("Cargo.toml")), &all));
     let sources = all.iter().flat_map(|context| {
-        rust_files(&crate_dir(context))
-            .into_iter()
-            .flat_map(|path| foreign_paths(context, &Source::read(&path), &all))
+        rust_files(&crate_dir(context)).into_iter().flat_map(|path| foreign_paths(context, &Source::read(&path), &all))
     });
     none(manifests.chain(sources).collect());
 }

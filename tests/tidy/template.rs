@@ -193,16 +193,21 @@ fn a_resource_is_found_behind_every_way_to_name_it() {
     assert_eq!(id("!Ref Saga").as_deref(), Some("Saga"));
     assert_eq!(id("!GetAtt Table.Arn").as_deref(), Some("Table"));
     assert_eq!(id("!Sub ${Table.Arn}/index/due").as_deref(), Some("Table/index/due"));
-    assert_eq!(id("!Sub arn:${AWS::Partition}:states:${AWS::Region}:execution:${Saga.Name}:*").as_deref(), Some("Saga"));
+    assert_eq!(
+        id("!Sub arn:${AWS::Partition}:states:${AWS::Region}:execution:${Saga.Name}:*").as_deref(),
+        Some("Saga")
+    );
     assert_eq!(id("'*'"), None);
     assert_eq!(id("!Sub arn:${AWS::Partition}:dynamodb:*"), None);
 }
 
 #[test]
 fn a_wildcard_is_no_grant() {
-    let policies = |action: &str, resource: Value| json!([{"Statement": [
-        {"Effect": "Allow", "Action": [action], "Resource": resource}
-    ]}]);
+    let policies = |action: &str, resource: Value| {
+        json!([{"Statement": [
+            {"Effect": "Allow", "Action": [action], "Resource": resource}
+        ]}])
+    };
     let table = json!({"Fn::GetAtt": "T.Arn"});
     assert_eq!(grants(&policies("dynamodb:GetItem", table.clone())).unwrap().len(), 1);
     assert!(grants(&policies("dynamodb:*", table)).is_err());

@@ -1,0 +1,229 @@
+//! Every step times every fault, in both modes of token expiry.
+
+use crate::machine::{End, Machine, TaskError, TaskResult, payment_saga};
+use crate::world::{FUNDS, World};
+use contracts::saga::{TokenExpiry, error_name};
+use payments::domain::Status;
+use serde_json::Value;
+use tests::cloud::block_on;
+use tests::fixture::PRICE;
+
+const MODES: [TokenExpiry; 2] = [TokenExpiry::Event, TokenExpiry::Strict];
+
+/// What happens to the tries of a step.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Fault {
+    /// The first try dies before it writes.
+    DiesBeforeOnce,
+    /// The first try writes, and its answer is lost.
+    AnswerLostOnce,
+    /// Every try writes, and every answer is lost.
+    AnswerAlwaysLost,
+    /// Every try dies before it writes.
+    DiesBeforeAlways,
+    /// Every try meets another writer.
+    ContendedAlways,
+    /// The step meets what must not be.
+    Broken,
+    /// Every try takes effect twice.
+    Repeated,
+}
+
+const FAULTS: [Fault; 7] = [
+    Fault::DiesBeforeOnce,
+    Fault::AnswerLostOnce,
+    Fault::AnswerAlwaysLost,
+    Fault::DiesBeforeAlways,
+    Fault::ContendedAlways,
+    Fault::Broken,
+    Fault::Repeated,
+];
+
+fn failed(name: &'static str) -> TaskResult {
+    Err(TaskError { name, message: "injected".into() })
+}
+
+/// A call of a step under its fault. `tries` counts the step's tries.
+async fn faulty(world: &World, state: &str, data: &Value, fault: Fault, tries: usize) -> TaskResult {
+    match fault {
+        Fault::DiesBeforeOnce if tries == 1 => failed(error_name::UNAVAILABLE),
+        Fault::DiesBeforeAlways => failed("States.Timeout"),
+        Fault::ContendedAlways => failed(error_name::CONTENDED),
+        Fault::Broken => failed(error_name::BROKEN),
+        Fault::AnswerLostOnce if tries == 1 => lost(world, state, data).await,
+        Fault::AnswerAlwaysLost => lost(world, state, data).await,
+        Fault::Repeated => {
+            let first = world.call(state, data).await;
+            let second = world.call(state, data).await;
+            assert_eq!(first.is_ok(), second.is_ok(), "{state} repeated");
+            second
+        }
+        _ => world.call(state, data).await,
+    }
+}
+
+/// Whatever came of it, nobody hears of it.
+async fn lost(world: &World, state: &str, data: &Value) -> TaskResult {
+    world.call(state, data).await.and_then(|_| failed("States.Timeout"))
+}
+
+async fn run(machine: &Machine, world: &World, broken: &[(&str, Fault)]) -> crate::machine::Execution {
+    let mut tries = std::collections::HashMap::new();
+    let input = serde_json::to_value(&world.saga).unwrap();
+    machine
+        .run(input, &mut async |state: &str, data: &Value| {
+            let count: &mut usize = tries.entry(state.to_owned()).or_default();
+            *count += 1;
+            match broken.iter().find(|(name, _)| *name == state) {
+                Some((_, fault)) => faulty(world, state, data, *fault, *count).await,
+                None => world.call(state, data).await,
+            }
+        })
+        .await
+}
+
+#[test]
+fn a_sale_without_faults_is_sold_in_at_most_eight_transitions() {
+    block_on(async {
+        for mode in MODES {
+            let world = World::new(mode, FUNDS).await;
+            let execution = run(&payment_saga(), &world, &[]).await;
+            assert_eq!(execution.end, End::Succeeded);
+            assert!(execution.path.len() <= 8, "{:?}", execution.path);
+            world.assert_sold("no fault").await;
+        }
+    });
+}
+
+#[test]
+fn every_fault_of_every_step_ends_sold_or_undone_and_never_between() {
+    block_on(async {
+        let machine = payment_saga();
+        let forward = machine.forward_steps();
+        for mode in MODES {
+            for step in machine.steps() {
+                for fault in FAULTS {
+                    let case = format!("{mode:?} {step} {fault:?}");
+                    let world = World::new(mode, FUNDS).await;
+                    // A compensation is reached by breaking a forward step too.
+                    let mut broken = vec![(step.as_str(), fault)];
+                    if !forward.contains(&step) && step != "CompletePayment" {
+                        broken.push(("ConfirmReservation", Fault::DiesBeforeAlways));
+                    }
+                    let execution = run(&machine, &world, &broken).await;
+                    match execution.end {
+                        End::Succeeded => world.assert_settled(&case).await,
+                        End::Failed(error) => {
+                            assert_eq!(error, "Parked", "{case}");
+                            assert!(!forward.contains(&step), "{case}: a forward step never parks");
+                            let parked = world.parked.lock().unwrap().clone();
+                            assert_eq!(parked.len(), 1, "{case}: somebody is told");
+                            assert_eq!(parked[0]["payment_id"], "p1", "{case}: with everything needed");
+                            // Once the fault is gone, the recovery runs the saga again and brings it to an end.
+                            let again = run(&machine, &world, &[]).await;
+                            assert_eq!(again.end, End::Succeeded, "{case} recovered");
+                            world.assert_settled(&format!("{case} recovered")).await;
+                        }
+                    }
+                }
+            }
+        }
+    });
+}
+
+#[test]
+fn a_step_that_arrives_after_the_saga_gave_up_on_it_changes_nothing() {
+    block_on(async {
+        let machine = payment_saga();
+        for mode in MODES {
+            let visited = |step: &String| mode == TokenExpiry::Strict || step != "ExpireQueueToken";
+            for late in machine.forward_steps().into_iter().filter(visited) {
+                for broken in machine.forward_steps().into_iter().filter(visited) {
+                    let case = format!("{mode:?} {late} late, {broken} broken");
+                    let world = World::new(mode, FUNDS).await;
+                    let mut stragglers = Vec::new();
+                    let input = serde_json::to_value(&world.saga).unwrap();
+                    let execution = machine
+                        .run(input, &mut async |state: &str, data: &Value| {
+                            if state == late {
+                                // Every try hangs: its write is still on its way when the saga has gone on.
+                                stragglers.push((state.to_owned(), data.clone()));
+                                return failed("States.Timeout");
+                            }
+                            if state == broken {
+                                failed(error_name::UNAVAILABLE)
+                            } else {
+                                world.call(state, data).await
+                            }
+                        })
+                        .await;
+                    assert_eq!(execution.end, End::Succeeded, "{case}");
+                    world.assert_undone(&case).await;
+                    for (state, data) in stragglers {
+                        // It is refused, or finds it has nothing to do; either way the world stays as it is.
+                        let outcome = world.call(&state, &data).await;
+                        assert!(
+                            outcome.as_ref().map_or_else(|error| error.name == error_name::REFUSED, |_| true),
+                            "{case}: {outcome:?}"
+                        );
+                    }
+                    world.assert_undone(&format!("{case}, arrived")).await;
+                }
+            }
+        }
+    });
+}
+
+#[test]
+fn a_saga_run_twice_sells_once() {
+    block_on(async {
+        for mode in MODES {
+            let world = World::new(mode, FUNDS).await;
+            let machine = payment_saga();
+            for _ in 0..2 {
+                let execution = run(&machine, &world, &[]).await;
+                assert_eq!(execution.end, End::Succeeded);
+            }
+            world.assert_sold("twice").await;
+        }
+    });
+}
+
+#[test]
+fn who_cannot_pay_gets_the_hold_back_and_the_reason() {
+    block_on(async {
+        for mode in MODES {
+            let world = World::new(mode, PRICE).await;
+            let execution = run(&payment_saga(), &world, &[]).await;
+            assert_eq!(execution.end, End::Succeeded);
+            assert_eq!(world.payment().await, Status::Failed(contracts::saga::PaymentFailure::InsufficientPoints));
+            assert_eq!(world.balance().await, PRICE);
+            world.assert_undone("poor").await;
+        }
+    });
+}
+
+#[test]
+fn undoing_after_the_hold_ran_out_frees_the_seats() {
+    block_on(async {
+        for mode in MODES {
+            let mut world = World::new(mode, FUNDS).await;
+            world.now = world.saga.hold_expires_at;
+            let execution = run(&payment_saga(), &world, &[("ConfirmReservation", Fault::DiesBeforeAlways)]).await;
+            assert_eq!(execution.end, End::Succeeded);
+            world.assert_undone("late").await;
+        }
+    });
+}
+
+#[test]
+fn a_confirmation_whose_answer_never_came_is_found_and_the_sale_stands() {
+    block_on(async {
+        for mode in MODES {
+            let world = World::new(mode, FUNDS).await;
+            let execution = run(&payment_saga(), &world, &[("ConfirmReservation", Fault::AnswerAlwaysLost)]).await;
+            assert!(execution.path.contains(&"ReleaseReservation".to_owned()), "{:?}", execution.path);
+            world.assert_sold("confirmed in silence").await;
+        }
+    });
+}

@@ -1,0 +1,209 @@
+//! Nothing unfinished, nothing skipped, nothing forgotten, nothing of the machine it was written on.
+
+use crate::code::{Source, is_cfg_test, path_text};
+use crate::none;
+use crate::workspace::{contexts, entries, files, read, root, rust_files, shown, text};
+use std::fs;
+use std::path::{Path, PathBuf};
+use syn::visit::{self, Visit};
+use syn::{Attribute, ExprCall, ItemFn, ItemMod, Local, Macro, Pat};
+
+/// What of a file is looked for here.
+#[derive(Default)]
+struct Slips {
+    in_test: bool,
+    found: Vec<String>,
+}
+
+impl Slips {
+    fn of(source: &Source, is_test: bool) -> Vec<String> {
+        let mut slips = Self { in_test: is_test, ..Self::default() };
+        slips.visit_file(&source.file);
+        slips.found.into_iter().map(|slip| format!("{} has {slip}", source.path)).collect()
+    }
+
+    fn within(&mut self, test: bool, look: impl FnOnce(&mut Self)) {
+        let before = self.in_test;
+        self.in_test |= test;
+        look(self);
+        self.in_test = before;
+    }
+}
+
+fn is_test(attributes: &[Attribute]) -> bool {
+    attributes.iter().any(|a| is_cfg_test(a) || a.path().segments.last().is_some_and(|name| name.ident == "test"))
+}
+
+impl<'ast> Visit<'ast> for Slips {
+    fn visit_item_mod(&mut self, module: &'ast ItemMod) {
+        self.within(is_test(&module.attrs), |slips| visit::visit_item_mod(slips, module));
+    }
+
+    fn visit_item_fn(&mut self, function: &'ast ItemFn) {
+        self.within(is_test(&function.attrs), |slips| visit::visit_item_fn(slips, function));
+    }
+
+    fn visit_attribute(&mut self, attribute: &'ast Attribute) {
+        if attribute.path().is_ident("ignore") {
+            self.found.push("an ignored test".to_owned());
+        }
+    }
+
+    fn visit_macro(&mut self, call: &'ast Macro) {
+        let name = path_text(&call.path);
+        if ["todo", "unimplemented", "dbg"].contains(&name.as_str()) {
+            self.found.push(format!("{name}!"));
+        }
+    }
+
+    fn visit_local(&mut self, local: &'ast Local) {
+        // Whether it is a Result that is dropped, only the compiler knows; `drop` and `map(drop)` say it aloud.
+        if matches!(local.pat, Pat::Wild(_)) {
+            self.found.push("a value dropped by `let _ =`".to_owned());
+        }
+        visit::visit_local(self, local);
+    }
+
+    fn visit_expr_call(&mut self, call: &'ast ExprCall) {
+        if let syn::Expr::Path(path) = call.func.as_ref()
+            && path.path.segments.last().is_some_and(|name| name.ident == "sleep")
+            && self.in_test
+        {
+            self.found.push("a test that sleeps; wait for what you expect instead".to_owned());
+        }
+        visit::visit_expr_call(self, call);
+    }
+}
+
+/// All Rust of the project, and whether the whole file is test code. The support library may sleep: it waits for things
+/// on behalf of tests.
+fn sources() -> Vec<(PathBuf, bool)> {
+    let tests = root().join("tests");
+    let of = |dir: &str| rust_files(&root().join(dir));
+    let all = ["functions", "localstack", "tests"].into_iter().flat_map(of);
+    all.map(|path| {
+        let is_test = path.starts_with(&tests) && !path.starts_with(tests.join("src"));
+        (path, is_test)
+    })
+    .collect()
+}
+
+#[test]
+fn nothing_is_unfinished_ignored_or_dropped_and_no_test_sleeps() {
+    none(sources().iter().flat_map(|(path, is_test)| Slips::of(&Source::read(path), *is_test)).collect());
+}
+
+#[test]
+fn every_slip_is_found() {
+    let slips = |text: &str, is_test| Slips::of(&Source::parse("x.rs", text), is_test).len();
+    for slip in [
+        "fn f() { todo!() }",
+        "fn f() { g(|| unimplemented!(\"later\")) }",
+        "#[test] #[ignore] fn f() {}",
+        "#[tokio::test] #[ignore = \"slow\"] async fn f() {}",
+        "fn f() { let _ = g(); }",
+        "#[tokio::test] async fn f() { tokio::time::sleep(SECOND).await }",
+        "#[cfg(test)] mod tests { fn f() { sleep(SECOND) } }",
+    ] {
+        assert_eq!(slips(slip, false), 1, "{slip}");
+    }
+    assert_eq!(slips("fn helper() { std::thread::sleep(SECOND) }", true), 1);
+    assert_eq!(slips("async fn f() { tokio::time::sleep(SECOND).await; let _guard = g(); }", false), 0);
+}
+
+#[test]
+fn every_test_name_reads_as_a_sentence() {
+    let mut names = Vec::new();
+    for (path, _) in sources() {
+        let mut tests = Tests(Vec::new());
+        tests.visit_file(&Source::read(&path).file);
+        names.extend(tests.0.into_iter().map(|name| (shown(&path), name)));
+    }
+    assert!(names.len() > 50, "tests went missing");
+    let short = names.iter().filter(|(_, name)| name.starts_with("test_") || name.split('_').count() < 3);
+    none(short.map(|(path, name)| format!("{path}: {name} says nothing about behaviour")).collect());
+}
+
+struct Tests(Vec<String>);
+
+impl<'ast> Visit<'ast> for Tests {
+    fn visit_item_fn(&mut self, function: &'ast ItemFn) {
+        if is_test(&function.attrs) {
+            self.0.push(function.sig.ident.to_string());
+        }
+    }
+}
+
+/// Test files of a package that no test binary contains.
+fn forgotten_tests(dir: &Path) -> Vec<String> {
+    let manifest = read(&dir.join("Cargo.toml"));
+    let value = |line: &str| line.split('"').nth(1).map(|path| dir.join(path));
+    let declared = manifest.lines().filter(|line| line.trim_start().starts_with("path =")).filter_map(value);
+    let mut open: Vec<PathBuf> = declared.chain([dir.join("src/lib.rs")]).collect();
+    let mut compiled = Vec::new();
+    while let Some(path) = open.pop() {
+        let stem = path.file_stem().unwrap_or_default().to_string_lossy().into_owned();
+        let within = path.parent().unwrap_or(dir);
+        // The modules of a.rs are in a/, those of mod.rs, main.rs and lib.rs beside it.
+        let within =
+            if ["main", "lib", "mod"].contains(&stem.as_str()) { within.to_owned() } else { within.join(&stem) };
+        for module in Source::read(&path).modules() {
+            let files = [within.join(format!("{module}.rs")), within.join(&module).join("mod.rs")];
+            open.extend(files.into_iter().filter(|file| file.is_file()));
+        }
+        compiled.push(path);
+    }
+    let forgotten = rust_files(dir).into_iter().filter(|path| !compiled.contains(path));
+    forgotten.map(|path| format!("{} is in no test binary", shown(&path))).collect()
+}
+
+#[test]
+fn no_test_file_is_forgotten() {
+    none(forgotten_tests(&root().join("tests")));
+}
+
+#[test]
+fn a_forgotten_test_file_is_found() {
+    let dir = Path::new(env!("CARGO_TARGET_TMPDIR")).join(format!("tidy-{}", std::process::id()));
+    let write = |path: &str, text: &str| {
+        let path = dir.join(path);
+        fs::create_dir_all(path.parent().unwrap()).unwrap();
+        fs::write(path, text).unwrap();
+    };
+    write("Cargo.toml", "[[test]]\nname = \"a\"\npath = \"a/main.rs\"\n");
+    write("src/lib.rs", "mod support;");
+    write("src/support.rs", "");
+    write("a/main.rs", "mod holds;");
+    write("a/holds.rs", "mod late;");
+    write("a/holds/late.rs", "");
+    assert_eq!(forgotten_tests(&dir).len(), 0);
+    write("a/lost.rs", "");
+    write("b/main.rs", "");
+    assert_eq!(forgotten_tests(&dir).len(), 2);
+    fs::remove_dir_all(dir).unwrap();
+}
+
+#[test]
+fn no_file_names_a_place_of_one_machine() {
+    // Spelled so that this file does not contain them.
+    let places =
+        ["/work", "/root", "/tmp/bash_jobs"].map(|place| format!("{place}{}", if place.len() < 6 { "/" } else { "" }));
+    let mut violations = Vec::new();
+    for path in files(&root()) {
+        let Ok(text) = fs::read_to_string(&path) else { continue };
+        for place in places.iter().filter(|place| text.contains(*place)) {
+            violations.push(format!("{} contains {place}", shown(&path)));
+        }
+    }
+    none(violations);
+}
+
+#[test]
+fn the_readme_names_every_crate() {
+    let readme = text("README.md");
+    let functions = entries(&root().join("functions"));
+    assert!(contexts().len() < functions.len());
+    let crates = functions.iter().map(|path| shown(path)).chain(["localstack".to_owned(), "tests".to_owned()]);
+    let names = crates.map(|path| path.rsplit('/').next().unwrap_or_default().to_owned());
+    none(names.filter(|name| !readme.contains(name)).map(|name| format!("README.md does not name {name}")).collect());
+}

@@ -1,0 +1,129 @@
+//! Each function may do exactly what its code does, to exactly its context's table.
+//!
+//! What the code does is read from it: from the handler through the ports its use case calls to the SDK calls of their
+//! implementation ([`Program`]). So neither a permission nor a call can be added or dropped alone.
+
+use crate::code::{Main, Program};
+use crate::none;
+use crate::template::{Function, Template, grants, logical_id};
+use crate::workspace::{contexts, pascal};
+use std::collections::{BTreeMap, BTreeSet};
+
+/// What a function needs: `(action, resource)`, and what calls it.
+type Needs = BTreeMap<(String, String), String>;
+
+fn needs(template: &Template, function: &Function<'_>, program: &Program, serves: &str) -> Needs {
+    let table = format!("{}Table", pascal(function.context()));
+    // Other resources are those it is told of.
+    let told: Vec<String> = function.variables().values().filter_map(logical_id).collect();
+    let of_kind = |kinds: &[&str]| -> Vec<String> {
+        told.iter().filter(|id| kinds.contains(&template.kind_of(id))).cloned().collect()
+    };
+    let mut needs = Needs::new();
+    for ((action, index), caller) in program.aws_calls(serves) {
+        let resources = match action.split(':').next() {
+            Some("dynamodb") => vec![index.map_or_else(|| table.clone(), |index| format!("{table}/index/{index}"))],
+            Some("lambda") => of_kind(&["AWS::Serverless::Function"]),
+            Some("sqs") => of_kind(&["AWS::SQS::Queue"]),
+            Some("events") => of_kind(&["AWS::Events::EventBus"]),
+            Some("states") => of_kind(&["AWS::Serverless::StateMachine"]),
+            _ => Vec::new(),
+        };
+        if resources.is_empty() {
+            needs.insert((action.to_owned(), "a resource it is not told of".to_owned()), caller);
+        } else {
+            needs.extend(resources.into_iter().map(|resource| ((action.to_owned(), resource), caller.clone())));
+        }
+    }
+    needs
+}
+
+fn wrong_grants(function: &str, needs: &Needs, granted: &[(String, String)]) -> Vec<String> {
+    let granted: BTreeSet<&(String, String)> = granted.iter().collect();
+    let missing = needs.iter().filter(|(need, _)| !granted.contains(need)).map(|((action, resource), caller)| {
+        format!("{function} is not granted {action} on {resource}, which it needs ({caller})")
+    });
+    let surplus = granted.iter().filter(|grant| !needs.contains_key(**grant)).map(|(action, resource)| {
+        format!("{function} is granted {action} on {resource}, which nothing of its code needs")
+    });
+    missing.chain(surplus).collect()
+}
+
+#[test]
+fn a_function_is_granted_exactly_the_calls_its_code_makes() {
+    let template = Template::read();
+    let mut violations = Vec::new();
+    for context in contexts() {
+        let program = Program::of(&context);
+        for (handler, arm) in Main::of(&context).arms {
+            let functions = template.functions();
+            let Some(function) = functions.iter().find(|function| function.handler() == handler) else { continue };
+            match function.grants() {
+                Ok(granted) => {
+                    let needs = needs(&template, function, &program, &arm.serves);
+                    violations.extend(wrong_grants(function.id, &needs, &granted));
+                }
+                Err(why) => violations.push(format!("{} has {why}", function.id)),
+            }
+        }
+    }
+    none(violations);
+}
+
+#[test]
+fn every_call_to_aws_is_made_for_some_handler() {
+    let orphans = |context: &String| {
+        let serves: Vec<String> = Main::of(context).arms.into_values().map(|arm| arm.serves).collect();
+        Program::of(context).orphans(&serves)
+    };
+    none(contexts().iter().flat_map(orphans).collect());
+}
+
+#[test]
+fn a_missing_and_a_surplus_grant_are_found() {
+    let pair = |action: &str| (action.to_owned(), "PointsTable".to_owned());
+    let needs = Needs::from([(pair("dynamodb:GetItem"), "find".to_owned())]);
+    assert_eq!(wrong_grants("F", &needs, &[pair("dynamodb:GetItem")]).len(), 0);
+    assert_eq!(wrong_grants("F", &needs, &[]).len(), 1);
+    assert_eq!(wrong_grants("F", &needs, &[pair("dynamodb:GetItem"), pair("dynamodb:Scan")]).len(), 1);
+    let another_table = ("dynamodb:GetItem".to_owned(), "PaymentsTable".to_owned());
+    assert_eq!(wrong_grants("F", &needs, &[another_table]).len(), 2);
+}
+
+#[test]
+fn a_function_is_told_of_its_contexts_table_and_of_no_other() {
+    let template = Template::read();
+    let mut violations = Vec::new();
+    for function in template.functions() {
+        let own = format!("{}Table", pascal(function.context()));
+        let told: Vec<String> = function.variables().values().filter_map(logical_id).collect();
+        let tables = told.iter().filter(|id| template.kind_of(id) == "AWS::DynamoDB::Table");
+        if tables.collect::<Vec<_>>() != [&own] {
+            violations.push(format!("{} is told of {told:?}; its context's table is {own}", function.id));
+        }
+    }
+    none(violations);
+}
+
+#[test]
+fn a_state_machine_may_do_exactly_what_its_states_do() {
+    let template = Template::read();
+    let mut violations = Vec::new();
+    for (id, properties) in template.resources("AWS::Serverless::StateMachine") {
+        let mut needs = Needs::new();
+        for value in properties["DefinitionSubstitutions"].as_object().into_iter().flatten().map(|(_, value)| value) {
+            let resource = logical_id(value).expect("a substitution names a resource");
+            let action = match template.kind_of(&resource) {
+                "AWS::Serverless::Function" => "lambda:InvokeFunction",
+                "AWS::SQS::Queue" => "sqs:SendMessage",
+                other => panic!("{id}: no action is known for {other}"),
+            };
+            needs.insert((action.to_owned(), resource), "its definition".to_owned());
+        }
+        match grants(&properties["Policies"]) {
+            Ok(granted) => violations.extend(wrong_grants(id, &needs, &granted)),
+            Err(why) => violations.push(format!("{id} has {why}")),
+        }
+    }
+    none(violations);
+}
