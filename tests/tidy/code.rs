@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 use syn::punctuated::Punctuated;
 use syn::visit::{self, Visit};
-use syn::{Attribute, Expr, ExprAwait, ExprMethodCall, ExprPath, Item, Macro, Token, UseTree};
+use syn::{Attribute, Expr, ExprAwait, ExprCall, ExprMethodCall, ExprPath, Item, Macro, Token, UseTree};
 
 /// One source file.
 pub struct Source {
@@ -185,7 +185,8 @@ impl<'ast> Visit<'ast> for Facts {
         }
         // `client.query()...index_name(X)`: the index is said outside of the call it belongs to.
         let index = call.args.first().filter(|_| method == "index_name").map(|named| self.constant(named));
-        let outer = std::mem::replace(&mut self.index, index.or_else(|| self.index.clone()));
+        let inner = index.or_else(|| self.index.clone());
+        let outer = std::mem::replace(&mut self.index, inner);
         self.visit_expr(&call.receiver);
         self.index = outer;
         call.args.iter().for_each(|argument| self.visit_expr(argument));
@@ -196,7 +197,17 @@ impl<'ast> Visit<'ast> for Facts {
         if let Some(action) = action(&text) {
             self.aws.insert((action, None));
         }
-        self.paths.insert(text);
+        // A single name is a function only where it is called; else it may be a variable.
+        if text.contains("::") {
+            self.paths.insert(text);
+        }
+    }
+
+    fn visit_expr_call(&mut self, call: &'ast ExprCall) {
+        if let Expr::Path(function) = call.func.as_ref() {
+            self.paths.insert(path_text(&function.path));
+        }
+        visit::visit_expr_call(self, call);
     }
 
     fn visit_macro(&mut self, call: &'ast Macro) {
@@ -466,8 +477,11 @@ impl<'ast> Visit<'ast> for Wiring {
         }
     }
 
-    fn visit_expr_path(&mut self, path: &'ast ExprPath) {
-        self.calls.insert(path_text(&path.path));
+    fn visit_expr_call(&mut self, call: &'ast ExprCall) {
+        if let Expr::Path(function) = call.func.as_ref() {
+            self.calls.insert(path_text(&function.path));
+        }
+        visit::visit_expr_call(self, call);
     }
 }
 

@@ -8,25 +8,42 @@ use std::path::{Path, PathBuf};
 use syn::visit::{self, Visit};
 use syn::{Attribute, ExprCall, ItemFn, ItemMod, Local, Macro, Pat};
 
+/// Where a test may sleep: the support library waits for things on behalf of tests in `tests/`, and crates that cannot
+/// use it may do so in a loop.
+#[derive(Clone, Copy, PartialEq)]
+enum Sleep {
+    Anywhere,
+    InLoops,
+    Nowhere,
+}
+
 /// What of a file is looked for here.
-#[derive(Default)]
 struct Slips {
-    in_test: bool,
+    sleep: Sleep,
+    in_loop: bool,
     found: Vec<String>,
 }
 
 impl Slips {
-    fn of(source: &Source, is_test: bool) -> Vec<String> {
-        let mut slips = Self { in_test: is_test, ..Self::default() };
+    fn of(source: &Source, sleep: Sleep) -> Vec<String> {
+        let mut slips = Self { sleep, in_loop: false, found: Vec::new() };
         slips.visit_file(&source.file);
         slips.found.into_iter().map(|slip| format!("{} has {slip}", source.path)).collect()
     }
 
     fn within(&mut self, test: bool, look: impl FnOnce(&mut Self)) {
-        let before = self.in_test;
-        self.in_test |= test;
+        let before = self.sleep;
+        if test && before == Sleep::Anywhere {
+            self.sleep = Sleep::InLoops;
+        }
         look(self);
-        self.in_test = before;
+        self.sleep = before;
+    }
+
+    fn looping(&mut self, in_loop: bool, look: impl FnOnce(&mut Self)) {
+        let before = std::mem::replace(&mut self.in_loop, in_loop);
+        look(self);
+        self.in_loop = before;
     }
 }
 
@@ -64,10 +81,26 @@ impl<'ast> Visit<'ast> for Slips {
         visit::visit_local(self, local);
     }
 
+    fn visit_expr_for_loop(&mut self, expr: &'ast syn::ExprForLoop) {
+        self.looping(true, |slips| visit::visit_expr_for_loop(slips, expr));
+    }
+
+    fn visit_expr_loop(&mut self, expr: &'ast syn::ExprLoop) {
+        self.looping(true, |slips| visit::visit_expr_loop(slips, expr));
+    }
+
+    fn visit_expr_while(&mut self, expr: &'ast syn::ExprWhile) {
+        self.looping(true, |slips| visit::visit_expr_while(slips, expr));
+    }
+
+    fn visit_expr_async(&mut self, expr: &'ast syn::ExprAsync) {
+        self.looping(false, |slips| visit::visit_expr_async(slips, expr));
+    }
+
     fn visit_expr_call(&mut self, call: &'ast ExprCall) {
         if let syn::Expr::Path(path) = call.func.as_ref()
             && path.path.segments.last().is_some_and(|name| name.ident == "sleep")
-            && self.in_test
+            && !(self.sleep == Sleep::Anywhere || self.sleep == Sleep::InLoops && self.in_loop)
         {
             self.found.push("a test that sleeps; wait for what you expect instead".to_owned());
         }
@@ -75,27 +108,26 @@ impl<'ast> Visit<'ast> for Slips {
     }
 }
 
-/// All Rust of the project, and whether the whole file is test code. The support library may sleep: it waits for things
-/// on behalf of tests.
-fn sources() -> Vec<(PathBuf, bool)> {
+/// All Rust of the project, and where it may sleep.
+fn sources() -> Vec<(PathBuf, Sleep)> {
     let tests = root().join("tests");
     let of = |dir: &str| rust_files(&root().join(dir));
     let all = ["functions", "localstack", "tests"].into_iter().flat_map(of);
     all.map(|path| {
-        let is_test = path.starts_with(&tests) && !path.starts_with(tests.join("src"));
-        (path, is_test)
+        let in_tests = path.starts_with(&tests) && !path.starts_with(tests.join("src"));
+        (path, if in_tests { Sleep::Nowhere } else { Sleep::Anywhere })
     })
     .collect()
 }
 
 #[test]
 fn nothing_is_unfinished_ignored_or_dropped_and_no_test_sleeps() {
-    none(sources().iter().flat_map(|(path, is_test)| Slips::of(&Source::read(path), *is_test)).collect());
+    none(sources().iter().flat_map(|(path, sleep)| Slips::of(&Source::read(path), *sleep)).collect());
 }
 
 #[test]
 fn every_slip_is_found() {
-    let slips = |text: &str, is_test| Slips::of(&Source::parse("x.rs", text), is_test).len();
+    let slips = |text: &str, sleep| Slips::of(&Source::parse("x.rs", text), sleep).len();
     for slip in [
         "fn f() { todo!() }",
         "fn f() { g(|| unimplemented!(\"later\")) }",
@@ -105,10 +137,12 @@ fn every_slip_is_found() {
         "#[tokio::test] async fn f() { tokio::time::sleep(SECOND).await }",
         "#[cfg(test)] mod tests { fn f() { sleep(SECOND) } }",
     ] {
-        assert_eq!(slips(slip, false), 1, "{slip}");
+        assert_eq!(slips(slip, Sleep::Anywhere), 1, "{slip}");
     }
-    assert_eq!(slips("fn helper() { std::thread::sleep(SECOND) }", true), 1);
-    assert_eq!(slips("async fn f() { tokio::time::sleep(SECOND).await; let _guard = g(); }", false), 0);
+    let polling = "#[cfg(test)] mod tests { fn f() { while g() { sleep(SECOND) } } }";
+    assert_eq!((slips(polling, Sleep::Anywhere), slips(polling, Sleep::Nowhere)), (0, 1));
+    let helper = "async fn f() { tokio::time::sleep(SECOND).await; let _guard = g(); }";
+    assert_eq!((slips(helper, Sleep::Anywhere), slips(helper, Sleep::Nowhere)), (0, 1));
 }
 
 #[test]
@@ -186,8 +220,7 @@ fn a_forgotten_test_file_is_found() {
 #[test]
 fn no_file_names_a_place_of_one_machine() {
     // Spelled so that this file does not contain them.
-    let places =
-        ["/work", "/root", "/tmp/bash_jobs"].map(|place| format!("{place}{}", if place.len() < 6 { "/" } else { "" }));
+    let places = [concat!("/wo", "rk/"), concat!("/ro", "ot/"), concat!("/tmp/bash", "_jobs")];
     let mut violations = Vec::new();
     for path in files(&root()) {
         let Ok(text) = fs::read_to_string(&path) else { continue };

@@ -1,0 +1,653 @@
+//! The buyers: who they are, what they do, and the diary each keeps of it.
+//!
+//! A buyer's character and choices follow from the seed; what happens to them does not, because it is a race.
+
+use super::board::Board;
+use super::client::{Answer, Api, Caller, Joined, Payment, Place, PlaceStatus, Refused, Reservation};
+use super::hall::{self, Choice};
+use contracts::seats::SeatStatus;
+use contracts::{ConcertId, ScheduleId, SeatId, Timestamp};
+use fastrand::Rng;
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::time::{Instant, sleep};
+
+/// How often a buyer tries for seats that somebody else gets.
+const TRIES: u32 = 12;
+/// How often a buyer who sees no free seat looks again, while some are held and may come back.
+const HOPES: u32 = 4;
+/// How often a buyer starts again after losing a hold.
+const ROUNDS: u32 = 3;
+/// How often a payment is tried that the system, not the buyer, failed.
+const PAYMENTS: u32 = 3;
+/// How long a request to pay waits for the end of it, in seconds, for those who wait.
+const PAY_WAIT_SECONDS: u64 = 8;
+/// How long a payment may take before a buyer calls it broken.
+const PAYMENT_PATIENCE: Duration = Duration::from_secs(60);
+/// How long a place may count as unused after the payment. It is spent by an event.
+const SPENDING_PATIENCE: Duration = Duration::from_secs(30);
+/// Points are charged in whole multiples of this, in won.
+const CHARGE_STEP: i64 = 10_000;
+
+/// What kind of buyer somebody is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Habit {
+    /// Holds, charges, pays.
+    Plain,
+    /// Charges half of the price, fails to pay, charges the rest and pays.
+    Short,
+    /// Has no money: fails to pay and gives the seats up.
+    Broke,
+    /// Holds seats and lets the hold run out.
+    Forgetful,
+    /// Gives the first hold up and takes other seats.
+    Fickle,
+    /// Sends everything twice under the same key.
+    Nervous,
+    /// Pays twice at once, under two keys.
+    Impatient,
+    /// Tries to reserve before their turn.
+    Pushy,
+}
+
+/// Of 25 buyers, so many are of each kind.
+const DECK: [(Habit, usize); 8] = [
+    (Habit::Plain, 14),
+    (Habit::Short, 2),
+    (Habit::Broke, 1),
+    (Habit::Forgetful, 2),
+    (Habit::Fickle, 1),
+    (Habit::Nervous, 2),
+    (Habit::Impatient, 1),
+    (Habit::Pushy, 2),
+];
+
+/// How it ended for a buyer.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub enum End {
+    /// With tickets.
+    Tickets,
+    /// Nothing was left.
+    SoldOut,
+    /// No money.
+    Broke,
+    /// Forgot to pay.
+    Forgot,
+    /// The time inside was over before there was a ticket.
+    TimeOver,
+    /// Lost too many races or holds.
+    GaveUp,
+    /// Something happened that must not.
+    Trouble(String),
+    /// It has not.
+    #[default]
+    Unfinished,
+}
+
+/// What became of a hold.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Fate {
+    /// Sold.
+    Sold,
+    /// Ran out.
+    Expired,
+    /// Given up.
+    Cancelled,
+    /// Left to its time.
+    Open,
+}
+
+/// A hold, as its owner remembers it.
+#[derive(Clone, Debug)]
+pub struct Hold {
+    /// The seats.
+    pub seats: Vec<SeatId>,
+    /// Their price.
+    pub price: i64,
+    /// What became of it.
+    pub fate: Fate,
+}
+
+/// What happened to a buyer.
+#[derive(Clone, Debug)]
+pub struct Diary {
+    /// Who it is.
+    pub name: String,
+    /// What kind of buyer.
+    pub habit: Habit,
+    /// When they joined.
+    pub joined: Option<Instant>,
+    /// When they learned that it was their turn.
+    pub admitted: Option<Instant>,
+    /// When the system says they were let in.
+    pub active_at: Option<Timestamp>,
+    /// Whether they were told that nobody comes in at the moment.
+    pub told_of_pause: bool,
+    /// Their holds.
+    pub holds: Vec<Hold>,
+    /// Refusals by code.
+    pub refusals: BTreeMap<String, u64>,
+    /// Why payments of theirs failed.
+    pub failures: Vec<String>,
+    /// Answers that were the same again, as promised for the same key.
+    pub replays: u32,
+    /// When they had their tickets.
+    pub ticket_at: Option<Instant>,
+    /// How it ended.
+    pub end: End,
+}
+
+/// What all buyers have in common.
+pub struct Sale {
+    /// The API.
+    pub api: Api,
+    /// The concert.
+    pub concert: ConcertId,
+    /// The date.
+    pub schedule: ScheduleId,
+    /// Where progress is shown.
+    pub board: Arc<Board>,
+}
+
+/// A buyer.
+pub struct Buyer {
+    caller: Caller,
+    /// Makes keys unique to the buyer and the run.
+    key: String,
+    keys: u32,
+    rng: Rng,
+    party: usize,
+    arrives_after: Duration,
+    /// Points charged and not used.
+    balance: i64,
+    /// Whether the habit has been lived out.
+    habit_done: bool,
+    diary: Diary,
+}
+
+/// What became of an attempt to pay.
+enum Paid {
+    Completed,
+    /// The hold is gone.
+    HoldLost,
+    NoMoney,
+    /// The system failed and gave everything back.
+    TryAgain,
+}
+
+/// A character for every buyer, in the same proportions for every 25 of them.
+pub fn habits(seed: u64, buyers: usize) -> Vec<Habit> {
+    let mut rng = Rng::with_seed(seed);
+    let mut habits = Vec::with_capacity(buyers);
+    while habits.len() < buyers {
+        let mut deck: Vec<Habit> = DECK.iter().flat_map(|(habit, count)| vec![*habit; *count]).collect();
+        rng.shuffle(&mut deck);
+        habits.extend(deck);
+    }
+    habits.truncate(buyers);
+    habits
+}
+
+impl Buyer {
+    /// The buyer of that number, who comes some time within `arrivals`.
+    pub fn new(name: String, bearer: String, habit: Habit, seed: u64, arrivals: Duration) -> Self {
+        let mut rng = Rng::with_seed(seed);
+        let party = match rng.u32(..100) {
+            0..70 => 1,
+            70..92 => 2,
+            _ => 3,
+        };
+        let arrives_after = arrivals.mul_f64(rng.f64());
+        let diary = Diary {
+            name: name.clone(),
+            habit,
+            joined: None,
+            admitted: None,
+            active_at: None,
+            told_of_pause: false,
+            holds: Vec::new(),
+            refusals: BTreeMap::new(),
+            failures: Vec::new(),
+            replays: 0,
+            ticket_at: None,
+            end: End::default(),
+        };
+        Self {
+            caller: Caller { bearer, queue_token: None },
+            key: name,
+            keys: 0,
+            rng,
+            party,
+            arrives_after,
+            balance: 0,
+            habit_done: false,
+            diary,
+        }
+    }
+
+    /// Everything a buyer does, to the end of it.
+    pub async fn visit(mut self, sale: Arc<Sale>) -> Diary {
+        let (Ok(end) | Err(end)) = self.try_for_tickets(&sale).await;
+        self.diary.end = end;
+        sale.board.finished();
+        self.diary
+    }
+
+    async fn try_for_tickets(&mut self, sale: &Sale) -> Result<End, End> {
+        sleep(self.arrives_after).await;
+        let joined = self.join(sale).await?;
+        self.wait_for_turn(sale, joined.place).await?;
+        for _ in 0..ROUNDS {
+            let Some(reservation) = self.take_seats(sale).await? else { return Ok(End::SoldOut) };
+            let habit = if self.habit_done { Habit::Plain } else { self.diary.habit };
+            self.habit_done = true;
+            match habit {
+                Habit::Forgetful => {
+                    self.let_it_run_out(sale, &reservation).await?;
+                    return Ok(End::Forgot);
+                }
+                Habit::Fickle => {
+                    self.cancel(sale, &reservation).await?;
+                    continue;
+                }
+                _ => {}
+            }
+            match self.buy(sale, &reservation, habit).await? {
+                Paid::Completed => {
+                    self.close(Fate::Sold);
+                    self.diary.ticket_at = Some(Instant::now());
+                    sale.board.sold(reservation.seats.len());
+                    if habit == Habit::Nervous {
+                        self.look_twice(sale, &reservation).await?;
+                    }
+                    return Ok(End::Tickets);
+                }
+                Paid::NoMoney => {
+                    self.cancel(sale, &reservation).await?;
+                    return Ok(End::Broke);
+                }
+                Paid::HoldLost => self.close(Fate::Expired),
+                Paid::TryAgain => return Ok(End::GaveUp),
+            }
+        }
+        Ok(End::GaveUp)
+    }
+
+    /// A key that was not used before.
+    fn next_key(&mut self) -> String {
+        self.keys += 1;
+        format!("{}-{}", self.key, self.keys)
+    }
+
+    /// Something that the contract does not allow.
+    fn trouble(&self, what: impl std::fmt::Display) -> End {
+        End::Trouble(format!("{} ({:?}): {what}", self.diary.name, self.diary.habit))
+    }
+
+    fn refused(&mut self, refused: &Refused) {
+        *self.diary.refusals.entry(refused.code.clone()).or_default() += 1;
+    }
+
+    /// The answer, which must not be a refusal.
+    fn expect<T>(&self, answer: Answer<T>) -> Result<T, End> {
+        answer.map_err(|refused| self.trouble(refused))
+    }
+
+    fn same_again(&mut self, what: &str, same: bool) -> Result<(), End> {
+        if !same {
+            return Err(self.trouble(format!("the same key gave another {what}")));
+        }
+        self.diary.replays += 1;
+        Ok(())
+    }
+
+    async fn join(&mut self, sale: &Sale) -> Result<Joined, End> {
+        self.diary.joined = Some(Instant::now());
+        let key = (self.diary.habit == Habit::Nervous).then(|| self.next_key());
+        let joined = self.expect(sale.api.join(&self.caller, &sale.concert, key.as_deref()).await)?;
+        if let Some(key) = key {
+            let again = self.expect(sale.api.join(&self.caller, &sale.concert, Some(&key)).await)?;
+            self.same_again("place in line", again.place.position == joined.place.position)?;
+        }
+        self.caller.queue_token = Some(joined.token.clone());
+        sale.board.joined();
+        Ok(joined)
+    }
+
+    /// Asks as often as told, until it is their turn.
+    async fn wait_for_turn(&mut self, sale: &Sale, mut place: Place) -> Result<(), End> {
+        if self.diary.habit == Habit::Pushy && place.status == PlaceStatus::Waiting {
+            self.push(sale).await?;
+        }
+        loop {
+            match place.status {
+                PlaceStatus::Active => {
+                    self.diary.admitted = Some(Instant::now());
+                    self.diary.active_at = place.active_at;
+                    sale.board.admitted();
+                    return Ok(());
+                }
+                PlaceStatus::Expired => return Err(End::TimeOver),
+                PlaceStatus::Used => return Err(self.trouble("the place is used before anything was bought")),
+                PlaceStatus::Waiting => {}
+            }
+            if place.active_at.is_none() && !self.diary.told_of_pause {
+                self.diary.told_of_pause = true;
+                sale.board.told_of_pause();
+            }
+            sleep(Duration::from_millis(place.poll_after_ms)).await;
+            place = self.expect(sale.api.queue_status(&self.caller).await)?;
+        }
+    }
+
+    /// Reserves before their turn, which must be refused.
+    async fn push(&mut self, sale: &Sale) -> Result<(), End> {
+        let Some(choice) = self.choose(sale, 1).await?.0 else { return Ok(()) };
+        let key = self.next_key();
+        match sale.api.reserve(&self.caller, &key, &sale.schedule, &choice.seats).await {
+            Err(refused) if refused.code == "queue_token_not_active" => {
+                self.refused(&refused);
+                Ok(())
+            }
+            Err(refused) => Err(self.trouble(refused)),
+            // Unless it became their turn meanwhile.
+            Ok(early) => {
+                let place = self.expect(sale.api.queue_status(&self.caller).await)?;
+                if place.status == PlaceStatus::Active {
+                    return self.expect(sale.api.cancel(&self.caller, &early.reservation_id).await);
+                }
+                Err(self.trouble(format!("got {} before their turn", early.reservation_id)))
+            }
+        }
+    }
+
+    /// What they would like best of what is free, and whether more may become free.
+    async fn choose(&mut self, sale: &Sale, party: usize) -> Result<(Option<Choice>, bool), End> {
+        let map = self.expect(sale.api.seat_map(&sale.schedule).await)?;
+        let held = map.sections.iter().flat_map(|section| &section.seats).any(|seat| seat.status == SeatStatus::Held);
+        Ok((hall::choose(&map, party, &mut self.rng), held))
+    }
+
+    /// Looks, chooses and reserves until they have seats, or there are none.
+    async fn take_seats(&mut self, sale: &Sale) -> Result<Option<Reservation>, End> {
+        let mut hopes = 0;
+        for _ in 0..TRIES {
+            let choice = match self.choose(sale, self.party).await? {
+                (Some(choice), _) => choice,
+                (None, true) if hopes < HOPES => {
+                    hopes += 1;
+                    let pause = 2.0 + 2.0 * self.rng.f64();
+                    sleep(Duration::from_secs_f64(pause)).await;
+                    continue;
+                }
+                (None, _) => return Ok(None),
+            };
+            let key = self.next_key();
+            let refused = match sale.api.reserve(&self.caller, &key, &sale.schedule, &choice.seats).await {
+                Ok(reservation) => {
+                    self.reserved(sale, &key, &choice, &reservation).await?;
+                    return Ok(Some(reservation));
+                }
+                Err(refused) => refused,
+            };
+            match refused.code.as_str() {
+                "seat_taken" => {
+                    let named = refused.seats.iter().all(|id| choice.seats.iter().any(|seat| seat.to_string() == *id));
+                    if refused.seats.is_empty() || !named {
+                        return Err(self.trouble(format!("{refused} does not name the seats")));
+                    }
+                    self.refused(&refused);
+                }
+                "queue_token_not_active" => {
+                    self.refused(&refused);
+                    return Err(End::TimeOver);
+                }
+                _ => return Err(self.trouble(refused)),
+            }
+        }
+        Err(End::GaveUp)
+    }
+
+    async fn reserved(&mut self, sale: &Sale, key: &str, choice: &Choice, got: &Reservation) -> Result<(), End> {
+        if got.seats != choice.seats || got.total_price != choice.price || got.status != "held" {
+            return Err(self.trouble(format!("asked for {choice:?}, got {got:?}")));
+        }
+        self.diary.holds.push(Hold { seats: got.seats.clone(), price: got.total_price, fate: Fate::Open });
+        sale.board.held();
+        if self.diary.habit == Habit::Nervous {
+            let again = self.expect(sale.api.reserve(&self.caller, key, &sale.schedule, &choice.seats).await)?;
+            self.same_again("reservation", again.reservation_id == got.reservation_id)?;
+        }
+        Ok(())
+    }
+
+    fn close(&mut self, fate: Fate) {
+        if let Some(hold) = self.diary.holds.last_mut() {
+            hold.fate = fate;
+        }
+    }
+
+    async fn let_it_run_out(&mut self, sale: &Sale, reservation: &Reservation) -> Result<(), End> {
+        loop {
+            let remaining = reservation.hold_expires_at.millis_since(kit::now());
+            // Two clocks agree to the millisecond only by chance.
+            sleep(Duration::from_millis(u64::try_from(remaining).unwrap_or(0) + 100)).await;
+            let seen = self.expect(sale.api.reservation(&self.caller, &reservation.reservation_id).await)?;
+            match seen.status.as_str() {
+                "expired" => {
+                    self.close(Fate::Expired);
+                    return Ok(());
+                }
+                "held" => {}
+                other => return Err(self.trouble(format!("a hold that nobody paid is {other}"))),
+            }
+        }
+    }
+
+    async fn cancel(&mut self, sale: &Sale, reservation: &Reservation) -> Result<(), End> {
+        match sale.api.cancel(&self.caller, &reservation.reservation_id).await {
+            Ok(()) => self.close(Fate::Cancelled),
+            // It ran out first.
+            Err(refused) if refused.code == "reservation_not_cancellable" => {
+                self.refused(&refused);
+                self.close(Fate::Expired);
+            }
+            Err(refused) => return Err(self.trouble(refused)),
+        }
+        Ok(())
+    }
+
+    /// Charges and pays, as the habit has it.
+    async fn buy(&mut self, sale: &Sale, reservation: &Reservation, habit: Habit) -> Result<Paid, End> {
+        let missing = reservation.total_price - self.balance;
+        match habit {
+            Habit::Broke => {}
+            Habit::Short => self.charge(sale, missing / 2, false).await?,
+            _ => self.charge(sale, missing, habit == Habit::Nervous).await?,
+        }
+        if habit == Habit::Impatient {
+            return self.pay_twice(sale, reservation).await;
+        }
+        for _ in 0..PAYMENTS {
+            match self.pay(sale, reservation, habit == Habit::Nervous).await? {
+                Paid::NoMoney if habit == Habit::Short => {
+                    self.charge(sale, reservation.total_price - self.balance, false).await?;
+                }
+                Paid::TryAgain => {}
+                done => return Ok(done),
+            }
+        }
+        Ok(Paid::TryAgain)
+    }
+
+    /// Charges at least that much, if it is anything.
+    async fn charge(&mut self, sale: &Sale, least: i64, twice: bool) -> Result<(), End> {
+        if least <= 0 {
+            return Ok(());
+        }
+        let amount = (least + CHARGE_STEP - 1) / CHARGE_STEP * CHARGE_STEP;
+        // Half of the price, rounded up, could be all of it.
+        let amount = if least < CHARGE_STEP { least } else { amount };
+        let key = self.next_key();
+        let charged = self.expect(sale.api.charge(&self.caller, &key, amount).await)?;
+        if twice {
+            let again = self.expect(sale.api.charge(&self.caller, &key, amount).await)?;
+            self.same_again("charge", again == charged)?;
+        }
+        self.balance += amount;
+        if charged.balance != self.balance {
+            return Err(self.trouble(format!("has {} points and is told of {}", self.balance, charged.balance)));
+        }
+        Ok(())
+    }
+
+    async fn pay(&mut self, sale: &Sale, reservation: &Reservation, twice: bool) -> Result<Paid, End> {
+        let key = self.next_key();
+        let wait = self.wait_seconds();
+        let (api, id) = (&sale.api, &reservation.reservation_id);
+        let started = if twice {
+            let (one, other) =
+                tokio::join!(api.pay(&self.caller, &key, id, wait), api.pay(&self.caller, &key, id, wait));
+            if let (Ok(one), Ok(other)) = (&one, &other) {
+                self.same_again("payment", one.payment_id == other.payment_id)?;
+            }
+            one.or(other)
+        } else {
+            api.pay(&self.caller, &key, id, wait).await
+        };
+        let ended = self.end_of(sale, started).await?;
+        self.judge(sale, reservation, ended).await
+    }
+
+    async fn pay_twice(&mut self, sale: &Sale, reservation: &Reservation) -> Result<Paid, End> {
+        let keys = [self.next_key(), self.next_key()];
+        let id = &reservation.reservation_id;
+        let [one, other] = &keys;
+        let (one, other) =
+            tokio::join!(sale.api.pay(&self.caller, one, id, 0), sale.api.pay(&self.caller, other, id, 0));
+        let ended = [self.end_of(sale, one).await?, self.end_of(sale, other).await?];
+        let completed = ended.iter().filter(|end| matches!(end, Ok(payment) if payment.status == "completed")).count();
+        let [one, other] = ended;
+        match completed {
+            2 => Err(self.trouble(format!("two payments of {id} completed"))),
+            1 => {
+                for end in [one, other] {
+                    match end {
+                        Ok(payment) if payment.status == "completed" => {}
+                        Ok(payment) => self.diary.failures.push(payment.failure.unwrap_or_default()),
+                        Err(refused) => self.refused(&refused),
+                    }
+                }
+                self.spent(sale, reservation).await
+            }
+            _ => {
+                if let Ok(payment) = other {
+                    self.diary.failures.push(payment.failure.unwrap_or_default());
+                }
+                self.judge(sale, reservation, one).await
+            }
+        }
+    }
+
+    fn wait_seconds(&mut self) -> u64 {
+        if self.rng.bool() { PAY_WAIT_SECONDS } else { 0 }
+    }
+
+    /// The payment once it is final, or the refusal to start it.
+    async fn end_of(&mut self, sale: &Sale, started: Answer<Payment>) -> Result<Answer<Payment>, End> {
+        let mut payment = match started {
+            Ok(payment) => payment,
+            Err(refused) if refused.code == "reservation_not_payable" => return Ok(Err(refused)),
+            Err(refused) => return Err(self.trouble(refused)),
+        };
+        let begun = Instant::now();
+        let mut pause = Duration::from_millis(400);
+        while payment.status == "pending" {
+            if begun.elapsed() > PAYMENT_PATIENCE {
+                let id = &payment.payment_id;
+                return Err(self.trouble(format!("the payment {id} has no end after {PAYMENT_PATIENCE:?}")));
+            }
+            sleep(pause).await;
+            pause = (pause * 2).min(Duration::from_secs(2));
+            payment = self.expect(sale.api.payment(&self.caller, &payment.payment_id).await)?;
+        }
+        Ok(Ok(payment))
+    }
+
+    async fn judge(&mut self, sale: &Sale, reservation: &Reservation, ended: Answer<Payment>) -> Result<Paid, End> {
+        let payment = match ended {
+            Ok(payment) => payment,
+            Err(refused) => {
+                self.refused(&refused);
+                return Ok(Paid::HoldLost);
+            }
+        };
+        if payment.status == "completed" {
+            return self.spent(sale, reservation).await;
+        }
+        let failure = payment.failure.unwrap_or_default();
+        self.diary.failures.push(failure.clone());
+        // Whatever it was, nothing may be missing.
+        self.check_balance(sale).await?;
+        match failure.as_str() {
+            "insufficient_points" if self.balance < reservation.total_price => Ok(Paid::NoMoney),
+            "hold_expired" | "reservation_not_payable" => Ok(Paid::HoldLost),
+            "temporarily_unavailable" => Ok(Paid::TryAgain),
+            other => Err(self.trouble(format!("a payment failed with `{other}` and {} points", self.balance))),
+        }
+    }
+
+    async fn spent(&mut self, sale: &Sale, reservation: &Reservation) -> Result<Paid, End> {
+        self.balance -= reservation.total_price;
+        self.check_balance(sale).await?;
+        Ok(Paid::Completed)
+    }
+
+    async fn check_balance(&mut self, sale: &Sale) -> Result<(), End> {
+        let balance = self.expect(sale.api.balance(&self.caller).await)?;
+        if balance == self.balance {
+            return Ok(());
+        }
+        Err(self.trouble(format!("must have {} points and has {balance}", self.balance)))
+    }
+
+    /// Looks whether the reservation is paid, and waits until the place in line counts as used.
+    async fn look_twice(&mut self, sale: &Sale, reservation: &Reservation) -> Result<(), End> {
+        let seen = self.expect(sale.api.reservation(&self.caller, &reservation.reservation_id).await)?;
+        if seen.status != "paid" {
+            return Err(self.trouble(format!("has paid, but the reservation is {}", seen.status)));
+        }
+        let begun = Instant::now();
+        loop {
+            let place = self.expect(sale.api.queue_status(&self.caller).await)?;
+            if place.status == PlaceStatus::Used {
+                return Ok(());
+            }
+            if begun.elapsed() > SPENDING_PATIENCE {
+                return Err(self.trouble(format!("has paid, but the place in line is {:?}", place.status)));
+            }
+            sleep(Duration::from_secs(1)).await;
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_25_buyers_are_of_the_same_kinds_whatever_the_seed() {
+        let kinds = |habits: &[Habit]| {
+            let mut sorted = habits.to_vec();
+            sorted.sort();
+            sorted
+        };
+        assert_eq!(DECK.iter().map(|(_, count)| count).sum::<usize>(), 25);
+        let (one, two) = (habits(1, 60), habits(2, 60));
+        assert_ne!(one, two);
+        assert_eq!(one, habits(1, 60));
+        assert_eq!(kinds(&one[..25]), kinds(&two[25..50]));
+        assert_eq!(one.len(), 60);
+    }
+}
