@@ -1,8 +1,49 @@
-//! `cargo local demo`.
+//! `cargo demo`: an on-sale, played over HTTP as real clients would play it, and audited afterwards.
+//!
+//! An operator opens a concert; buyers join its waiting room, are let in, race for seats, charge points and pay. The
+//! operator changes the rate, pauses and resumes meanwhile. Nothing here looks into the tables until it is over.
 
-use crate::cli::Common;
-use crate::{Error, Result};
+mod board;
+mod buyers;
+mod client;
+mod hall;
+mod report;
+
+use crate::audit::{self, Graces, Patience};
+use crate::cli::{self, Common};
+use crate::files::CargoTarget;
+use crate::{Error, Options, Result, Stack, StackInfo, Tokens, up};
+use board::Board;
+use buyers::{Buyer, Diary, Sale};
+use client::{Api, Caller, Plan};
+use contracts::{ConcertId, ScheduleId, Timestamp};
+use report::{Outcome, Pause};
+use serde_json::json;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::task::JoinSet;
+use tokio::time::{Instant, sleep, timeout};
+
+/// How many calls are under way at the most.
+const AT_ONCE: usize = 64;
+/// How long a hold lasts, in seconds: long enough to pay in, short enough to see seats come back.
+const HOLD_SECONDS: u32 = 12;
+/// How long people may stay inside, in seconds.
+const ACTIVE_SECONDS: u32 = 150;
+/// How many tickets one may have.
+const MAX_PER_USER: u32 = 4;
+/// How late a status check may learn of a pause, in milliseconds.
+const STATUS_MAY_BE_LATE_MILLIS: i64 = 1_500;
+/// How long a pause is kept up at the most, when nobody asks.
+const LONGEST_PAUSE: Duration = Duration::from_secs(8);
+/// How long the whole sale may take, for each 600 buyers.
+const DEADLINE: Duration = Duration::from_secs(170);
+/// How long seats may stay held after the last buyer went home, beyond the length of a hold.
+const DRAIN_PATIENCE: Duration = Duration::from_secs(30);
+/// Between two looks at something that comes by itself.
+const LOOK_EVERY: Duration = Duration::from_millis(500);
 
 /// Options of the demo.
 #[derive(Clone, Debug, clap::Args)]
@@ -11,20 +52,265 @@ pub struct Args {
     #[command(flatten)]
     pub common: Common,
     /// How many buyers
-    #[arg(long, default_value_t = 600)]
+    #[arg(long, value_name = "N", default_value_t = 600, value_parser = clap::value_parser!(u32).range(1..=20_000))]
     pub buyers: u32,
     /// How many seats
-    #[arg(long, default_value_t = 500)]
+    #[arg(long, value_name = "N", default_value_t = 500, value_parser = clap::value_parser!(u32).range(1..=100_000))]
     pub seats: u32,
     /// Leave the stack running
     #[arg(long)]
     pub keep: bool,
-    /// Play the same again
-    #[arg(long)]
+    /// Buyers of the same characters and wishes again [default: random]
+    #[arg(long, value_name = "N")]
     pub seed: Option<u64>,
 }
 
-/// Plays an on-sale and audits it.
-pub async fn run(_args: Args) -> Result<ExitCode> {
-    Err(Error::Usage("there is no demo yet".to_owned()))
+/// Plays an on-sale and audits it. Fails when anything is not as it must be.
+pub async fn run(args: Args) -> Result<ExitCode> {
+    let seed = args.seed.unwrap_or_else(|| fastrand::u64(..1_000_000_000));
+    eprintln!("demo: {} buyers, {} seats, --seed {seed}", args.buyers, args.seats);
+    let cloud = Cloud::start(&args).await?;
+    let played = play(&cloud, &args, seed).await;
+    let closed = cloud.close().await;
+    let clean = played?;
+    closed?;
+    Ok(if clean { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
+/// The story. Says whether all went well.
+async fn play(cloud: &Cloud, args: &Args, seed: u64) -> Result<bool> {
+    let tokens = cloud.tokens()?;
+    let operator = Operator::new(&tokens, Api::new(&cloud.info().api_url, AT_ONCE))?;
+    let (concert, schedule) = operator.open(args.seats).await?;
+
+    // So many a second that the whole sale takes about a minute, the first quarter at half of it.
+    let rate = (args.buyers * 2).max(120);
+    let arrivals = Duration::from_secs(u64::from(args.buyers).div_ceil(100).clamp(2, 60));
+    operator.admit(&concert, rate / 2, arrivals).await?;
+
+    let board = Board::new(args.buyers as usize, args.seats as usize);
+    let sale = Arc::new(Sale { api: operator.api.clone(), concert, schedule, board: Arc::clone(&board) });
+    let buyers = buyers(args, seed, &tokens, arrivals)?;
+    let begun = Instant::now();
+    let show = board.show();
+    let deadline = DEADLINE * args.buyers.div_ceil(600);
+    let played = timeout(deadline, async {
+        tokio::try_join!(operator.steer(&sale, args.buyers as usize, rate, &show), visit(&sale, buyers))
+    });
+    let (pause, diaries) = played.await.map_err(|_| {
+        Error::Engine(format!("the sale is not over after {} s: {:?}", deadline.as_secs(), board.counts()))
+    })??;
+    let took = begun.elapsed();
+    drop(show);
+
+    let (map, date) = rest(&sale).await?;
+    let outcome = Outcome { diaries, numbers: sale.api.numbers(), took, map, date, pause };
+    cli::print(&outcome.summary())?;
+    let audited = audit(cloud.info()).await?;
+    conclude(&outcome, audited, seed)
+}
+
+/// The buyers, each with a token, a character and wishes of their own.
+fn buyers(args: &Args, seed: u64, tokens: &Tokens, arrivals: Duration) -> Result<Vec<Buyer>> {
+    // A stack that was kept knows the buyers of an earlier run.
+    let run = kit::now().millis() / 1_000 % 1_000_000;
+    let habits = buyers::habits(seed, args.buyers as usize);
+    let mut all = Vec::with_capacity(habits.len());
+    for (number, habit) in (1_u64..).zip(habits) {
+        let name = format!("buyer-{run}-{number:04}");
+        let bearer = tokens.user(&name)?;
+        // Neighbouring seeds give unrelated buyers.
+        let own = seed.wrapping_add(number.wrapping_mul(0x9E37_79B9_7F4A_7C15));
+        all.push(Buyer::new(name, bearer, habit, own, arrivals));
+    }
+    Ok(all)
+}
+
+/// All buyers at once, to the end of the last.
+async fn visit(sale: &Arc<Sale>, buyers: Vec<Buyer>) -> Result<Vec<Diary>> {
+    let mut visits = JoinSet::new();
+    for buyer in buyers {
+        visits.spawn(buyer.visit(Arc::clone(sale)));
+    }
+    let mut diaries = Vec::new();
+    while let Some(diary) = visits.join_next().await {
+        diaries.push(diary.map_err(|e| Error::Engine(format!("a buyer broke down: {e}")))?);
+    }
+    Ok(diaries)
+}
+
+/// Waits until no seat is held any more, and looks at the end state.
+async fn rest(sale: &Sale) -> Result<(client::SeatMap, client::Date)> {
+    let patience = Duration::from_secs(u64::from(HOLD_SECONDS)) + DRAIN_PATIENCE;
+    let begun = Instant::now();
+    loop {
+        let map = sale.api.seat_map(&sale.schedule).await?;
+        let dates = sale.api.schedules(&sale.concert).await?;
+        let date = dates.into_iter().find(|date| date.schedule_id == sale.schedule);
+        let date = date.ok_or_else(|| Error::Engine("the date is not in the list of dates".to_owned()))?;
+        let seats = map.sections.iter().flat_map(|section| &section.seats);
+        let held = seats.filter(|seat| seat.status == contracts::seats::SeatStatus::Held).count();
+        // The list of dates follows the map.
+        if held == 0 && date.seats_available == Some(map.seats_available) || begun.elapsed() > patience {
+            return Ok((map, date));
+        }
+        sleep(LOOK_EVERY).await;
+    }
+}
+
+async fn audit(info: &StackInfo) -> Result<audit::Report> {
+    // Everything is over, so what is not in order within seconds is not on its way either.
+    let grace = Duration::from_secs(5);
+    let patience = Patience {
+        settle: Duration::from_secs(30),
+        graces: Graces { overdue: grace, unpublished: grace, pending: grace },
+    };
+    audit::audit(info, &patience).await
+}
+
+/// The verdict.
+fn conclude(outcome: &Outcome, audited: audit::Report, seed: u64) -> Result<bool> {
+    let unmet = outcome.unmet();
+    let mut text =
+        format!("Audit of the tables ({} looks, {:.1} s)\n{audited}\n", audited.looks, audited.took.as_secs_f64());
+    if !unmet.is_empty() {
+        text.push_str("What did not go as it must\n");
+        text.extend(unmet.iter().map(|line| format!("  - {line}\n")));
+        text.push('\n');
+    }
+    let clean = unmet.is_empty() && audited.is_clean();
+    let verdict = if clean { "All went as it must." } else { "NOT as it must be." };
+    cli::print(&format!("{text}{verdict} (--seed {seed})\n"))?;
+    Ok(clean)
+}
+
+/// Who runs the sale.
+struct Operator {
+    api: Api,
+    caller: Caller,
+}
+
+impl Operator {
+    fn new(tokens: &Tokens, api: Api) -> Result<Self> {
+        let caller = Caller { bearer: tokens.operator("operator")?, queue_token: None };
+        Ok(Self { api, caller })
+    }
+
+    /// Announces a concert and opens a date of it.
+    async fn open(&self, seats: u32) -> Result<(ConcertId, ScheduleId)> {
+        let run = kit::now();
+        let key = |what: &str| format!("{what}-{}", run.millis());
+        let concert = self.api.create_concert(&self.caller, &key("concert"), "Encore, the last night").await?;
+        let terms = json!({
+            "starts_at": run.plus_seconds(30 * 24 * 3_600).rfc3339(),
+            "max_per_user": MAX_PER_USER,
+            "hold_seconds": HOLD_SECONDS,
+            "sections": hall::sections(seats),
+        });
+        let date = self.api.create_schedule(&self.caller, &key("date"), &concert, terms).await?;
+        if date.seats_total != seats {
+            return Err(Error::Engine(format!("asked for {seats} seats, got {}", date.seats_total)));
+        }
+        Ok((concert, date.schedule_id))
+    }
+
+    /// Lets people in at a rate, from some time on.
+    async fn admit(&self, concert: &ConcertId, rate_per_minute: u32, from_now: Duration) -> Result<client::Admission> {
+        let millis = i64::try_from(from_now.as_millis()).unwrap_or(i64::MAX);
+        let opens_at = kit::now().plus_millis(millis);
+        let plan = Plan { opens_at, rate_per_minute, active_seconds: ACTIVE_SECONDS };
+        Ok(self.api.set_admission(&self.caller, concert, plan).await?)
+    }
+
+    /// Doubles the rate when a quarter is in, pauses at 60 percent until some of those who wait have noticed, resumes.
+    async fn steer(&self, sale: &Sale, buyers: usize, rate: u32, show: &board::Show) -> Result<Option<Pause>> {
+        sale.board.until(|counts| counts.admitted >= buyers / 4).await;
+        self.admit(&sale.concert, rate, Duration::ZERO).await?;
+        show.say(&format!("the operator doubles the rate to {rate} a minute"));
+
+        sale.board.until(|counts| counts.admitted >= buyers * 6 / 10).await;
+        if sale.board.counts().finished >= buyers {
+            return Ok(None);
+        }
+        let paused = self.admit(&sale.concert, 0, Duration::ZERO).await?;
+        let from = kit::now().plus_millis(STATUS_MAY_BE_LATE_MILLIS);
+        show.say(&format!("the operator pauses: {} of {} are in", paused.admitted, paused.issued));
+        let waiting = usize::try_from(paused.issued.saturating_sub(paused.admitted)).unwrap_or(usize::MAX);
+        let noticed = sale.board.until(|counts| counts.told_of_pause >= waiting / 2);
+        // Nobody may be there to notice.
+        let in_time = timeout(LONGEST_PAUSE, noticed).await.is_ok();
+        let to: Timestamp = kit::now();
+        self.admit(&sale.concert, rate, Duration::ZERO).await?;
+        let told = sale.board.counts().told_of_pause;
+        let how = if in_time { "" } else { ", for nobody else asks" };
+        show.say(&format!("the operator resumes: {told} buyers noticed the pause{how}"));
+        Ok(Some(Pause { from, to: to.max(from) }))
+    }
+}
+
+/// The local cloud of the demo.
+enum Cloud {
+    /// Ends with the demo.
+    Ours(Box<Stack>),
+    /// Stays.
+    Kept(Box<StackInfo>, PathBuf),
+}
+
+impl Cloud {
+    /// Brings a stack up, next to any others.
+    async fn start(args: &Args) -> Result<Self> {
+        let asked = args.common.options()?;
+        let unique = Options::ephemeral("demo");
+        let options = match (&args.common.target_dir, args.keep) {
+            (Some(_), _) => asked,
+            (None, true) => Options { dir: CargoTarget::of_this_program().dir.join(kept_name()), ..asked },
+            (None, false) => Options { dir: unique.dir, ephemeral: true, ..asked },
+        };
+        if args.keep {
+            let (info, _) = up(&options).await?;
+            return Ok(Self::Kept(Box::new(info), options.dir));
+        }
+        Stack::start(options).await.map(|stack| Self::Ours(Box::new(stack)))
+    }
+
+    fn info(&self) -> &StackInfo {
+        match self {
+            Self::Ours(stack) => stack.info(),
+            Self::Kept(info, _) => info,
+        }
+    }
+
+    fn tokens(&self) -> Result<Tokens> {
+        match self {
+            Self::Ours(stack) => Tokens::open(stack.dir()),
+            Self::Kept(_, dir) => Tokens::open(dir),
+        }
+    }
+
+    /// Ends it, or says how to go on with it.
+    async fn close(self) -> Result<()> {
+        match self {
+            Self::Ours(stack) => stack.stop().await,
+            Self::Kept(info, dir) => cli::print(&usage(&info, &dir)),
+        }
+    }
+}
+
+/// The directory of a stack that stays, different for each.
+fn kept_name() -> String {
+    format!("demo-{}", std::process::id())
+}
+
+fn usage(info: &StackInfo, dir: &Path) -> String {
+    let dir = std::env::current_dir().ok().and_then(|here| dir.strip_prefix(here).ok()).unwrap_or(dir).display();
+    let api = &info.api_url;
+    format!(
+        "\nThe stack goes on running (process {}).\n  \
+         look    curl {api}/concerts\n  \
+         act     curl -H \"Authorization: Bearer $(cargo local token --target-dir {dir} --user me)\" {api}/points\n  \
+         logs    cargo local logs --target-dir {dir} --follow\n  \
+         audit   cargo local audit --target-dir {dir}\n  \
+         stop    cargo local down --target-dir {dir}\n",
+        info.pid
+    )
 }

@@ -2,7 +2,8 @@
 
 use crate::on_cloud;
 use std::collections::HashMap;
-use tests::cloud::{Terms, eventually, text};
+use std::time::Duration;
+use tests::cloud::{Terms, after, eventually, text};
 
 #[test]
 fn of_500_buyers_of_one_seat_exactly_one_gets_it_and_all_others_a_clear_no() {
@@ -148,7 +149,7 @@ fn paying_at_the_second_the_hold_ends_never_sells_the_seat_twice() {
                     };
                     let pay = async {
                         // Every tenth of the last moments is hit by one of the rounds.
-                        tokio::time::sleep(std::time::Duration::from_millis(800 + 50 * number)).await;
+                        after(Duration::from_millis(800 + 50 * number)).await;
                         let answer = alice.pay(&mine, "k").await;
                         match answer.status.as_u16() {
                             409 => false,

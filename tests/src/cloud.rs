@@ -112,6 +112,12 @@ pub async fn eventually<T, F: Future<Output = Option<T>>>(what: &str, mut look: 
     }
 }
 
+/// Lets real time pass, for tests that race a real deadline from both sides. Not for waiting until something is so:
+/// that is [`eventually`].
+pub async fn after(time: Duration) {
+    tokio::time::sleep(time).await;
+}
+
 impl Cloud {
     /// A new user.
     pub fn user(&'static self, prefix: &str) -> User {

@@ -695,7 +695,6 @@ async fn a_list_pages_newest_first_without_gaps_or_repetitions() {
 }
 
 #[tokio::test]
-#[ignore = "known: a cursor below RES# is a 500; see Reservations::list"]
 async fn a_cursor_made_up_by_somebody_is_answered_without_a_failure_and_without_foreign_rows() {
     let bench = Bench::on_sale(20).await;
     post(&bench, ask(&["A-1-1"]).key("k")).await.unwrap();

@@ -428,19 +428,49 @@ pub struct Main {
     pub always: BTreeMap<String, bool>,
 }
 
-/// What the methods of `Boot` read.
-const BOOT: [(&str, &[&str]); 4] = [
-    ("table", &["TABLE"]),
-    ("relay", &["TABLE", "EVENT_BUS"]),
-    ("user_tokens", &["USER_JWKS", "USER_TOKEN_ISSUER"]),
-    ("queue_tokens", &["QUEUE_TOKEN_KEYS"]),
-];
+/// The settings that each method of `Boot` reads by names of its own.
+fn boot_settings() -> BTreeMap<String, BTreeSet<String>> {
+    #[derive(Default)]
+    struct Reads(BTreeSet<String>, Vec<String>);
+    impl<'ast> Visit<'ast> for Reads {
+        fn visit_expr_method_call(&mut self, call: &'ast ExprMethodCall) {
+            if matches!(call.receiver.as_ref(), Expr::Path(path) if path.path.is_ident("self")) {
+                match call.args.first() {
+                    Some(Expr::Lit(syn::ExprLit { lit: syn::Lit::Str(name), .. })) if call.method == "setting" => {
+                        self.0.insert(name.value());
+                    }
+                    _ => self.1.push(call.method.to_string()),
+                }
+            }
+            visit::visit_expr_method_call(self, call);
+        }
+    }
+    let boot = Source::read(&crate_dir("kit").join("src/boot.rs"));
+    let mut methods = BTreeMap::new();
+    for item in &boot.file.items {
+        let Item::Impl(block) = item else { continue };
+        for item in &block.items {
+            let syn::ImplItem::Fn(method) = item else { continue };
+            let mut reads = Reads::default();
+            reads.visit_block(&method.block);
+            methods.insert(method.sig.ident.to_string(), reads);
+        }
+    }
+    let with_called = |reads: &Reads| {
+        let called = reads.1.iter().filter_map(|method| methods.get(method)).flat_map(|reads| &reads.0);
+        reads.0.iter().chain(called).cloned().collect()
+    };
+    let settings = methods.iter().map(|(method, reads)| (method.clone(), with_called(reads)));
+    settings.filter(|(_, names): &(String, BTreeSet<String>)| !names.is_empty()).collect()
+}
 /// The methods of `Boot` that serve.
 const KINDS: [&str; 5] = ["http", "step", "queue", "stream", "schedule"];
 
 #[derive(Default, Clone)]
 struct Wiring {
     settings: BTreeMap<String, bool>,
+    /// The methods of `Boot` it calls.
+    of_boot: BTreeSet<String>,
     calls: BTreeSet<String>,
     serves: Option<(String, String)>,
 }
@@ -449,13 +479,14 @@ impl<'ast> Visit<'ast> for Wiring {
     fn visit_expr_method_call(&mut self, call: &'ast ExprMethodCall) {
         let method = call.method.to_string();
         let of_boot = matches!(call.receiver.as_ref(), Expr::Path(path) if path.path.is_ident("boot"));
-        if of_boot && KINDS.contains(&method.as_str()) {
-            if let Some(Expr::Path(serves)) = call.args.last() {
-                self.serves = Some((method.clone(), path_text(&serves.path)));
-            }
+        if of_boot
+            && KINDS.contains(&method.as_str())
+            && let Some(Expr::Path(serves)) = call.args.last()
+        {
+            self.serves = Some((method.clone(), path_text(&serves.path)));
         }
-        if of_boot && let Some((_, names)) = BOOT.iter().find(|(name, _)| *name == method) {
-            self.settings.extend(names.iter().map(|name| ((*name).to_owned(), false)));
+        if of_boot {
+            self.of_boot.insert(method.clone());
         }
         if of_boot
             && method == "setting_or"
@@ -547,6 +578,9 @@ fn all_settings(
     seen: &mut BTreeSet<String>,
 ) -> BTreeMap<String, bool> {
     let mut settings = wiring.settings.clone();
+    let reads = boot_settings();
+    let read = wiring.of_boot.iter().filter_map(|method| reads.get(method)).flatten();
+    settings.extend(read.map(|name| (name.clone(), false)));
     for call in &wiring.calls {
         if let Some(helper) = helpers.get(call)
             && seen.insert(call.clone())

@@ -71,7 +71,7 @@ fn wrong_ways(machine: &Value) -> Vec<String> {
             }
         }
         let ends = is(state, "Fail") || is(state, "Succeed") || state["End"] == true;
-        if ends == !forward(state).is_empty() {
+        if ends != forward(state).is_empty() {
             violations.push(format!("{name} must either end or go on"));
         }
         if is(state, "Choice") && !state["Default"].is_string() {

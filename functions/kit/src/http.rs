@@ -107,6 +107,15 @@ impl Call {
         Ok(Page { limit, after })
     }
 
+    /// [`Call::page`], where a cursor counts only if its sort key is one of this list's.
+    pub fn page_behind(&self, is_ours: impl Fn(&str) -> bool) -> Result<Page, Problem> {
+        let page = self.page()?;
+        match &page.after {
+            Some(key) if !is_ours(key) => Err(Cursor::wrong()),
+            _ => Ok(page),
+        }
+    }
+
     fn preferences(&self) -> impl Iterator<Item = &str> {
         self.headers
             .get_all("prefer")
@@ -146,9 +155,12 @@ impl Cursor {
 
     /// The sort key in a cursor; 400 `invalid_request` when it is none of ours.
     pub fn open(cursor: &str) -> Result<String, Problem> {
-        let wrong = || Problem::invalid("cursor: must be a next_cursor of this list");
-        let bytes = URL_SAFE_NO_PAD.decode(cursor).map_err(|_| wrong())?;
-        String::from_utf8(bytes).ok().filter(|key| (1..=512).contains(&key.len())).ok_or_else(wrong)
+        let bytes = URL_SAFE_NO_PAD.decode(cursor).map_err(|_| Self::wrong())?;
+        String::from_utf8(bytes).ok().filter(|key| (1..=512).contains(&key.len())).ok_or_else(Self::wrong)
+    }
+
+    fn wrong() -> Problem {
+        Problem::invalid("cursor: must be a next_cursor of this list")
     }
 }
 
@@ -388,7 +400,8 @@ pub(crate) mod tests {
 
     #[test]
     fn a_body_that_does_not_fit_is_a_problem_with_a_code() {
-        for body in ["", "{", "[]", "[1]", "{}", r#"{"a":1,"b":2}"#, r#"{"a":"1"}"#, r#"{"a":256}"#, r#"{"a":1,"a":1}"#] {
+        for body in ["", "{", "[]", "[1]", "{}", r#"{"a":1,"b":2}"#, r#"{"a":"1"}"#, r#"{"a":256}"#, r#"{"a":1,"a":1}"#]
+        {
             let call = Call { body: body.into(), ..call(&[]) };
             let problem = call.json::<Strict>().unwrap_err();
             assert_eq!((problem.status, problem.code), (StatusCode::BAD_REQUEST, "invalid_request"), "{body}");

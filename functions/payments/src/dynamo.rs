@@ -7,17 +7,15 @@
 //! | outbox row | `OUTBOX#<event>` | `OUTBOX` | see [`kit::outbox`] |
 
 use crate::domain::{PENDING_TOO_LONG_MILLIS, Payment, Status, wait_after_recovery};
-use crate::ports::{AskQuote, FindPayment, FindStuck, OpenPayment, Opened, SettlePayment};
+use crate::ports::{FindPayment, FindStuck, OpenPayment, Opened, SettlePayment};
 use aws_sdk_dynamodb::error::BuildError;
 use aws_sdk_dynamodb::types::{AttributeValue, Put, ReturnValuesOnConditionCheckFailure, TransactWriteItem, Update};
 use contracts::events::{EventBody, PaymentCompleted, PaymentFailed};
 use contracts::saga::{PaymentFailure, PaymentSaga};
-use contracts::steps::{Quote, QuoteReservation};
 use contracts::{PaymentId, Timestamp, UserId};
 use kit::Fault;
 use kit::dynamo::{Item, PK, Read, SK, Table, TransactError, at, classify, n, s};
 use kit::idempotency::{self, IdempotencyKey, StoredAnswer};
-use kit::invoke::Step;
 use kit::outbox;
 
 /// The index of pending payments by the moment the recovery should look at them.
@@ -270,10 +268,4 @@ pub fn payment_of(item: &Item) -> Result<Payment, Fault> {
         status,
         recoveries: u32::try_from(item.uint("recoveries")?).map_err(|_| wrong("recoveries"))?,
     })
-}
-
-impl AskQuote for Step {
-    async fn quote(&self, ask: &QuoteReservation) -> Result<Quote, Fault> {
-        self.ask("asking for a quote", ask).await
-    }
 }

@@ -6,6 +6,7 @@
 pub mod domain;
 pub mod dynamo;
 pub mod handlers;
+pub mod neighbours;
 pub mod ports;
 pub mod saga;
 pub mod usecases;

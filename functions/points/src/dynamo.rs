@@ -251,10 +251,10 @@ impl ReadBalance for Accounts {
 
 impl ListEntries for Accounts {
     async fn entries(&self, user: &UserId, page: &Page) -> Result<(Vec<Entry>, Option<String>), Fault> {
-        // The cursor is the sequence of the last entry seen. One that is no number names no page: nothing follows.
+        // The cursor is the sequence of the last entry seen.
         let before = match &page.after {
             None => u64::MAX,
-            Some(sequence) => sequence.parse().unwrap_or(0),
+            Some(sequence) => sequence.parse().map_err(|error| Fault::broken("reading a cursor", error))?,
         };
         let limit = page.limit as usize;
         let account = self.account(user).await?;

@@ -97,7 +97,8 @@ impl From<Entry> for EntryBody {
 /// `GET /points/history`
 pub async fn list_point_history(deps: &Deps<impl ListEntries>, call: Call) -> Result<Reply, Problem> {
     let caller = deps.users.user(&call)?;
-    let (entries, next) = deps.accounts.entries(&caller.user, &call.page()?).await?;
+    let page = call.page_behind(|sequence| sequence.parse::<u64>().is_ok())?;
+    let (entries, next) = deps.accounts.entries(&caller.user, &page).await?;
     Reply::ok(ListBody {
         items: entries.into_iter().map(EntryBody::from).collect(),
         next_cursor: next.map(|key| Cursor::seal(&key)),

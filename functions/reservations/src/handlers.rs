@@ -146,7 +146,8 @@ pub async fn get_reservation(deps: &Deps<impl FindReservation>, call: Call) -> R
 /// `GET /reservations`
 pub async fn list_reservations(deps: &Deps<impl ListReservations>, call: Call) -> Result<Reply, Problem> {
     let user = deps.users.user(&call)?.user;
-    let (reservations, next) = deps.store.list(&user, &call.page()?).await?;
+    let page = call.page_behind(|key| key.starts_with("RES#"))?;
+    let (reservations, next) = deps.store.list(&user, &page).await?;
     Reply::ok(ListBody {
         items: reservations.iter().map(|reservation| ReservationBody::seen(reservation, call.now)).collect(),
         next_cursor: next.map(|key| Cursor::seal(&key)),

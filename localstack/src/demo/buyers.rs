@@ -487,8 +487,6 @@ impl Buyer {
             return Ok(());
         }
         let amount = (least + CHARGE_STEP - 1) / CHARGE_STEP * CHARGE_STEP;
-        // Half of the price, rounded up, could be all of it.
-        let amount = if least < CHARGE_STEP { least } else { amount };
         let key = self.next_key();
         let charged = self.expect(sale.api.charge(&self.caller, &key, amount).await)?;
         if twice {

@@ -302,8 +302,7 @@ impl Api {
 
     /// The balance.
     pub async fn balance(&self, by: &Caller) -> Answer<i64> {
-        let found: Answer<Balance> =
-            self.ask(Ask::new(Method::GET, "GET /points", "/points".to_owned()).by(by)).await;
+        let found: Answer<Balance> = self.ask(Ask::new(Method::GET, "GET /points", "/points".to_owned()).by(by)).await;
         found.map(|found| found.balance)
     }
 
@@ -420,9 +419,6 @@ pub struct Place {
     /// When it lets in.
     #[serde(deserialize_with = "maybe_moment")]
     pub active_at: Option<Timestamp>,
-    /// When that ends.
-    #[serde(deserialize_with = "maybe_moment")]
-    pub expires_at: Option<Timestamp>,
     /// When to ask again.
     pub poll_after_ms: u64,
 }

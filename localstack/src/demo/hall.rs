@@ -27,7 +27,8 @@ pub fn sections(seats: u32) -> Vec<Value> {
         let share = if last { left } else { (rows * percent).div_ceil(100).min(left) };
         left -= share;
         if share > 0 {
-            let block = json!({"section": name, "grade": grade, "price": price, "rows": share, "seats_per_row": per_row});
+            let block =
+                json!({"section": name, "grade": grade, "price": price, "rows": share, "seats_per_row": per_row});
             sections.push(block);
         }
     }
@@ -201,7 +202,9 @@ mod tests {
 
     #[test]
     fn many_want_the_same_seats() {
-        let map = map(&["...................................................................................................."]);
+        let map = map(&[
+            "....................................................................................................",
+        ]);
         let firsts = (0..1_000).filter(|seed| {
             let choice = choose(&map, 1, &mut Rng::with_seed(*seed)).unwrap();
             ids(&choice) == ["V-1-50"]

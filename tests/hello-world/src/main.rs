@@ -1,0 +1,8 @@
+//! The least a Lambda function in Rust can be: what cold starts are measured against.
+
+use lambda_http::{Error, Request, run, service_fn};
+
+#[tokio::main(flavor = "current_thread")]
+async fn main() -> Result<(), Error> {
+    run(service_fn(|_: Request| async { Ok::<_, std::convert::Infallible>("hello") })).await
+}
