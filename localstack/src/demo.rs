@@ -236,7 +236,7 @@ impl Operator {
         let from = kit::now().plus_millis(STATUS_MAY_BE_LATE_MILLIS);
         show.say(&format!("the operator pauses: {} of {} are in", paused.admitted, paused.issued));
         let waiting = usize::try_from(paused.issued.saturating_sub(paused.admitted)).unwrap_or(usize::MAX);
-        let noticed = sale.board.until(|counts| counts.told_of_pause >= waiting / 2);
+        let noticed = sale.board.until(|counts| counts.told_of_pause >= waiting * 3 / 4);
         // Nobody may be there to notice.
         let in_time = timeout(LONGEST_PAUSE, noticed).await.is_ok();
         let to: Timestamp = kit::now();

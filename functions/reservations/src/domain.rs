@@ -195,17 +195,29 @@ pub enum Visit {
     Lasts,
 }
 
-/// Decides whose time inside a hold uses, from the end of the user's last visit (`None` for the first).
+/// A user's visits to a concert so far.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Visits {
+    /// When the last one ends or ended; `None` before the first.
+    pub last_ends_at: Option<Timestamp>,
+    /// The places in line that were spent by a sale.
+    pub spent: Vec<u64>,
+}
+
+/// Decides whose time inside a hold uses, for a token whose own time ends at `token_expires_at`.
 pub fn decide_visit(
-    last_visit_ends_at: Option<Timestamp>,
-    token_issued_at: Timestamp,
+    visits: &Visits,
+    token: &QueueTokenClaims,
     token_expires_at: Timestamp,
     now: Timestamp,
 ) -> Result<Visit, Refusal> {
-    match last_visit_ends_at {
+    if visits.spent.contains(&token.position) {
+        return Err(Refusal::TokenNotActive);
+    }
+    match visits.last_ends_at {
         Some(end) if now < end => Ok(Visit::Lasts),
-        Some(end) if token_issued_at < end => Err(Refusal::TokenNotActive),
-        _ => Ok(Visit::Begins { token_issued_at, ends_at: token_expires_at }),
+        Some(end) if token.issued_at < end => Err(Refusal::TokenNotActive),
+        _ => Ok(Visit::Begins { token_issued_at: token.issued_at, ends_at: token_expires_at }),
     }
 }
 
@@ -215,7 +227,7 @@ pub fn decide_hold(
     wish: &Wish,
     terms: Option<&Terms>,
     plan: Option<&AdmissionPlan>,
-    last_visit_ends_at: Option<Timestamp>,
+    visits: &Visits,
     now: Timestamp,
 ) -> Result<Hold, Refusal> {
     let terms = terms.ok_or(Refusal::ScheduleNotFound)?;
@@ -226,7 +238,7 @@ pub fn decide_hold(
     let Standing::Active { expires_at, .. } = plan.standing(wish.token.position, wish.token.issued_at, now) else {
         return Err(Refusal::TokenNotActive);
     };
-    let visit = decide_visit(last_visit_ends_at, wish.token.issued_at, expires_at, now)?;
+    let visit = decide_visit(visits, &wish.token, expires_at, now)?;
     if now >= terms.starts_at {
         return Err(Refusal::SaleClosed);
     }
@@ -382,7 +394,8 @@ mod tests {
 
     #[test]
     fn a_hold_costs_its_seats_and_lasts_as_long_as_the_terms_say() {
-        let hold = decide_hold(&wish(&["A-1-1", "A-2-5"]), Some(&terms()), Some(&plan()), None, NOW).unwrap();
+        let hold =
+            decide_hold(&wish(&["A-1-1", "A-2-5"]), Some(&terms()), Some(&plan()), &Visits::default(), NOW).unwrap();
         assert_eq!(hold.reservation.total_price.get(), 300_000);
         assert_eq!(hold.reservation.hold_expires_at, NOW.plus_seconds(300));
         assert_eq!(hold.reservation.status, Status::Held);
@@ -392,7 +405,7 @@ mod tests {
     #[test]
     fn every_reason_to_refuse_is_told_apart() {
         let decide = |wish: &Wish, terms: Option<&Terms>, plan: Option<&AdmissionPlan>, now| {
-            decide_hold(wish, terms, plan, None, now).unwrap_err()
+            decide_hold(wish, terms, plan, &Visits::default(), now).unwrap_err()
         };
         let good = wish(&["A-1-1"]);
         assert_eq!(decide(&good, None, Some(&plan()), NOW), Refusal::ScheduleNotFound);
@@ -418,7 +431,10 @@ mod tests {
 
     #[test]
     fn a_user_is_inside_once_at_a_time_however_often_they_joined() {
-        let visit = |last, issued, now| decide_visit(last, issued, NOW.plus_seconds(900), now);
+        let visit = |last_ends_at, issued_at, now| {
+            let token = QueueTokenClaims { issued_at, ..wish(&["A-1-1"]).token };
+            decide_visit(&Visits { last_ends_at, spent: vec![7] }, &token, NOW.plus_seconds(900), now)
+        };
         let begins = |issued| Ok(Visit::Begins { token_issued_at: issued, ends_at: NOW.plus_seconds(900) });
         let end = NOW.plus_seconds(600);
         assert_eq!(visit(None, NOW, NOW), begins(NOW));
@@ -427,8 +443,16 @@ mod tests {
         assert_eq!(visit(Some(end), end, end), begins(end));
     }
 
+    #[test]
+    fn a_spent_place_stays_spent_even_while_its_user_is_inside_with_another() {
+        let end = NOW.plus_seconds(600);
+        let token = wish(&["A-1-1"]).token;
+        let visits = Visits { last_ends_at: Some(end), spent: vec![token.position] };
+        assert_eq!(decide_visit(&visits, &token, end, NOW), Err(Refusal::TokenNotActive));
+    }
+
     fn reservation(status: Status) -> Reservation {
-        let hold = decide_hold(&wish(&["A-1-1"]), Some(&terms()), Some(&plan()), None, NOW).unwrap();
+        let hold = decide_hold(&wish(&["A-1-1"]), Some(&terms()), Some(&plan()), &Visits::default(), NOW).unwrap();
         Reservation { status, ..hold.reservation }
     }
 

@@ -13,7 +13,7 @@
 //! A seat nobody has, has no item. Seats spread over one partition per section, so that buyers of different seats
 //! never meet.
 
-use crate::domain::{EndHold, Hold, Refusal, Reservation, Status, Terms, Visit, after_release};
+use crate::domain::{EndHold, Hold, Refusal, Reservation, Status, Terms, Visit, Visits, after_release};
 use crate::ports::{
     FindOverdue, FindReservation, HoldWritten, KeepTerms, ListReservations, LoadSale, Obstacle, Remembered, Sale,
     ScheduleExpiry, Transition, WriteEnd, WriteHold, WritePayment,
@@ -179,7 +179,7 @@ impl LoadSale for Reservations {
                 "TERMS" => sale.terms = Some(item.document("terms")?),
                 "ADMISSION" => sale.plan = Some(item.document("plan")?),
                 sk if sk.starts_with("CONCERT#") => {
-                    sale.last_visit_ends_at = item.maybe_int("visit_ends_at")?.map(Timestamp::from_millis);
+                    sale.visits = visits_of(&item)?;
                 }
                 _ => {
                     if let Some(key) = key
@@ -210,6 +210,7 @@ impl WriteHold for Reservations {
         let entitlement = self
             .update_of(user_pk(&reservation.user), entitlement_sk(&reservation.concert))
             .expression_attribute_names("#tickets", format!("n#{}", reservation.schedule))
+            .expression_attribute_names("#spent", format!("spent#{}", reservation.queue_position))
             .expression_attribute_values(":zero", n(0))
             .expression_attribute_values(":count", n(count))
             .expression_attribute_values(":room", n(i64::from(hold.max_per_user) - count));
@@ -218,7 +219,7 @@ impl WriteHold for Reservations {
             Visit::Begins { token_issued_at, ends_at } => entitlement
                 .update_expression("SET #tickets = if_not_exists(#tickets, :zero) + :count, visit_ends_at = :ends_at")
                 .condition_expression(
-                    "(attribute_not_exists(#tickets) OR #tickets <= :room) AND \
+                    "(attribute_not_exists(#tickets) OR #tickets <= :room) AND attribute_not_exists(#spent) AND \
                      (attribute_not_exists(visit_ends_at) OR visit_ends_at <= :issued_at)",
                 )
                 .expression_attribute_values(":issued_at", at(token_issued_at))
@@ -288,13 +289,22 @@ impl WriteHold for Reservations {
     }
 }
 
+fn visits_of(entitlement: &Item) -> Result<Visits, Fault> {
+    let spent = entitlement.keys().filter_map(|name| name.strip_prefix("spent#")?.parse().ok());
+    Ok(Visits {
+        last_ends_at: entitlement.maybe_int("visit_ends_at")?.map(Timestamp::from_millis),
+        spent: spent.collect(),
+    })
+}
+
 /// Whether the user's visit is another one than the decision was made on: they reserved or paid elsewhere meanwhile.
 fn visit_changed(entitlement: &Item, hold: &Hold, now: Timestamp) -> Result<bool, Fault> {
-    let ends_at = entitlement.maybe_int("visit_ends_at")?.map(Timestamp::from_millis);
-    Ok(match hold.visit {
-        Visit::Begins { token_issued_at, .. } => ends_at.is_some_and(|end| end > token_issued_at),
-        Visit::Lasts => ends_at.is_none_or(|end| end <= now),
-    })
+    let visits = visits_of(entitlement)?;
+    let moved = match hold.visit {
+        Visit::Begins { token_issued_at, .. } => visits.last_ends_at.is_some_and(|end| end > token_issued_at),
+        Visit::Lasts => visits.last_ends_at.is_none_or(|end| end <= now),
+    };
+    Ok(moved || visits.spent.contains(&hold.reservation.queue_position))
 }
 
 impl FindReservation for Reservations {

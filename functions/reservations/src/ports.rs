@@ -1,6 +1,6 @@
 //! What reservations needs from outside, one narrow trait per capability.
 
-use crate::domain::{EndHold, Hold, Refusal, Reservation, Terms};
+use crate::domain::{EndHold, Hold, Refusal, Reservation, Terms, Visits};
 use contracts::admission::AdmissionPlan;
 use contracts::saga::PaymentSaga;
 use contracts::{ConcertId, ReservationId, ScheduleId, Timestamp, UserId};
@@ -15,8 +15,8 @@ pub struct Sale {
     pub terms: Option<Terms>,
     /// The concert's admission plan, if it has one.
     pub plan: Option<AdmissionPlan>,
-    /// When the user's last visit to the concert ends or ended, if there was one.
-    pub last_visit_ends_at: Option<Timestamp>,
+    /// The user's visits to the concert so far.
+    pub visits: Visits,
     /// What the idempotency key remembers.
     pub remembered: Remembered,
 }
@@ -35,7 +35,7 @@ pub enum Remembered {
 
 /// Reads what a sale is decided on.
 pub trait LoadSale: Send + Sync {
-    /// Terms, plan, the user's last visit and what the key remembers, in one round trip.
+    /// Terms, plan, the user's visits and what the key remembers, in one round trip.
     fn load_sale(
         &self,
         schedule: &ScheduleId,

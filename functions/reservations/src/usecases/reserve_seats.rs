@@ -54,7 +54,7 @@ where
             Remembered::Answer(answer) => return Ok(Reserved::AsBefore(answer)),
             Remembered::OtherRequest => return Err(ReserveError::KeyReused),
         }
-        let hold = decide_hold(wish, sale.terms.as_ref(), sale.plan.as_ref(), sale.last_visit_ends_at, now)
+        let hold = decide_hold(wish, sale.terms.as_ref(), sale.plan.as_ref(), &sale.visits, now)
             .map_err(ReserveError::Refused)?;
         let remembered = answer(&hold.reservation);
         let answer = key.map(|key| (key, &remembered));
