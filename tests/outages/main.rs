@@ -1,0 +1,223 @@
+//! The deployed system with a part of it broken: a function that may not run, a table that is not there.
+//!
+//! What is broken is broken for everybody, so these tests have a cloud of their own and take turns on it. Waiting
+//! between retries is skipped in the engine; how often is retried is not.
+
+#![allow(missing_docs, clippy::unwrap_used, clippy::panic)]
+
+use aws_sdk_lambda::types::Environment;
+use serde_json::{Value, json};
+use std::sync::Mutex;
+use std::sync::PoisonError;
+use tests::cloud::{Cloud, Sale, Terms, User, code, eventually, text, with_cloud};
+
+static TURN: Mutex<()> = Mutex::new(());
+
+fn alone_on_cloud<F: Future<Output = ()>>(test: impl FnOnce(&'static Cloud) -> F) {
+    // A test that failed leaves the turn poisoned; the others can still take theirs.
+    let _turn = TURN.lock().unwrap_or_else(PoisonError::into_inner);
+    with_cloud(&[], async |cloud| {
+        cloud.skip_waits().await;
+        test(cloud).await;
+    });
+}
+
+/// How a function is broken.
+#[derive(Debug, Clone, Copy)]
+enum Outage {
+    /// It may not run at all.
+    MayNotRun,
+    /// Its table is not there.
+    NoTable,
+}
+
+fn lambda(cloud: &Cloud) -> aws_sdk_lambda::Client {
+    aws_sdk_lambda::Client::new(&cloud.stack.info().sdk_config())
+}
+
+async fn broken(cloud: &Cloud, handler: &str, outage: Outage) {
+    let name = &cloud.stack.info().functions[handler];
+    match outage {
+        Outage::MayNotRun => {
+            let stopped =
+                lambda(cloud).put_function_concurrency().function_name(name).reserved_concurrent_executions(0);
+            stopped.send().await.unwrap();
+        }
+        Outage::NoTable => set_table(cloud, handler, "encore-no-such-table").await,
+    }
+}
+
+async fn healed(cloud: &Cloud, handler: &str, table: &str) {
+    let name = &cloud.stack.info().functions[handler];
+    lambda(cloud).delete_function_concurrency().function_name(name).send().await.unwrap();
+    set_table(cloud, handler, &cloud.stack.info().tables[table]).await;
+}
+
+async fn set_table(cloud: &Cloud, handler: &str, table: &str) {
+    let name = &cloud.stack.info().functions[handler];
+    let found = lambda(cloud).get_function_configuration().function_name(name).send().await.unwrap();
+    let mut variables = found.environment().and_then(|env| env.variables()).cloned().unwrap_or_default();
+    variables.insert("TABLE".into(), table.into());
+    let environment = Environment::builder().set_variables(Some(variables)).build();
+    lambda(cloud).update_function_configuration().function_name(name).environment(environment).send().await.unwrap();
+}
+
+async fn parked(cloud: &Cloud) -> Vec<Value> {
+    let client = aws_sdk_sqs::Client::new(&cloud.stack.info().sdk_config());
+    let url = &cloud.stack.info().queues["parked-payments"];
+    let got = client.receive_message().queue_url(url).max_number_of_messages(10).send().await.unwrap();
+    let mut bodies = Vec::new();
+    for message in got.messages() {
+        bodies.push(serde_json::from_str(message.body().unwrap()).unwrap());
+        client.delete_message().queue_url(url).receipt_handle(message.receipt_handle().unwrap()).send().await.unwrap();
+    }
+    bodies
+}
+
+async fn holder(cloud: &'static Cloud, sale: &Sale, seat: &str) -> (User, String) {
+    let fan = cloud.user("fan");
+    fan.charge(5_000).await;
+    let reservation = fan.hold(sale, &[seat]).await;
+    (fan, reservation)
+}
+
+#[test]
+fn a_forward_step_that_cannot_work_undoes_the_payment_and_the_buyer_can_pay_later() {
+    alone_on_cloud(async |cloud| {
+        let sale = cloud.sale(Terms::default()).await;
+        let steps =
+            [("begin-payment", "reservations"), ("use-points", "points"), ("confirm-reservation", "reservations")];
+        let mut number = 0;
+        for (step, table) in steps {
+            for outage in [Outage::MayNotRun, Outage::NoTable] {
+                number += 1;
+                let case = format!("{step} {outage:?}");
+                let (fan, reservation) = holder(cloud, &sale, &format!("A-1-{number}")).await;
+                broken(cloud, step, outage).await;
+                let answer = fan.pay(&reservation, "during").await;
+                let ended = fan.final_payment(&text(&answer.json(), "payment_id")).await;
+                healed(cloud, step, table).await;
+                assert_eq!(ended["status"], "failed", "{case}");
+                assert_eq!(ended["failure"], "temporarily_unavailable", "{case}");
+                assert_eq!(fan.balance().await, 5_000, "{case}");
+                assert_eq!(fan.reservation_status(&reservation).await, "held", "{case}");
+                let paid = fan.pay(&reservation, "after").await;
+                assert_eq!(paid.json()["status"], "completed", "{case}: {}", paid.text());
+                assert_eq!(fan.balance().await, 4_000, "{case}");
+            }
+        }
+        assert_eq!(parked(cloud).await, Vec::<Value>::new());
+    });
+}
+
+#[test]
+fn a_compensation_that_cannot_work_is_parked_with_everything_needed() {
+    alone_on_cloud(async |cloud| {
+        let sale = cloud.sale(Terms::default()).await;
+        let steps =
+            [("release-reservation", "reservations"), ("return-points", "points"), ("fail-payment", "payments")];
+        for (number, (step, table)) in (1..).zip(steps) {
+            let (fan, reservation) = holder(cloud, &sale, &format!("A-2-{number}")).await;
+            broken(cloud, "confirm-reservation", Outage::MayNotRun).await;
+            broken(cloud, step, Outage::NoTable).await;
+            let body = json!({"reservation_id": reservation});
+            let accepted = fan.send("POST", "/payments", &[("idempotency-key", "k")], Some(&body)).await.json();
+            let found = eventually("the payment is parked", async || parked(cloud).await.pop()).await;
+            healed(cloud, step, table).await;
+            healed(cloud, "confirm-reservation", "reservations").await;
+            let saga = &found["saga"];
+            assert_eq!(saga["payment_id"], accepted["payment_id"], "{step}");
+            assert_eq!(saga["user_id"], fan.id.as_str(), "{step}");
+            assert_eq!(saga["reservation_id"], reservation.as_str(), "{step}");
+            assert_eq!(saga["amount"], 1_000, "{step}");
+            assert!(saga["parked_by"]["Error"].is_string(), "{step}: {found}");
+            let still = fan.get(&format!("/payments/{}", text(&accepted, "payment_id"))).await.json();
+            assert_eq!(still["status"], "pending", "{step}: nobody is told it ended");
+        }
+    });
+}
+
+#[test]
+fn a_sale_that_cannot_be_recorded_stands_and_is_parked() {
+    alone_on_cloud(async |cloud| {
+        let sale = cloud.sale(Terms::default()).await;
+        let (fan, reservation) = holder(cloud, &sale, "A-3-1").await;
+        broken(cloud, "complete-payment", Outage::NoTable).await;
+        let body = json!({"reservation_id": reservation});
+        fan.send("POST", "/payments", &[("idempotency-key", "k")], Some(&body)).await;
+        eventually("the payment is parked", async || parked(cloud).await.pop()).await;
+        healed(cloud, "complete-payment", "payments").await;
+        assert_eq!(fan.reservation_status(&reservation).await, "paid");
+        assert_eq!(fan.balance().await, 4_000);
+    });
+}
+
+#[test]
+fn without_its_table_a_route_answers_503_and_says_when_to_come_again() {
+    alone_on_cloud(async |cloud| {
+        let sale = cloud.sale(Terms::default()).await;
+        let fan = cloud.user("fan");
+        let token = fan.join(&sale).await;
+        broken(cloud, "reserve-seats", Outage::NoTable).await;
+        let answer = fan.reserve(&sale, &token, &["A-4-1"]).await;
+        healed(cloud, "reserve-seats", "reservations").await;
+        assert_eq!((answer.status.as_u16(), code(&answer).as_str()), (503, "temporarily_unavailable"));
+        assert!(answer.headers.contains_key("retry-after"));
+        assert!(!answer.text().contains("no-such-table"), "nothing of the inside shows");
+        assert_eq!(fan.reserve(&sale, &token, &["A-4-1"]).await.status, 201);
+    });
+}
+
+#[test]
+fn a_token_that_cannot_be_expired_does_not_fail_a_payment() {
+    alone_on_cloud(async |cloud| {
+        let sale = cloud.sale(Terms::default()).await;
+        broken(cloud, "expire-queue-tokens", Outage::NoTable).await;
+        let (fan, reservation) = holder(cloud, &sale, "A-5-1").await;
+        let paid = fan.pay(&reservation, "k").await;
+        healed(cloud, "expire-queue-tokens", "waiting-room").await;
+        assert_eq!(paid.json()["status"], "completed", "{}", paid.text());
+    });
+}
+
+#[test]
+fn in_strict_mode_a_token_that_cannot_be_expired_undoes_the_payment() {
+    alone_on_cloud(async |cloud| {
+        let set = async |mode: &str| {
+            let name = &cloud.stack.info().functions["start-payment"];
+            let found = lambda(cloud).get_function_configuration().function_name(name).send().await.unwrap();
+            let mut variables = found.environment().and_then(|env| env.variables()).cloned().unwrap();
+            variables.insert("TOKEN_EXPIRY".into(), mode.into());
+            let environment = Environment::builder().set_variables(Some(variables)).build();
+            lambda(cloud)
+                .update_function_configuration()
+                .function_name(name)
+                .environment(environment)
+                .send()
+                .await
+                .unwrap();
+        };
+        set("strict").await;
+        let sale = cloud.sale(Terms::default()).await;
+        let fan = cloud.user("fan");
+        fan.charge(5_000).await;
+        let token = fan.join(&sale).await;
+        let reservation = text(&fan.reserve(&sale, &token, &["A-5-2"]).await.json(), "reservation_id");
+        broken(cloud, "expire-queue-token", Outage::NoTable).await;
+        let answer = fan.pay(&reservation, "during").await;
+        let ended = fan.final_payment(&text(&answer.json(), "payment_id")).await;
+        healed(cloud, "expire-queue-token", "waiting-room").await;
+        assert_eq!(ended["status"], "failed");
+        assert_eq!(fan.balance().await, 5_000);
+        assert_eq!(fan.reservation_status(&reservation).await, "held");
+        let paid = fan.pay(&reservation, "after").await;
+        assert_eq!(paid.json()["status"], "completed", "{}", paid.text());
+        let status = eventually("the token is used", async || {
+            let found = fan.send("GET", "/queue-status", &[("queue-token", &token)], None).await.json();
+            (found["status"] == "used").then_some(found)
+        })
+        .await;
+        assert_eq!(status["position"], 1);
+        set("event").await;
+    });
+}
