@@ -226,6 +226,27 @@ def remove_dead_time(runtime, stepfunctions, eventbridge):
     eventbridge._SCHEDULER_TICK_INTERVAL = 1
 
 
+def enforce_policies_of_functions(evaluator, sts):
+    """Holds functions to the policies of their roles, and takes everybody else for the account's owner.
+
+    The stock engine enforces policies for all callers or for none, and then refuses every key it did
+    not issue itself. Here a permission that the template forgets fails as on AWS, and people and
+    tools may come with any made-up key.
+    """
+    check(callable(getattr(evaluator, "enforce", None)), "iam_evaluator.enforce")
+    check(callable(getattr(evaluator, "check_credentials", None)), "iam_evaluator.check_credentials")
+    check(hasattr(sts, "_sessions"), "sts._sessions")
+    stock_enforce, stock_check = evaluator.enforce, evaluator.check_credentials
+
+    def enforce(access_key_id, *args, **kwargs):
+        return stock_enforce(access_key_id, *args, **kwargs) if access_key_id in sts._sessions else None
+
+    def check_credentials(access_key_id, *args, **kwargs):
+        return stock_check(access_key_id, *args, **kwargs) if access_key_id in sts._sessions else None
+
+    evaluator.enforce, evaluator.check_credentials = enforce, check_credentials
+
+
 def identify(app, nonce):
     """Answers `GET /_encore/engine` with the nonce, so that the driver knows whom it talks to."""
     body = json.dumps({"nonce": nonce, "pid": os.getpid()}).encode()
@@ -280,6 +301,7 @@ def main():
         PERSIST_STATE="0",
         S3_PERSIST="0",
         LAMBDA_EXECUTOR="local",
+        AUTH="true",  # See enforce_policies_of_functions.
         # Bounded per function instead, see queue_instead_of_throttling.
         LAMBDA_ACCOUNT_CONCURRENCY="0",
         # Surplus environments of a burst poll ten times a second each until they are let go.
@@ -293,14 +315,16 @@ def main():
     from hypercorn.asyncio import serve
     from hypercorn.config import Config
     from ministack import app as engine
+    from ministack.core import iam_evaluator
     from ministack.core import lambda_runtime as runtime
-    from ministack.services import eventbridge, lambda_svc, stepfunctions
+    from ministack.services import eventbridge, lambda_svc, stepfunctions, sts
 
     remove_dead_time(runtime, stepfunctions, eventbridge)
     queue_instead_of_throttling(lambda_svc)
     retry_reported_stream_failures(lambda_svc)
     poll_each_stream_on_its_own(lambda_svc)
     deliver_late_logs(lambda_svc, runtime)
+    enforce_policies_of_functions(iam_evaluator, sts)
 
     # Until the event loop takes the signal over.
     signal.signal(signal.SIGTERM, lambda *_: leave(runtime, options.remove))

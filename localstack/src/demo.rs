@@ -83,8 +83,8 @@ async fn play(cloud: &Cloud, args: &Args, seed: u64) -> Result<bool> {
     let operator = Operator::new(&tokens, Api::new(&cloud.info().api_url, AT_ONCE))?;
     let (concert, schedule) = operator.open(args.seats).await?;
 
-    // So many a second that the whole sale takes about a minute, the first quarter at half of it.
-    let rate = (args.buyers * 2).max(120);
+    // So many a minute that all are in after about a minute, the first quarter at half of it.
+    let rate = args.buyers.max(120);
     let arrivals = Duration::from_secs(u64::from(args.buyers).div_ceil(100).clamp(2, 60));
     operator.admit(&concert, rate / 2, arrivals).await?;
 

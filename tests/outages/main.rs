@@ -9,7 +9,7 @@ use aws_sdk_lambda::types::Environment;
 use serde_json::{Value, json};
 use std::sync::Mutex;
 use std::sync::PoisonError;
-use tests::cloud::{Cloud, Sale, Terms, User, code, eventually, text, with_cloud};
+use tests::cloud::{Cloud, Permissions, Sale, Terms, User, code, eventually, text, with_cloud};
 
 static TURN: Mutex<()> = Mutex::new(());
 
@@ -29,14 +29,25 @@ enum Outage {
     MayNotRun,
     /// Its table is not there.
     NoTable,
+    /// Its role has lost its permissions.
+    NoPermission,
+}
+
+const OUTAGES: [Outage; 3] = [Outage::MayNotRun, Outage::NoTable, Outage::NoPermission];
+
+/// A function that is broken, until it is healed.
+struct Broken {
+    handler: &'static str,
+    permissions: Option<Permissions>,
 }
 
 fn lambda(cloud: &Cloud) -> aws_sdk_lambda::Client {
     aws_sdk_lambda::Client::new(&cloud.stack.info().sdk_config())
 }
 
-async fn broken(cloud: &Cloud, handler: &str, outage: Outage) {
+async fn broken(cloud: &Cloud, handler: &'static str, outage: Outage) -> Broken {
     let name = &cloud.stack.info().functions[handler];
+    let mut broken = Broken { handler, permissions: None };
     match outage {
         Outage::MayNotRun => {
             let stopped =
@@ -44,13 +55,24 @@ async fn broken(cloud: &Cloud, handler: &str, outage: Outage) {
             stopped.send().await.unwrap();
         }
         Outage::NoTable => set_table(cloud, handler, "encore-no-such-table").await,
+        Outage::NoPermission => {
+            let found = lambda(cloud).get_function_configuration().function_name(name).send().await.unwrap();
+            let role = found.role().and_then(|arn| arn.rsplit('/').next()).unwrap().to_owned();
+            broken.permissions = Some(cloud.take_permissions(&role).await);
+        }
     }
+    broken
 }
 
-async fn healed(cloud: &Cloud, handler: &str, table: &str) {
-    let name = &cloud.stack.info().functions[handler];
-    lambda(cloud).delete_function_concurrency().function_name(name).send().await.unwrap();
-    set_table(cloud, handler, &cloud.stack.info().tables[table]).await;
+impl Broken {
+    async fn heal(self, cloud: &Cloud, table: &str) {
+        let name = &cloud.stack.info().functions[self.handler];
+        lambda(cloud).delete_function_concurrency().function_name(name).send().await.unwrap();
+        set_table(cloud, self.handler, &cloud.stack.info().tables[table]).await;
+        if let Some(permissions) = self.permissions {
+            cloud.give_permissions(permissions).await;
+        }
+    }
 }
 
 async fn set_table(cloud: &Cloud, handler: &str, table: &str) {
@@ -89,14 +111,14 @@ fn a_forward_step_that_cannot_work_undoes_the_payment_and_the_buyer_can_pay_late
             [("begin-payment", "reservations"), ("use-points", "points"), ("confirm-reservation", "reservations")];
         let mut number = 0;
         for (step, table) in steps {
-            for outage in [Outage::MayNotRun, Outage::NoTable] {
+            for outage in OUTAGES {
                 number += 1;
                 let case = format!("{step} {outage:?}");
                 let (fan, reservation) = holder(cloud, &sale, &format!("A-1-{number}")).await;
-                broken(cloud, step, outage).await;
+                let broken = broken(cloud, step, outage).await;
                 let answer = fan.pay(&reservation, "during").await;
                 let ended = fan.final_payment(&text(&answer.json(), "payment_id")).await;
-                healed(cloud, step, table).await;
+                broken.heal(cloud, table).await;
                 assert_eq!(ended["status"], "failed", "{case}");
                 assert_eq!(ended["failure"], "temporarily_unavailable", "{case}");
                 assert_eq!(fan.balance().await, 5_000, "{case}");
@@ -117,14 +139,15 @@ fn a_compensation_that_cannot_work_is_parked_with_everything_needed() {
         let steps =
             [("release-reservation", "reservations"), ("return-points", "points"), ("fail-payment", "payments")];
         for (number, (step, table)) in (1..).zip(steps) {
+            let outage = OUTAGES[number % OUTAGES.len()];
             let (fan, reservation) = holder(cloud, &sale, &format!("A-2-{number}")).await;
-            broken(cloud, "confirm-reservation", Outage::MayNotRun).await;
-            broken(cloud, step, Outage::NoTable).await;
+            let confirm = broken(cloud, "confirm-reservation", Outage::MayNotRun).await;
+            let undo = broken(cloud, step, outage).await;
             let body = json!({"reservation_id": reservation});
             let accepted = fan.send("POST", "/payments", &[("idempotency-key", "k")], Some(&body)).await.json();
             let found = eventually("the payment is parked", async || parked(cloud).await.pop()).await;
-            healed(cloud, step, table).await;
-            healed(cloud, "confirm-reservation", "reservations").await;
+            undo.heal(cloud, table).await;
+            confirm.heal(cloud, "reservations").await;
             let saga = &found["saga"];
             assert_eq!(saga["payment_id"], accepted["payment_id"], "{step}");
             assert_eq!(saga["user_id"], fan.id.as_str(), "{step}");
@@ -142,11 +165,11 @@ fn a_sale_that_cannot_be_recorded_stands_and_is_parked() {
     alone_on_cloud(async |cloud| {
         let sale = cloud.sale(Terms::default()).await;
         let (fan, reservation) = holder(cloud, &sale, "A-3-1").await;
-        broken(cloud, "complete-payment", Outage::NoTable).await;
+        let broken = broken(cloud, "complete-payment", Outage::NoTable).await;
         let body = json!({"reservation_id": reservation});
         fan.send("POST", "/payments", &[("idempotency-key", "k")], Some(&body)).await;
         eventually("the payment is parked", async || parked(cloud).await.pop()).await;
-        healed(cloud, "complete-payment", "payments").await;
+        broken.heal(cloud, "payments").await;
         assert_eq!(fan.reservation_status(&reservation).await, "paid");
         assert_eq!(fan.balance().await, 4_000);
     });
@@ -158,9 +181,9 @@ fn without_its_table_a_route_answers_503_and_says_when_to_come_again() {
         let sale = cloud.sale(Terms::default()).await;
         let fan = cloud.user("fan");
         let token = fan.join(&sale).await;
-        broken(cloud, "reserve-seats", Outage::NoTable).await;
+        let broken = broken(cloud, "reserve-seats", Outage::NoTable).await;
         let answer = fan.reserve(&sale, &token, &["A-4-1"]).await;
-        healed(cloud, "reserve-seats", "reservations").await;
+        broken.heal(cloud, "reservations").await;
         assert_eq!((answer.status.as_u16(), code(&answer).as_str()), (503, "temporarily_unavailable"));
         assert!(answer.headers.contains_key("retry-after"));
         assert!(!answer.text().contains("no-such-table"), "nothing of the inside shows");
@@ -172,10 +195,10 @@ fn without_its_table_a_route_answers_503_and_says_when_to_come_again() {
 fn a_token_that_cannot_be_expired_does_not_fail_a_payment() {
     alone_on_cloud(async |cloud| {
         let sale = cloud.sale(Terms::default()).await;
-        broken(cloud, "expire-queue-tokens", Outage::NoTable).await;
+        let broken = broken(cloud, "expire-queue-tokens", Outage::NoTable).await;
         let (fan, reservation) = holder(cloud, &sale, "A-5-1").await;
         let paid = fan.pay(&reservation, "k").await;
-        healed(cloud, "expire-queue-tokens", "waiting-room").await;
+        broken.heal(cloud, "waiting-room").await;
         assert_eq!(paid.json()["status"], "completed", "{}", paid.text());
     });
 }
@@ -203,10 +226,10 @@ fn in_strict_mode_a_token_that_cannot_be_expired_undoes_the_payment() {
         fan.charge(5_000).await;
         let token = fan.join(&sale).await;
         let reservation = text(&fan.reserve(&sale, &token, &["A-5-2"]).await.json(), "reservation_id");
-        broken(cloud, "expire-queue-token", Outage::NoTable).await;
+        let broken = broken(cloud, "expire-queue-token", Outage::NoTable).await;
         let answer = fan.pay(&reservation, "during").await;
         let ended = fan.final_payment(&text(&answer.json(), "payment_id")).await;
-        healed(cloud, "expire-queue-token", "waiting-room").await;
+        broken.heal(cloud, "waiting-room").await;
         assert_eq!(ended["status"], "failed");
         assert_eq!(fan.balance().await, 5_000);
         assert_eq!(fan.reservation_status(&reservation).await, "held");

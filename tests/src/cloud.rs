@@ -24,6 +24,19 @@ pub struct Cloud {
     client: Client,
 }
 
+/// Permissions that a role has lost.
+#[derive(Debug)]
+pub struct Permissions {
+    role: String,
+    /// Name and document, URL-encoded as IAM hands it out.
+    policies: Vec<(String, String)>,
+}
+
+/// Every text between two marks.
+fn between(text: &str, from: &str, to: &str) -> Vec<String> {
+    text.split(from).skip(1).filter_map(|rest| rest.split_once(to)).map(|(found, _)| found.to_owned()).collect()
+}
+
 /// Somebody with a bearer token (or none).
 #[derive(Debug, Clone)]
 pub struct User {
@@ -150,6 +163,47 @@ impl Cloud {
         let answer = self.client.json(http::Method::POST, &url, &[], Some(&body)).await;
         let answer = answer.unwrap_or_else(|error| panic!("{url}: {error}"));
         assert!(answer.status.is_success(), "{}", answer.text());
+    }
+
+    /// Takes all permissions from a role; what gives them back.
+    pub async fn take_permissions(&self, role: &str) -> Permissions {
+        let names = self.iam(&format!("Action=ListRolePolicies&RoleName={role}")).await;
+        let mut policies = Vec::new();
+        for name in between(&names, "<member>", "</member>") {
+            let found = self.iam(&format!("Action=GetRolePolicy&RoleName={role}&PolicyName={name}")).await;
+            let document = between(&found, "<PolicyDocument>", "</PolicyDocument>").pop();
+            policies.push((name.clone(), document.unwrap_or_else(|| panic!("no document in {found}"))));
+            self.iam(&format!("Action=DeleteRolePolicy&RoleName={role}&PolicyName={name}")).await;
+        }
+        assert!(!policies.is_empty(), "{role} has no policy to lose");
+        Permissions { role: role.to_owned(), policies }
+    }
+
+    /// Gives them back.
+    pub async fn give_permissions(&self, permissions: Permissions) {
+        let role = permissions.role;
+        for (name, document) in permissions.policies {
+            self.iam(&format!("Action=PutRolePolicy&RoleName={role}&PolicyName={name}&PolicyDocument={document}"))
+                .await;
+        }
+    }
+
+    /// A call of IAM's query API, which the tests need too seldom for a client of its own.
+    async fn iam(&self, query: &str) -> String {
+        let headers = [
+            ("content-type", "application/x-www-form-urlencoded"),
+            // The engine goes by the service in the scope; it takes any key for the account's owner.
+            (
+                "authorization",
+                "AWS4-HMAC-SHA256 Credential=test/20260101/us-east-1/iam/aws4_request, SignedHeaders=host, Signature=0",
+            ),
+        ];
+        let url = format!("{}/", self.stack.info().endpoint_url);
+        let body = format!("{query}&Version=2010-05-08");
+        let answer = self.client.send(http::Method::POST, &url, &headers, body).await;
+        let answer = answer.unwrap_or_else(|error| panic!("{query}: {error}"));
+        assert!(answer.status.is_success(), "{query}: {}", answer.text());
+        answer.text()
     }
 
     /// A token of `user` that ends in `ttl_seconds`, or ended before now.

@@ -310,9 +310,7 @@ impl State {
             for write in writes_of(&mut changed) {
                 let Some(Value::String(expression)) = write.get("ConditionExpression") else { continue };
                 if words(expression) == *condition {
-                    // Still uses every name and value, which DynamoDB insists on.
-                    let always = format!("({expression}) OR NOT ({expression})");
-                    write["ConditionExpression"] = always.into();
+                    write["ConditionExpression"] = always(expression).into();
                     loosened.0.fetch_add(1, Ordering::SeqCst);
                 }
             }
@@ -332,6 +330,23 @@ fn writes_of(request: &mut Value) -> Vec<&mut Value> {
     }
     let items = request["TransactItems"].as_array_mut().expect("a list of writes");
     items.iter_mut().filter_map(Value::as_object_mut).flat_map(|item| item.values_mut()).collect()
+}
+
+/// A condition that always holds and still uses every name and value, which DynamoDB insists on. It also insists that
+/// no parentheses are redundant.
+fn always(expression: &str) -> String {
+    let part = if is_parenthesized(expression) { expression.to_owned() } else { format!("({expression})") };
+    format!("{part} OR NOT {part}")
+}
+
+/// Whether one pair of parentheses spans the whole expression.
+fn is_parenthesized(expression: &str) -> bool {
+    let mut depth = 0;
+    let closes = expression.find(|c| {
+        depth += i32::from(c == '(') - i32::from(c == ')');
+        depth == 0
+    });
+    closes == Some(expression.len() - 1)
 }
 
 fn words(expression: &str) -> String {

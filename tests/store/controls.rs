@@ -163,7 +163,7 @@ controls! {
     }
 
     a_first_hold_of_a_visit_keeps_to_the_ticket_limit: "reservations/write_hold"
-    guards "(attribute_not_exists(#tickets) OR #tickets <= :room) AND \
+    guards "(attribute_not_exists(#tickets) OR #tickets <= :room) AND attribute_not_exists(#spent) AND \
             (attribute_not_exists(visit_ends_at) OR visit_ends_at <= :issued_at)", |bench| {
         let seats = ["A-1-1", "A-1-2", "A-1-3", "A-1-4"];
         let held = bench.reserve(place("alice", 1, NOW), &seats, "r1", NOW).await.unwrap();
@@ -174,14 +174,14 @@ controls! {
     }
 
     a_later_hold_of_a_visit_keeps_to_the_ticket_limit: "reservations/write_hold"
-    guards "(attribute_not_exists(#tickets) OR #tickets <= :room) AND visit_ends_at > :now", |bench| {
+    guards "(attribute_not_exists(#tickets) OR #tickets <= :room) AND attribute_not_exists(#spent) AND visit_ends_at > :now", |bench| {
         let seats = ["A-1-1", "A-1-2", "A-1-3", "A-1-4"];
         bench.reserve(place("alice", 1, NOW), &seats, "r1", NOW).await.unwrap();
         bench.reserve(place("alice", 1, NOW), &["A-2-1"], "r2", NOW).await.is_ok()
     }
 
     two_tokens_at_once_begin_one_visit: "reservations/write_hold"
-    guards "(attribute_not_exists(#tickets) OR #tickets <= :room) AND \
+    guards "(attribute_not_exists(#tickets) OR #tickets <= :room) AND attribute_not_exists(#spent) AND \
             (attribute_not_exists(visit_ends_at) OR visit_ends_at <= :issued_at)", |bench| {
         let later = NOW.plus_seconds(60);
         let gate = bench.proxy.hold(Rule::on("TransactWriteItems").containing("RES#r2").once());
@@ -193,13 +193,14 @@ controls! {
             held
         };
         let (second, first) = tokio::join!(second, first);
-        (first.unwrap(), second.unwrap());
+        first.unwrap();
+        second.unwrap();
         let ends_at = entitlement(bench, "alice").await.moment("visit_ends_at").unwrap();
         ends_at != NOW.plus_seconds(ACTIVE_SECONDS)
     }
 
     a_hold_on_its_way_when_the_visit_ends_by_a_sale_is_not_made: "reservations/write_hold"
-    guards "(attribute_not_exists(#tickets) OR #tickets <= :room) AND visit_ends_at > :now", |bench| {
+    guards "(attribute_not_exists(#tickets) OR #tickets <= :room) AND attribute_not_exists(#spent) AND visit_ends_at > :now", |bench| {
         let held = bench.reserve(place("alice", 1, NOW), &["A-1-1"], "r1", NOW).await.unwrap();
         let saga = saga(&held, "p1");
         bench.begin(&saga, NOW).await;
@@ -212,6 +213,23 @@ controls! {
             gate.open();
         };
         tokio::join!(late, sale).0.is_ok()
+    }
+
+    a_hold_on_its_way_when_its_place_is_spent_is_not_made_within_another_visit: "reservations/write_hold"
+    guards "(attribute_not_exists(#tickets) OR #tickets <= :room) AND attribute_not_exists(#spent) AND visit_ends_at > :now", |bench| {
+        let held = bench.reserve(place("alice", 1, NOW), &["A-1-1"], "r1", NOW).await.unwrap();
+        let saga = saga(&held, "p1");
+        bench.begin(&saga, NOW).await;
+        let (sold_at, now) = (NOW.plus_seconds(10), NOW.plus_seconds(20));
+        let gate = bench.proxy.hold(Rule::on("TransactWriteItems").containing("RES#r2").once());
+        let late = async { bench.reserve(place("alice", 1, NOW), &["A-1-2"], "r2", now).await };
+        let another_visit = async {
+            gate.reached().await;
+            bench.confirm(&saga, sold_at).await;
+            bench.reserve(place("alice", 2, sold_at), &["A-1-3"], "r3", sold_at).await.unwrap();
+            gate.open();
+        };
+        tokio::join!(late, another_visit).0.is_ok()
     }
 
     an_id_is_never_given_to_two_reservations: "reservations/write_hold"

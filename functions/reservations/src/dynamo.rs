@@ -226,7 +226,10 @@ impl WriteHold for Reservations {
                 .expression_attribute_values(":ends_at", at(ends_at)),
             Visit::Lasts => entitlement
                 .update_expression("SET #tickets = if_not_exists(#tickets, :zero) + :count")
-                .condition_expression("(attribute_not_exists(#tickets) OR #tickets <= :room) AND visit_ends_at > :now")
+                .condition_expression(
+                    "(attribute_not_exists(#tickets) OR #tickets <= :room) AND attribute_not_exists(#spent) AND \
+                     visit_ends_at > :now",
+                )
                 .expression_attribute_values(":now", at(now)),
         };
         let entitlement = built(entitlement.build())?;
