@@ -76,12 +76,18 @@ impl Broken {
 }
 
 async fn set_table(cloud: &Cloud, handler: &str, table: &str) {
+    set_variable(cloud, handler, "TABLE", table).await;
+}
+
+/// Sets a variable of a function; what it was.
+async fn set_variable(cloud: &Cloud, handler: &str, variable: &str, value: &str) -> String {
     let name = &cloud.stack.info().functions[handler];
     let found = lambda(cloud).get_function_configuration().function_name(name).send().await.unwrap();
     let mut variables = found.environment().and_then(|env| env.variables()).cloned().unwrap_or_default();
-    variables.insert("TABLE".into(), table.into());
+    let before = variables.insert(variable.into(), value.into()).unwrap_or_default();
     let environment = Environment::builder().set_variables(Some(variables)).build();
     lambda(cloud).update_function_configuration().function_name(name).environment(environment).send().await.unwrap();
+    before
 }
 
 async fn parked(cloud: &Cloud) -> Vec<Value> {
@@ -176,6 +182,23 @@ fn a_sale_that_cannot_be_recorded_stands_and_is_parked() {
 }
 
 #[test]
+fn a_payment_recorded_but_not_started_is_started_by_the_same_request() {
+    alone_on_cloud(async |cloud| {
+        let sale = cloud.sale(Terms::default()).await;
+        let (fan, reservation) = holder(cloud, &sale, "A-3-2").await;
+        let nowhere = "arn:aws:states:us-east-1:000000000000:stateMachine:no-such-saga";
+        let saga = set_variable(cloud, "start-payment", "PAYMENT_SAGA", nowhere).await;
+        let answer = fan.pay(&reservation, "k").await;
+        set_variable(cloud, "start-payment", "PAYMENT_SAGA", &saga).await;
+        assert_eq!((answer.status.as_u16(), code(&answer).as_str()), (503, "temporarily_unavailable"));
+        assert_eq!(fan.reservation_status(&reservation).await, "held");
+        let again = fan.pay(&reservation, "k").await;
+        assert_eq!(again.json()["status"], "completed", "{}", again.text());
+        assert_eq!(fan.balance().await, 4_000);
+    });
+}
+
+#[test]
 fn without_its_table_a_route_answers_503_and_says_when_to_come_again() {
     alone_on_cloud(async |cloud| {
         let sale = cloud.sale(Terms::default()).await;
@@ -206,21 +229,7 @@ fn a_token_that_cannot_be_expired_does_not_fail_a_payment() {
 #[test]
 fn in_strict_mode_a_token_that_cannot_be_expired_undoes_the_payment() {
     alone_on_cloud(async |cloud| {
-        let set = async |mode: &str| {
-            let name = &cloud.stack.info().functions["start-payment"];
-            let found = lambda(cloud).get_function_configuration().function_name(name).send().await.unwrap();
-            let mut variables = found.environment().and_then(|env| env.variables()).cloned().unwrap();
-            variables.insert("TOKEN_EXPIRY".into(), mode.into());
-            let environment = Environment::builder().set_variables(Some(variables)).build();
-            lambda(cloud)
-                .update_function_configuration()
-                .function_name(name)
-                .environment(environment)
-                .send()
-                .await
-                .unwrap();
-        };
-        set("strict").await;
+        set_variable(cloud, "start-payment", "TOKEN_EXPIRY", "strict").await;
         let sale = cloud.sale(Terms::default()).await;
         let fan = cloud.user("fan");
         fan.charge(5_000).await;
@@ -241,6 +250,6 @@ fn in_strict_mode_a_token_that_cannot_be_expired_undoes_the_payment() {
         })
         .await;
         assert_eq!(status["position"], 1);
-        set("event").await;
+        set_variable(cloud, "start-payment", "TOKEN_EXPIRY", "event").await;
     });
 }

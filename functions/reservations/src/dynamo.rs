@@ -270,9 +270,9 @@ impl WriteHold for Reservations {
                 failed.found(remembering).ok_or_else(|| Fault::broken("holding seats", "the key's row is missing"))?;
             return Ok(HoldWritten::Remembered(remembered(row, key)?));
         }
-        // The same request may have been carried out although its answer was lost.
+        // The id was minted for this very call: a try whose answer was lost has written it all.
         if failed.failed(1) {
-            return Err(Fault::contended("holding seats"));
+            return Ok(HoldWritten::Held);
         }
         if let Some(entitlement) = failed.found(0)
             && visit_changed(entitlement, hold, now)?

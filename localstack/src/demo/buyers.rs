@@ -14,7 +14,7 @@ use std::time::Duration;
 use tokio::time::{Instant, sleep};
 
 /// How often a buyer tries for seats that somebody else gets.
-const TRIES: u32 = 12;
+const TRIES: u32 = 10;
 /// How often a buyer who sees no free seat looks again, while some are held and may come back.
 const HOPES: u32 = 4;
 /// How often a buyer starts again after losing a hold.
@@ -369,6 +369,11 @@ impl Buyer {
         Ok((hall::choose(&map, party, &mut self.rng), held))
     }
 
+    /// Takes a moment, as people do, of so many seconds.
+    async fn think(&mut self, least: f64, most: f64) {
+        sleep(Duration::from_secs_f64(least + (most - least) * self.rng.f64())).await;
+    }
+
     /// Looks, chooses and reserves until they have seats, or there are none.
     async fn take_seats(&mut self, sale: &Sale) -> Result<Option<Reservation>, End> {
         let mut hopes = 0;
@@ -377,8 +382,7 @@ impl Buyer {
                 (Some(choice), _) => choice,
                 (None, true) if hopes < HOPES => {
                     hopes += 1;
-                    let pause = 2.0 + 2.0 * self.rng.f64();
-                    sleep(Duration::from_secs_f64(pause)).await;
+                    self.think(2.0, 4.0).await;
                     continue;
                 }
                 (None, _) => return Ok(None),
@@ -398,6 +402,7 @@ impl Buyer {
                         return Err(self.trouble(format!("{refused} does not name the seats")));
                     }
                     self.refused(&refused);
+                    self.think(0.2, 1.0).await;
                 }
                 "queue_token_not_active" => {
                     self.refused(&refused);
