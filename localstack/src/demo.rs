@@ -83,10 +83,10 @@ async fn play(cloud: &Cloud, args: &Args, seed: u64) -> Result<bool> {
     let operator = Operator::new(&tokens, Api::new(&cloud.info().api_url, AT_ONCE))?;
     let (concert, schedule) = operator.open(args.seats).await?;
 
-    // So many a minute that all are in after about a minute, the first quarter at half of it.
+    // So many a minute that all are in after little more than a minute, the first third slower.
     let rate = args.buyers.max(120);
     let arrivals = Duration::from_secs(u64::from(args.buyers).div_ceil(100).clamp(2, 60));
-    operator.admit(&concert, rate / 2, arrivals).await?;
+    operator.admit(&concert, rate * 2 / 3, arrivals).await?;
 
     let board = Board::new(args.buyers as usize, args.seats as usize);
     let sale = Arc::new(Sale { api: operator.api.clone(), concert, schedule, board: Arc::clone(&board) });
@@ -222,11 +222,11 @@ impl Operator {
         Ok(self.api.set_admission(&self.caller, concert, plan).await?)
     }
 
-    /// Doubles the rate when a quarter is in, pauses at 60 percent until some of those who wait have noticed, resumes.
+    /// Raises the rate when a third is in, pauses at 60 percent until most of those who wait have noticed, resumes.
     async fn steer(&self, sale: &Sale, buyers: usize, rate: u32, show: &board::Show) -> Result<Option<Pause>> {
-        sale.board.until(|counts| counts.admitted >= buyers / 4).await;
+        sale.board.until(|counts| counts.admitted >= buyers / 3).await;
         self.admit(&sale.concert, rate, Duration::ZERO).await?;
-        show.say(&format!("the operator doubles the rate to {rate} a minute"));
+        show.say(&format!("the operator raises the rate to {rate} a minute"));
 
         sale.board.until(|counts| counts.admitted >= buyers * 6 / 10).await;
         if sale.board.counts().finished >= buyers {

@@ -3,6 +3,8 @@
 
 use crate::workspace;
 use aws_sdk_dynamodb::Client;
+use aws_sdk_dynamodb::config::Builder;
+use aws_sdk_dynamodb::config::timeout::TimeoutConfig;
 use aws_sdk_dynamodb::primitives::Blob;
 use aws_sdk_dynamodb::types::AttributeValue;
 use dynoxide::types::AttributeValue as Stored;
@@ -14,6 +16,7 @@ use serde::de::DeserializeOwned;
 use serde_json::{Map, Value, json};
 use std::fs;
 use std::sync::LazyLock;
+use std::time::Duration;
 use tokio::net::TcpListener;
 use tokio::sync::oneshot;
 
@@ -21,6 +24,9 @@ use tokio::sync::oneshot;
 pub const STACK: &str = "encore";
 /// Every context with a table.
 pub const CONTEXTS: [&str; 5] = ["waiting-room", "concerts", "reservations", "points", "payments"];
+
+/// How long an answer may take.
+const PATIENCE: Duration = Duration::from_secs(60);
 
 /// A database of its own, gone when dropped.
 pub struct Engine {
@@ -116,9 +122,12 @@ pub struct Tables {
 }
 
 impl Tables {
-    /// The tables reached through an endpoint, with a function's own timeouts and retries.
+    /// The tables reached through an endpoint, with a function's own retries. Not with its timeouts: a machine that is
+    /// busy with other things must not look like a table that does not answer.
     pub fn at(endpoint: &str) -> Self {
-        Self { client: Client::new(&kit::aws::local_config(endpoint, "us-east-1")) }
+        let patience = TimeoutConfig::builder().connect_timeout(PATIENCE).operation_attempt_timeout(PATIENCE).build();
+        let config = Builder::from(&kit::aws::local_config(endpoint, "us-east-1")).timeout_config(patience).build();
+        Self { client: Client::from_conf(config) }
     }
 
     /// A context's table.

@@ -266,3 +266,20 @@ async fn a_recovery_that_died_after_counting_is_finished_by_the_next_one() {
     assert_eq!(sagas.started(), ["p1-r1"], "the very execution that was counted");
     assert_eq!(recoveries(&bench, "p1").await, 1);
 }
+
+#[tokio::test]
+#[ignore = "known: one item that cannot be read fails the whole recovery; see FindStuck"]
+async fn a_payment_that_cannot_be_read_keeps_no_other_from_being_recovered() {
+    let bench = Bench::start().await;
+    let sagas = Sagas::default();
+    for id in ["p1", "p2", "p3"] {
+        bench.open_payment(&saga_of("alice", id, 100), NOW).await;
+    }
+    let table = bench.engine.table("payments");
+    let mut corrupt = bench.engine.item("payments", "USER#alice", "PAY#p2").await.unwrap();
+    corrupt.insert("saga".to_owned(), kit::dynamo::s("{"));
+    table.client.put_item().table_name(&table.name).set_item(Some(corrupt)).send().await.unwrap();
+    // It may be told of, but the others are started.
+    drop(recover_payments(&recovery(&bench, &sagas), overdue(1)).await);
+    assert_eq!(BTreeSet::from_iter(sagas.started()), BTreeSet::from(["p1".to_owned(), "p3".to_owned()]));
+}

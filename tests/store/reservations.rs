@@ -187,6 +187,23 @@ async fn a_sweep_ends_every_hold_that_is_over_and_no_other() {
     assert_sound(&bench, hold_end()).await;
 }
 
+#[tokio::test]
+#[ignore = "known: one item that cannot be read fails the whole sweep; see FindOverdue"]
+async fn a_reservation_that_cannot_be_read_keeps_no_other_from_being_ended() {
+    let bench = Bench::on_sale(4).await;
+    let table = bench.engine.table("reservations");
+    for (n, seat) in ["A-1-1", "A-1-2", "A-1-3"].into_iter().enumerate() {
+        let id = format!("r{n}");
+        bench.reserve(place(&id, n as u64 + 1, NOW), &[seat], &id, NOW).await.unwrap();
+    }
+    let mut corrupt = bench.engine.item("reservations", "USER#r1", "RES#r1").await.unwrap();
+    corrupt.insert("seats".to_owned(), kit::dynamo::s("?"));
+    table.client.put_item().table_name(&table.name).set_item(Some(corrupt)).send().await.unwrap();
+    // It may be told of, but the others' seats are free.
+    drop(sweep_holds(&bench.reservations, hold_end()).await);
+    assert_eq!((bench.seat("A-1-1").await, bench.seat("A-1-3").await), (None, None));
+}
+
 /// What was asked to be delivered again.
 #[derive(Debug, Default)]
 struct Delays(Mutex<Vec<i32>>);

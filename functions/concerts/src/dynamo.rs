@@ -63,23 +63,8 @@ impl Catalogue {
         Self { table }
     }
 
-    async fn get(&self, doing: &'static str, pk: String, sk: String) -> Result<Option<Item>, Fault> {
-        let got = self
-            .table
-            .client
-            .get_item()
-            .table_name(&self.table.name)
-            .key(PK, s(pk))
-            .key(SK, s(sk))
-            .consistent_read(true)
-            .send()
-            .await
-            .map_err(|error| classify(doing, error))?;
-        Ok(got.item)
-    }
-
     async fn schedule(&self, id: &ScheduleId) -> Result<Option<Schedule>, Fault> {
-        let item = self.get("reading a date", schedule_pk(id), INFO.to_owned()).await?;
+        let item = self.table.read("reading a date", s(schedule_pk(id)), s(INFO)).await?;
         item.as_ref().map(schedule_of).transpose()
     }
 
@@ -237,7 +222,7 @@ impl AddConcert for Catalogue {
 
 impl FindConcert for Catalogue {
     async fn concert(&self, id: &ConcertId) -> Result<Option<Concert>, Fault> {
-        let item = self.get("reading a concert", concert_pk(id), INFO.to_owned()).await?;
+        let item = self.table.read("reading a concert", s(concert_pk(id)), s(INFO)).await?;
         item.as_ref().map(concert_of).transpose()
     }
 }
@@ -300,7 +285,7 @@ impl AddSchedule for Catalogue {
 
     async fn schedule_made(&self, once: &Once, now: Timestamp) -> Result<Option<Added<Schedule>>, Fault> {
         let pk = format!("USER#{}", once.user);
-        let row = self.get("reading a key", pk, idempotency::sort_key(&once.key)).await?;
+        let row = self.table.read("reading a key", s(pk), s(idempotency::sort_key(&once.key))).await?;
         match row {
             Some(row) if row.moment("forgotten_at")? > now => self.schedule_before(&row, once).await.map(Some),
             _ => Ok(None),

@@ -2,7 +2,7 @@
 
 use crate::Fault;
 use aws_sdk_dynamodb::Client;
-use aws_sdk_dynamodb::error::{ProvideErrorMetadata, SdkError};
+use aws_sdk_dynamodb::error::{BuildError, ProvideErrorMetadata, SdkError};
 use aws_sdk_dynamodb::operation::transact_write_items::TransactWriteItemsError;
 use aws_sdk_dynamodb::types::{AttributeValue, TransactWriteItem};
 use contracts::Timestamp;
@@ -38,6 +38,26 @@ impl Table {
         Self { client, name: name.into() }
     }
 
+    /// Reads one item as it is now.
+    pub async fn read(
+        &self,
+        doing: &'static str,
+        pk: AttributeValue,
+        sk: AttributeValue,
+    ) -> Result<Option<Item>, Fault> {
+        let got = self
+            .client
+            .get_item()
+            .table_name(&self.name)
+            .key(PK, pk)
+            .key(SK, sk)
+            .consistent_read(true)
+            .send()
+            .await
+            .map_err(|error| classify(doing, error))?;
+        Ok(got.item)
+    }
+
     /// Writes all items or none, and retries, jittered and bounded, while another transaction holds one of them.
     pub async fn transact(&self, doing: &'static str, items: Vec<TransactWriteItem>) -> Result<(), TransactError> {
         for attempt in 0..TRANSACTION_ATTEMPTS {
@@ -52,6 +72,11 @@ impl Table {
         }
         Err(TransactError::Fault(Fault::contended(doing)))
     }
+}
+
+/// A write the SDK has put together; it fails only when a required part was forgotten.
+pub fn built<T>(write: Result<T, BuildError>) -> Result<T, Fault> {
+    write.map_err(|error| Fault::broken("building a write", error))
 }
 
 /// A random wait before try `attempt + 1`: up to 20 ms, doubling, at most 320 ms.

@@ -8,13 +8,12 @@
 
 use crate::domain::{PENDING_TOO_LONG_MILLIS, Payment, Status, wait_after_recovery};
 use crate::ports::{FindPayment, FindStuck, OpenPayment, Opened, SettlePayment};
-use aws_sdk_dynamodb::error::BuildError;
 use aws_sdk_dynamodb::types::{AttributeValue, Put, ReturnValuesOnConditionCheckFailure, TransactWriteItem, Update};
 use contracts::events::{EventBody, PaymentCompleted, PaymentFailed};
 use contracts::saga::{PaymentFailure, PaymentSaga};
 use contracts::{PaymentId, Timestamp, UserId};
 use kit::Fault;
-use kit::dynamo::{Item, PK, Read, SK, Table, TransactError, at, classify, n, s};
+use kit::dynamo::{Item, PK, Read, SK, Table, TransactError, at, built, classify, n, s};
 use kit::idempotency::{self, IdempotencyKey, StoredAnswer};
 use kit::outbox;
 
@@ -33,10 +32,6 @@ pub struct Payments {
     table: Table,
 }
 
-fn built<T>(result: Result<T, BuildError>) -> Result<T, Fault> {
-    result.map_err(|error| Fault::broken("building a write", error))
-}
-
 fn user_pk(user: &UserId) -> AttributeValue {
     s(format!("USER#{user}"))
 }
@@ -49,21 +44,6 @@ impl Payments {
     /// Payments in a table.
     pub fn new(table: Table) -> Self {
         Self { table }
-    }
-
-    async fn get(&self, pk: AttributeValue, sk: AttributeValue) -> Result<Option<Item>, Fault> {
-        let got = self
-            .table
-            .client
-            .get_item()
-            .table_name(&self.table.name)
-            .key(PK, pk)
-            .key(SK, sk)
-            .consistent_read(true)
-            .send()
-            .await
-            .map_err(|error| classify("reading a payment", error))?;
-        Ok(got.item)
     }
 
     /// pending -> `status` with an event, both or neither; the status found when it was not pending.
@@ -153,7 +133,7 @@ impl OpenPayment for Payments {
     }
 
     async fn recall(&self, user: &UserId, key: &IdempotencyKey, now: Timestamp) -> Result<Option<Opened>, Fault> {
-        match self.get(user_pk(user), s(idempotency::sort_key(key))).await? {
+        match self.table.read("reading a payment", user_pk(user), s(idempotency::sort_key(key))).await? {
             Some(row) if row.moment("forgotten_at")? > now => opened_before(&row, key).map(Some),
             _ => Ok(None),
         }
@@ -171,7 +151,7 @@ fn pending_shard(id: &PaymentId) -> u64 {
 
 impl FindPayment for Payments {
     async fn find(&self, user: &UserId, id: &PaymentId) -> Result<Option<Payment>, Fault> {
-        self.get(user_pk(user), payment_sk(id)).await?.as_ref().map(payment_of).transpose()
+        self.table.read("reading a payment", user_pk(user), payment_sk(id)).await?.as_ref().map(payment_of).transpose()
     }
 }
 

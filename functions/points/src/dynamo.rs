@@ -86,18 +86,8 @@ impl Accounts {
     }
 
     async fn account(&self, user: &UserId) -> Result<Item, Fault> {
-        let got = self
-            .table
-            .client
-            .get_item()
-            .table_name(&self.table.name)
-            .key(PK, s(format!("USER#{user}")))
-            .key(SK, s(ACCOUNT))
-            .consistent_read(true)
-            .send()
-            .await
-            .map_err(|error| classify("reading an account", error))?;
-        Ok(got.item.unwrap_or_default())
+        let found = self.table.read("reading an account", s(format!("USER#{user}")), s(ACCOUNT)).await?;
+        Ok(found.unwrap_or_default())
     }
 
     /// Moves the oldest entries out of a full account. The movement is made whether or not this succeeds.

@@ -18,7 +18,6 @@ use crate::ports::{
     FindOverdue, FindReservation, HoldWritten, KeepTerms, ListReservations, LoadSale, Obstacle, Remembered, Sale,
     ScheduleExpiry, Transition, WriteEnd, WriteHold, WritePayment,
 };
-use aws_sdk_dynamodb::error::BuildError;
 use aws_sdk_dynamodb::operation::put_item::PutItemError;
 use aws_sdk_dynamodb::types::{
     AttributeValue, Delete, KeysAndAttributes, Put, ReturnValuesOnConditionCheckFailure, TransactWriteItem, Update,
@@ -29,7 +28,7 @@ use contracts::saga::PaymentSaga;
 use contracts::seats::stream;
 use contracts::{ConcertId, PaymentId, ReservationId, ScheduleId, SeatId, Timestamp, UserId, Won};
 use kit::Fault;
-use kit::dynamo::{FailedConditions, Item, PK, Read, SK, Table, TransactError, at, classify, n, s};
+use kit::dynamo::{FailedConditions, Item, PK, Read, SK, Table, TransactError, at, built, classify, n, s};
 use kit::http::Page;
 use kit::idempotency::{self, IdempotencyKey, StoredAnswer};
 use kit::outbox;
@@ -70,10 +69,6 @@ fn seat_pk(schedule: &ScheduleId, seat: &SeatId) -> AttributeValue {
 
 fn seat_sk(seat: &SeatId) -> AttributeValue {
     s(format!("SEAT#{seat}"))
-}
-
-fn built<T>(result: Result<T, BuildError>) -> Result<T, Fault> {
-    result.map_err(|error| Fault::broken("building a write", error))
 }
 
 fn put(put: Put) -> TransactWriteItem {
@@ -125,21 +120,6 @@ impl Reservations {
         let id = reservation.id.as_str();
         let event = outbox::event(SOURCE, id, &reservation.correlation_id, body, now)?;
         outbox::row(&self.table, &event, id)
-    }
-
-    async fn get(&self, pk: AttributeValue, sk: AttributeValue) -> Result<Option<Item>, Fault> {
-        let got = self
-            .table
-            .client
-            .get_item()
-            .table_name(&self.table.name)
-            .key(PK, pk)
-            .key(SK, sk)
-            .consistent_read(true)
-            .send()
-            .await
-            .map_err(|error| classify("reading a reservation", error))?;
-        Ok(got.item)
     }
 }
 
@@ -312,7 +292,12 @@ fn visit_changed(entitlement: &Item, hold: &Hold, now: Timestamp) -> Result<bool
 
 impl FindReservation for Reservations {
     async fn find(&self, user: &UserId, id: &ReservationId) -> Result<Option<Reservation>, Fault> {
-        self.get(user_pk(user), reservation_sk(id)).await?.as_ref().map(reservation_of).transpose()
+        self.table
+            .read("reading a reservation", user_pk(user), reservation_sk(id))
+            .await?
+            .as_ref()
+            .map(reservation_of)
+            .transpose()
     }
 }
 
