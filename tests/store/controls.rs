@@ -13,7 +13,7 @@ use ::payments::ports::{FindPayment, FindStuck, OpenPayment};
 use ::payments::usecases::complete_payment::complete_payment;
 use ::payments::usecases::fail_payment::fail_payment;
 use ::points::domain::{EntryKey, Kind, Movement};
-use ::points::dynamo::{HOT_MILLIS, MAX_HOT_ENTRIES};
+use ::points::dynamo::{MAX_HOT_ENTRIES, hot_millis};
 use ::points::ports::{ListEntries, PostEntry};
 use ::points::usecases::return_points::return_points;
 use ::points::usecases::use_points::use_points;
@@ -399,7 +399,7 @@ controls! {
     }
 
     a_payment_takes_its_points_once: "points/posting"
-    guards "attribute_not_exists(#entry) AND balance >= :limit" from "guard", |bench| {
+    guards "attribute_not_exists(#entry) AND attribute_not_exists(#void) AND balance >= :limit" from "guard", |bench| {
         bench.charge("alice", 1_000, "k").await;
         for _ in 0..2 {
             use_points(&bench.points, step(saga_of("alice", "p1", 100), NOW)).await.unwrap();
@@ -408,14 +408,14 @@ controls! {
     }
 
     a_balance_is_never_overdrawn: "points/posting"
-    guards "attribute_not_exists(#entry) AND balance >= :limit" from "guard", |bench| {
+    guards "attribute_not_exists(#entry) AND attribute_not_exists(#void) AND balance >= :limit" from "guard", |bench| {
         bench.charge("alice", 100, "k").await;
         let _used = use_points(&bench.points, step(saga_of("alice", "p1", 101), NOW)).await;
         bench.balance("alice").await < 0
     }
 
     a_use_after_its_return_takes_nothing: "points/posting"
-    guards "attribute_not_exists(#entry) AND balance >= :limit" from "guard", |bench| {
+    guards "attribute_not_exists(#entry) AND attribute_not_exists(#void) AND balance >= :limit" from "guard", |bench| {
         bench.charge("alice", 1_000, "k").await;
         return_points(&bench.points, step(saga_of("alice", "p1", 100), NOW)).await.unwrap();
         let _used = use_points(&bench.points, step(saga_of("alice", "p1", 100), NOW)).await;
@@ -423,7 +423,7 @@ controls! {
     }
 
     a_payment_of_nothing_has_one_entry: "points/posting"
-    guards "attribute_not_exists(#entry)" from "guard", |bench| {
+    guards "attribute_not_exists(#entry) AND attribute_not_exists(#void)" from "guard", |bench| {
         for _ in 0..2 {
             use_points(&bench.points, step(saga_of("alice", "p1", 0), NOW)).await.unwrap();
         }
@@ -451,7 +451,7 @@ controls! {
     guards "attribute_not_exists(#used)", |bench| {
         bench.charge("alice", 1_000, "k").await;
         let saga = saga_of("alice", "p1", 100);
-        let gate = bench.proxy.hold(Rule::on("UpdateItem").containing("#used = :void").once());
+        let gate = bench.proxy.hold(Rule::on("UpdateItem").containing("SET #void").once());
         let returning = async { return_points(&bench.points, step(saga.clone(), NOW)).await };
         let using = async {
             gate.reached().await;
@@ -470,7 +470,7 @@ controls! {
             bench.points.post(&user("alice"), &charge(&format!("c{index}"), 1, at)).await.unwrap().unwrap();
         }
         let gate = bench.proxy.hold(Rule::on("TransactWriteItems").once());
-        let (few, many) = (charge("few", 1, first.plus_millis(HOT_MILLIS + 1)), charge("many", 1, then.plus_millis(HOT_MILLIS + 1)));
+        let (few, many) = (charge("few", 1, first.plus_millis(hot_millis(Kind::Charge) + 1)), charge("many", 1, then.plus_millis(hot_millis(Kind::Charge) + 1)));
         let slow = async { bench.points.post(&user("alice"), &few).await };
         let quick = async {
             gate.reached().await;
@@ -493,7 +493,7 @@ controls! {
         for index in 0..64 {
             bench.points.post(&user("alice"), &charge(&format!("c{index}"), 1, NOW)).await.unwrap().unwrap();
         }
-        let later = charge("later", 1, NOW.plus_millis(HOT_MILLIS + 1));
+        let later = charge("later", 1, NOW.plus_millis(hot_millis(Kind::Charge) + 1));
         bench.points.post(&user("alice"), &later).await.unwrap().unwrap();
         bench.engine.item("points", "USER#alice", "LEDGER#000000000032").await != Some(kept)
     }

@@ -268,7 +268,6 @@ async fn a_recovery_that_died_after_counting_is_finished_by_the_next_one() {
 }
 
 #[tokio::test]
-#[ignore = "known: one item that cannot be read fails the whole recovery; see FindStuck"]
 async fn a_payment_that_cannot_be_read_keeps_no_other_from_being_recovered() {
     let bench = Bench::start().await;
     let sagas = Sagas::default();

@@ -2,7 +2,7 @@
 
 use crate::bench::{Bench, reason};
 use ::points::domain::{Entry, EntryKey, Kind, Movement, Posted, Refusal};
-use ::points::dynamo::{Accounts, HOT_ENTRIES, HOT_MILLIS, MAX_HOT_ENTRIES};
+use ::points::dynamo::{Accounts, HOT_ENTRIES, MAX_HOT_ENTRIES, hot_millis};
 use ::points::handlers::{self, Deps};
 use ::points::ports::{ListEntries, PostEntry};
 use ::points::usecases::return_points::return_points;
@@ -148,7 +148,7 @@ async fn a_use_that_arrives_while_its_return_settles_is_returned() {
     bench.charge("alice", 1_000, "k").await;
     let saga = saga_of("alice", "p1", 300);
     // The return has found nothing used and is about to close the door when the use arrives.
-    let gate = bench.proxy.hold(Rule::on("UpdateItem").containing("#used = :void").once());
+    let gate = bench.proxy.hold(Rule::on("UpdateItem").containing("SET #void").once());
     let (accounts, input) = (bench.points.clone(), saga.clone());
     let returning = tokio::spawn(async move { return_points(&accounts, step(input, NOW)).await });
     gate.reached().await;
@@ -286,7 +286,7 @@ async fn history_pages_newest_first_without_gaps_or_repetitions() {
 #[tokio::test]
 async fn old_entries_move_to_the_archive_and_stay_in_the_history() {
     let bench = Bench::start().await;
-    let old = NOW.plus_millis(-HOT_MILLIS - 1);
+    let old = NOW.plus_millis(-hot_millis(Kind::Charge) - 1);
     charges(&bench.points, "old", HOT_ENTRIES as usize + 40, old).await;
     assert_eq!(archives(&bench).await, 0, "nothing is old yet");
     charges(&bench.points, "new", 10, NOW).await;
@@ -314,7 +314,7 @@ async fn archives(bench: &Bench) -> usize {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn two_who_archive_at_once_move_every_entry_once() {
     let bench = Bench::start().await;
-    charges(&bench.points, "old", HOT_ENTRIES as usize + 20, NOW.plus_millis(-HOT_MILLIS - 1)).await;
+    charges(&bench.points, "old", HOT_ENTRIES as usize + 20, NOW.plus_millis(-hot_millis(Kind::Charge) - 1)).await;
     let mut work = JoinSet::new();
     for n in 0..12 {
         let accounts = bench.points.clone();
@@ -328,7 +328,7 @@ async fn two_who_archive_at_once_move_every_entry_once() {
 #[tokio::test]
 async fn a_movement_is_made_even_when_archiving_fails() {
     let bench = Bench::start().await;
-    charges(&bench.points, "old", HOT_ENTRIES as usize, NOW.plus_millis(-HOT_MILLIS - 1)).await;
+    charges(&bench.points, "old", HOT_ENTRIES as usize, NOW.plus_millis(-hot_millis(Kind::Charge) - 1)).await;
     bench.proxy.inject(Rule::on("TransactWriteItems"), Fate::Throttled);
     charges(&bench.points, "new", 1, NOW).await;
     bench.proxy.heal();

@@ -3,11 +3,11 @@
 //!
 //! | item | pk | sk | attributes |
 //! | --- | --- | --- | --- |
-//! | account | `USER#<user>` | `ACCOUNT` | `balance`, `seq` (entries ever made), `hot` (entries in this item), and for each recent entry `e#<key>` (map: `id`, `kind`, `amount`, `ref`, `at`), `b#<key>` (balance after it), `s#<key>` (its sequence) |
+//! | account | `USER#<user>` | `ACCOUNT` | `balance`, `seq` (entries ever made), `hot` (entries in this item), and for each recent entry `e#<key>` (map: `id`, `kind`, `amount`, `ref`, `at`), `b#<key>` (balance after it), `s#<key>` (its sequence); `v#<reference>` (when a use was closed off before it came) |
 //! | archive | `USER#<user>` | `LEDGER#<sequence of its last entry, 12 digits>` | `entries` (JSON) |
 //!
-//! An entry's key is its idempotency key; it stays in the account for at least [`HOT_MILLIS`], and is archived after
-//! that when the account holds more than [`HOT_ENTRIES`].
+//! An entry's key is its idempotency key; it stays in the account while it may be asked for again ([`hot_millis`]), and
+//! is archived after that when the account holds more than [`HOT_ENTRIES`].
 
 use crate::domain::{Entry, EntryKey, Kind, Movement, Posted, Refusal, decide};
 use crate::ports::{ListEntries, PostEntry, ReadBalance, ReturnUse};
@@ -23,11 +23,23 @@ use kit::http::Page;
 use serde::{Deserialize, Serialize};
 use std::collections::HashMap;
 
-/// How many entries an account holds before old ones are archived.
-pub const HOT_ENTRIES: u64 = 64;
-/// How long an entry's key keeps guarding against repetition: 30 days, in milliseconds. Far longer than any retry,
-/// redrive or saga lives.
-pub const HOT_MILLIS: i64 = 30 * 24 * 3600 * 1000;
+/// How many entries an account holds before old ones are archived. Every write costs a unit for each KB of the account.
+pub const HOT_ENTRIES: u64 = 16;
+/// How many closed-off uses an account holds before old ones are forgotten.
+pub const HOT_VOIDS: usize = 32;
+/// How long a use stays closed off, in milliseconds: far longer than a call that hangs can live.
+pub const VOID_MILLIS: i64 = 3600 * 1000;
+
+/// How long an entry's key keeps guarding against repetition, in milliseconds. A charge is asked for again by its
+/// caller, who is promised 24 hours; a payment's use and return by its saga, which somebody may mend after weeks.
+pub const fn hot_millis(kind: Kind) -> i64 {
+    let day = 24 * 3600 * 1000;
+    match kind {
+        Kind::Charge => 2 * day,
+        Kind::Use | Kind::Refund => 30 * day,
+    }
+}
+
 /// How many recent entries an account holds before charging is refused: an item has at most 400 KB.
 pub const MAX_HOT_ENTRIES: u64 = 1_000;
 /// How many entries one archiving moves.
@@ -36,8 +48,6 @@ const ARCHIVE_ENTRIES: usize = 32;
 const ATTEMPTS: u32 = 5;
 
 const ACCOUNT: &str = "ACCOUNT";
-/// Kind of an entry that says: nothing happened here, and nothing will.
-const VOID: &str = "void";
 
 /// Accounts in the points table.
 #[derive(Debug, Clone)]
@@ -93,7 +103,7 @@ impl Accounts {
     /// Moves the oldest entries out of a full account. The movement is made whether or not this succeeds.
     async fn archive(&self, user: &UserId, account: &Item, now: Timestamp) -> Result<(), Fault> {
         let mut old: Vec<Entry> = hot_entries(account)?;
-        old.retain(|entry| now.millis_since(entry.movement.at) > HOT_MILLIS);
+        old.retain(|entry| now.millis_since(entry.movement.at) > hot_millis(entry.movement.kind));
         old.sort_by_key(|entry| entry.sequence);
         old.truncate(ARCHIVE_ENTRIES);
         let Some(last) = old.last() else { return Ok(()) };
@@ -137,17 +147,52 @@ impl Accounts {
     }
 }
 
+impl Accounts {
+    /// Forgets closed-off uses that nothing can be on its way for any more. Who keeps failing to pay would otherwise
+    /// let their account grow without bound.
+    async fn forget_voids(&self, user: &UserId, account: &Item, now: Timestamp) -> Result<(), Fault> {
+        let voids: Vec<&String> = account.keys().filter(|name| name.starts_with("v#")).collect();
+        if voids.len() <= HOT_VOIDS {
+            return Ok(());
+        }
+        let closed_at = |name: &str| match account.get(name) {
+            Some(AttributeValue::N(digits)) => digits.parse().map(Timestamp::from_millis).unwrap_or_default(),
+            _ => Timestamp::default(),
+        };
+        let old: Vec<&String> =
+            voids.into_iter().filter(|name| now.millis_since(closed_at(name)) > VOID_MILLIS).collect();
+        if old.is_empty() {
+            return Ok(());
+        }
+        let mut forget = self.update(user);
+        let mut removed = Vec::with_capacity(old.len());
+        for (index, name) in old.into_iter().enumerate() {
+            forget = forget.expression_attribute_names(format!("#v{index}"), name);
+            removed.push(format!("#v{index}"));
+        }
+        forget
+            .update_expression(format!("REMOVE {}", removed.join(", ")))
+            .send()
+            .await
+            .map(drop)
+            .map_err(|error| classify("forgetting closed-off uses", error))
+    }
+}
+
 impl PostEntry for Accounts {
     async fn post(&self, user: &UserId, movement: &Movement) -> Result<Result<Posted, Refusal>, Fault> {
-        let limit = if movement.kind.adds() {
-            "AND (attribute_not_exists(balance) OR balance <= :limit) AND (attribute_not_exists(hot) OR hot < :full)"
+        let guard = if movement.kind.adds() {
+            "attribute_not_exists(#entry) AND (attribute_not_exists(balance) OR balance <= :limit) AND \
+             (attribute_not_exists(hot) OR hot < :full)"
         } else if movement.amount == Won::ZERO {
-            ""
+            "attribute_not_exists(#entry) AND attribute_not_exists(#void)"
         } else {
-            "AND balance >= :limit"
+            "attribute_not_exists(#entry) AND attribute_not_exists(#void) AND balance >= :limit"
         };
-        let guard = format!("attribute_not_exists(#entry) {limit}");
-        let mut write = self.posting(user, movement, &guard);
+        let mut write = self.posting(user, movement, guard);
+        if movement.kind == Kind::Use {
+            write = write.expression_attribute_names("#void", void_name(&movement.reference));
+        }
         if movement.kind.adds() {
             write = write
                 .expression_attribute_values(":limit", n(Won::MAX.get() - movement.amount.get()))
@@ -180,8 +225,9 @@ impl PostEntry for Accounts {
 
 /// What the account that made a posting's condition fail says about it.
 fn settle(account: &Item, movement: &Movement) -> Result<Result<Posted, Refusal>, Fault> {
-    let returned = account.contains_key(&format!("e#{}", EntryKey::return_of(&movement.reference).as_str()));
-    if movement.kind == Kind::Use && returned {
+    let returned = format!("e#{}", EntryKey::return_of(&movement.reference).as_str());
+    let undone = account.contains_key(&returned) || account.contains_key(&void_name(&movement.reference));
+    if movement.kind == Kind::Use && undone {
         return Ok(Ok(Posted::Undone));
     }
     if let Some(entry) = hot_entry(account, &movement.key)? {
@@ -205,23 +251,29 @@ impl ReturnUse for Accounts {
             let Some(UpdateItemError::ConditionalCheckFailedException(failed)) = error.as_service_error() else {
                 return Err(classify("returning points", error));
             };
-            if failed.item().is_some_and(|account| account.contains_key(&format!("e#{}", movement.key.as_str()))) {
+            let settled = [format!("e#{}", movement.key.as_str()), void_name(&movement.reference)];
+            if failed.item().is_some_and(|account| settled.iter().any(|name| account.contains_key(name))) {
                 return Ok(true);
             }
-            // Nothing was used. Close the door, so that a use that is still on its way finds it closed.
-            let void =
-                AttributeValue::M(HashMap::from([("kind".to_owned(), s(VOID)), ("at".to_owned(), at(movement.at))]));
+            // Nothing was used. Close it off, so that a use that is still on its way finds the door closed.
             let closed = self
                 .update(user)
-                .update_expression("SET #used = :void, #entry = :void")
+                .update_expression("SET #void = :at")
                 .condition_expression("attribute_not_exists(#used)")
                 .expression_attribute_names("#used", &used)
-                .expression_attribute_names("#entry", format!("e#{}", movement.key.as_str()))
-                .expression_attribute_values(":void", void)
+                .expression_attribute_names("#void", void_name(&movement.reference))
+                .expression_attribute_values(":at", at(movement.at))
+                .return_values(ReturnValue::AllNew)
                 .send()
                 .await;
             match closed {
-                Ok(_) => return Ok(true),
+                Ok(written) => {
+                    let account = written.attributes.unwrap_or_default();
+                    if let Err(fault) = self.forget_voids(user, &account, movement.at).await {
+                        tracing::warn!(error = fault.chain(), "closed-off uses stay in the account for now");
+                    }
+                    return Ok(true);
+                }
                 // The use arrived between the two writes: return it in the next round.
                 Err(error)
                     if error.as_service_error().is_some_and(UpdateItemError::is_conditional_check_failed_exception) => {
@@ -287,6 +339,11 @@ fn balance_of(account: &Item) -> Result<Won, Fault> {
     Won::new(account.maybe_int("balance")?.unwrap_or(0)).map_err(|error| Fault::broken("reading a balance", error))
 }
 
+/// The attribute that closes off the use for a reference.
+fn void_name(reference: &str) -> String {
+    format!("v#{reference}")
+}
+
 fn archive_key(sequence: u64) -> String {
     format!("LEDGER#{sequence:012}")
 }
@@ -301,13 +358,10 @@ fn entry_map(movement: &Movement) -> AttributeValue {
     ]))
 }
 
-/// The entry under `key` in an account, unless there is none or it is void.
+/// The entry under `key` in an account.
 fn hot_entry(account: &Item, key: &EntryKey) -> Result<Option<Entry>, Fault> {
     let Some(AttributeValue::M(map)) = account.get(&format!("e#{}", key.as_str())) else { return Ok(None) };
     let map: &Item = map;
-    if map.text("kind")? == VOID {
-        return Ok(None);
-    }
     let wrong = || Fault::broken("reading an entry", "an entry is incomplete");
     let number = |name: String| match account.get(&name) {
         Some(AttributeValue::N(digits)) => digits.parse::<i64>().map_err(|_| wrong()),

@@ -411,6 +411,9 @@ impl WriteEnd for Reservations {
                 Ok(()) => return Ok(true),
                 Err(TransactError::Fault(fault)) => return Err(fault),
                 Err(TransactError::Conditions(failed)) if failed.failed(0) => return Ok(false),
+                Err(TransactError::Conditions(failed)) if failed.failed(1) => {
+                    return Err(Fault::broken("ending a hold", "its owner's count is not as it must be"));
+                }
                 Err(TransactError::Conditions(failed)) => ours = without_failed(&ours, &failed, first_seat),
             }
         }
@@ -445,7 +448,11 @@ impl FindOverdue for Reservations {
                 .await
                 .map_err(|error| classify("finding overdue holds", error))?;
             for item in got.items.unwrap_or_default() {
-                found.push(reservation_of(&item)?);
+                match reservation_of(&item) {
+                    Ok(reservation) => found.push(reservation),
+                    // One row that cannot be read must not keep the others from their end.
+                    Err(fault) => tracing::error!(error = fault.chain(), "a hold cannot be read"),
+                }
             }
         }
         Ok(found)
@@ -610,13 +617,10 @@ impl WritePayment for Reservations {
                 .expression_attribute_values(":now", at(now))
                 .build(),
         )?;
-        // The place is spent and the visit over: whatever the user got in line before this moment is void. A second
-        // payment with the same place voids nothing more than the first did.
+        // The place is spent and the visit over: whatever the user got in line before this moment is void.
         let spent = built(
             self.update_of(user_pk(&saga.user_id), entitlement_sk(&saga.concert_id))
-                .update_expression(
-                    "SET visit_ends_at = if_not_exists(#spent, :now), #spent = if_not_exists(#spent, :now)",
-                )
+                .update_expression("SET visit_ends_at = :now, #spent = if_not_exists(#spent, :now)")
                 .condition_expression("attribute_exists(pk)")
                 .expression_attribute_names("#spent", format!("spent#{}", saga.queue_position))
                 .expression_attribute_values(":now", at(now))

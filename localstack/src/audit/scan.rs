@@ -338,10 +338,6 @@ fn hot_entries(item: &Item, account: &mut Account) -> Result<(), Fault> {
     for (key, map) in prefixed(item, "e#") {
         let AttributeValue::M(map) = map else { return Err(wrong(format!("the entry {key} is no map"))) };
         let map: &Item = map;
-        // Says that nothing was used and nothing will be: no movement.
-        if map.text("kind")? == "void" {
-            continue;
-        }
         let beside = |prefix: &str| {
             let name = format!("{prefix}#{key}");
             item.get(&name).ok_or_else(|| wrong(format!("{name} is missing"))).and_then(|value| number(value, &name))

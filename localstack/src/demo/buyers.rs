@@ -14,9 +14,9 @@ use std::time::Duration;
 use tokio::time::{Instant, sleep};
 
 /// How often a buyer tries for seats that somebody else gets.
-const TRIES: u32 = 10;
+const TRIES: u32 = 6;
 /// How often a buyer who sees no free seat looks again, while some are held and may come back.
-const HOPES: u32 = 4;
+const HOPES: u32 = 3;
 /// How often a buyer starts again after losing a hold.
 const ROUNDS: u32 = 3;
 /// How often a payment is tried that the system, not the buyer, failed.
@@ -554,7 +554,7 @@ impl Buyer {
     }
 
     fn wait_seconds(&mut self) -> u64 {
-        if self.rng.bool() { PAY_WAIT_SECONDS } else { 0 }
+        if self.rng.u32(..3) == 0 { PAY_WAIT_SECONDS } else { 0 }
     }
 
     /// The payment once it is final, or the refusal to start it.

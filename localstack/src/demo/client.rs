@@ -15,7 +15,8 @@ use std::time::Duration;
 use tokio::sync::Semaphore;
 use tokio::time::{Instant, sleep};
 
-/// How often a call is made that is answered with 429 or 503, or not at all.
+/// How often a call is made that is answered with 429, 502, 503 or 504, or not at all. Every write has a key or may be
+/// repeated as it is.
 const ATTEMPTS: u32 = 6;
 /// The wait before the second try when the answer does not say; doubles.
 const FIRST_PAUSE: Duration = Duration::from_millis(250);
@@ -46,7 +47,7 @@ pub struct Caller {
 pub struct Numbers {
     /// By route, in the order of its name.
     pub routes: BTreeMap<&'static str, Route>,
-    /// Answers with 5xx that no retry mended, and calls without an answer. There must be none.
+    /// Answers with 5xx other than 503, and whatever no retry mended. There must be none.
     pub faults: Vec<String>,
     /// How many there were, of which `faults` keeps some.
     pub fault_count: u64,
@@ -158,7 +159,7 @@ impl Api {
         headers.extend(ask.caller.and_then(|caller| caller.queue_token.as_deref()).map(|token| ("queue-token", token)));
         let url = format!("{}{}", self.base, ask.path);
         let refused = |status, code: String| Refused { status, code, route: ask.route, seats: Vec::new() };
-        let (mut attempt, mut pause) = (1, FIRST_PAUSE);
+        let (mut attempt, mut pause, mut mended) = (1, FIRST_PAUSE, 0);
         loop {
             let Ok(place) = self.gate.acquire().await else { return Err(refused(0, "closed".to_owned())) };
             let begun = Instant::now();
@@ -174,18 +175,22 @@ impl Api {
             };
             let code = body["code"].as_str().filter(|_| !(200..300).contains(&status)).map(str::to_owned);
             self.count(ask.route, status, code.as_deref(), took);
-            let again = matches!(status, 0 | 429 | 503) && attempt < ATTEMPTS;
+            // That the system is overloaded may be said, and be mended by trying again; anything else may not.
+            let overload = matches!(status, 0 | 429 | 503);
+            let again = (overload || matches!(status, 502 | 504)) && attempt < ATTEMPTS;
+            if (overload && !again) || (status >= 500 && !overload) {
+                self.fault(format!("{} answered {status} {body} (try {attempt})", ask.route));
+            }
             if again {
                 let told = retry_after.map(Duration::from_secs);
                 sleep(told.unwrap_or(pause).mul_f64(0.75 + fastrand::f64() / 2.0)).await;
                 pause *= 2;
                 attempt += 1;
+                mended += u64::from(overload);
                 continue;
             }
-            if matches!(status, 0 | 429) || status >= 500 {
-                self.fault(format!("{} answered {status} {body} (try {attempt})", ask.route));
-            } else if attempt > 1 {
-                self.with_numbers(|numbers| numbers.mended += u64::from(attempt - 1));
+            if !overload && status < 500 {
+                self.with_numbers(|numbers| numbers.mended += mended);
             }
             if let Some(code) = code {
                 let seats = serde_json::from_value(body["seats"].clone()).unwrap_or_default();

@@ -217,20 +217,25 @@ impl Outcome {
         latencies(text, "joined -> tickets", &spans(|diary| diary.joined))?;
         latencies(text, "admitted -> tickets", &spans(|diary| diary.admitted))?;
 
-        writeln!(text, "\nAnswers")?;
-        for (name, route) in &self.numbers.routes {
-            let answers: Vec<String> =
-                route.answers.iter().map(|(answer, count)| format!("{answer} x {count}")).collect();
-            writeln!(text, "  {name:<35} {}", answers.join(", "))?;
-        }
+        writeln!(text, "\n{}", answers(&self.numbers))?;
         let (requests, seconds) = (self.numbers.requests(), self.took.as_secs_f64());
         let rate = requests as f64 / seconds;
-        writeln!(text, "\n  {requests} requests in {seconds:.1} s: {rate:.0} a second, all of them on this machine")?;
+        writeln!(text, "  {requests} requests in {seconds:.1} s: {rate:.0} a second, all of them on this machine")?;
         if self.numbers.mended > 0 {
             writeln!(text, "  {} answers with 429 or 503, mended by trying again", self.numbers.mended)?;
         }
         writeln!(text, "\nSeat map  (# sold, o held, . free)\n{}", super::hall::draw(&self.map))
     }
+}
+
+/// What was answered how often.
+pub fn answers(numbers: &Numbers) -> String {
+    let mut text = "Answers\n".to_owned();
+    for (name, route) in &numbers.routes {
+        let answers: Vec<String> = route.answers.iter().map(|(answer, count)| format!("{answer} x {count}")).collect();
+        text.push_str(&format!("  {name:<35} {}\n", answers.join(", ")));
+    }
+    text
 }
 
 fn line(text: &mut String, name: &str, count: usize, more: &str) -> std::fmt::Result {
