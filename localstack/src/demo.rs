@@ -84,7 +84,7 @@ async fn play(cloud: &Cloud, args: &Args, seed: u64) -> Result<bool> {
     let (concert, schedule) = operator.open(args.seats).await?;
 
     // So many a minute that all are in after little more than a minute, the first third slower.
-    let rate = args.buyers.max(120);
+    let rate = args.buyers.max(300);
     let arrivals = Duration::from_secs(u64::from(args.buyers).div_ceil(100).clamp(2, 60));
     operator.admit(&concert, rate * 2 / 3, arrivals).await?;
 

@@ -463,7 +463,7 @@ controls! {
     }
 
     an_entry_is_archived_once: "points/archive"
-    guards "attribute_exists(#e0)", |bench| {
+    guards "attribute_exists(#e0) AND attribute_exists(#last)", |bench| {
         let (first, then) = (NOW, NOW.plus_seconds(1));
         for index in 0..64 {
             let at = if index < 20 { first } else { then };

@@ -6,16 +6,14 @@
 //! | concert | `CONCERT#<concert>` | `INFO` | the same |
 //! | date row | `CONCERT#<concert>` | `DATE#<starts_at, 15 digits>#<schedule>` | `schedule_id`, `starts_at`, `seats_total`, and for each section that was ever touched `taken#<section>` (held and sold seats) and `rev#<section>` (the revision of its map they were counted in) |
 //! | date | `SCHEDULE#<schedule>` | `INFO` | `schedule_id`, `concert_id`, `starts_at`, `max_per_user`, `hold_seconds`, `seats_total`, `sections` (JSON) |
-//! | section map | `SCHEDULE#<schedule>` | `SECTION#<section>` | `seats` (binary, 2 bits a seat), `held`, `sold`, `rev`, `applied` |
+//! | section map | `SCHEDULE#<schedule>` | `SECTION#<section>` | `seats` (binary, 2 bits a seat), `held`, `sold`, `rev` |
 //! | key | `USER#<user>` | `IDEM#<key>` | see [`kit::idempotency`]; the answer it remembers is the id of what was made |
 //!
 //! `INFO` sorts behind every `DATE#`: reading dates forward until the page is full or the partition ends finds it in
 //! the latter case, which tells a concert without dates from no concert. It sorts before every `SECTION#`. A section
 //! without a map has only free seats. A date row without `schedule_id` has counts and is not shown yet.
 
-use crate::domain::{
-    Concert, Date, DateKey, PackedSeats, Schedule, SeatMap, SectionKey, SectionMap, StreamPosition, Taken, Terms,
-};
+use crate::domain::{Concert, Date, DateKey, PackedSeats, Schedule, SeatMap, SectionKey, SectionMap, Taken, Terms};
 use crate::ports::{
     AddConcert, AddSchedule, Added, FindConcert, KeepSeatMap, ListConcerts, ListDates, NoSuchConcert, Once, Part,
     ReadSeatMap,
@@ -122,10 +120,6 @@ fn lost(doing: &'static str) -> Fault {
     Fault::broken(doing, "the key's row names nothing that exists")
 }
 
-fn taken_id(doing: &'static str) -> Fault {
-    Fault::broken(doing, "the fresh id is taken")
-}
-
 fn concert_pk(id: &ConcertId) -> String {
     format!("CONCERT#{id}")
 }
@@ -203,7 +197,8 @@ impl AddConcert for Catalogue {
         };
         match (failed.found(1), once) {
             (Some(row), Some(once)) => self.concert_before(row, once).await,
-            _ => Err(taken_id(DOING)),
+            // The id was minted for this very call: a try whose answer was lost has written it.
+            _ => Ok(Added::Now),
         }
     }
 
@@ -279,7 +274,8 @@ impl AddSchedule for Catalogue {
         match (failed.found(2), once) {
             (Some(row), Some(once)) => self.schedule_before(row, once).await.map(Ok),
             _ if failed.failed(0) => Ok(Err(NoSuchConcert)),
-            _ => Err(taken_id(DOING)),
+            // The id was minted for this very call: a try whose answer was lost has written it.
+            _ => Ok(Ok(Added::Now)),
         }
     }
 
@@ -428,11 +424,11 @@ fn packed(item: &Item, section: &Section) -> Result<PackedSeats, Fault> {
 fn section_map(key: &SectionKey, schedule: &Schedule, item: Option<&Item>) -> Result<Option<SectionMap>, Fault> {
     let sections = schedule.terms.sections();
     let Some(section) = sections.iter().find(|section| section.section == key.section) else { return Ok(None) };
-    let (seats, rev, applied) = match item {
-        None => (PackedSeats::available(section.seats()), 0, StreamPosition::default()),
-        Some(item) => (packed(item, section)?, item.uint("rev")?, StreamPosition::from_sortable(item.text("applied")?)),
+    let (seats, rev) = match item {
+        None => (PackedSeats::available(section.seats()), 0),
+        Some(item) => (packed(item, section)?, item.uint("rev")?),
     };
-    Ok(Some(SectionMap { key: key.clone(), date: schedule.date(), section: section.clone(), seats, rev, applied }))
+    Ok(Some(SectionMap { key: key.clone(), date: schedule.date(), section: section.clone(), seats, rev }))
 }
 
 impl ReadSeatMap for SeatMaps {
@@ -500,12 +496,11 @@ impl KeepSeatMap for SeatMaps {
             .table_name(&self.table.name)
             .key(PK, s(schedule_pk(&map.key.schedule)))
             .key(SK, s(section_sk(&map.key)))
-            .update_expression("SET seats = :seats, held = :held, sold = :sold, rev = :rev, applied = :applied")
+            .update_expression("SET seats = :seats, held = :held, sold = :sold, rev = :rev")
             .expression_attribute_values(":seats", AttributeValue::B(Blob::new(map.seats.as_bytes())))
             .expression_attribute_values(":held", n(map.seats.held()))
             .expression_attribute_values(":sold", n(map.seats.sold()))
-            .expression_attribute_values(":rev", n(rev))
-            .expression_attribute_values(":applied", s(map.applied.as_str()));
+            .expression_attribute_values(":rev", n(rev));
         let write = if map.rev <= 1 {
             write.condition_expression("attribute_not_exists(rev)")
         } else {

@@ -7,7 +7,8 @@
 use crate::{ConcertId, Timestamp, UserId};
 use serde::{Deserialize, Serialize};
 
-/// The longest plan kept. Older segments are dropped: their positions count as expired.
+/// The longest plan kept. Segments whose time is over are dropped with every change; beyond this many, the oldest are,
+/// and their positions count as expired.
 pub const MAX_SEGMENTS: usize = 50;
 
 /// From one position on: when it enters and how fast the ones behind it follow.
@@ -125,6 +126,25 @@ impl AdmissionPlan {
         position.saturating_sub(1).saturating_sub(self.admitted_by(now))
     }
 
+    /// Shortens a plan by the segments whose last place's time inside is over: at the beginning they are dropped, which
+    /// leaves their places expired; behind one that still counts they become one in which nobody has any time.
+    fn without_over(&self, segments: Vec<Segment>, now: Timestamp) -> Vec<Segment> {
+        let is_over = |segment: &Segment, next: Option<&Segment>| {
+            let Some(next) = next else { return false };
+            let entered = self.enters_at(next.from_position - 1).unwrap_or(next.from_time).max(next.from_time);
+            entered.plus_seconds(i64::from(segment.active_seconds)) < now
+        };
+        let mut kept: Vec<Segment> = Vec::with_capacity(segments.len());
+        for (index, segment) in segments.iter().enumerate() {
+            if !is_over(segment, segments.get(index + 1)) {
+                kept.push(segment.clone());
+            } else if kept.last().is_some_and(|last| last.active_seconds > 0) {
+                kept.push(Segment { rate_per_minute: u32::MAX, active_seconds: 0, ..segment.clone() });
+            }
+        }
+        kept
+    }
+
     /// The plan after an operator's change at `now`, in force for everyone not admitted yet.
     ///
     /// `issued` is the highest position given out. Whoever was admitted by `now` stays admitted. The new segment
@@ -135,13 +155,15 @@ impl AdmissionPlan {
         let from_position = admitted + 1;
         let segment = Segment {
             from_position,
-            from_time: change.opens_at.max(if admitted == 0 { change.opens_at } else { now }),
+            // An opening in the past counts only while nobody waits for it.
+            from_time: if issued == 0 { change.opens_at } else { change.opens_at.max(now) },
             rate_per_minute: change.rate_per_minute,
             active_seconds: change.active_seconds,
         };
         let mut segments: Vec<Segment> =
             self.segments.iter().filter(|old| old.from_position < from_position).cloned().collect();
         segments.push(segment);
+        let mut segments = self.without_over(segments, now);
         let surplus = segments.len().saturating_sub(MAX_SEGMENTS);
         segments.drain(..surplus);
         Self { version: self.version + 1, opens_at: change.opens_at, segments }
@@ -188,8 +210,9 @@ pub struct QueueTokenClaims {
 
 /// `iss` of a queue token.
 pub const QUEUE_TOKEN_ISSUER: &str = "encore/waiting-room";
-/// How long a queue token can be of any use, in seconds after it was issued or planned to be admitted: 24 hours.
-pub const QUEUE_TOKEN_LIFE_SECONDS: i64 = 24 * 3600;
+/// How long a queue token can be of any use, in seconds after it was issued or planned to be admitted: 30 days. The plan
+/// decides when its time is; this only has to outlast every pause and postponement.
+pub const QUEUE_TOKEN_LIFE_SECONDS: i64 = 30 * 24 * 3600;
 
 #[cfg(test)]
 mod tests {
@@ -284,6 +307,29 @@ mod tests {
     }
 
     #[test]
+    fn who_waited_through_a_pause_before_the_opening_gets_their_whole_time() {
+        let change = |rate| PlanChange { opens_at: OPEN, rate_per_minute: rate, active_seconds: 3 };
+        let plan = AdmissionPlan::opening(OPEN, 60, 3).changed(5, at(-1), change(0)).changed(5, at(100), change(60));
+        for position in 1..=5 {
+            let due = at(100 + position as i64 - 1);
+            assert!(matches!(plan.standing(position, at(-10), due), Standing::Active { .. }), "{position}");
+        }
+        assert_eq!(plan.admitted_by(at(100)), 1, "the pause is not made up for by a rush");
+    }
+
+    #[test]
+    fn nobody_is_expelled_by_changes_of_the_rate() {
+        let mut plan = AdmissionPlan::opening(OPEN, 60, 600);
+        for round in 1..=60_u32 {
+            let change = PlanChange { opens_at: OPEN, rate_per_minute: 60 + round, active_seconds: 5 };
+            plan = plan.changed(u64::from(round), at(i64::from(round) * 10), change);
+        }
+        assert!(matches!(plan.standing(1, OPEN, at(599)), Standing::Active { .. }));
+        assert!(matches!(plan.standing(30, OPEN, at(599)), Standing::Expired { .. }), "nor let in again");
+        assert!(plan.segments.len() <= 4, "{}", plan.segments.len());
+    }
+
+    #[test]
     fn a_plan_never_grows_without_bound() {
         let mut plan = AdmissionPlan::opening(OPEN, 60, 300);
         for round in 1..200 {
@@ -293,6 +339,6 @@ mod tests {
                 PlanChange { opens_at: OPEN, rate_per_minute: 60, active_seconds: 300 },
             );
         }
-        assert_eq!(plan.segments.len(), MAX_SEGMENTS);
+        assert!(plan.segments.len() <= MAX_SEGMENTS);
     }
 }

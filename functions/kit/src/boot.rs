@@ -13,7 +13,7 @@ use crate::stream::{self, Record, StreamEvent};
 use crate::{Fault, MainResult, aws, telemetry};
 use aws_lambda_events::sqs::SqsEvent;
 use lambda_http::http::Response;
-use lambda_http::{Body, Request};
+use lambda_http::{Body, Request, RequestExt};
 use lambda_runtime::{Diagnostic, LambdaEvent, service_fn};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -21,6 +21,10 @@ use serde_json::Value;
 use std::convert::Infallible;
 use std::env;
 use std::str::FromStr;
+use std::time::Duration;
+
+/// What is kept of Lambda's time to answer that the time is up, in milliseconds.
+const MARGIN_MILLIS: i64 = 500;
 
 /// What a function is started with.
 ///
@@ -208,14 +212,26 @@ fn bad_keys(invalid: contracts::Invalid) -> BadSetting {
     BadSetting { name: invalid.what.into(), why: invalid.why.into() }
 }
 
+/// How long an answer may take: a little less than Lambda gives, so that the caller gets a problem that says to try
+/// again instead of the gateway's word that something broke.
+fn patience(request: &Request, now: contracts::Timestamp) -> Duration {
+    let deadline = request.lambda_context_ref().map_or(0, |context| context.deadline);
+    let left = i64::try_from(deadline).unwrap_or(i64::MAX).saturating_sub(now.millis()).saturating_sub(MARGIN_MILLIS);
+    if deadline == 0 { Duration::MAX } else { Duration::from_millis(u64::try_from(left).unwrap_or(0).max(100)) }
+}
+
 async fn serve<Fut>(name: &str, request: Request, handle: impl FnOnce(Call) -> Fut) -> Response<Body>
 where
     Fut: Future<Output = Result<Reply, Problem>>,
 {
     let now = crate::now();
+    let patience = patience(&request, now);
     let call = Call::from_lambda(request, now);
     let request_id = call.request_id.clone();
-    let outcome = handle(call).await;
+    let outcome = match tokio::time::timeout(patience, handle(call)).await {
+        Ok(outcome) => outcome,
+        Err(late) => Err(Fault::unavailable("answering in time", late).into()),
+    };
     let millis = crate::now().millis_since(now);
     match outcome {
         Ok(reply) => {

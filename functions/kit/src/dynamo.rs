@@ -6,7 +6,7 @@ use aws_sdk_dynamodb::error::{BuildError, ProvideErrorMetadata, SdkError};
 use aws_sdk_dynamodb::operation::transact_write_items::TransactWriteItemsError;
 use aws_sdk_dynamodb::types::{AttributeValue, TransactWriteItem};
 use contracts::Timestamp;
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::fmt;
 use std::time::Duration;
 
@@ -21,7 +21,7 @@ pub const SK: &str = "sk";
 pub const TTL: &str = "ttl";
 
 /// How often a transaction that met another one is tried.
-const TRANSACTION_ATTEMPTS: u32 = 6;
+const TRANSACTION_ATTEMPTS: u32 = 8;
 
 /// A table and the client that reaches it.
 #[derive(Debug, Clone)]
@@ -97,12 +97,18 @@ pub enum TransactError {
 #[derive(Debug, Clone, Default)]
 pub struct FailedConditions {
     failed: HashMap<usize, Option<Item>>,
+    conflicted: HashSet<usize>,
 }
 
 impl FailedConditions {
     /// Whether the condition of write `index` failed.
     pub fn failed(&self, index: usize) -> bool {
         self.failed.contains_key(&index)
+    }
+
+    /// Whether write `index` met another transaction, so that its condition was not looked at.
+    pub fn conflicted(&self, index: usize) -> bool {
+        self.conflicted.contains(&index)
     }
 
     /// The places of the failed writes, rising.
@@ -129,16 +135,18 @@ fn transact_error(doing: &'static str, error: SdkError<TransactWriteItemsError>)
         .filter(|(_, reason)| reason.code() == Some("ConditionalCheckFailed"))
         .map(|(index, reason)| (index, reason.item().cloned().filter(|item| !item.is_empty())))
         .collect();
-    if !failed.is_empty() {
-        return TransactError::Conditions(FailedConditions { failed });
-    }
     let contended = |code: Option<&str>| {
         matches!(
             code,
             Some("TransactionConflict" | "ThrottlingError" | "ProvisionedThroughputExceeded" | "RequestLimitExceeded")
         )
     };
-    if reasons.iter().any(|reason| contended(reason.code())) {
+    let conflicted: HashSet<usize> =
+        reasons.iter().enumerate().filter(|(_, reason)| contended(reason.code())).map(|(index, _)| index).collect();
+    if !failed.is_empty() {
+        return TransactError::Conditions(FailedConditions { failed, conflicted });
+    }
+    if !conflicted.is_empty() {
         return TransactError::Fault(Fault::contended(doing));
     }
     TransactError::Fault(Fault::broken(doing, error))

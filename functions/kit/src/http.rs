@@ -72,17 +72,25 @@ impl Call {
         self.headers.get(name).and_then(|value| value.to_str().ok())
     }
 
+    /// 413 `payload_too_large` for a body over [`MAX_BODY_BYTES`], before anybody reads it.
+    pub fn check_size(&self) -> Result<(), Problem> {
+        if self.body.len() <= MAX_BODY_BYTES {
+            return Ok(());
+        }
+        Err(Problem::new(StatusCode::PAYLOAD_TOO_LARGE, "payload_too_large", "Body too large")
+            .detail(format!("a body has at most {MAX_BODY_BYTES} bytes")))
+    }
+
     /// The body as `T`. Unknown fields, wrong types and anything else that does not fit are 400 `invalid_request`.
     pub fn json<T: DeserializeOwned>(&self) -> Result<T, Problem> {
-        if self.body.len() > MAX_BODY_BYTES {
-            return Err(Problem::new(StatusCode::PAYLOAD_TOO_LARGE, "payload_too_large", "Body too large")
-                .detail(format!("a body has at most {MAX_BODY_BYTES} bytes")));
-        }
+        self.check_size()?;
         // Serde would also read a struct from an array of its fields in order.
         if self.body.trim_ascii_start().first() != Some(&b'{') {
             return Err(Problem::invalid("body: must be a JSON object"));
         }
-        serde_json::from_slice(&self.body).map_err(|error| Problem::invalid(error.to_string()))
+        // What is wrong, with at most a little of the input.
+        let shortened = |error: serde_json::Error| error.to_string().chars().take(200).collect::<String>();
+        serde_json::from_slice(&self.body).map_err(|error| Problem::invalid(shortened(error)))
     }
 
     /// An id from the path. One that cannot be an id names nothing: 404.
@@ -127,10 +135,12 @@ impl Call {
 
     /// Seconds of `Prefer: wait=N` (RFC 7240), at most [`MAX_WAIT_SECONDS`]; 0 without one.
     pub fn prefer_wait_seconds(&self) -> u64 {
-        self.preferences()
-            .filter_map(|preference| preference.strip_prefix("wait="))
-            .find_map(|seconds| seconds.trim().parse::<u64>().ok())
-            .map_or(0, |seconds| seconds.min(MAX_WAIT_SECONDS))
+        let seconds = |preference: &str| {
+            let (name, value) = preference.split_once('=')?;
+            let wait = name.trim().eq_ignore_ascii_case("wait");
+            wait.then(|| value.trim().trim_matches('"').parse::<u64>().ok()).flatten()
+        };
+        self.preferences().find_map(seconds).map_or(0, |seconds| seconds.min(MAX_WAIT_SECONDS))
     }
 }
 
@@ -425,7 +435,9 @@ pub(crate) mod tests {
 
     #[test]
     fn waiting_is_asked_for_by_prefer_and_bounded() {
-        assert_eq!(call(&[("prefer", "respond-async, wait=3")]).prefer_wait_seconds(), 3);
+        for three in ["respond-async, wait=3", "Wait=3", "wait=\"3\"", "wait = 3"] {
+            assert_eq!(call(&[("prefer", three)]).prefer_wait_seconds(), 3, "{three}");
+        }
         assert_eq!(call(&[("prefer", "wait=9999")]).prefer_wait_seconds(), MAX_WAIT_SECONDS);
         assert_eq!(call(&[("prefer", "wait=soon")]).prefer_wait_seconds(), 0);
     }

@@ -35,6 +35,7 @@ impl IdempotencyKey {
         if !fits {
             return Err(Problem::invalid("Idempotency-Key: must be 1 to 64 of A-Z a-z 0-9 _ -"));
         }
+        call.check_size()?;
         Ok(Some(Self { key: key.to_owned(), fingerprint: fingerprint(route, &call.body) }))
     }
 

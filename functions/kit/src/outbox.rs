@@ -19,7 +19,7 @@ pub const INDEX: &str = "unpublished";
 /// Value of `kind` on an outbox row.
 pub const KIND: &str = "outbox";
 /// Over how many partitions of the index unpublished rows spread.
-const SHARDS: u64 = 4;
+const SHARDS: u64 = 16;
 /// How long a published row is kept, in seconds, for whoever looks for it.
 const KEPT_SECONDS: i64 = 7 * 24 * 3600;
 /// How old an unpublished row must be before the sweep takes it from the relay, in milliseconds.

@@ -4,6 +4,7 @@ use crate::Fault;
 use crate::dynamo::Item;
 use aws_sdk_dynamodb::types::AttributeValue;
 use serde::{Deserialize, Serialize};
+use serde_json::Value;
 use std::collections::HashMap;
 
 /// What happened to an item.
@@ -52,7 +53,7 @@ impl Sequence {
 #[derive(Debug, Deserialize)]
 pub struct StreamEvent {
     #[serde(rename = "Records", default)]
-    records: Vec<WireRecord>,
+    records: Vec<Value>,
 }
 
 /// What Lambda reads back: the first record to deliver again, if any.
@@ -131,14 +132,27 @@ impl From<WireRecord> for Record {
     }
 }
 
+/// The records that can be read. One that cannot, can never be: it must not hold up the stream behind it.
+fn readable(name: &str, records: Vec<Value>) -> Vec<Record> {
+    let read = |record| match serde_json::from_value::<WireRecord>(record) {
+        Ok(record) => Some(Record::from(record)),
+        Err(error) => {
+            tracing::error!(consumer = name, %error, "a stream record cannot be read");
+            None
+        }
+    };
+    records.into_iter().filter_map(read).collect()
+}
+
 /// Runs a batch through a consumer. A batch that fails is delivered again whole, so a consumer must bear repetition.
 pub(crate) async fn run<Fut>(name: &str, event: StreamEvent, handle: impl Fn(Vec<Record>) -> Fut) -> StreamResponse
 where
     Fut: Future<Output = Result<(), Fault>>,
 {
     let started = crate::now();
-    let first = event.records.first().map(|record| record.dynamodb.sequence.clone());
-    let records: Vec<Record> = event.records.into_iter().map(Record::from).collect();
+    let first =
+        event.records.first().and_then(|record| record["dynamodb"]["SequenceNumber"].as_str()).map(str::to_owned);
+    let records = readable(name, event.records);
     let count = records.len();
     let outcome = handle(records).await;
     let millis = crate::now().millis_since(started);
@@ -165,6 +179,14 @@ mod tests {
     }
 
     #[test]
+    fn a_record_that_cannot_be_read_holds_nothing_up() {
+        let good = r#"{"eventName":"REMOVE","dynamodb":{"SequenceNumber":"2"}}"#;
+        let event: StreamEvent =
+            serde_json::from_str(&format!(r#"{{"Records":[{{"eventName":"X"}},{good}]}}"#)).unwrap();
+        assert_eq!(readable("test", event.records).len(), 1);
+    }
+
+    #[test]
     fn a_delivered_change_is_read_with_both_images() {
         let event: StreamEvent = serde_json::from_str(
             r#"{"Records":[{"eventID":"1","eventName":"MODIFY","dynamodb":{"Keys":{"pk":{"S":"a"}},
@@ -172,7 +194,7 @@ mod tests {
             "SequenceNumber":"0017","SizeBytes":3}}]}"#,
         )
         .unwrap();
-        let record = Record::from(event.records.into_iter().next().unwrap());
+        let record = readable("test", event.records).pop().unwrap();
         assert_eq!(record.change, Change::Modify);
         assert_eq!(record.new.unwrap()["n"], AttributeValue::N("2".into()));
         assert_eq!(record.old.unwrap()["n"], AttributeValue::N("1".into()));

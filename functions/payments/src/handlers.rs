@@ -9,7 +9,7 @@ use kit::auth::UserTokens;
 use kit::http::StatusCode;
 use kit::idempotency::{self, IdempotencyKey, StoredAnswer};
 use kit::ids::Mint;
-use kit::{Call, Problem, Reply};
+use kit::{Call, Fault, Problem, Reply};
 use serde::{Deserialize, Serialize};
 use std::time::Duration;
 use tokio::time::Instant;
@@ -114,8 +114,15 @@ where
     let patience = Duration::from_secs(call.prefer_wait_seconds());
     match id {
         Some(id) if !patience.is_zero() => {
-            let last = wait_until_final(&deps.payments, &user, &id, patience).await?;
-            last.map_or(Ok(reply), |payment| Reply::ok(PaymentBody::from(&payment)))
+            match wait_until_final(&deps.payments, &user, &id, patience).await {
+                Ok(Some(payment)) => Reply::ok(PaymentBody::from(&payment)),
+                Ok(None) => Ok(reply),
+                // The payment is accepted, whatever keeps us from watching it.
+                Err(fault) => {
+                    tracing::warn!(payment = %id, error = fault.chain(), "a payment cannot be watched");
+                    Ok(reply)
+                }
+            }
         }
         _ => Ok(reply),
     }
@@ -127,7 +134,7 @@ async fn wait_until_final(
     user: &UserId,
     id: &PaymentId,
     patience: Duration,
-) -> Result<Option<Payment>, Problem> {
+) -> Result<Option<Payment>, Fault> {
     let deadline = Instant::now() + patience;
     loop {
         let found = payments.find(user, id).await?.filter(|payment| payment.status.is_final());

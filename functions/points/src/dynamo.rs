@@ -27,6 +27,8 @@ use std::collections::HashMap;
 pub const HOT_ENTRIES: u64 = 16;
 /// How many closed-off uses an account holds before old ones are forgotten.
 pub const HOT_VOIDS: usize = 32;
+/// How many of them one write forgets.
+const FORGOTTEN_AT_ONCE: usize = 100;
 /// How long a use stays closed off, in milliseconds: far longer than a call that hangs can live.
 pub const VOID_MILLIS: i64 = 3600 * 1000;
 
@@ -134,8 +136,9 @@ impl Accounts {
         }
         let update = update
             .update_expression(format!("SET hot = hot - :count REMOVE {}", removed.join(", ")))
-            // Somebody else may have archived the same entries.
-            .condition_expression("attribute_exists(#e0)")
+            // Somebody else may have archived some of the same entries.
+            .condition_expression("attribute_exists(#e0) AND attribute_exists(#last)")
+            .expression_attribute_names("#last", format!("e#{}", last.movement.key.as_str()))
             .build()
             .map_err(broken)?;
         let writes =
@@ -159,8 +162,10 @@ impl Accounts {
             Some(AttributeValue::N(digits)) => digits.parse().map(Timestamp::from_millis).unwrap_or_default(),
             _ => Timestamp::default(),
         };
-        let old: Vec<&String> =
+        let mut old: Vec<&String> =
             voids.into_iter().filter(|name| now.millis_since(closed_at(name)) > VOID_MILLIS).collect();
+        // As many as an expression of 4 KB can name.
+        old.truncate(FORGOTTEN_AT_ONCE);
         if old.is_empty() {
             return Ok(());
         }
@@ -303,6 +308,7 @@ impl ListEntries for Accounts {
         let archived = account.maybe_int("seq")? > account.maybe_int("hot")?;
         let mut entries = hot_entries(&account)?;
         entries.retain(|entry| entry.sequence < before);
+        entries.sort_by_key(|entry| std::cmp::Reverse(entry.sequence));
         let mut archives = self
             .table
             .client
@@ -312,13 +318,18 @@ impl ListEntries for Accounts {
             .expression_attribute_values(":pk", s(format!("USER#{user}")))
             .expression_attribute_values(":ledger", s("LEDGER#"))
             .scan_index_forward(false)
+            .consistent_read(true)
             .into_paginator()
             .items()
             .send();
-        // The account holds the newest; most users have no archive at all.
-        while archived && entries.len() <= limit {
-            let Some(archive) = archives.next().await else { break };
+        // Charges are archived sooner than payments, so archived and hot entries interleave: archives are read until
+        // none can hold an entry of this page. Most users have none at all.
+        while let Some(archive) = if archived { archives.next().await } else { None } {
             let archive: Item = archive.map_err(|error| classify("reading archived entries", error))?;
+            let highest = archive.text(SK)?.to_owned();
+            if entries.get(limit).is_some_and(|entry| archive_key(entry.sequence).as_str() > highest.as_str()) {
+                break;
+            }
             let page: Vec<ArchivedEntry> = archive.document("entries")?;
             for archived in page {
                 let entry = archived.into_entry()?;
@@ -326,8 +337,10 @@ impl ListEntries for Accounts {
                     entries.push(entry);
                 }
             }
+            // An entry that was archived between the two reads is in both.
+            entries.sort_by_key(|entry| std::cmp::Reverse(entry.sequence));
+            entries.dedup_by_key(|entry| entry.sequence);
         }
-        entries.sort_by_key(|entry| std::cmp::Reverse(entry.sequence));
         let more = entries.len() > limit;
         entries.truncate(limit);
         let next = entries.last().filter(|_| more).map(|entry| entry.sequence.to_string());

@@ -10,6 +10,10 @@ use std::collections::HashSet;
 /// besides its seats; the rest is room.
 pub const MAX_SEATS: usize = 90;
 
+/// How many payments may have given a reservation back. Each leaves its id with it for good, so that a begin that is
+/// still on its way finds the door closed.
+pub const MAX_RELEASES: usize = 50;
+
 /// The seats somebody asks for: 1 to [`MAX_SEATS`], none twice.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct SeatList(Vec<SeatId>);
@@ -117,6 +121,8 @@ pub struct Reservation {
     pub correlation_id: String,
     /// The payment that has it or had it last.
     pub payment: Option<PaymentId>,
+    /// How many payments gave it back.
+    pub releases: usize,
 }
 
 impl Reservation {
@@ -270,6 +276,7 @@ pub fn decide_hold(
             created_at: now,
             correlation_id: wish.correlation_id.clone(),
             payment: None,
+            releases: 0,
         },
         max_per_user: terms.max_per_user,
         visit,
@@ -280,6 +287,7 @@ pub fn decide_hold(
 pub fn quote(reservation: Option<&Reservation>, now: Timestamp) -> Quote {
     match reservation {
         None => Quote::NotFound,
+        Some(found) if found.releases >= MAX_RELEASES => Quote::NotPayable,
         Some(found) if found.visible_status(now) == Status::Held => Quote::Payable(PayableReservation {
             schedule_id: found.schedule.clone(),
             concert_id: found.concert.clone(),
@@ -465,6 +473,8 @@ mod tests {
         }
         assert_eq!(quote(Some(&reservation(Status::Held)), end), Quote::NotPayable);
         assert_eq!(quote(None, NOW), Quote::NotFound);
+        let tried_often = Reservation { releases: MAX_RELEASES, ..reservation(Status::Held) };
+        assert_eq!(quote(Some(&tried_often), NOW), Quote::NotPayable);
     }
 
     #[test]

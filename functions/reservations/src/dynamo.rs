@@ -37,7 +37,7 @@ use std::collections::HashMap;
 /// The index of holds by the moment they are over: partition `due_shard`, sort `due_at`.
 pub const DUE_INDEX: &str = "due";
 /// Over how many partitions of that index holds spread.
-const DUE_SHARDS: u64 = 8;
+const DUE_SHARDS: u64 = 16;
 /// How many overdue holds one look at the index brings.
 const OVERDUE_PAGE: i32 = 50;
 /// Rounds of a write whose guards have to be looked at again.
@@ -142,19 +142,25 @@ impl LoadSale for Reservations {
         if let Some(key) = key {
             keys = keys.keys(item_key(format!("USER#{user}"), idempotency::sort_key(key)));
         }
-        let got = self
-            .table
-            .client
-            .batch_get_item()
-            .request_items(&self.table.name, built(keys.build())?)
-            .send()
-            .await
-            .map_err(|error| classify("reading a sale", error))?;
-        if got.unprocessed_keys().is_some_and(|keys| !keys.is_empty()) {
-            return Err(Fault::contended("reading a sale"));
+        let mut open = Some(HashMap::from([(self.table.name.clone(), built(keys.build())?)]));
+        let mut items: Vec<Item> = Vec::new();
+        let mut attempt = 0;
+        // Under load DynamoDB may leave keys for another round.
+        while let Some(keys) = open.take() {
+            if attempt == ROUNDS as u32 {
+                return Err(Fault::contended("reading a sale"));
+            }
+            if attempt > 0 {
+                tokio::time::sleep(kit::dynamo::jitter(attempt)).await;
+            }
+            attempt += 1;
+            let batch = self.table.client.batch_get_item().set_request_items(Some(keys)).send().await;
+            let got = batch.map_err(|error| classify("reading a sale", error))?;
+            items.extend(got.responses.unwrap_or_default().into_values().flatten());
+            open = got.unprocessed_keys.filter(|keys| !keys.is_empty());
         }
         let mut sale = Sale::default();
-        for item in got.responses.unwrap_or_default().into_values().flatten() {
+        for item in items {
             match item.text(SK)? {
                 "TERMS" => sale.terms = Some(item.document("terms")?),
                 "ADMISSION" => sale.plan = Some(item.document("plan")?),
@@ -592,6 +598,10 @@ impl WritePayment for Reservations {
             Err(TransactError::Conditions(failed)) => failed,
         };
         if !failed.failed(0) {
+            if failed.conflicted(0) {
+                // Nobody looked at the reservation itself: it may be this payment's already.
+                return Err(Fault::contended("beginning a payment"));
+            }
             // It is still our hold, but a seat of it went to somebody else after it was over.
             return Ok(Transition::Impossible(Obstacle::HoldOver));
         }
@@ -639,6 +649,9 @@ impl WritePayment for Reservations {
             Err(TransactError::Fault(fault)) => return Err(fault),
             Err(TransactError::Conditions(failed)) => failed,
         };
+        if failed.conflicted(0) {
+            return Err(Fault::contended("confirming a reservation"));
+        }
         if !failed.failed(0) {
             return Err(Fault::broken(
                 "confirming a reservation",
@@ -665,6 +678,9 @@ impl WritePayment for Reservations {
                 Err(TransactError::Fault(fault)) => return Err(fault),
                 Err(TransactError::Conditions(failed)) => failed,
             };
+            if failed.conflicted(0) {
+                continue;
+            }
             if !failed.failed(0) {
                 return Err(Fault::broken("releasing a reservation", "its seats are not as they must be"));
             }
@@ -803,6 +819,7 @@ pub fn reservation_of(item: &Item) -> Result<Reservation, Fault> {
         created_at: item.moment("created_at")?,
         correlation_id: item.text("correlation_id")?.to_owned(),
         payment: payment.map(PaymentId::parse).transpose().map_err(|_| wrong("payment_id"))?,
+        releases: item.get("released").and_then(|payments| payments.as_ss().ok()).map_or(0, Vec::len),
     })
 }
 
@@ -821,6 +838,7 @@ fn reservation_in(saga: &PaymentSaga) -> Reservation {
         created_at: saga.requested_at,
         correlation_id: saga.correlation_id.clone(),
         payment: Some(saga.payment_id.clone()),
+        releases: 0,
     }
 }
 

@@ -5,7 +5,7 @@
 //! | --- | --- | --- | --- |
 //! | first counter shard | `CONCERT#<concert>` | `COUNTER#0` | `issued` (places given out), `shards` (how many there are, fixed when the line is opened), `plan` (JSON of [`AdmissionPlan`]), `plan_version`, `opens_at` |
 //! | counter shard k > 0 | `CONCERT#<concert>#<k>` | `COUNTER#<k>` | the same |
-//! | page of used places | `CONCERT#<concert>` | `USED#<position / 128>` | `used` (set of `<position>:<payment>`), `undone` (set of payments) |
+//! | page of used places | `CONCERT#<concert>#USED#<position / 128>` | `USED#<position / 128>` | `used` (set of `<position>:<payment>`), `undone` (set of payments) |
 //! | remembered answer | `USER#<user>` | `IDEM#<key>` | see [`kit::idempotency`] |
 //!
 //! Each shard has a partition key of its own: shards under one key would share the 1,000 writes a second of its
@@ -211,7 +211,7 @@ fn counter_key(concert: &ConcertId, shard: u32) -> (String, String) {
 }
 
 fn page_key(concert: &ConcertId, position: u64) -> (String, String) {
-    (format!("CONCERT#{concert}"), format!("USED#{}", page_of(position)))
+    (format!("CONCERT#{concert}#USED#{0}", page_of(position)), format!("USED#{0}", page_of(position)))
 }
 
 fn use_entry(position: u64, payment: &PaymentId) -> String {
@@ -350,6 +350,9 @@ impl ReplacePlan for Lines {
     ) -> Result<bool, Fault> {
         let doing = "replacing an admission plan";
         let document = kit::dynamo::json(doing, plan)?;
+        // Shards that lag behind catch up: a place that one of them has not given out yet, before the new segment, would
+        // fall under the old one. The gaps harm nobody.
+        let issued_by_all = read.issued.iter().max().copied().unwrap_or(0).saturating_add(allowance);
         let mut writes = Vec::with_capacity(read.issued.len());
         for (shard, issued) in (0..).zip(&read.issued) {
             let (pk, sk) = counter_key(concert, shard);
@@ -357,13 +360,14 @@ impl ReplacePlan for Lines {
                 .table_name(&self.table.name)
                 .key(PK, s(pk))
                 .key(SK, s(sk))
-                .update_expression("SET #plan = :plan, plan_version = :version, opens_at = :opens_at")
+                .update_expression("SET #plan = :plan, plan_version = :version, opens_at = :opens_at, issued = :issued")
                 .condition_expression("plan_version = :read AND issued <= :ceiling")
                 .expression_attribute_names("#plan", "plan")
                 .expression_attribute_values(":plan", document.clone())
                 .expression_attribute_values(":version", n(plan.version))
                 .expression_attribute_values(":opens_at", at(plan.opens_at))
                 .expression_attribute_values(":read", n(read.plan.version))
+                .expression_attribute_values(":issued", n(issued_by_all))
                 .expression_attribute_values(":ceiling", n(issued.saturating_add(allowance)))
                 .build()
                 .map_err(|error| Fault::broken(doing, error))?;

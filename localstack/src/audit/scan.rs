@@ -400,7 +400,7 @@ fn waiting_room_item(item: &Item, world: &mut World) -> Result<(), Fault> {
         }
         return put_new(&mut line(world, concert)?.shards, index, shard);
     }
-    if let (Some(concert), Some(_)) = (pk.strip_prefix("CONCERT#"), sk.strip_prefix("USED#")) {
+    if let Some((concert, _)) = pk.strip_prefix("CONCERT#").and_then(|rest| rest.split_once("#USED#")) {
         let mut used = Vec::new();
         for entry in strings(item, "used")? {
             let (position, payment) = entry.split_once(':').ok_or_else(|| wrong(format!("used has {entry}")))?;

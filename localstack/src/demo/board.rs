@@ -9,7 +9,7 @@ use tokio::task::JoinHandle;
 use tokio::time::{Instant, sleep};
 
 /// How often the bars are brought up to date.
-const REDRAW_EVERY: Duration = Duration::from_millis(100);
+const REDRAW_EVERY: Duration = Duration::from_millis(200);
 /// How often a line is printed where there is no terminal.
 const LINE_EVERY: Duration = Duration::from_secs(5);
 
@@ -146,6 +146,7 @@ impl Drop for Show {
             Some(bars) => {
                 bars.draw(&self.board.counts());
                 bars.end();
+                eprintln!();
             }
             None => eprintln!("demo:        {}", self.board.line()),
         }

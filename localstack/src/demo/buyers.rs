@@ -316,16 +316,21 @@ impl Buyer {
     }
 
     /// Asks as often as told, until it is their turn.
-    async fn wait_for_turn(&mut self, sale: &Sale, mut place: Place) -> Result<(), End> {
+    async fn wait_for_turn(&mut self, sale: &Sale, place: Place) -> Result<(), End> {
         if self.diary.habit == Habit::Pushy && place.status == PlaceStatus::Waiting {
             self.push(sale).await?;
         }
+        self.wait_until_active(sale, place).await?;
+        self.diary.admitted = Some(Instant::now());
+        sale.board.admitted();
+        Ok(())
+    }
+
+    async fn wait_until_active(&mut self, sale: &Sale, mut place: Place) -> Result<(), End> {
         loop {
             match place.status {
                 PlaceStatus::Active => {
-                    self.diary.admitted = Some(Instant::now());
                     self.diary.active_at = place.active_at;
-                    sale.board.admitted();
                     return Ok(());
                 }
                 PlaceStatus::Expired => return Err(End::TimeOver),
@@ -404,9 +409,12 @@ impl Buyer {
                     self.refused(&refused);
                     self.think(0.2, 1.0).await;
                 }
+                // Their time is over; or they were told of their turn by a plan that a pause had just replaced.
                 "queue_token_not_active" => {
                     self.refused(&refused);
-                    return Err(End::TimeOver);
+                    self.think(1.0, 1.5).await;
+                    let place = self.expect(sale.api.queue_status(&self.caller).await)?;
+                    self.wait_until_active(sale, place).await?;
                 }
                 _ => return Err(self.trouble(refused)),
             }

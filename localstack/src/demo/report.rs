@@ -127,7 +127,9 @@ impl Outcome {
         must(early == 0, format!("{early} buyers were let in during the pause"));
         if self.diaries.len() >= MANY_BUYERS {
             let no = |what: &str| format!("it did not happen that {what}");
-            must(self.numbers.answered("409 seat_taken") > 0, no("two wanted the same seat"));
+            // Where there is plenty of room, nobody gets in anybody's way.
+            let crowded = self.diaries.len() >= self.date.seats_total as usize;
+            must(!crowded || self.numbers.answered("409 seat_taken") > 0, no("two wanted the same seat"));
             must(self.holds(Fate::Expired) > 0, no("a hold ran out"));
             must(self.holds(Fate::Cancelled) > 0, no("a hold was given up"));
             must(self.count(|diary| !diary.failures.is_empty()) > 0, no("a payment failed and was compensated"));
@@ -173,7 +175,8 @@ impl Outcome {
 
         let (sold, total) = (self.on_the_map(SeatStatus::Sold), self.date.seats_total);
         writeln!(text, "\nSeats")?;
-        line(text, "sold", sold, &format!("of {total}, for {} won", thousands(self.revenue())))?;
+        let all = thousands(i64::from(total));
+        line(text, "sold", sold, &format!("of {all}, for {} won", thousands(self.revenue())))?;
         line(text, "holds", self.diaries.iter().map(|diary| diary.holds.len()).sum(), "")?;
         for (fate, name) in [(Fate::Expired, "holds ran out"), (Fate::Cancelled, "holds were given up")] {
             let again = self.sold_again(fate);
@@ -270,7 +273,7 @@ pub fn thousands(number: i64) -> String {
     let digits = number.unsigned_abs().to_string();
     let mut text = String::new();
     for (index, digit) in digits.chars().enumerate() {
-        if index > 0 && (digits.len() - index) % 3 == 0 {
+        if index > 0 && (digits.len() - index).is_multiple_of(3) {
             text.push(',');
         }
         text.push(digit);

@@ -56,5 +56,6 @@ fn as_held(held: &ReservationEvent, correlation_id: String, created_at: Timestam
         created_at,
         correlation_id,
         payment: None,
+        releases: 0,
     }
 }
