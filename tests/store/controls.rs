@@ -14,7 +14,7 @@ use ::payments::usecases::complete_payment::complete_payment;
 use ::payments::usecases::fail_payment::fail_payment;
 use ::points::domain::{EntryKey, Kind, Movement};
 use ::points::dynamo::{MAX_HOT_ENTRIES, hot_millis};
-use ::points::ports::{ListEntries, PostEntry};
+use ::points::ports::PostEntry;
 use ::points::usecases::return_points::return_points;
 use ::points::usecases::use_points::use_points;
 use ::reservations::domain::EndHold;
@@ -29,7 +29,6 @@ use contracts::saga::{CaughtError, FailPayment};
 use contracts::seats::SeatStatus;
 use contracts::{SectionName, Timestamp, Won};
 use kit::dynamo::{Item, Read, n, s};
-use kit::http::Page;
 use kit::outbox::Relay;
 use serde_json::json;
 use std::collections::{BTreeMap, BTreeSet};
@@ -478,8 +477,8 @@ controls! {
             gate.open();
         };
         tokio::join!(slow, quick).0.unwrap().unwrap();
-        let page = Page { limit: 1_000, after: None };
-        bench.points.entries(&user("alice"), &page).await.unwrap().0.len() != 66
+        let account = bench.engine.item("points", "USER#alice", "ACCOUNT").await.unwrap();
+        account.keys().filter(|name| name.starts_with("e#")).count() as i64 != account.int("hot").unwrap()
     }
 
     an_archive_is_never_overwritten: "points/archive"
