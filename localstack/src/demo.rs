@@ -27,13 +27,15 @@ use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep, timeout};
 
 /// How many calls are under way at the most.
-const AT_ONCE: usize = 64;
+const AT_ONCE: usize = 40;
 /// How long a hold lasts, in seconds: long enough to pay in, short enough to see seats come back.
 const HOLD_SECONDS: u32 = 15;
 /// How long people may stay inside, in seconds.
 const ACTIVE_SECONDS: u32 = 150;
 /// How many tickets one may have.
 const MAX_PER_USER: u32 = 4;
+/// With more buyers inside than that, the operator slows down: they would lose their holds before they can pay.
+const CROWD: usize = 40;
 /// How late a status check may learn of a pause, in milliseconds.
 const STATUS_MAY_BE_LATE_MILLIS: i64 = 1_500;
 /// How long a pause is kept up at the most, when nobody asks.
@@ -83,10 +85,10 @@ async fn play(cloud: &Cloud, args: &Args, seed: u64) -> Result<bool> {
     let operator = Operator::new(&tokens, Api::new(&cloud.info().api_url, AT_ONCE))?;
     let (concert, schedule) = operator.open(args.seats).await?;
 
-    // So many a minute that all are in after little more than a minute, the first third slower.
-    let rate = args.buyers.max(300);
+    // So many a minute that all are in after little more than a minute, the first quarter slower.
+    let rate = (args.buyers * 4 / 5).max(300);
     let arrivals = Duration::from_secs(u64::from(args.buyers).div_ceil(100).clamp(2, 60));
-    operator.admit(&concert, rate * 2 / 3, arrivals).await?;
+    operator.admit(&concert, rate * 5 / 8, arrivals).await?;
 
     let board = Board::new(args.buyers as usize, args.seats as usize);
     let sale = Arc::new(Sale { api: operator.api.clone(), concert, schedule, board: Arc::clone(&board) });
@@ -229,11 +231,15 @@ impl Operator {
         Ok(self.api.set_admission(&self.caller, concert, plan).await?)
     }
 
-    /// Raises the rate when a third is in, pauses at 60 percent until most of those who wait have noticed, resumes.
+    /// Changes the rate when a quarter is in: up, or down where it is too crowded inside for this machine. Pauses at 60
+    /// percent until most of those who wait have noticed, and resumes. Lets everybody in once all is sold.
     async fn steer(&self, sale: &Sale, buyers: usize, rate: u32, show: &board::Show) -> Result<Option<Pause>> {
-        sale.board.until(|counts| counts.admitted >= buyers / 3).await;
+        sale.board.until(|counts| counts.admitted >= buyers / 4).await;
+        let counts = sale.board.counts();
+        let inside = counts.admitted - counts.finished.min(counts.admitted);
+        let (rate, how) = if inside <= CROWD { (rate, "raises") } else { (rate / 2, "lowers") };
         self.admit(&sale.concert, rate, Duration::ZERO).await?;
-        show.say(&format!("the operator raises the rate to {rate} a minute"));
+        show.say(&format!("the operator sees {inside} buyers inside and {how} the rate to {rate} a minute"));
 
         sale.board.until(|counts| counts.admitted >= buyers * 6 / 10).await;
         if sale.board.counts().finished >= buyers {
@@ -249,8 +255,14 @@ impl Operator {
         let to = kit::now();
         self.admit(&sale.concert, rate, Duration::ZERO).await?;
         let told = sale.board.counts().told_of_pause;
-        let why = if enough { "enough" } else { "long enough: only" };
-        show.say(&format!("the operator resumes, {why} {told} buyers were told to wait"));
+        let long = if enough { "" } else { " and it took long enough" };
+        show.say(&format!("the operator resumes: {told} buyers were told to wait{long}"));
+
+        sale.board.until(|counts| counts.sold >= sale.board.seats()).await;
+        if sale.board.counts().admitted < buyers && sale.board.counts().finished < buyers {
+            self.admit(&sale.concert, rate * 4, Duration::ZERO).await?;
+            show.say("sold out: the operator lets the others in to see it");
+        }
         Ok(Some(Pause { from, to: to.max(from) }))
     }
 }

@@ -7,7 +7,7 @@ use super::world::{
 use crate::{Error, Result, StackInfo};
 use aws_sdk_dynamodb::error::DisplayErrorContext;
 use aws_sdk_dynamodb::types::AttributeValue;
-use aws_sdk_sqs::types::QueueAttributeName;
+use aws_sdk_sqs::types::{ChangeMessageVisibilityBatchRequestEntry, QueueAttributeName};
 use contracts::seats::stream;
 use contracts::steps::OpenSchedule;
 use contracts::{ConcertId, PaymentId, ReservationId, ScheduleId, SeatId, SectionName, Timestamp, UserId, Won};
@@ -28,8 +28,8 @@ const TABLES: [(&str, ReadItem); 5] = [
 const PARKED: &str = "parked-payments";
 /// How the names of queues end that hold what could not be handled.
 const DEAD_LETTERS: &str = "-dead-letters";
-/// How long a parked message that was looked at stays out of sight, in seconds. Looking removes nothing.
-const LOOK_SECONDS: i32 = 2;
+/// How long a parked message stays out of sight while the others are looked at, in seconds. Looking removes nothing.
+const LOOK_SECONDS: i32 = 30;
 /// Rounds of reading parked messages: ten each.
 const PARKED_ROUNDS: usize = 100;
 
@@ -98,6 +98,7 @@ async fn read_parked(queues: &aws_sdk_sqs::Client, url: &str, world: &mut World)
     if messages_in(queues, url).await? == 0 {
         return Ok(());
     }
+    let mut seen = Vec::new();
     for _ in 0..PARKED_ROUNDS {
         let looked = queues
             .receive_message()
@@ -107,8 +108,11 @@ async fn read_parked(queues: &aws_sdk_sqs::Client, url: &str, world: &mut World)
             .send()
             .await
             .map_err(|e| failed("reading parked payments", &DisplayErrorContext(e)))?;
-        let before = world.parked.len();
+        if looked.messages().is_empty() {
+            break;
+        }
         for message in looked.messages() {
+            seen.extend(message.receipt_handle().map(str::to_owned));
             match serde_json::from_str::<Parked>(message.body().unwrap_or_default()) {
                 Ok(parked) => {
                     world.parked.insert(parked.saga.payment_id);
@@ -116,10 +120,20 @@ async fn read_parked(queues: &aws_sdk_sqs::Client, url: &str, world: &mut World)
                 Err(error) => world.unreadable.push(format!("a message in {url}: {error}")),
             }
         }
-        // Nothing new: all have been seen, or are out of sight because they have.
-        if world.parked.len() == before {
-            break;
+    }
+    // They are somebody else's to work on: put them back at once.
+    for batch in seen.chunks(10) {
+        let mut back = queues.change_message_visibility_batch().queue_url(url);
+        for (index, handle) in batch.iter().enumerate() {
+            let entry = ChangeMessageVisibilityBatchRequestEntry::builder()
+                .id(index.to_string())
+                .receipt_handle(handle)
+                .visibility_timeout(0)
+                .build()
+                .map_err(|e| failed("putting parked payments back", &e))?;
+            back = back.entries(entry);
         }
+        back.send().await.map_err(|e| failed("putting parked payments back", &DisplayErrorContext(e)))?;
     }
     Ok(())
 }
@@ -450,4 +464,128 @@ fn concerts_item(item: &Item, world: &mut World) -> Result<(), Fault> {
         return put_new(&mut world.date_rows, parse(schedule, "date")?, row);
     }
     if common_item(item, world)? { Ok(()) } else { Err(unknown(item)) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use kit::dynamo::{n, s};
+
+    fn item(attributes: &[(&str, AttributeValue)]) -> Item {
+        attributes.iter().map(|(name, value)| ((*name).to_owned(), value.clone())).collect()
+    }
+
+    fn seat() -> Item {
+        item(&[
+            ("pk", s("SEATS#d#A")),
+            ("sk", s("SEAT#A-1-2")),
+            ("kind", s("seat")),
+            ("schedule_id", s("d")),
+            ("seat_id", s("A-1-2")),
+            ("status", s("sold")),
+            ("reservation_id", s("r")),
+            ("user_id", s("alice")),
+            ("payment_id", s("p")),
+        ])
+    }
+
+    fn with(mut item: Item, name: &str, value: AttributeValue) -> Item {
+        item.insert(name.to_owned(), value);
+        item
+    }
+
+    #[test]
+    fn a_seat_is_read_and_never_under_another_key_than_its_own() {
+        let mut world = World::default();
+        reservations_item(&seat(), &mut world).unwrap();
+        let read = world.seats.values().next().unwrap();
+        assert_eq!((read.state, read.hold_expires_at), (SeatState::Sold, None));
+        for wrong in [
+            seat(),
+            with(seat(), "seat_id", s("A-1-3")),
+            with(seat(), "pk", s("SEATS#d#B")),
+            with(seat(), "schedule_id", s("other")),
+            with(seat(), "kind", s("reservation")),
+            with(seat(), "status", s("gone")),
+            with(seat(), "sk", s("SEAT#A-01-2")),
+            with(seat(), "payment_id", n(7)),
+        ] {
+            assert!(reservations_item(&wrong, &mut world).is_err(), "{wrong:?}");
+        }
+        assert_eq!(world.seats.len(), 1);
+    }
+
+    #[test]
+    fn an_account_is_read_with_its_ledger() {
+        let entry = |kind: &str, amount: i64| {
+            AttributeValue::M(item(&[("kind", s(kind)), ("amount", n(amount)), ("id", s("e")), ("ref", s("p"))]))
+        };
+        let account = item(&[
+            ("pk", s("USER#alice")),
+            ("sk", s("ACCOUNT")),
+            ("balance", n(60)),
+            ("seq", n(2)),
+            ("hot", n(2)),
+            ("e#charge.k", entry("charge", 100)),
+            ("b#charge.k", n(100)),
+            ("s#charge.k", n(1)),
+            ("e#use.p", entry("use", 40)),
+            ("b#use.p", n(60)),
+            ("s#use.p", n(2)),
+        ]);
+        let mut world = World::default();
+        points_item(&account, &mut world).unwrap();
+        let mut adds: Vec<i64> = world.accounts.values().flat_map(|found| &found.entries).map(|e| e.adds).collect();
+        adds.sort_unstable();
+        assert_eq!(adds, [-40, 100]);
+        let mut cut = account.clone();
+        cut.remove("s#use.p");
+        assert!(points_item(&cut, &mut World::default()).is_err(), "an entry without its sequence");
+        let odd = with(account, "e#use.p", entry("gift", 40));
+        assert!(points_item(&odd, &mut World::default()).is_err(), "a kind nobody knows");
+    }
+
+    #[test]
+    fn an_event_is_pending_exactly_while_the_sweep_can_find_it() {
+        let row = |state: &str| {
+            item(&[("pk", s("OUTBOX#e")), ("sk", s("OUTBOX")), ("publish_state", s(state)), ("created_at", n(1))])
+        };
+        let read = |row: Item| common_item(&row, &mut World::default());
+        assert!(read(row("published")).unwrap());
+        assert!(read(with(row("pending"), "unpublished_shard", s("0"))).unwrap());
+        assert!(read(row("pending")).is_err());
+        assert!(read(with(row("published"), "unpublished_shard", s("0"))).is_err());
+    }
+
+    #[test]
+    fn an_item_that_no_table_documents_is_no_item_of_ours() {
+        let stray = item(&[("pk", s("X#1")), ("sk", s("Y"))]);
+        for (table, read) in TABLES {
+            assert!(read(&stray, &mut World::default()).is_err(), "{table}");
+            assert!(read(&Item::new(), &mut World::default()).is_err(), "{table}");
+        }
+    }
+
+    #[test]
+    fn a_line_of_several_counters_is_one_line() {
+        let plan = contracts::admission::AdmissionPlan::opening(Timestamp::from_millis(5), 60, 60);
+        let counter = |pk: &str, sk: &str| {
+            item(&[
+                ("pk", s(pk)),
+                ("sk", s(sk)),
+                ("issued", n(3)),
+                ("shards", n(2)),
+                ("plan", s(serde_json::to_string(&plan).unwrap())),
+                ("plan_version", n(1)),
+                ("opens_at", n(5)),
+            ])
+        };
+        let mut world = World::default();
+        waiting_room_item(&counter("CONCERT#c", "COUNTER#0"), &mut world).unwrap();
+        waiting_room_item(&counter("CONCERT#c#1", "COUNTER#1"), &mut world).unwrap();
+        assert_eq!((world.lines.len(), world.lines.values().next().unwrap().shards.len()), (1, 2));
+        assert!(waiting_room_item(&counter("CONCERT#c", "COUNTER#1"), &mut world).is_err());
+        let stale = with(counter("CONCERT#x", "COUNTER#0"), "plan_version", n(2));
+        assert!(waiting_room_item(&stale, &mut world).is_err());
+    }
 }

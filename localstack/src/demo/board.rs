@@ -44,6 +44,11 @@ impl Board {
         Arc::new(Self { counts: watch::Sender::new(Counts::default()), buyers, seats })
     }
 
+    /// How many seats there are.
+    pub fn seats(&self) -> usize {
+        self.seats
+    }
+
     /// One more.
     pub fn joined(&self) {
         self.counts.send_modify(|counts| counts.joined += 1);

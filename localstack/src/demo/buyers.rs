@@ -14,7 +14,7 @@ use std::time::Duration;
 use tokio::time::{Instant, sleep};
 
 /// How often a buyer tries for seats that somebody else gets.
-const TRIES: u32 = 6;
+const TRIES: u32 = 5;
 /// How often a buyer who sees no free seat looks again, while some are held and may come back.
 const HOPES: u32 = 3;
 /// How often a buyer starts again after losing a hold.
@@ -561,8 +561,10 @@ impl Buyer {
         }
     }
 
+    /// One in six waits within the request, which keeps one of the few environments of its function busy meanwhile; the
+    /// others ask for the payment again.
     fn wait_seconds(&mut self) -> u64 {
-        if self.rng.u32(..3) == 0 { PAY_WAIT_SECONDS } else { 0 }
+        if self.rng.u32(..6) == 0 { PAY_WAIT_SECONDS } else { 0 }
     }
 
     /// The payment once it is final, or the refusal to start it.
