@@ -85,10 +85,10 @@ async fn play(cloud: &Cloud, args: &Args, seed: u64) -> Result<bool> {
     let operator = Operator::new(&tokens, Api::new(&cloud.info().api_url, AT_ONCE))?;
     let (concert, schedule) = operator.open(args.seats).await?;
 
-    // So many a minute that all are in after little more than a minute, the first quarter slower.
-    let rate = (args.buyers * 4 / 5).max(300);
+    // So many a minute that all are in after little more than a minute, the first third slower.
+    let rate = (args.buyers * 9 / 10).max(300);
     let arrivals = Duration::from_secs(u64::from(args.buyers).div_ceil(100).clamp(2, 60));
-    operator.admit(&concert, rate * 5 / 8, arrivals).await?;
+    operator.admit(&concert, rate * 3 / 4, arrivals).await?;
 
     let board = Board::new(args.buyers as usize, args.seats as usize);
     let sale = Arc::new(Sale { api: operator.api.clone(), concert, schedule, board: Arc::clone(&board) });
@@ -231,10 +231,10 @@ impl Operator {
         Ok(self.api.set_admission(&self.caller, concert, plan).await?)
     }
 
-    /// Changes the rate when a quarter is in: up, or down where it is too crowded inside for this machine. Pauses at 60
+    /// Changes the rate when a third is in: up, or down where it is too crowded inside for this machine. Pauses at 60
     /// percent until most of those who wait have noticed, and resumes. Lets everybody in once all is sold.
     async fn steer(&self, sale: &Sale, buyers: usize, rate: u32, show: &board::Show) -> Result<Option<Pause>> {
-        sale.board.until(|counts| counts.admitted >= buyers / 4).await;
+        sale.board.until(|counts| counts.admitted >= buyers / 3).await;
         let counts = sale.board.counts();
         let inside = counts.admitted - counts.finished.min(counts.admitted);
         let (rate, how) = if inside <= CROWD { (rate, "raises") } else { (rate / 2, "lowers") };
