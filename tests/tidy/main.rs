@@ -7,6 +7,7 @@
 
 mod code;
 mod contexts;
+mod dependencies;
 mod hygiene;
 mod names;
 mod permissions;
