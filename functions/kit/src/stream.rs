@@ -28,7 +28,7 @@ pub struct Record {
     pub new: Option<Item>,
     /// The item before it.
     pub old: Option<Item>,
-    /// Its place in the stream: rises for the changes of one partition key.
+    /// Its place in the stream: rises for the changes of one item. Items, even of one partition key, may be in several shards.
     pub sequence: Sequence,
 }
 
