@@ -62,6 +62,7 @@ pub fn terms(max_per_user: u32) -> OpenSchedule {
         starts_at: NOW.plus_seconds(30 * 86_400),
         max_per_user,
         hold_seconds: HOLD_SECONDS as u32,
+        refundable_until: None,
         sections: vec![block("A"), block("B")],
     }
 }

@@ -50,6 +50,7 @@ impl OpenSchedule for Neighbours {
             starts_at: schedule.starts_at,
             max_per_user: schedule.terms.max_per_user(),
             hold_seconds: schedule.terms.hold_seconds(),
+            refundable_until: None,
             sections: schedule.terms.sections().to_vec(),
         };
         self.reservations.keep_terms(&terms).await

@@ -20,7 +20,7 @@ async fn completed(bench: &Bench, count: usize) -> Vec<String> {
 }
 
 fn relay(bench: &Bench, bus: &Bus, context: &str) -> Relay {
-    Relay::new(bench.proxy.table(context), bus.client(), BUS.to_owned())
+    Relay::new("payments", bench.proxy.table(context), kit::outbox::Bus::new(bus.client(), BUS.to_owned()))
 }
 
 async fn row(bench: &Bench, id: &str) -> Item {

@@ -1,6 +1,10 @@
 //! Domain events: named after what happened, never after who listens. CloudEvents-shaped JSON
 //! (<https://github.com/cloudevents/spec/blob/v1.0.2/cloudevents/spec.md>).
+//!
+//! The catalogue is `functions/contracts/events/`: for each type and version one JSON schema with an example. A change
+//! that old consumers cannot read is a new version (`.v2`), published beside the old one until nobody listens to it.
 
+use crate::admission::AdmissionPlan;
 use crate::saga::PaymentFailure;
 use crate::{ConcertId, EventId, PaymentId, ReservationId, ScheduleId, SeatId, Timestamp, UserId, Won};
 use serde::{Deserialize, Serialize};
@@ -21,47 +25,154 @@ pub struct Event {
     pub subject: String,
     /// The HTTP request at the beginning of it all.
     pub correlationid: String,
+    /// The schema of the whole event: [`EventBody::schema`].
+    #[serde(default)]
+    pub dataschema: String,
     /// `type` and `data`.
     #[serde(flatten)]
     pub body: EventBody,
 }
 
-/// What happened. The serialized tag is the event's `type` and the bus's `detail-type`.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(tag = "type", content = "data")]
-pub enum EventBody {
-    /// Seats are held.
-    #[serde(rename = "reservation.held")]
-    ReservationHeld(ReservationEvent),
-    /// The seats are sold.
-    #[serde(rename = "reservation.paid")]
-    ReservationPaid(ReservationEvent),
-    /// The user gave the hold up.
-    #[serde(rename = "reservation.cancelled")]
-    ReservationCancelled(ReservationEvent),
-    /// The hold ran out.
-    #[serde(rename = "reservation.expired")]
-    ReservationExpired(ReservationEvent),
-    /// A payment is complete.
-    #[serde(rename = "payment.completed")]
-    PaymentCompleted(PaymentCompleted),
-    /// A payment failed and everything it did is undone.
-    #[serde(rename = "payment.failed")]
-    PaymentFailed(PaymentFailed),
+/// Declares what can happen: each variant with its type's name, its data, and whether it is in the catalogue.
+macro_rules! events {
+    ($($(#[$doc:meta])* $variant:ident($data:ty) = $name:literal,)*) => {
+        /// What happened. The serialized tag is the event's `type` and the bus's `detail-type`.
+        #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+        #[serde(tag = "type", content = "data")]
+        pub enum EventBody {
+            $($(#[$doc])* #[serde(rename = $name)] $variant($data),)*
+        }
+
+        impl EventBody {
+            /// Every type there is, in the order of the catalogue.
+            pub const TYPES: &[&str] = &[$($name),*];
+
+            /// The event's type, for example `payment.completed`.
+            pub fn event_type(&self) -> &'static str {
+                match self {
+                    $(Self::$variant(_) => $name,)*
+                }
+            }
+
+            /// The name of the event's schema: type and version.
+            pub fn schema(&self) -> &'static str {
+                match self {
+                    $(Self::$variant(_) => concat!("urn:encore:event:", $name, ":v1"),)*
+                }
+            }
+        }
+
+        /// The JSON schema (draft 2020-12) of an event of a type, with an example in it.
+        pub fn schema_of(event_type: &str) -> Option<&'static str> {
+            match event_type {
+                $($name => Some(include_str!(concat!("../events/", $name, ".v1.json"))),)*
+                _ => None,
+            }
+        }
+    };
 }
 
-impl EventBody {
-    /// The event's type, for example `payment.completed`.
-    pub fn event_type(&self) -> &'static str {
-        match self {
-            Self::ReservationHeld(_) => "reservation.held",
-            Self::ReservationPaid(_) => "reservation.paid",
-            Self::ReservationCancelled(_) => "reservation.cancelled",
-            Self::ReservationExpired(_) => "reservation.expired",
-            Self::PaymentCompleted(_) => "payment.completed",
-            Self::PaymentFailed(_) => "payment.failed",
-        }
-    }
+events! {
+    /// A user took a place in a concert's line.
+    QueueJoined(QueueJoined) = "queue.joined",
+    /// The holder of a queue token asked what it is worth.
+    QueueChecked(QueueChecked) = "queue.checked",
+    /// An operator changed a concert's admission plan.
+    AdmissionChanged(AdmissionChanged) = "admission.changed",
+    /// A date is on sale.
+    ScheduleOpened(ScheduleOpened) = "schedule.opened",
+    /// The seat map could not take in what happened to a reservation's seats, and never will.
+    AvailabilityUpdateFailed(AvailabilityUpdateFailed) = "availability.update_failed",
+    /// Seats are held.
+    ReservationHeld(ReservationEvent) = "reservation.held",
+    /// Seats asked for asynchronously were refused.
+    ReservationRejected(ReservationRejected) = "reservation.rejected",
+    /// The seats are sold.
+    ReservationPaid(ReservationEvent) = "reservation.paid",
+    /// The hold was given up: by its user, or because the system could not keep its promise.
+    ReservationCancelled(ReservationCancelled) = "reservation.cancelled",
+    /// The hold ran out.
+    ReservationExpired(ReservationEvent) = "reservation.expired",
+    /// A paid reservation was given back; its seats are free.
+    ReservationRefunded(ReservationEvent) = "reservation.refunded",
+    /// A payment is complete.
+    PaymentCompleted(PaymentCompleted) = "payment.completed",
+    /// A payment failed and everything it did is undone.
+    PaymentFailed(PaymentFailed) = "payment.failed",
+    /// A completed payment was paid back.
+    PaymentRefunded(PaymentRefunded) = "payment.refunded",
+    /// A refund could not be carried out; the sale stands as it was.
+    PaymentRefundFailed(PaymentRefundFailed) = "payment.refund_failed",
+    /// Points were bought through the payment provider and are in the balance.
+    ChargeCompleted(ChargeEvent) = "charge.completed",
+    /// Points could not be credited; the provider's payment was cancelled.
+    ChargeCancelled(ChargeEvent) = "charge.cancelled",
+    /// Something needs a person: it is stuck, or promises to be.
+    FaultDetected(FaultDetected) = "fault.detected",
+}
+
+/// Data of `queue.joined`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct QueueJoined {
+    /// Who joined.
+    pub user_id: UserId,
+    /// Which line.
+    pub concert_id: ConcertId,
+    /// Their place.
+    pub position: u64,
+    /// `waiting` or `active`.
+    pub status: String,
+}
+
+/// Data of `queue.checked`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct QueueChecked {
+    /// Who asked.
+    pub user_id: UserId,
+    /// Which line.
+    pub concert_id: ConcertId,
+    /// Their place.
+    pub position: u64,
+    /// What they were told: `waiting`, `active`, `expired` or `used`.
+    pub status: String,
+}
+
+/// Data of `admission.changed`: the plan as it is now. The highest version counts.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct AdmissionChanged {
+    /// The concert.
+    pub concert_id: ConcertId,
+    /// Its plan.
+    pub plan: AdmissionPlan,
+}
+
+/// Data of `schedule.opened`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ScheduleOpened {
+    /// The date.
+    pub schedule_id: ScheduleId,
+    /// Its concert.
+    pub concert_id: ConcertId,
+    /// When it takes place.
+    #[serde(with = "crate::time::rfc3339")]
+    pub starts_at: Timestamp,
+    /// How many seats it has.
+    pub seats_total: u64,
+}
+
+/// Data of `availability.update_failed`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct AvailabilityUpdateFailed {
+    /// The reservation whose seats they are.
+    pub reservation_id: ReservationId,
+    /// Its owner.
+    pub user_id: UserId,
+    /// The date.
+    pub schedule_id: ScheduleId,
+    /// The seats that cannot be shown.
+    pub seats: Vec<SeatId>,
+    /// Why, for people.
+    pub reason: String,
 }
 
 /// Data of the `reservation.*` events: the reservation as it is after what happened.
@@ -82,6 +193,58 @@ pub struct ReservationEvent {
     /// When its hold ends or ended.
     #[serde(with = "crate::time::rfc3339")]
     pub hold_expires_at: Timestamp,
+}
+
+/// Data of `reservation.cancelled`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ReservationCancelled {
+    /// The reservation.
+    #[serde(flatten)]
+    pub reservation: ReservationEvent,
+    /// Why.
+    #[serde(default)]
+    pub reason: CancelReason,
+}
+
+/// Why a hold was given up.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum CancelReason {
+    /// Its owner wanted so.
+    #[default]
+    User,
+    /// Its end could not be scheduled, so it was undone (R20).
+    ExpiryNotScheduled,
+    /// The date's counts could not be updated, so it was undone (R25).
+    AvailabilityNotUpdated,
+}
+
+impl CancelReason {
+    /// Its name on the wire.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::User => "user",
+            Self::ExpiryNotScheduled => "expiry_not_scheduled",
+            Self::AvailabilityNotUpdated => "availability_not_updated",
+        }
+    }
+}
+
+/// Data of `reservation.rejected`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ReservationRejected {
+    /// The reservation that did not come about.
+    pub reservation_id: ReservationId,
+    /// Whose it would have been.
+    pub user_id: UserId,
+    /// The date.
+    pub schedule_id: ScheduleId,
+    /// The concert.
+    pub concert_id: ConcertId,
+    /// The seats asked for.
+    pub seats: Vec<SeatId>,
+    /// Why not: a code of `POST /reservations`, for example `seat_taken`.
+    pub reason: String,
 }
 
 /// Data of `payment.completed`.
@@ -118,6 +281,61 @@ pub struct PaymentFailed {
     pub failure: PaymentFailure,
 }
 
+/// Data of `payment.refunded`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PaymentRefunded {
+    /// The payment.
+    pub payment_id: PaymentId,
+    /// Who has the points back.
+    pub user_id: UserId,
+    /// What had been paid.
+    pub reservation_id: ReservationId,
+    /// The date.
+    pub schedule_id: ScheduleId,
+    /// The concert.
+    pub concert_id: ConcertId,
+    /// The seats, free again.
+    pub seats: Vec<SeatId>,
+    /// How much went back.
+    pub amount: Won,
+}
+
+/// Data of `payment.refund_failed`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PaymentRefundFailed {
+    /// The payment, still completed.
+    pub payment_id: PaymentId,
+    /// Whose it is.
+    pub user_id: UserId,
+    /// What it paid.
+    pub reservation_id: ReservationId,
+    /// Why not, in snake_case.
+    pub reason: String,
+}
+
+/// Data of the `charge.*` events.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ChargeEvent {
+    /// The charge.
+    pub charge_id: PaymentId,
+    /// Whose points.
+    pub user_id: UserId,
+    /// How many, one won each.
+    pub amount: Won,
+}
+
+/// Data of `fault.detected`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct FaultDetected {
+    /// Which fault: the same for every sign of the same one, so that it alerts once. For example
+    /// `payment-stuck:<payment_id>`.
+    pub fault: String,
+    /// What is wrong, in one line, for a person who has to act.
+    pub summary: String,
+    /// What they need to act: ids, counts, the last error. Never a secret.
+    pub detail: String,
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -131,6 +349,7 @@ mod tests {
             time: Timestamp::from_millis(0),
             subject: "p1".into(),
             correlationid: "r1".into(),
+            dataschema: "urn:encore:event:payment.failed:v1".into(),
             body: EventBody::PaymentFailed(PaymentFailed {
                 payment_id: PaymentId::parse("p1").unwrap(),
                 user_id: UserId::parse("alice").unwrap(),

@@ -73,7 +73,7 @@ id!(
 );
 id!(
     /// A domain event. Consumers are idempotent by it.
-    EventId, "event_id", 64
+    EventId, "event_id", 128
 );
 
 #[cfg(test)]

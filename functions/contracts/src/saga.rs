@@ -121,18 +121,20 @@ pub struct CaughtError {
 }
 
 impl CaughtError {
-    /// Why the payment failed, in the words of the API.
-    pub fn failure(&self) -> PaymentFailure {
+    /// The reason a refused step gave; `None` for a fault.
+    pub fn refusal(&self) -> Option<String> {
         #[derive(Deserialize)]
         struct Cause {
             #[serde(rename = "errorMessage")]
             message: String,
         }
-        if self.error != error_name::REFUSED {
-            return PaymentFailure::TemporarilyUnavailable;
-        }
-        serde_json::from_str::<Cause>(&self.cause)
-            .map_or(PaymentFailure::TemporarilyUnavailable, |cause| PaymentFailure::from_reason(&cause.message))
+        let refused = self.error == error_name::REFUSED;
+        refused.then(|| serde_json::from_str::<Cause>(&self.cause).ok().map(|cause| cause.message)).flatten()
+    }
+
+    /// Why the payment failed, in the words of the API.
+    pub fn failure(&self) -> PaymentFailure {
+        self.refusal().map_or(PaymentFailure::TemporarilyUnavailable, |reason| PaymentFailure::from_reason(&reason))
     }
 }
 
@@ -142,6 +144,30 @@ pub struct FailPayment {
     /// The saga's input.
     #[serde(flatten)]
     pub saga: PaymentSaga,
+    /// What the failing state caught.
+    #[serde(default)]
+    pub failure: CaughtError,
+}
+
+/// Everything a step of the refund saga (`infra/statemachines/refund-saga.asl.json`) needs: what the payment's saga
+/// had, and the refund's own. `return-points` reads it as a [`PaymentSaga`].
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RefundSaga {
+    /// The payment that is paid back, as its saga knew it.
+    #[serde(flatten)]
+    pub payment: PaymentSaga,
+    /// When the refund was asked for.
+    pub refund_requested_at: Timestamp,
+    /// The request that asked for it, for logs and events.
+    pub refund_correlation_id: String,
+}
+
+/// The input of `cancel-refund`: the saga and what went wrong first.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct CancelRefund {
+    /// The saga's input.
+    #[serde(flatten)]
+    pub saga: RefundSaga,
     /// What the failing state caught.
     #[serde(default)]
     pub failure: CaughtError,

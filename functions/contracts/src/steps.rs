@@ -5,7 +5,7 @@
 
 use crate::admission::AdmissionPlan;
 use crate::seats::Section;
-use crate::{ConcertId, ReservationId, ScheduleId, SeatId, Timestamp, UserId, Won};
+use crate::{ConcertId, PaymentId, ReservationId, ScheduleId, SeatId, Timestamp, UserId, Won};
 use serde::{Deserialize, Serialize};
 
 /// `open-waiting-room` (waiting-room), asked by `create-concert`. Answers [`Opened`].
@@ -42,6 +42,16 @@ pub struct OpenSchedule {
     pub hold_seconds: u32,
     /// Its sections.
     pub sections: Vec<Section>,
+    /// Until when a paid ticket is refunded; until it takes place when nothing else is said.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub refundable_until: Option<Timestamp>,
+}
+
+impl OpenSchedule {
+    /// Until when a paid ticket is refunded.
+    pub fn refund_deadline(&self) -> Timestamp {
+        self.refundable_until.unwrap_or(self.starts_at)
+    }
 }
 
 /// The answer of a step that puts something in place.
@@ -84,4 +94,104 @@ pub struct PayableReservation {
     pub hold_expires_at: Timestamp,
     /// The place in line it was made with.
     pub queue_position: u64,
+}
+
+/// `quote-refund` (reservations), asked by `start-refund`. Answers [`RefundQuote`].
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct QuoteRefund {
+    /// Who asks.
+    pub user_id: UserId,
+    /// Which reservation.
+    pub reservation_id: ReservationId,
+    /// Which payment paid it.
+    pub payment_id: PaymentId,
+}
+
+/// Whether a reservation can be refunded now.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "quote", rename_all = "snake_case")]
+pub enum RefundQuote {
+    /// It can.
+    Refundable,
+    /// Its date's deadline has passed.
+    TooLate {
+        /// When that was.
+        until: Timestamp,
+    },
+    /// It is not paid by this payment.
+    NotRefundable,
+}
+
+/// `pay-charge` (payments), asked by `charge-points` where a payment provider is configured: confirms the provider's
+/// payment and has the points credited. Answers [`ChargePaid`]. The same charge again gives the same answer.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PayCharge {
+    /// Whose points.
+    pub user_id: UserId,
+    /// The caller's idempotency key: also the order id that was given to the provider.
+    pub key: String,
+    /// How much.
+    pub amount: Won,
+    /// The provider's name of the payment.
+    pub payment_key: String,
+    /// When it was asked for.
+    pub requested_at: Timestamp,
+    /// The request.
+    pub correlation_id: String,
+}
+
+/// What became of a charge.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "charge", rename_all = "snake_case")]
+pub enum ChargePaid {
+    /// The points are there.
+    Credited(CreditedCharge),
+    /// The provider does not confirm this payment for this order and amount, or it was used for another charge.
+    NotConfirmed {
+        /// Why, a stable snake_case name.
+        reason: String,
+    },
+    /// The balance cannot take it; the provider's payment is cancelled.
+    BalanceLimit,
+    /// The key was used with another amount or payment.
+    KeyReused,
+    /// It is on its way: ask again.
+    Pending,
+}
+
+/// `credit-charge` (points), asked by payments once the provider has confirmed. Answers [`ChargeCredit`].
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct CreditCharge {
+    /// Whose points.
+    pub user_id: UserId,
+    /// The caller's idempotency key: the ledger entry's key.
+    pub key: String,
+    /// The ledger entry's id.
+    pub entry_id: String,
+    /// How much.
+    pub amount: Won,
+    /// When it was asked for.
+    pub requested_at: Timestamp,
+}
+
+/// What crediting came to.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "credit", rename_all = "snake_case")]
+pub enum ChargeCredit {
+    /// The entry is in the ledger, now or before.
+    Credited(CreditedCharge),
+    /// The balance would pass its limit, or the key is another entry's. It never will be.
+    Refused {
+        /// Why, a stable snake_case name.
+        reason: String,
+    },
+}
+
+/// A credited charge.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct CreditedCharge {
+    /// The ledger entry.
+    pub entry_id: String,
+    /// The balance after it.
+    pub balance: Won,
 }

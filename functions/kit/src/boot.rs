@@ -6,8 +6,10 @@ use crate::auth::{QueueTokens, UserTokens};
 use crate::dynamo::Table;
 use crate::http::{Call, Problem, Reply};
 use crate::invoke::Step;
-use crate::outbox::Relay;
-use crate::queue::{self, Message};
+use crate::logs::{self, Line, LogsEvent};
+use crate::outbox::{Bus, Relay};
+use crate::queue::{self, Message, Queue};
+use crate::secrets::Secret;
 use crate::step::{self, StepCall, StepError};
 use crate::stream::{self, Record, StreamEvent};
 use crate::{Fault, MainResult, aws, telemetry};
@@ -104,10 +106,20 @@ impl Boot {
         Ok(Step::new(aws_sdk_lambda::Client::new(&aws::config("LAMBDA")), self.setting(setting)?))
     }
 
-    /// The relay from the context's table to the bus (`EVENT_BUS`).
-    pub fn relay(&self) -> Result<Relay, BadSetting> {
-        let bus = aws_sdk_eventbridge::Client::new(&aws::config("EVENTBRIDGE"));
-        Ok(Relay::new(self.table()?, bus, self.setting("EVENT_BUS")?))
+    /// The relay of `context` from its table to the bus (`EVENT_BUS`).
+    pub fn relay(&self, context: &'static str) -> Result<Relay, BadSetting> {
+        Ok(Relay::new(context, self.table()?, self.bus()?))
+    }
+
+    /// The event bus (`EVENT_BUS`).
+    pub fn bus(&self) -> Result<Bus, BadSetting> {
+        let client = aws_sdk_eventbridge::Client::new(&aws::config("EVENTBRIDGE"));
+        Ok(Bus::new(client, self.setting("EVENT_BUS")?))
+    }
+
+    /// A secret; `setting` names the setting with its parameter's name in SSM.
+    pub fn secret<T: DeserializeOwned + Clone>(&self, setting: &str) -> Result<Secret<T>, BadSetting> {
+        Ok(Secret::new(aws_sdk_ssm::Client::new(&aws::config("SSM")), self.setting(setting)?))
     }
 
     /// The verifier of user tokens (`USER_JWKS`, `USER_TOKEN_ISSUER`).
@@ -151,7 +163,7 @@ impl Boot {
         .await
     }
 
-    /// Serves batches of an SQS queue.
+    /// Serves an SQS queue (`QUEUE`), message by message; those that cannot be handled end in `DEAD_LETTERS`.
     pub async fn queue<D, F, Fut>(&self, deps: D, handle: F) -> MainResult
     where
         D: Send + Sync + 'static,
@@ -159,8 +171,59 @@ impl Boot {
         Fut: Future<Output = Result<(), Fault>> + Send + 'static,
     {
         let (deps, handle, name) = (keep(deps), keep(handle), keep(self.handler.clone()));
+        let queue = keep(self.own_queue()?);
         lambda_runtime::run(service_fn(move |event: LambdaEvent<SqsEvent>| async move {
-            Ok::<_, Infallible>(queue::run(name, event.payload, |message| Box::pin(handle(deps, message))).await)
+            let patience = time_left(event.context.deadline, crate::now());
+            let handle = |message| Box::pin(handle(deps, message));
+            Ok::<_, Infallible>(queue::run(queue, name, event.payload, patience, handle).await)
+        }))
+        .await
+    }
+
+    /// Serves an SQS queue as [`Boot::queue`] does, a whole batch at a time: one outcome for each message, in order.
+    pub async fn batch<D, F, Fut>(&self, deps: D, handle: F) -> MainResult
+    where
+        D: Send + Sync + 'static,
+        F: Fn(&'static D, Vec<Message>) -> Fut + Send + Sync + 'static,
+        Fut: Future<Output = Vec<Result<(), Fault>>> + Send + 'static,
+    {
+        let (deps, handle, name) = (keep(deps), keep(handle), keep(self.handler.clone()));
+        let queue = keep(self.own_queue()?);
+        lambda_runtime::run(service_fn(move |event: LambdaEvent<SqsEvent>| async move {
+            let patience = time_left(event.context.deadline, crate::now());
+            let handle = |messages| Box::pin(handle(deps, messages));
+            Ok::<_, Infallible>(queue::run_whole(queue, name, event.payload, patience, handle).await)
+        }))
+        .await
+    }
+
+    fn own_queue(&self) -> Result<Queue, BadSetting> {
+        Ok(Queue::new(self.sqs(), self.setting("QUEUE")?, self.setting("DEAD_LETTERS")?))
+    }
+
+    /// Serves a subscription to log groups. A failure is reported to Lambda, which tries again and then hands the
+    /// lines to the function's on-failure destination.
+    pub async fn logs<D, F, Fut>(&self, deps: D, handle: F) -> MainResult
+    where
+        D: Send + Sync + 'static,
+        F: Fn(&'static D, Vec<Line>) -> Fut + Send + Sync + 'static,
+        Fut: Future<Output = Result<(), Fault>> + Send + 'static,
+    {
+        let (deps, handle, name) = (keep(deps), keep(handle), keep(self.handler.clone()));
+        lambda_runtime::run(service_fn(move |event: LambdaEvent<LogsEvent>| async move {
+            let started = crate::now();
+            let outcome = match logs::lines(&event.payload) {
+                Ok(lines) => Box::pin(handle(deps, lines)).await,
+                Err(fault) => Err(fault),
+            };
+            let millis = crate::now().millis_since(started);
+            match &outcome {
+                Ok(()) => tracing::info!(subscriber = name.as_str(), outcome = "done", millis),
+                Err(fault) => {
+                    tracing::error!(subscriber = name.as_str(), outcome = fault.name(), error = fault.chain(), millis);
+                }
+            }
+            outcome.map_err(|fault| Diagnostic::from(StepError::Fault(fault)))
         }))
         .await
     }
@@ -215,7 +278,11 @@ fn bad_keys(invalid: contracts::Invalid) -> BadSetting {
 /// How long an answer may take: a little less than Lambda gives, so that the caller gets a problem that says to try
 /// again instead of the gateway's word that something broke.
 fn patience(request: &Request, now: contracts::Timestamp) -> Duration {
-    let deadline = request.lambda_context_ref().map_or(0, |context| context.deadline);
+    time_left(request.lambda_context_ref().map_or(0, |context| context.deadline), now)
+}
+
+/// Lambda's time until `deadline` (epoch milliseconds), less the margin; without a deadline, as much as one likes.
+fn time_left(deadline: u64, now: contracts::Timestamp) -> Duration {
     let left = i64::try_from(deadline).unwrap_or(i64::MAX).saturating_sub(now.millis()).saturating_sub(MARGIN_MILLIS);
     if deadline == 0 { Duration::MAX } else { Duration::from_millis(u64::try_from(left).unwrap_or(0).max(100)) }
 }

@@ -2,6 +2,7 @@
 
 use std::error::Error as StdError;
 use std::fmt;
+use std::time::Duration;
 
 /// A failure of the system, not a refusal of the business.
 ///
@@ -21,22 +22,37 @@ pub enum Fault {
 pub struct Cause {
     doing: &'static str,
     source: Option<Box<dyn StdError + Send + Sync>>,
+    retry_after: Option<Duration>,
 }
 
 impl Fault {
     /// Others were writing while `doing`.
     pub fn contended(doing: &'static str) -> Self {
-        Self::Contended(Cause { doing, source: None })
+        Self::Contended(Cause { doing, source: None, retry_after: None })
     }
 
     /// What is needed for `doing` does not answer.
     pub fn unavailable(doing: &'static str, source: impl Into<Box<dyn StdError + Send + Sync>>) -> Self {
-        Self::Unavailable(Cause { doing, source: Some(source.into()) })
+        Self::Unavailable(Cause { doing, source: Some(source.into()), retry_after: None })
     }
 
     /// `doing` met what must not be.
     pub fn broken(doing: &'static str, source: impl Into<Box<dyn StdError + Send + Sync>>) -> Self {
-        Self::Broken(Cause { doing, source: Some(source.into()) })
+        Self::Broken(Cause { doing, source: Some(source.into()), retry_after: None })
+    }
+
+    /// The same, knowing when whoever was asked wants to be asked again (`Retry-After`).
+    #[must_use]
+    pub fn retry_after(mut self, wait: Option<Duration>) -> Self {
+        match &mut self {
+            Self::Contended(cause) | Self::Unavailable(cause) | Self::Broken(cause) => cause.retry_after = wait,
+        }
+        self
+    }
+
+    /// When to try again, if whoever was asked said so.
+    pub fn wait(&self) -> Option<Duration> {
+        self.cause().retry_after
     }
 
     /// Its name for Step Functions and logs: one of [`contracts::saga::error_name`].

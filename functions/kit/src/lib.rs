@@ -4,6 +4,8 @@
 //! - [`http`]: a parsed request in, a reply or a problem (RFC 9457) out.
 //! - [`auth`]: user tokens and queue tokens. [`idempotency`]: keys and stored answers.
 //! - [`step`]: saga steps. [`queue`]: SQS batches. [`stream`]: table streams. [`outbox`]: events that cannot be lost.
+//! - [`outgoing`]: calls to providers outside. [`secrets`]: what they are signed with. [`logs`]: log lines as events.
+//! - [`metrics`]: what happened, in numbers, without a call.
 //! - [`dynamo`]: one classification of DynamoDB's failures. [`invoke`]: asking another context for a step.
 //! - [`fault`]: failures named for who must act.
 
@@ -16,8 +18,12 @@ pub mod http;
 pub mod idempotency;
 pub mod ids;
 pub mod invoke;
+pub mod logs;
+pub mod metrics;
 pub mod outbox;
+pub mod outgoing;
 pub mod queue;
+pub mod secrets;
 pub mod step;
 pub mod stream;
 pub mod telemetry;

@@ -7,11 +7,11 @@
 
 use crate::dynamo::{self, Item, PK, Read, SK, TTL, Table, at, n, s};
 use crate::stream::{Change, Record};
-use crate::{Fault, ids};
+use crate::{Fault, ids, metrics};
 use aws_sdk_dynamodb::types::{AttributeValue, Put, TransactWriteItem};
 use aws_sdk_eventbridge::Client as EventBridge;
 use aws_sdk_eventbridge::types::PutEventsRequestEntry;
-use contracts::events::{Event, EventBody};
+use contracts::events::{Event, EventBody, FaultDetected};
 use contracts::{EventId, Timestamp};
 
 /// The sparse index of unpublished rows: partition `unpublished_shard`, sort `created_at`.
@@ -24,6 +24,8 @@ const SHARDS: u64 = 16;
 const KEPT_SECONDS: i64 = 7 * 24 * 3600;
 /// How old an unpublished row must be before the sweep takes it from the relay, in milliseconds.
 const OVERDUE_MILLIS: i64 = 60_000;
+/// How old an unpublished row must be before a person is told, in milliseconds.
+const STUCK_MILLIS: i64 = 600_000;
 /// PutEvents takes ten entries.
 const PUT_EVENTS_LIMIT: usize = 10;
 /// How often the relay tries an entry before it leaves it to the sweep.
@@ -37,8 +39,20 @@ pub fn event(
     body: EventBody,
     now: Timestamp,
 ) -> Result<Event, Fault> {
-    let id = EventId::parse(format!("{subject}.{}", body.event_type()))
-        .map_err(|error| Fault::broken("naming an event", error))?;
+    let id = format!("{subject}.{}", body.event_type());
+    event_with_id(id, source, subject, correlation_id, body, now)
+}
+
+/// [`event`], where the same can happen to the same subject more than once and something else tells the times apart.
+pub fn event_with_id(
+    id: String,
+    source: &str,
+    subject: &str,
+    correlation_id: &str,
+    body: EventBody,
+    now: Timestamp,
+) -> Result<Event, Fault> {
+    let id = EventId::parse(id).map_err(|error| Fault::broken("naming an event", error))?;
     Ok(Event {
         specversion: "1.0".to_owned(),
         id,
@@ -46,6 +60,7 @@ pub fn event(
         time: now,
         subject: subject.to_owned(),
         correlationid: correlation_id.to_owned(),
+        dataschema: body.schema().to_owned(),
         body,
     })
 }
@@ -68,18 +83,74 @@ pub fn row(table: &Table, event: &Event, transaction_key: &str) -> Result<Transa
     Ok(TransactWriteItem::builder().put(put).build())
 }
 
-/// Publishes outbox rows of one table to the bus.
+/// The event bus.
+#[derive(Debug, Clone)]
+pub struct Bus {
+    client: EventBridge,
+    name: String,
+}
+
+impl Bus {
+    /// A bus by its name.
+    pub fn new(client: EventBridge, name: String) -> Self {
+        Self { client, name }
+    }
+
+    /// Publishes at most ten events in one call. For each, in order, the error the bus gave for it, if it did not take
+    /// it: PutEvents may fail for some and not for others.
+    pub async fn put(&self, events: &[&Event]) -> Result<Vec<Option<String>>, Fault> {
+        let mut entries = Vec::with_capacity(events.len());
+        for event in events {
+            let detail = serde_json::to_string(event).map_err(|error| Fault::broken("publishing events", error))?;
+            let entry = PutEventsRequestEntry::builder()
+                .event_bus_name(&self.name)
+                .source(&event.source)
+                .detail_type(event.body.event_type())
+                .detail(detail);
+            entries.push(entry.build());
+        }
+        let answer = self.client.put_events().set_entries(Some(entries)).send().await;
+        let answer = answer.map_err(|error| dynamo::classify("publishing events", error))?;
+        let error_of =
+            |index: usize| answer.entries().get(index).and_then(|entry| entry.error_code()).map(str::to_owned);
+        Ok((0..events.len()).map(error_of).collect())
+    }
+
+    /// Publishes all of them, ten at a time, each again a few times when the bus did not take it. For events that come
+    /// from elsewhere than an outbox and will be brought again when this fails.
+    pub async fn put_all(&self, events: &[Event]) -> Result<(), Fault> {
+        for chunk in events.chunks(PUT_EVENTS_LIMIT) {
+            let mut open: Vec<&Event> = chunk.iter().collect();
+            for attempt in 0..ATTEMPTS {
+                if attempt > 0 {
+                    tokio::time::sleep(dynamo::jitter(attempt + 2)).await;
+                }
+                let results = self.put(&open).await?;
+                open = open.into_iter().zip(results).filter(|(_, error)| error.is_some()).map(|(e, _)| e).collect();
+                if open.is_empty() {
+                    break;
+                }
+            }
+            if !open.is_empty() {
+                return Err(Fault::contended("publishing events"));
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Publishes outbox rows of one context's table to the bus.
 #[derive(Debug)]
 pub struct Relay {
+    context: &'static str,
     table: Table,
-    bus: EventBridge,
-    bus_name: String,
+    bus: Bus,
 }
 
 impl Relay {
-    /// A relay from a table to a bus.
-    pub fn new(table: Table, bus: EventBridge, bus_name: String) -> Self {
-        Self { table, bus, bus_name }
+    /// A relay of `context` from its table to a bus.
+    pub fn new(context: &'static str, table: Table, bus: Bus) -> Self {
+        Self { context, table, bus }
     }
 
     /// [`Relay::relay`], as a stream's consumer.
@@ -106,6 +177,7 @@ impl Relay {
     /// Publishes rows that have been pending for more than a minute. Returns how many there were.
     pub async fn sweep(&self, now: Timestamp) -> Result<usize, Fault> {
         let mut found = 0;
+        let mut oldest = now;
         for shard in 0..SHARDS {
             let overdue = self
                 .table
@@ -122,12 +194,33 @@ impl Relay {
                 .map_err(|error| dynamo::classify("finding unpublished events", error))?;
             let rows = overdue.items.unwrap_or_default();
             found += rows.len();
+            oldest = rows.iter().filter_map(|row| row.moment("created_at").ok()).fold(oldest, Timestamp::min);
             self.publish(rows, now).await?;
+        }
+        let age_millis = now.millis_since(oldest);
+        metrics::gauge("OutboxAge", "Seconds", self.context, u64::try_from(age_millis / 1000).unwrap_or(0));
+        if age_millis > STUCK_MILLIS {
+            self.say_stuck(found, oldest, now).await?;
         }
         if found > 0 {
             tracing::warn!(overdue = found, "published events that were overdue");
         }
         Ok(found)
+    }
+
+    /// Tells that events wait for too long. When the bus itself is the reason, the alarm on `OutboxAge` does.
+    async fn say_stuck(&self, found: usize, oldest: Timestamp, now: Timestamp) -> Result<(), Fault> {
+        let fault = format!("outbox-overdue:{}", self.context);
+        let body = EventBody::FaultDetected(FaultDetected {
+            fault: fault.clone(),
+            summary: format!("Events of {} wait for more than ten minutes", self.context),
+            detail: format!("{found} events, the oldest since {}", oldest.rfc3339()),
+        });
+        let hour = now.millis() / 3_600_000;
+        let id = format!("{fault}.{hour}.{}", body.event_type());
+        let source = format!("encore/{}", self.context);
+        let event = event_with_id(id, &source, &fault, &own_correlation(now), body, now)?;
+        self.bus.put_all(&[event]).await
     }
 
     async fn publish(&self, rows: Vec<Item>, now: Timestamp) -> Result<(), Fault> {
@@ -152,20 +245,16 @@ impl Relay {
             if attempt > 0 {
                 tokio::time::sleep(dynamo::jitter(attempt + 2)).await;
             }
-            let mut entries = Vec::with_capacity(open.len());
-            for (event, _) in &open {
-                entries.push(self.entry(event)?);
-            }
-            match self.bus.put_events().set_entries(Some(entries)).send().await {
-                Err(error) => last_error = dynamo::classify("publishing events", error).chain(),
-                Ok(answer) => {
+            let events: Vec<&Event> = open.iter().map(|(event, _)| event).collect();
+            match self.bus.put(&events).await {
+                Err(fault) => last_error = fault.chain(),
+                Ok(results) => {
                     let mut failed = Vec::new();
-                    // PutEvents answers entry by entry, in order; some may have failed.
-                    for (index, entry) in open.iter().enumerate() {
-                        match answer.entries().get(index).and_then(|result| result.error_code()) {
+                    for (entry, error) in open.iter().zip(results) {
+                        match error {
                             None => self.mark_published(&entry.1, now).await?,
                             Some(code) => {
-                                last_error = code.to_owned();
+                                last_error = code;
                                 failed.push(*entry);
                             }
                         }
@@ -182,16 +271,6 @@ impl Relay {
             self.mark_failed(row, &last_error).await?;
         }
         Ok(())
-    }
-
-    fn entry(&self, event: &Event) -> Result<PutEventsRequestEntry, Fault> {
-        let detail = serde_json::to_string(event).map_err(|error| Fault::broken("publishing events", error))?;
-        Ok(PutEventsRequestEntry::builder()
-            .event_bus_name(&self.bus_name)
-            .source(&event.source)
-            .detail_type(event.body.event_type())
-            .detail(detail)
-            .build())
     }
 
     async fn mark_published(&self, row: &Item, now: Timestamp) -> Result<(), Fault> {

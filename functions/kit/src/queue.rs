@@ -1,11 +1,34 @@
-//! SQS consumers: one message's function lifted to a batch that reports each failure on its own, so that a poison
-//! message ends in its dead-letter queue and the rest of the batch goes on.
+//! SQS consumers: one message's function lifted to a batch, with an end for every message.
+//!
+//! - It went well: the message is gone.
+//! - It can never go well ([`Fault::Broken`]: poison, or refused by whoever was asked): it goes to the dead letters at
+//!   once, with the reason as message attributes, and holds nothing up.
+//! - It may go well later ([`Fault::Contended`], [`Fault::Unavailable`]): it comes again, less and less often, or when
+//!   whoever was asked said (`Retry-After`); after [`GIVE_UP_AFTER`] receives it goes to the dead letters too.
+//!
+//! Messages of a batch are handled side by side, so that one that hangs does not hold up the others; those of a FIFO
+//! queue in their order. A process that dies gives its messages back after the queue's visibility timeout, and SQS
+//! itself puts those that keep killing processes into the dead letters.
 
-use crate::Fault;
-use aws_lambda_events::sqs::{BatchItemFailure, SqsBatchResponse, SqsEvent};
+use crate::{Fault, metrics};
+use aws_lambda_events::sqs::{BatchItemFailure, SqsBatchResponse, SqsEvent, SqsMessage};
+use aws_sdk_sqs::types::MessageAttributeValue;
 use contracts::Timestamp;
 use contracts::events::Event;
+use futures_util::future::join_all;
 use serde::Deserialize;
+use std::time::Duration;
+
+/// After how many receives a message that may still go well is given up: with [`LONGEST_WAIT`], some six hours.
+pub const GIVE_UP_AFTER: u32 = 100;
+/// The longest wait between two tries of a message.
+pub const LONGEST_WAIT: Duration = Duration::from_secs(300);
+/// The longest wait after a message met another writer.
+const LONGEST_CONTENDED_WAIT: Duration = Duration::from_secs(4);
+/// The longest visibility timeout of SQS.
+const LONGEST_VISIBILITY: Duration = Duration::from_secs(12 * 3600);
+/// How much of an error is kept with a dead letter, in characters.
+const ERROR_CHARS: usize = 1_000;
 
 /// One message.
 #[derive(Debug, Clone)]
@@ -16,9 +39,37 @@ pub struct Message {
     pub body: String,
     /// The moment its batch was received.
     pub now: Timestamp,
+    /// How often it has been received, this time included.
+    pub receives: u32,
+    /// When it was sent.
+    pub sent_at: Timestamp,
+    receipt: String,
+    /// Group and deduplication id, on a FIFO queue.
+    order: Option<(String, String)>,
 }
 
 impl Message {
+    /// A message received for the first time.
+    pub fn new(id: &str, body: impl Into<String>, now: Timestamp) -> Self {
+        let body = body.into();
+        Self { id: id.to_owned(), body, now, receives: 1, sent_at: now, receipt: String::new(), order: None }
+    }
+
+    fn received(message: SqsMessage, now: Timestamp) -> Self {
+        let attribute = |name: &str| message.attributes.get(name).cloned();
+        let group = attribute("MessageGroupId");
+        let sent_at = attribute("SentTimestamp").and_then(|millis| millis.parse().ok());
+        Self {
+            receives: attribute("ApproximateReceiveCount").and_then(|count| count.parse().ok()).unwrap_or(1),
+            sent_at: sent_at.map_or(now, Timestamp::from_millis),
+            order: group.map(|group| (group, attribute("MessageDeduplicationId").unwrap_or_default())),
+            id: message.message_id.unwrap_or_default(),
+            body: message.body.unwrap_or_default(),
+            receipt: message.receipt_handle.unwrap_or_default(),
+            now,
+        }
+    }
+
     /// The domain event that a bus rule put on the queue. Anything else is [`Fault::Broken`] and will end in the
     /// dead-letter queue.
     pub fn event(&self) -> Result<Event, Fault> {
@@ -30,29 +81,267 @@ impl Message {
             .map(|delivered| delivered.detail)
             .map_err(|error| Fault::broken("reading a delivered event", error))
     }
+
+    /// What the log says a message is about, as far as it can be read.
+    fn about(&self) -> About {
+        #[derive(Deserialize, Default)]
+        struct Delivered {
+            #[serde(default)]
+            detail: About,
+        }
+        serde_json::from_str::<Delivered>(&self.body).unwrap_or_default().detail
+    }
 }
 
-/// Runs a batch through a consumer and logs each outcome.
-pub(crate) async fn run<Fut>(name: &str, batch: SqsEvent, handle: impl Fn(Message) -> Fut) -> SqsBatchResponse
+/// Which event a message carries, and the request behind it.
+#[derive(Debug, Default, Deserialize)]
+#[serde(default)]
+struct About {
+    id: String,
+    correlationid: String,
+}
+
+/// What becomes of a message.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Verdict {
+    Done,
+    Later(Duration),
+    DeadLetter,
+}
+
+fn verdict(outcome: &Result<(), Fault>, receives: u32, random: f64) -> Verdict {
+    let Err(fault) = outcome else { return Verdict::Done };
+    if matches!(fault, Fault::Broken(_)) || receives >= GIVE_UP_AFTER {
+        return Verdict::DeadLetter;
+    }
+    let longest = if matches!(fault, Fault::Contended(_)) { LONGEST_CONTENDED_WAIT } else { LONGEST_WAIT };
+    let doubling = Duration::from_secs(1_u64 << receives.saturating_sub(1).min(20)).min(longest);
+    // Half of it for sure, the other half by chance, so that what failed together does not come back together.
+    let wait = fault.wait().unwrap_or_default().max(doubling.mul_f64(0.5 + random / 2.0));
+    Verdict::Later(wait.min(LONGEST_VISIBILITY))
+}
+
+/// The queue a consumer reads, and where its dead letters go.
+#[derive(Debug, Clone)]
+pub struct Queue {
+    client: aws_sdk_sqs::Client,
+    url: String,
+    dead_letters: String,
+}
+
+impl Queue {
+    /// A queue and its dead letters by their URLs.
+    pub fn new(client: aws_sdk_sqs::Client, url: String, dead_letters: String) -> Self {
+        Self { client, url, dead_letters }
+    }
+
+    /// Carries a verdict out. `true` when SQS may forget the message.
+    async fn settle(&self, consumer: &str, message: &Message, outcome: Result<(), Fault>) -> bool {
+        let about = message.about();
+        let millis = crate::now().millis_since(message.now);
+        let (id, event, correlation) = (&message.id, &about.id, &about.correlationid);
+        let verdict = verdict(&outcome, message.receives, fastrand::f64());
+        let Err(fault) = outcome else {
+            tracing::info!(consumer, outcome = "done", message = id, event, correlation, millis);
+            return true;
+        };
+        let error = fault.chain();
+        match verdict {
+            Verdict::Done => true,
+            Verdict::Later(wait) => {
+                let (receives, wait_seconds) = (message.receives, wait.as_secs());
+                let name = fault.name();
+                tracing::warn!(
+                    consumer,
+                    outcome = name,
+                    error,
+                    message = id,
+                    event,
+                    correlation,
+                    receives,
+                    wait_seconds,
+                    millis
+                );
+                if let Err(fault) = self.come_again(message, wait).await {
+                    // It comes again anyway, after the queue's visibility timeout.
+                    tracing::warn!(consumer, error = fault.chain(), message = id, "a retry keeps the queue's pace");
+                }
+                false
+            }
+            Verdict::DeadLetter => match self.dead_letter(consumer, message, &fault, correlation).await {
+                Ok(()) => {
+                    metrics::count("DeadLettered", 1);
+                    tracing::error!(
+                        consumer,
+                        outcome = "dead-lettered",
+                        error,
+                        message = id,
+                        event,
+                        correlation,
+                        millis
+                    );
+                    true
+                }
+                Err(failed) => {
+                    let failed = failed.chain();
+                    tracing::error!(consumer, error, failed, message = id, event, "a dead letter could not be kept");
+                    false
+                }
+            },
+        }
+    }
+
+    async fn come_again(&self, message: &Message, wait: Duration) -> Result<(), Fault> {
+        self.client
+            .change_message_visibility()
+            .queue_url(&self.url)
+            .receipt_handle(&message.receipt)
+            .visibility_timeout(i32::try_from(wait.as_secs()).unwrap_or(i32::MAX))
+            .send()
+            .await
+            .map(drop)
+            .map_err(|error| crate::dynamo::classify("delaying a message", error))
+    }
+
+    /// Puts a message where a person finds it, with why.
+    async fn dead_letter(
+        &self,
+        consumer: &str,
+        message: &Message,
+        fault: &Fault,
+        correlation: &str,
+    ) -> Result<(), Fault> {
+        let error: String = fault.chain().chars().take(ERROR_CHARS).collect();
+        let mut send = self.client.send_message().queue_url(&self.dead_letters).message_body(&message.body);
+        for (name, value) in [
+            ("reason", fault.name()),
+            ("error", &error),
+            ("consumer", consumer),
+            ("message_id", &message.id),
+            ("sent_at", &message.sent_at.millis().to_string()),
+            ("receives", &message.receives.to_string()),
+            ("correlation_id", correlation),
+        ] {
+            // SQS refuses empty attributes.
+            if !value.is_empty() {
+                let value = MessageAttributeValue::builder().data_type("String").string_value(value).build();
+                send = send
+                    .message_attributes(name, value.map_err(|error| Fault::broken("keeping a dead letter", error))?);
+            }
+        }
+        if let Some((group, deduplication)) = &message.order {
+            send = send.message_group_id(group).message_deduplication_id(deduplication);
+        }
+        send.send().await.map(drop).map_err(|error| crate::dynamo::classify("keeping a dead letter", error))
+    }
+}
+
+/// Runs a batch through a consumer of single messages. `patience` is how long a message may take.
+pub(crate) async fn run<Fut>(
+    queue: &Queue,
+    name: &str,
+    batch: SqsEvent,
+    patience: Duration,
+    handle: impl Fn(Message) -> Fut,
+) -> SqsBatchResponse
 where
     Fut: Future<Output = Result<(), Fault>>,
 {
+    let messages = received(batch);
+    let one = async |message: &Message| {
+        let outcome = tokio::time::timeout(patience, handle(message.clone())).await;
+        let outcome = outcome.unwrap_or_else(|late| Err(Fault::unavailable("handling a message in time", late)));
+        queue.settle(name, message, outcome).await
+    };
     let mut response = SqsBatchResponse::default();
-    for record in batch.records {
-        let id = record.message_id.unwrap_or_default();
-        let now = crate::now();
-        let message = Message { id: id.clone(), body: record.body.unwrap_or_default(), now };
-        let outcome = handle(message).await;
-        let millis = crate::now().millis_since(now);
-        match outcome {
-            Ok(()) => tracing::info!(consumer = name, outcome = "done", message = id, millis),
-            Err(fault) => {
-                tracing::error!(consumer = name, outcome = fault.name(), error = fault.chain(), message = id, millis);
-                let mut failure = BatchItemFailure::default();
-                failure.item_identifier = id;
-                response.batch_item_failures.push(failure);
+    if messages.iter().any(|message| message.order.is_some()) {
+        let mut blocked = Vec::new();
+        for message in &messages {
+            let group = message.order.as_ref().map(|(group, _)| group.clone());
+            // What comes behind a failed message of its group must not overtake it.
+            if blocked.contains(&group) || !one(message).await {
+                blocked.push(group);
+                response.batch_item_failures.push(failure(message));
             }
         }
+    } else {
+        let settled = join_all(messages.iter().map(&one)).await;
+        let failed = messages.iter().zip(settled).filter(|(_, done)| !done);
+        response.batch_item_failures.extend(failed.map(|(message, _)| failure(message)));
     }
     response
+}
+
+/// Runs a batch through a consumer that takes it as a whole and answers for each message, in order.
+pub(crate) async fn run_whole<Fut>(
+    queue: &Queue,
+    name: &str,
+    batch: SqsEvent,
+    patience: Duration,
+    handle: impl FnOnce(Vec<Message>) -> Fut,
+) -> SqsBatchResponse
+where
+    Fut: Future<Output = Vec<Result<(), Fault>>>,
+{
+    let messages = received(batch);
+    let late = |_| Err(Fault::unavailable("handling a batch", "no answer in time"));
+    let mut outcomes = match tokio::time::timeout(patience, handle(messages.clone())).await {
+        Ok(outcomes) => outcomes,
+        Err(_) => messages.iter().map(late).collect(),
+    };
+    // A consumer that forgets a message has not handled it.
+    outcomes.resize_with(messages.len(), || late(&messages[0]));
+    let settled =
+        join_all(messages.iter().zip(outcomes).map(|(message, outcome)| queue.settle(name, message, outcome)));
+    let mut response = SqsBatchResponse::default();
+    let failed = messages.iter().zip(settled.await).filter(|(_, done)| !done);
+    response.batch_item_failures.extend(failed.map(|(message, _)| failure(message)));
+    response
+}
+
+fn received(batch: SqsEvent) -> Vec<Message> {
+    let now = crate::now();
+    batch.records.into_iter().map(|message| Message::received(message, now)).collect()
+}
+
+fn failure(message: &Message) -> BatchItemFailure {
+    let mut failure = BatchItemFailure::default();
+    failure.item_identifier.clone_from(&message.id);
+    failure
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn unavailable() -> Result<(), Fault> {
+        Err(Fault::unavailable("testing", "down"))
+    }
+
+    #[test]
+    fn what_can_never_go_well_is_a_dead_letter_at_once() {
+        assert_eq!(verdict(&Err(Fault::broken("testing", "poison")), 1, 0.0), Verdict::DeadLetter);
+    }
+
+    #[test]
+    fn what_may_go_well_comes_less_and_less_often_and_not_for_ever() {
+        let wait = |receives, random| verdict(&unavailable(), receives, random);
+        assert_eq!(wait(1, 1.0), Verdict::Later(Duration::from_secs(1)));
+        assert_eq!(wait(4, 1.0), Verdict::Later(Duration::from_secs(8)));
+        assert_eq!(wait(4, 0.0), Verdict::Later(Duration::from_secs(4)));
+        assert_eq!(wait(GIVE_UP_AFTER - 1, 1.0), Verdict::Later(LONGEST_WAIT));
+        assert_eq!(wait(GIVE_UP_AFTER, 1.0), Verdict::DeadLetter);
+    }
+
+    #[test]
+    fn whoever_says_when_to_come_again_is_heeded() {
+        let told = Err(Fault::unavailable("testing", "429").retry_after(Some(Duration::from_secs(30))));
+        assert_eq!(verdict(&told, 1, 0.0), Verdict::Later(Duration::from_secs(30)));
+    }
+
+    #[test]
+    fn a_delivered_event_is_read_and_anything_else_is_poison() {
+        assert!(matches!(Message::new("m", "{}", Timestamp::default()).event(), Err(Fault::Broken(_))));
+        assert!(matches!(Message::new("m", "no json", Timestamp::default()).event(), Err(Fault::Broken(_))));
+    }
 }

@@ -35,9 +35,9 @@ async fn main() -> MainResult {
             let sagas = PaymentSagas::new(boot.sfn(), boot.setting("PAYMENT_SAGA")?);
             boot.schedule(RecoverPayments { payments, sagas }, recover_payments).await
         }
-        "sweep-payment-outbox" => boot.schedule(boot.relay()?, Relay::sweep_all).await,
+        "sweep-payment-outbox" => boot.schedule(boot.relay("payments")?, Relay::sweep_all).await,
         // The table's stream
-        "relay-payments" => boot.stream(boot.relay()?, Relay::relay_now).await,
+        "relay-payments" => boot.stream(boot.relay("payments")?, Relay::relay_now).await,
         _ => boot.unknown_handler(),
     }
 }

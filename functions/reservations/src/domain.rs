@@ -351,6 +351,7 @@ mod tests {
 
     fn terms() -> Terms {
         Terms {
+            refundable_until: None,
             schedule_id: ScheduleId::parse("s").unwrap(),
             concert_id: ConcertId::parse("c").unwrap(),
             starts_at: NOW.plus_seconds(86_400),

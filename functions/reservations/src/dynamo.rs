@@ -23,7 +23,7 @@ use aws_sdk_dynamodb::types::{
     AttributeValue, Delete, KeysAndAttributes, Put, ReturnValuesOnConditionCheckFailure, TransactWriteItem, Update,
 };
 use contracts::admission::AdmissionPlan;
-use contracts::events::{EventBody, ReservationEvent};
+use contracts::events::{CancelReason, EventBody, ReservationCancelled, ReservationEvent};
 use contracts::saga::PaymentSaga;
 use contracts::seats::stream;
 use contracts::{ConcertId, PaymentId, ReservationId, ScheduleId, SeatId, Timestamp, UserId, Won};
@@ -379,7 +379,10 @@ impl WriteEnd for Reservations {
             EndHold::Cancel => (
                 Status::Cancelled,
                 "#status = :held AND hold_expires_at > :now",
-                EventBody::ReservationCancelled(event_data(reservation)),
+                EventBody::ReservationCancelled(ReservationCancelled {
+                    reservation: event_data(reservation),
+                    reason: CancelReason::User,
+                }),
             ),
         };
         let ended = built(

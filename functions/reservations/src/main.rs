@@ -38,14 +38,14 @@ async fn main() -> MainResult {
         "release-reservation" => boot.step(store, release_reservation).await,
         // reservation.held, by queue
         "expire-hold" => {
-            let queue = ExpiryQueue::new(boot.sqs(), boot.setting("HOLD_EXPIRY_QUEUE")?);
+            let queue = ExpiryQueue::new(boot.sqs(), boot.setting("QUEUE")?);
             boot.queue(ExpireHold { store, queue }, expire_hold).await
         }
         // Every minute
         "sweep-holds" => boot.schedule(store, sweep_holds).await,
-        "sweep-reservation-outbox" => boot.schedule(boot.relay()?, Relay::sweep_all).await,
+        "sweep-reservation-outbox" => boot.schedule(boot.relay("reservations")?, Relay::sweep_all).await,
         // The table's stream
-        "relay-reservations" => boot.stream(boot.relay()?, Relay::relay_now).await,
+        "relay-reservations" => boot.stream(boot.relay("reservations")?, Relay::relay_now).await,
         _ => boot.unknown_handler(),
     }
 }

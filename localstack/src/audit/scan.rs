@@ -446,6 +446,7 @@ fn concerts_item(item: &Item, world: &mut World) -> Result<(), Fault> {
             max_per_user: count("max_per_user")?,
             hold_seconds: count("hold_seconds")?,
             sections: item.document("sections")?,
+            refundable_until: item.maybe_int("refundable_until")?.map(contracts::Timestamp::from_millis),
         };
         return put_new(&mut world.dates, parse(schedule, "date")?, date);
     }

@@ -1,0 +1,63 @@
+//! Metrics as CloudWatch's embedded metric format: one line in the log, no call.
+//! <https://docs.aws.amazon.com/AmazonCloudWatch/latest/monitoring/CloudWatch_Embedded_Metric_Format_Specification.html>
+
+use serde_json::{Value, json};
+use std::io::Write;
+
+/// The namespace of our own metrics. They have one dimension, `Stage`.
+pub const NAMESPACE: &str = "Encore";
+
+/// Counts something that happened: `Joined`, `Held`, `Sold`, ...
+pub fn count(name: &'static str, amount: u64) {
+    say(name, "Count", &[], amount);
+}
+
+/// A measured value of one context, for example the age of its oldest unpublished event in seconds.
+pub fn gauge(name: &'static str, unit: &'static str, context: &str, value: u64) {
+    say(name, unit, &[("Context", context)], value);
+}
+
+fn say(name: &str, unit: &str, dimensions: &[(&str, &str)], value: u64) {
+    let stage = std::env::var("STAGE").unwrap_or_default();
+    let line = line(name, unit, &stage, dimensions, value, crate::now().millis());
+    // A metric that cannot be written must not fail what it counts.
+    if let Err(error) = writeln!(std::io::stdout().lock(), "{line}") {
+        tracing::debug!(%error, "a metric was lost");
+    }
+}
+
+fn line(name: &str, unit: &str, stage: &str, more: &[(&str, &str)], value: u64, now_millis: i64) -> Value {
+    let mut names = vec!["Stage"];
+    names.extend(more.iter().map(|(dimension, _)| *dimension));
+    let mut line = json!({
+        "_aws": {
+            "Timestamp": now_millis,
+            "CloudWatchMetrics": [
+                {"Namespace": NAMESPACE, "Dimensions": [names], "Metrics": [{"Name": name, "Unit": unit}]}
+            ],
+        },
+        "Stage": stage,
+        name: value,
+    });
+    for (dimension, value) in more {
+        line[*dimension] = (*value).into();
+    }
+    line
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_line_names_its_metric_its_dimensions_and_its_value() {
+        let line = line("Held", "Count", "prod", &[("Context", "reservations")], 2, 1_000);
+        let told = &line["_aws"]["CloudWatchMetrics"][0];
+        assert_eq!(told["Dimensions"], json!([["Stage", "Context"]]));
+        assert_eq!(told["Metrics"], json!([{"Name": "Held", "Unit": "Count"}]));
+        assert_eq!(
+            (&line["Held"], &line["Stage"], &line["Context"]),
+            (&2.into(), &"prod".into(), &"reservations".into())
+        );
+    }
+}
