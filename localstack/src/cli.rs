@@ -1,11 +1,13 @@
 //! The command line: `cargo local <verb>`.
 
+use crate::dead_letters::{DeadLetterQueue, DeadLetters, Letter};
 use crate::error::Error;
 use crate::info::{EngineKind, StackInfo};
 use crate::logs::{LogLine, Logs};
 use crate::stack::{self, Options, Outcome};
 use crate::tokens::{TokenRequest, Tokens};
-use crate::{Result, audit, demo};
+use crate::{Result, audit, demo, sink};
+use aws_smithy_http_client::tls;
 use clap::{Args, Parser, Subcommand};
 use std::collections::HashSet;
 use std::io::{ErrorKind, Write};
@@ -37,6 +39,11 @@ enum Verb {
     Demo(demo::Args),
     /// Check the invariants of the tables of a running stack.
     Audit(audit::Args),
+    /// Look at dead letters, and send them again.
+    Dlq(DlqArgs),
+    /// Be the sink of a stack. `up` asks for it.
+    #[command(hide = true)]
+    Sink(Common),
 }
 
 /// The options that every verb has.
@@ -122,6 +129,45 @@ struct LogArgs {
     follow: bool,
 }
 
+#[derive(Debug, Args)]
+struct DlqArgs {
+    #[command(flatten)]
+    common: Common,
+    /// A real account, by this profile, instead of the local stack
+    #[arg(long, value_name = "NAME")]
+    profile: Option<String>,
+    /// The region of that account [default: the profile's]
+    #[arg(long, value_name = "REGION", requires = "profile")]
+    region: Option<String>,
+    /// Print JSON
+    #[arg(long)]
+    json: bool,
+    #[command(subcommand)]
+    verb: DlqVerb,
+}
+
+#[derive(Debug, Subcommand)]
+enum DlqVerb {
+    /// Every queue of dead letters or parked work, with how many it holds
+    List,
+    /// The messages of one, with why they are there; they stay
+    Show {
+        /// The queue, as `list` names it
+        queue: String,
+    },
+    /// Send messages of one back to where they came from; repeating it does no harm
+    Redrive {
+        /// The queue, as `list` names it
+        queue: String,
+        /// Only this message
+        #[arg(long, value_name = "ID", required_unless_present = "all", conflicts_with = "all")]
+        message: Option<String>,
+        /// All of them
+        #[arg(long)]
+        all: bool,
+    },
+}
+
 /// Runs the program.
 pub async fn run() -> ExitCode {
     let done = match Cli::parse().verb {
@@ -131,6 +177,8 @@ pub async fn run() -> ExitCode {
         Verb::Logs(args) => logs(args).await,
         Verb::Demo(args) => demo::run(args).await,
         Verb::Audit(args) => audit::run(args).await,
+        Verb::Dlq(args) => dlq(args).await,
+        Verb::Sink(common) => be_sink(&common).await,
     };
     match done {
         Ok(code) => code,
@@ -157,9 +205,10 @@ async fn up(args: UpArgs) -> Result<ExitCode> {
     };
     (options.progress)(&format!("{} is up ({said})", info.stack));
     print(&format!(
-        "api_url      {}\nendpoint_url {}\nstack        {}\nstack_json   {}\n",
+        "api_url      {}\nendpoint_url {}\nsink_url     {}\nstack        {}\nstack_json   {}\n",
         info.api_url,
         info.endpoint_url,
+        info.sink_url,
         info.stack,
         StackInfo::path(&options.dir).display()
     ))?;
@@ -170,6 +219,79 @@ async fn down(common: &Common) -> Result<ExitCode> {
     let (dir, progress) = (common.dir()?, stack::stderr_progress());
     progress(if stack::down(&dir, &progress).await? { "stopped" } else { "nothing was running" });
     Ok(ExitCode::SUCCESS)
+}
+
+async fn dlq(args: DlqArgs) -> Result<ExitCode> {
+    let dead_letters = match &args.profile {
+        None => {
+            let info = StackInfo::of_running(&args.common.dir()?)?;
+            DeadLetters::new(aws_sdk_sqs::Client::new(&info.sdk_config()), &info.stack)
+        }
+        Some(profile) => {
+            let config = account(profile, args.region.clone()).await;
+            DeadLetters::new(aws_sdk_sqs::Client::new(&config), &args.common.stack)
+        }
+    };
+    let json = |value: serde_json::Value| format!("{value:#}\n");
+    print(&match &args.verb {
+        DlqVerb::List => {
+            let queues = dead_letters.list().await?;
+            if args.json { json(serde_json::json!(queues)) } else { queues.iter().map(format_queue).collect() }
+        }
+        DlqVerb::Show { queue } => {
+            let letters = dead_letters.show(queue).await?;
+            if args.json { json(serde_json::json!(letters)) } else { letters.iter().map(format_letter).collect() }
+        }
+        DlqVerb::Redrive { queue, message, all: _ } => {
+            let done = dead_letters.redrive(queue, message.as_deref()).await?;
+            let text = format!("sent again: {}, left: {}\n", done.sent, done.left);
+            if args.json { json(serde_json::json!(done)) } else { text }
+        }
+    })?;
+    Ok(ExitCode::SUCCESS)
+}
+
+/// A real account, as a profile of the AWS configuration files names it.
+async fn account(profile: &str, region: Option<String>) -> aws_types::SdkConfig {
+    let tls = tls::Provider::Rustls(tls::rustls_provider::CryptoMode::AwsLc);
+    aws_config::defaults(aws_config::BehaviorVersion::latest())
+        .profile_name(profile)
+        .region(
+            aws_config::meta::region::RegionProviderChain::first_try(region.map(aws_config::Region::new))
+                .or_else(aws_config::profile::ProfileFileRegionProvider::builder().profile_name(profile).build()),
+        )
+        .http_client(aws_smithy_http_client::Builder::new().tls_provider(tls).build_https())
+        .load()
+        .await
+}
+
+fn format_queue(queue: &DeadLetterQueue) -> String {
+    let source = queue.source.as_deref().unwrap_or("-");
+    format!("{:>6}  {:<44} from {source}\n", queue.messages, queue.name)
+}
+
+fn format_letter(letter: &Letter) -> String {
+    let or = |text: &Option<String>| text.clone().unwrap_or_else(|| "-".to_owned());
+    let since = OffsetDateTime::from_unix_timestamp_nanos(i128::from(letter.dead_since_ms) * 1_000_000)
+        .ok()
+        .and_then(|at| at.format(&time::format_description::well_known::Rfc3339).ok())
+        .unwrap_or_else(|| letter.dead_since_ms.to_string());
+    let body: String = letter.body.chars().take(400).collect();
+    format!(
+        "{}\n  reason      {}\n  error       {}\n  consumer    {}, received {}\n  event       {}\n  correlation {}\n  \
+         since       {since}\n  body        {body}\n",
+        letter.id,
+        letter.reason,
+        letter.error,
+        or(&letter.consumer),
+        letter.receives.map_or_else(|| "-".to_owned(), |count| count.to_string()),
+        or(&letter.event_id),
+        or(&letter.correlation_id),
+    )
+}
+
+async fn be_sink(common: &Common) -> Result<ExitCode> {
+    sink::Detached::be(&common.dir()?).await.map(|()| ExitCode::SUCCESS)
 }
 
 fn token(args: &TokenArgs) -> Result<ExitCode> {

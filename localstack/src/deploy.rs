@@ -78,6 +78,17 @@ impl<'a> Deployer<'a> {
         Err(Error::Deploy(format!("{url}: {status} {}", answer.text())))
     }
 
+    /// Keeps the functions' secrets where they read them. They are outside the template, as on AWS.
+    pub async fn keep_secrets(&self, documents: &BTreeMap<String, serde_json::Value>) -> Result<()> {
+        let ssm = aws_sdk_ssm::Client::new(&sdk_config(&self.endpoint));
+        for (name, document) in documents {
+            let put = ssm.put_parameter().name(name).value(document.to_string());
+            let put = put.r#type(aws_sdk_ssm::types::ParameterType::SecureString).overwrite(true).send().await;
+            put.map_err(|e| Error::Deploy(format!("keeping {name}: {}", DisplayErrorContext(&e))))?;
+        }
+        Ok(())
+    }
+
     /// Creates the stack or brings it up to date.
     pub async fn deploy(&self, template: &str, parameters: &BTreeMap<String, String>) -> Result<Change> {
         let exists = match self.status().await? {
@@ -218,7 +229,7 @@ impl<'a> Deployer<'a> {
     }
 
     /// Where everything is.
-    pub async fn describe(&self, engine: &Engine, deployed: String) -> Result<StackInfo> {
+    pub async fn describe(&self, engine: &Engine, sink_url: &str, deployed: String) -> Result<StackInfo> {
         let mut resources = Vec::new();
         let mut pages = self.client.list_stack_resources().stack_name(self.stack).into_paginator().send();
         while let Some(page) = pages.next().await {
@@ -234,6 +245,7 @@ impl<'a> Deployer<'a> {
             engine: EngineKind::Ministack,
             endpoint_url: self.endpoint.clone(),
             api_url: api_url(&self.endpoint, &resources),
+            sink_url: sink_url.to_owned(),
             region: REGION.to_owned(),
             account_id: account.to_owned(),
             stack: self.stack.to_owned(),

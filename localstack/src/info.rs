@@ -41,6 +41,8 @@ pub struct StackInfo {
     pub endpoint_url: String,
     /// The root of the REST API, without a slash at the end.
     pub api_url: String,
+    /// Where the sink is that plays the world outside: [`crate::sink`].
+    pub sink_url: String,
     /// The region, [`crate::REGION`].
     pub region: String,
     /// The made-up account.

@@ -11,6 +11,7 @@
 mod artifacts;
 pub mod audit;
 pub mod cli;
+pub mod dead_letters;
 pub mod demo;
 mod deploy;
 mod engine;
@@ -20,6 +21,7 @@ pub mod http;
 mod info;
 mod logs;
 mod python;
+pub mod sink;
 mod stack;
 mod template;
 mod tokens;

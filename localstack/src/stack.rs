@@ -6,6 +6,7 @@ use crate::engine::{self, Engine, Start};
 use crate::error::{AtPath, Error};
 use crate::files::{self, CargoTarget, Lock};
 use crate::info::{EngineKind, StackInfo};
+use crate::sink::{self, Secrets};
 use crate::template::Template;
 use crate::tokens::{self, Tokens};
 use crate::{ISSUER, Result, python};
@@ -132,6 +133,8 @@ pub struct Stack {
     engine: Engine,
     /// Its standard input is the thread by which the engine's life hangs.
     child: Child,
+    /// What plays the world outside.
+    sink: sink::Attached,
 }
 
 impl Stack {
@@ -148,12 +151,14 @@ impl Stack {
         }
         clean(&options.dir)?;
         let (engine, child) = ready.start(&options, true).await?;
+        let sink = sink::Attached::start(Secrets::open(&options.dir)?).await?;
         let mut stack = Self {
-            info: ready.deploy(&options, &engine, None).await?.0,
+            info: ready.deploy(&options, &engine, sink.url(), None).await?.0,
             tokens: Tokens::open(&options.dir)?,
             options,
             engine,
             child,
+            sink,
         };
         stack.options.build = false;
         Ok(stack)
@@ -184,7 +189,7 @@ impl Stack {
         let mut options = self.options.clone();
         options.parameters = parameters.clone();
         let ready = Ready::make(&options).await?;
-        let (info, outcome) = ready.deploy(&options, &self.engine, Some(&self.info)).await?;
+        let (info, outcome) = ready.deploy(&options, &self.engine, self.sink.url(), Some(&self.info)).await?;
         self.info = info;
         Ok(outcome)
     }
@@ -223,7 +228,8 @@ pub async fn up(options: &Options) -> Result<(StackInfo, Outcome)> {
     let Some(engine) = running else {
         clean(&options.dir)?;
         let (engine, _detached) = ready.start(options, false).await?;
-        return ready.deploy(options, &engine, None).await;
+        let sink = sink::Detached::start(&options.dir).await?;
+        return ready.deploy(options, &engine, sink.url(), None).await;
     };
     if let Some(port) = options.port.filter(|port| *port != engine.port) {
         return Err(Error::Usage(format!(
@@ -239,7 +245,8 @@ pub async fn up(options: &Options) -> Result<(StackInfo, Outcome)> {
             known.stack
         )));
     }
-    ready.deploy(options, &engine, known.as_ref()).await
+    let sink = sink::Detached::start(&options.dir).await?;
+    ready.deploy(options, &engine, sink.url(), known.as_ref()).await
 }
 
 /// Ends the stack of a directory. Says whether there was one.
@@ -248,6 +255,7 @@ pub async fn down(dir: &Path, progress: &Progress) -> Result<bool> {
         return Ok(false);
     }
     let _lock = Lock::take(&dir.join("lock"), progress).await?;
+    sink::Detached::stop(dir).await?;
     let stopped = match Engine::remembered(dir)? {
         Some(engine) => engine.stop().await?,
         None => false,
@@ -296,9 +304,10 @@ impl Ready {
         &self,
         options: &Options,
         engine: &Engine,
+        sink_url: &str,
         known: Option<&StackInfo>,
     ) -> Result<(StackInfo, Outcome)> {
-        let parameters = parameters(options, &self.template.parameters())?;
+        let parameters = parameters(options, &self.template.parameters(), sink_url)?;
         let deployer = Deployer::new(engine.endpoint_url(), &options.stack, &options.progress);
         let keys = self.packages.iter().map(|package| (package.context.clone(), package.key())).collect();
         let template = self.template.clone().deployable(&deployer.bucket(), &keys)?;
@@ -309,8 +318,9 @@ impl Ready {
             return Ok((known.clone(), Outcome::Unchanged));
         }
         deployer.upload(&self.packages).await?;
+        deployer.keep_secrets(&Secrets::open(&options.dir)?.documents(&options.stack)).await?;
         let change = deployer.deploy(&template, &parameters).await?;
-        let info = deployer.describe(engine, deployed).await?;
+        let info = deployer.describe(engine, sink_url, deployed).await?;
         files::write_json(&StackInfo::path(&options.dir), &info)?;
         Ok((
             info,
@@ -324,7 +334,9 @@ impl Ready {
 }
 
 /// The parameters to deploy with: those of the local cloud, then the remembered ones, then those asked for now.
-fn parameters(options: &Options, declared: &BTreeSet<String>) -> Result<BTreeMap<String, String>> {
+///
+/// `{sink}` in a value stands for the sink's URL, which is known only now.
+fn parameters(options: &Options, declared: &BTreeSet<String>, sink_url: &str) -> Result<BTreeMap<String, String>> {
     let path = options.dir.join("parameters.json");
     let remembered: BTreeMap<String, String> = files::read_json(&path)?.unwrap_or_default();
     let chosen = merge(remembered.clone(), &options.parameters);
@@ -341,8 +353,19 @@ fn parameters(options: &Options, declared: &BTreeSet<String>) -> Result<BTreeMap
         ("UserTokenIssuer".to_owned(), ISSUER.to_owned()),
         ("QueueTokenKeys".to_owned(), tokens::queue_token_keys(&options.dir)?),
         ("Stage".to_owned(), "local".to_owned()),
+        // Nobody pays here, unless a payment provider is asked for: `PaymentProviderUrl={sink}/toss`.
+        ("OpenCharges".to_owned(), "true".to_owned()),
+        ("DataPlatformUrl".to_owned(), "{sink}/data-platform".to_owned()),
+        ("PartnerUrl".to_owned(), "{sink}/partner".to_owned()),
+        ("AlimTalkUrl".to_owned(), "{sink}/alimtalk".to_owned()),
+        ("CashReceiptUrl".to_owned(), "{sink}/toss".to_owned()),
+        ("NotionUrl".to_owned(), "{sink}/notion".to_owned()),
+        ("UserDirectoryUrl".to_owned(), "{sink}/directory".to_owned()),
     ]);
     all.extend(chosen);
+    for value in all.values_mut() {
+        *value = value.replace("{sink}", sink_url);
+    }
     all.retain(|key, _| declared.contains(key));
     Ok(all)
 }
@@ -377,9 +400,10 @@ mod tests {
         let options = Options::ephemeral("test-parameters").parameter("TokenExpiry", "strict");
         fs::create_dir_all(&options.dir).unwrap();
         let declared = BTreeSet::from(["TokenExpiry".to_owned(), "Stage".to_owned()]);
-        let passed = parameters(&options, &declared).unwrap();
+        let passed = parameters(&options, &declared, "http://sink").unwrap();
         assert_eq!(passed, map(&[("Stage", "local"), ("TokenExpiry", "strict")]));
-        let error = parameters(&options.clone().parameter("Tpyo", "1"), &declared).unwrap_err().to_string();
+        let error =
+            parameters(&options.clone().parameter("Tpyo", "1"), &declared, "http://sink").unwrap_err().to_string();
         assert!(error.contains("Tpyo") && error.contains("TokenExpiry"), "{error}");
         files::remove(&options.dir).unwrap();
     }

@@ -128,7 +128,7 @@ pub fn queue_token_keys(dir: &Path) -> Result<String> {
     Ok(set.to_string())
 }
 
-fn keys(dir: &Path) -> PathBuf {
+pub(crate) fn keys(dir: &Path) -> PathBuf {
     dir.join("keys")
 }
 

@@ -18,7 +18,7 @@ use points::usecases::return_points::return_points;
 use points::usecases::use_points::use_points;
 use reservations::domain;
 use reservations::dynamo::Reservations;
-use reservations::ports::{FindReservation, KeepTerms};
+use reservations::ports::{FindReservation, KeepTerms, Origin};
 use reservations::usecases::begin_payment::begin_payment;
 use reservations::usecases::confirm_reservation::confirm_reservation;
 use reservations::usecases::release_reservation::release_reservation;
@@ -71,7 +71,7 @@ impl World {
         accounts.post(&user("alice"), &charge).await.unwrap().unwrap();
         let answer = |_: &domain::Reservation| StoredAnswer { status: 201, body: json!({}), location: None };
         let wish = wish(place("alice", 1, NOW), &["A-1-1", "B-1-1"], "r1");
-        let Ok(Reserved::Held(reservation)) = reserve_seats(&reservations, &wish, None, answer, NOW).await else {
+        let Ok(Reserved::Held(reservation)) = reserve_seats(&reservations, &wish, Origin::New, None, answer, NOW).await else {
             panic!("the seats are free");
         };
         let saga = PaymentSaga { token_expiry, ..saga(&reservation, "p1") };

@@ -22,6 +22,8 @@ pub struct Cloud {
     /// The stack; `info()` says where everything is.
     pub stack: Stack,
     client: Client,
+    /// Whether charging points is paid for at the sink's payment provider.
+    charges_are_paid_for: bool,
 }
 
 /// Permissions that a role has lost.
@@ -97,7 +99,8 @@ pub fn with_cloud<F: Future<Output = ()>>(parameters: &[(&str, &str)], test: imp
             options = options.parameter(name, value);
         }
         let stack = runtime().block_on(Stack::start(options)).unwrap_or_else(|error| panic!("no cloud: {error}"));
-        Cloud { stack, client: Client::new() }
+        let charges_are_paid_for = parameters.iter().any(|(name, _)| *name == "PaymentProviderUrl");
+        Cloud { stack, client: Client::new(), charges_are_paid_for }
     });
     runtime().block_on(test(cloud));
 }
@@ -154,6 +157,11 @@ impl Cloud {
     /// Somebody with this text as bearer token.
     pub fn bearer(&'static self, token: &str) -> User {
         User { cloud: self, id: String::new(), token: Some(token.to_owned()) }
+    }
+
+    /// What plays the world outside.
+    pub fn sink(&self) -> local::sink::Client {
+        local::sink::Client::new(&self.stack.info().sink_url)
     }
 
     /// Has the engine's state machines wait for nothing between retries. How often they retry stays.
@@ -328,11 +336,16 @@ impl User {
         text(&held.json(), "reservation_id")
     }
 
-    /// Charges points.
+    /// Charges points, paying for them where that is asked.
     pub async fn charge(&self, amount: i64) {
         let key = unique("charge");
-        let charged =
-            self.send("POST", "/points/charges", &[("idempotency-key", &key)], Some(&json!({"amount": amount}))).await;
+        let mut body = json!({"amount": amount});
+        if self.cloud.charges_are_paid_for {
+            let payment_key = unique("paid");
+            self.cloud.sink().register_payment(&payment_key, &key, amount).await.unwrap_or_else(|e| panic!("{e}"));
+            body["payment_key"] = payment_key.into();
+        }
+        let charged = self.send("POST", "/points/charges", &[("idempotency-key", &key)], Some(&body)).await;
         assert_eq!(charged.status, 201, "{}", charged.text());
     }
 

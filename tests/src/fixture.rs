@@ -96,6 +96,7 @@ pub fn wish(place: QueueTokenClaims, seats: &[&str], reservation: &str) -> Wish 
         seats: SeatList::new(seats.iter().map(|id| seat(id)).collect()).expect("seats"),
         reservation: ReservationId::parse(reservation).expect("an id"),
         correlation_id: format!("request-of-{reservation}"),
+        asked_at: NOW,
     }
 }
 

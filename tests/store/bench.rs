@@ -3,7 +3,10 @@
 use ::payments::domain::{Choices, Execution, Payment};
 use ::payments::dynamo::Payments;
 use ::payments::ports::{AskQuote, OpenPayment, Opened, StartSaga, WatchSaga};
+use ::points::domain::Charging;
 use ::points::dynamo::Accounts;
+use ::points::handlers::ChargeDeps;
+use ::points::ports::AskPayment;
 use ::reservations::domain::{Refusal, Reservation};
 use ::reservations::dynamo::Reservations;
 use ::reservations::ports::KeepTerms;
@@ -14,14 +17,14 @@ use ::waiting_room::dynamo::Lines;
 use contracts::Timestamp;
 use contracts::admission::QueueTokenClaims;
 use contracts::saga::{PaymentSaga, TokenExpiry};
-use contracts::steps::{PayableReservation, Quote, QuoteReservation};
+use contracts::steps::{ChargePaid, PayCharge, PayableReservation, Quote, QuoteReservation};
 use kit::Fault;
 use kit::idempotency::{IdempotencyKey, StoredAnswer};
 use kit::{StepCall, StepError};
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
 use std::sync::Mutex;
-use tests::calls::Ask;
+use tests::calls::{Ask, users};
 use tests::dynamo::Engine;
 use tests::fixture::{NOW, concert, plan, step, terms, wish};
 use tests::proxy::Proxy;
@@ -72,9 +75,10 @@ impl Bench {
         now: Timestamp,
     ) -> Result<Reservation, ReserveError> {
         let answer = |_: &Reservation| stored();
-        match reserve_seats(&self.reservations, &wish(place, seats, id), None, answer, now).await? {
+        let wish = Wish { asked_at: now, ..wish(place, seats, id) };
+        match reserve_seats(&self.reservations, &wish, Origin::New, None, answer, now).await? {
             Reserved::Held(reservation) => Ok(reservation),
-            Reserved::AsBefore(_) => panic!("no key was given"),
+            other => panic!("no key was given, nothing was pending: {other:?}"),
         }
     }
 
@@ -139,6 +143,16 @@ impl AskQuote for RealQuotes {
     }
 }
 
+/// Payments that give one answer to every charge.
+#[derive(Debug)]
+pub struct PaymentsSay(pub ChargePaid);
+
+impl AskPayment for PaymentsSay {
+    async fn pay_charge(&self, _: &PayCharge) -> Result<ChargePaid, Fault> {
+        Ok(self.0.clone())
+    }
+}
+
 /// Sagas that are only written down.
 #[derive(Debug, Default)]
 pub struct Sagas {
@@ -190,6 +204,11 @@ impl Bench {
         let opened = self.payments.open(&payment, &key, &stored(), now).await.unwrap();
         assert!(matches!(opened, Opened::Now));
         payment
+    }
+
+    /// What `charge-points` is wired with where points are charged this way.
+    pub fn charging(&self, charging: Charging, payments: ChargePaid) -> ChargeDeps<Accounts, PaymentsSay> {
+        ChargeDeps { accounts: self.points.clone(), payments: PaymentsSay(payments), charging, users: users() }
     }
 
     /// Gives a user points.

@@ -6,15 +6,22 @@
 
 use crate::audit::violations;
 use crate::bench::{Bench, key, stored};
+use crate::notifications::{Desk, counted, example};
 use ::concerts::domain::{Concert, Schedule, SectionKey, Taken, Terms};
 use ::concerts::dynamo::{Catalogue, SeatMaps};
 use ::concerts::ports::{AddConcert, AddSchedule, FindConcert, KeepSeatMap};
+use ::notifications::domain::{Claim, Count, Delivery, LEASE_MILLIS, News, Outcome, Sign};
+use ::notifications::handlers::{issue_cash_receipt, notify_partner};
+use ::notifications::ports::GuardDelivery;
+use ::notifications::usecases::alert_administrator::take_in;
+use ::payments::charge::{Charge, ChargeState, FindStuckCharges, MoveCharge, RecordCharge, RecordedCharge};
+use ::payments::charge_dynamo::Charges;
 use ::payments::ports::{FindPayment, FindStuck, OpenPayment};
 use ::payments::usecases::complete_payment::complete_payment;
 use ::payments::usecases::fail_payment::fail_payment;
-use ::points::domain::{EntryKey, Kind, Movement};
-use ::points::dynamo::{MAX_HOT_ENTRIES, hot_millis};
-use ::points::ports::PostEntry;
+use ::points::domain::{EntryKey, GUARDED_MILLIS, Kind, Movement};
+use ::points::dynamo::MAX_HOT_ENTRIES;
+use ::points::ports::{CloseCharge, PostEntry};
 use ::points::usecases::return_points::return_points;
 use ::points::usecases::use_points::use_points;
 use ::reservations::domain::EndHold;
@@ -27,6 +34,7 @@ use ::waiting_room::ports::{IssuePosition, OpenLine, ReadLine, ReadUse, ReplaceP
 use contracts::admission::AdmissionPlan;
 use contracts::saga::{CaughtError, FailPayment};
 use contracts::seats::SeatStatus;
+use contracts::steps::PayCharge;
 use contracts::{SectionName, Timestamp, Won};
 use kit::dynamo::{Item, Read, n, s};
 use kit::outbox::Relay;
@@ -370,8 +378,8 @@ controls! {
     // ------------------------------------------------------------ points
 
     a_charge_is_made_once_under_its_key: "points/posting"
-    guards "attribute_not_exists(#entry) AND (attribute_not_exists(balance) OR balance <= :limit) AND \
-            (attribute_not_exists(hot) OR hot < :full)" from "guard", |bench| {
+    guards "attribute_not_exists(#entry) AND attribute_not_exists(#void) AND \
+            (attribute_not_exists(balance) OR balance <= :limit) AND (attribute_not_exists(hot) OR hot < :full)" from "guard", |bench| {
         for _ in 0..2 {
             bench.charge("alice", 100, "k").await;
         }
@@ -379,8 +387,8 @@ controls! {
     }
 
     a_balance_keeps_to_its_limit: "points/posting"
-    guards "attribute_not_exists(#entry) AND (attribute_not_exists(balance) OR balance <= :limit) AND \
-            (attribute_not_exists(hot) OR hot < :full)" from "guard", |bench| {
+    guards "attribute_not_exists(#entry) AND attribute_not_exists(#void) AND \
+            (attribute_not_exists(balance) OR balance <= :limit) AND (attribute_not_exists(hot) OR hot < :full)" from "guard", |bench| {
         for (id, amount) in [("a", Won::MAX.get()), ("b", 1)] {
             let _posted = bench.points.post(&user("alice"), &charge(id, amount, NOW)).await;
         }
@@ -388,8 +396,8 @@ controls! {
     }
 
     a_full_account_takes_no_more_charges: "points/posting"
-    guards "attribute_not_exists(#entry) AND (attribute_not_exists(balance) OR balance <= :limit) AND \
-            (attribute_not_exists(hot) OR hot < :full)" from "guard", |bench| {
+    guards "attribute_not_exists(#entry) AND attribute_not_exists(#void) AND \
+            (attribute_not_exists(balance) OR balance <= :limit) AND (attribute_not_exists(hot) OR hot < :full)" from "guard", |bench| {
         bench.charge("alice", 1, "k").await;
         let mut full = bench.engine.item("points", "USER#alice", "ACCOUNT").await.unwrap();
         full.insert("hot".to_owned(), n(MAX_HOT_ENTRIES));
@@ -446,8 +454,8 @@ controls! {
         bench.balance("alice").await != 1_000
     }
 
-    a_use_that_arrives_while_its_return_closes_the_door_is_returned: "points/return_use"
-    guards "attribute_not_exists(#used)", |bench| {
+    a_use_that_arrives_while_its_return_closes_the_door_is_returned: "points/close"
+    guards "attribute_not_exists(#made)", |bench| {
         bench.charge("alice", 1_000, "k").await;
         let saga = saga_of("alice", "p1", 100);
         let gate = bench.proxy.hold(Rule::on("UpdateItem").containing("SET #void").once());
@@ -461,6 +469,20 @@ controls! {
         bench.balance("alice").await != 1_000
     }
 
+    a_charge_that_was_refused_for_good_is_never_made: "points/posting"
+    guards "attribute_not_exists(#entry) AND attribute_not_exists(#void) AND \
+            (attribute_not_exists(balance) OR balance <= :limit) AND (attribute_not_exists(hot) OR hot < :full)" from "guard", |bench| {
+        bench.points.close_charge(&user("alice"), &charge("c1", 100, NOW)).await.unwrap();
+        let _late = bench.points.post(&user("alice"), &charge("c1", 100, NOW)).await;
+        bench.balance("alice").await != 0
+    }
+
+    a_charge_that_was_made_is_not_refused_for_good: "points/close"
+    guards "attribute_not_exists(#made)", |bench| {
+        bench.points.post(&user("alice"), &charge("c1", 100, NOW)).await.unwrap().unwrap();
+        bench.points.close_charge(&user("alice"), &charge("c1", 100, NOW)).await.unwrap().is_none()
+    }
+
     an_entry_is_archived_once: "points/archive"
     guards "attribute_exists(#e0) AND attribute_exists(#last)", |bench| {
         let (first, then) = (NOW, NOW.plus_seconds(1));
@@ -469,7 +491,7 @@ controls! {
             bench.points.post(&user("alice"), &charge(&format!("c{index}"), 1, at)).await.unwrap().unwrap();
         }
         let gate = bench.proxy.hold(Rule::on("TransactWriteItems").once());
-        let (few, many) = (charge("few", 1, first.plus_millis(hot_millis(Kind::Charge) + 1)), charge("many", 1, then.plus_millis(hot_millis(Kind::Charge) + 1)));
+        let (few, many) = (charge("few", 1, first.plus_millis(GUARDED_MILLIS + 1)), charge("many", 1, then.plus_millis(GUARDED_MILLIS + 1)));
         let slow = async { bench.points.post(&user("alice"), &few).await };
         let quick = async {
             gate.reached().await;
@@ -492,9 +514,53 @@ controls! {
         for index in 0..64 {
             bench.points.post(&user("alice"), &charge(&format!("c{index}"), 1, NOW)).await.unwrap().unwrap();
         }
-        let later = charge("later", 1, NOW.plus_millis(hot_millis(Kind::Charge) + 1));
+        let later = charge("later", 1, NOW.plus_millis(GUARDED_MILLIS + 1));
         bench.points.post(&user("alice"), &later).await.unwrap().unwrap();
         bench.engine.item("points", "USER#alice", "LEDGER#000000000032").await != Some(kept)
+    }
+
+    // ------------------------------------------------------------ payments: charges
+
+    a_charge_is_recorded_once: "payments/record_charge"
+    guards "attribute_not_exists(pk)", |bench| {
+        let charges = charges(bench);
+        for (id, payment_key) in [("c1", "pay-1"), ("c2", "pay-2")] {
+            charges.record_charge(&asked(id, "alice", payment_key)).await.unwrap();
+        }
+        stored_charge(bench).await.text("charge_id").unwrap() != "c1"
+    }
+
+    a_providers_payment_pays_for_one_charge: "payments/record_charge"
+    guards "attribute_not_exists(pk)", |bench| {
+        let charges = charges(bench);
+        charges.record_charge(&asked("c1", "alice", "pay-1")).await.unwrap();
+        matches!(charges.record_charge(&asked("c2", "bob", "pay-1")).await.unwrap(), RecordedCharge::Now)
+    }
+
+    a_charge_that_was_refused_is_not_confirmed_by_a_late_step: "payments/move_charge"
+    guards "#status = :from", |bench| {
+        let (charges, charge) = (charges(bench), asked("c1", "alice", "pay-1"));
+        charges.record_charge(&charge).await.unwrap();
+        charges.move_charge(&charge, &ChargeState::Refused("declined".to_owned()), NOW).await.unwrap();
+        charges.move_charge(&charge, &ChargeState::Confirmed, NOW).await.unwrap();
+        stored_charge(bench).await.text("status").unwrap() != "refused"
+    }
+
+    a_charges_recovery_is_counted_once: "payments/count_charge_recovery"
+    guards "#status = :from AND recoveries = :counted", |bench| {
+        let (charges, charge) = (charges(bench), asked("c1", "alice", "pay-1"));
+        charges.record_charge(&charge).await.unwrap();
+        let first = charges.count_charge_recovery(&charge, NOW).await.unwrap();
+        first && charges.count_charge_recovery(&charge, NOW).await.unwrap()
+    }
+
+    a_charge_that_ended_is_not_open_again_by_a_recovery: "payments/count_charge_recovery"
+    guards "#status = :from AND recoveries = :counted", |bench| {
+        let (charges, charge) = (charges(bench), asked("c1", "alice", "pay-1"));
+        charges.record_charge(&charge).await.unwrap();
+        charges.move_charge(&charge, &ChargeState::Refused("declined".to_owned()), NOW).await.unwrap();
+        charges.count_charge_recovery(&charge, NOW).await.unwrap();
+        stored_charge(bench).await.contains_key("pending_since")
     }
 
     // ------------------------------------------------------------ payments
@@ -562,7 +628,8 @@ controls! {
         complete_payment(&bench.payments, step(saga, NOW)).await.unwrap();
         let records = bench.engine.changes("payments");
         remove(bench, "payments", "OUTBOX#p1.payment.completed", "OUTBOX").await;
-        let _told = Relay::new(bench.proxy.table("payments"), bus.client(), BUS.to_owned()).relay(records, NOW).await;
+        let bus = kit::outbox::Bus::new(bus.client(), BUS.to_owned());
+        let _told = Relay::new("payments", bench.proxy.table("payments"), bus).relay(records, NOW).await;
         bench.engine.item("payments", "OUTBOX#p1.payment.completed", "OUTBOX").await.is_some()
     }
 
@@ -679,6 +746,76 @@ controls! {
         let row = items.iter().find(|item| item.contains_key("taken#A")).unwrap();
         row["taken#A"] != n(20)
     }
+
+    // ------------------------------------------------------------ notifications
+
+    a_message_that_comes_twice_is_delivered_once: "notifications/claim"
+    guards "attribute_not_exists(pk) OR claimed_until <= :now", |bench| {
+        let desk = Desk::beside(bench).await;
+        for _ in 0..2 {
+            notify_partner(&desk.webhook("/partner"), example("payment.completed")).await.unwrap();
+        }
+        desk.heard("/partner").len() != 1
+    }
+
+    a_claim_that_ended_is_not_given_back_in_the_name_of_the_next: "notifications/release"
+    guards "lease = :lease", |bench| {
+        let (store, delivery) = (Desk::beside(bench).await.store(), Delivery::new("test", "event"));
+        let Claim::Mine(lease) = store.claim(&delivery, NOW).await.unwrap() else { panic!("it is free") };
+        let after = NOW.plus_millis(LEASE_MILLIS);
+        assert!(matches!(store.claim(&delivery, after).await.unwrap(), Claim::Mine(_)));
+        store.finish(&delivery, &Outcome::sent(None), after).await.unwrap();
+        store.release(&delivery, &lease).await.unwrap();
+        store.claim(&delivery, after).await.unwrap() != Claim::Done
+    }
+
+    no_receipt_is_begun_for_a_payment_that_was_refunded: "notifications/begin_receipt"
+    guards "attribute_not_exists(refunded_by) OR attribute_exists(begun)", |bench| {
+        let desk = Desk::beside(bench).await;
+        for kind in ["payment.refunded", "payment.completed"] {
+            issue_cash_receipt(&desk.receipts(), example(kind)).await.unwrap();
+        }
+        !desk.heard("cash-receipts").is_empty()
+    }
+
+    a_sign_that_crosses_another_is_counted: "notifications/replace_alert"
+    guards "attribute_not_exists(pk) OR rev = :before", |bench| {
+        let desk = Desk::beside(bench).await;
+        let (store, sign) = (desk.store(), |at| {
+            let (fault, summary, detail) = ("f".to_owned(), String::new(), String::new());
+            News::Sign(Sign { fault, summary, detail, count: Count::OneMore, at })
+        });
+        take_in(&store, &sign(NOW)).await.unwrap();
+        let gate = bench.proxy.hold(Rule::on("PutItem").once());
+        let (slow, quick) = (sign(NOW.plus_seconds(1)), sign(NOW.plus_seconds(2)));
+        let crossing = async {
+            gate.reached().await;
+            take_in(&store, &quick).await.unwrap();
+            gate.open();
+        };
+        tokio::join!(async { take_in(&store, &slow).await.unwrap() }, crossing);
+        counted(&desk).await != 3
+    }
+}
+
+fn charges(bench: &Bench) -> Charges {
+    Charges::new(bench.proxy.table("payments"))
+}
+
+fn asked(id: &str, who: &str, payment_key: &str) -> Charge {
+    let ask = PayCharge {
+        user_id: user(who),
+        key: "order-1".to_owned(),
+        amount: won(100),
+        payment_key: payment_key.to_owned(),
+        requested_at: NOW,
+        correlation_id: "request-1".to_owned(),
+    };
+    Charge::asked(payment(id), ask)
+}
+
+async fn stored_charge(bench: &Bench) -> Item {
+    bench.engine.item("payments", "USER#alice", "CHARGE#order-1").await.unwrap()
 }
 
 async fn status_of(bench: &Bench, id: &str) -> String {

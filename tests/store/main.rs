@@ -5,8 +5,10 @@
 
 mod audit;
 mod bench;
+mod charges;
 mod concerts;
 mod controls;
+mod notifications;
 mod outbox;
 mod payments;
 mod points;

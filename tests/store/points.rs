@@ -1,17 +1,21 @@
 //! Balance and ledger.
 
 use crate::bench::{Bench, reason};
-use ::points::domain::{Entry, EntryKey, Kind, Movement, Posted, Refusal};
-use ::points::dynamo::{Accounts, HOT_ENTRIES, MAX_HOT_ENTRIES, hot_millis};
+use ::points::domain::{
+    CREDITED_WITHIN_MILLIS, Charging, Entry, EntryKey, GUARDED_MILLIS, Kind, Movement, Posted, Refusal,
+};
+use ::points::dynamo::{Accounts, HOT_ENTRIES, MAX_HOT_ENTRIES};
 use ::points::handlers::{self, Deps};
 use ::points::ports::{ListEntries, PostEntry};
+use ::points::usecases::credit_charge::credit_charge;
 use ::points::usecases::return_points::return_points;
 use ::points::usecases::use_points::use_points;
 use contracts::Timestamp;
 use contracts::saga::Done;
+use contracts::steps::{ChargeCredit, ChargePaid, CreditCharge, CreditedCharge};
 use kit::dynamo::{Item, n, s};
 use kit::http::Page;
-use kit::{Problem, Reply, StepError};
+use kit::{Fault, Problem, Reply, StepError};
 use serde_json::{Value, json};
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -24,7 +28,7 @@ const DONE: Done = Done { already: false };
 const ALREADY: Done = Done { already: true };
 
 async fn charge(bench: &Bench, who: &str, key: &str, amount: i64) -> Result<Reply, Problem> {
-    let deps = Deps { accounts: bench.points.clone(), users: users() };
+    let deps = bench.charging(Charging::Open, ChargePaid::Pending);
     handlers::charge_points(&deps, Ask::at(NOW).user(who).key(key).json(json!({"amount": amount})).call()).await
 }
 
@@ -234,6 +238,140 @@ fn told(error: StepError) -> &'static str {
     }
 }
 
+// ---------------------------------------------------------------- charges that are paid for
+
+async fn buy(bench: &Bench, charging: Charging, paid: ChargePaid, key: &str, body: Value) -> Result<Reply, Problem> {
+    let deps = bench.charging(charging, paid);
+    handlers::charge_points(&deps, Ask::at(NOW).user("alice").key(key).json(body).call()).await
+}
+
+#[tokio::test]
+async fn a_charge_is_answered_as_its_payment_turns_out() {
+    let bench = Bench::start().await;
+    let no = |reason: &str| ChargePaid::NotConfirmed { reason: reason.to_owned() };
+    for (paid, status, code) in [
+        (no("reject_card_payment"), 402, "payment_not_confirmed"),
+        (no("payment_key_used"), 402, "payment_not_confirmed"),
+        (ChargePaid::KeyReused, 422, "idempotency_key_reused"),
+        (ChargePaid::BalanceLimit, 409, "balance_limit_exceeded"),
+        (ChargePaid::Pending, 503, "temporarily_unavailable"),
+    ] {
+        let body = json!({"amount": 500, "payment_key": "pay-1"});
+        let problem = buy(&bench, Charging::Paid, paid.clone(), "order-1", body).await.unwrap_err();
+        assert_eq!((problem.status.as_u16(), problem.code), (status, code), "{paid:?}");
+        assert_eq!(problem.retry_after_seconds.is_some(), status == 503);
+    }
+    let paid = ChargePaid::Credited(CreditedCharge { entry_id: "c1".to_owned(), balance: won(900) });
+    let body = json!({"amount": 500, "payment_key": "pay-1"});
+    let reply = buy(&bench, Charging::Paid, paid, "order-1", body).await.unwrap();
+    assert_eq!((reply.status.as_u16(), reply.body.unwrap()), (201, json!({"balance": 900, "entry_id": "c1"})));
+    assert_eq!(bench.proxy.actions(), Vec::<String>::new(), "payments has it credited");
+}
+
+#[tokio::test]
+async fn a_payment_is_named_exactly_where_it_is_asked_for() {
+    let bench = Bench::start().await;
+    let paid = || ChargePaid::Credited(CreditedCharge { entry_id: "c1".to_owned(), balance: won(500) });
+    let named = |key: &str| json!({"amount": 500, "payment_key": key});
+    for (charging, key, body, status) in [
+        (Charging::Paid, "order-1", json!({"amount": 500}), 400),
+        (Charging::Paid, "order-1", named(""), 400),
+        (Charging::Paid, "order-1", named("a b"), 400),
+        (Charging::Paid, "order-1", named(&"k".repeat(201)), 400),
+        (Charging::Paid, "five5", named("pay-1"), 400),
+        (Charging::Open, "order-1", named("pay-1"), 400),
+        (Charging::Closed, "order-1", named("pay-1"), 400),
+        (Charging::Closed, "order-1", json!({"amount": 500}), 402),
+    ] {
+        let problem = buy(&bench, charging, paid(), key, body.clone()).await.unwrap_err();
+        assert_eq!(problem.status.as_u16(), status, "{charging:?} {key} {body}: {problem:?}");
+    }
+    assert!(buy(&bench, Charging::Paid, paid(), "order-1", named(&"k".repeat(200))).await.is_ok());
+    assert_eq!(bench.balance("alice").await, 0);
+}
+
+fn paid_for(key: &str, entry_id: &str, amount: i64) -> CreditCharge {
+    CreditCharge {
+        user_id: user("alice"),
+        key: key.to_owned(),
+        entry_id: entry_id.to_owned(),
+        amount: won(amount),
+        requested_at: NOW,
+    }
+}
+
+fn refused(reason: &str) -> ChargeCredit {
+    ChargeCredit::Refused { reason: reason.to_owned() }
+}
+
+#[tokio::test]
+async fn a_charge_that_was_paid_for_is_credited_once_and_answered_alike() {
+    let bench = Bench::start().await;
+    let credited = ChargeCredit::Credited(CreditedCharge { entry_id: "c1".to_owned(), balance: won(500) });
+    for _ in 0..3 {
+        assert_eq!(credit_charge(&bench.points, step(paid_for("k", "c1", 500), NOW)).await.unwrap(), credited);
+        charge(&bench, "alice", "another", 1).await.unwrap();
+    }
+    for other in [paid_for("k", "c2", 500), paid_for("k", "c1", 501), paid_for("another", "c3", 1)] {
+        assert_eq!(credit_charge(&bench.points, step(other, NOW)).await.unwrap(), refused("key_taken"));
+    }
+    assert_eq!(bench.balance("alice").await, 501);
+    assert_sound(&bench, "alice").await;
+}
+
+#[tokio::test]
+async fn a_charge_refused_once_is_refused_for_good_whatever_room_there_is_later() {
+    let bench = Bench::start().await;
+    let most = contracts::Won::MAX.get();
+    credit_charge(&bench.points, step(paid_for("all", "c0", most), NOW)).await.unwrap();
+    // A try that is still on its way when the charge is refused, and the money given back.
+    let gate = bench.proxy.hold(Rule::on("UpdateItem").once());
+    let accounts = bench.points.clone();
+    let late = tokio::spawn(async move { credit_charge(&accounts, step(paid_for("k", "c1", 500), NOW)).await });
+    gate.reached().await;
+    let told = credit_charge(&bench.points, step(paid_for("k", "c1", 500), NOW)).await.unwrap();
+    assert_eq!(told, refused("balance_limit"));
+    use_points(&bench.points, step(saga_of("alice", "p1", 1_000), NOW)).await.unwrap();
+    gate.open();
+    assert_eq!(late.await.unwrap().unwrap(), refused("balance_limit"));
+    assert_eq!(charge(&bench, "alice", "k", 500).await.unwrap_err().code, "idempotency_key_reused");
+    assert_eq!(bench.balance("alice").await, most - 1_000);
+    assert_sound(&bench, "alice").await;
+}
+
+#[tokio::test]
+async fn a_refusal_that_meets_its_own_credit_is_none() {
+    let bench = Bench::start().await;
+    credit_charge(&bench.points, step(paid_for("all", "c0", contracts::Won::MAX.get()), NOW)).await.unwrap();
+    // Refused, and about to close the door, when there is room again and another try gets in.
+    let gate = bench.proxy.hold(Rule::on("UpdateItem").containing("SET #void").once());
+    let accounts = bench.points.clone();
+    let refusing = tokio::spawn(async move { credit_charge(&accounts, step(paid_for("k", "c1", 500), NOW)).await });
+    gate.reached().await;
+    use_points(&bench.points, step(saga_of("alice", "p1", 1_000), NOW)).await.unwrap();
+    let credited = credit_charge(&bench.points, step(paid_for("k", "c1", 500), NOW)).await.unwrap();
+    assert!(matches!(credited, ChargeCredit::Credited(_)), "{credited:?}");
+    gate.open();
+    assert_eq!(refusing.await.unwrap().unwrap(), credited);
+    assert_sound(&bench, "alice").await;
+}
+
+#[tokio::test]
+async fn a_charge_is_credited_only_while_its_key_is_sure_to_be_in_the_account() {
+    let bench = Bench::start().await;
+    let (last, late) = (NOW.plus_millis(CREDITED_WITHIN_MILLIS), NOW.plus_millis(CREDITED_WITHIN_MILLIS + 1));
+    credit_charge(&bench.points, step(paid_for("k", "c1", 500), NOW)).await.unwrap();
+    // However much comes after it, up to the last moment a repetition finds it.
+    charges(&bench.points, "many", HOT_ENTRIES as usize + 8, last).await;
+    credit_charge(&bench.points, step(paid_for("k", "c1", 500), last)).await.unwrap();
+    assert_eq!(bench.balance("alice").await, 500 + HOT_ENTRIES as i64 + 8);
+    // After it, it is a person's to say: here it could be told from a repetition no more.
+    charges(&bench.points, "later", 1, NOW.plus_millis(GUARDED_MILLIS + 1)).await;
+    let told = credit_charge(&bench.points, step(paid_for("k", "c1", 500), late)).await;
+    assert!(matches!(told, Err(StepError::Fault(Fault::Broken(_)))), "{told:?}");
+    assert_sound(&bench, "alice").await;
+}
+
 // ---------------------------------------------------------------- history
 
 /// Makes `count` charges of 1 won at a moment.
@@ -286,7 +424,7 @@ async fn history_pages_newest_first_without_gaps_or_repetitions() {
 #[tokio::test]
 async fn old_entries_move_to_the_archive_and_stay_in_the_history() {
     let bench = Bench::start().await;
-    let old = NOW.plus_millis(-hot_millis(Kind::Charge) - 1);
+    let old = NOW.plus_millis(-GUARDED_MILLIS - 1);
     charges(&bench.points, "old", HOT_ENTRIES as usize + 40, old).await;
     assert_eq!(archives(&bench).await, 0, "nothing is old yet");
     charges(&bench.points, "new", 10, NOW).await;
@@ -314,7 +452,7 @@ async fn archives(bench: &Bench) -> usize {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn two_who_archive_at_once_move_every_entry_once() {
     let bench = Bench::start().await;
-    charges(&bench.points, "old", HOT_ENTRIES as usize + 20, NOW.plus_millis(-hot_millis(Kind::Charge) - 1)).await;
+    charges(&bench.points, "old", HOT_ENTRIES as usize + 20, NOW.plus_millis(-GUARDED_MILLIS - 1)).await;
     let mut work = JoinSet::new();
     for n in 0..12 {
         let accounts = bench.points.clone();
@@ -328,7 +466,7 @@ async fn two_who_archive_at_once_move_every_entry_once() {
 #[tokio::test]
 async fn a_movement_is_made_even_when_archiving_fails() {
     let bench = Bench::start().await;
-    charges(&bench.points, "old", HOT_ENTRIES as usize, NOW.plus_millis(-hot_millis(Kind::Charge) - 1)).await;
+    charges(&bench.points, "old", HOT_ENTRIES as usize, NOW.plus_millis(-GUARDED_MILLIS - 1)).await;
     bench.proxy.inject(Rule::on("TransactWriteItems"), Fate::Throttled);
     charges(&bench.points, "new", 1, NOW).await;
     bench.proxy.heal();

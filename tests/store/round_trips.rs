@@ -9,6 +9,7 @@ use ::concerts::ports::{AddConcert, AddSchedule};
 use ::payments::handlers as payments;
 use ::payments::usecases::complete_payment::complete_payment;
 use ::payments::usecases::fail_payment::fail_payment;
+use ::points::domain::Charging;
 use ::points::handlers as points;
 use ::points::usecases::return_points::return_points;
 use ::points::usecases::use_points::use_points;
@@ -22,6 +23,7 @@ use ::waiting_room::ports::OpenLine;
 use ::waiting_room::usecases::expire_queue_token::expire_queue_token;
 use ::waiting_room::usecases::restore_queue_token::restore_queue_token;
 use contracts::saga::{CaughtError, FailPayment, ReleaseOutcome, TokenExpiry};
+use contracts::steps::ChargePaid;
 use kit::{Fault, StepError};
 use serde_json::json;
 use tests::calls::{Ask, queue_tokens, users};
@@ -32,10 +34,11 @@ use tests::proxy::{Fate, Rule};
 async fn charging_and_reading_points_is_one_round_trip_each() {
     let bench = Bench::start().await;
     let deps = points::Deps { accounts: bench.points.clone(), users: users() };
+    let charging = bench.charging(Charging::Open, ChargePaid::Pending);
     let charge = Ask::at(NOW).user("alice").key("k").json(json!({"amount": 500}));
     for _ in 0..2 {
         bench.proxy.forget();
-        let reply = points::charge_points(&deps, charge.clone().call()).await.unwrap();
+        let reply = points::charge_points(&charging, charge.clone().call()).await.unwrap();
         assert_eq!(reply.body.unwrap()["balance"], 500);
         assert_eq!(bench.proxy.actions(), ["UpdateItem"]);
     }

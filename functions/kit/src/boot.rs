@@ -14,6 +14,7 @@ use crate::step::{self, StepCall, StepError};
 use crate::stream::{self, Record, StreamEvent};
 use crate::{Fault, MainResult, aws, telemetry};
 use aws_lambda_events::sqs::SqsEvent;
+use aws_smithy_types::timeout::TimeoutConfig;
 use lambda_http::http::Response;
 use lambda_http::{Body, Request, RequestExt};
 use lambda_runtime::{Diagnostic, LambdaEvent, service_fn};
@@ -27,6 +28,11 @@ use std::time::Duration;
 
 /// What is kept of Lambda's time to answer that the time is up, in milliseconds.
 const MARGIN_MILLIS: i64 = 500;
+/// What is kept besides, of a consumer's time, to put messages back or among the dead letters.
+const SETTLING: Duration = Duration::from_secs(3);
+
+/// How long a step that waits for somebody outside is waited for. The API's own patience is 29 s.
+const SLOW_STEP: Duration = Duration::from_secs(22);
 
 /// What a function is started with.
 ///
@@ -106,6 +112,13 @@ impl Boot {
         Ok(Step::new(aws_sdk_lambda::Client::new(&aws::config("LAMBDA")), self.setting(setting)?))
     }
 
+    /// The same for a step that waits for somebody outside: it is given time instead of being asked again.
+    pub fn slow_step_of(&self, setting: &str) -> Result<Step, BadSetting> {
+        let timeouts = TimeoutConfig::builder().operation_attempt_timeout(SLOW_STEP).operation_timeout(SLOW_STEP);
+        let config = aws_sdk_lambda::config::Builder::from(&aws::config("LAMBDA")).timeout_config(timeouts.build());
+        Ok(Step::new(aws_sdk_lambda::Client::from_conf(config.build()), self.setting(setting)?).within(SLOW_STEP))
+    }
+
     /// The relay of `context` from its table to the bus (`EVENT_BUS`).
     pub fn relay(&self, context: &'static str) -> Result<Relay, BadSetting> {
         Ok(Relay::new(context, self.table()?, self.bus()?))
@@ -173,7 +186,7 @@ impl Boot {
         let (deps, handle, name) = (keep(deps), keep(handle), keep(self.handler.clone()));
         let queue = keep(self.own_queue()?);
         lambda_runtime::run(service_fn(move |event: LambdaEvent<SqsEvent>| async move {
-            let patience = time_left(event.context.deadline, crate::now());
+            let patience = time_to_settle(event.context.deadline, crate::now());
             let handle = |message| Box::pin(handle(deps, message));
             Ok::<_, Infallible>(queue::run(queue, name, event.payload, patience, handle).await)
         }))
@@ -190,7 +203,7 @@ impl Boot {
         let (deps, handle, name) = (keep(deps), keep(handle), keep(self.handler.clone()));
         let queue = keep(self.own_queue()?);
         lambda_runtime::run(service_fn(move |event: LambdaEvent<SqsEvent>| async move {
-            let patience = time_left(event.context.deadline, crate::now());
+            let patience = time_to_settle(event.context.deadline, crate::now());
             let handle = |messages| Box::pin(handle(deps, messages));
             Ok::<_, Infallible>(queue::run_whole(queue, name, event.payload, patience, handle).await)
         }))
@@ -279,6 +292,11 @@ fn bad_keys(invalid: contracts::Invalid) -> BadSetting {
 /// again instead of the gateway's word that something broke.
 fn patience(request: &Request, now: contracts::Timestamp) -> Duration {
     time_left(request.lambda_context_ref().map_or(0, |context| context.deadline), now)
+}
+
+/// How long messages may take, so that there is time to say what becomes of those that took too long.
+fn time_to_settle(deadline: u64, now: contracts::Timestamp) -> Duration {
+    time_left(deadline, now).saturating_sub(SETTLING).max(Duration::from_millis(100))
 }
 
 /// Lambda's time until `deadline` (epoch milliseconds), less the margin; without a deadline, as much as one likes.

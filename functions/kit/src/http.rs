@@ -133,6 +133,11 @@ impl Call {
             .map(str::trim)
     }
 
+    /// Whether the caller asked by `Prefer: respond-async` (RFC 7240) to be answered before the work is done.
+    pub fn prefers_async(&self) -> bool {
+        self.preferences().any(|preference| preference.eq_ignore_ascii_case("respond-async"))
+    }
+
     /// Seconds of `Prefer: wait=N` (RFC 7240), at most [`MAX_WAIT_SECONDS`]; 0 without one.
     pub fn prefer_wait_seconds(&self) -> u64 {
         let seconds = |preference: &str| {
@@ -196,13 +201,15 @@ pub struct Reply {
     pub text: Option<String>,
     /// `Location`, for something that goes on elsewhere.
     pub location: Option<String>,
+    /// `Preference-Applied`: the preference of the caller that was heeded (RFC 7240).
+    pub preference_applied: Option<&'static str>,
 }
 
 impl Reply {
     fn with(status: StatusCode, body: impl Serialize) -> Result<Self, Problem> {
         let body =
             serde_json::to_value(body).map_err(|error| Problem::from(Fault::broken("writing an answer", error)))?;
-        Ok(Self { status, body: Some(body), text: None, location: None })
+        Ok(Self { status, body: Some(body), text: None, location: None, preference_applied: None })
     }
 
     /// 200 with a body.
@@ -212,7 +219,7 @@ impl Reply {
 
     /// 200 with a body that is JSON text already.
     pub fn ok_text(text: String) -> Self {
-        Self { status: StatusCode::OK, body: None, text: Some(text), location: None }
+        Self { status: StatusCode::OK, body: None, text: Some(text), location: None, preference_applied: None }
     }
 
     /// 201 with a body.
@@ -229,7 +236,14 @@ impl Reply {
 
     /// 204.
     pub fn no_content() -> Self {
-        Self { status: StatusCode::NO_CONTENT, body: None, text: None, location: None }
+        Self { status: StatusCode::NO_CONTENT, body: None, text: None, location: None, preference_applied: None }
+    }
+
+    /// The same, saying which preference of the caller was heeded.
+    #[must_use]
+    pub fn preference_applied(mut self, preference: &'static str) -> Self {
+        self.preference_applied = Some(preference);
+        self
     }
 
     /// As API Gateway wants it.
@@ -244,6 +258,9 @@ impl Reply {
         insert(headers, "x-request-id", request_id);
         if let Some(location) = self.location {
             insert(headers, "location", &location);
+        }
+        if let Some(preference) = self.preference_applied {
+            insert(headers, "preference-applied", preference);
         }
         response
     }

@@ -95,6 +95,7 @@ impl StoredAnswer {
             body: Some(self.body),
             text: None,
             location: self.location,
+            preference_applied: None,
         }
     }
 }

@@ -18,6 +18,7 @@ const DEADLINE: Duration = Duration::from_secs(7);
 pub struct Step {
     client: Client,
     function: String,
+    deadline: Duration,
 }
 
 #[derive(Deserialize)]
@@ -31,7 +32,13 @@ struct StepFailure {
 impl Step {
     /// The step behind a function's name.
     pub fn new(client: Client, function: String) -> Self {
-        Self { client, function }
+        Self { client, function, deadline: DEADLINE }
+    }
+
+    /// The same with another time for all tries together.
+    #[must_use]
+    pub fn within(self, deadline: Duration) -> Self {
+        Self { deadline, ..self }
     }
 
     /// Asks the step. Steps are idempotent, so contention and unavailability are tried again, jittered and bounded.
@@ -50,7 +57,7 @@ impl Step {
                 }
             }
         };
-        tokio::time::timeout(DEADLINE, tries).await.unwrap_or_else(|late| Err(Fault::unavailable(doing, late)))
+        tokio::time::timeout(self.deadline, tries).await.unwrap_or_else(|late| Err(Fault::unavailable(doing, late)))
     }
 
     async fn ask_once<O: DeserializeOwned>(&self, doing: &'static str, payload: &[u8]) -> Result<O, Fault> {

@@ -97,7 +97,8 @@ impl Client {
         }
     }
 
-    async fn once(&self, doing: &'static str, request: &Request) -> Result<Answer, Fault> {
+    /// [`Client::answer`] in one try, for a request that must not be repeated before somebody looked what became of it.
+    pub async fn once(&self, doing: &'static str, request: &Request) -> Result<Answer, Fault> {
         let unavailable = |error: reqwest::Error| Fault::unavailable(doing, error.without_url());
         let mut sending = self.http.request(request.method.clone(), &request.url).headers(request.headers.clone());
         if let Some(body) = &request.body {

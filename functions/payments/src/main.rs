@@ -3,17 +3,30 @@
 use contracts::saga::TokenExpiry;
 use kit::outbox::Relay;
 use kit::{Boot, MainResult};
+use payments::charge_dynamo::Charges;
 use payments::dynamo::Payments;
 use payments::handlers::{self, Deps, StartDeps};
+use payments::provider::TossPayments;
 use payments::saga::PaymentSagas;
 use payments::usecases::complete_payment::complete_payment;
 use payments::usecases::fail_payment::fail_payment;
+use payments::usecases::pay_charge::{PayCharges, pay_charge};
+use payments::usecases::recover_charges::recover_charges;
 use payments::usecases::recover_payments::{RecoverPayments, recover_payments};
 
 #[tokio::main(flavor = "current_thread")]
 async fn main() -> MainResult {
     let boot = Boot::start()?;
     let payments = Payments::new(boot.table()?);
+    let charges = |boot: &Boot| -> Result<_, Box<dyn std::error::Error + Send + Sync>> {
+        let url = boot.setting_or("PAYMENT_PROVIDER_URL", String::new())?;
+        let secret = boot.secret("PAYMENT_PROVIDER_SECRET")?;
+        Ok(PayCharges {
+            charges: Charges::new(boot.table()?),
+            provider: TossPayments::new(kit::outgoing::Client::new()?, url, secret),
+            points: boot.step_of("CREDIT_CHARGE_FUNCTION")?,
+        })
+    };
     match boot.handler() {
         // HTTP
         "start-payment" => {
@@ -30,7 +43,10 @@ async fn main() -> MainResult {
         // Steps of the payment saga
         "complete-payment" => boot.step(payments, complete_payment).await,
         "fail-payment" => boot.step(payments, fail_payment).await,
+        // A step that points asks
+        "pay-charge" => boot.step(charges(&boot)?, pay_charge).await,
         // Every minute
+        "recover-charges" => boot.schedule(charges(&boot)?, recover_charges).await,
         "recover-payments" => {
             let sagas = PaymentSagas::new(boot.sfn(), boot.setting("PAYMENT_SAGA")?);
             boot.schedule(RecoverPayments { payments, sagas }, recover_payments).await

@@ -4,6 +4,60 @@ use contracts::{Invalid, Timestamp, Won};
 
 /// The most one charge may add, in won.
 pub const MAX_CHARGE: i64 = 1_000_000_000;
+/// How long an entry's key keeps guarding against repetition, in milliseconds: 30 days. A payment's use and return are
+/// asked for again by its saga, and a charge that was paid for by its recovery, which somebody may mend after weeks.
+pub const GUARDED_MILLIS: i64 = 30 * DAY_MILLIS;
+/// How long a charge that was paid for may be credited, in milliseconds after it was asked for: a day less than its key
+/// guards, so that no clock that is off can make a repetition look like the first time.
+pub const CREDITED_WITHIN_MILLIS: i64 = GUARDED_MILLIS - DAY_MILLIS;
+const DAY_MILLIS: i64 = 24 * 3600 * 1000;
+
+/// The longest name of a payment at the provider, in characters.
+pub const MAX_PAYMENT_KEY: usize = 200;
+/// The shortest order id the provider takes, in characters. <https://docs.tosspayments.com/reference#payment-객체>
+pub const MIN_ORDER_ID: usize = 6;
+
+/// How points may be charged on this stage.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Charging {
+    /// Against a payment that the payment provider confirms.
+    Paid,
+    /// By anybody, for nothing: local and test stages.
+    Open,
+    /// Not at all: there is nobody to pay.
+    Closed,
+}
+
+impl Charging {
+    /// A provider is always paid, whatever else is said.
+    pub const fn of(has_provider: bool, is_open: bool) -> Self {
+        match (has_provider, is_open) {
+            (true, _) => Self::Paid,
+            (false, true) => Self::Open,
+            (false, false) => Self::Closed,
+        }
+    }
+}
+
+/// The provider's name of a payment: 1 to [`MAX_PAYMENT_KEY`] visible ASCII characters.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct PaymentKey(String);
+
+impl PaymentKey {
+    /// Parses a name.
+    pub fn new(name: String) -> Result<Self, Invalid> {
+        if (1..=MAX_PAYMENT_KEY).contains(&name.len()) && name.bytes().all(|b| b.is_ascii_graphic()) {
+            Ok(Self(name))
+        } else {
+            Err(Invalid::new("payment_key", "must be 1 to 200 visible ASCII characters"))
+        }
+    }
+
+    /// The name as text.
+    pub fn into_text(self) -> String {
+        self.0
+    }
+}
 
 /// The amount of a charge: 1 to [`MAX_CHARGE`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -123,7 +177,7 @@ pub enum Posted {
     Now(Entry),
     /// An earlier request with the same key had made it; this is what it made.
     Before(Entry),
-    /// A use whose return came first (or came already): it must not happen any more.
+    /// It must not happen any more: a use whose return came first (or came already), a charge that was refused for good.
     Undone,
 }
 
@@ -167,6 +221,22 @@ mod tests {
             assert!(ChargeAmount::new(bad).is_err(), "{bad}");
         }
         assert_eq!(ChargeAmount::new(MAX_CHARGE).unwrap().won().get(), MAX_CHARGE);
+    }
+
+    #[test]
+    fn a_provider_is_always_paid_and_nothing_is_free_unless_said_so() {
+        assert_eq!(Charging::of(true, true), Charging::Paid);
+        assert_eq!(Charging::of(true, false), Charging::Paid);
+        assert_eq!(Charging::of(false, true), Charging::Open);
+        assert_eq!(Charging::of(false, false), Charging::Closed);
+    }
+
+    #[test]
+    fn a_payment_key_is_visible_and_bounded() {
+        for bad in ["", " ", "a b", "키", &"k".repeat(201)] {
+            assert!(PaymentKey::new(bad.to_owned()).is_err(), "{bad:?}");
+        }
+        assert!(PaymentKey::new("k".repeat(200)).is_ok());
     }
 
     #[test]

@@ -3,14 +3,14 @@
 //!
 //! | item | pk | sk | attributes |
 //! | --- | --- | --- | --- |
-//! | account | `USER#<user>` | `ACCOUNT` | `balance`, `seq` (entries ever made), `hot` (entries in this item), and for each recent entry `e#<key>` (map: `id`, `kind`, `amount`, `ref`, `at`), `b#<key>` (balance after it), `s#<key>` (its sequence); `v#<reference>` (when a use was closed off before it came) |
+//! | account | `USER#<user>` | `ACCOUNT` | `balance`, `seq` (entries ever made), `hot` (entries in this item), and for each recent entry `e#<key>` (map: `id`, `kind`, `amount`, `ref`, `at`), `b#<key>` (balance after it), `s#<key>` (its sequence); `v#<reference>` (when a use was closed off before it came), `v#<key>` (when a charge was refused for good) |
 //! | archive | `USER#<user>` | `LEDGER#<sequence of its last entry, 12 digits>` | `entries` (JSON) |
 //!
-//! An entry's key is its idempotency key; it stays in the account while it may be asked for again ([`hot_millis`]), and
-//! is archived after that when the account holds more than [`HOT_ENTRIES`].
+//! An entry's key is its idempotency key; it stays in the account while it may be asked for again ([`GUARDED_MILLIS`]),
+//! and is archived after that when the account holds more than [`HOT_ENTRIES`].
 
-use crate::domain::{Entry, EntryKey, Kind, Movement, Posted, Refusal, decide};
-use crate::ports::{ListEntries, PostEntry, ReadBalance, ReturnUse};
+use crate::domain::{Entry, EntryKey, GUARDED_MILLIS, Kind, Movement, Posted, Refusal, decide};
+use crate::ports::{CloseCharge, ListEntries, PostEntry, ReadBalance, ReturnUse};
 use aws_sdk_dynamodb::operation::update_item::UpdateItemError;
 use aws_sdk_dynamodb::operation::update_item::builders::UpdateItemFluentBuilder;
 use aws_sdk_dynamodb::types::{
@@ -25,23 +25,12 @@ use std::collections::HashMap;
 
 /// How many entries an account holds before old ones are archived. Every write costs a unit for each KB of the account.
 pub const HOT_ENTRIES: u64 = 16;
-/// How many closed-off uses an account holds before old ones are forgotten.
+/// How many closed-off uses and charges an account holds before old ones are forgotten.
 pub const HOT_VOIDS: usize = 32;
 /// How many of them one write forgets.
 const FORGOTTEN_AT_ONCE: usize = 100;
-/// How long a use stays closed off, in milliseconds: far longer than a call that hangs can live.
+/// How long a use or a charge stays closed off, in milliseconds: far longer than a call that hangs can live.
 pub const VOID_MILLIS: i64 = 3600 * 1000;
-
-/// How long an entry's key keeps guarding against repetition, in milliseconds. A charge is asked for again by its
-/// caller, who is promised 24 hours; a payment's use and return by its saga, which somebody may mend after weeks.
-pub const fn hot_millis(kind: Kind) -> i64 {
-    let day = 24 * 3600 * 1000;
-    match kind {
-        Kind::Charge => 2 * day,
-        Kind::Use | Kind::Refund => 30 * day,
-    }
-}
-
 /// How many recent entries an account holds before charging is refused: an item has at most 400 KB.
 pub const MAX_HOT_ENTRIES: u64 = 1_000;
 /// How many entries one archiving moves.
@@ -105,7 +94,7 @@ impl Accounts {
     /// Moves the oldest entries out of a full account. The movement is made whether or not this succeeds.
     async fn archive(&self, user: &UserId, account: &Item, now: Timestamp) -> Result<(), Fault> {
         let mut old: Vec<Entry> = hot_entries(account)?;
-        old.retain(|entry| now.millis_since(entry.movement.at) > hot_millis(entry.movement.kind));
+        old.retain(|entry| now.millis_since(entry.movement.at) > GUARDED_MILLIS);
         old.sort_by_key(|entry| entry.sequence);
         old.truncate(ARCHIVE_ENTRIES);
         let Some(last) = old.last() else { return Ok(()) };
@@ -151,7 +140,36 @@ impl Accounts {
 }
 
 impl Accounts {
-    /// Forgets closed-off uses that nothing can be on its way for any more. Who keeps failing to pay would otherwise
+    /// Closes the door to an entry, unless it is there: then the account that holds it.
+    async fn close(&self, user: &UserId, entry: &str, void: &str, now: Timestamp) -> Result<Option<Item>, Fault> {
+        let closed = self
+            .update(user)
+            .update_expression("SET #void = :at")
+            .condition_expression("attribute_not_exists(#made)")
+            .expression_attribute_names("#made", entry)
+            .expression_attribute_names("#void", void)
+            .expression_attribute_values(":at", at(now))
+            .return_values(ReturnValue::AllNew)
+            .send()
+            .await;
+        match closed {
+            Ok(written) => {
+                let account = written.attributes.unwrap_or_default();
+                if let Err(fault) = self.forget_voids(user, &account, now).await {
+                    tracing::warn!(error = fault.chain(), "what was closed off stays in the account for now");
+                }
+                Ok(None)
+            }
+            Err(error) => match error.as_service_error() {
+                Some(UpdateItemError::ConditionalCheckFailedException(failed)) => {
+                    Ok(Some(failed.item().cloned().unwrap_or_default()))
+                }
+                _ => Err(classify("closing the door to an entry", error)),
+            },
+        }
+    }
+
+    /// Forgets what was closed off and nothing can be on its way for any more. Who keeps failing to pay would otherwise
     /// let their account grow without bound.
     async fn forget_voids(&self, user: &UserId, account: &Item, now: Timestamp) -> Result<(), Fault> {
         let voids: Vec<&String> = account.keys().filter(|name| name.starts_with("v#")).collect();
@@ -187,17 +205,14 @@ impl Accounts {
 impl PostEntry for Accounts {
     async fn post(&self, user: &UserId, movement: &Movement) -> Result<Result<Posted, Refusal>, Fault> {
         let guard = if movement.kind.adds() {
-            "attribute_not_exists(#entry) AND (attribute_not_exists(balance) OR balance <= :limit) AND \
-             (attribute_not_exists(hot) OR hot < :full)"
+            "attribute_not_exists(#entry) AND attribute_not_exists(#void) AND \
+             (attribute_not_exists(balance) OR balance <= :limit) AND (attribute_not_exists(hot) OR hot < :full)"
         } else if movement.amount == Won::ZERO {
             "attribute_not_exists(#entry) AND attribute_not_exists(#void)"
         } else {
             "attribute_not_exists(#entry) AND attribute_not_exists(#void) AND balance >= :limit"
         };
-        let mut write = self.posting(user, movement, guard);
-        if movement.kind == Kind::Use {
-            write = write.expression_attribute_names("#void", void_name(&movement.reference));
-        }
+        let mut write = self.posting(user, movement, guard).expression_attribute_names("#void", void_name(movement));
         if movement.kind.adds() {
             write = write
                 .expression_attribute_values(":limit", n(Won::MAX.get() - movement.amount.get()))
@@ -231,8 +246,7 @@ impl PostEntry for Accounts {
 /// What the account that made a posting's condition fail says about it.
 fn settle(account: &Item, movement: &Movement) -> Result<Result<Posted, Refusal>, Fault> {
     let returned = format!("e#{}", EntryKey::return_of(&movement.reference).as_str());
-    let undone = account.contains_key(&returned) || account.contains_key(&void_name(&movement.reference));
-    if movement.kind == Kind::Use && undone {
+    if account.contains_key(&void_name(movement)) || movement.kind == Kind::Use && account.contains_key(&returned) {
         return Ok(Ok(Posted::Undone));
     }
     if let Some(entry) = hot_entry(account, &movement.key)? {
@@ -249,6 +263,7 @@ fn settle(account: &Item, movement: &Movement) -> Result<Result<Posted, Refusal>
 impl ReturnUse for Accounts {
     async fn return_use(&self, user: &UserId, movement: &Movement) -> Result<bool, Fault> {
         let used = format!("e#{}", EntryKey::use_for(&movement.reference).as_str());
+        let void = void_name(movement);
         for _ in 0..ATTEMPTS {
             let guard = "attribute_exists(#used) AND attribute_not_exists(#entry)";
             let posted = self.posting(user, movement, guard).expression_attribute_names("#used", &used).send().await;
@@ -256,37 +271,27 @@ impl ReturnUse for Accounts {
             let Some(UpdateItemError::ConditionalCheckFailedException(failed)) = error.as_service_error() else {
                 return Err(classify("returning points", error));
             };
-            let settled = [format!("e#{}", movement.key.as_str()), void_name(&movement.reference)];
+            let settled = [format!("e#{}", movement.key.as_str()), void.clone()];
             if failed.item().is_some_and(|account| settled.iter().any(|name| account.contains_key(name))) {
                 return Ok(true);
             }
-            // Nothing was used. Close it off, so that a use that is still on its way finds the door closed.
-            let closed = self
-                .update(user)
-                .update_expression("SET #void = :at")
-                .condition_expression("attribute_not_exists(#used)")
-                .expression_attribute_names("#used", &used)
-                .expression_attribute_names("#void", void_name(&movement.reference))
-                .expression_attribute_values(":at", at(movement.at))
-                .return_values(ReturnValue::AllNew)
-                .send()
-                .await;
-            match closed {
-                Ok(written) => {
-                    let account = written.attributes.unwrap_or_default();
-                    if let Err(fault) = self.forget_voids(user, &account, movement.at).await {
-                        tracing::warn!(error = fault.chain(), "closed-off uses stay in the account for now");
-                    }
-                    return Ok(true);
-                }
-                // The use arrived between the two writes: return it in the next round.
-                Err(error)
-                    if error.as_service_error().is_some_and(UpdateItemError::is_conditional_check_failed_exception) => {
-                }
-                Err(error) => return Err(classify("returning points", error)),
+            // Nothing was used. Close it off, so that a use that is still on its way finds the door closed. Where it
+            // arrived between the two writes, it is returned in the next round.
+            if self.close(user, &used, &void, movement.at).await?.is_none() {
+                return Ok(true);
             }
         }
         Err(Fault::contended("returning points"))
+    }
+}
+
+impl CloseCharge for Accounts {
+    async fn close_charge(&self, user: &UserId, movement: &Movement) -> Result<Option<Entry>, Fault> {
+        let entry = format!("e#{}", movement.key.as_str());
+        match self.close(user, &entry, &void_name(movement), movement.at).await? {
+            None => Ok(None),
+            Some(account) => hot_entry(&account, &movement.key),
+        }
     }
 }
 
@@ -322,8 +327,8 @@ impl ListEntries for Accounts {
             .into_paginator()
             .items()
             .send();
-        // Charges are archived sooner than payments, so archived and hot entries interleave: archives are read until
-        // none can hold an entry of this page. Most users have none at all.
+        // Entries are archived by the clocks of many functions, so archived and hot ones may interleave: archives are
+        // read until none can hold an entry of this page. Most users have none at all.
         while let Some(archive) = if archived { archives.next().await } else { None } {
             let archive: Item = archive.map_err(|error| classify("reading archived entries", error))?;
             let highest = archive.text(SK)?.to_owned();
@@ -352,9 +357,12 @@ fn balance_of(account: &Item) -> Result<Won, Fault> {
     Won::new(account.maybe_int("balance")?.unwrap_or(0)).map_err(|error| Fault::broken("reading a balance", error))
 }
 
-/// The attribute that closes off the use for a reference.
-fn void_name(reference: &str) -> String {
-    format!("v#{reference}")
+/// The attribute that closes a movement off: a charge by its key, a use, and with it its return, by its reference.
+fn void_name(movement: &Movement) -> String {
+    match movement.kind {
+        Kind::Charge => format!("v#{}", movement.key.as_str()),
+        Kind::Use | Kind::Refund => format!("v#{}", movement.reference),
+    }
 }
 
 fn archive_key(sequence: u64) -> String {

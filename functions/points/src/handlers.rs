@@ -1,16 +1,16 @@
 //! HTTP in and out. The steps need no translation: their input is the published saga.
 
-use crate::domain::{ChargeAmount, Entry};
-use crate::ports::{ListEntries, PostEntry, ReadBalance};
+use crate::domain::{ChargeAmount, Charging, Entry, PaymentKey};
+use crate::ports::{AskPayment, ListEntries, PostEntry, ReadBalance};
 use crate::usecases::charge_points::{self, ChargeError, ChargePoints};
 use contracts::{Timestamp, Won};
 use kit::auth::UserTokens;
-use kit::http::{Cursor, ListBody};
+use kit::http::{Cursor, ListBody, StatusCode};
 use kit::idempotency::{self, IdempotencyKey};
-use kit::{Call, Problem, Reply, ids};
+use kit::{Call, Fault, Problem, Reply, ids};
 use serde::{Deserialize, Serialize};
 
-/// What the handlers of this context are wired with.
+/// What the handlers that read are wired with.
 #[derive(Debug)]
 pub struct Deps<A> {
     /// Where the accounts are.
@@ -19,10 +19,25 @@ pub struct Deps<A> {
     pub users: UserTokens,
 }
 
+/// What `charge-points` is wired with.
+#[derive(Debug)]
+pub struct ChargeDeps<A, P> {
+    /// Where the accounts are.
+    pub accounts: A,
+    /// Who sees to it that a charge is paid for.
+    pub payments: P,
+    /// How points are charged on this stage.
+    pub charging: Charging,
+    /// Who calls.
+    pub users: UserTokens,
+}
+
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 struct ChargeBody {
     amount: i64,
+    #[serde(default)]
+    payment_key: Option<String>,
 }
 
 #[derive(Debug, Serialize)]
@@ -32,10 +47,11 @@ struct ChargedBody {
 }
 
 /// `POST /points/charges`
-pub async fn charge_points(deps: &Deps<impl PostEntry>, call: Call) -> Result<Reply, Problem> {
+pub async fn charge_points<A: PostEntry, P: AskPayment>(deps: &ChargeDeps<A, P>, call: Call) -> Result<Reply, Problem> {
     let caller = deps.users.user(&call)?;
     let key = IdempotencyKey::required(&call, "POST /points/charges")?;
     let body: ChargeBody = call.json()?;
+    let payment_key = body.payment_key.map(PaymentKey::new).transpose()?;
     let ask = ChargePoints {
         user: caller.user,
         amount: ChargeAmount::new(body.amount)?,
@@ -43,8 +59,25 @@ pub async fn charge_points(deps: &Deps<impl PostEntry>, call: Call) -> Result<Re
         entry_id: ids::ulid(call.now),
         now: call.now,
     };
-    let entry = charge_points::charge_points(&deps.accounts, ask).await?;
-    Reply::created(ChargedBody { balance: entry.balance_after, entry_id: entry.movement.entry_id })
+    match (deps.charging, payment_key) {
+        (Charging::Paid, Some(payment)) => {
+            let paid = charge_points::charge_paid_points(&deps.payments, ask, payment, call.request_id).await?;
+            Reply::created(ChargedBody { balance: paid.balance, entry_id: paid.entry_id })
+        }
+        (Charging::Paid, None) => Err(Problem::invalid("payment_key: is needed, points are paid for here")),
+        (Charging::Open | Charging::Closed, Some(_)) => {
+            Err(Problem::invalid("payment_key: is of no use, no payment provider is configured"))
+        }
+        (Charging::Open, None) => {
+            let entry = charge_points::charge_points(&deps.accounts, ask).await?;
+            Reply::created(ChargedBody { balance: entry.balance_after, entry_id: entry.movement.entry_id })
+        }
+        (Charging::Closed, None) => Err(not_confirmed("no payment provider is configured")),
+    }
+}
+
+fn not_confirmed(detail: impl Into<String>) -> Problem {
+    Problem::new(StatusCode::PAYMENT_REQUIRED, "payment_not_confirmed", "The payment is not confirmed").detail(detail)
 }
 
 impl From<ChargeError> for Problem {
@@ -52,6 +85,15 @@ impl From<ChargeError> for Problem {
         match error {
             ChargeError::KeyReused => idempotency::reused(),
             ChargeError::BalanceLimit => Problem::conflict("balance_limit_exceeded", "The balance would be too large"),
+            ChargeError::KeyTooShort => Problem::invalid(
+                "Idempotency-Key: must be the order id of the payment, which has 6 to 64 of A-Z a-z 0-9 _ -",
+            ),
+            ChargeError::NotConfirmed(reason) => not_confirmed(match reason.as_str() {
+                "payment_key_used" => "the payment was used for another charge".to_owned(),
+                "payment_mismatch" => "the payment is not of this Idempotency-Key and amount".to_owned(),
+                _ => format!("the payment provider does not confirm it: {reason}"),
+            }),
+            ChargeError::Pending => Fault::unavailable("charging points", "the payment is on its way").into(),
             ChargeError::Fault(fault) => fault.into(),
         }
     }

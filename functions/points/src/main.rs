@@ -1,8 +1,10 @@
 //! The functions of points: handler, trigger, wiring.
 
 use kit::{Boot, MainResult};
+use points::domain::Charging;
 use points::dynamo::Accounts;
-use points::handlers::{self, Deps};
+use points::handlers::{self, ChargeDeps, Deps};
+use points::usecases::credit_charge::credit_charge;
 use points::usecases::{return_points::return_points, use_points::use_points};
 
 #[tokio::main(flavor = "current_thread")]
@@ -12,12 +14,24 @@ async fn main() -> MainResult {
     let http = |accounts| -> Result<_, kit::boot::BadSetting> { Ok(Deps { accounts, users: boot.user_tokens()? }) };
     match boot.handler() {
         // HTTP
-        "charge-points" => boot.http(http(accounts)?, handlers::charge_points).await,
+        "charge-points" => {
+            // Only whether there is a provider matters here; payments talks to it.
+            let has_provider = !boot.setting_or("PAYMENT_PROVIDER", String::new())?.is_empty();
+            let deps = ChargeDeps {
+                accounts,
+                payments: boot.slow_step_of("PAY_CHARGE_FUNCTION")?,
+                charging: Charging::of(has_provider, boot.setting_or("OPEN_CHARGES", false)?),
+                users: boot.user_tokens()?,
+            };
+            boot.http(deps, handlers::charge_points).await
+        }
         "get-points" => boot.http(http(accounts)?, handlers::get_points).await,
         "list-point-history" => boot.http(http(accounts)?, handlers::list_point_history).await,
         // Steps of the payment saga
         "use-points" => boot.step(accounts, use_points).await,
         "return-points" => boot.step(accounts, return_points).await,
+        // A step that payments asks
+        "credit-charge" => boot.step(accounts, credit_charge).await,
         _ => boot.unknown_handler(),
     }
 }

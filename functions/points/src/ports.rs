@@ -1,6 +1,7 @@
 //! What points needs from outside, one narrow trait per capability.
 
 use crate::domain::{Entry, Movement, Posted, Refusal};
+use contracts::steps::{ChargePaid, PayCharge};
 use contracts::{UserId, Won};
 use kit::Fault;
 use kit::http::Page;
@@ -13,6 +14,23 @@ pub trait PostEntry: Send + Sync {
         user: &UserId,
         movement: &Movement,
     ) -> impl Future<Output = Result<Result<Posted, Refusal>, Fault>> + Send;
+}
+
+/// Closes the door to a charge.
+pub trait CloseCharge: Send + Sync {
+    /// Sees to it that a charge that was refused will never be made, however late it is asked for again. The entry where
+    /// it had been made after all.
+    fn close_charge(
+        &self,
+        user: &UserId,
+        movement: &Movement,
+    ) -> impl Future<Output = Result<Option<Entry>, Fault>> + Send;
+}
+
+/// Asks to have a charge paid for.
+pub trait AskPayment: Send + Sync {
+    /// What became of it. The same charge again gives the same answer.
+    fn pay_charge(&self, ask: &PayCharge) -> impl Future<Output = Result<ChargePaid, Fault>> + Send;
 }
 
 /// Takes a use back.

@@ -1,8 +1,9 @@
 //! Reservations and the pure decisions about them.
 
 use contracts::admission::{AdmissionPlan, QueueTokenClaims, Standing};
+use contracts::events::CancelReason;
 use contracts::seats::Section;
-use contracts::steps::{OpenSchedule, PayableReservation, Quote};
+use contracts::steps::{OpenSchedule, PayableReservation, Quote, RefundQuote};
 use contracts::{ConcertId, Invalid, PaymentId, ReservationId, ScheduleId, SeatId, Timestamp, UserId, Won};
 use std::collections::HashSet;
 
@@ -123,6 +124,8 @@ pub struct Reservation {
     pub payment: Option<PaymentId>,
     /// How many payments gave it back.
     pub releases: usize,
+    /// Why it was rejected, if it was: a code of `POST /reservations`, or `timed_out`.
+    pub failure: Option<String>,
 }
 
 impl Reservation {
@@ -150,7 +153,14 @@ pub struct Wish {
     pub reservation: ReservationId,
     /// The request.
     pub correlation_id: String,
+    /// When it was asked for: the moment at which it must have been the token's turn.
+    pub asked_at: Timestamp,
 }
+
+/// How long a reservation may be pending before it is asked for again, in seconds.
+pub const PENDING_SECONDS: i64 = 30;
+/// How long a reservation may be pending at all, in seconds: nobody waits longer for a seat.
+pub const PENDING_TOO_LONG_SECONDS: i64 = 600;
 
 /// Why seats are not held.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -174,6 +184,21 @@ pub enum Refusal {
     SeatsTaken(Vec<SeatId>),
 }
 
+impl Refusal {
+    /// Its stable name: the `code` of the problem, the `failure` of a rejected reservation.
+    pub const fn code(&self) -> &'static str {
+        match self {
+            Self::ScheduleNotFound => "not_found",
+            Self::SeatsNotFound(_) => "seat_not_found",
+            Self::WrongConcert => "invalid_queue_token",
+            Self::TokenNotActive => "queue_token_not_active",
+            Self::SaleClosed => "sale_closed",
+            Self::TicketLimit { .. } => "ticket_limit_exceeded",
+            Self::SeatsTaken(_) => "seat_taken",
+        }
+    }
+}
+
 /// A hold that may be written: the reservation, and what its token is worth.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Hold {
@@ -183,6 +208,8 @@ pub struct Hold {
     pub max_per_user: u32,
     /// The time inside that it uses.
     pub visit: Visit,
+    /// When it was asked for.
+    pub asked_at: Timestamp,
 }
 
 /// A user's time inside. There is one at a time: it begins with the first hold and ends with its token's time, or with
@@ -228,7 +255,7 @@ pub fn decide_visit(
 }
 
 /// Decides whether seats may be held, as far as that can be known before the write. Seats and limits are the write's
-/// own guards.
+/// own guards. Whether it was the token's turn counts when it was asked for; the hold runs from `now`.
 pub fn decide_hold(
     wish: &Wish,
     terms: Option<&Terms>,
@@ -241,10 +268,11 @@ pub fn decide_hold(
         return Err(Refusal::WrongConcert);
     }
     let plan = plan.ok_or(Refusal::TokenNotActive)?;
-    let Standing::Active { expires_at, .. } = plan.standing(wish.token.position, wish.token.issued_at, now) else {
+    let Standing::Active { expires_at, .. } = plan.standing(wish.token.position, wish.token.issued_at, wish.asked_at)
+    else {
         return Err(Refusal::TokenNotActive);
     };
-    let visit = decide_visit(visits, &wish.token, expires_at, now)?;
+    let visit = decide_visit(visits, &wish.token, expires_at, wish.asked_at)?;
     if now >= terms.starts_at {
         return Err(Refusal::SaleClosed);
     }
@@ -277,9 +305,11 @@ pub fn decide_hold(
             correlation_id: wish.correlation_id.clone(),
             payment: None,
             releases: 0,
+            failure: None,
         },
         max_per_user: terms.max_per_user,
         visit,
+        asked_at: wish.asked_at,
     })
 }
 
@@ -307,28 +337,53 @@ pub enum EndHold {
     Expire,
     /// Its owner gives it up.
     Cancel,
+    /// The system could not keep its promise: it is undone, whether or not it is over.
+    Undo(CancelReason),
 }
 
-/// What there is to do about a hold that somebody wants ended.
+/// Why a pending reservation comes to nothing.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum EndDecision {
-    /// End it now.
-    End,
-    /// It runs until then.
-    NotDue(Timestamp),
-    /// There is no hold to end: paid, being paid, or over already.
-    Nothing,
+pub enum Withdrawal {
+    /// Its owner or the system gives it up.
+    Cancel(CancelReason),
+    /// It is refused, for this reason.
+    Reject(&'static str),
 }
 
-/// Decides about ending a hold; the write repeats it as its condition.
-pub fn decide_end(reservation: &Reservation, end: EndHold, now: Timestamp) -> EndDecision {
-    match (reservation.status, end) {
-        (Status::Held, EndHold::Expire) if now < reservation.hold_expires_at => {
-            EndDecision::NotDue(reservation.hold_expires_at)
+/// What there is to do about a reservation that has been pending for a while.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum PendingDecision {
+    /// Its message may be lost: send it again.
+    AskAgain,
+    /// Nobody waits any longer.
+    GiveUp,
+}
+
+/// Decides about a reservation that is still pending.
+pub fn decide_pending(created_at: Timestamp, now: Timestamp) -> PendingDecision {
+    if now.millis_since(created_at) > PENDING_TOO_LONG_SECONDS * 1_000 {
+        PendingDecision::GiveUp
+    } else {
+        PendingDecision::AskAgain
+    }
+}
+
+/// Whether a paid reservation can be refunded by the payment that paid it, until `deadline`.
+pub fn quote_refund(
+    reservation: Option<&Reservation>,
+    payment: &PaymentId,
+    deadline: Timestamp,
+    now: Timestamp,
+) -> RefundQuote {
+    match reservation {
+        Some(found) if found.status == Status::Paid && found.payment.as_ref() == Some(payment) => {
+            if now < deadline {
+                RefundQuote::Refundable
+            } else {
+                RefundQuote::TooLate { until: deadline }
+            }
         }
-        (Status::Held, EndHold::Cancel) if now >= reservation.hold_expires_at => EndDecision::Nothing,
-        (Status::Held, _) => EndDecision::End,
-        _ => EndDecision::Nothing,
+        _ => RefundQuote::NotRefundable,
     }
 }
 
@@ -385,6 +440,7 @@ mod tests {
             seats: SeatList::new(seats.iter().map(|id| seat(id)).collect()).unwrap(),
             reservation: ReservationId::parse("r").unwrap(),
             correlation_id: "q".into(),
+            asked_at: NOW,
         }
     }
 
@@ -412,6 +468,37 @@ mod tests {
     }
 
     #[test]
+    fn a_hold_asked_for_in_time_and_written_late_runs_from_the_write() {
+        let late = NOW.plus_seconds(3_000);
+        let hold = decide_hold(&wish(&["A-1-1"]), Some(&terms()), Some(&plan()), &Visits::default(), late).unwrap();
+        assert_eq!(hold.reservation.hold_expires_at, late.plus_seconds(300));
+    }
+
+    #[test]
+    fn a_pending_reservation_is_asked_for_again_and_in_the_end_given_up() {
+        assert_eq!(decide_pending(NOW, NOW.plus_seconds(PENDING_TOO_LONG_SECONDS)), PendingDecision::AskAgain);
+        assert_eq!(decide_pending(NOW, NOW.plus_seconds(PENDING_TOO_LONG_SECONDS + 1)), PendingDecision::GiveUp);
+    }
+
+    #[test]
+    fn only_what_this_payment_paid_is_refunded_and_only_until_the_deadline() {
+        let payment = PaymentId::parse("p").unwrap();
+        let quote = |status, paid_by: &str, now| {
+            let payment_id = Some(PaymentId::parse(paid_by).unwrap());
+            let found = Reservation { payment: payment_id, ..reservation(status) };
+            quote_refund(Some(&found), &payment, NOW.plus_seconds(10), now)
+        };
+        for status in Status::ALL {
+            let refundable = quote(status, "p", NOW) == RefundQuote::Refundable;
+            assert_eq!(refundable, status == Status::Paid, "{status:?}");
+        }
+        assert_eq!(quote(Status::Paid, "other", NOW), RefundQuote::NotRefundable);
+        let until = NOW.plus_seconds(10);
+        assert_eq!(quote(Status::Paid, "p", until), RefundQuote::TooLate { until });
+        assert_eq!(quote_refund(None, &payment, until, NOW), RefundQuote::NotRefundable);
+    }
+
+    #[test]
     fn every_reason_to_refuse_is_told_apart() {
         let decide = |wish: &Wish, terms: Option<&Terms>, plan: Option<&AdmissionPlan>, now| {
             decide_hold(wish, terms, plan, &Visits::default(), now).unwrap_err()
@@ -425,7 +512,8 @@ mod tests {
         let mut waiting = good.clone();
         waiting.token.position = 2;
         assert_eq!(decide(&waiting, Some(&terms()), Some(&plan()), NOW), Refusal::TokenNotActive);
-        assert_eq!(decide(&good, Some(&terms()), Some(&plan()), NOW.plus_seconds(600)), Refusal::TokenNotActive);
+        let late = Wish { asked_at: NOW.plus_seconds(600), ..good.clone() };
+        assert_eq!(decide(&late, Some(&terms()), Some(&plan()), NOW.plus_seconds(600)), Refusal::TokenNotActive);
         let begun = Terms { starts_at: NOW, ..terms() };
         assert_eq!(decide(&good, Some(&begun), Some(&plan()), NOW), Refusal::SaleClosed);
         assert_eq!(
@@ -476,21 +564,6 @@ mod tests {
         assert_eq!(quote(None, NOW), Quote::NotFound);
         let tried_often = Reservation { releases: MAX_RELEASES, ..reservation(Status::Held) };
         assert_eq!(quote(Some(&tried_often), NOW), Quote::NotPayable);
-    }
-
-    #[test]
-    fn only_a_hold_can_end_and_only_a_due_one_expires() {
-        let end = NOW.plus_seconds(300);
-        for status in Status::ALL {
-            let held = status == Status::Held;
-            let due = decide_end(&reservation(status), EndHold::Expire, end);
-            assert_eq!(due == EndDecision::End, held, "{status:?}");
-            let cancelled = decide_end(&reservation(status), EndHold::Cancel, NOW);
-            assert_eq!(cancelled == EndDecision::End, held, "{status:?}");
-        }
-        let held = reservation(Status::Held);
-        assert_eq!(decide_end(&held, EndHold::Expire, end.plus_millis(-1)), EndDecision::NotDue(end));
-        assert_eq!(decide_end(&held, EndHold::Cancel, end), EndDecision::Nothing);
     }
 
     #[test]

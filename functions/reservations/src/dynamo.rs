@@ -5,7 +5,7 @@
 //! | terms | `SCHEDULE#<schedule>` | `TERMS` | `terms` (JSON of [`Terms`]) |
 //! | plan | `CONCERT#<concert>` | `ADMISSION` | `plan` (JSON), `version` |
 //! | seat | `SEATS#<schedule>#<section>` | `SEAT#<seat>` | `kind` = `seat`, `schedule_id`, `seat_id`, `status` (`held` \| `paying` \| `sold`), `reservation_id`, `user_id`, `hold_expires_at`, `payment_id` |
-//! | reservation | `USER#<user>` | `RES#<reservation>` | `kind` = `reservation`, `status`, its data, and while held `due_shard` and `due_at` (index `due`) |
+//! | reservation | `USER#<user>` | `RES#<reservation>` | `kind` = `reservation`, `status`, its data, and while held `due_shard` and `due_at` (index `due`); while pending those of index `waiting` and `wish` (JSON of [`WireWish`]) |
 //! | entitlement | `USER#<user>` | `CONCERT#<concert>` | `n#<schedule>` (tickets held, being paid and paid), `visit_ends_at`, `spent#<position>` (when that place was spent) |
 //! | remembered answer | `USER#<user>` | `IDEM#<key>` | see [`kit::idempotency`] |
 //! | outbox row | `OUTBOX#<event>` | `OUTBOX` | see [`kit::outbox`] |
@@ -13,18 +13,24 @@
 //! A seat nobody has, has no item. Seats spread over one partition per section, so that buyers of different seats
 //! never meet.
 
-use crate::domain::{EndHold, Hold, Refusal, Reservation, Status, Terms, Visit, Visits, after_release};
+use crate::domain::{
+    EndHold, Hold, PENDING_SECONDS, Refusal, Reservation, SeatList, Status, Terms, Visit, Visits, Wish, Withdrawal,
+    after_release,
+};
 use crate::ports::{
-    FindOverdue, FindReservation, HoldWritten, KeepTerms, ListReservations, LoadSale, Obstacle, Remembered, Sale,
-    ScheduleExpiry, Transition, WriteEnd, WriteHold, WritePayment,
+    AskForSeats, FindOverdue, FindReservation, FindTerms, FindWaiting, HoldWritten, KeepTerms, ListReservations,
+    LoadSale, Obstacle, Origin, Remembered, Sale, ScheduleExpiry, TellFault, Transition, Waiting, WriteEnd, WriteHold,
+    WritePayment, WritePending, WriteRefund,
 };
 use aws_sdk_dynamodb::operation::put_item::PutItemError;
 use aws_sdk_dynamodb::types::{
     AttributeValue, Delete, KeysAndAttributes, Put, ReturnValuesOnConditionCheckFailure, TransactWriteItem, Update,
 };
-use contracts::admission::AdmissionPlan;
-use contracts::events::{CancelReason, EventBody, ReservationCancelled, ReservationEvent};
-use contracts::saga::PaymentSaga;
+use contracts::admission::{AdmissionPlan, QueueTokenClaims};
+use contracts::events::{
+    CancelReason, EventBody, FaultDetected, ReservationCancelled, ReservationEvent, ReservationRejected,
+};
+use contracts::saga::{PaymentSaga, RefundSaga};
 use contracts::seats::stream;
 use contracts::{ConcertId, PaymentId, ReservationId, ScheduleId, SeatId, Timestamp, UserId, Won};
 use kit::Fault;
@@ -32,8 +38,11 @@ use kit::dynamo::{FailedConditions, Item, PK, Read, SK, Table, TransactError, at
 use kit::http::Page;
 use kit::idempotency::{self, IdempotencyKey, StoredAnswer};
 use kit::outbox;
+use serde::{Deserialize, Serialize};
 use std::collections::HashMap;
 
+/// The index of pending reservations by the moment somebody should look after them.
+pub const WAITING_INDEX: &str = "waiting";
 /// The index of holds by the moment they are over: partition `due_shard`, sort `due_at`.
 pub const DUE_INDEX: &str = "due";
 /// Over how many partitions of that index holds spread.
@@ -109,6 +118,20 @@ impl Reservations {
                 .build(),
         )
         .map(update)
+    }
+
+    /// The event that calls a person, told once for each reservation.
+    fn fault_row(
+        &self,
+        reservation: &Reservation,
+        fault: FaultDetected,
+        now: Timestamp,
+    ) -> Result<TransactWriteItem, Fault> {
+        let subject = fault.fault.clone();
+        let body = EventBody::FaultDetected(fault);
+        let id = format!("{}.{}", reservation.id, body.event_type());
+        let event = outbox::event_with_id(id, SOURCE, &subject, &reservation.correlation_id, body, now)?;
+        outbox::row(&self.table, &event, reservation.id.as_str())
     }
 
     fn event_row(
@@ -188,6 +211,7 @@ impl WriteHold for Reservations {
     async fn write_hold(
         &self,
         hold: &Hold,
+        origin: Origin,
         answer: Option<(&IdempotencyKey, &StoredAnswer)>,
         now: Timestamp,
     ) -> Result<HoldWritten, Fault> {
@@ -216,17 +240,18 @@ impl WriteHold for Reservations {
                     "(attribute_not_exists(#tickets) OR #tickets <= :room) AND attribute_not_exists(#spent) AND \
                      visit_ends_at > :now",
                 )
-                .expression_attribute_values(":now", at(now)),
+                .expression_attribute_values(":now", at(hold.asked_at)),
         };
         let entitlement = built(entitlement.build())?;
-        let row = built(
-            Put::builder()
-                .table_name(&self.table.name)
-                .set_item(Some(reservation_item(reservation)))
-                .condition_expression("attribute_not_exists(pk)")
-                .build(),
-        )?;
-        let mut writes = vec![update(entitlement), put(row)];
+        let row = Put::builder().table_name(&self.table.name).set_item(Some(held_item(reservation)));
+        let row = match origin {
+            Origin::New => row.condition_expression("attribute_not_exists(pk)"),
+            Origin::Pending => row
+                .condition_expression("#status = :pending")
+                .expression_attribute_names("#status", "status")
+                .expression_attribute_values(":pending", s(Status::Pending.as_str())),
+        };
+        let mut writes = vec![update(entitlement), put(built(row.build())?)];
         let first_seat = writes.len();
         for seat in &reservation.seats {
             let taken = Put::builder()
@@ -256,12 +281,16 @@ impl WriteHold for Reservations {
                 failed.found(remembering).ok_or_else(|| Fault::broken("holding seats", "the key's row is missing"))?;
             return Ok(HoldWritten::Remembered(remembered(row, key)?));
         }
-        // The id was minted for this very call: a try whose answer was lost has written it all.
-        if failed.failed(1) {
-            return Ok(HoldWritten::Held);
+        match origin {
+            // The id was minted for this very call: a try whose answer was lost has written it all.
+            Origin::New if failed.failed(1) => return Ok(HoldWritten::Held),
+            Origin::Pending if failed.failed(1) => return Ok(HoldWritten::NotPending),
+            // Nobody looked at the reservation itself: the same message may be writing it elsewhere.
+            Origin::Pending if failed.conflicted(1) => return Err(Fault::contended("holding seats")),
+            _ => {}
         }
         if let Some(entitlement) = failed.found(0)
-            && visit_changed(entitlement, hold, now)?
+            && visit_changed(entitlement, hold)?
         {
             return Ok(HoldWritten::VisitChanged);
         }
@@ -287,11 +316,11 @@ fn visits_of(entitlement: &Item) -> Result<Visits, Fault> {
 }
 
 /// Whether the user's visit is another one than the decision was made on: they reserved or paid elsewhere meanwhile.
-fn visit_changed(entitlement: &Item, hold: &Hold, now: Timestamp) -> Result<bool, Fault> {
+fn visit_changed(entitlement: &Item, hold: &Hold) -> Result<bool, Fault> {
     let visits = visits_of(entitlement)?;
     let moved = match hold.visit {
         Visit::Begins { token_issued_at, .. } => visits.last_ends_at.is_some_and(|end| end > token_issued_at),
-        Visit::Lasts => visits.last_ends_at.is_none_or(|end| end <= now),
+        Visit::Lasts => visits.last_ends_at.is_none_or(|end| end <= hold.asked_at),
     };
     Ok(moved || visits.spent.contains(&hold.reservation.queue_position))
 }
@@ -379,11 +408,9 @@ impl WriteEnd for Reservations {
             EndHold::Cancel => (
                 Status::Cancelled,
                 "#status = :held AND hold_expires_at > :now",
-                EventBody::ReservationCancelled(ReservationCancelled {
-                    reservation: event_data(reservation),
-                    reason: CancelReason::User,
-                }),
+                cancelled(reservation, CancelReason::User),
             ),
+            EndHold::Undo(reason) => (Status::Cancelled, "#status = :held", cancelled(reservation, reason)),
         };
         let ended = built(
             self.update_of(user_pk(&reservation.user), reservation_sk(&reservation.id))
@@ -403,6 +430,9 @@ impl WriteEnd for Reservations {
                 self.fewer_tickets(reservation)?,
                 self.event_row(reservation, body.clone(), now)?,
             ];
+            if end == EndHold::Undo(CancelReason::ExpiryNotScheduled) {
+                writes.push(self.fault_row(reservation, expiry_not_scheduled(reservation), now)?);
+            }
             let first_seat = writes.len();
             for seat in &ours {
                 let freed = Delete::builder()
@@ -428,6 +458,10 @@ impl WriteEnd for Reservations {
         }
         Err(Fault::contended("ending a hold"))
     }
+}
+
+fn cancelled(reservation: &Reservation, reason: CancelReason) -> EventBody {
+    EventBody::ReservationCancelled(ReservationCancelled { reservation: event_data(reservation), reason })
 }
 
 fn without_failed(seats: &[SeatId], failed: &FailedConditions, first_seat: usize) -> Vec<SeatId> {
@@ -465,6 +499,205 @@ impl FindOverdue for Reservations {
             }
         }
         Ok(found)
+    }
+}
+
+impl WritePending for Reservations {
+    async fn write_pending(
+        &self,
+        wish: &Wish,
+        reservation: &Reservation,
+        answer: Option<(&IdempotencyKey, &StoredAnswer)>,
+        now: Timestamp,
+    ) -> Result<Remembered, Fault> {
+        let mut item = reservation_item(reservation);
+        item.insert("wish".to_owned(), kit::dynamo::json("asking for seats", &WireWish::from(wish))?);
+        item.insert("waiting_shard".to_owned(), due_shard(&reservation.id));
+        item.insert("waiting_at".to_owned(), at(now.plus_seconds(PENDING_SECONDS)));
+        let row = Put::builder()
+            .table_name(&self.table.name)
+            .set_item(Some(item))
+            .condition_expression("attribute_not_exists(pk)")
+            .build();
+        let mut writes = vec![put(built(row)?)];
+        if let Some((key, answer)) = answer {
+            writes.push(idempotency::remember(&self.table, &reservation.user, key, answer, now)?);
+        }
+        match (self.table.transact("asking for seats", writes).await, answer) {
+            (Ok(()), _) => Ok(Remembered::Nothing),
+            (Err(TransactError::Fault(fault)), _) => Err(fault),
+            (Err(TransactError::Conditions(failed)), Some((key, _))) if failed.failed(1) => {
+                let row = failed.found(1);
+                remembered(row.ok_or_else(|| Fault::broken("asking for seats", "the key's row is missing"))?, key)
+            }
+            // The id was minted for this very call: a try whose answer was lost has written it.
+            (Err(TransactError::Conditions(_)), _) => Ok(Remembered::Nothing),
+        }
+    }
+
+    async fn withdraw(&self, reservation: &Reservation, withdrawal: Withdrawal, now: Timestamp) -> Result<bool, Fault> {
+        let (status, failure, body) = match withdrawal {
+            Withdrawal::Cancel(reason) => (Status::Cancelled, reason.as_str(), cancelled(reservation, reason)),
+            Withdrawal::Reject(reason) => (
+                Status::Rejected,
+                reason,
+                EventBody::ReservationRejected(ReservationRejected {
+                    reservation_id: reservation.id.clone(),
+                    user_id: reservation.user.clone(),
+                    schedule_id: reservation.schedule.clone(),
+                    concert_id: reservation.concert.clone(),
+                    seats: reservation.seats.clone(),
+                    reason: reason.to_owned(),
+                }),
+            ),
+        };
+        let withdrawn = built(
+            self.update_of(user_pk(&reservation.user), reservation_sk(&reservation.id))
+                .update_expression(
+                    "SET #status = :status, failure = :failure, ended_at = :now REMOVE waiting_shard, waiting_at, wish",
+                )
+                .condition_expression("#status = :pending")
+                .expression_attribute_names("#status", "status")
+                .expression_attribute_values(":pending", s(Status::Pending.as_str()))
+                .expression_attribute_values(":status", s(status.as_str()))
+                .expression_attribute_values(":failure", s(failure))
+                .expression_attribute_values(":now", at(now))
+                .build(),
+        )?;
+        let writes = vec![update(withdrawn), self.event_row(reservation, body, now)?];
+        match self.table.transact("withdrawing a reservation", writes).await {
+            Ok(()) => Ok(true),
+            Err(TransactError::Conditions(_)) => Ok(false),
+            Err(TransactError::Fault(fault)) => Err(fault),
+        }
+    }
+}
+
+impl FindWaiting for Reservations {
+    async fn waiting(&self, now: Timestamp) -> Result<Vec<Waiting>, Fault> {
+        let mut found = Vec::new();
+        for shard in 0..DUE_SHARDS {
+            let got = self
+                .table
+                .client
+                .query()
+                .table_name(&self.table.name)
+                .index_name(WAITING_INDEX)
+                .key_condition_expression("waiting_shard = :shard AND waiting_at <= :now")
+                .expression_attribute_values(":shard", s(shard))
+                .expression_attribute_values(":now", at(now))
+                .limit(OVERDUE_PAGE)
+                .send()
+                .await
+                .map_err(|error| classify("finding pending reservations", error))?;
+            for item in got.items.unwrap_or_default() {
+                let read = || -> Result<Waiting, Fault> {
+                    let wish = item.document::<WireWish>("wish")?;
+                    Ok(Waiting { reservation: reservation_of(&item)?, wish: wish.into_wish()? })
+                };
+                match read() {
+                    Ok(waiting) => found.push(waiting),
+                    // One row that cannot be read must not keep the others waiting.
+                    Err(fault) => tracing::error!(error = fault.chain(), "a pending reservation cannot be read"),
+                }
+            }
+        }
+        Ok(found)
+    }
+
+    async fn look_later(&self, reservation: &Reservation, later: Timestamp) -> Result<(), Fault> {
+        let moved = self
+            .table
+            .client
+            .update_item()
+            .table_name(&self.table.name)
+            .key(PK, user_pk(&reservation.user))
+            .key(SK, reservation_sk(&reservation.id))
+            .update_expression("SET waiting_at = :later")
+            .condition_expression("#status = :pending")
+            .expression_attribute_names("#status", "status")
+            .expression_attribute_values(":pending", s(Status::Pending.as_str()))
+            .expression_attribute_values(":later", at(later))
+            .send()
+            .await;
+        match moved {
+            Ok(_) => Ok(()),
+            Err(error) => match error.as_service_error() {
+                Some(failed) if failed.is_conditional_check_failed_exception() => Ok(()),
+                _ => Err(classify("looking after a pending reservation", error)),
+            },
+        }
+    }
+}
+
+impl TellFault for Reservations {
+    async fn tell_fault(&self, reservation: &Reservation, fault: FaultDetected, now: Timestamp) -> Result<(), Fault> {
+        let row = self.fault_row(reservation, fault, now)?;
+        match self.table.transact("telling a fault", vec![row]).await {
+            Ok(()) | Err(TransactError::Conditions(_)) => Ok(()),
+            Err(TransactError::Fault(fault)) => Err(fault),
+        }
+    }
+}
+
+impl FindTerms for Reservations {
+    async fn terms(&self, schedule: &ScheduleId) -> Result<Option<Terms>, Fault> {
+        let found = self.table.read("reading terms", s(format!("SCHEDULE#{schedule}")), s("TERMS")).await?;
+        found.map(|item| item.document("terms")).transpose()
+    }
+}
+
+impl WriteRefund for Reservations {
+    async fn refund(&self, saga: &RefundSaga, now: Timestamp) -> Result<Transition, Fault> {
+        let (payment, mut reservation) = (&saga.payment, reservation_in(&saga.payment));
+        reservation.correlation_id.clone_from(&saga.refund_correlation_id);
+        let refunded = built(
+            self.reservation_update(payment)
+                .update_expression("SET #status = :refunded, refunded_at = :now")
+                .condition_expression("#status = :paid AND payment_id = :payment")
+                .expression_attribute_values(":paid", s(Status::Paid.as_str()))
+                .expression_attribute_values(":refunded", s(Status::Refunded.as_str()))
+                .expression_attribute_values(":payment", s(&payment.payment_id))
+                .expression_attribute_values(":now", at(now))
+                .build(),
+        )?;
+        let body = EventBody::ReservationRefunded(event_data(&reservation));
+        let mut writes =
+            vec![update(refunded), self.fewer_tickets(&reservation)?, self.event_row(&reservation, body, now)?];
+        for seat in &payment.seats {
+            let freed = Delete::builder()
+                .table_name(&self.table.name)
+                .key(PK, seat_pk(&payment.schedule_id, seat))
+                .key(SK, seat_sk(seat))
+                // Repeated late, it must not touch whoever has the seat by then.
+                .condition_expression("reservation_id = :reservation AND #status = :sold")
+                .expression_attribute_names("#status", stream::STATUS)
+                .expression_attribute_values(":reservation", s(&payment.reservation_id))
+                .expression_attribute_values(":sold", s(stream::SOLD))
+                .build();
+            writes.push(delete(built(freed)?));
+        }
+        let failed = match self.table.transact("refunding a reservation", writes).await {
+            Ok(()) => return Ok(Transition::Made),
+            Err(TransactError::Fault(fault)) => return Err(fault),
+            Err(TransactError::Conditions(failed)) => failed,
+        };
+        if failed.conflicted(0) {
+            return Err(Fault::contended("refunding a reservation"));
+        }
+        if !failed.failed(0) {
+            return Err(Fault::broken(
+                "refunding a reservation",
+                "its seats or its owner's count are not as they must be",
+            ));
+        }
+        let found = failed.found(0).map(reservation_of).transpose()?;
+        Ok(match found {
+            Some(found) if found.status == Status::Refunded && found.payment.as_ref() == Some(&payment.payment_id) => {
+                Transition::Already
+            }
+            _ => Transition::Impossible(Obstacle::NotThisPayment),
+        })
     }
 }
 
@@ -794,9 +1027,15 @@ fn reservation_item(reservation: &Reservation) -> Item {
         ("hold_expires_at".to_owned(), at(reservation.hold_expires_at)),
         ("created_at".to_owned(), at(reservation.created_at)),
         ("correlation_id".to_owned(), s(&reservation.correlation_id)),
-        ("due_shard".to_owned(), due_shard(&reservation.id)),
-        ("due_at".to_owned(), at(reservation.hold_expires_at)),
     ])
+}
+
+/// A hold, in the index of holds by their end.
+fn held_item(reservation: &Reservation) -> Item {
+    let mut item = reservation_item(reservation);
+    item.insert("due_shard".to_owned(), due_shard(&reservation.id));
+    item.insert("due_at".to_owned(), at(reservation.hold_expires_at));
+    item
 }
 
 /// Reads a reservation item.
@@ -823,6 +1062,7 @@ pub fn reservation_of(item: &Item) -> Result<Reservation, Fault> {
         correlation_id: item.text("correlation_id")?.to_owned(),
         payment: payment.map(PaymentId::parse).transpose().map_err(|_| wrong("payment_id"))?,
         releases: item.get("released").and_then(|payments| payments.as_ss().ok()).map_or(0, Vec::len),
+        failure: item.get("failure").and_then(|failure| failure.as_s().ok()).cloned(),
     })
 }
 
@@ -842,6 +1082,7 @@ fn reservation_in(saga: &PaymentSaga) -> Reservation {
         correlation_id: saga.correlation_id.clone(),
         payment: Some(saga.payment_id.clone()),
         releases: 0,
+        failure: None,
     }
 }
 
@@ -854,6 +1095,87 @@ fn event_data(reservation: &Reservation) -> ReservationEvent {
         seats: reservation.seats.clone(),
         total_price: reservation.total_price,
         hold_expires_at: reservation.hold_expires_at,
+    }
+}
+
+fn expiry_not_scheduled(reservation: &Reservation) -> FaultDetected {
+    FaultDetected {
+        fault: "hold-expiry-unscheduled".to_owned(),
+        summary: "The end of holds cannot be scheduled; the holds are cancelled".to_owned(),
+        detail: format!("reservation {} of date {}", reservation.id, reservation.schedule),
+    }
+}
+
+/// A wish, in its message and in the pending reservation.
+#[derive(Debug, Serialize, Deserialize)]
+pub struct WireWish {
+    user_id: UserId,
+    token: QueueTokenClaims,
+    schedule_id: ScheduleId,
+    seats: Vec<SeatId>,
+    reservation_id: ReservationId,
+    correlation_id: String,
+    asked_at: Timestamp,
+}
+
+impl From<&Wish> for WireWish {
+    fn from(wish: &Wish) -> Self {
+        Self {
+            user_id: wish.user.clone(),
+            token: wish.token.clone(),
+            schedule_id: wish.schedule.clone(),
+            seats: wish.seats.as_slice().to_vec(),
+            reservation_id: wish.reservation.clone(),
+            correlation_id: wish.correlation_id.clone(),
+            asked_at: wish.asked_at,
+        }
+    }
+}
+
+impl WireWish {
+    /// The wish again.
+    pub fn into_wish(self) -> Result<Wish, Fault> {
+        Ok(Wish {
+            user: self.user_id,
+            token: self.token,
+            schedule: self.schedule_id,
+            seats: SeatList::new(self.seats).map_err(|error| Fault::broken("reading a wish", error))?,
+            reservation: self.reservation_id,
+            correlation_id: self.correlation_id,
+            asked_at: self.asked_at,
+        })
+    }
+}
+
+/// The queue of wishes: first in, first out, within a section of a date.
+#[derive(Debug, Clone)]
+pub struct RequestQueue {
+    client: aws_sdk_sqs::Client,
+    url: String,
+}
+
+impl RequestQueue {
+    /// A queue by its URL.
+    pub fn new(client: aws_sdk_sqs::Client, url: String) -> Self {
+        Self { client, url }
+    }
+}
+
+impl AskForSeats for RequestQueue {
+    async fn ask(&self, wish: &Wish) -> Result<(), Fault> {
+        let body =
+            serde_json::to_string(&WireWish::from(wish)).map_err(|error| Fault::broken("asking for seats", error))?;
+        let section = wish.seats.as_slice().first().map(|seat| seat.section.to_string()).unwrap_or_default();
+        self.client
+            .send_message()
+            .queue_url(&self.url)
+            .message_body(body)
+            .message_group_id(format!("{}/{section}", wish.schedule))
+            .message_deduplication_id(wish.reservation.as_str())
+            .send()
+            .await
+            .map(drop)
+            .map_err(|error| classify("asking for seats", error))
     }
 }
 

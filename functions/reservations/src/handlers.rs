@@ -1,15 +1,21 @@
 //! HTTP in and out. Steps and consumers need no translation: their input is published language.
 
-use crate::domain::{Refusal, Reservation, SeatList, Wish};
-use crate::ports::{FindReservation, ListReservations, LoadSale, WriteEnd, WriteHold};
+use crate::domain::{Refusal, Reservation, SeatList, Status, Wish};
+use crate::dynamo::WireWish;
+use crate::ports::{
+    AskForSeats, FindReservation, ListReservations, LoadSale, Origin, WriteEnd, WriteHold, WritePending,
+};
 use crate::usecases::cancel_reservation::{self, CancelError};
+use crate::usecases::request_reservation::{self, Requested};
 use crate::usecases::reserve_seats::{self, ReserveError, Reserved};
+use crate::usecases::write_reservations;
 use contracts::{ReservationId, ScheduleId, SeatId, Timestamp, Won};
 use kit::auth::{QueueTokens, UserTokens, invalid_queue_token, outlived};
 use kit::http::{Cursor, ListBody, StatusCode};
 use kit::idempotency::{self, IdempotencyKey, StoredAnswer};
 use kit::ids::Mint;
-use kit::{Call, Problem, Reply};
+use kit::queue::Message;
+use kit::{Call, Fault, Problem, Reply};
 use serde::{Deserialize, Serialize};
 
 /// What the handlers of this context are wired with.
@@ -23,9 +29,11 @@ pub struct Deps<S> {
 
 /// What `reserve-seats` is wired with.
 #[derive(Debug)]
-pub struct ReserveDeps<S> {
+pub struct ReserveDeps<S, Q> {
     /// Where the reservations are.
     pub store: S,
+    /// Where wishes go that nobody waits for.
+    pub requests: Q,
     /// Who calls.
     pub users: UserTokens,
     /// With which place in line.
@@ -48,14 +56,18 @@ struct ReservationBody {
     concert_id: contracts::ConcertId,
     seats: Vec<SeatId>,
     total_price: Won,
-    #[serde(with = "contracts::time::rfc3339")]
-    hold_expires_at: Timestamp,
+    /// While there is, or was, a hold.
+    #[serde(with = "contracts::time::rfc3339::option", skip_serializing_if = "Option::is_none")]
+    hold_expires_at: Option<Timestamp>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    failure: Option<String>,
     #[serde(with = "contracts::time::rfc3339")]
     created_at: Timestamp,
 }
 
 impl ReservationBody {
     fn seen(reservation: &Reservation, now: Timestamp) -> Self {
+        let unheld = matches!(reservation.status, Status::Pending | Status::Rejected);
         Self {
             reservation_id: reservation.id.clone(),
             status: reservation.visible_status(now).as_str(),
@@ -63,16 +75,18 @@ impl ReservationBody {
             concert_id: reservation.concert.clone(),
             seats: reservation.seats.clone(),
             total_price: reservation.total_price,
-            hold_expires_at: reservation.hold_expires_at,
+            hold_expires_at: (!unheld).then_some(reservation.hold_expires_at),
+            failure: reservation.failure.clone().filter(|_| reservation.status == Status::Rejected),
             created_at: reservation.created_at,
         }
     }
 }
 
 /// `POST /reservations`
-pub async fn reserve_seats<S>(deps: &ReserveDeps<S>, call: Call) -> Result<Reply, Problem>
+pub async fn reserve_seats<S, Q>(deps: &ReserveDeps<S, Q>, call: Call) -> Result<Reply, Problem>
 where
-    S: LoadSale + WriteHold + ListReservations + WriteEnd,
+    S: LoadSale + WriteHold + WritePending + ListReservations + WriteEnd,
+    Q: AskForSeats,
 {
     let user = deps.users.user(&call)?.user;
     let token = deps.tokens.of(&call, &user)?;
@@ -88,17 +102,62 @@ where
         seats: SeatList::new(body.seats)?,
         reservation: ReservationId::mint(call.now),
         correlation_id: call.request_id.clone(),
+        asked_at: call.now,
     };
+    if call.prefers_async() {
+        return request_reservation(deps, &wish, key.as_ref()).await;
+    }
     let now = call.now;
     let answer = |reservation: &Reservation| StoredAnswer {
         status: StatusCode::CREATED.as_u16(),
         body: serde_json::to_value(ReservationBody::seen(reservation, now)).unwrap_or_default(),
         location: None,
     };
-    match reserve_seats::reserve_seats(&deps.store, &wish, key.as_ref(), answer, now).await? {
+    match reserve_seats::reserve_seats(&deps.store, &wish, Origin::New, key.as_ref(), answer, now).await? {
         Reserved::Held(reservation) => Reply::created(ReservationBody::seen(&reservation, now)),
         Reserved::AsBefore(answer) => Ok(answer.into_reply()),
+        Reserved::NotPending => Err(Fault::broken("holding seats", "a new reservation is not pending").into()),
     }
+}
+
+fn location(id: &ReservationId) -> String {
+    format!("/reservations/{id}")
+}
+
+/// `POST /reservations` with `Prefer: respond-async`
+async fn request_reservation<S, Q>(
+    deps: &ReserveDeps<S, Q>,
+    wish: &Wish,
+    key: Option<&IdempotencyKey>,
+) -> Result<Reply, Problem>
+where
+    S: LoadSale + WritePending,
+    Q: AskForSeats,
+{
+    let now = wish.asked_at;
+    let answer = |reservation: &Reservation| StoredAnswer {
+        status: StatusCode::ACCEPTED.as_u16(),
+        body: serde_json::to_value(ReservationBody::seen(reservation, now)).unwrap_or_default(),
+        location: Some(location(&reservation.id)),
+    };
+    let requested =
+        request_reservation::request_reservation(&deps.store, &deps.requests, wish, key, answer, now).await?;
+    let reply = match requested {
+        Requested::Pending(reservation) => {
+            Reply::accepted(ReservationBody::seen(&reservation, now), location(&reservation.id))?
+        }
+        Requested::AsBefore(answer) => answer.into_reply(),
+    };
+    Ok(reply.preference_applied("respond-async"))
+}
+
+/// The queue of wishes.
+pub async fn write_reservations<S>(store: &S, message: Message) -> Result<(), Fault>
+where
+    S: LoadSale + WriteHold + ListReservations + WriteEnd + WritePending,
+{
+    let wish: WireWish = serde_json::from_str(&message.body).map_err(|error| Fault::broken("reading a wish", error))?;
+    write_reservations::write_reservations(store, &wish.into_wish()?, message.now).await
 }
 
 impl From<ReserveError> for Problem {
@@ -112,26 +171,21 @@ impl From<ReserveError> for Problem {
 }
 
 fn refused(refusal: Refusal) -> Problem {
+    let code = refusal.code();
     let names = |seats: Vec<SeatId>| -> Vec<String> { seats.iter().map(SeatId::to_string).collect() };
     match refusal {
         Refusal::ScheduleNotFound => Problem::not_found("no such schedule"),
         Refusal::SeatsNotFound(seats) => {
-            Problem::new(StatusCode::NOT_FOUND, "seat_not_found", "No such seat").member("seats", names(seats))
+            Problem::new(StatusCode::NOT_FOUND, code, "No such seat").member("seats", names(seats))
         }
         Refusal::WrongConcert => invalid_queue_token(),
-        Refusal::TokenNotActive => {
-            Problem::new(StatusCode::FORBIDDEN, "queue_token_not_active", "It is not this queue token's turn")
-                .detail("the queue token is still waiting, expired or used; GET /queue-status tells")
-        }
-        Refusal::SaleClosed => Problem::conflict("sale_closed", "The date has begun"),
-        Refusal::TicketLimit { max_per_user } => {
-            Problem::conflict("ticket_limit_exceeded", "Too many tickets for one user")
-                .detail(format!("at most {max_per_user} tickets held, being paid and paid per user and date"))
-                .member("max_per_user", max_per_user)
-        }
-        Refusal::SeatsTaken(seats) => {
-            Problem::conflict("seat_taken", "Somebody else has a seat").member("seats", names(seats))
-        }
+        Refusal::TokenNotActive => Problem::new(StatusCode::FORBIDDEN, code, "It is not this queue token's turn")
+            .detail("the queue token is still waiting, expired or used; GET /queue-status tells"),
+        Refusal::SaleClosed => Problem::conflict(code, "The date has begun"),
+        Refusal::TicketLimit { max_per_user } => Problem::conflict(code, "Too many tickets for one user")
+            .detail(format!("at most {max_per_user} tickets held, being paid and paid per user and date"))
+            .member("max_per_user", max_per_user),
+        Refusal::SeatsTaken(seats) => Problem::conflict(code, "Somebody else has a seat").member("seats", names(seats)),
     }
 }
 
@@ -155,7 +209,10 @@ pub async fn list_reservations(deps: &Deps<impl ListReservations>, call: Call) -
 }
 
 /// `DELETE /reservations/{reservation_id}`
-pub async fn cancel_reservation(deps: &Deps<impl FindReservation + WriteEnd>, call: Call) -> Result<Reply, Problem> {
+pub async fn cancel_reservation(
+    deps: &Deps<impl FindReservation + WriteEnd + WritePending>,
+    call: Call,
+) -> Result<Reply, Problem> {
     let user = deps.users.user(&call)?.user;
     let id: ReservationId = call.path_id("reservation_id")?;
     cancel_reservation::cancel_reservation(&deps.store, &user, &id, call.now).await?;
@@ -166,9 +223,10 @@ impl From<CancelError> for Problem {
     fn from(error: CancelError) -> Self {
         match error {
             CancelError::NotFound => Problem::not_found("no such reservation"),
-            CancelError::NotCancellable => {
-                Problem::conflict("reservation_not_cancellable", "Only a hold can be cancelled")
-            }
+            CancelError::NotCancellable => Problem::conflict(
+                "reservation_not_cancellable",
+                "Only a hold, or what is to become one, can be cancelled",
+            ),
             CancelError::Fault(fault) => fault.into(),
         }
     }

@@ -3,16 +3,21 @@
 use kit::boot::BadSetting;
 use kit::outbox::Relay;
 use kit::{Boot, MainResult};
-use reservations::dynamo::{ExpiryQueue, Reservations};
+use reservations::dynamo::{ExpiryQueue, RequestQueue, Reservations};
 use reservations::handlers::{self, Deps, ReserveDeps};
 use reservations::usecases::apply_admission::apply_admission;
+use reservations::usecases::apply_admissions::apply_admissions;
 use reservations::usecases::begin_payment::begin_payment;
 use reservations::usecases::confirm_reservation::confirm_reservation;
 use reservations::usecases::expire_hold::{ExpireHold, expire_hold};
 use reservations::usecases::open_schedule::open_schedule;
+use reservations::usecases::quote_refund::quote_refund;
 use reservations::usecases::quote_reservation::quote_reservation;
+use reservations::usecases::refund_reservation::refund_reservation;
 use reservations::usecases::release_reservation::release_reservation;
+use reservations::usecases::roll_back_reservation::roll_back_reservation;
 use reservations::usecases::sweep_holds::sweep_holds;
+use reservations::usecases::sweep_reservations::{SweepReservations, sweep_reservations};
 
 #[tokio::main(flavor = "current_thread")]
 async fn main() -> MainResult {
@@ -22,7 +27,8 @@ async fn main() -> MainResult {
     match boot.handler() {
         // HTTP
         "reserve-seats" => {
-            let deps = ReserveDeps { store, users: boot.user_tokens()?, tokens: boot.queue_tokens()? };
+            let requests = RequestQueue::new(boot.sqs(), boot.setting("RESERVATION_REQUESTS")?);
+            let deps = ReserveDeps { store, requests, users: boot.user_tokens()?, tokens: boot.queue_tokens()? };
             boot.http(deps, handlers::reserve_seats).await
         }
         "get-reservation" => boot.http(http(store)?, handlers::get_reservation).await,
@@ -32,10 +38,19 @@ async fn main() -> MainResult {
         "open-schedule" => boot.step(store, open_schedule).await,
         "apply-admission" => boot.step(store, apply_admission).await,
         "quote-reservation" => boot.step(store, quote_reservation).await,
+        "quote-refund" => boot.step(store, quote_refund).await,
         // Steps of the payment saga
         "begin-payment" => boot.step(store, begin_payment).await,
         "confirm-reservation" => boot.step(store, confirm_reservation).await,
         "release-reservation" => boot.step(store, release_reservation).await,
+        // A step of the refund saga
+        "refund-reservation" => boot.step(store, refund_reservation).await,
+        // What was asked for asynchronously, by queue
+        "write-reservations" => boot.queue(store, handlers::write_reservations).await,
+        // availability.update_failed, by queue
+        "roll-back-reservation" => boot.queue(store, roll_back_reservation).await,
+        // admission.changed, by queue
+        "apply-admissions" => boot.queue(store, apply_admissions).await,
         // reservation.held, by queue
         "expire-hold" => {
             let queue = ExpiryQueue::new(boot.sqs(), boot.setting("QUEUE")?);
@@ -43,6 +58,10 @@ async fn main() -> MainResult {
         }
         // Every minute
         "sweep-holds" => boot.schedule(store, sweep_holds).await,
+        "sweep-reservations" => {
+            let requests = RequestQueue::new(boot.sqs(), boot.setting("RESERVATION_REQUESTS")?);
+            boot.schedule(SweepReservations { store, requests }, sweep_reservations).await
+        }
         "sweep-reservation-outbox" => boot.schedule(boot.relay("reservations")?, Relay::sweep_all).await,
         // The table's stream
         "relay-reservations" => boot.stream(boot.relay("reservations")?, Relay::relay_now).await,

@@ -1,8 +1,9 @@
 //! What reservations needs from outside, one narrow trait per capability.
 
-use crate::domain::{EndHold, Hold, Refusal, Reservation, Terms, Visits};
+use crate::domain::{EndHold, Hold, Refusal, Reservation, Terms, Visits, Wish, Withdrawal};
 use contracts::admission::AdmissionPlan;
-use contracts::saga::PaymentSaga;
+use contracts::events::FaultDetected;
+use contracts::saga::{PaymentSaga, RefundSaga};
 use contracts::{ConcertId, ReservationId, ScheduleId, Timestamp, UserId};
 use kit::Fault;
 use kit::http::Page;
@@ -57,6 +58,17 @@ pub enum HoldWritten {
     Refused(Refusal),
     /// The user's visit is not the one the hold was decided on: nothing was written, decide again.
     VisitChanged,
+    /// The pending reservation it was to become is decided already, or given up: nothing was written.
+    NotPending,
+}
+
+/// What becomes of a hold that is written.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Origin {
+    /// A new reservation.
+    New,
+    /// One that was asked for asynchronously and is pending.
+    Pending,
 }
 
 /// Writes holds.
@@ -65,9 +77,63 @@ pub trait WriteHold: Send + Sync {
     fn write_hold(
         &self,
         hold: &Hold,
+        origin: Origin,
         answer: Option<(&IdempotencyKey, &StoredAnswer)>,
         now: Timestamp,
     ) -> impl Future<Output = Result<HoldWritten, Fault>> + Send;
+}
+
+/// Writes what was asked for asynchronously.
+pub trait WritePending: Send + Sync {
+    /// The pending reservation and the remembered answer, both or neither. What the key remembers, when it was used.
+    fn write_pending(
+        &self,
+        wish: &Wish,
+        reservation: &Reservation,
+        answer: Option<(&IdempotencyKey, &StoredAnswer)>,
+        now: Timestamp,
+    ) -> impl Future<Output = Result<Remembered, Fault>> + Send;
+    /// pending -> cancelled or rejected, with the event. `false` when it is not pending any more.
+    fn withdraw(
+        &self,
+        reservation: &Reservation,
+        withdrawal: Withdrawal,
+        now: Timestamp,
+    ) -> impl Future<Output = Result<bool, Fault>> + Send;
+}
+
+/// A pending reservation that nobody has decided for a while.
+#[derive(Debug, Clone)]
+pub struct Waiting {
+    /// The reservation.
+    pub reservation: Reservation,
+    /// What was asked for.
+    pub wish: Wish,
+}
+
+/// Looks after pending reservations.
+pub trait FindWaiting: Send + Sync {
+    /// Some of those due for a look at `now`, oldest first.
+    fn waiting(&self, now: Timestamp) -> impl Future<Output = Result<Vec<Waiting>, Fault>> + Send;
+    /// Sets when to look again, if it is still pending.
+    fn look_later(&self, reservation: &Reservation, at: Timestamp) -> impl Future<Output = Result<(), Fault>> + Send;
+}
+
+/// Hands a wish to whoever writes reservations, in the order of its section.
+pub trait AskForSeats: Send + Sync {
+    /// Sends the wish. Sending it again within minutes is noticed and changes nothing.
+    fn ask(&self, wish: &Wish) -> impl Future<Output = Result<(), Fault>> + Send;
+}
+
+/// Tells a person.
+pub trait TellFault: Send + Sync {
+    /// Puts the event into the outbox, once for each `reservation`.
+    fn tell_fault(
+        &self,
+        reservation: &Reservation,
+        fault: FaultDetected,
+        now: Timestamp,
+    ) -> impl Future<Output = Result<(), Fault>> + Send;
 }
 
 /// Reads one reservation of a user.
@@ -108,6 +174,12 @@ pub trait WriteEnd: Send + Sync {
         end: EndHold,
         now: Timestamp,
     ) -> impl Future<Output = Result<bool, Fault>> + Send;
+}
+
+/// Reads the terms of a date.
+pub trait FindTerms: Send + Sync {
+    /// The terms, if there is such a date.
+    fn terms(&self, schedule: &ScheduleId) -> impl Future<Output = Result<Option<Terms>, Fault>> + Send;
 }
 
 /// Finds holds whose time is over.
@@ -159,4 +231,10 @@ pub trait WritePayment: Send + Sync {
     /// paying -> held or expired. `Already` when this payment does not have it, and then never will;
     /// `Impossible` when it is paid by this payment.
     fn release(&self, saga: &PaymentSaga, now: Timestamp) -> impl Future<Output = Result<Transition, Fault>> + Send;
+}
+
+/// Writes the refund of what was paid.
+pub trait WriteRefund: Send + Sync {
+    /// paid -> refunded: reservation, its seats, the user's count and the event, all or nothing.
+    fn refund(&self, saga: &RefundSaga, now: Timestamp) -> impl Future<Output = Result<Transition, Fault>> + Send;
 }

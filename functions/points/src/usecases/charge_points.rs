@@ -1,9 +1,10 @@
-//! A user adds points to their balance.
+//! A user adds points to their balance: by paying for them, or, where a stage says so, for nothing.
 
-use crate::domain::{ChargeAmount, Entry, EntryKey, Kind, Movement, Posted, Refusal};
-use crate::ports::PostEntry;
+use crate::domain::{ChargeAmount, Entry, EntryKey, Kind, MIN_ORDER_ID, Movement, PaymentKey, Posted, Refusal};
+use crate::ports::{AskPayment, PostEntry};
+use contracts::steps::{ChargePaid, CreditedCharge, PayCharge};
 use contracts::{Timestamp, UserId};
-use kit::Fault;
+use kit::{Fault, metrics};
 
 /// What is asked.
 #[derive(Debug)]
@@ -23,15 +24,21 @@ pub struct ChargePoints {
 /// Why not.
 #[derive(Debug)]
 pub enum ChargeError {
-    /// The key was used for another amount.
+    /// The key was used for another amount, or another payment.
     KeyReused,
     /// The balance would pass its limit.
     BalanceLimit,
+    /// The key is too short to be an order id of the provider.
+    KeyTooShort,
+    /// The payment is not confirmed, for a reason with a stable name.
+    NotConfirmed(String),
+    /// It is on its way: ask again.
+    Pending,
     /// The system failed.
     Fault(Fault),
 }
 
-/// Charges exactly once under the key; the first entry again when repeated.
+/// Charges for nothing, exactly once under the key; the first entry again when repeated.
 pub async fn charge_points(accounts: &impl PostEntry, ask: ChargePoints) -> Result<Entry, ChargeError> {
     let movement = Movement {
         key: EntryKey::charge(&ask.idempotency_key),
@@ -42,12 +49,43 @@ pub async fn charge_points(accounts: &impl PostEntry, ask: ChargePoints) -> Resu
         at: ask.now,
     };
     match accounts.post(&ask.user, &movement).await.map_err(ChargeError::Fault)? {
-        Ok(Posted::Now(entry)) => Ok(entry),
+        Ok(Posted::Now(entry)) => {
+            metrics::count("Charged", 1);
+            Ok(entry)
+        }
         Ok(Posted::Before(entry)) if entry.movement.amount == movement.amount => Ok(entry),
         Ok(Posted::Before(_) | Posted::Undone) => Err(ChargeError::KeyReused),
         Err(Refusal::BalanceLimit) => Err(ChargeError::BalanceLimit),
         Err(Refusal::InsufficientPoints) => {
             Err(ChargeError::Fault(Fault::broken("charging points", "a charge was refused for a low balance")))
         }
+    }
+}
+
+/// Charges against a payment at the provider: payments confirms it and has the points credited. The caller's key is the
+/// order id that the provider's own pages were given.
+pub async fn charge_paid_points(
+    payments: &impl AskPayment,
+    ask: ChargePoints,
+    payment_key: PaymentKey,
+    correlation_id: String,
+) -> Result<CreditedCharge, ChargeError> {
+    if ask.idempotency_key.len() < MIN_ORDER_ID {
+        return Err(ChargeError::KeyTooShort);
+    }
+    let charge = PayCharge {
+        user_id: ask.user,
+        key: ask.idempotency_key,
+        amount: ask.amount.won(),
+        payment_key: payment_key.into_text(),
+        requested_at: ask.now,
+        correlation_id,
+    };
+    match payments.pay_charge(&charge).await.map_err(ChargeError::Fault)? {
+        ChargePaid::Credited(credited) => Ok(credited),
+        ChargePaid::NotConfirmed { reason } => Err(ChargeError::NotConfirmed(reason)),
+        ChargePaid::BalanceLimit => Err(ChargeError::BalanceLimit),
+        ChargePaid::KeyReused => Err(ChargeError::KeyReused),
+        ChargePaid::Pending => Err(ChargeError::Pending),
     }
 }

@@ -1,9 +1,10 @@
 //! A user gives a hold up; its seats are free at once.
 
-use crate::domain::{EndHold, Status};
-use crate::ports::{FindReservation, WriteEnd};
+use crate::domain::{EndHold, Status, Withdrawal};
+use crate::ports::{FindReservation, WriteEnd, WritePending};
+use contracts::events::CancelReason;
 use contracts::{ReservationId, Timestamp, UserId};
-use kit::Fault;
+use kit::{Fault, metrics};
 
 /// Why not.
 #[derive(Debug)]
@@ -22,20 +23,22 @@ impl From<Fault> for CancelError {
     }
 }
 
-/// Cancels a hold. Cancelling it again is success: the first answer may have been lost.
+/// Cancels a hold, or what is still to become one. Cancelling it again is success: the first answer may have been lost.
 pub async fn cancel_reservation(
-    store: &(impl FindReservation + WriteEnd),
+    store: &(impl FindReservation + WriteEnd + WritePending),
     user: &UserId,
     id: &ReservationId,
     now: Timestamp,
 ) -> Result<(), CancelError> {
     let reservation = store.find(user, id).await?.ok_or(CancelError::NotFound)?;
-    match reservation.visible_status(now) {
+    let cancelled = match reservation.visible_status(now) {
         Status::Cancelled => return Ok(()),
-        Status::Held => {}
+        Status::Held => store.end_hold(&reservation, EndHold::Cancel, now).await?,
+        Status::Pending => store.withdraw(&reservation, Withdrawal::Cancel(CancelReason::User), now).await?,
         _ => return Err(CancelError::NotCancellable),
-    }
-    if store.end_hold(&reservation, EndHold::Cancel, now).await? {
+    };
+    if cancelled {
+        metrics::count("Cancelled", 1);
         return Ok(());
     }
     // Something came between reading and writing: a payment, the end of the hold, or the same cancellation.

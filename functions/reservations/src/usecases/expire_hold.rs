@@ -3,12 +3,14 @@
 use crate::domain::{EndHold, Reservation, Status};
 use crate::ports::{ScheduleExpiry, WriteEnd};
 use contracts::Timestamp;
-use contracts::events::{EventBody, ReservationEvent};
-use kit::Fault;
+use contracts::events::{CancelReason, Event, EventBody, ReservationEvent};
 use kit::queue::Message;
+use kit::{Fault, metrics};
 
 /// The longest SQS delays a message, in seconds.
 const LONGEST_DELAY_SECONDS: i64 = 900;
+/// After how many receives a hold whose end cannot be scheduled is undone: half a minute of tries (R20).
+pub const SCHEDULE_ATTEMPTS: u32 = 6;
 
 /// What the consumer is wired with.
 #[derive(Debug)]
@@ -32,11 +34,33 @@ pub async fn expire_hold<S: WriteEnd, Q: ScheduleExpiry>(
     if remaining > 0 {
         // Rounded up, so that it is due when it comes back.
         let seconds = (remaining + 999).div_euclid(1000).min(LONGEST_DELAY_SECONDS);
-        return deps.queue.look_again(&message.body, i32::try_from(seconds).unwrap_or(i32::MAX)).await;
+        let scheduled = deps.queue.look_again(&message.body, i32::try_from(seconds).unwrap_or(i32::MAX)).await;
+        return match scheduled {
+            Err(fault) if message.receives >= SCHEDULE_ATTEMPTS => undo(deps, held, &event, fault, message.now).await,
+            scheduled => scheduled,
+        };
     }
     let reservation = as_held(held, event.correlationid.clone(), event.time);
     if deps.store.end_hold(&reservation, EndHold::Expire, message.now).await? {
+        metrics::count("Expired", 1);
         tracing::info!(reservation = %held.reservation_id, "a hold expired");
+    }
+    Ok(())
+}
+
+/// The end of the hold cannot be scheduled: the hold is cancelled, its user and an administrator told. One that is being
+/// paid or over already needs no end.
+async fn undo<S: WriteEnd, Q>(
+    deps: &ExpireHold<S, Q>,
+    held: &ReservationEvent,
+    event: &Event,
+    fault: Fault,
+    now: Timestamp,
+) -> Result<(), Fault> {
+    tracing::error!(reservation = %held.reservation_id, error = fault.chain(), "a hold's end cannot be scheduled");
+    let reservation = as_held(held, event.correlationid.clone(), event.time);
+    if deps.store.end_hold(&reservation, EndHold::Undo(CancelReason::ExpiryNotScheduled), now).await? {
+        metrics::count("Cancelled", 1);
     }
     Ok(())
 }
@@ -57,5 +81,6 @@ fn as_held(held: &ReservationEvent, correlation_id: String, created_at: Timestam
         correlation_id,
         payment: None,
         releases: 0,
+        failure: None,
     }
 }

@@ -1,12 +1,19 @@
 //! One module per use case.
 
 pub mod apply_admission;
+pub mod apply_admissions;
 pub mod begin_payment;
 pub mod cancel_reservation;
 pub mod confirm_reservation;
 pub mod expire_hold;
 pub mod open_schedule;
+pub mod quote_refund;
 pub mod quote_reservation;
+pub mod refund_reservation;
 pub mod release_reservation;
+pub mod request_reservation;
 pub mod reserve_seats;
+pub mod roll_back_reservation;
 pub mod sweep_holds;
+pub mod sweep_reservations;
+pub mod write_reservations;

@@ -1,10 +1,10 @@
 //! A user with an active queue token holds seats: all of them or none.
 
-use crate::domain::{EndHold, Refusal, Reservation, Wish, decide_hold};
-use crate::ports::{HoldWritten, ListReservations, LoadSale, Remembered, WriteEnd, WriteHold};
+use crate::domain::{EndHold, Refusal, Reservation, Visit, Wish, decide_hold};
+use crate::ports::{HoldWritten, ListReservations, LoadSale, Origin, Remembered, WriteEnd, WriteHold};
 use contracts::Timestamp;
-use kit::Fault;
 use kit::idempotency::{IdempotencyKey, StoredAnswer};
+use kit::{Fault, metrics};
 
 /// How often it is decided again because the same user's other requests came between.
 const ROUNDS: usize = 4;
@@ -16,6 +16,8 @@ pub enum Reserved {
     Held(Reservation),
     /// The same request was answered before.
     AsBefore(StoredAnswer),
+    /// The pending reservation is decided already, or given up.
+    NotPending,
 }
 
 /// Why not.
@@ -40,6 +42,7 @@ impl From<Fault> for ReserveError {
 pub async fn reserve_seats<P>(
     store: &P,
     wish: &Wish,
+    origin: Origin,
     key: Option<&IdempotencyKey>,
     answer: impl Fn(&Reservation) -> StoredAnswer + Send,
     now: Timestamp,
@@ -59,21 +62,28 @@ where
         let remembered = answer(&hold.reservation);
         let answer = key.map(|key| (key, &remembered));
 
-        let mut written = store.write_hold(&hold, answer, now).await?;
+        let mut written = store.write_hold(&hold, origin, answer, now).await?;
         if matches!(written, HoldWritten::Refused(Refusal::TicketLimit { .. })) {
             let overdue = store.overdue_of(&wish.user, &wish.schedule, now).await?;
             if !overdue.is_empty() {
                 for reservation in &overdue {
                     store.end_hold(reservation, EndHold::Expire, now).await?;
                 }
-                written = store.write_hold(&hold, answer, now).await?;
+                written = store.write_hold(&hold, origin, answer, now).await?;
             }
         }
         match written {
-            HoldWritten::Held => return Ok(Reserved::Held(hold.reservation)),
+            HoldWritten::Held => {
+                metrics::count("Held", hold.reservation.seats.len() as u64);
+                if matches!(hold.visit, Visit::Begins { .. }) {
+                    metrics::count("Admitted", 1);
+                }
+                return Ok(Reserved::Held(hold.reservation));
+            }
             HoldWritten::Remembered(Remembered::Answer(answer)) => return Ok(Reserved::AsBefore(answer)),
             HoldWritten::Remembered(_) => return Err(ReserveError::KeyReused),
             HoldWritten::Refused(refusal) => return Err(ReserveError::Refused(refusal)),
+            HoldWritten::NotPending => return Ok(Reserved::NotPending),
             HoldWritten::VisitChanged => {}
         }
     }

@@ -3,7 +3,7 @@
 use crate::domain::EndHold;
 use crate::ports::{FindOverdue, WriteEnd};
 use contracts::Timestamp;
-use kit::Fault;
+use kit::{Fault, metrics};
 
 /// Rounds of one sweep; what is left then waits for the next minute.
 const ROUNDS: usize = 10;
@@ -24,6 +24,7 @@ pub async fn sweep_holds(store: &(impl FindOverdue + WriteEnd), now: Timestamp) 
             }
         }
         if ended > 0 {
+            metrics::count("Expired", ended as u64);
             tracing::info!(ended, "ended holds that were over");
         }
         if ended == 0 {

@@ -59,6 +59,7 @@ fn sane() -> World {
         starts_at: NOW.plus_seconds(86_400),
         max_per_user: 2,
         hold_seconds: 300,
+        refundable_until: None,
         sections: vec![Section {
             section: section().1,
             grade: "VIP".into(),

@@ -1,0 +1,704 @@
+//! What is told to whom, decided from events alone.
+
+use contracts::events::{CancelReason, EventBody, ReservationEvent};
+use contracts::saga::PaymentFailure;
+use contracts::{EventId, PaymentId, SeatId, Timestamp, UserId, Won};
+use std::fmt;
+
+/// How long a claim holds, in milliseconds. Longer than any function of this context may run, so that whoever took one
+/// is gone when it ends.
+pub const LEASE_MILLIS: i64 = 90_000;
+/// How long nothing may be heard of an open fault, in milliseconds, before its next sign is a new one.
+pub const QUIET_MILLIS: i64 = 24 * 3600 * 1000;
+/// How often an unchanged fault is written down as still there, in milliseconds.
+const SEEN_AGAIN_MILLIS: i64 = 3600 * 1000;
+
+// ------------------------------------------------------------------------------------------------ deliveries
+
+/// One event on its way to one consumer: the unit of which there is one effect.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Delivery {
+    /// The consumer, by its handler's name.
+    pub consumer: &'static str,
+    /// The event's id.
+    pub event: String,
+}
+
+impl Delivery {
+    /// An event's delivery to a consumer.
+    pub fn new(consumer: &'static str, event: impl fmt::Display) -> Self {
+        Self { consumer, event: event.to_string() }
+    }
+}
+
+/// What asking for a delivery came to.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Claim {
+    /// It is the asker's to carry out.
+    Mine(Lease),
+    /// It is done.
+    Done,
+    /// Somebody else is at it.
+    Elsewhere,
+}
+
+/// The sign by which a claim's owner gives it back.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Lease(pub String);
+
+/// How a delivery ended well.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Outcome {
+    /// What was done, in snake_case, for log and table.
+    pub what: &'static str,
+    /// The provider's name for it.
+    pub reference: Option<String>,
+}
+
+impl Outcome {
+    /// The provider took it.
+    pub fn sent(reference: Option<String>) -> Self {
+        Self { what: "sent", reference }
+    }
+
+    /// Nothing was sent, and why that is right.
+    pub const fn skipped(why: &'static str) -> Self {
+        Self { what: why, reference: None }
+    }
+}
+
+// ------------------------------------------------------------------------------------------------ recipients
+
+/// A Korean mobile number, digits only, for example `01012345678`. Never shown in debug output.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Phone(String);
+
+impl Phone {
+    /// Reads what directories hold: `010-1234-5678`, `+82 10 1234 5678`, `tel:+82-10-1234-5678`. Others have no
+    /// KakaoTalk account or cash receipt that goes by them.
+    pub fn parse(text: &str) -> Option<Self> {
+        let digits: String = text.chars().filter(char::is_ascii_digit).collect();
+        let national = match digits.strip_prefix("82") {
+            Some(rest) => format!("0{}", rest.trim_start_matches('0')),
+            None => digits,
+        };
+        (national.starts_with("01") && (10..=11).contains(&national.len())).then_some(Self(national))
+    }
+
+    /// Its digits.
+    pub fn digits(&self) -> &str {
+        &self.0
+    }
+}
+
+impl fmt::Debug for Phone {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Phone(..)")
+    }
+}
+
+// ------------------------------------------------------------------------------------------------ pushes
+
+/// A message for a user's phone.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Push {
+    /// Whose phone.
+    pub user: UserId,
+    /// The template, by our name for it: the event's type with `_` for `.`.
+    pub template: String,
+    /// The template's variables.
+    pub parameters: Vec<(&'static str, String)>,
+    /// From when on nobody wants to read it any more.
+    pub pointless_from: Option<Timestamp>,
+}
+
+impl Push {
+    /// What a user is told of an event; nothing of most.
+    pub fn of(event: &EventBody) -> Option<Self> {
+        let mut pointless_from = None;
+        let (user, parameters) = match event {
+            EventBody::ReservationHeld(held) => {
+                // "Pay within five minutes" is of no use after them.
+                pointless_from = Some(held.hold_expires_at);
+                let mut parameters = of_reservation(held);
+                parameters.push(("hold_ends_at", kst(held.hold_expires_at)));
+                (&held.user_id, parameters)
+            }
+            EventBody::ReservationExpired(expired) => (&expired.user_id, of_reservation(expired)),
+            EventBody::ReservationCancelled(cancelled) => {
+                let mut parameters = of_reservation(&cancelled.reservation);
+                parameters.push(("reason", why_cancelled(cancelled.reason).to_owned()));
+                (&cancelled.reservation.user_id, parameters)
+            }
+            EventBody::ReservationRejected(rejected) => {
+                let parameters = vec![
+                    ("reservation", rejected.reservation_id.to_string()),
+                    ("seats", seats(&rejected.seats)),
+                    ("reason", why_rejected(&rejected.reason).to_owned()),
+                ];
+                (&rejected.user_id, parameters)
+            }
+            EventBody::PaymentCompleted(paid) => {
+                let parameters = of_payment(&paid.payment_id, &paid.reservation_id, &paid.seats, paid.amount);
+                (&paid.user_id, parameters)
+            }
+            EventBody::PaymentRefunded(refunded) => {
+                let (payment, reservation) = (&refunded.payment_id, &refunded.reservation_id);
+                (&refunded.user_id, of_payment(payment, reservation, &refunded.seats, refunded.amount))
+            }
+            EventBody::PaymentFailed(failed) => {
+                let parameters = vec![
+                    ("payment", failed.payment_id.to_string()),
+                    ("reservation", failed.reservation_id.to_string()),
+                    ("reason", why_failed(failed.failure).to_owned()),
+                ];
+                (&failed.user_id, parameters)
+            }
+            _ => return None,
+        };
+        let template = event.event_type().replace('.', "_");
+        Some(Self { user: user.clone(), template, parameters, pointless_from })
+    }
+
+    /// Whether it comes too late to be of use.
+    pub fn is_pointless(&self, now: Timestamp) -> bool {
+        self.pointless_from.is_some_and(|from| from <= now)
+    }
+}
+
+fn of_reservation(reservation: &ReservationEvent) -> Vec<(&'static str, String)> {
+    vec![
+        ("reservation", reservation.reservation_id.to_string()),
+        ("seats", seats(&reservation.seats)),
+        ("price", price(reservation.total_price)),
+    ]
+}
+
+fn of_payment(
+    payment: &PaymentId,
+    reservation: &contracts::ReservationId,
+    taken: &[SeatId],
+    amount: Won,
+) -> Vec<(&'static str, String)> {
+    vec![
+        ("payment", payment.to_string()),
+        ("reservation", reservation.to_string()),
+        ("seats", seats(taken)),
+        ("price", price(amount)),
+    ]
+}
+
+const fn why_cancelled(reason: CancelReason) -> &'static str {
+    match reason {
+        CancelReason::User => "고객 요청",
+        CancelReason::ExpiryNotScheduled | CancelReason::AvailabilityNotUpdated => "시스템 사정",
+    }
+}
+
+fn why_rejected(reason: &str) -> &'static str {
+    match reason {
+        "seat_taken" => "이미 선택된 좌석",
+        "ticket_limit_exceeded" => "예매 가능 매수 초과",
+        _ => "예매할 수 없는 상태",
+    }
+}
+
+const fn why_failed(failure: PaymentFailure) -> &'static str {
+    match failure {
+        PaymentFailure::InsufficientPoints => "포인트 부족",
+        PaymentFailure::HoldExpired => "선점 시간 만료",
+        PaymentFailure::ReservationNotPayable => "결제할 수 없는 예매",
+        PaymentFailure::TemporarilyUnavailable => "일시적인 장애",
+    }
+}
+
+/// A moment as people in Korea read it, for example `2026-11-20 20:05`. Korea has had one offset since 1988.
+pub fn kst(at: Timestamp) -> String {
+    at.plus_seconds(9 * 3600).rfc3339().chars().take(16).map(|c| if c == 'T' { ' ' } else { c }).collect()
+}
+
+/// An amount as people read it, for example `300,000원`.
+pub fn price(amount: Won) -> String {
+    let digits = amount.to_string();
+    let mut text = String::new();
+    for (index, digit) in digits.chars().enumerate() {
+        if index > 0 && (digits.len() - index).is_multiple_of(3) {
+            text.push(',');
+        }
+        text.push(digit);
+    }
+    text + "원"
+}
+
+/// Seats as people read them. A message has at most 1,000 characters, so many are counted.
+fn seats(seats: &[SeatId]) -> String {
+    const NAMED: usize = 8;
+    let named: Vec<String> = seats.iter().take(NAMED).map(ToString::to_string).collect();
+    match seats.len().saturating_sub(NAMED) {
+        0 => named.join(", "),
+        more => format!("{} 외 {more}석", named.join(", ")),
+    }
+}
+
+// ------------------------------------------------------------------------------------------------ cash receipts
+
+/// What a cash receipt is issued for.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Sale {
+    /// The payment, which the provider knows as the order.
+    pub payment: PaymentId,
+    /// What was bought.
+    pub name: String,
+    /// What it cost.
+    pub amount: Won,
+}
+
+impl Sale {
+    /// A payment for seats.
+    pub fn of_seats(payment: PaymentId, seats: usize, amount: Won) -> Self {
+        Self { payment, name: format!("공연 티켓 {seats}매"), amount }
+    }
+}
+
+/// What is known of a payment's cash receipt.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Receipt {
+    /// The provider's key of it, once it told.
+    pub key: Option<String>,
+    /// The event that says the payment was paid back.
+    pub refunded_by: Option<EventId>,
+    /// Whether it is cancelled at the provider.
+    pub cancelled: bool,
+}
+
+impl Receipt {
+    /// The receipt to cancel, and the event that wants so. Of a refund and the issuing that cross, whoever writes later
+    /// sees both here, and so exactly one of them does.
+    pub fn to_cancel(&self) -> Option<(&str, &EventId)> {
+        if self.cancelled {
+            return None;
+        }
+        Some((self.key.as_deref()?, self.refunded_by.as_ref()?))
+    }
+}
+
+// ------------------------------------------------------------------------------------------------ alerts
+
+/// What is heard of a fault.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum News {
+    /// It is there.
+    Sign(Sign),
+    /// It is over.
+    Over {
+        /// Which fault.
+        fault: String,
+        /// Since when.
+        at: Timestamp,
+    },
+}
+
+impl News {
+    /// Which fault it is about.
+    pub fn fault(&self) -> &str {
+        match self {
+            Self::Sign(sign) => &sign.fault,
+            Self::Over { fault, .. } => fault,
+        }
+    }
+}
+
+/// A sign of a fault.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Sign {
+    /// Which fault: the same for every sign of the same one.
+    pub fault: String,
+    /// What is wrong, in one line.
+    pub summary: String,
+    /// What a person needs to act.
+    pub detail: String,
+    /// How many there are.
+    pub count: Count,
+    /// When it was seen.
+    pub at: Timestamp,
+}
+
+/// How a sign counts.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Count {
+    /// It is one more.
+    OneMore,
+    /// It says how many there are.
+    Exactly(u64),
+}
+
+/// A fault administrators are told of: one open page, however many signs.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Alert {
+    /// Which fault.
+    pub fault: String,
+    /// What is wrong.
+    pub summary: String,
+    /// What a person needs to act.
+    pub detail: String,
+    /// Whether it is there.
+    pub open: bool,
+    /// Since when it is there.
+    pub since: Timestamp,
+    /// Its latest sign.
+    pub seen_at: Timestamp,
+    /// When it was last over; signs before then are late.
+    pub closed_at: Timestamp,
+    /// How many signs, or what the signs count.
+    pub count: u64,
+    /// Its page.
+    pub page: Page,
+    /// The page of the fault's time before, which is still to be closed.
+    pub retired: Option<String>,
+    /// Until when somebody is at the page.
+    pub claimed_until: Option<Timestamp>,
+    /// Counts the writes; a write from an old reading is refused.
+    pub rev: u64,
+}
+
+/// Where an alert's page stands.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Page {
+    /// There is none.
+    Untold,
+    /// Somebody began to make one; there may be one.
+    Telling,
+    /// There is one, open.
+    Told(String),
+    /// There was one; it is closed.
+    Over,
+}
+
+/// What is to be done about a page.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Work {
+    /// Make it; look for it before where somebody may have made it already.
+    Create {
+        /// Whether to look before.
+        look_before: bool,
+    },
+    /// Find out whether there is one.
+    Find,
+    /// Close it.
+    Close(String),
+    /// Close the one of the time before.
+    Retire(String),
+}
+
+/// What work on a page came to.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Done {
+    /// There is this page.
+    There(String),
+    /// There is none.
+    Nowhere,
+    /// It is closed.
+    Closed,
+    /// The one of the time before is closed.
+    Retired,
+    /// It failed.
+    Nothing,
+}
+
+impl Alert {
+    /// The alert after some news; nothing if they change nothing.
+    pub fn after(alert: Option<&Self>, news: &News) -> Option<Self> {
+        match news {
+            News::Sign(sign) => Self::signed(alert, sign),
+            News::Over { fault, at } => Self::closed(alert, fault, *at),
+        }
+    }
+
+    fn signed(alert: Option<&Self>, sign: &Sign) -> Option<Self> {
+        let anew = |page, retired, closed_at, rev| Self {
+            fault: sign.fault.clone(),
+            summary: sign.summary.clone(),
+            detail: sign.detail.clone(),
+            open: true,
+            since: sign.at,
+            seen_at: sign.at,
+            closed_at,
+            count: match sign.count {
+                Count::OneMore => 1,
+                Count::Exactly(count) => count,
+            },
+            page,
+            retired,
+            claimed_until: alert.and_then(|alert| alert.claimed_until),
+            rev,
+        };
+        let Some(alert) = alert else { return Some(anew(Page::Untold, None, Timestamp::default(), 1)) };
+        if !alert.open {
+            if sign.at <= alert.closed_at {
+                return None;
+            }
+            // A page whose closing nobody was told of yet serves on.
+            let page = if alert.page == Page::Over { Page::Untold } else { alert.page.clone() };
+            return Some(anew(page, alert.retired.clone(), alert.closed_at, alert.rev + 1));
+        }
+        if let (Page::Told(page), None) = (&alert.page, &alert.retired)
+            && sign.at.millis_since(alert.seen_at) > QUIET_MILLIS
+        {
+            return Some(anew(Page::Untold, Some(page.clone()), alert.closed_at, alert.rev + 1));
+        }
+        let count = match sign.count {
+            Count::OneMore => alert.count.saturating_add(1),
+            Count::Exactly(count) => count,
+        };
+        if count == alert.count && sign.at.millis_since(alert.seen_at) < SEEN_AGAIN_MILLIS {
+            return None;
+        }
+        Some(Self { count, seen_at: alert.seen_at.max(sign.at), rev: alert.rev + 1, ..alert.clone() })
+    }
+
+    fn closed(alert: Option<&Self>, fault: &str, at: Timestamp) -> Option<Self> {
+        let Some(alert) = alert else {
+            // Its sign may be on its way still.
+            return Some(Self {
+                fault: fault.to_owned(),
+                summary: String::new(),
+                detail: String::new(),
+                open: false,
+                since: at,
+                seen_at: at,
+                closed_at: at,
+                count: 0,
+                page: Page::Untold,
+                retired: None,
+                claimed_until: None,
+                rev: 1,
+            });
+        };
+        let is_late = at < alert.seen_at || at <= alert.closed_at;
+        (!is_late).then(|| Self { open: false, closed_at: at, rev: alert.rev + 1, ..alert.clone() })
+    }
+
+    /// What is to be done so that its page says what it says.
+    pub fn due(&self) -> Option<Work> {
+        if let Some(page) = &self.retired {
+            return Some(Work::Retire(page.clone()));
+        }
+        match (&self.page, self.open) {
+            (Page::Untold, true) => Some(Work::Create { look_before: false }),
+            (Page::Telling, true) => Some(Work::Create { look_before: true }),
+            (Page::Telling, false) => Some(Work::Find),
+            (Page::Told(page), false) => Some(Work::Close(page.clone())),
+            (Page::Untold | Page::Over, false) | (Page::Told(_) | Page::Over, true) => None,
+        }
+    }
+
+    /// The alert with its page claimed for some work; nothing while somebody else is at it.
+    pub fn claimed(&self, work: &Work, now: Timestamp) -> Option<Self> {
+        if self.claimed_until.is_some_and(|until| until > now) {
+            return None;
+        }
+        let page = if matches!(work, Work::Create { .. }) { Page::Telling } else { self.page.clone() };
+        let claimed_until = Some(now.plus_millis(LEASE_MILLIS));
+        Some(Self { page, claimed_until, rev: self.rev + 1, ..self.clone() })
+    }
+
+    /// The alert after the work it was claimed for.
+    pub fn worked(&self, done: &Done) -> Self {
+        let mut worked = Self { claimed_until: None, rev: self.rev + 1, ..self.clone() };
+        match done {
+            Done::There(page) => worked.page = Page::Told(page.clone()),
+            Done::Nowhere => worked.page = Page::Untold,
+            // It may have come back while its page was being closed.
+            Done::Closed => worked.page = if self.open { Page::Untold } else { Page::Over },
+            Done::Retired => worked.retired = None,
+            Done::Nothing => {}
+        }
+        worked
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use contracts::events::{PaymentFailed, ReservationRejected};
+
+    const NOW: Timestamp = Timestamp::from_millis(1_800_000_000_000);
+
+    fn held() -> ReservationEvent {
+        ReservationEvent {
+            reservation_id: contracts::ReservationId::parse("r1").unwrap(),
+            user_id: UserId::parse("alice").unwrap(),
+            schedule_id: contracts::ScheduleId::parse("date").unwrap(),
+            concert_id: contracts::ConcertId::parse("concert").unwrap(),
+            seats: ["A-1-1", "A-1-2"].map(|seat| SeatId::parse(seat).unwrap()).into(),
+            total_price: Won::new(300_000).unwrap(),
+            hold_expires_at: NOW.plus_seconds(300),
+        }
+    }
+
+    #[test]
+    fn a_moment_is_told_in_korean_time() {
+        assert_eq!(kst(Timestamp::parse_rfc3339("2026-11-20T11:05:59.999Z").unwrap()), "2026-11-20 20:05");
+        assert_eq!(kst(Timestamp::parse_rfc3339("2026-12-31T15:00:00Z").unwrap()), "2027-01-01 00:00");
+    }
+
+    #[test]
+    fn an_amount_is_told_in_groups_of_three_digits() {
+        let told = |amount| price(Won::new(amount).unwrap());
+        assert_eq!((told(0), told(999), told(1_000)), ("0원".into(), "999원".into(), "1,000원".into()));
+        assert_eq!(told(1_234_567), "1,234,567원");
+    }
+
+    #[test]
+    fn a_hold_is_told_with_its_seats_its_price_and_its_end_until_it_ends() {
+        let push = Push::of(&EventBody::ReservationHeld(held())).unwrap();
+        assert_eq!(push.template, "reservation_held");
+        let expected = [
+            ("reservation", "r1"),
+            ("seats", "A-1-1, A-1-2"),
+            ("price", "300,000원"),
+            ("hold_ends_at", "2027-01-15 17:05"),
+        ];
+        assert_eq!(push.parameters, expected.map(|(name, value)| (name, value.to_owned())));
+        assert!(!push.is_pointless(NOW.plus_seconds(299)));
+        assert!(push.is_pointless(NOW.plus_seconds(300)));
+    }
+
+    #[test]
+    fn a_failure_is_told_with_its_reason_however_late() {
+        let failed = EventBody::PaymentFailed(PaymentFailed {
+            payment_id: PaymentId::parse("p1").unwrap(),
+            user_id: UserId::parse("alice").unwrap(),
+            reservation_id: contracts::ReservationId::parse("r1").unwrap(),
+            failure: PaymentFailure::InsufficientPoints,
+        });
+        let push = Push::of(&failed).unwrap();
+        assert!(push.parameters.contains(&("reason", "포인트 부족".to_owned())));
+        assert!(!push.is_pointless(NOW.plus_seconds(86_400)));
+    }
+
+    #[test]
+    fn a_message_about_many_seats_stays_short() {
+        let rejected = EventBody::ReservationRejected(ReservationRejected {
+            reservation_id: contracts::ReservationId::parse("r1").unwrap(),
+            user_id: UserId::parse("alice").unwrap(),
+            schedule_id: contracts::ScheduleId::parse("date").unwrap(),
+            concert_id: contracts::ConcertId::parse("concert").unwrap(),
+            seats: (1..=90).map(|seat| SeatId::parse(&format!("A-1-{seat}")).unwrap()).collect(),
+            reason: "seat_taken".into(),
+        });
+        let push = Push::of(&rejected).unwrap();
+        assert!(push.parameters.iter().any(|(name, told)| *name == "seats" && told.ends_with("A-1-8 외 82석")));
+    }
+
+    #[test]
+    fn a_sale_is_told_by_its_payment_alone() {
+        assert_eq!(Push::of(&EventBody::ReservationPaid(held())), None);
+    }
+
+    #[test]
+    fn a_number_is_read_however_the_directory_writes_it() {
+        for text in ["010-1234-5678", "+82 10-1234-5678", "tel:+82-10-1234-5678", "82 (0)10 1234 5678"] {
+            assert_eq!(Phone::parse(text).unwrap().digits(), "01012345678", "{text}");
+        }
+        for text in ["", "02-123-4567", "+1 555 0100", "010-1234", "0101234567890"] {
+            assert_eq!(Phone::parse(text), None, "{text}");
+        }
+        assert_eq!(format!("{:?}", Phone::parse("01012345678")), "Some(Phone(..))");
+    }
+
+    #[test]
+    fn a_receipt_is_cancelled_by_whoever_sees_both_it_and_the_refund() {
+        let refund = EventId::parse("p1.payment.refunded").unwrap();
+        let mut receipt = Receipt::default();
+        assert_eq!(receipt.to_cancel(), None);
+        receipt.refunded_by = Some(refund.clone());
+        assert_eq!(receipt.to_cancel(), None);
+        receipt.key = Some("k".into());
+        assert_eq!(receipt.to_cancel(), Some(("k", &refund)));
+        receipt.cancelled = true;
+        assert_eq!(receipt.to_cancel(), None);
+    }
+
+    fn sign(at: Timestamp) -> News {
+        News::Sign(Sign { fault: "f".into(), summary: "s".into(), detail: "d".into(), count: Count::OneMore, at })
+    }
+
+    fn over(at: Timestamp) -> News {
+        News::Over { fault: "f".into(), at }
+    }
+
+    fn told() -> Alert {
+        Alert::after(None, &sign(NOW)).unwrap().worked(&Done::There("page".into()))
+    }
+
+    #[test]
+    fn a_fault_that_goes_on_only_counts() {
+        let alert = Alert::after(Some(&told()), &sign(NOW.plus_seconds(1))).unwrap();
+        assert_eq!((alert.count, alert.since, alert.due()), (2, NOW, None));
+    }
+
+    #[test]
+    fn a_fault_that_ends_has_its_page_closed_and_the_next_time_is_a_new_page() {
+        let closed = Alert::after(Some(&told()), &over(NOW.plus_seconds(1))).unwrap();
+        assert_eq!(closed.due(), Some(Work::Close("page".into())));
+        let closed = closed.worked(&Done::Closed);
+        assert_eq!(closed.due(), None);
+        let again = Alert::after(Some(&closed), &sign(NOW.plus_seconds(2))).unwrap();
+        assert_eq!((again.count, again.due()), (1, Some(Work::Create { look_before: false })));
+    }
+
+    #[test]
+    fn signs_and_ends_are_ordered_by_when_they_were_not_by_when_they_came() {
+        let closed = Alert::after(None, &over(NOW)).unwrap();
+        assert_eq!(Alert::after(Some(&closed), &sign(NOW.plus_seconds(-1))), None);
+        assert_eq!(Alert::after(Some(&told()), &over(NOW.plus_seconds(-1))), None);
+        let later = Alert::after(Some(&told()), &sign(NOW.plus_seconds(10))).unwrap();
+        assert_eq!(Alert::after(Some(&later), &over(NOW.plus_seconds(5))), None);
+    }
+
+    #[test]
+    fn a_fault_that_nobody_closes_is_a_new_one_after_a_quiet_day() {
+        let alert = Alert::after(Some(&told()), &sign(NOW.plus_millis(QUIET_MILLIS + 1))).unwrap();
+        assert_eq!((alert.count, alert.due()), (1, Some(Work::Retire("page".into()))));
+        let alert = alert.worked(&Done::Retired);
+        assert_eq!(alert.due(), Some(Work::Create { look_before: false }));
+        let going_on = Alert::after(Some(&told()), &sign(NOW.plus_millis(QUIET_MILLIS))).unwrap();
+        assert_eq!(going_on.due(), None);
+    }
+
+    #[test]
+    fn a_page_that_may_be_there_is_looked_for() {
+        let claimed = |alert: &Alert| alert.claimed(&alert.due().unwrap(), NOW).unwrap();
+        let begun = claimed(&Alert::after(None, &sign(NOW)).unwrap());
+        assert_eq!(begun.claimed(&begun.due().unwrap(), NOW.plus_millis(LEASE_MILLIS - 1)), None);
+        assert_eq!(begun.due(), Some(Work::Create { look_before: true }));
+        let closed = Alert::after(Some(&begun), &over(NOW.plus_seconds(1))).unwrap();
+        assert_eq!(closed.due(), Some(Work::Find));
+        assert_eq!(closed.worked(&Done::Nowhere).due(), None);
+        assert_eq!(closed.worked(&Done::There("p".into())).due(), Some(Work::Close("p".into())));
+    }
+
+    #[test]
+    fn a_fault_over_before_anybody_was_told_needs_no_page() {
+        let alert = Alert::after(None, &sign(NOW)).unwrap();
+        assert_eq!(Alert::after(Some(&alert), &over(NOW.plus_seconds(1))).unwrap().due(), None);
+    }
+
+    #[test]
+    fn an_unchanged_count_is_written_once_an_hour() {
+        let waiting = |count, at| {
+            News::Sign(Sign {
+                fault: "q".into(),
+                summary: "s".into(),
+                detail: "d".into(),
+                count: Count::Exactly(count),
+                at,
+            })
+        };
+        let alert = Alert::after(None, &waiting(3, NOW)).unwrap();
+        assert_eq!(Alert::after(Some(&alert), &waiting(3, NOW.plus_seconds(60))), None);
+        assert_eq!(Alert::after(Some(&alert), &waiting(4, NOW.plus_seconds(60))).unwrap().count, 4);
+        assert!(Alert::after(Some(&alert), &waiting(3, NOW.plus_seconds(3600))).is_some());
+    }
+}

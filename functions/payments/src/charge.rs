@@ -1,0 +1,400 @@
+//! Charges that are paid for at a payment provider: the pure decisions about them, and what they need from outside.
+//!
+//! ```text
+//! Pending -> Confirmed -> Credited
+//!    |           |
+//!    |           +-> Cancelling -> Cancelled
+//!    +-> Refused, Cancelling
+//! ```
+//!
+//! Money moves at the provider when a payment is confirmed, and points move when it is credited. A charge is confirmed
+//! before it is credited, credited only while it is confirmed, and cancelled only once points has closed the door to
+//! crediting it. So a charge ends with both (credited), or with neither (refused, cancelled).
+
+use contracts::steps::{ChargeCredit, ChargePaid, CreditCharge, CreditedCharge, PayCharge};
+use contracts::{PaymentId, Timestamp, UserId, Won};
+use kit::Fault;
+
+/// How long a charge may be open before the recovery looks at it, in milliseconds: longer than whoever asked first can
+/// still be at it.
+pub const CHARGE_OPEN_TOO_LONG_MILLIS: i64 = 60_000;
+/// How long a charge may be open before a person is told, in milliseconds.
+pub const CHARGE_STUCK_MILLIS: i64 = 3_600_000;
+/// How long after it was asked for a charge can still be confirmed, in milliseconds. The provider gives up a payment
+/// that is not confirmed after 30 minutes; this is twice as long.
+pub const CONFIRMABLE_MILLIS: i64 = 3_600_000;
+
+/// The payment confirms another charge.
+pub const PAYMENT_KEY_USED: &str = "payment_key_used";
+/// The payment is of another order.
+const PAYMENT_MISMATCH: &str = "payment_mismatch";
+/// The payment is of this order, but not as a whole and at once: another amount, or money that is yet to come.
+const PAYMENT_NOT_DONE: &str = "payment_not_done";
+/// The payment was given up before it was confirmed.
+const PAYMENT_FAILED: &str = "payment_failed";
+/// Points' reason: the balance has no room for it.
+const BALANCE_LIMIT: &str = "balance_limit";
+/// Points' reason: the key is another charge's.
+const KEY_TAKEN: &str = "key_taken";
+
+/// Where a charge is in its life.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum ChargeState {
+    /// Recorded. Whether the provider has confirmed is not known.
+    Pending,
+    /// The provider has the money.
+    Confirmed,
+    /// And the user the points.
+    Credited(CreditedCharge),
+    /// The provider took no money, and the stable name of why.
+    Refused(String),
+    /// The points will never be there; the money goes back. Why.
+    Cancelling(String),
+    /// The money is back. Why.
+    Cancelled(String),
+}
+
+/// What is to be done next about a charge.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum NextStep {
+    /// Have the provider confirm its payment.
+    Confirm,
+    /// Have points credit it.
+    Credit,
+    /// Have the provider cancel its payment.
+    Cancel,
+}
+
+impl ChargeState {
+    /// Its name in tables.
+    pub const fn as_str(&self) -> &'static str {
+        match self {
+            Self::Pending => "pending",
+            Self::Confirmed => "confirmed",
+            Self::Credited(_) => "credited",
+            Self::Refused(_) => "refused",
+            Self::Cancelling(_) => "cancelling",
+            Self::Cancelled(_) => "cancelled",
+        }
+    }
+
+    /// What is to be done next; nothing once it has ended. Every step leads to a later state, so that three are the
+    /// most there can be.
+    pub const fn next_step(&self) -> Option<NextStep> {
+        match self {
+            Self::Pending => Some(NextStep::Confirm),
+            Self::Confirmed => Some(NextStep::Credit),
+            Self::Cancelling(_) => Some(NextStep::Cancel),
+            Self::Credited(_) | Self::Refused(_) | Self::Cancelled(_) => None,
+        }
+    }
+
+    /// What whoever asked is told.
+    pub fn answer(self) -> ChargePaid {
+        match self {
+            Self::Pending | Self::Confirmed | Self::Cancelling(_) => ChargePaid::Pending,
+            Self::Credited(credited) => ChargePaid::Credited(credited),
+            Self::Cancelled(reason) if reason == BALANCE_LIMIT => ChargePaid::BalanceLimit,
+            Self::Cancelled(reason) if reason == KEY_TAKEN => ChargePaid::KeyReused,
+            Self::Refused(reason) | Self::Cancelled(reason) => ChargePaid::NotConfirmed { reason },
+        }
+    }
+}
+
+/// A charge.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Charge {
+    /// Its id: also the ledger entry's, and what makes the provider's confirmation happen once.
+    pub id: PaymentId,
+    /// Whose points.
+    pub user: UserId,
+    /// The caller's idempotency key: also the order id that the provider was given.
+    pub key: String,
+    /// How much.
+    pub amount: Won,
+    /// The provider's name of the payment.
+    pub payment_key: String,
+    /// When it was asked for.
+    pub requested_at: Timestamp,
+    /// The request.
+    pub correlation_id: String,
+    /// Where it is.
+    pub state: ChargeState,
+    /// How often the recovery has taken it up.
+    pub recoveries: u32,
+}
+
+impl Charge {
+    /// A new charge: everything is fixed here.
+    pub fn asked(id: PaymentId, ask: PayCharge) -> Self {
+        Self {
+            id,
+            user: ask.user_id,
+            key: ask.key,
+            amount: ask.amount,
+            payment_key: ask.payment_key,
+            requested_at: ask.requested_at,
+            correlation_id: ask.correlation_id,
+            state: ChargeState::Pending,
+            recoveries: 0,
+        }
+    }
+
+    /// Whether `other`, of the same user and key, asks for the same.
+    pub fn asks_the_same(&self, other: &Self) -> bool {
+        self.amount == other.amount && self.payment_key == other.payment_key
+    }
+
+    /// What points is asked.
+    pub fn credit(&self) -> CreditCharge {
+        CreditCharge {
+            user_id: self.user.clone(),
+            key: self.key.clone(),
+            entry_id: self.id.to_string(),
+            amount: self.amount,
+            requested_at: self.requested_at,
+        }
+    }
+
+    /// Where the provider's yes leads. What it confirmed and is not the whole of this order, paid, goes back: a deposit
+    /// that is yet to come, say.
+    pub fn after_yes(&self, payment: &ProviderPayment) -> ChargeState {
+        let is_whole = payment.amount == self.amount.get() && payment.status == PaymentStatus::Done;
+        if is_whole && payment.order_id == self.key {
+            ChargeState::Confirmed
+        } else {
+            ChargeState::Cancelling(PAYMENT_NOT_DONE.to_owned())
+        }
+    }
+
+    /// Where anything but a yes leads, which is for the payment itself to say, as it is afterwards: a no may be the echo
+    /// of a yes whose answer was lost, and so may be silence. `no` is the provider's reason, or the fault that kept it
+    /// from answering; the fault comes back for as long as a confirmation may still be on its way.
+    pub fn after_no(
+        &self,
+        no: Result<Declined, Fault>,
+        payment: Option<&ProviderPayment>,
+        now: Timestamp,
+    ) -> Result<ChargeState, Fault> {
+        if payment.is_some_and(|payment| payment.order_id != self.key) {
+            return Ok(ChargeState::Refused(PAYMENT_MISMATCH.to_owned()));
+        }
+        let is_over = match payment.map(|payment| (payment, payment.status)) {
+            Some((payment, PaymentStatus::Done | PaymentStatus::Partly)) => return Ok(self.after_yes(payment)),
+            Some((_, PaymentStatus::Cancelled | PaymentStatus::Failed)) => true,
+            Some((_, PaymentStatus::Open)) | None => now.millis_since(self.requested_at) > CONFIRMABLE_MILLIS,
+        };
+        match no {
+            Ok(Declined(reason)) => Ok(ChargeState::Refused(reason)),
+            Err(_) if is_over => Ok(ChargeState::Refused(PAYMENT_FAILED.to_owned())),
+            Err(fault) => Err(fault),
+        }
+    }
+
+    /// Where points' answer leads.
+    pub fn after_credit(&self, credit: ChargeCredit) -> ChargeState {
+        match credit {
+            ChargeCredit::Credited(credited) => ChargeState::Credited(credited),
+            ChargeCredit::Refused { reason } => ChargeState::Cancelling(reason),
+        }
+    }
+}
+
+/// Whether the provider has none of a payment's money, now that it was asked to give it back.
+pub fn is_given_back(payment: Option<&ProviderPayment>) -> bool {
+    payment.is_some_and(|payment| matches!(payment.status, PaymentStatus::Cancelled | PaymentStatus::Failed))
+}
+
+/// A payment as the provider has it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ProviderPayment {
+    /// The order it is for.
+    pub order_id: String,
+    /// How much, in won, whatever became of it.
+    pub amount: i64,
+    /// What became of it.
+    pub status: PaymentStatus,
+}
+
+/// What became of a payment at the provider.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum PaymentStatus {
+    /// Not confirmed yet; it can be.
+    Open,
+    /// Confirmed: the money was taken.
+    Done,
+    /// Confirmed, but the money is not, or no longer, there as a whole.
+    Partly,
+    /// Cancelled as a whole: nothing was taken, or it was given back.
+    Cancelled,
+    /// Given up, by the provider or the payer: nothing was taken.
+    Failed,
+}
+
+/// The provider's no: its reason, a stable snake_case name.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Declined(pub String);
+
+/// A provider of payments.
+pub trait PaymentProvider: Send + Sync {
+    /// Has the payment of a charge confirmed: the money is taken, once, however often it is asked for. A fault does not
+    /// say that it was not.
+    fn confirm_payment(
+        &self,
+        charge: &Charge,
+    ) -> impl Future<Output = Result<Result<ProviderPayment, Declined>, Fault>> + Send;
+
+    /// The payment of a charge as it is; `None` when there is none.
+    fn look_up_payment(&self, charge: &Charge) -> impl Future<Output = Result<Option<ProviderPayment>, Fault>> + Send;
+
+    /// Gives the money of a charge back, all of it, once.
+    fn cancel_payment(
+        &self,
+        charge: &Charge,
+    ) -> impl Future<Output = Result<Result<ProviderPayment, Declined>, Fault>> + Send;
+}
+
+/// Who credits charges.
+pub trait CreditPoints: Send + Sync {
+    /// Credits once, or refuses for good.
+    fn credit_points(&self, ask: &CreditCharge) -> impl Future<Output = Result<ChargeCredit, Fault>> + Send;
+}
+
+/// What recording a charge came to.
+#[derive(Debug)]
+pub enum RecordedCharge {
+    /// It is recorded.
+    Now,
+    /// The user and key have a charge, as it is now.
+    Before(Box<Charge>),
+    /// The provider's payment belongs to another charge.
+    PaymentKeyUsed,
+}
+
+/// Records charges.
+pub trait RecordCharge: Send + Sync {
+    /// The charge and its claim on the provider's payment, both or neither.
+    fn record_charge(&self, charge: &Charge) -> impl Future<Output = Result<RecordedCharge, Fault>> + Send;
+}
+
+/// Moves charges on.
+pub trait MoveCharge: Send + Sync {
+    /// From the state it is in to another, with the event that belongs to it; the charge as it is where somebody else
+    /// moved it first.
+    fn move_charge(
+        &self,
+        charge: &Charge,
+        to: &ChargeState,
+        now: Timestamp,
+    ) -> impl Future<Output = Result<Option<Box<Charge>>, Fault>> + Send;
+}
+
+/// Finds charges that do not come to an end.
+pub trait FindStuckCharges: Send + Sync {
+    /// Some of those due for a look at `now`, oldest first.
+    fn stuck_charges(&self, now: Timestamp) -> impl Future<Output = Result<Vec<Charge>, Fault>> + Send;
+
+    /// Counts a recovery, sets when the next may come, and tells a person when it takes too long. `false` when somebody
+    /// else did, or the charge has moved on.
+    fn count_charge_recovery(
+        &self,
+        charge: &Charge,
+        now: Timestamp,
+    ) -> impl Future<Output = Result<bool, Fault>> + Send;
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const ASKED: Timestamp = Timestamp::from_millis(1_000);
+
+    fn charge() -> Charge {
+        let ask = PayCharge {
+            user_id: UserId::parse("alice").unwrap(),
+            key: "order-1".into(),
+            amount: Won::new(500).unwrap(),
+            payment_key: "pay-1".into(),
+            requested_at: ASKED,
+            correlation_id: "r".into(),
+        };
+        Charge::asked(PaymentId::parse("c1").unwrap(), ask)
+    }
+
+    fn payment(status: PaymentStatus) -> ProviderPayment {
+        ProviderPayment { order_id: "order-1".into(), amount: 500, status }
+    }
+
+    fn silence() -> Result<Declined, Fault> {
+        Err(Fault::unavailable("confirming", "no answer"))
+    }
+
+    fn declined() -> Result<Declined, Fault> {
+        Ok(Declined("reject_card_payment".into()))
+    }
+
+    #[test]
+    fn only_the_whole_of_our_order_paid_is_a_yes() {
+        use PaymentStatus::*;
+        assert_eq!(charge().after_yes(&payment(Done)), ChargeState::Confirmed);
+        for wrong in [
+            ProviderPayment { amount: 499, ..payment(Done) },
+            ProviderPayment { order_id: "order-2".into(), ..payment(Done) },
+            payment(Partly),
+            payment(Open),
+        ] {
+            assert!(matches!(charge().after_yes(&wrong), ChargeState::Cancelling(_)), "{wrong:?}");
+        }
+    }
+
+    #[test]
+    fn money_that_was_taken_for_our_order_is_never_refused_whatever_the_answer_was() {
+        for no in [silence, declined] {
+            let found = charge().after_no(no(), Some(&payment(PaymentStatus::Done)), ASKED).unwrap();
+            assert_eq!(found, ChargeState::Confirmed);
+            let short = ProviderPayment { amount: 1, ..payment(PaymentStatus::Done) };
+            let found = charge().after_no(no(), Some(&short), ASKED).unwrap();
+            assert!(matches!(found, ChargeState::Cancelling(_)));
+        }
+    }
+
+    #[test]
+    fn a_payment_of_another_order_is_refused_and_never_cancelled() {
+        for no in [silence, declined] {
+            for status in [PaymentStatus::Done, PaymentStatus::Open, PaymentStatus::Partly] {
+                let other = ProviderPayment { order_id: "order-2".into(), ..payment(status) };
+                let found = charge().after_no(no(), Some(&other), ASKED).unwrap();
+                assert_eq!(found, ChargeState::Refused(PAYMENT_MISMATCH.into()));
+            }
+        }
+    }
+
+    #[test]
+    fn silence_refuses_nothing_before_the_payment_can_no_longer_be_confirmed() {
+        let late = ASKED.plus_millis(CONFIRMABLE_MILLIS + 1);
+        for found in [None, Some(payment(PaymentStatus::Open))] {
+            assert!(charge().after_no(silence(), found.as_ref(), ASKED.plus_millis(CONFIRMABLE_MILLIS)).is_err());
+            let over = charge().after_no(silence(), found.as_ref(), late).unwrap();
+            assert_eq!(over, ChargeState::Refused(PAYMENT_FAILED.into()));
+            let told = charge().after_no(declined(), found.as_ref(), ASKED).unwrap();
+            assert_eq!(told, ChargeState::Refused("reject_card_payment".into()));
+        }
+    }
+
+    #[test]
+    fn every_way_through_a_charge_ends() {
+        let credited = CreditedCharge { entry_id: "c1".into(), balance: Won::ZERO };
+        let credit = |reason: &str| ChargeCredit::Refused { reason: reason.into() };
+        assert_eq!(charge().after_credit(ChargeCredit::Credited(credited.clone())).next_step(), None);
+        for (reason, answer) in [(BALANCE_LIMIT, ChargePaid::BalanceLimit), (KEY_TAKEN, ChargePaid::KeyReused)] {
+            assert_eq!(charge().after_credit(credit(reason)).next_step(), Some(NextStep::Cancel));
+            assert_eq!(ChargeState::Cancelled(reason.into()).answer(), answer);
+        }
+        for open in [ChargeState::Pending, ChargeState::Confirmed, ChargeState::Cancelling(BALANCE_LIMIT.into())] {
+            assert!(open.next_step().is_some());
+            assert_eq!(open.answer(), ChargePaid::Pending);
+        }
+        assert!(is_given_back(Some(&payment(PaymentStatus::Cancelled))));
+        assert!(!is_given_back(Some(&payment(PaymentStatus::Partly))) && !is_given_back(None));
+    }
+}

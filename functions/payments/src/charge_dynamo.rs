@@ -1,0 +1,266 @@
+//! Charges in the payments table: keys, items and every condition expression.
+//!
+//! | item | pk | sk | attributes |
+//! | --- | --- | --- | --- |
+//! | charge | `USER#<user>` | `CHARGE#<key>` | `kind` = `charge`, `status`, `charge_id`, `user_id`, `key`, `amount`, `payment_key`, `requested_at`, `correlation_id`, `recoveries`, `reason` (once refused or cancelling), `balance` and `entry_id` (once credited), `settled_at`, and while open `pending_shard` = `charge-<n>` and `pending_since` (index `pending`) |
+//! | claim on a provider's payment | `PROVIDER#<payment key>` | `CLAIM` | `charge_id`, `user_id`, `key` |
+//!
+//! Neither is ever deleted: a provider's payment pays for one charge, however long ago that was.
+
+use crate::charge::{
+    CHARGE_OPEN_TOO_LONG_MILLIS, CHARGE_STUCK_MILLIS, Charge, ChargeState, FindStuckCharges, MoveCharge, RecordCharge,
+    RecordedCharge,
+};
+use crate::domain::wait_after_recovery;
+use aws_sdk_dynamodb::types::{AttributeValue, Put, ReturnValuesOnConditionCheckFailure, TransactWriteItem, Update};
+use contracts::events::{ChargeEvent, Event, EventBody, FaultDetected};
+use contracts::steps::CreditedCharge;
+use contracts::{Timestamp, UserId, Won};
+use kit::Fault;
+use kit::dynamo::{Item, PK, Read, SK, Table, TransactError, at, built, classify, n, s};
+use kit::outbox;
+
+/// The index of what is open by the moment the recovery should look at it.
+const PENDING_INDEX: &str = "pending";
+/// Over how many partitions of the index charges spread. They are others than payments', so that neither keeps the
+/// recovery of the other waiting.
+const CHARGE_SHARDS: u64 = 4;
+/// How many stuck charges of a shard one run of the recovery takes.
+const STUCK_PAGE: i32 = 25;
+/// Who speaks in our events.
+const SOURCE: &str = "encore/payments";
+
+/// Charges in their table.
+#[derive(Debug, Clone)]
+pub struct Charges {
+    table: Table,
+}
+
+fn charge_sk(key: &str) -> AttributeValue {
+    s(format!("CHARGE#{key}"))
+}
+
+fn user_pk(user: &UserId) -> AttributeValue {
+    s(format!("USER#{user}"))
+}
+
+impl Charges {
+    /// Charges in a table.
+    pub fn new(table: Table) -> Self {
+        Self { table }
+    }
+
+    fn event_of(&self, charge: &Charge, body: EventBody, now: Timestamp) -> Result<TransactWriteItem, Fault> {
+        let id = charge.id.as_str();
+        let event = outbox::event(SOURCE, id, &charge.correlation_id, body, now)?;
+        outbox::row(&self.table, &event, id)
+    }
+
+    /// Tells that a charge does not come to an end, once an hour.
+    fn stuck_event(&self, charge: &Charge, now: Timestamp) -> Result<TransactWriteItem, Fault> {
+        let fault = format!("charge-stuck:{}", charge.id);
+        let body = EventBody::FaultDetected(FaultDetected {
+            fault: fault.clone(),
+            summary: "A charge has been open for more than an hour".to_owned(),
+            detail: format!(
+                "{} since {}, {} recoveries; the provider's payment is {}",
+                charge.state.as_str(),
+                charge.requested_at.rfc3339(),
+                charge.recoveries,
+                charge.payment_key
+            ),
+        });
+        let id = format!("{fault}.{}.{}", now.millis() / CHARGE_STUCK_MILLIS, body.event_type());
+        let event: Event = outbox::event_with_id(id, SOURCE, &fault, &charge.correlation_id, body, now)?;
+        outbox::row(&self.table, &event, charge.id.as_str())
+    }
+}
+
+impl RecordCharge for Charges {
+    async fn record_charge(&self, charge: &Charge) -> Result<RecordedCharge, Fault> {
+        let shard = charge.id.as_str().bytes().map(u64::from).sum::<u64>() % CHARGE_SHARDS;
+        let row = Put::builder()
+            .table_name(&self.table.name)
+            .item(PK, user_pk(&charge.user))
+            .item(SK, charge_sk(&charge.key))
+            .item("kind", s("charge"))
+            .item("status", s(charge.state.as_str()))
+            .item("charge_id", s(&charge.id))
+            .item("user_id", s(&charge.user))
+            .item("key", s(&charge.key))
+            .item("amount", n(charge.amount.get()))
+            .item("payment_key", s(&charge.payment_key))
+            .item("requested_at", at(charge.requested_at))
+            .item("correlation_id", s(&charge.correlation_id))
+            .item("recoveries", n(charge.recoveries))
+            .item("pending_shard", s(format!("charge-{shard}")))
+            .item("pending_since", at(charge.requested_at))
+            .condition_expression("attribute_not_exists(pk)")
+            .return_values_on_condition_check_failure(ReturnValuesOnConditionCheckFailure::AllOld)
+            .build();
+        let claim = Put::builder()
+            .table_name(&self.table.name)
+            .item(PK, s(format!("PROVIDER#{}", charge.payment_key)))
+            .item(SK, s("CLAIM"))
+            .item("charge_id", s(&charge.id))
+            .item("user_id", s(&charge.user))
+            .item("key", s(&charge.key))
+            .condition_expression("attribute_not_exists(pk)")
+            .build();
+        let writes = vec![
+            TransactWriteItem::builder().put(built(row)?).build(),
+            TransactWriteItem::builder().put(built(claim)?).build(),
+        ];
+        match self.table.transact("recording a charge", writes).await {
+            Ok(()) => Ok(RecordedCharge::Now),
+            Err(TransactError::Fault(fault)) => Err(fault),
+            Err(TransactError::Conditions(failed)) => match failed.found(0) {
+                Some(row) => Ok(RecordedCharge::Before(Box::new(charge_of(row)?))),
+                // The claim may be this very charge's, being recorded at this moment.
+                None if failed.conflicted(0) => Err(Fault::contended("recording a charge")),
+                None => Ok(RecordedCharge::PaymentKeyUsed),
+            },
+        }
+    }
+}
+
+impl MoveCharge for Charges {
+    async fn move_charge(
+        &self,
+        charge: &Charge,
+        to: &ChargeState,
+        now: Timestamp,
+    ) -> Result<Option<Box<Charge>>, Fault> {
+        let told = ChargeEvent { charge_id: charge.id.clone(), user_id: charge.user.clone(), amount: charge.amount };
+        let mut sets = "SET #status = :to".to_owned();
+        let mut update = Update::builder();
+        let event = match to {
+            ChargeState::Pending | ChargeState::Confirmed => None,
+            ChargeState::Credited(credited) => {
+                sets.push_str(", entry_id = :entry, balance = :balance");
+                update = update
+                    .expression_attribute_values(":entry", s(&credited.entry_id))
+                    .expression_attribute_values(":balance", n(credited.balance.get()));
+                Some(EventBody::ChargeCompleted(told))
+            }
+            ChargeState::Refused(reason) | ChargeState::Cancelling(reason) | ChargeState::Cancelled(reason) => {
+                sets.push_str(", reason = :reason");
+                update = update.expression_attribute_values(":reason", s(reason));
+                matches!(to, ChargeState::Cancelled(_)).then_some(EventBody::ChargeCancelled(told))
+            }
+        };
+        if to.next_step().is_none() {
+            sets.push_str(", settled_at = :now REMOVE pending_shard, pending_since");
+            update = update.expression_attribute_values(":now", at(now));
+        }
+        let update = update
+            .table_name(&self.table.name)
+            .key(PK, user_pk(&charge.user))
+            .key(SK, charge_sk(&charge.key))
+            .update_expression(sets)
+            .condition_expression("#status = :from")
+            .expression_attribute_names("#status", "status")
+            .expression_attribute_values(":from", s(charge.state.as_str()))
+            .expression_attribute_values(":to", s(to.as_str()))
+            .return_values_on_condition_check_failure(ReturnValuesOnConditionCheckFailure::AllOld)
+            .build();
+        let mut writes = vec![TransactWriteItem::builder().update(built(update)?).build()];
+        if let Some(body) = event {
+            writes.push(self.event_of(charge, body, now)?);
+        }
+        match self.table.transact("moving a charge on", writes).await {
+            Ok(()) => Ok(None),
+            Err(TransactError::Fault(fault)) => Err(fault),
+            Err(TransactError::Conditions(failed)) => {
+                let found =
+                    failed.found(0).ok_or_else(|| Fault::broken("moving a charge on", "there is no such charge"))?;
+                Ok(Some(Box::new(charge_of(found)?)))
+            }
+        }
+    }
+}
+
+impl FindStuckCharges for Charges {
+    async fn stuck_charges(&self, now: Timestamp) -> Result<Vec<Charge>, Fault> {
+        let mut found = Vec::new();
+        for shard in 0..CHARGE_SHARDS {
+            let got = self
+                .table
+                .client
+                .query()
+                .table_name(&self.table.name)
+                .index_name(PENDING_INDEX)
+                .key_condition_expression("pending_shard = :shard AND pending_since < :before")
+                .expression_attribute_values(":shard", s(format!("charge-{shard}")))
+                .expression_attribute_values(":before", at(now.plus_millis(-CHARGE_OPEN_TOO_LONG_MILLIS)))
+                .limit(STUCK_PAGE)
+                .send()
+                .await
+                .map_err(|error| classify("finding stuck charges", error))?;
+            for item in got.items.unwrap_or_default() {
+                match charge_of(&item) {
+                    Ok(charge) => found.push(charge),
+                    // One row that cannot be read must not keep the others from their end.
+                    Err(fault) => tracing::error!(error = fault.chain(), "a charge cannot be read"),
+                }
+            }
+        }
+        Ok(found)
+    }
+
+    async fn count_charge_recovery(&self, charge: &Charge, now: Timestamp) -> Result<bool, Fault> {
+        // `pending_since` in the future is how the index waits.
+        let wait = wait_after_recovery(charge.recoveries) - CHARGE_OPEN_TOO_LONG_MILLIS;
+        let update = Update::builder()
+            .table_name(&self.table.name)
+            .key(PK, user_pk(&charge.user))
+            .key(SK, charge_sk(&charge.key))
+            .update_expression("SET recoveries = :next, pending_since = :look")
+            .condition_expression("#status = :from AND recoveries = :counted")
+            .expression_attribute_names("#status", "status")
+            .expression_attribute_values(":from", s(charge.state.as_str()))
+            .expression_attribute_values(":counted", n(charge.recoveries))
+            .expression_attribute_values(":next", n(charge.recoveries + 1))
+            .expression_attribute_values(":look", at(now.plus_millis(wait)))
+            .build();
+        let mut writes = vec![TransactWriteItem::builder().update(built(update)?).build()];
+        if now.millis_since(charge.requested_at) > CHARGE_STUCK_MILLIS {
+            writes.push(self.stuck_event(charge, now)?);
+        }
+        match self.table.transact("counting a charge's recovery", writes).await {
+            Ok(()) => Ok(true),
+            Err(TransactError::Conditions(_)) => Ok(false),
+            Err(TransactError::Fault(fault)) => Err(fault),
+        }
+    }
+}
+
+/// Reads a charge item.
+fn charge_of(item: &Item) -> Result<Charge, Fault> {
+    let wrong = |what: &'static str| Fault::broken("reading a charge", what);
+    let won = |name: &'static str| Won::new(item.int(name)?).map_err(|_| wrong(name));
+    let reason = || item.text("reason").map(str::to_owned);
+    let state = match item.text("status")? {
+        "pending" => ChargeState::Pending,
+        "confirmed" => ChargeState::Confirmed,
+        "credited" => ChargeState::Credited(CreditedCharge {
+            entry_id: item.text("entry_id")?.to_owned(),
+            balance: won("balance")?,
+        }),
+        "refused" => ChargeState::Refused(reason()?),
+        "cancelling" => ChargeState::Cancelling(reason()?),
+        "cancelled" => ChargeState::Cancelled(reason()?),
+        _ => return Err(wrong("status")),
+    };
+    Ok(Charge {
+        id: item.parsed("charge_id")?,
+        user: item.parsed("user_id")?,
+        key: item.text("key")?.to_owned(),
+        amount: won("amount")?,
+        payment_key: item.text("payment_key")?.to_owned(),
+        requested_at: item.moment("requested_at")?,
+        correlation_id: item.text("correlation_id")?.to_owned(),
+        state,
+        recoveries: u32::try_from(item.uint("recoveries")?).map_err(|_| wrong("recoveries"))?,
+    })
+}

@@ -1,0 +1,195 @@
+//! Toss Payments' core API, version 2022-11-16: <https://docs.tosspayments.com/reference>.
+//!
+//! | call | documented at |
+//! | --- | --- |
+//! | `POST /v1/payments/confirm` | <https://docs.tosspayments.com/reference#결제-승인> |
+//! | `GET /v1/payments/{paymentKey}` | <https://docs.tosspayments.com/reference#paymentkey로-결제-조회> |
+//! | `POST /v1/payments/{paymentKey}/cancel` | <https://docs.tosspayments.com/reference#결제-취소> |
+//! | errors: `{"code", "message"}` | <https://docs.tosspayments.com/reference/error-codes> |
+//! | Basic authorization, `Idempotency-Key` | <https://docs.tosspayments.com/reference/using-api/authorization> |
+//!
+//! An `Idempotency-Key` has at most 300 characters and counts for 15 days; within them a repeated request is answered as
+//! the first was, and 409 while that one is still at work. The account at the provider must be ours alone: a payment that
+//! another shop confirmed under one of our order ids would be taken for a charge.
+
+use crate::charge::{Charge, Declined, PaymentProvider, PaymentStatus, ProviderPayment};
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
+use http::{HeaderMap, HeaderValue, Method, header};
+use kit::Fault;
+use kit::outgoing::{Answer, Client, Request, secret_header};
+use kit::secrets::Secret;
+use serde::Deserialize;
+use serde_json::{Value, json};
+
+/// Codes that do not say what became of the payment: that it was confirmed before, that another try is at work, that the
+/// provider has a fault that passes, or that it does not know us. Every other code of a 4xx is a no.
+const UNCLEAR: [&str; 9] = [
+    "ALREADY_PROCESSED_PAYMENT",
+    "IDEMPOTENT_REQUEST_PROCESSING",
+    "FORBIDDEN_CONSECUTIVE_REQUEST",
+    "PROVIDER_ERROR",
+    "CARD_PROCESSING_ERROR",
+    "UNAUTHORIZED_KEY",
+    "INVALID_API_KEY",
+    "INCORRECT_BASIC_AUTH_FORMAT",
+    "INVALID_IDEMPOTENCY_KEY",
+];
+/// The longest reason that is kept, in characters.
+const MAX_REASON: usize = 64;
+
+/// The secret document in SSM.
+#[derive(Clone, Deserialize)]
+pub struct ProviderSecret {
+    secret_key: String,
+}
+
+/// Toss Payments.
+#[derive(Debug)]
+pub struct TossPayments {
+    http: Client,
+    url: String,
+    secret: Secret<ProviderSecret>,
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct PaymentObject {
+    order_id: String,
+    total_amount: i64,
+    status: String,
+}
+
+impl TossPayments {
+    /// The provider at a base URL; without one there is none, and nothing is confirmed or cancelled.
+    pub fn new(http: Client, url: String, secret: Secret<ProviderSecret>) -> Self {
+        Self { http, url, secret }
+    }
+
+    async fn call(
+        &self,
+        doing: &'static str,
+        charge: &Charge,
+        method: Method,
+        path: &str,
+        once: Option<(String, Value)>,
+    ) -> Result<Answer, Fault> {
+        if self.url.is_empty() {
+            return Err(Fault::unavailable(doing, "no payment provider is configured"));
+        }
+        let key = self.secret.get().await?.secret_key;
+        let mut headers = HeaderMap::new();
+        headers.insert(header::AUTHORIZATION, secret_header(&format!("Basic {}", STANDARD.encode(format!("{key}:"))))?);
+        let text = |value: &str| HeaderValue::from_str(value).map_err(|error| Fault::broken(doing, error));
+        headers.insert("x-correlation-id", text(&charge.correlation_id)?);
+        let mut body = None;
+        if let Some((idempotency_key, json)) = once {
+            headers.insert("idempotency-key", text(&idempotency_key)?);
+            body = Some(json.to_string().into_bytes());
+        }
+        let url = format!("{}{path}", self.url.trim_end_matches('/'));
+        self.http.answer(doing, &Request { method, url, headers, body }).await
+    }
+}
+
+impl PaymentProvider for TossPayments {
+    async fn confirm_payment(&self, charge: &Charge) -> Result<Result<ProviderPayment, Declined>, Fault> {
+        let doing = "confirming a payment";
+        let body = json!({"paymentKey": charge.payment_key, "orderId": charge.key, "amount": charge.amount});
+        let once = Some((charge.id.to_string(), body));
+        yes_or_no(doing, &self.call(doing, charge, Method::POST, "/v1/payments/confirm", once).await?)
+    }
+
+    async fn look_up_payment(&self, charge: &Charge) -> Result<Option<ProviderPayment>, Fault> {
+        let doing = "looking up a payment";
+        let answer = self.call(doing, charge, Method::GET, &path_of(charge), None).await?;
+        match answer.status {
+            404 => Ok(None),
+            _ => match yes_or_no(doing, &answer)? {
+                Ok(payment) => Ok(Some(payment)),
+                Err(Declined(reason)) => Err(Fault::unavailable(doing, reason)),
+            },
+        }
+    }
+
+    async fn cancel_payment(&self, charge: &Charge) -> Result<Result<ProviderPayment, Declined>, Fault> {
+        let doing = "cancelling a payment";
+        let body = json!({"cancelReason": "The points could not be credited"});
+        // A new key for each recovery, because under the old one a refusal that has passed would be repeated. All of the
+        // money goes back, so it goes back once.
+        let once = Some((format!("{}-cancel-{}", charge.id, charge.recoveries), body));
+        let path = format!("{}/cancel", path_of(charge));
+        yes_or_no(doing, &self.call(doing, charge, Method::POST, &path, once).await?)
+    }
+}
+
+fn path_of(charge: &Charge) -> String {
+    let mut path = "/v1/payments/".to_owned();
+    for byte in charge.payment_key.bytes() {
+        if byte.is_ascii_alphanumeric() || byte == b'-' || byte == b'_' {
+            path.push(byte.into());
+        } else {
+            path.push_str(&format!("%{byte:02X}"));
+        }
+    }
+    path
+}
+
+/// The payment in an answer, or the provider's no.
+fn yes_or_no(doing: &'static str, answer: &Answer) -> Result<Result<ProviderPayment, Declined>, Fault> {
+    // What is not understood says nothing; the payment will be looked up, now or later.
+    let not_understood = || Fault::unavailable(doing, format!("a {} that is not understood", answer.status));
+    if (200..300).contains(&answer.status) {
+        let object: PaymentObject = serde_json::from_slice(&answer.body).map_err(|_| not_understood())?;
+        let status = match object.status.as_str() {
+            "READY" | "IN_PROGRESS" => PaymentStatus::Open,
+            "DONE" => PaymentStatus::Done,
+            "WAITING_FOR_DEPOSIT" | "PARTIAL_CANCELED" => PaymentStatus::Partly,
+            "CANCELED" => PaymentStatus::Cancelled,
+            "ABORTED" | "EXPIRED" => PaymentStatus::Failed,
+            _ => return Err(not_understood()),
+        };
+        return Ok(Ok(ProviderPayment { order_id: object.order_id, amount: object.total_amount, status }));
+    }
+    let code = answer.json()["code"].as_str().unwrap_or_default().to_owned();
+    let is_name = !code.is_empty() && code.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'_');
+    if !is_name || answer.status == 401 || UNCLEAR.contains(&code.as_str()) {
+        return Err(Fault::unavailable(doing, format!("answered {}: {code}", answer.status)));
+    }
+    Ok(Err(Declined(code.to_ascii_lowercase().chars().take(MAX_REASON).collect())))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn read(status: u16, body: Value) -> Result<Result<ProviderPayment, Declined>, Fault> {
+        yes_or_no("testing", &Answer { status, body: body.to_string().into_bytes() })
+    }
+
+    #[test]
+    fn a_payment_is_read_and_what_is_not_understood_says_nothing() {
+        let body = |status: &str| json!({"orderId": "order-1", "totalAmount": 500, "status": status, "more": 1});
+        let read_status = |status| read(200, body(status)).unwrap().unwrap().status;
+        assert_eq!(read_status("DONE"), PaymentStatus::Done);
+        assert_eq!(read_status("WAITING_FOR_DEPOSIT"), PaymentStatus::Partly);
+        assert_eq!(read_status("EXPIRED"), PaymentStatus::Failed);
+        assert!(read(200, body("SOMETHING_NEW")).is_err());
+        assert!(read(200, json!({})).is_err());
+        assert!(read(302, json!({})).is_err());
+    }
+
+    #[test]
+    fn a_no_is_a_no_unless_it_says_nothing_about_the_payment() {
+        let code = |code: &str| json!({"code": code, "message": "..."});
+        assert_eq!(read(403, code("REJECT_CARD_PAYMENT")).unwrap(), Err(Declined("reject_card_payment".into())));
+        for unclear in UNCLEAR {
+            assert!(read(400, code(unclear)).is_err(), "{unclear}");
+        }
+        assert!(read(401, code("ANYTHING")).is_err());
+        for none in ["", "not a code", "<html>"] {
+            assert!(read(400, code(none)).is_err(), "{none:?}");
+        }
+        assert_eq!(read(400, code(&"X".repeat(500))).unwrap().unwrap_err().0.len(), MAX_REASON);
+    }
+}

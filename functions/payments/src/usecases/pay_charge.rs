@@ -1,0 +1,110 @@
+//! Step asked by points: see to it that a charge is paid for and its points are there, or that neither happens.
+
+use crate::charge::{
+    Charge, ChargeState, CreditPoints, MoveCharge, NextStep, PAYMENT_KEY_USED, PaymentProvider, RecordCharge,
+    RecordedCharge, is_given_back,
+};
+use contracts::steps::{ChargePaid, PayCharge};
+use contracts::{PaymentId, Timestamp};
+use kit::ids::Mint;
+use kit::{Fault, StepCall, StepError, metrics};
+use std::time::Duration;
+
+/// How long one charge may take before whoever waits is told that it is on its way: less than the function has.
+pub const PATIENCE: Duration = Duration::from_secs(20);
+
+/// What charges are paid with.
+#[derive(Debug)]
+pub struct PayCharges<C, P, A> {
+    /// Where the charges are.
+    pub charges: C,
+    /// Who takes the money.
+    pub provider: P,
+    /// Who has the balances.
+    pub points: A,
+}
+
+/// Records the charge with its claim on the provider's payment, then drives it to its end. The same charge again is
+/// driven on from where it is; once it has ended, the answer stays the same.
+pub async fn pay_charge<C, P, A>(deps: &PayCharges<C, P, A>, call: StepCall<PayCharge>) -> Result<ChargePaid, StepError>
+where
+    C: RecordCharge + MoveCharge,
+    P: PaymentProvider,
+    A: CreditPoints,
+{
+    let asked = Charge::asked(PaymentId::mint(call.now), call.input);
+    let charge = match deps.charges.record_charge(&asked).await? {
+        RecordedCharge::Now => asked,
+        RecordedCharge::Before(found) if found.asks_the_same(&asked) => *found,
+        RecordedCharge::Before(_) => return Ok(ChargePaid::KeyReused),
+        RecordedCharge::PaymentKeyUsed => {
+            return Ok(ChargePaid::NotConfirmed { reason: PAYMENT_KEY_USED.to_owned() });
+        }
+    };
+    match tokio::time::timeout(PATIENCE, drive(deps, charge, call.now)).await {
+        Ok(state) => Ok(state?.answer()),
+        // The recovery brings it to its end.
+        Err(_) => Ok(ChargePaid::Pending),
+    }
+}
+
+/// Takes a charge from the state it is in to its end. It may be stopped and begun again anywhere: every step bears being
+/// repeated, and each move is made once, by whoever comes first.
+pub async fn drive<C, P, A>(
+    deps: &PayCharges<C, P, A>,
+    mut charge: Charge,
+    now: Timestamp,
+) -> Result<ChargeState, Fault>
+where
+    C: MoveCharge,
+    P: PaymentProvider,
+    A: CreditPoints,
+{
+    while let Some(step) = charge.state.next_step() {
+        let to = match step {
+            NextStep::Confirm => confirm(&deps.provider, &charge, now).await?,
+            NextStep::Credit => charge.after_credit(deps.points.credit_points(&charge.credit()).await?),
+            NextStep::Cancel => give_back(&deps.provider, &charge).await?,
+        };
+        match deps.charges.move_charge(&charge, &to, now).await? {
+            Some(found) => charge = *found,
+            None => {
+                if matches!(to, ChargeState::Credited(_)) {
+                    metrics::count("Charged", 1);
+                }
+                tracing::info!(charge = %charge.id, from = charge.state.as_str(), to = to.as_str(), "a charge moved on");
+                charge.state = to;
+            }
+        }
+    }
+    Ok(charge.state)
+}
+
+async fn confirm(provider: &impl PaymentProvider, charge: &Charge, now: Timestamp) -> Result<ChargeState, Fault> {
+    let no = match provider.confirm_payment(charge).await {
+        Ok(Ok(payment)) => return Ok(charge.after_yes(&payment)),
+        Ok(Err(declined)) => Ok(declined),
+        Err(fault) => Err(fault),
+    };
+    let payment = provider.look_up_payment(charge).await?;
+    charge.after_no(no, payment.as_ref(), now)
+}
+
+async fn give_back(provider: &impl PaymentProvider, charge: &Charge) -> Result<ChargeState, Fault> {
+    let ChargeState::Cancelling(reason) = &charge.state else {
+        return Err(Fault::broken("cancelling a payment", "its charge is not to be cancelled"));
+    };
+    let answer = provider.cancel_payment(charge).await;
+    let payment = match &answer {
+        Ok(Ok(payment)) => Some(payment.clone()),
+        _ => provider.look_up_payment(charge).await?,
+    };
+    if is_given_back(payment.as_ref()) {
+        return Ok(ChargeState::Cancelled(reason.clone()));
+    }
+    Err(match answer {
+        Err(fault) => fault,
+        Ok(Err(declined)) => Fault::unavailable("cancelling a payment", declined.0),
+        Ok(Ok(_)) => Fault::unavailable("cancelling a payment", "the provider has not given it back"),
+    })
+}

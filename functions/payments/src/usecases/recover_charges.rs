@@ -1,0 +1,33 @@
+//! Finds charges that were not brought to their end and drives them on (R07).
+
+use crate::charge::{CreditPoints, FindStuckCharges, MoveCharge, PaymentProvider};
+use crate::usecases::pay_charge::{PATIENCE, PayCharges, drive};
+use contracts::Timestamp;
+use kit::Fault;
+
+/// Recovers what is due. One charge that cannot be brought to its end does not keep the others from theirs: it is counted
+/// before it is driven, and the next look at it comes later and later.
+pub async fn recover_charges<C, P, A>(deps: &PayCharges<C, P, A>, now: Timestamp) -> Result<(), Fault>
+where
+    C: FindStuckCharges + MoveCharge,
+    P: PaymentProvider,
+    A: CreditPoints,
+{
+    let mut last_fault = None;
+    for mut charge in deps.charges.stuck_charges(now).await? {
+        let id = charge.id.clone();
+        if !deps.charges.count_charge_recovery(&charge, now).await? {
+            continue;
+        }
+        charge.recoveries += 1;
+        let driven = tokio::time::timeout(PATIENCE, drive(deps, charge, now)).await;
+        match driven.unwrap_or_else(|late| Err(Fault::unavailable("recovering a charge", late))) {
+            Ok(state) => tracing::warn!(charge = %id, state = state.as_str(), "a stuck charge was brought to its end"),
+            Err(fault) => {
+                tracing::error!(charge = %id, error = fault.chain(), "a stuck charge could not be recovered");
+                last_fault = Some(fault);
+            }
+        }
+    }
+    last_fault.map_or(Ok(()), Err)
+}

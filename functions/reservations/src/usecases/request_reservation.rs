@@ -1,0 +1,51 @@
+//! A user asks for seats and does not wait: the wish is written down, handed on, and decided by `write-reservations`.
+
+use crate::domain::{Reservation, Status, Wish, decide_hold};
+use crate::ports::{AskForSeats, LoadSale, Remembered, WritePending};
+use crate::usecases::reserve_seats::ReserveError;
+use contracts::Timestamp;
+use kit::idempotency::{IdempotencyKey, StoredAnswer};
+
+/// What it came to.
+#[derive(Debug)]
+pub enum Requested {
+    /// The reservation is pending.
+    Pending(Reservation),
+    /// The same request was answered before.
+    AsBefore(StoredAnswer),
+}
+
+/// Writes the wish down and hands it on: one read, one write, one message. What can be refused already, is. A wish that
+/// is written and could not be handed on is by the sweep, so the answer does not wait for it.
+pub async fn request_reservation<P>(
+    store: &P,
+    requests: &impl AskForSeats,
+    wish: &Wish,
+    key: Option<&IdempotencyKey>,
+    answer: impl Fn(&Reservation) -> StoredAnswer + Send,
+    now: Timestamp,
+) -> Result<Requested, ReserveError>
+where
+    P: LoadSale + WritePending,
+{
+    let sale = store.load_sale(&wish.schedule, &wish.token.concert_id, &wish.user, key, now).await?;
+    match sale.remembered {
+        Remembered::Nothing => {}
+        Remembered::Answer(answer) => return Ok(Requested::AsBefore(answer)),
+        Remembered::OtherRequest => return Err(ReserveError::KeyReused),
+    }
+    let hold =
+        decide_hold(wish, sale.terms.as_ref(), sale.plan.as_ref(), &sale.visits, now).map_err(ReserveError::Refused)?;
+    // No hold runs yet.
+    let reservation = Reservation { status: Status::Pending, hold_expires_at: now, ..hold.reservation };
+    let remembered = answer(&reservation);
+    match store.write_pending(wish, &reservation, key.map(|key| (key, &remembered)), now).await? {
+        Remembered::Nothing => {}
+        Remembered::Answer(answer) => return Ok(Requested::AsBefore(answer)),
+        Remembered::OtherRequest => return Err(ReserveError::KeyReused),
+    }
+    if let Err(fault) = requests.ask(wish).await {
+        tracing::warn!(reservation = %reservation.id, error = fault.chain(), "a wish waits for the sweep");
+    }
+    Ok(Requested::Pending(reservation))
+}

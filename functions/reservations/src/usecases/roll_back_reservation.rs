@@ -1,0 +1,45 @@
+//! The date's counts could not take a hold in, for good: the hold is undone (R25). Its scheduled end then finds nothing.
+
+use crate::domain::{EndHold, Reservation, Status, Withdrawal};
+use crate::ports::{FindReservation, TellFault, WriteEnd, WritePending};
+use contracts::Timestamp;
+use contracts::events::{CancelReason, EventBody, FaultDetected};
+use kit::queue::Message;
+use kit::{Fault, metrics};
+
+/// Undoes a hold; waits for a payment that has it to decide; tells a person about seats that are sold already.
+pub async fn roll_back_reservation(
+    store: &(impl FindReservation + WriteEnd + WritePending + TellFault),
+    message: Message,
+) -> Result<(), Fault> {
+    let event = message.event()?;
+    let EventBody::AvailabilityUpdateFailed(failed) = &event.body else {
+        return Err(Fault::broken("rolling a reservation back", "the message is no availability.update_failed"));
+    };
+    let Some(reservation) = store.find(&failed.user_id, &failed.reservation_id).await? else { return Ok(()) };
+    let reason = CancelReason::AvailabilityNotUpdated;
+    let undone = match reservation.status {
+        Status::Held => store.end_hold(&reservation, EndHold::Undo(reason), message.now).await?,
+        Status::Pending => store.withdraw(&reservation, Withdrawal::Cancel(reason), message.now).await?,
+        Status::Paying => {
+            return Err(Fault::unavailable("rolling a reservation back", "a payment has it; it settles first"));
+        }
+        Status::Paid => return tell(store, &reservation, &failed.reason, message.now).await,
+        Status::Cancelled | Status::Expired | Status::Rejected | Status::Refunded => return Ok(()),
+    };
+    if !undone {
+        // Something came between reading and writing: look again.
+        return Err(Fault::contended("rolling a reservation back"));
+    }
+    metrics::count("Cancelled", 1);
+    Ok(())
+}
+
+async fn tell(store: &impl TellFault, reservation: &Reservation, reason: &str, now: Timestamp) -> Result<(), Fault> {
+    let fault = FaultDetected {
+        fault: format!("availability:{}", reservation.schedule),
+        summary: "Sold seats cannot be shown in the seat map".to_owned(),
+        detail: format!("reservation {} of date {}: {reason}", reservation.id, reservation.schedule),
+    };
+    store.tell_fault(reservation, fault, now).await
+}

@@ -1,0 +1,50 @@
+//! Decides what was asked for asynchronously (R18): pending -> held or rejected. What follows from a hold, its scheduled
+//! end and the push to its user, follows from its event, as it does from a synchronous one.
+
+use crate::domain::{Reservation, Status, Wish, Withdrawal};
+use crate::ports::{ListReservations, LoadSale, Origin, WriteEnd, WriteHold, WritePending};
+use crate::usecases::reserve_seats::{ReserveError, reserve_seats};
+use contracts::{Timestamp, Won};
+use kit::idempotency::StoredAnswer;
+use kit::{Fault, metrics};
+use serde_json::Value;
+
+/// Decides one wish. The same one again, at once or a day late, finds it decided and changes nothing.
+pub async fn write_reservations<P>(store: &P, wish: &Wish, now: Timestamp) -> Result<(), Fault>
+where
+    P: LoadSale + WriteHold + ListReservations + WriteEnd + WritePending,
+{
+    // Nobody waits for the answer of this one; the asker's was remembered when they asked.
+    let answer = |_: &Reservation| StoredAnswer { status: 0, body: Value::Null, location: None };
+    match reserve_seats(store, wish, Origin::Pending, None, answer, now).await {
+        Ok(_) => Ok(()),
+        Err(ReserveError::Refused(refusal)) => {
+            if store.withdraw(&asked(wish), Withdrawal::Reject(refusal.code()), now).await? {
+                metrics::count("Rejected", 1);
+            }
+            Ok(())
+        }
+        Err(ReserveError::KeyReused) => Err(Fault::broken("deciding a wish", "it has no key")),
+        Err(ReserveError::Fault(fault)) => Err(fault),
+    }
+}
+
+/// The reservation a wish asks for, as far as it is known before it is decided.
+fn asked(wish: &Wish) -> Reservation {
+    Reservation {
+        id: wish.reservation.clone(),
+        user: wish.user.clone(),
+        schedule: wish.schedule.clone(),
+        concert: wish.token.concert_id.clone(),
+        seats: wish.seats.as_slice().to_vec(),
+        total_price: Won::ZERO,
+        queue_position: wish.token.position,
+        status: Status::Pending,
+        hold_expires_at: wish.asked_at,
+        created_at: wish.asked_at,
+        correlation_id: wish.correlation_id.clone(),
+        payment: None,
+        releases: 0,
+        failure: None,
+    }
+}

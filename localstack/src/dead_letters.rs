@@ -1,0 +1,282 @@
+//! Messages that nobody could handle: looking at them, and sending them again.
+//!
+//! Our consumers put a message there themselves and say why, in its attributes; EventBridge does likewise with its own
+//! names; what SQS itself moved, because it was received too often, carries no reason. Sending again is safe to
+//! repeat: the message goes to its queue first and leaves the dead letters after, and consumers bear doubles.
+
+use crate::Result;
+use crate::error::Error;
+use aws_sdk_sqs::Client;
+use aws_sdk_sqs::error::DisplayErrorContext;
+use aws_sdk_sqs::types::{Message, MessageSystemAttributeName, QueueAttributeName};
+use serde::Serialize;
+use serde_json::Value;
+use std::collections::{BTreeMap, HashMap};
+
+/// How long a message that is looked at stays hidden from others, in seconds, should it not be put back at once.
+const LOOK_SECONDS: i32 = 30;
+/// How many empty answers in a row mean that a queue has no more to show. SQS answers from a part of its servers.
+const EMPTY_ANSWERS: u32 = 3;
+/// How many messages are shown at the most.
+const SHOWN: usize = 1_000;
+
+/// A queue of dead letters, or of parked work.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct DeadLetterQueue {
+    /// Its name without the stack's prefix.
+    pub name: String,
+    /// How many messages it holds, about.
+    pub messages: u64,
+    /// The queue that its messages came from, if they can be sent back there.
+    pub source: Option<String>,
+}
+
+/// A message in it.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct Letter {
+    /// SQS's id of it.
+    pub id: String,
+    /// Why it is here, in a word.
+    pub reason: String,
+    /// Why, in full.
+    pub error: String,
+    /// Who could not handle it.
+    pub consumer: Option<String>,
+    /// How often it had been received.
+    pub receives: Option<u32>,
+    /// The request that began it all.
+    pub correlation_id: Option<String>,
+    /// The event it carries, if any.
+    pub event_id: Option<String>,
+    /// When it was put here, epoch milliseconds.
+    pub dead_since_ms: i64,
+    /// The message itself.
+    pub body: String,
+    #[serde(skip)]
+    receipt: String,
+    #[serde(skip)]
+    order: Option<(String, String)>,
+}
+
+/// What sending again came to.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct Redriven {
+    /// How many messages went back to their queue.
+    pub sent: usize,
+    /// How many stayed.
+    pub left: usize,
+}
+
+/// The dead letters of a stack.
+#[derive(Clone, Debug)]
+pub struct DeadLetters {
+    client: Client,
+    prefix: String,
+}
+
+fn failed<E: std::error::Error>(doing: &str, error: E) -> Error {
+    Error::Engine(format!("{doing}: {}", DisplayErrorContext(&error)))
+}
+
+impl DeadLetters {
+    /// Those of the stack of that name, wherever the client leads.
+    pub fn new(client: Client, stack: &str) -> Self {
+        Self { client, prefix: format!("{stack}-") }
+    }
+
+    /// Every queue of the stack, by its name without the prefix: URL and attributes.
+    async fn queues(&self) -> Result<BTreeMap<String, (String, HashMap<QueueAttributeName, String>)>> {
+        let mut urls = Vec::new();
+        let mut pages = self.client.list_queues().queue_name_prefix(&self.prefix).into_paginator().items().send();
+        while let Some(url) = pages.next().await {
+            urls.push(url.map_err(|e| failed("listing queues", e))?);
+        }
+        let mut queues = BTreeMap::new();
+        for url in urls {
+            let got =
+                self.client.get_queue_attributes().queue_url(&url).attribute_names(QueueAttributeName::All).send();
+            let got = got.await.map_err(|e| failed("reading a queue", e))?;
+            let name = url.rsplit('/').next().and_then(|name| name.strip_prefix(&self.prefix)).unwrap_or_default();
+            queues.insert(name.to_owned(), (url.clone(), got.attributes.unwrap_or_default()));
+        }
+        Ok(queues)
+    }
+
+    /// All queues of dead letters and parked work, empty ones too.
+    pub async fn list(&self) -> Result<Vec<DeadLetterQueue>> {
+        let queues = self.queues().await?;
+        let mut found = Vec::new();
+        for (name, (_, attributes)) in &queues {
+            if !is_dead_letter_queue(name) {
+                continue;
+            }
+            let count =
+                |attribute| attributes.get(&attribute).and_then(|n: &String| n.parse::<u64>().ok()).unwrap_or(0);
+            let messages = count(QueueAttributeName::ApproximateNumberOfMessages)
+                + count(QueueAttributeName::ApproximateNumberOfMessagesNotVisible);
+            let source = attributes.get(&QueueAttributeName::QueueArn).and_then(|arn| {
+                let leads_here = |(_, attributes): &&(String, HashMap<QueueAttributeName, String>)| {
+                    attributes
+                        .get(&QueueAttributeName::RedrivePolicy)
+                        .is_some_and(|policy| dead_letter_target(policy).as_ref() == Some(arn))
+                };
+                queues.iter().find(|(_, queue)| leads_here(queue)).map(|(name, _)| name.clone())
+            });
+            found.push(DeadLetterQueue { name: name.clone(), messages, source });
+        }
+        Ok(found)
+    }
+
+    async fn url(&self, name: &str) -> Result<String> {
+        let full = format!("{}{name}", self.prefix);
+        let got = self.client.get_queue_url().queue_name(&full).send().await;
+        let got = got.map_err(|_| Error::Usage(format!("there is no queue {name}; see: cargo local dlq list")))?;
+        got.queue_url.ok_or_else(|| Error::Usage(format!("there is no queue {name}")))
+    }
+
+    /// Takes messages out of sight, each once, until there are no more.
+    async fn look(&self, url: &str) -> Result<Vec<Letter>> {
+        let mut letters: BTreeMap<String, Letter> = BTreeMap::new();
+        let mut empty = 0;
+        while empty < EMPTY_ANSWERS && letters.len() < SHOWN {
+            let got = self
+                .client
+                .receive_message()
+                .queue_url(url)
+                .max_number_of_messages(10)
+                .visibility_timeout(LOOK_SECONDS)
+                .wait_time_seconds(0)
+                .message_attribute_names("All")
+                .message_system_attribute_names(MessageSystemAttributeName::All)
+                .send()
+                .await
+                .map_err(|e| failed("looking at dead letters", e))?;
+            let messages = got.messages.unwrap_or_default();
+            empty = if messages.is_empty() { empty + 1 } else { 0 };
+            letters.extend(messages.iter().map(letter).map(|letter| (letter.id.clone(), letter)));
+        }
+        let mut letters: Vec<Letter> = letters.into_values().collect();
+        letters.sort_by_key(|letter| letter.dead_since_ms);
+        Ok(letters)
+    }
+
+    async fn put_back(&self, url: &str, letters: &[Letter]) -> Result<()> {
+        for letter in letters {
+            let shown = self.client.change_message_visibility().queue_url(url).receipt_handle(&letter.receipt);
+            shown.visibility_timeout(0).send().await.map_err(|e| failed("putting a dead letter back", e))?;
+        }
+        Ok(())
+    }
+
+    /// The messages of a queue. They stay where they are.
+    pub async fn show(&self, name: &str) -> Result<Vec<Letter>> {
+        let url = self.url(name).await?;
+        let letters = self.look(&url).await?;
+        self.put_back(&url, &letters).await?;
+        Ok(letters)
+    }
+
+    /// Sends messages back to the queue they came from: one, by its id, or all. A message that is not (any more) there
+    /// is no error, so that this may be repeated.
+    pub async fn redrive(&self, name: &str, message: Option<&str>) -> Result<Redriven> {
+        let queue = self.list().await?.into_iter().find(|queue| queue.name == name);
+        let queue =
+            queue.ok_or_else(|| Error::Usage(format!("{name} holds no dead letters; see: cargo local dlq list")))?;
+        let Some(source) = queue.source else {
+            return Err(Error::Usage(format!(
+                "{name} has no queue to send to: its work is taken up again by the recovery; each message says what is open"
+            )));
+        };
+        let (url, source) = (self.url(name).await?, self.url(&source).await?);
+        let (wanted, others): (Vec<Letter>, Vec<Letter>) =
+            self.look(&url).await?.into_iter().partition(|letter| message.is_none_or(|id| letter.id == id));
+        self.put_back(&url, &others).await?;
+        for letter in &wanted {
+            let mut send = self.client.send_message().queue_url(&source).message_body(&letter.body);
+            if let Some((group, deduplication)) = &letter.order {
+                send = send.message_group_id(group).message_deduplication_id(deduplication);
+            }
+            send.send().await.map_err(|e| failed("sending a dead letter again", e))?;
+            let delete = self.client.delete_message().queue_url(&url).receipt_handle(&letter.receipt);
+            delete.send().await.map_err(|e| failed("removing a dead letter", e))?;
+        }
+        Ok(Redriven { sent: wanted.len(), left: others.len() })
+    }
+}
+
+fn is_dead_letter_queue(name: &str) -> bool {
+    let name = name.strip_suffix(".fifo").unwrap_or(name);
+    name.ends_with("-dead-letters") || name.starts_with("parked-")
+}
+
+fn dead_letter_target(policy: &str) -> Option<String> {
+    let policy: Value = serde_json::from_str(policy).ok()?;
+    policy["deadLetterTargetArn"].as_str().map(str::to_owned)
+}
+
+fn letter(message: &Message) -> Letter {
+    let attribute = |name: &str| {
+        let value = message.message_attributes.as_ref()?.get(name)?.string_value()?;
+        (!value.is_empty()).then(|| value.to_owned())
+    };
+    let system = |name: MessageSystemAttributeName| message.attributes.as_ref()?.get(&name).cloned();
+    let body = message.body().unwrap_or_default().to_owned();
+    let event_id = serde_json::from_str::<Value>(&body).ok();
+    let event_id = event_id.and_then(|body| body["detail"]["id"].as_str().map(str::to_owned));
+    // EventBridge names its reasons itself.
+    let reason = attribute("reason").or_else(|| attribute("ERROR_CODE"));
+    let error = attribute("error").or_else(|| attribute("ERROR_MESSAGE"));
+    let group = system(MessageSystemAttributeName::MessageGroupId);
+    Letter {
+        id: message.message_id().unwrap_or_default().to_owned(),
+        reason: reason.unwrap_or_else(|| "ReceivedTooOften".to_owned()),
+        error: error.unwrap_or_else(|| "its consumer never said how it went".to_owned()),
+        consumer: attribute("consumer").or_else(|| attribute("TARGET_ARN")),
+        receives: attribute("receives").and_then(|count| count.parse().ok()),
+        correlation_id: attribute("correlation_id"),
+        event_id,
+        dead_since_ms: system(MessageSystemAttributeName::SentTimestamp).and_then(|ms| ms.parse().ok()).unwrap_or(0),
+        body,
+        receipt: message.receipt_handle().unwrap_or_default().to_owned(),
+        order: group
+            .map(|group| (group, system(MessageSystemAttributeName::MessageDeduplicationId).unwrap_or_default())),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use aws_sdk_sqs::types::MessageAttributeValue;
+
+    #[test]
+    fn a_letter_says_why_it_is_there_whoever_put_it_there() {
+        let with = |pairs: &[(&str, &str)]| {
+            let value =
+                |text: &str| MessageAttributeValue::builder().data_type("String").string_value(text).build().unwrap();
+            let attributes = pairs.iter().map(|(name, text)| ((*name).to_owned(), value(text))).collect();
+            let body = r#"{"detail":{"id":"p1.payment.completed"}}"#;
+            letter(&Message::builder().message_id("m").body(body).set_message_attributes(Some(attributes)).build())
+        };
+        let ours =
+            with(&[("reason", "Broken"), ("error", "refused with 422"), ("consumer", "notify"), ("receives", "3")]);
+        assert_eq!(
+            (ours.reason.as_str(), ours.receives, ours.event_id.as_deref()),
+            ("Broken", Some(3), Some("p1.payment.completed"))
+        );
+        assert_eq!(with(&[("ERROR_CODE", "NO_PERMISSIONS")]).reason, "NO_PERMISSIONS");
+        assert_eq!(with(&[]).reason, "ReceivedTooOften");
+    }
+
+    #[test]
+    fn queues_of_dead_letters_and_parked_work_are_known_by_their_names() {
+        for (name, is) in
+            [("x-dead-letters", true), ("x-dead-letters.fifo", true), ("parked-payments", true), ("x", false)]
+        {
+            assert_eq!(is_dead_letter_queue(name), is, "{name}");
+        }
+        assert_eq!(
+            dead_letter_target(r#"{"deadLetterTargetArn":"arn:q","maxReceiveCount":5}"#).as_deref(),
+            Some("arn:q")
+        );
+    }
+}

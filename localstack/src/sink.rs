@@ -1,0 +1,571 @@
+//! The outside world of a local stack: one small HTTP server that plays every provider the functions call, checks what
+//! the real one would check, and records what it was sent, so that the demo and the tests read what really went out.
+//!
+//! | path | plays |
+//! | --- | --- |
+//! | `/data-platform`, `/partner` | receivers of webhooks signed by [Standard Webhooks](https://www.standardwebhooks.com) |
+//! | `/alimtalk` | NHN Cloud KakaoTalk Bizmessage, AlimTalk API v2.3 |
+//! | `/toss` | Toss Payments core API: payments and cash receipts |
+//! | `/notion` | Notion API, version 2022-06-28 |
+//! | `/directory` | a users' directory, SCIM 2.0 (RFC 7644) |
+//! | `/_sink` | the controls: what was delivered, and how each target behaves ([`Client`]) |
+//!
+//! A call under an idempotency key that was seen before gets the first answer again and has no second effect, as with
+//! the real ones.
+
+mod client;
+mod process;
+mod providers;
+
+pub use client::Client;
+pub use process::{Attached, Detached};
+
+use crate::error::Error;
+use crate::{Result, files};
+use ::http::{HeaderMap, Method, Request, Response, StatusCode};
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
+use http_body_util::{BodyExt, Full};
+use hyper::body::{Bytes, Incoming};
+use hyper::server::conn::http1;
+use hyper::service::service_fn;
+use hyper_util::rt::TokioIo;
+use serde::{Deserialize, Serialize};
+use serde_json::{Value, json};
+use std::collections::{BTreeMap, HashMap, HashSet, VecDeque};
+use std::path::Path;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use tokio::net::TcpListener;
+
+/// How many deliveries are remembered; the oldest go.
+const REMEMBERED: usize = 100_000;
+
+/// Whom a call is for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Target {
+    /// The data platform.
+    DataPlatform,
+    /// The partner's webhook.
+    Partner,
+    /// NHN Cloud's AlimTalk.
+    #[serde(rename = "alimtalk")]
+    AlimTalk,
+    /// Toss Payments.
+    Toss,
+    /// Notion.
+    Notion,
+    /// The users' directory.
+    Directory,
+    /// All of them; only to set behaviour.
+    All,
+}
+
+impl Target {
+    fn of(path: &str) -> Option<Self> {
+        let name = path.trim_start_matches('/').split('/').next()?;
+        serde_json::from_value(Value::String(name.to_owned())).ok().filter(|target| *target != Self::All)
+    }
+}
+
+/// What a target does with the calls that come.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Behaviour {
+    /// What it does.
+    #[serde(flatten)]
+    pub mode: Mode,
+    /// How many calls it does it to; to all when `None`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub times: Option<u32>,
+    /// Only to calls whose path or body contains this.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub only: Option<String>,
+}
+
+/// What can be done with a call.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(tag = "mode", rename_all = "snake_case")]
+pub enum Mode {
+    /// What the provider does.
+    Ok,
+    /// Answer with a status and do nothing.
+    Fail {
+        /// The status.
+        status: u16,
+    },
+    /// Take the call, and answer nothing for so long.
+    Hang {
+        /// How long.
+        seconds: u64,
+    },
+    /// Answer 429 with `Retry-After`.
+    Throttle {
+        /// Its value.
+        retry_after_seconds: u64,
+    },
+    /// Do what the provider does, and end the connection without an answer.
+    LoseAnswer,
+}
+
+impl Behaviour {
+    const fn of(mode: Mode) -> Self {
+        Self { mode, times: None, only: None }
+    }
+
+    /// As the provider.
+    pub const fn ok() -> Self {
+        Self::of(Mode::Ok)
+    }
+
+    /// Every call fails with this status.
+    pub const fn fail(status: u16) -> Self {
+        Self::of(Mode::Fail { status })
+    }
+
+    /// No call is answered for so long.
+    pub const fn hang(seconds: u64) -> Self {
+        Self::of(Mode::Hang { seconds })
+    }
+
+    /// Every call is told to come again later.
+    pub const fn throttle(retry_after_seconds: u64) -> Self {
+        Self::of(Mode::Throttle { retry_after_seconds })
+    }
+
+    /// Every call takes effect, and nobody hears of it.
+    pub const fn lose_answer() -> Self {
+        Self::of(Mode::LoseAnswer)
+    }
+
+    /// The same for the next `times` calls only.
+    #[must_use]
+    pub const fn times(mut self, times: u32) -> Self {
+        self.times = Some(times);
+        self
+    }
+
+    /// The same for calls whose path or body contains this only.
+    #[must_use]
+    pub fn only(mut self, part: &str) -> Self {
+        self.only = Some(part.to_owned());
+        self
+    }
+}
+
+/// A call that came.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Delivery {
+    /// Counts the calls, from 1.
+    pub seq: u64,
+    /// When it came, epoch milliseconds.
+    pub at_ms: i64,
+    /// Whom it was for.
+    pub target: Target,
+    /// Its method.
+    pub method: String,
+    /// Its path, without the target.
+    pub path: String,
+    /// Under which key it must not take effect twice.
+    pub idempotency_key: Option<String>,
+    /// The ids of the events in it, as far as it carries events.
+    pub event_ids: Vec<String>,
+    /// The request that began it all.
+    pub correlation_id: Option<String>,
+    /// What was answered; 0 when nothing was.
+    pub status: u16,
+    /// Whether it had come before under its key.
+    pub repeated: bool,
+    /// Its body, `Null` when it has none.
+    pub body: Value,
+}
+
+impl Delivery {
+    fn tells_of(&self, text: &str) -> bool {
+        self.idempotency_key.as_deref().is_some_and(|key| key.contains(text))
+            || self.event_ids.iter().any(|id| id.contains(text))
+            || self.path.contains(text)
+            || self.body.to_string().contains(text)
+    }
+}
+
+/// How much came for a target.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Tally {
+    /// Calls that were taken.
+    pub deliveries: u64,
+    /// Of those, how many took effect: the rest came again under their key.
+    pub effects: u64,
+    /// Distinct events in them.
+    pub events: u64,
+    /// Calls that were refused, failed or not answered.
+    pub refused: u64,
+}
+
+/// What the functions are given to prove themselves with, and the sink checks. As the documents in SSM.
+#[derive(Clone, Serialize, Deserialize)]
+pub struct Secrets {
+    data_platform: String,
+    partner: String,
+    alimtalk_app: String,
+    alimtalk: String,
+    alimtalk_sender: String,
+    toss: String,
+    notion: String,
+    notion_database: String,
+    directory: String,
+}
+
+impl std::fmt::Debug for Secrets {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Secrets")
+    }
+}
+
+impl Secrets {
+    /// Those of the stack in `dir`, made on first need.
+    pub fn open(dir: &Path) -> Result<Self> {
+        let path = crate::tokens::keys(dir).join("providers.json");
+        if !path.exists() {
+            let text = serde_json::to_vec(&Self::new()).map_err(|e| Error::Damaged(e.to_string()))?;
+            files::write_secret_once(&path, &text)?;
+        }
+        files::read_json(&path)?.ok_or_else(|| Error::Damaged(format!("{} is missing", path.display())))
+    }
+
+    fn new() -> Self {
+        let random = || -> String { std::iter::repeat_with(fastrand::alphanumeric).take(32).collect() };
+        let signing = || format!("whsec_{}", STANDARD.encode(random()));
+        Self {
+            data_platform: signing(),
+            partner: signing(),
+            alimtalk_app: random(),
+            alimtalk: random(),
+            alimtalk_sender: random(),
+            toss: format!("test_sk_{}", random()),
+            notion: format!("ntn_{}", random()),
+            notion_database: random().to_lowercase(),
+            directory: random(),
+        }
+    }
+
+    /// The documents that the functions of a stack read, by their parameter's name in SSM.
+    pub fn documents(&self, stack: &str) -> BTreeMap<String, Value> {
+        let templates: BTreeMap<&str, String> = [
+            "reservation_held",
+            "reservation_rejected",
+            "reservation_expired",
+            "reservation_cancelled",
+            "payment_completed",
+            "payment_failed",
+            "payment_refunded",
+        ]
+        .map(|name| (name, format!("encore_{name}")))
+        .into();
+        [
+            ("data-platform", json!({"signing_secret": self.data_platform})),
+            ("partner", json!({"signing_secret": self.partner})),
+            (
+                "alimtalk",
+                json!({
+                    "app_key": self.alimtalk_app, "secret_key": self.alimtalk, "sender_key": self.alimtalk_sender,
+                    "templates": templates,
+                }),
+            ),
+            ("cash-receipt", json!({"secret_key": self.toss})),
+            ("payment-provider", json!({"secret_key": self.toss})),
+            ("notion", json!({"token": self.notion, "database_id": self.notion_database})),
+            ("user-directory", json!({"token": self.directory})),
+        ]
+        .map(|(name, document)| (format!("/{stack}/{name}"), document))
+        .into()
+    }
+}
+
+/// One request.
+struct Call {
+    method: Method,
+    /// Without the target.
+    path: String,
+    query: String,
+    headers: HeaderMap,
+    body: Bytes,
+}
+
+impl Call {
+    fn json(&self) -> Value {
+        serde_json::from_slice(&self.body).unwrap_or(Value::Null)
+    }
+
+    fn header(&self, name: &str) -> Option<&str> {
+        self.headers.get(name).and_then(|value| value.to_str().ok())
+    }
+}
+
+/// An answer: status, JSON, and headers if any.
+#[derive(Clone, Debug, PartialEq)]
+struct Answer {
+    status: u16,
+    body: Value,
+    retry_after: Option<u64>,
+}
+
+impl Answer {
+    fn new(status: u16, body: Value) -> Self {
+        Self { status, body, retry_after: None }
+    }
+}
+
+#[derive(Default)]
+struct State {
+    seq: u64,
+    deliveries: VecDeque<Delivery>,
+    behaviours: HashMap<Target, Behaviour>,
+    /// The first answers by target and idempotency key.
+    answers: HashMap<(Target, String), Answer>,
+    events: HashMap<Target, HashSet<String>>,
+    tallies: BTreeMap<Target, Tally>,
+    world: providers::World,
+}
+
+/// The running server's inside.
+pub(crate) struct Server {
+    secrets: Secrets,
+    nonce: String,
+    state: Mutex<State>,
+    over: tokio::sync::Notify,
+}
+
+/// No answer: the connection ends.
+#[derive(Debug, thiserror::Error)]
+#[error("the answer is lost")]
+struct Lost;
+
+fn now_ms() -> i64 {
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    i64::try_from(now.as_millis()).unwrap_or(i64::MAX)
+}
+
+impl Server {
+    pub(crate) fn new(secrets: Secrets, nonce: String) -> Arc<Self> {
+        Arc::new(Self { secrets, nonce, state: Mutex::default(), over: tokio::sync::Notify::new() })
+    }
+
+    /// Serves until told to end over `/_sink`.
+    pub(crate) async fn serve(self: Arc<Self>, listener: TcpListener) {
+        loop {
+            let accepted = tokio::select! {
+                accepted = listener.accept() => accepted,
+                () = self.over.notified() => return,
+            };
+            // A connection that ends before it is taken is its client's affair.
+            let Ok((stream, _)) = accepted else { continue };
+            let server = Arc::clone(&self);
+            tokio::spawn(async move {
+                let answer = service_fn(|request| Arc::clone(&server).exchange(request));
+                // An error is a lost connection or a lost answer: both are what a network does.
+                http1::Builder::new().serve_connection(TokioIo::new(stream), answer).await.ok();
+            });
+        }
+    }
+
+    async fn exchange(self: Arc<Self>, request: Request<Incoming>) -> std::result::Result<Response<Full<Bytes>>, Lost> {
+        let (head, body) = request.into_parts();
+        let body = body.collect().await.map_err(|_| Lost)?.to_bytes();
+        let path = head.uri.path().to_owned();
+        let query = head.uri.query().unwrap_or_default().to_owned();
+        let mut call = Call { method: head.method, path, query, headers: head.headers, body };
+        let answer = if let Some(control) = call.path.strip_prefix("/_sink") {
+            self.control(control, &call)
+        } else if let Some(target) = Target::of(&call.path) {
+            let rest = call.path.trim_start_matches('/').split_once('/').map_or("", |(_, rest)| rest);
+            call.path = format!("/{rest}");
+            self.take(target, &call).await?
+        } else {
+            Answer::new(404, json!({"message": "no provider is played here"}))
+        };
+        let mut response = Response::new(Full::new(Bytes::from(match answer.body {
+            Value::Null => String::new(),
+            body => body.to_string(),
+        })));
+        *response.status_mut() = StatusCode::from_u16(answer.status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
+        let headers = response.headers_mut();
+        headers.insert("content-type", ::http::HeaderValue::from_static("application/json"));
+        if let Some(seconds) = answer.retry_after {
+            headers.insert("retry-after", seconds.into());
+        }
+        Ok(response)
+    }
+
+    fn state(&self) -> std::sync::MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// A call for a provider.
+    async fn take(&self, target: Target, call: &Call) -> std::result::Result<Answer, Lost> {
+        let mode = self.state().next_mode(target, call);
+        match mode {
+            Mode::Ok => Ok(self.state().play(&self.secrets, target, call)),
+            Mode::LoseAnswer => {
+                self.state().play(&self.secrets, target, call);
+                Err(Lost)
+            }
+            Mode::Fail { status } => {
+                let answer = Answer::new(status, json!({"message": "told to fail"}));
+                self.state().record(target, call, &answer, false);
+                Ok(answer)
+            }
+            Mode::Throttle { retry_after_seconds } => {
+                let body = json!({"message": "come again later"});
+                let answer = Answer { retry_after: Some(retry_after_seconds), ..Answer::new(429, body) };
+                self.state().record(target, call, &answer, false);
+                Ok(answer)
+            }
+            Mode::Hang { seconds } => {
+                self.state().record(target, call, &Answer::new(0, Value::Null), false);
+                tokio::time::sleep(Duration::from_secs(seconds)).await;
+                Err(Lost)
+            }
+        }
+    }
+
+    fn control(&self, path: &str, call: &Call) -> Answer {
+        let mut state = self.state();
+        let wanted = |name: &str| {
+            let pairs = call.query.split('&').filter_map(|pair| pair.split_once('='));
+            pairs.into_iter().find(|(key, _)| *key == name).map(|(_, value)| client::decode(value))
+        };
+        let parts: Vec<&str> = path.trim_matches('/').split('/').collect();
+        match (call.method.as_str(), parts.as_slice()) {
+            ("GET", [""]) => Answer::new(200, json!({"nonce": self.nonce, "pid": std::process::id()})),
+            ("DELETE", [nonce]) if *nonce == self.nonce => {
+                self.over.notify_one();
+                Answer::new(204, Value::Null)
+            }
+            ("GET", ["deliveries"]) => {
+                let since = wanted("since").and_then(|since| since.parse().ok()).unwrap_or(0_u64);
+                let (target, key) = (wanted("target"), wanted("key"));
+                let target = target.map(|name| Target::of(&name));
+                let found = state.deliveries.iter().filter(|delivery| {
+                    delivery.seq > since
+                        && target.is_none_or(|target| target == Some(delivery.target))
+                        && key.as_deref().is_none_or(|key| delivery.tells_of(key))
+                });
+                Answer::new(200, json!({"items": found.collect::<Vec<_>>()}))
+            }
+            ("DELETE", ["deliveries"]) => {
+                state.deliveries.clear();
+                state.tallies.clear();
+                Answer::new(204, Value::Null)
+            }
+            ("GET", ["summary"]) => {
+                let mut tallies = state.tallies.clone();
+                for (target, tally) in &mut tallies {
+                    tally.events = state.events.get(target).map_or(0, HashSet::len) as u64;
+                }
+                Answer::new(200, json!(tallies))
+            }
+            ("PUT", ["behaviour", target]) => {
+                let target: Option<Target> = serde_json::from_value((*target).into()).ok();
+                match (target, serde_json::from_slice::<Behaviour>(&call.body)) {
+                    (Some(Target::All), Ok(behaviour)) => {
+                        state.behaviours = HashMap::from([(Target::All, behaviour)]);
+                        Answer::new(204, Value::Null)
+                    }
+                    (Some(target), Ok(behaviour)) => {
+                        state.behaviours.insert(target, behaviour);
+                        Answer::new(204, Value::Null)
+                    }
+                    _ => Answer::new(400, json!({"message": "no such target or behaviour"})),
+                }
+            }
+            ("PUT", ["toss", "payments", key]) => match state.world.register(&client::decode(key), &call.json()) {
+                true => Answer::new(204, Value::Null),
+                false => Answer::new(400, json!({"message": "order_id and amount are needed"})),
+            },
+            _ => Answer::new(404, json!({"message": "no such control"})),
+        }
+    }
+}
+
+impl State {
+    /// What is to be done with a call, by what the target was told, or all were.
+    fn next_mode(&mut self, target: Target, call: &Call) -> Mode {
+        let text = String::from_utf8_lossy(&call.body).into_owned();
+        for who in [target, Target::All] {
+            let Some(behaviour) = self.behaviours.get_mut(&who) else { continue };
+            let concerned =
+                behaviour.only.as_deref().is_none_or(|part| text.contains(part) || call.path.contains(part));
+            match &mut behaviour.times {
+                _ if !concerned => continue,
+                Some(0) => continue,
+                Some(times) => *times -= 1,
+                None => {}
+            }
+            return behaviour.mode.clone();
+        }
+        Mode::Ok
+    }
+
+    /// What the provider does.
+    fn play(&mut self, secrets: &Secrets, target: Target, call: &Call) -> Answer {
+        let key = idempotency_key(call).map(|key| (target, format!("{} {} {key}", call.method, call.path)));
+        if let Some(answer) = key.as_ref().and_then(|key| self.answers.get(key)).cloned() {
+            // Who comes again has to prove themselves again.
+            let answer = providers::proof(secrets, target, call).unwrap_or(answer);
+            self.record(target, call, &answer, true);
+            return answer;
+        }
+        let answer = match providers::proof(secrets, target, call) {
+            Some(refusal) => refusal,
+            None => self.world.answer(secrets, target, call),
+        };
+        if let Some(key) = key.filter(|_| answer.status < 300) {
+            self.answers.insert(key, answer.clone());
+        }
+        self.record(target, call, &answer, false);
+        answer
+    }
+
+    fn record(&mut self, target: Target, call: &Call, answer: &Answer, repeated: bool) {
+        self.seq += 1;
+        let body = call.json();
+        let ids = |value: &Value| value["id"].as_str().map(str::to_owned);
+        let event_ids: Vec<String> = body["events"].as_array().into_iter().flatten().filter_map(ids).collect();
+        let tally = self.tallies.entry(target).or_default();
+        if (200..300).contains(&answer.status) {
+            tally.deliveries += 1;
+            tally.effects += u64::from(!repeated);
+            let events = self.events.entry(target).or_default();
+            events.extend(event_ids.iter().cloned());
+            events.extend(idempotency_key(call).filter(|_| event_ids.is_empty()));
+        } else {
+            tally.refused += 1;
+        }
+        self.deliveries.push_back(Delivery {
+            seq: self.seq,
+            at_ms: now_ms(),
+            target,
+            method: call.method.to_string(),
+            path: call.path.clone(),
+            idempotency_key: idempotency_key(call),
+            event_ids,
+            correlation_id: call.header("x-correlation-id").map(str::to_owned),
+            status: answer.status,
+            repeated,
+            body,
+        });
+        if self.deliveries.len() > REMEMBERED {
+            self.deliveries.pop_front();
+        }
+    }
+}
+
+/// Under which key a call must not take effect twice, in the header of whichever provider.
+fn idempotency_key(call: &Call) -> Option<String> {
+    let names = ["webhook-id", "idempotency-key", "x-nc-api-idempotency-key"];
+    names.into_iter().find_map(|name| call.header(name)).map(str::to_owned)
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,87 @@
+//! Who has to act is told: once a fault, however often it shows, and that it is over.
+
+use crate::{alone, behave};
+use local::sink::{Behaviour, Delivery, Target};
+use serde_json::json;
+use tests::cloud::{Cloud, eventually, unique};
+
+/// The pages opened for a fault.
+async fn pages(cloud: &Cloud, fault: &str) -> Vec<Delivery> {
+    let mut all = cloud.sink().deliveries(Some(Target::Notion), Some(fault)).await.unwrap();
+    all.retain(|call| call.method == "POST" && call.path.ends_with("/v1/pages") && call.status < 300);
+    all
+}
+
+fn fault_detected(fault: &str, sign: usize) -> String {
+    json!({
+        "version": "0", "id": "x", "detail-type": "fault.detected", "source": "encore/payments",
+        "detail": {
+            "specversion": "1.0", "id": format!("{fault}.{sign}.fault.detected"), "source": "encore/payments",
+            "time": "2026-11-20T11:00:00.000Z", "subject": fault, "correlationid": "c", "type": "fault.detected",
+            "dataschema": "urn:encore:event:fault.detected:v1",
+            "data": {"fault": fault, "summary": "A payment is stuck", "detail": "since an hour"},
+        },
+    })
+    .to_string()
+}
+
+#[test]
+fn one_fault_is_one_page_however_often_it_shows() {
+    alone(async |cloud| {
+        let fault = unique("payment-stuck:p");
+        let sqs = aws_sdk_sqs::Client::new(&cloud.stack.info().sdk_config());
+        let url = &cloud.stack.info().queues["administrator-alerts"];
+        // The first answer is lost: the page is there, and nobody knows its id.
+        behave(cloud, Target::Notion, Behaviour::lose_answer().times(1)).await;
+        for sign in 0..20 {
+            sqs.send_message().queue_url(url).message_body(fault_detected(&fault, sign)).send().await.unwrap();
+        }
+        eventually("the alert arrives", async || pages(cloud, &fault).await.pop()).await;
+        eventually("all signs are handled", async || {
+            let left = sqs
+                .get_queue_attributes()
+                .queue_url(url)
+                .attribute_names(aws_sdk_sqs::types::QueueAttributeName::All)
+                .send()
+                .await
+                .unwrap();
+            let attributes = left.attributes().unwrap();
+            let count = |name: &str| {
+                attributes.iter().find(|(key, _)| key.as_str() == name).map_or(0, |(_, n)| n.parse::<u32>().unwrap())
+            };
+            (count("ApproximateNumberOfMessages") + count("ApproximateNumberOfMessagesNotVisible") == 0).then_some(())
+        })
+        .await;
+        assert_eq!(pages(cloud, &fault).await.len(), 1);
+    });
+}
+
+#[test]
+fn a_dead_letter_calls_somebody_once_and_says_when_it_is_gone() {
+    alone(async |cloud| {
+        let info = cloud.stack.info();
+        let sqs = aws_sdk_sqs::Client::new(&info.sdk_config());
+        let queue = "token-expiry-dead-letters";
+        let fault = format!("{}-{queue}", info.stack);
+        for n in 0..3 {
+            sqs.send_message().queue_url(&info.queues[queue]).message_body(format!("poison {n}")).send().await.unwrap();
+        }
+        let watch = async || {
+            let lambda = aws_sdk_lambda::Client::new(&info.sdk_config());
+            let run = lambda.invoke().function_name(&info.functions["watch-dead-letters"]).send().await.unwrap();
+            assert_eq!(run.function_error(), None);
+        };
+        watch().await;
+        watch().await;
+        assert_eq!(pages(cloud, &fault).await.len(), 1);
+        sqs.purge_queue().queue_url(&info.queues[queue]).send().await.unwrap();
+        watch().await;
+        eventually("the page is closed", async || {
+            let calls = cloud.sink().deliveries(Some(Target::Notion), None).await.unwrap();
+            let page = pages(cloud, &fault).await.pop()?;
+            let closed = calls.into_iter().filter(|call| call.method == "PATCH" && call.status < 300);
+            closed.into_iter().find(|call| call.seq > page.seq && call.body.to_string().contains("Closed"))
+        })
+        .await;
+    });
+}

@@ -1,0 +1,98 @@
+//! What follows from a sale, through the deployed system to the providers outside: the stack's sink, which records what
+//! they were sent and can be told to fail, hang, throttle and lose its answers.
+//!
+//! Tests that break the outside do so for everybody: they have the cloud to themselves ([`alone`]); the others share it.
+
+#![allow(missing_docs, clippy::unwrap_used, clippy::panic)]
+
+mod alerts;
+mod charges;
+mod consumers;
+mod deliveries;
+mod faults;
+mod undo;
+
+use local::sink::{Behaviour, Delivery, Target};
+use std::sync::{PoisonError, RwLock};
+use tests::cloud::{Cloud, Sale, Terms, User, eventually, text, with_cloud};
+
+/// Held for writing by whoever breaks something that all share. A test that failed leaves it poisoned; the others can
+/// still take their turn.
+static OUTSIDE: RwLock<()> = RwLock::new(());
+
+/// Charges are paid for on this program's cloud.
+const PARAMETERS: &[(&str, &str)] = &[("PaymentProviderUrl", "{sink}/toss")];
+
+/// Runs a test that breaks nothing.
+fn shared<F: Future<Output = ()>>(test: impl FnOnce(&'static Cloud) -> F) {
+    let _turn = OUTSIDE.read().unwrap_or_else(PoisonError::into_inner);
+    with_cloud(PARAMETERS, test);
+}
+
+/// Runs a test that breaks the outside. Whatever it did, the outside is whole again afterwards.
+fn alone<F: Future<Output = ()>>(test: impl FnOnce(&'static Cloud) -> F) {
+    let _turn = OUTSIDE.write().unwrap_or_else(PoisonError::into_inner);
+    with_cloud(PARAMETERS, async |cloud| {
+        // A test before this one may have failed half-way.
+        behave(cloud, Target::All, Behaviour::ok()).await;
+        test(cloud).await;
+        behave(cloud, Target::All, Behaviour::ok()).await;
+    });
+}
+
+async fn behave(cloud: &Cloud, target: Target, behaviour: Behaviour) {
+    cloud.sink().behave(target, behaviour).await.unwrap();
+}
+
+/// What a target took of an event, every time.
+async fn taken(cloud: &Cloud, target: Target, event: &str) -> Vec<Delivery> {
+    let mut deliveries = cloud.sink().deliveries(Some(target), Some(event)).await.unwrap();
+    deliveries.retain(|delivery| delivery.status < 300);
+    deliveries
+}
+
+/// Waits until a target has taken an event.
+async fn arrived(cloud: &Cloud, target: Target, event: &str) -> Delivery {
+    let what = format!("{event} at {target:?}");
+    eventually(&what, async || taken(cloud, target, event).await.pop()).await
+}
+
+/// Waits until targets have taken an event, and says how often each did.
+async fn arrived_at(cloud: &Cloud, targets: &[Target], event: &str) {
+    for target in targets {
+        arrived(cloud, *target, event).await;
+    }
+}
+
+/// A ticket, paid: who has it, the reservation and the payment.
+struct Bought {
+    buyer: User,
+    reservation: String,
+    payment: String,
+}
+
+impl Bought {
+    fn held(&self) -> String {
+        format!("{}.reservation.held", self.reservation)
+    }
+
+    fn completed(&self) -> String {
+        format!("{}.payment.completed", self.payment)
+    }
+}
+
+async fn buy(cloud: &'static Cloud, sale: &Sale, seat: &str) -> Bought {
+    let buyer = cloud.user("buyer");
+    buyer.charge(10_000).await;
+    let reservation = buyer.hold(sale, &[seat]).await;
+    let paid = buyer.pay(&reservation, "pay").await;
+    assert!(paid.status.is_success(), "{}", paid.text());
+    let payment = text(&paid.json(), "payment_id");
+    let end = buyer.final_payment(&payment).await;
+    assert_eq!(end["status"], "completed", "{end}");
+    Bought { buyer, reservation, payment }
+}
+
+async fn sale(cloud: &'static Cloud) -> Sale {
+    cloud.sale(Terms { rows: 20, seats_per_row: 20, ..Terms::default() }).await
+}

@@ -1,0 +1,66 @@
+//! What cannot be carried through is undone, somebody is told, and the user too (R20, R25).
+
+use crate::{alone, arrived, sale};
+use local::sink::Target;
+use tests::cloud::{Cloud, eventually};
+
+async fn role_of(cloud: &Cloud, handler: &str) -> String {
+    let lambda = aws_sdk_lambda::Client::new(&cloud.stack.info().sdk_config());
+    let name = &cloud.stack.info().functions[handler];
+    let found = lambda.get_function_configuration().function_name(name).send().await.unwrap();
+    found.role().and_then(|arn| arn.rsplit('/').next()).unwrap().to_owned()
+}
+
+#[test]
+fn a_hold_whose_end_cannot_be_scheduled_is_cancelled_and_everybody_told() {
+    alone(async |cloud| {
+        let sale = sale(cloud).await;
+        let user = cloud.user("unlucky");
+        // Sending is what schedules: without the permission it fails, and only that.
+        let role = role_of(cloud, "expire-hold").await;
+        let taken = cloud.take_permission(&role, "sqs:SendMessage").await;
+        let reservation = user.hold(&sale, &["A-1-1"]).await;
+        eventually("the reservation is undone", async || {
+            (user.reservation_status(&reservation).await == "cancelled").then_some(())
+        })
+        .await;
+        cloud.give_permissions(taken).await;
+        let cancelled = format!("{reservation}.reservation.cancelled");
+        arrived(cloud, Target::AlimTalk, &cancelled).await;
+        let told = arrived(cloud, Target::DataPlatform, &cancelled).await;
+        assert!(told.body.to_string().contains("expiry_not_scheduled"));
+        eventually("an administrator is told", async || {
+            cloud.sink().deliveries(Some(Target::Notion), Some("hold-expiry-unscheduled")).await.unwrap().pop()
+        })
+        .await;
+        eventually("the seat is free", async || (sale.seat(&user, "A-1-1").await == "available").then_some(())).await;
+        cloud.user("next").hold(&sale, &["A-1-1"]).await;
+    });
+}
+
+#[test]
+fn a_hold_that_the_counts_cannot_take_in_is_rolled_back_with_its_scheduled_end() {
+    alone(async |cloud| {
+        let sale = sale(cloud).await;
+        let user = cloud.user("unlucky");
+        let dynamo = aws_sdk_dynamodb::Client::new(&cloud.stack.info().sdk_config());
+        let table = &cloud.stack.info().tables["concerts"];
+        let s = |text: String| aws_sdk_dynamodb::types::AttributeValue::S(text);
+        let lost = dynamo
+            .delete_item()
+            .table_name(table)
+            .key("pk", s(format!("SCHEDULE#{}", sale.schedule)))
+            .key("sk", s("SECTION#A".to_owned()))
+            .return_values(aws_sdk_dynamodb::types::ReturnValue::AllOld)
+            .send()
+            .await
+            .unwrap();
+        assert!(lost.attributes().is_some(), "the section's map was there");
+        let reservation = user.hold(&sale, &["A-1-1"]).await;
+        let cancelled = format!("{reservation}.reservation.cancelled");
+        let told = arrived(cloud, Target::DataPlatform, &cancelled).await;
+        assert!(told.body.to_string().contains("availability_not_updated"));
+        assert_eq!(user.reservation_status(&reservation).await, "cancelled");
+        arrived(cloud, Target::AlimTalk, &cancelled).await;
+    });
+}

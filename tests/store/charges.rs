@@ -1,0 +1,689 @@
+//! Charges that are paid for: whatever fails, wherever, the provider has the money and the user the points, or neither.
+
+use crate::bench::Bench;
+use ::payments::charge::{
+    CHARGE_STUCK_MILLIS, Charge, ChargeState, CreditPoints, Declined, FindStuckCharges, MoveCharge, PaymentProvider,
+    ProviderPayment, RecordCharge, RecordedCharge,
+};
+use ::payments::charge_dynamo::Charges;
+use ::payments::provider::TossPayments;
+use ::payments::usecases::pay_charge::{PayCharges, pay_charge};
+use ::payments::usecases::recover_charges::recover_charges;
+use ::points::dynamo::Accounts;
+use ::points::ports::ListEntries;
+use ::points::usecases::credit_charge::credit_charge;
+use contracts::steps::{ChargeCredit, ChargePaid, CreditCharge, PayCharge};
+use contracts::{PaymentId, Timestamp, Won};
+use http::{HeaderMap, Method, Request, Response};
+use http_body_util::{BodyExt as _, Full};
+use hyper::body::{Bytes, Incoming};
+use hyper_util::rt::TokioIo;
+use kit::dynamo::Read;
+use kit::http::Page;
+use kit::secrets::Secret;
+use kit::{Fault, StepError};
+use serde_json::{Value, json};
+use std::collections::HashMap;
+use std::convert::Infallible;
+use std::sync::{Arc, Mutex};
+use tests::fixture::{NOW, step, user, won};
+use tests::proxy::{Fate, Rule};
+use tokio::net::TcpListener;
+use tokio::task::JoinSet;
+
+// ---------------------------------------------------------------- the provider
+
+/// What a payer's payment does when it is confirmed.
+#[derive(Debug, Clone, Copy, PartialEq)]
+enum Payer {
+    Pays,
+    /// The card is declined.
+    Declined,
+    /// A deposit is promised.
+    Deposits,
+}
+
+#[derive(Debug, Clone)]
+struct Paid {
+    order: String,
+    amount: i64,
+    payer: Payer,
+    status: &'static str,
+}
+
+/// Toss Payments as it is documented, over HTTP, and the store of the secret that is asked for it.
+#[derive(Debug, Default)]
+struct Toss {
+    url: String,
+    payments: Mutex<HashMap<String, Paid>>,
+    /// The first answers under each idempotency key, refusals too.
+    answers: Mutex<HashMap<String, (u16, Value)>>,
+    /// Answers given in place of what a path's calls do.
+    told: Mutex<HashMap<String, (u16, Value)>>,
+    effects: Mutex<Vec<String>>,
+}
+
+impl Toss {
+    async fn start() -> Arc<Self> {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let url = format!("http://{}", listener.local_addr().unwrap());
+        let toss = Arc::new(Self { url, ..Self::default() });
+        let served = Arc::clone(&toss);
+        tokio::spawn(async move {
+            loop {
+                let (stream, _) = listener.accept().await.unwrap();
+                let toss = Arc::clone(&served);
+                let service = hyper::service::service_fn(move |request: Request<Incoming>| {
+                    let toss = Arc::clone(&toss);
+                    async move {
+                        let (head, body) = request.into_parts();
+                        let body = body.collect().await.unwrap().to_bytes();
+                        let body = serde_json::from_slice(&body).unwrap_or(Value::Null);
+                        let (status, answer) = toss.answer(&head.method, head.uri.path(), &head.headers, &body);
+                        let bytes = Bytes::from(answer.to_string());
+                        Ok::<_, Infallible>(Response::builder().status(status).body(Full::new(bytes)).unwrap())
+                    }
+                });
+                tokio::spawn(
+                    hyper::server::conn::http1::Builder::new().serve_connection(TokioIo::new(stream), service),
+                );
+            }
+        });
+        toss
+    }
+
+    /// Our client of it.
+    fn client(&self) -> TossPayments {
+        let ssm = aws_sdk_ssm::Client::new(&kit::aws::local_config(&self.url, "us-east-1"));
+        let secret = Secret::new(ssm, "/encore/payment-provider".to_owned());
+        TossPayments::new(kit::outgoing::Client::new().unwrap(), self.url.clone(), secret)
+    }
+
+    fn offer(&self, key: &str, order: &str, amount: i64, payer: Payer) {
+        let paid = Paid { order: order.to_owned(), amount, payer, status: "IN_PROGRESS" };
+        self.payments.lock().unwrap().insert(key.to_owned(), paid);
+    }
+
+    fn status(&self, key: &str) -> &'static str {
+        self.payments.lock().unwrap().get(key).map_or("", |paid| paid.status)
+    }
+
+    /// How often money moved under a name: `confirm pay-1`, `cancel pay-1`.
+    fn effects(&self, what: &str) -> usize {
+        self.effects.lock().unwrap().iter().filter(|effect| *effect == what).count()
+    }
+
+    fn tell(&self, path: &str, status: u16, code: &str) {
+        self.told.lock().unwrap().insert(path.to_owned(), (status, json!({"code": code, "message": code})));
+    }
+
+    fn answer(&self, method: &Method, path: &str, headers: &HeaderMap, body: &Value) -> (u16, Value) {
+        if headers.contains_key("x-amz-target") {
+            let value = json!({"secret_key": "test_sk"}).to_string();
+            return (200, json!({"Parameter": {"Name": body["Name"], "Type": "SecureString", "Value": value}}));
+        }
+        // base64("test_sk:")
+        if headers.get("authorization").is_none_or(|value| value != "Basic dGVzdF9zazo=") {
+            return (401, json!({"code": "UNAUTHORIZED_KEY", "message": "?"}));
+        }
+        assert!(headers.contains_key("x-correlation-id"));
+        if let Some(told) = self.told.lock().unwrap().get(path) {
+            return told.clone();
+        }
+        let once = headers.get("idempotency-key").map(|key| format!("{path} {}", key.to_str().unwrap()));
+        assert_eq!(once.is_some(), method == Method::POST, "what moves money moves it once");
+        if let Some(answer) = once.as_ref().and_then(|once| self.answers.lock().unwrap().get(once).cloned()) {
+            return answer;
+        }
+        let answer = self.act(method, path, body);
+        if let Some(once) = once {
+            self.answers.lock().unwrap().insert(once, answer.clone());
+        }
+        answer
+    }
+
+    fn act(&self, method: &Method, path: &str, body: &Value) -> (u16, Value) {
+        let refused = |status: u16, code: &str| (status, json!({"code": code, "message": code}));
+        let parts: Vec<&str> = path.trim_start_matches("/v1/payments/").split('/').collect();
+        let mut payments = self.payments.lock().unwrap();
+        let key = body["paymentKey"].as_str().unwrap_or(parts[0]).to_owned();
+        let Some(paid) = payments.get_mut(&key) else { return refused(404, "NOT_FOUND_PAYMENT") };
+        let did = |what: &str| self.effects.lock().unwrap().push(format!("{what} {key}"));
+        match (method.as_str(), parts.as_slice()) {
+            ("GET", [_]) => {}
+            ("POST", ["confirm"]) if paid.status != "IN_PROGRESS" => return refused(400, "ALREADY_PROCESSED_PAYMENT"),
+            ("POST", ["confirm"]) if body["orderId"] != paid.order.as_str() || body["amount"] != paid.amount => {
+                return refused(400, "INVALID_REQUEST");
+            }
+            ("POST", ["confirm"]) if paid.payer == Payer::Declined => {
+                paid.status = "ABORTED";
+                return refused(403, "REJECT_CARD_PAYMENT");
+            }
+            ("POST", ["confirm"]) => {
+                paid.status = if paid.payer == Payer::Pays { "DONE" } else { "WAITING_FOR_DEPOSIT" };
+                did("confirm");
+            }
+            ("POST", [_, "cancel"]) if paid.status == "CANCELED" => return refused(400, "ALREADY_CANCELED_PAYMENT"),
+            ("POST", [_, "cancel"]) => {
+                assert!(body["cancelReason"].as_str().is_some_and(|reason| !reason.is_empty()));
+                paid.status = "CANCELED";
+                did("cancel");
+            }
+            _ => return refused(404, "NOT_FOUND"),
+        }
+        let told = json!({"paymentKey": key, "orderId": paid.order, "totalAmount": paid.amount, "status": paid.status});
+        (200, told)
+    }
+}
+
+// ---------------------------------------------------------------- the line between us and everything else
+
+/// How a call breaks.
+#[derive(Debug, Clone, Copy)]
+enum Break {
+    /// It is not made.
+    Before,
+    /// It is made, and its answer is lost.
+    After,
+}
+
+/// All calls of a use case to its neighbours go over this; one of them can be made to break.
+#[derive(Debug, Default)]
+struct Line {
+    calls: usize,
+    breaks: Option<(usize, Break)>,
+    /// Whether whoever met the break died of it: nothing works after it.
+    kills: bool,
+    dead: bool,
+}
+
+#[derive(Debug, Clone)]
+struct Over<T> {
+    line: Arc<Mutex<Line>>,
+    to: T,
+}
+
+impl<T> Over<T> {
+    async fn carry<R>(&self, call: impl Future<Output = Result<R, Fault>>) -> Result<R, Fault> {
+        let broken = {
+            let mut line = self.line.lock().unwrap();
+            if line.dead {
+                return Err(Fault::unavailable("calling", "dead"));
+            }
+            line.calls += 1;
+            let met = line.breaks.filter(|(at, _)| line.calls == at + 1).map(|(_, broken)| broken);
+            line.dead = met.is_some() && line.kills;
+            met
+        };
+        match broken {
+            None => call.await,
+            Some(Break::Before) => Err(Fault::unavailable("calling", "not made")),
+            Some(Break::After) => {
+                drop(call.await);
+                Err(Fault::unavailable("calling", "the answer is lost"))
+            }
+        }
+    }
+}
+
+impl RecordCharge for Over<Charges> {
+    async fn record_charge(&self, charge: &Charge) -> Result<RecordedCharge, Fault> {
+        self.carry(self.to.record_charge(charge)).await
+    }
+}
+
+impl MoveCharge for Over<Charges> {
+    async fn move_charge(
+        &self,
+        charge: &Charge,
+        to: &ChargeState,
+        now: Timestamp,
+    ) -> Result<Option<Box<Charge>>, Fault> {
+        self.carry(self.to.move_charge(charge, to, now)).await
+    }
+}
+
+impl FindStuckCharges for Over<Charges> {
+    async fn stuck_charges(&self, now: Timestamp) -> Result<Vec<Charge>, Fault> {
+        self.carry(self.to.stuck_charges(now)).await
+    }
+
+    async fn count_charge_recovery(&self, charge: &Charge, now: Timestamp) -> Result<bool, Fault> {
+        self.carry(self.to.count_charge_recovery(charge, now)).await
+    }
+}
+
+impl PaymentProvider for Over<Arc<TossPayments>> {
+    async fn confirm_payment(&self, charge: &Charge) -> Result<Result<ProviderPayment, Declined>, Fault> {
+        self.carry(self.to.confirm_payment(charge)).await
+    }
+
+    async fn look_up_payment(&self, charge: &Charge) -> Result<Option<ProviderPayment>, Fault> {
+        self.carry(self.to.look_up_payment(charge)).await
+    }
+
+    async fn cancel_payment(&self, charge: &Charge) -> Result<Result<ProviderPayment, Declined>, Fault> {
+        self.carry(self.to.cancel_payment(charge)).await
+    }
+}
+
+/// Points by its own use case, in place of the invocation between two functions.
+impl CreditPoints for Over<Accounts> {
+    async fn credit_points(&self, ask: &CreditCharge) -> Result<ChargeCredit, Fault> {
+        let credited = async {
+            credit_charge(&self.to, step(ask.clone(), ask.requested_at)).await.map_err(|error| match error {
+                StepError::Fault(fault) => fault,
+                StepError::Refused(reason) => panic!("a credit is never refused as a step: {reason}"),
+            })
+        };
+        self.carry(credited).await
+    }
+}
+
+// ---------------------------------------------------------------- the world
+
+struct World {
+    bench: Bench,
+    toss: Arc<Toss>,
+    line: Arc<Mutex<Line>>,
+    deps: PayCharges<Over<Charges>, Over<Arc<TossPayments>>, Over<Accounts>>,
+}
+
+impl World {
+    async fn start() -> Self {
+        let (bench, toss) = (Bench::start().await, Toss::start().await);
+        let line = Arc::new(Mutex::new(Line::default()));
+        let deps = PayCharges {
+            charges: Over { line: Arc::clone(&line), to: Charges::new(bench.proxy.table("payments")) },
+            provider: Over { line: Arc::clone(&line), to: Arc::new(toss.client()) },
+            points: Over { line: Arc::clone(&line), to: bench.points.clone() },
+        };
+        Self { bench, toss, line, deps }
+    }
+
+    fn line(&self, breaks: Option<(usize, Break)>, kills: bool) {
+        *self.line.lock().unwrap() = Line { breaks, kills, ..Line::default() };
+    }
+
+    fn calls(&self) -> usize {
+        self.line.lock().unwrap().calls
+    }
+
+    async fn pay(&self, ask: &PayCharge) -> Result<ChargePaid, StepError> {
+        pay_charge(&self.deps, step(ask.clone(), NOW)).await
+    }
+
+    async fn recover(&self, after_millis: i64) {
+        // A recovery that fails is tried again a minute later.
+        drop(recover_charges(&self.deps, NOW.plus_millis(after_millis)).await);
+    }
+
+    async fn item(&self, ask: &PayCharge) -> Option<kit::dynamo::Item> {
+        let (pk, sk) = (format!("USER#{}", ask.user_id), format!("CHARGE#{}", ask.key));
+        self.bench.engine.item("payments", &pk, &sk).await
+    }
+
+    async fn state(&self, ask: &PayCharge) -> String {
+        self.item(ask).await.map_or_else(String::new, |item| item.text("status").unwrap().to_owned())
+    }
+
+    /// The events that a charge has in the outbox.
+    async fn events(&self, ask: &PayCharge) -> Vec<String> {
+        let Some(item) = self.item(ask).await else { return Vec::new() };
+        let id = item.text("charge_id").unwrap().to_owned();
+        let mut types = Vec::new();
+        for kind in ["charge.completed", "charge.cancelled"] {
+            let row = self.bench.engine.item("payments", &format!("OUTBOX#{id}.{kind}"), "OUTBOX").await;
+            types.extend(row.map(|_| kind.to_owned()));
+        }
+        types
+    }
+
+    async fn entries(&self, ask: &PayCharge) -> Vec<Won> {
+        let page = Page { limit: 100, after: None };
+        let (mut entries, _) = self.bench.points.entries(&ask.user_id, &page).await.unwrap();
+        entries.retain(|entry| entry.movement.key.as_str() == format!("charge.{}", ask.key));
+        entries.into_iter().map(|entry| entry.movement.amount).collect()
+    }
+}
+
+fn ask(who: &str, amount: i64) -> PayCharge {
+    PayCharge {
+        user_id: user(who),
+        key: format!("order-{who}"),
+        amount: won(amount),
+        payment_key: format!("pay-{who}"),
+        requested_at: NOW,
+        correlation_id: "request-1".to_owned(),
+    }
+}
+
+/// A way a charge can go when nothing fails.
+#[derive(Debug, Clone, Copy, PartialEq)]
+enum Scene {
+    Good,
+    Declined,
+    Deposit,
+    AnotherAmount,
+    NoRoom,
+    KeyTaken,
+}
+
+const SCENES: [Scene; 6] =
+    [Scene::Good, Scene::Declined, Scene::Deposit, Scene::AnotherAmount, Scene::NoRoom, Scene::KeyTaken];
+
+impl Scene {
+    async fn set(self, world: &World, who: &str) -> PayCharge {
+        let ask = ask(who, 500);
+        let payer = match self {
+            Self::Declined => Payer::Declined,
+            Self::Deposit => Payer::Deposits,
+            _ => Payer::Pays,
+        };
+        let amount = if self == Self::AnotherAmount { 400 } else { 500 };
+        world.toss.offer(&ask.payment_key, &ask.key, amount, payer);
+        match self {
+            Self::NoRoom => {
+                let full = CreditCharge {
+                    user_id: ask.user_id.clone(),
+                    key: "all-there-can-be".to_owned(),
+                    entry_id: "e".to_owned(),
+                    amount: Won::MAX,
+                    requested_at: NOW,
+                };
+                credit_charge(&world.bench.points, step(full, NOW)).await.unwrap();
+            }
+            Self::KeyTaken => world.bench.charge(who, 7, &ask.key).await,
+            _ => {}
+        }
+        ask
+    }
+
+    fn answer(self, entry_id: &str) -> ChargePaid {
+        let not_confirmed = |reason: &str| ChargePaid::NotConfirmed { reason: reason.to_owned() };
+        match self {
+            Self::Good => ChargePaid::Credited(contracts::steps::CreditedCharge {
+                entry_id: entry_id.to_owned(),
+                balance: won(500),
+            }),
+            Self::Declined => not_confirmed("reject_card_payment"),
+            Self::Deposit => not_confirmed("payment_not_done"),
+            Self::AnotherAmount => not_confirmed("invalid_request"),
+            Self::NoRoom => ChargePaid::BalanceLimit,
+            Self::KeyTaken => ChargePaid::KeyReused,
+        }
+    }
+
+    /// Money and points moved together or not at all, and everybody is told the same, for ever.
+    async fn assert_ended(self, world: &World, ask: &PayCharge, case: &str) {
+        let id = world.item(ask).await.map(|item| item.text("charge_id").unwrap().to_owned()).unwrap_or_default();
+        for _ in 0..2 {
+            assert_eq!(world.pay(ask).await.unwrap(), self.answer(&id), "{case}");
+        }
+        let effects = |what: &str| world.toss.effects(&format!("{what} {}", ask.payment_key));
+        let (confirmed, cancelled) = (effects("confirm"), effects("cancel"));
+        let provider = world.toss.status(&ask.payment_key);
+        let entries = world.entries(ask).await;
+        let item = world.item(ask).await.unwrap();
+        assert!(!item.contains_key("pending_shard"), "{case}: it waits for nothing");
+        let told = world.events(ask).await;
+        if self == Self::Good {
+            assert_eq!((provider, confirmed, cancelled), ("DONE", 1, 0), "{case}");
+            assert_eq!((entries, told), (vec![won(500)], vec!["charge.completed".to_owned()]), "{case}");
+            return;
+        }
+        // What an open charge had put under the key before is none of this charge's.
+        let of_others = if self == Self::KeyTaken { vec![won(7)] } else { Vec::new() };
+        assert_eq!(entries, of_others, "{case}");
+        assert_eq!(confirmed, cancelled, "{case}: what was taken was given back, once");
+        assert!(["CANCELED", "ABORTED", "IN_PROGRESS"].contains(&provider), "{case}: {provider}");
+        let is_cancelled = !matches!(self, Self::Declined | Self::AnotherAmount);
+        assert_eq!(told, if is_cancelled { vec!["charge.cancelled".to_owned()] } else { Vec::new() }, "{case}");
+        assert_eq!(confirmed, usize::from(is_cancelled), "{case}");
+    }
+}
+
+// ---------------------------------------------------------------- whatever fails
+
+const MINUTE: i64 = 61_000;
+
+/// The recovery's ticks until nothing can be open any more.
+async fn recover_all(world: &World) {
+    for minute in 1..=16 {
+        world.recover(minute * MINUTE).await;
+    }
+}
+
+#[tokio::test]
+async fn every_way_a_charge_can_go_ends_with_both_or_with_neither() {
+    let world = World::start().await;
+    for scene in SCENES {
+        let ask = scene.set(&world, &format!("{scene:?}")).await;
+        world.pay(&ask).await.unwrap();
+        scene.assert_ended(&world, &ask, &format!("{scene:?}")).await;
+    }
+}
+
+#[tokio::test]
+async fn wherever_a_charge_breaks_it_still_ends_with_both_or_with_neither() {
+    let world = World::start().await;
+    let mut cases = 0;
+    for scene in SCENES {
+        world.line(None, false);
+        let undisturbed = scene.set(&world, &format!("{scene:?}")).await;
+        world.pay(&undisturbed).await.unwrap();
+        let calls = world.calls();
+        assert!(calls >= 3, "{scene:?}: {calls}");
+        for at in 0..calls {
+            for broken in [Break::Before, Break::After] {
+                for kills in [false, true] {
+                    let case = format!("{scene:?}-{at}-{broken:?}-{kills}");
+                    let ask = scene.set(&world, &case).await;
+                    world.line(Some((at, broken)), kills);
+                    let outcome = world.pay(&ask).await;
+                    world.line(None, false);
+                    // Where the payment could be looked up instead, nobody noticed.
+                    assert!(outcome.is_err() || !kills, "{case}: {outcome:?}");
+                    recover_all(&world).await;
+                    scene.assert_ended(&world, &ask, &case).await;
+                    cases += 1;
+                }
+            }
+        }
+    }
+    assert!(cases > 80, "{cases}");
+}
+
+#[tokio::test]
+async fn a_recovery_that_breaks_too_is_recovered() {
+    let world = World::start().await;
+    for scene in [Scene::Good, Scene::NoRoom] {
+        for first in 1..5 {
+            for second in 2..7 {
+                let case = format!("{scene:?}-{first}-{second}");
+                let ask = scene.set(&world, &case).await;
+                world.line(Some((first, Break::After)), true);
+                world.pay(&ask).await.unwrap_err();
+                world.line(Some((second, Break::After)), true);
+                world.recover(MINUTE).await;
+                world.line(None, false);
+                recover_all(&world).await;
+                scene.assert_ended(&world, &ask, &case).await;
+            }
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_charge_asked_for_many_times_at_once_moves_money_and_points_once() {
+    for scene in [Scene::Good, Scene::NoRoom] {
+        let world = Arc::new(World::start().await);
+        let ask = scene.set(&world, "alice").await;
+        let mut asked = JoinSet::new();
+        for n in 0..12 {
+            let (world, ask) = (Arc::clone(&world), ask.clone());
+            asked.spawn(async move {
+                if n % 4 == 3 {
+                    world.recover(MINUTE).await;
+                    return;
+                }
+                // Whoever meets another one may be told to come again, never something else.
+                match world.pay(&ask).await {
+                    Ok(ChargePaid::Credited(_)) => assert_eq!(scene, Scene::Good),
+                    Ok(ChargePaid::BalanceLimit) => assert_eq!(scene, Scene::NoRoom),
+                    Err(StepError::Fault(Fault::Contended(_) | Fault::Unavailable(_))) => {}
+                    other => panic!("{other:?}"),
+                }
+            });
+        }
+        asked.join_all().await;
+        recover_all(&world).await;
+        scene.assert_ended(&world, &ask, &format!("{scene:?}")).await;
+    }
+}
+
+#[tokio::test]
+async fn a_yes_that_the_provider_has_forgotten_giving_is_found_in_the_payment_itself() {
+    let world = World::start().await;
+    let ask = Scene::Good.set(&world, "alice").await;
+    world.line(Some((1, Break::After)), true);
+    world.pay(&ask).await.unwrap_err();
+    // After 15 days an idempotency key counts no more: the same confirmation is ALREADY_PROCESSED_PAYMENT.
+    world.toss.answers.lock().unwrap().clear();
+    world.line(None, false);
+    assert!(matches!(world.pay(&ask).await.unwrap(), ChargePaid::Credited(_)));
+    Scene::Good.assert_ended(&world, &ask, "forgotten").await;
+}
+
+#[tokio::test]
+async fn a_cancellation_that_was_refused_for_now_is_asked_for_again_until_it_is_made() {
+    let world = World::start().await;
+    let ask = Scene::NoRoom.set(&world, "alice").await;
+    let cancel = format!("/v1/payments/{}/cancel", ask.payment_key);
+    world.toss.tell(&cancel, 403, "NOT_AVAILABLE_BANK");
+    world.pay(&ask).await.unwrap_err();
+    world.recover(MINUTE).await;
+    assert_eq!((world.state(&ask).await.as_str(), world.toss.status(&ask.payment_key)), ("cancelling", "DONE"));
+    world.toss.told.lock().unwrap().clear();
+    recover_all(&world).await;
+    Scene::NoRoom.assert_ended(&world, &ask, "refused for now").await;
+}
+
+#[tokio::test]
+async fn a_charge_that_stays_open_is_looked_at_less_and_less_often_and_told_of_after_an_hour() {
+    let world = World::start().await;
+    let (stuck, fine) = (Scene::Good.set(&world, "alice").await, Scene::Good.set(&world, "bob").await);
+    world.toss.tell("/v1/payments/confirm", 401, "UNAUTHORIZED_KEY");
+    world.pay(&stuck).await.unwrap_err();
+    let faults = async || {
+        let items = world.bench.engine.items("payments").await;
+        let told = items.iter().filter(|item| item.text("event").is_ok_and(|text| text.contains("charge-stuck:")));
+        told.count()
+    };
+    let (mut looks, mut last) = (Vec::new(), 0);
+    for minute in 1..=60 {
+        let before = world.item(&stuck).await.unwrap().int("recoveries").unwrap();
+        world.recover(minute * MINUTE).await;
+        if world.item(&stuck).await.unwrap().int("recoveries").unwrap() > before {
+            looks.push(minute - last);
+            last = minute;
+        }
+        if minute * MINUTE < CHARGE_STUCK_MILLIS {
+            assert_eq!(faults().await, 0, "minute {minute}");
+        }
+    }
+    assert!(looks.is_sorted() && looks.len() < 8, "{looks:?}");
+    world.recover(CHARGE_STUCK_MILLIS * 3 / 2).await;
+    assert_eq!(faults().await, 1);
+    // It kept nobody else waiting, and still comes to its end.
+    world.toss.told.lock().unwrap().clear();
+    assert!(matches!(world.pay(&fine).await.unwrap(), ChargePaid::Credited(_)));
+    world.recover(CHARGE_STUCK_MILLIS * 3).await;
+    Scene::Good.assert_ended(&world, &stuck, "stuck").await;
+}
+
+#[tokio::test]
+async fn a_payment_that_nobody_can_confirm_any_more_is_refused_without_an_answer_of_the_provider() {
+    let world = World::start().await;
+    let ask = Scene::Good.set(&world, "alice").await;
+    world.toss.tell("/v1/payments/confirm", 500, "UNKNOWN_PAYMENT_ERROR");
+    world.pay(&ask).await.unwrap_err();
+    recover_all(&world).await;
+    assert_eq!(world.state(&ask).await, "pending");
+    world.recover(CHARGE_STUCK_MILLIS * 2).await;
+    assert_eq!(world.state(&ask).await, "refused");
+    assert!(world.entries(&ask).await.is_empty());
+    assert_eq!(world.toss.effects(&format!("confirm {}", ask.payment_key)), 0);
+}
+
+#[tokio::test]
+async fn a_charge_that_cannot_be_read_keeps_no_other_from_its_end() {
+    let world = World::start().await;
+    let asks = [Scene::Good.set(&world, "alice").await, Scene::Good.set(&world, "bob").await];
+    for ask in &asks {
+        world.line(Some((1, Break::Before)), true);
+        world.pay(ask).await.unwrap_err();
+    }
+    world.line(None, false);
+    let table = world.bench.engine.table("payments");
+    let mut corrupt = world.item(&asks[0]).await.unwrap();
+    corrupt.insert("status".to_owned(), kit::dynamo::s("?"));
+    table.client.put_item().table_name(&table.name).set_item(Some(corrupt)).send().await.unwrap();
+    world.recover(MINUTE).await;
+    assert_eq!(world.state(&asks[1]).await, "credited");
+}
+
+// ---------------------------------------------------------------- one payment, one charge
+
+#[tokio::test]
+async fn a_payment_pays_for_one_charge_of_one_user_under_one_key() {
+    let world = World::start().await;
+    let ask = Scene::Good.set(&world, "alice").await;
+    assert!(matches!(world.pay(&ask).await.unwrap(), ChargePaid::Credited(_)));
+    let used = ChargePaid::NotConfirmed { reason: "payment_key_used".to_owned() };
+    for thief in
+        [PayCharge { user_id: user("bob"), ..ask.clone() }, PayCharge { key: "order-2".to_owned(), ..ask.clone() }]
+    {
+        assert_eq!(world.pay(&thief).await.unwrap(), used);
+        assert!(world.item(&thief).await.is_none());
+    }
+    for other in
+        [PayCharge { amount: won(501), ..ask.clone() }, PayCharge { payment_key: "pay-2".to_owned(), ..ask.clone() }]
+    {
+        assert_eq!(world.pay(&other).await.unwrap(), ChargePaid::KeyReused);
+    }
+    Scene::Good.assert_ended(&world, &ask, "alice").await;
+    assert_eq!(world.bench.balance("bob").await, 0);
+}
+
+#[tokio::test]
+async fn a_payment_of_another_order_is_neither_taken_nor_given_back() {
+    let world = World::start().await;
+    let ask = ask("alice", 500);
+    world.toss.offer(&ask.payment_key, "order-of-somebody", 500, Payer::Pays);
+    let mismatch = ChargePaid::NotConfirmed { reason: "payment_mismatch".to_owned() };
+    assert_eq!(world.pay(&ask).await.unwrap(), mismatch);
+    assert_eq!(world.toss.status(&ask.payment_key), "IN_PROGRESS");
+}
+
+#[tokio::test]
+async fn a_charge_whose_record_lost_its_answer_is_recorded_once() {
+    let world = World::start().await;
+    let ask = Scene::Good.set(&world, "alice").await;
+    world.bench.proxy.inject(Rule::on("TransactWriteItems"), Fate::AnswerLost);
+    world.pay(&ask).await.unwrap_err();
+    world.bench.proxy.heal();
+    recover_all(&world).await;
+    Scene::Good.assert_ended(&world, &ask, "lost").await;
+}
+
+#[tokio::test]
+async fn without_a_provider_nothing_is_confirmed_and_nothing_refused() {
+    let world = World::start().await;
+    let ssm = aws_sdk_ssm::Client::new(&kit::aws::local_config(&world.toss.url, "us-east-1"));
+    let nobody = TossPayments::new(kit::outgoing::Client::new().unwrap(), String::new(), Secret::new(ssm, "x".into()));
+    let charge = Charge::asked(PaymentId::parse("c1").unwrap(), ask("alice", 500));
+    assert!(matches!(nobody.confirm_payment(&charge).await, Err(Fault::Unavailable(_))));
+    assert!(matches!(nobody.look_up_payment(&charge).await, Err(Fault::Unavailable(_))));
+    assert!(matches!(nobody.cancel_payment(&charge).await, Err(Fault::Unavailable(_))));
+}
