@@ -71,7 +71,8 @@ impl World {
         accounts.post(&user("alice"), &charge).await.unwrap().unwrap();
         let answer = |_: &domain::Reservation| StoredAnswer { status: 201, body: json!({}), location: None };
         let wish = wish(place("alice", 1, NOW), &["A-1-1", "B-1-1"], "r1");
-        let Ok(Reserved::Held(reservation)) = reserve_seats(&reservations, &wish, Origin::New, None, answer, NOW).await else {
+        let Ok(Reserved::Held(reservation)) = reserve_seats(&reservations, &wish, Origin::New, None, answer, NOW).await
+        else {
             panic!("the seats are free");
         };
         let saga = PaymentSaga { token_expiry, ..saga(&reservation, "p1") };

@@ -52,7 +52,8 @@ fn joins_and_status_checks_reach_the_data_platform() {
         }
         let told = async |kind: &str| -> usize {
             let all = cloud.sink().deliveries(Some(Target::DataPlatform), Some(&user.id)).await.unwrap();
-            let events = all.iter().flat_map(|delivery| delivery.body["events"].as_array().cloned().unwrap_or_default());
+            let events =
+                all.iter().flat_map(|delivery| delivery.body["events"].as_array().cloned().unwrap_or_default());
             let ids: std::collections::BTreeSet<String> = events
                 .filter(|event| event["type"] == kind && event["data"]["user_id"] == user.id.as_str())
                 .map(|event| event["id"].to_string())
@@ -87,7 +88,8 @@ fn a_hold_that_runs_out_is_told() {
         let sale = cloud.sale(tests::cloud::Terms { hold_seconds: 1, ..Default::default() }).await;
         let user = cloud.user("slow");
         let reservation = user.hold(&sale, &["A-1-1"]).await;
-        arrived_at(cloud, &[Target::AlimTalk, Target::DataPlatform], &format!("{reservation}.reservation.expired")).await;
+        arrived_at(cloud, &[Target::AlimTalk, Target::DataPlatform], &format!("{reservation}.reservation.expired"))
+            .await;
     });
 }
 

@@ -42,7 +42,8 @@ async fn send_together(cloud: &Cloud, queue_url: &str, bodies: &[String]) {
             SendMessageBatchRequestEntry::builder().id(index.to_string()).message_body(body).build().unwrap()
         };
         let entries = chunk.iter().enumerate().map(entry).collect();
-        let sent = sqs(cloud).send_message_batch().queue_url(queue_url).set_entries(Some(entries)).send().await.unwrap();
+        let sent =
+            sqs(cloud).send_message_batch().queue_url(queue_url).set_entries(Some(entries)).send().await.unwrap();
         assert!(sent.failed().is_empty());
     }
 }
@@ -93,7 +94,9 @@ fn nine_of_ten_go_through_and_the_poison_is_kept_with_its_reason() {
 #[test]
 fn the_same_message_twice_ten_at_once_or_a_day_late_has_one_effect() {
     shared(async |cloud| {
-        for consumer in [(Target::Partner, "partner-webhook"), (Target::AlimTalk, "alimtalk-push"), (Target::Toss, "cash-receipts")] {
+        for consumer in
+            [(Target::Partner, "partner-webhook"), (Target::AlimTalk, "alimtalk-push"), (Target::Toss, "cash-receipts")]
+        {
             let (target, queue_name) = consumer;
             let url = queue(cloud, queue_name);
             let payment = unique("repeated");
@@ -101,7 +104,8 @@ fn the_same_message_twice_ten_at_once_or_a_day_late_has_one_effect() {
             send_together(cloud, &url, &vec![completed(&payment, NOW); 10]).await;
             arrived(cloud, target, &event).await;
             // A day late: the message is older than everything else, and comes after all of it.
-            send_together(cloud, &url, &[completed(&payment, "2026-11-19T11:00:00.000Z"), completed(&payment, NOW)]).await;
+            send_together(cloud, &url, &[completed(&payment, "2026-11-19T11:00:00.000Z"), completed(&payment, NOW)])
+                .await;
             eventually("all copies are handled", async || (held(cloud, &url).await == 0).then_some(())).await;
             assert_eq!(taken(cloud, target, &event).await.len(), 1, "{queue_name}");
         }
@@ -120,7 +124,8 @@ fn a_consumer_that_loses_the_answer_of_what_it_did_does_it_once() {
         for (target, queue_name) in
             [(Target::Partner, "partner-webhook"), (Target::AlimTalk, "alimtalk-push"), (Target::Toss, "cash-receipts")]
         {
-            eventually("it is handled", async || (held(cloud, &queue(cloud, queue_name)).await == 0).then_some(())).await;
+            eventually("it is handled", async || (held(cloud, &queue(cloud, queue_name)).await == 0).then_some(()))
+                .await;
             let keys: BTreeSet<Option<String>> =
                 taken(cloud, target, &event).await.into_iter().map(|delivery| delivery.idempotency_key).collect();
             assert_eq!(keys.len(), 1, "{target:?}: one effect, however many calls");

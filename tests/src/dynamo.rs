@@ -23,8 +23,7 @@ use tokio::sync::oneshot;
 /// The stack's name in table names.
 pub const STACK: &str = "encore";
 /// Every context with a table.
-pub const CONTEXTS: [&str; 6] =
-    ["waiting-room", "concerts", "reservations", "points", "payments", "notifications"];
+pub const CONTEXTS: [&str; 6] = ["waiting-room", "concerts", "reservations", "points", "payments", "notifications"];
 
 /// How long an answer may take.
 const PATIENCE: Duration = Duration::from_secs(60);

@@ -7,9 +7,10 @@ use ::points::domain::Charging;
 use ::points::dynamo::Accounts;
 use ::points::handlers::ChargeDeps;
 use ::points::ports::AskPayment;
-use ::reservations::domain::{Refusal, Reservation};
+use ::reservations::domain::{Refusal, Reservation, Wish};
 use ::reservations::dynamo::Reservations;
-use ::reservations::ports::KeepTerms;
+use ::reservations::handlers::ReserveDeps;
+use ::reservations::ports::{AskForSeats, KeepTerms, Origin};
 use ::reservations::usecases::quote_reservation::quote_reservation;
 use ::reservations::usecases::reserve_seats::{ReserveError, Reserved, reserve_seats};
 use ::waiting_room::domain::ShardCount;
@@ -24,7 +25,7 @@ use kit::{StepCall, StepError};
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
 use std::sync::Mutex;
-use tests::calls::{Ask, users};
+use tests::calls::{Ask, queue_tokens, users};
 use tests::dynamo::Engine;
 use tests::fixture::{NOW, concert, plan, step, terms, wish};
 use tests::proxy::Proxy;
@@ -236,4 +237,34 @@ impl Bench {
         use ::reservations::usecases::confirm_reservation::confirm_reservation;
         confirm_reservation(&self.reservations, step(saga.clone(), now)).await.unwrap();
     }
+}
+
+/// Takes wishes for seats, or is down.
+#[derive(Debug, Default)]
+pub struct Requests {
+    wishes: Mutex<Vec<Wish>>,
+    pub down: std::sync::atomic::AtomicBool,
+}
+
+impl Requests {
+    /// All that were taken.
+    pub fn wishes(&self) -> Vec<Wish> {
+        self.wishes.lock().unwrap().clone()
+    }
+}
+
+impl AskForSeats for Requests {
+    async fn ask(&self, wish: &Wish) -> Result<(), Fault> {
+        if self.down.load(std::sync::atomic::Ordering::Relaxed) {
+            return Err(Fault::unavailable("asking for seats", "down"));
+        }
+        self.wishes.lock().unwrap().push(wish.clone());
+        Ok(())
+    }
+}
+
+/// What `reserve-seats` is wired with.
+pub fn reserving(bench: &Bench) -> ReserveDeps<Reservations, Requests> {
+    let store = bench.reservations.clone();
+    ReserveDeps { store, requests: Requests::default(), users: users(), tokens: queue_tokens() }
 }

@@ -24,15 +24,19 @@ use ::points::dynamo::MAX_HOT_ENTRIES;
 use ::points::ports::{CloseCharge, PostEntry};
 use ::points::usecases::return_points::return_points;
 use ::points::usecases::use_points::use_points;
-use ::reservations::domain::EndHold;
-use ::reservations::ports::{KeepTerms, LoadSale, WriteEnd, WritePayment};
+use ::reservations::domain::{EndHold, Reservation, Status, Wish, Withdrawal};
+use ::reservations::ports::{
+    FindWaiting, KeepTerms, LoadSale, Remembered, WriteEnd, WritePayment, WritePending, WriteRefund,
+};
 use ::reservations::usecases::begin_payment::begin_payment;
 use ::reservations::usecases::release_reservation::release_reservation;
+use ::reservations::usecases::write_reservations::write_reservations;
 use ::waiting_room::domain::DefaultAdmission;
 use ::waiting_room::handlers::{JoinDeps, join_queue};
 use ::waiting_room::ports::{IssuePosition, OpenLine, ReadLine, ReadUse, ReplacePlan, RestorePlace, SpendPlace};
 use contracts::admission::AdmissionPlan;
-use contracts::saga::{CaughtError, FailPayment};
+use contracts::events::CancelReason;
+use contracts::saga::{CaughtError, FailPayment, RefundSaga};
 use contracts::seats::SeatStatus;
 use contracts::steps::PayCharge;
 use contracts::{SectionName, Timestamp, Won};
@@ -45,7 +49,8 @@ use tests::bus::{BUS, Bus};
 use tests::calls::{Ask, queue_tokens, users};
 use tests::dynamo::CONTEXTS;
 use tests::fixture::{
-    ACTIVE_SECONDS, HOLD_SECONDS, NOW, concert, payment, place, plan, saga, saga_of, schedule, step, terms, user, won,
+    ACTIVE_SECONDS, HOLD_SECONDS, NOW, concert, payment, place, plan, saga, saga_of, schedule, step, terms, user, wish,
+    won,
 };
 use tests::proxy::Rule;
 use tests::workspace;
@@ -99,6 +104,40 @@ async fn entitlement(bench: &Bench, who: &str) -> Item {
 async fn put(bench: &Bench, context: &str, item: Item) {
     let table = bench.engine.table(context);
     table.client.put_item().table_name(&table.name).set_item(Some(item)).send().await.unwrap();
+}
+
+/// A reservation that alice asked for asynchronously.
+async fn pending(bench: &Bench) -> Wish {
+    let wish = wish(place("alice", 1, NOW), &["A-1-1"], "r1");
+    assert!(matches!(
+        bench.reservations.write_pending(&wish, &wished(&wish), None, NOW).await.unwrap(),
+        Remembered::Nothing
+    ));
+    wish
+}
+
+/// The reservation a wish asks for.
+fn wished(wish: &Wish) -> Reservation {
+    Reservation {
+        id: wish.reservation.clone(),
+        user: wish.user.clone(),
+        schedule: wish.schedule.clone(),
+        concert: concert(),
+        seats: wish.seats.as_slice().to_vec(),
+        total_price: won(1),
+        queue_position: 1,
+        status: Status::Pending,
+        hold_expires_at: NOW,
+        created_at: NOW,
+        correlation_id: wish.correlation_id.clone(),
+        payment: None,
+        releases: 0,
+        failure: None,
+    }
+}
+
+fn refund_of(reservation: &Reservation) -> RefundSaga {
+    RefundSaga { payment: saga(reservation, "p1"), refund_requested_at: NOW, refund_correlation_id: "c".into() }
 }
 
 /// Deletes an item behind everybody's back.
@@ -297,6 +336,77 @@ controls! {
         put(bench, "reservations", corrupt).await;
         let _ended = bench.reservations.end_hold(&held, EndHold::Cancel, NOW).await;
         entitlement(bench, "alice").await["n#date"] != n(0)
+    }
+
+    a_hold_that_is_paid_is_not_undone: "reservations/end_hold"
+    guards "#status = :held" from "guard", |bench| {
+        let held = bench.reserve(place("alice", 1, NOW), &["A-1-1"], "r1", NOW).await.unwrap();
+        bench.begin(&saga(&held, "p1"), NOW).await;
+        let undo = EndHold::Undo(CancelReason::AvailabilityNotUpdated);
+        bench.reservations.end_hold(&held, undo, NOW).await.unwrap();
+        is_unsound(bench, NOW).await
+    }
+
+    // ------------------------------------------------------------ reservations: asked for asynchronously
+
+    a_wish_that_is_decided_is_not_decided_again: "reservations/write_hold"
+    guards "#status = :pending", |bench| {
+        let wish = pending(bench).await;
+        bench.reservations.withdraw(&wished(&wish), Withdrawal::Reject("seat_taken"), NOW).await.unwrap();
+        write_reservations(&bench.reservations, &wish, NOW).await.unwrap();
+        bench.seat("A-1-1").await.is_some()
+    }
+
+    a_wish_written_twice_undoes_no_decision: "reservations/write_pending"
+    guards "attribute_not_exists(pk)", |bench| {
+        let wish = pending(bench).await;
+        write_reservations(&bench.reservations, &wish, NOW).await.unwrap();
+        bench.reservations.write_pending(&wish, &wished(&wish), None, NOW).await.unwrap();
+        is_unsound(bench, NOW).await
+    }
+
+    what_is_held_is_not_withdrawn: "reservations/withdraw"
+    guards "#status = :pending", |bench| {
+        let wish = pending(bench).await;
+        write_reservations(&bench.reservations, &wish, NOW).await.unwrap();
+        bench.reservations.withdraw(&wished(&wish), Withdrawal::Reject("timed_out"), NOW).await.unwrap();
+        is_unsound(bench, NOW).await
+    }
+
+    what_is_decided_is_not_looked_after: "reservations/look_later"
+    guards "#status = :pending", |bench| {
+        let wish = pending(bench).await;
+        write_reservations(&bench.reservations, &wish, NOW).await.unwrap();
+        bench.reservations.look_later(&wished(&wish), NOW).await.unwrap();
+        let pk = format!("USER#{}", wish.user);
+        let row = bench.engine.item("reservations", &pk, &format!("RES#{}", wish.reservation)).await.unwrap();
+        row.contains_key("waiting_at")
+    }
+
+    // ------------------------------------------------------------ reservations: refunding
+
+    a_refund_repeated_late_touches_no_next_holder: "reservations/refund"
+    guards "reservation_id = :reservation AND #status = :sold", |bench| {
+        let held = bench.reserve(place("alice", 1, NOW), &["A-1-1"], "r1", NOW).await.unwrap();
+        bench.begin(&saga(&held, "p1"), NOW).await;
+        bench.confirm(&saga(&held, "p1"), NOW).await;
+        // As if the seat had gone to somebody else although it is sold.
+        let seat = bench.engine.item("reservations", "SEATS#date#A", "SEAT#A-1-1").await.unwrap();
+        let others = Item::from([("reservation_id".to_owned(), s("r2")), ("status".to_owned(), s("held"))]);
+        put(bench, "reservations", seat.into_iter().chain(others).collect()).await;
+        let _refunded = bench.reservations.refund(&refund_of(&held), NOW).await;
+        bench.seat("A-1-1").await.is_none()
+    }
+
+    a_refund_is_made_once_and_by_the_payment_that_paid: "reservations/refund"
+    guards "#status = :paid AND payment_id = :payment", |bench| {
+        let held = bench.reserve(place("alice", 1, NOW), &["A-1-1"], "r1", NOW).await.unwrap();
+        bench.begin(&saga(&held, "p1"), NOW).await;
+        bench.confirm(&saga(&held, "p1"), NOW).await;
+        let mut other = refund_of(&held);
+        other.payment.payment_id = payment("p2");
+        let _refunded = bench.reservations.refund(&other, NOW).await;
+        bench.status(&held).await == "refunded"
     }
 
     // ------------------------------------------------------------ reservations: paying
@@ -525,7 +635,7 @@ controls! {
     guards "attribute_not_exists(pk)", |bench| {
         let charges = charges(bench);
         for (id, payment_key) in [("c1", "pay-1"), ("c2", "pay-2")] {
-            charges.record_charge(&asked(id, "alice", payment_key)).await.unwrap();
+            charges.record_charge(&charged(id, "alice", payment_key)).await.unwrap();
         }
         stored_charge(bench).await.text("charge_id").unwrap() != "c1"
     }
@@ -533,13 +643,13 @@ controls! {
     a_providers_payment_pays_for_one_charge: "payments/record_charge"
     guards "attribute_not_exists(pk)", |bench| {
         let charges = charges(bench);
-        charges.record_charge(&asked("c1", "alice", "pay-1")).await.unwrap();
-        matches!(charges.record_charge(&asked("c2", "bob", "pay-1")).await.unwrap(), RecordedCharge::Now)
+        charges.record_charge(&charged("c1", "alice", "pay-1")).await.unwrap();
+        matches!(charges.record_charge(&charged("c2", "bob", "pay-1")).await.unwrap(), RecordedCharge::Now)
     }
 
     a_charge_that_was_refused_is_not_confirmed_by_a_late_step: "payments/move_charge"
     guards "#status = :from", |bench| {
-        let (charges, charge) = (charges(bench), asked("c1", "alice", "pay-1"));
+        let (charges, charge) = (charges(bench), charged("c1", "alice", "pay-1"));
         charges.record_charge(&charge).await.unwrap();
         charges.move_charge(&charge, &ChargeState::Refused("declined".to_owned()), NOW).await.unwrap();
         charges.move_charge(&charge, &ChargeState::Confirmed, NOW).await.unwrap();
@@ -548,7 +658,7 @@ controls! {
 
     a_charges_recovery_is_counted_once: "payments/count_charge_recovery"
     guards "#status = :from AND recoveries = :counted", |bench| {
-        let (charges, charge) = (charges(bench), asked("c1", "alice", "pay-1"));
+        let (charges, charge) = (charges(bench), charged("c1", "alice", "pay-1"));
         charges.record_charge(&charge).await.unwrap();
         let first = charges.count_charge_recovery(&charge, NOW).await.unwrap();
         first && charges.count_charge_recovery(&charge, NOW).await.unwrap()
@@ -556,7 +666,7 @@ controls! {
 
     a_charge_that_ended_is_not_open_again_by_a_recovery: "payments/count_charge_recovery"
     guards "#status = :from AND recoveries = :counted", |bench| {
-        let (charges, charge) = (charges(bench), asked("c1", "alice", "pay-1"));
+        let (charges, charge) = (charges(bench), charged("c1", "alice", "pay-1"));
         charges.record_charge(&charge).await.unwrap();
         charges.move_charge(&charge, &ChargeState::Refused("declined".to_owned()), NOW).await.unwrap();
         charges.count_charge_recovery(&charge, NOW).await.unwrap();
@@ -802,7 +912,7 @@ fn charges(bench: &Bench) -> Charges {
     Charges::new(bench.proxy.table("payments"))
 }
 
-fn asked(id: &str, who: &str, payment_key: &str) -> Charge {
+fn charged(id: &str, who: &str, payment_key: &str) -> Charge {
     let ask = PayCharge {
         user_id: user(who),
         key: "order-1".to_owned(),

@@ -3,6 +3,7 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
+mod async_reservations;
 mod audit;
 mod bench;
 mod charges;
@@ -12,6 +13,7 @@ mod notifications;
 mod outbox;
 mod payments;
 mod points;
+mod refunds;
 mod reservations;
 mod round_trips;
 mod waiting_room;

@@ -1,9 +1,9 @@
 //! Holds, limits and the reservation's part of the payment saga.
 
 use crate::audit::assert_sound;
-use crate::bench::{Bench, reason, refusal};
+use crate::bench::{Bench, reason, refusal, reserving};
 use ::reservations::domain::Refusal;
-use ::reservations::handlers::{self, Deps, ReserveDeps};
+use ::reservations::handlers::{self, Deps};
 use ::reservations::ports::{KeepTerms, LoadSale, ScheduleExpiry};
 use ::reservations::usecases::begin_payment::begin_payment;
 use ::reservations::usecases::cancel_reservation::{CancelError, cancel_reservation};
@@ -21,7 +21,7 @@ use kit::{Fault, Problem, Reply, StepError};
 use serde_json::{Value, json};
 use std::collections::BTreeSet;
 use std::sync::{Arc, Mutex};
-use tests::calls::{Ask, queue_tokens, users};
+use tests::calls::{Ask, users};
 use tests::fixture::{ACTIVE_SECONDS, HOLD_SECONDS, NOW, concert, place, plan, saga, seat, step, terms, user};
 use tests::proxy::{Fate, Rule};
 use tokio::task::JoinSet;
@@ -212,7 +212,7 @@ async fn a_hold_expires_by_its_message_when_it_is_due_and_waits_in_steps_of_15_m
     let body = held_message(&bench, "r1").await;
     let delays = Delays::default();
     let deps = ExpireHold { store: bench.reservations.clone(), queue: &delays };
-    let message = |now| Message { id: "m".into(), body: body.clone(), now };
+    let message = |now| Message::new("m", body.clone(), now);
     for (early_by_millis, delay) in [(3_600_000, 900), (900_000, 900), (2_500, 3), (1, 1)] {
         expire_hold(&deps, message(hold_end().plus_millis(-early_by_millis))).await.unwrap();
         assert_eq!(delays.0.lock().unwrap().pop(), Some(delay));
@@ -234,7 +234,7 @@ async fn a_hold_that_is_being_paid_is_left_alone_by_its_message_and_by_the_sweep
     let delays = Delays::default();
     let deps = ExpireHold { store: bench.reservations.clone(), queue: &delays };
     let late = hold_end().plus_seconds(3_600);
-    expire_hold(&deps, Message { id: "m".into(), body: held_message(&bench, "r1").await, now: late }).await.unwrap();
+    expire_hold(&deps, Message::new("m", held_message(&bench, "r1").await, late)).await.unwrap();
     sweep_holds(&bench.reservations, late).await.unwrap();
     assert_eq!(bench.seat("A-1-1").await, Some(("r1".into(), "paying".into())));
     let taken = Refusal::SeatsTaken(vec![seat("A-1-1")]);
@@ -612,7 +612,7 @@ async fn nothing_of_somebody_elses_reservation_can_be_paid() {
 // ---------------------------------------------------------------- over HTTP
 
 async fn post(bench: &Bench, ask: Ask) -> Result<Reply, Problem> {
-    let deps = ReserveDeps { store: bench.reservations.clone(), users: users(), tokens: queue_tokens() };
+    let deps = reserving(bench);
     handlers::reserve_seats(&deps, ask.call()).await
 }
 

@@ -1,7 +1,7 @@
 //! How often each use case goes to its table, counted at the endpoint, through the handlers that production runs.
 
 use crate::audit::assert_sound;
-use crate::bench::{Bench, RealQuotes, Sagas};
+use crate::bench::{Bench, RealQuotes, Sagas, reserving};
 use ::concerts::domain::{Concert, Schedule, Terms};
 use ::concerts::dynamo::{Catalogue, SeatMaps};
 use ::concerts::handlers as concerts;
@@ -17,6 +17,7 @@ use ::reservations::handlers as reservations;
 use ::reservations::usecases::begin_payment::begin_payment;
 use ::reservations::usecases::confirm_reservation::confirm_reservation;
 use ::reservations::usecases::release_reservation::release_reservation;
+use ::reservations::usecases::write_reservations::write_reservations;
 use ::waiting_room::domain::DefaultAdmission;
 use ::waiting_room::handlers as waiting_room;
 use ::waiting_room::ports::OpenLine;
@@ -54,7 +55,7 @@ async fn charging_and_reading_points_is_one_round_trip_each() {
 #[tokio::test]
 async fn reserving_is_one_read_and_one_write_with_and_without_a_key() {
     let bench = Bench::on_sale(4).await;
-    let deps = reservations::ReserveDeps { store: bench.reservations.clone(), users: users(), tokens: queue_tokens() };
+    let deps = reserving(&bench);
     let ask = |seats: &[&str]| {
         let body = json!({"schedule_id": "date", "seats": seats});
         Ask::at(NOW).user("alice").place(&place("alice", 1, NOW)).json(body)
@@ -67,6 +68,20 @@ async fn reserving_is_one_read_and_one_write_with_and_without_a_key() {
     bench.proxy.forget();
     reservations::reserve_seats(&deps, ask(&["B-1-1"]).key("k").call()).await.unwrap();
     assert_eq!(bench.proxy.actions(), ["BatchGetItem"], "a repetition writes nothing");
+}
+
+#[tokio::test]
+async fn asking_for_seats_is_one_read_and_one_write_and_deciding_too() {
+    let bench = Bench::on_sale(4).await;
+    let deps = reserving(&bench);
+    let body = json!({"schedule_id": "date", "seats": ["A-1-1"]});
+    let ask = Ask::at(NOW).user("alice").place(&place("alice", 1, NOW)).json(body).header("prefer", "respond-async");
+    reservations::reserve_seats(&deps, ask.call()).await.unwrap();
+    assert_eq!(bench.proxy.actions(), ["BatchGetItem", "TransactWriteItems"]);
+    bench.proxy.forget();
+    let wish = deps.requests.wishes().pop().unwrap();
+    write_reservations(&bench.reservations, &wish, NOW).await.unwrap();
+    assert_eq!(bench.proxy.actions(), ["BatchGetItem", "TransactWriteItems"]);
 }
 
 #[tokio::test]

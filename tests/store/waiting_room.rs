@@ -275,7 +275,7 @@ async fn a_completed_payment_spends_the_place_by_its_event_however_often_it_is_d
     complete_payment(&bench.payments, step(saga, NOW)).await.unwrap();
     let row = bench.engine.item("payments", "OUTBOX#p1.payment.completed", "OUTBOX").await.unwrap();
     let event: Event = row.document("event").unwrap();
-    let message = |body: Value| Message { id: "m".into(), body: body.to_string(), now: NOW };
+    let message = |body: Value| Message::new("m", body.to_string(), NOW);
     for _ in 0..3 {
         expire_queue_tokens(&bench.lines(), message(json!({ "detail": event }))).await.unwrap();
     }

@@ -55,6 +55,13 @@ impl Message {
         Self { id: id.to_owned(), body, now, receives: 1, sent_at: now, receipt: String::new(), order: None }
     }
 
+    /// The same, received for the `receives`th time.
+    #[must_use]
+    pub const fn received_times(mut self, receives: u32) -> Self {
+        self.receives = receives;
+        self
+    }
+
     fn received(message: SqsMessage, now: Timestamp) -> Self {
         let attribute = |name: &str| message.attributes.get(name).cloned();
         let group = attribute("MessageGroupId");

@@ -299,7 +299,7 @@ impl CashReceipts {
         Self { client, url, access }
     }
 
-    async fn ask(
+    async fn exchange(
         &self,
         doing: &'static str,
         path: &str,
@@ -338,7 +338,7 @@ impl IssueReceipt for CashReceipts {
             "customerIdentityNumber": to.digits(),
             "type": "소득공제",
         });
-        let issued = self.ask(DOING, "/v1/cash-receipts", &body, key, correlation).await?;
+        let issued = self.exchange(DOING, "/v1/cash-receipts", &body, key, correlation).await?;
         if issued["issueStatus"] == "FAILED" {
             return Err(Fault::broken(DOING, format!("it failed: {}", issued["failure"]["code"])));
         }
@@ -350,7 +350,7 @@ impl IssueReceipt for CashReceipts {
 impl CancelReceipt for CashReceipts {
     async fn cancel(&self, receipt: &str, key: &EventId, correlation: &str) -> Result<(), Fault> {
         let path = format!("/v1/cash-receipts/{}/cancel", percent_encoded(receipt));
-        self.ask("cancelling a cash receipt", &path, &json!({}), key, correlation).await.map(drop)
+        self.exchange("cancelling a cash receipt", &path, &json!({}), key, correlation).await.map(drop)
     }
 }
 
@@ -381,7 +381,7 @@ impl Notion {
         Self { client, url, access }
     }
 
-    async fn ask(
+    async fn exchange(
         &self,
         doing: &'static str,
         method: Method,
@@ -428,7 +428,7 @@ impl KeepPages for Notion {
                 "Count": {"number": alert.count},
             },
         });
-        let page = told(DOING, &self.ask(DOING, Method::POST, "/v1/pages", &access.token, &body).await?)?;
+        let page = told(DOING, &self.exchange(DOING, Method::POST, "/v1/pages", &access.token, &body).await?)?;
         page["id"].as_str().map(str::to_owned).ok_or_else(|| Fault::broken(DOING, "the answer has no id"))
     }
 
@@ -443,7 +443,7 @@ impl KeepPages for Notion {
             "page_size": 1,
         });
         let path = format!("/v1/databases/{}/query", percent_encoded(&access.database_id));
-        let found = told(DOING, &self.ask(DOING, Method::POST, &path, &access.token, &body).await?)?;
+        let found = told(DOING, &self.exchange(DOING, Method::POST, &path, &access.token, &body).await?)?;
         Ok(found["results"][0]["id"].as_str().map(str::to_owned))
     }
 
@@ -456,7 +456,7 @@ impl KeepPages for Notion {
         }
         let path = format!("/v1/pages/{}", percent_encoded(page));
         let body = json!({ "properties": properties });
-        let answer = self.ask(DOING, Method::PATCH, &path, &access.token, &body).await?;
+        let answer = self.exchange(DOING, Method::PATCH, &path, &access.token, &body).await?;
         if matches!(answer.status, 400 | 404) {
             // An administrator threw it away, or moved it; it must not come back for ever.
             tracing::warn!(page, status = answer.status, "an administrator's page is not there any more");
