@@ -78,7 +78,7 @@ async fn with_date(max_per_user: u32) -> Bench {
     let catalogue = catalogue(&bench);
     catalogue.add_concert(&Concert::new(concert(), "Title", "Artist", "Venue", NOW).unwrap(), None, NOW).await.unwrap();
     catalogue.add_schedule(&date, None, NOW).await.unwrap().unwrap();
-    catalogue.show_schedule(&date).await.unwrap();
+    catalogue.show_schedule(&date, "c", NOW).await.unwrap();
     bench
 }
 

@@ -33,7 +33,9 @@ use ::reservations::usecases::release_reservation::release_reservation;
 use ::reservations::usecases::write_reservations::write_reservations;
 use ::waiting_room::domain::DefaultAdmission;
 use ::waiting_room::handlers::{JoinDeps, join_queue};
-use ::waiting_room::ports::{IssuePosition, OpenLine, ReadLine, ReadUse, ReplacePlan, RestorePlace, SpendPlace};
+use ::waiting_room::ports::{
+    Changed, IssuePosition, OpenLine, ReadLine, ReadUse, ReplacePlan, RestorePlace, SpendPlace,
+};
 use contracts::admission::AdmissionPlan;
 use contracts::events::CancelReason;
 use contracts::saga::{CaughtError, FailPayment, RefundSaga};
@@ -99,6 +101,9 @@ async fn is_unsound(bench: &Bench, now: Timestamp) -> bool {
 async fn entitlement(bench: &Bench, who: &str) -> Item {
     bench.engine.item("reservations", &format!("USER#{who}"), "CONCERT#concert").await.unwrap()
 }
+
+/// Who changes plans here.
+const CHANGE: Changed<'_> = Changed { correlation_id: "c", now: NOW };
 
 /// Writes an item behind everybody's back.
 async fn put(bench: &Bench, context: &str, item: Item) {
@@ -779,7 +784,7 @@ controls! {
         let read = lines.line(&concert()).await.unwrap().unwrap();
         lines.issue(&concert(), None).await.unwrap().unwrap();
         let next = AdmissionPlan { version: opened.version + 1, ..opened };
-        lines.replace_plan(&concert(), &read, 0, &next).await.unwrap()
+        lines.replace_plan(&concert(), &read, 0, &next, &CHANGE).await.unwrap()
     }
 
     of_two_changes_of_a_plan_none_is_lost: "waiting-room/replace_plan"
@@ -788,8 +793,8 @@ controls! {
         let opened = lines.open(&concert(), DefaultAdmission::Open.plan(NOW)).await.unwrap();
         let read = lines.line(&concert()).await.unwrap().unwrap();
         let next = AdmissionPlan { version: opened.version + 1, ..opened };
-        assert!(lines.replace_plan(&concert(), &read, 0, &next).await.unwrap());
-        lines.replace_plan(&concert(), &read, 0, &next).await.unwrap()
+        assert!(lines.replace_plan(&concert(), &read, 0, &next, &CHANGE).await.unwrap());
+        lines.replace_plan(&concert(), &read, 0, &next, &CHANGE).await.unwrap()
     }
 
     a_line_opened_again_gives_out_no_position_twice: "waiting-room/open"

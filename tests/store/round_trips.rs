@@ -212,7 +212,7 @@ async fn dates_and_a_seat_map_of_any_size_are_one_round_trip_each() {
     catalogue.add_concert(&shown, None, NOW).await.unwrap();
     catalogue.show_concert(&shown).await.unwrap();
     catalogue.add_schedule(&date, None, NOW).await.unwrap().unwrap();
-    catalogue.show_schedule(&date).await.unwrap();
+    catalogue.show_schedule(&date, "c", NOW).await.unwrap();
     let of_concert = || Ask::at(NOW).path("concert_id", "concert").call();
     bench.proxy.forget();
     let dates = concerts::list_schedules(&catalogue, of_concert()).await.unwrap().body.unwrap();

@@ -115,7 +115,7 @@ pub type AwsCall = (&'static str, Option<String>);
 /// SDK operations by the method that begins them, and writes of a transaction by the type that builds them. A
 /// transaction needs no permission of its own, only those of its writes:
 /// <https://docs.aws.amazon.com/amazondynamodb/latest/developerguide/transaction-apis-iam.html>.
-const ACTIONS: [(&str, &str); 18] = [
+const ACTIONS: [(&str, &str); 21] = [
     ("get_item", "dynamodb:GetItem"),
     ("batch_get_item", "dynamodb:BatchGetItem"),
     ("query", "dynamodb:Query"),
@@ -131,6 +131,9 @@ const ACTIONS: [(&str, &str); 18] = [
     ("invoke", "lambda:InvokeFunction"),
     ("send_message", "sqs:SendMessage"),
     ("send_message_batch", "sqs:SendMessage"),
+    ("change_message_visibility", "sqs:ChangeMessageVisibility"),
+    ("get_queue_attributes", "sqs:GetQueueAttributes"),
+    ("get_parameter", "ssm:GetParameter"),
     ("put_events", "events:PutEvents"),
     ("start_execution", "states:StartExecution"),
     ("describe_execution", "states:DescribeExecution"),
@@ -248,7 +251,10 @@ pub struct Program {
 }
 
 /// The files of `kit` that call AWS.
-const KIT: [&str; 4] = ["dynamo", "idempotency", "invoke", "outbox"];
+const KIT: [&str; 6] = ["dynamo", "idempotency", "invoke", "outbox", "queue", "secrets"];
+
+/// What `kit` does for every consumer of a queue, and the setting of the queue it does it to.
+pub const OF_A_CONSUMER: [(&str, &str); 2] = [("Queue::come_again", "QUEUE"), ("Queue::dead_letter", "DEAD_LETTERS")];
 
 impl Program {
     /// The program of a context, with what it uses of `kit`.
@@ -321,6 +327,13 @@ impl Program {
             .enumerate()
             .filter(|(index, body)| !body.facts.aws.is_empty() && !reached.contains(index) && !body.is_kits());
         calling.map(|(_, body)| format!("{}: {} calls AWS, but for no handler", body.file, body.name)).collect()
+    }
+
+    /// The functions of `kit` that call AWS, and whether one of `paths` leads there.
+    pub fn of_kit(&self, paths: &[String]) -> BTreeMap<String, bool> {
+        let reached: BTreeSet<usize> = paths.iter().flat_map(|path| self.reach(path)).collect();
+        let calling = self.bodies.iter().enumerate().filter(|(_, body)| body.is_kits() && !body.facts.aws.is_empty());
+        calling.map(|(index, body)| (format!("{}: {}", body.file, body.name), reached.contains(&index))).collect()
     }
 
     fn reach(&self, path: &str) -> BTreeSet<usize> {
@@ -412,12 +425,14 @@ fn constants(file: &syn::File) -> BTreeMap<String, String> {
 
 /// What a context's `main` says of a handler.
 pub struct Arm {
-    /// `http`, `step`, `queue`, `stream` or `schedule`.
+    /// `http`, `step`, `queue`, `batch`, `logs`, `stream` or `schedule`.
     pub kind: String,
     /// The function that serves it, as `main` names it.
     pub serves: String,
     /// The settings read for it alone, or for it among others: name, and whether it has a default.
     pub settings: BTreeMap<String, bool>,
+    /// Those of them that `main` names; the others are read by `kit` for every handler of a kind.
+    pub named: BTreeSet<String>,
 }
 
 /// A context's `main`: its handlers, and the settings read whatever the handler is.
@@ -464,7 +479,7 @@ fn boot_settings() -> BTreeMap<String, BTreeSet<String>> {
     settings.filter(|(_, names): &(String, BTreeSet<String>)| !names.is_empty()).collect()
 }
 /// The methods of `Boot` that serve.
-const KINDS: [&str; 5] = ["http", "step", "queue", "stream", "schedule"];
+const KINDS: [&str; 7] = ["http", "step", "queue", "batch", "logs", "stream", "schedule"];
 
 #[derive(Default, Clone)]
 struct Wiring {
@@ -563,32 +578,39 @@ impl Main {
             wiring.visit_expr(&arm.body);
             let (kind, serves) =
                 wiring.serves.clone().unwrap_or_else(|| panic!("{}: {} serves nothing", source.path, name.value()));
-            let settings = all_settings(&wiring, &helpers, &mut BTreeSet::new());
-            handlers.insert(name.value(), Arm { kind, serves, settings });
+            let whole = with_helpers(&wiring, &helpers);
+            let (settings, named) = (whole.all_settings(), whole.settings.into_keys().collect());
+            handlers.insert(name.value(), Arm { kind, serves, settings, named });
         }
         assert!(!handlers.is_empty(), "{} has no handlers", source.path);
-        let always = all_settings(&always, &helpers, &mut BTreeSet::new());
-        Self { arms: handlers, always }
+        Self { arms: handlers, always: with_helpers(&always, &helpers).all_settings() }
     }
 }
 
-fn all_settings(
-    wiring: &Wiring,
-    helpers: &BTreeMap<String, Wiring>,
-    seen: &mut BTreeSet<String>,
-) -> BTreeMap<String, bool> {
-    let mut settings = wiring.settings.clone();
-    let reads = boot_settings();
-    let read = wiring.of_boot.iter().filter_map(|method| reads.get(method)).flatten();
-    settings.extend(read.map(|name| (name.clone(), false)));
-    for call in &wiring.calls {
-        if let Some(helper) = helpers.get(call)
-            && seen.insert(call.clone())
+/// What a piece of `main` and the helpers it calls read.
+fn with_helpers(wiring: &Wiring, helpers: &BTreeMap<String, Wiring>) -> Wiring {
+    let mut whole = wiring.clone();
+    let mut open: Vec<String> = wiring.calls.iter().cloned().collect();
+    let mut seen = BTreeSet::new();
+    while let Some(call) = open.pop() {
+        if let Some(helper) = helpers.get(&call)
+            && seen.insert(call)
         {
-            settings.extend(all_settings(helper, helpers, seen));
+            whole.settings.extend(helper.settings.clone());
+            whole.of_boot.extend(helper.of_boot.iter().cloned());
+            open.extend(helper.calls.iter().cloned());
         }
     }
-    settings
+    whole
+}
+
+impl Wiring {
+    /// The settings it names, and those that the methods of `Boot` read by themselves.
+    fn all_settings(&self) -> BTreeMap<String, bool> {
+        let reads = boot_settings();
+        let by_themselves = self.of_boot.iter().filter_map(|method| reads.get(method)).flatten();
+        by_themselves.map(|name| (name.clone(), false)).chain(self.settings.clone()).collect()
+    }
 }
 
 #[test]
@@ -640,7 +662,9 @@ fn settings_are_found_in_arms_helpers_and_closures() {
             match boot.handler() {
                 "a-b" => boot.http(joining(&boot)?, handlers::a_b).await,
                 "c-d" => { let deps = admin("OTHER_FUNCTION")?; boot.step(deps, c_d).await }
-                "e-f" => boot.schedule(boot.relay()?, Relay::sweep_all).await,
+                "e-f" => boot.schedule(boot.relay("x")?, Relay::sweep_all).await,
+                "g-h" => boot.batch(Queue::new(boot.sqs(), boot.setting("QUEUE")?), handlers::g_h).await,
+                "i-j" => boot.queue(boot.secret("ACCESS")?, handlers::i_j).await,
                 _ => boot.unknown_handler(),
             }
         }
@@ -653,6 +677,10 @@ fn settings_are_found_in_arms_helpers_and_closures() {
     assert_eq!(settings("a-b"), [("OPEN".to_owned(), true), required("QUEUE_TOKEN_KEYS")]);
     assert_eq!(settings("c-d"), ["OTHER_FUNCTION", "USER_JWKS", "USER_TOKEN_ISSUER"].map(required));
     assert_eq!(settings("e-f"), ["EVENT_BUS", "TABLE"].map(required));
+    assert_eq!(settings("g-h"), ["DEAD_LETTERS", "QUEUE"].map(required));
+    assert_eq!(settings("i-j"), ["ACCESS", "DEAD_LETTERS", "QUEUE"].map(required));
+    let named = |handler: &str| main.arms[handler].named.iter().cloned().collect::<Vec<_>>();
+    assert_eq!((named("e-f"), named("g-h"), named("i-j")), (vec![], vec!["QUEUE".into()], vec!["ACCESS".into()]));
     let served = |handler: &str| (main.arms[handler].kind.as_str(), main.arms[handler].serves.as_str());
     assert_eq!(served("a-b"), ("http", "handlers::a_b"));
     assert_eq!(served("c-d"), ("step", "c_d"));

@@ -66,7 +66,7 @@ fn a_function_is_started_by_what_its_handler_serves() {
             let triggers: Vec<&str> = function.triggers().iter().map(|trigger| trigger.kind).collect();
             let expected: &[&str] = match arm.kind.as_str() {
                 "http" => &["Api"],
-                "queue" => &["SQS"],
+                "queue" | "batch" => &["SQS"],
                 "stream" => &["DynamoDB"],
                 "schedule" => &["Schedule"],
                 _ => &[],

@@ -3,37 +3,52 @@
 //! What the code does is read from it: from the handler through the ports its use case calls to the SDK calls of their
 //! implementation ([`Program`]). So neither a permission nor a call can be added or dropped alone.
 
-use crate::code::{Main, Program};
+use crate::code::{Arm, Main, OF_A_CONSUMER, Program};
 use crate::none;
-use crate::template::{Function, Template, grants, logical_id};
+use crate::template::{Function, Template, grants, logical_id, logical_ids};
 use crate::workspace::{contexts, pascal};
 use std::collections::{BTreeMap, BTreeSet};
 
 /// What a function needs: `(action, resource)`, and what calls it.
 type Needs = BTreeMap<(String, String), String>;
 
-fn needs(template: &Template, function: &Function<'_>, program: &Program, serves: &str) -> Needs {
+fn needs(template: &Template, function: &Function<'_>, program: &Program, arm: &Arm) -> Needs {
     let table = format!("{}Table", pascal(function.context()));
-    // Other resources are those it is told of.
-    let told: Vec<String> = function.variables().values().filter_map(logical_id).collect();
-    let of_kind = |kinds: &[&str]| -> Vec<String> {
-        told.iter().filter(|id| kinds.contains(&template.kind_of(id))).cloned().collect()
+    let variables = function.variables();
+    // Other resources are those it is told of, by a setting that its main names.
+    let of_kind = |kind: &str| -> Vec<String> {
+        let told = variables.iter().filter(|(name, _)| arm.named.contains(*name) || *name == "EVENT_BUS");
+        told.flat_map(|(_, value)| logical_ids(value)).filter(|id| template.kind_of(id) == kind).collect()
     };
     let mut needs = Needs::new();
-    for ((action, index), caller) in program.aws_calls(serves) {
+    let mut need = |action: &str, resources: Vec<String>, caller: &str| {
+        let unknown = resources.is_empty().then(|| "a resource it is not told of".to_owned());
+        for resource in resources.into_iter().chain(unknown) {
+            needs.insert((action.to_owned(), resource), caller.to_owned());
+        }
+    };
+    for ((action, index), caller) in program.aws_calls(&arm.serves) {
         let resources = match action.split(':').next() {
             Some("dynamodb") => vec![index.map_or_else(|| table.clone(), |index| format!("{table}/index/{index}"))],
-            Some("lambda") => of_kind(&["AWS::Serverless::Function"]),
-            Some("sqs") => of_kind(&["AWS::SQS::Queue"]),
-            Some("events") => of_kind(&["AWS::Events::EventBus"]),
-            Some("states") => of_kind(&["AWS::Serverless::StateMachine"]),
+            Some("lambda") => of_kind("AWS::Serverless::Function"),
+            Some("sqs") => of_kind("AWS::SQS::Queue"),
+            Some("events") => of_kind("AWS::Events::EventBus"),
+            Some("states") => of_kind("AWS::Serverless::StateMachine"),
+            Some("ssm") => of_kind("AWS::SSM::Parameter"),
             _ => Vec::new(),
         };
-        if resources.is_empty() {
-            needs.insert((action.to_owned(), "a resource it is not told of".to_owned()), caller);
-        } else {
-            needs.extend(resources.into_iter().map(|resource| ((action.to_owned(), resource), caller.clone())));
+        need(action, resources, &caller);
+    }
+    if ["queue", "batch"].contains(&arm.kind.as_str()) {
+        for (path, setting) in OF_A_CONSUMER {
+            let queue: Vec<String> = variables.get(setting).map(logical_ids).unwrap_or_default();
+            for ((action, _), caller) in program.aws_calls(path) {
+                need(action, queue.clone(), &caller);
+            }
         }
+    }
+    if let Some(kept_in) = function.on_failure() {
+        need("sqs:SendMessage", vec![kept_in], "its on-failure destination");
     }
     needs
 }
@@ -60,7 +75,7 @@ fn a_function_is_granted_exactly_the_calls_its_code_makes() {
             let Some(function) = functions.iter().find(|function| function.handler() == handler) else { continue };
             match function.grants() {
                 Ok(granted) => {
-                    let needs = needs(&template, function, &program, &arm.serves);
+                    let needs = needs(&template, function, &program, &arm);
                     violations.extend(wrong_grants(function.id, &needs, &granted));
                 }
                 Err(why) => violations.push(format!("{} has {why}", function.id)),
@@ -80,6 +95,21 @@ fn every_call_to_aws_is_made_for_some_handler() {
 }
 
 #[test]
+fn every_call_to_aws_that_kit_makes_is_made_for_some_handler() {
+    let mut of_kit = BTreeMap::new();
+    for context in contexts() {
+        let serves = Main::of(&context).arms.into_values().map(|arm| arm.serves);
+        let paths: Vec<String> = serves.chain(OF_A_CONSUMER.map(|(path, _)| path.to_owned())).collect();
+        for (function, reached) in Program::of(&context).of_kit(&paths) {
+            *of_kit.entry(function).or_insert(false) |= reached;
+        }
+    }
+    assert!(of_kit.len() > 5, "{of_kit:?}");
+    let never = of_kit.into_iter().filter(|(_, reached)| !reached);
+    none(never.map(|(function, _)| format!("{function} calls AWS, but for no handler")).collect());
+}
+
+#[test]
 fn a_missing_and_a_surplus_grant_are_found() {
     let pair = |action: &str| (action.to_owned(), "PointsTable".to_owned());
     let needs = Needs::from([(pair("dynamodb:GetItem"), "find".to_owned())]);
@@ -96,10 +126,16 @@ fn a_function_is_told_of_its_contexts_table_and_of_no_other() {
     let mut violations = Vec::new();
     for function in template.functions() {
         let own = format!("{}Table", pascal(function.context()));
-        let told: Vec<String> = function.variables().values().filter_map(logical_id).collect();
-        let tables = told.iter().filter(|id| template.kind_of(id) == "AWS::DynamoDB::Table");
-        if tables.collect::<Vec<_>>() != [&own] {
-            violations.push(format!("{} is told of {told:?}; its context's table is {own}", function.id));
+        let told = function.variables();
+        let tables = told.iter().filter_map(|(name, value)| Some((name.as_str(), logical_id(value)?)));
+        let tables = tables.filter(|(_, id)| template.kind_of(id) == "AWS::DynamoDB::Table");
+        // Who has no use for a table is told of none.
+        if tables.clone().any(|(name, id)| name != "TABLE" || id != own) {
+            violations.push(format!(
+                "{} is told of {:?}; its context's table is {own}",
+                function.id,
+                tables.collect::<Vec<_>>()
+            ));
         }
     }
     none(violations);

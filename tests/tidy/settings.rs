@@ -49,7 +49,8 @@ fn a_function_is_given_the_settings_it_reads_and_no_others() {
 fn a_forgotten_and_an_unread_setting_are_found() {
     let names = |names: &[&str]| names.iter().map(|name| (*name).to_owned()).collect::<BTreeSet<_>>();
     let all = |given: &[(&str, bool)]| given.iter().map(|(n, d)| ((*n).to_owned(), *d)).collect::<BTreeMap<_, _>>();
-    let arm = Arm { kind: "http".into(), serves: "x".into(), settings: all(&[("BUS", false), ("MODE", true)]) };
+    let settings = all(&[("BUS", false), ("MODE", true)]);
+    let arm = Arm { kind: "http".into(), serves: "x".into(), settings, named: names(&["BUS", "MODE"]) };
     let wrong =
         |given: &[&str]| wrong_settings("x", &arm, &all(&[("TABLE", false), ("SHARDS", true)]), &names(given)).len();
     assert_eq!(wrong(&["TABLE", "BUS", "MODE"]), 0);

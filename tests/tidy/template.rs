@@ -49,6 +49,9 @@ impl Template {
 
     /// The type of a resource.
     pub fn kind_of(&self, id: &str) -> &str {
+        if id.starts_with("parameter/") {
+            return "AWS::SSM::Parameter";
+        }
         self.0["Resources"][id]["Type"].as_str().unwrap_or_default()
     }
 
@@ -112,6 +115,11 @@ impl<'a> Function<'a> {
         Some((part("Method").to_uppercase(), part("Path")))
     }
 
+    /// Where what it was asked asynchronously and could not do is kept.
+    pub fn on_failure(&self) -> Option<String> {
+        logical_id(&self.properties["EventInvokeConfig"]["DestinationConfig"]["OnFailure"]["Destination"])
+    }
+
     /// What it may do.
     pub fn grants(&self) -> Result<Vec<(String, String)>, String> {
         grants(&self.properties["Policies"])
@@ -147,7 +155,23 @@ fn one_or_more(value: &Value) -> Vec<&Value> {
     value.as_array().map_or_else(|| vec![value], |values| values.iter().collect())
 }
 
-/// The resource that a `Ref`, a `GetAtt`, or the one reference in a `Sub` names.
+/// The resources that a value names: one, or a list joined to a text.
+pub fn logical_ids(value: &Value) -> Vec<String> {
+    match value["Fn::Join"].get(1).and_then(Value::as_array) {
+        Some(parts) => parts.iter().filter_map(logical_id).collect(),
+        None => logical_id(value).into_iter().collect(),
+    }
+}
+
+/// What a parameter of SSM is called here: `parameter/<name>` of `/<stack>/<name>` and of its ARN.
+fn parameter(sub: &str) -> Option<String> {
+    let arn = "arn:${AWS::Partition}:ssm:${AWS::Region}:${AWS::AccountId}:parameter";
+    let name = sub.strip_prefix(arn).unwrap_or(sub).strip_prefix("/${AWS::StackName}/")?;
+    Some(format!("parameter/{name}"))
+}
+
+/// The resource that a `Ref`, a `GetAtt`, or the one reference in a `Sub` names. Parameters of SSM are no resources of
+/// the template, but named like some.
 pub fn logical_id(value: &Value) -> Option<String> {
     if let Some(id) = value["Ref"].as_str() {
         return Some(id.to_owned());
@@ -156,6 +180,9 @@ pub fn logical_id(value: &Value) -> Option<String> {
         return path.split_once('.').map(|(id, _)| id.to_owned());
     }
     let text = value["Fn::Sub"].as_str()?;
+    if let Some(parameter) = parameter(text) {
+        return Some(parameter);
+    }
     let (before, after) = text.rsplit_once("${")?;
     let (reference, rest) = after.split_once('}')?;
     let id = reference.split('.').next().filter(|id| !id.starts_with("AWS::"))?;
@@ -197,6 +224,9 @@ fn a_resource_is_found_behind_every_way_to_name_it() {
         id("!Sub arn:${AWS::Partition}:states:${AWS::Region}:execution:${Saga.Name}:*").as_deref(),
         Some("Saga")
     );
+    let arn = "!Sub arn:${AWS::Partition}:ssm:${AWS::Region}:${AWS::AccountId}:parameter/${AWS::StackName}/notion";
+    assert_eq!(id(arn).as_deref(), Some("parameter/notion"));
+    assert_eq!(id("!Sub /${AWS::StackName}/notion").as_deref(), Some("parameter/notion"));
     assert_eq!(id("'*'"), None);
     assert_eq!(id("!Sub arn:${AWS::Partition}:dynamodb:*"), None);
 }

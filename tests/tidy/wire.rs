@@ -172,6 +172,30 @@ fn find_codes(schema: &Value, codes: &mut BTreeSet<String>) {
     }
 }
 
+/// The codes that a domain's refusals have: what its methods `code` answer with.
+fn refusal_codes(source: &Source) -> BTreeSet<String> {
+    #[derive(Default)]
+    struct Codes(BTreeSet<String>);
+    impl<'ast> Visit<'ast> for Codes {
+        fn visit_impl_item_fn(&mut self, method: &'ast syn::ImplItemFn) {
+            if method.sig.ident == "code" {
+                visit::visit_impl_item_fn(self, method);
+            }
+        }
+        fn visit_lit_str(&mut self, code: &'ast syn::LitStr) {
+            self.0.insert(code.value());
+        }
+        fn visit_attribute(&mut self, _: &'ast syn::Attribute) {}
+    }
+    let mut codes = Codes::default();
+    for item in &source.file.items {
+        if let Item::Impl(block) = item {
+            codes.visit_item_impl(block);
+        }
+    }
+    codes.0
+}
+
 /// The codes of the problems a file makes.
 fn made_codes(source: &Source) -> BTreeSet<String> {
     struct Codes(BTreeSet<String>);
@@ -221,7 +245,9 @@ fn every_problem_code_is_described_where_it_is_made_and_made_where_it_is_describ
     let mut violations = Vec::new();
     let mut described_anywhere = BTreeSet::new();
     for context in contexts() {
-        let own = made_codes(&Source::read(&crate_dir(&context).join("src/handlers.rs")));
+        let src = crate_dir(&context).join("src");
+        let mut own = made_codes(&Source::read(&src.join("handlers.rs")));
+        own.extend(refusal_codes(&Source::read(&src.join("domain.rs"))));
         let ids: BTreeSet<&str> = template
             .functions()
             .iter()

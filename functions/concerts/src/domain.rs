@@ -1,9 +1,8 @@
 //! Concerts, dates, the terms a date is sold under, and the packed map of a section.
 
 use contracts::seats::{MAX_SEATS_PER_SCHEDULE, SeatStatus, Section};
-use contracts::{ConcertId, Invalid, ScheduleId, SeatId, SectionName, Timestamp, Won};
-use std::collections::BTreeSet;
-use std::collections::HashMap;
+use contracts::{ConcertId, Invalid, ReservationId, ScheduleId, SeatId, SectionName, Timestamp, UserId, Won};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 /// The most characters a title, artist or venue has.
 pub const MAX_LABEL: usize = 200;
@@ -147,6 +146,8 @@ pub struct Schedule {
     pub starts_at: Timestamp,
     /// How it is sold.
     pub terms: Terms,
+    /// Until when a ticket is refunded; until it takes place when nothing else is said.
+    pub refundable_until: Option<Timestamp>,
 }
 
 impl Schedule {
@@ -216,6 +217,47 @@ pub struct SeatChange {
     pub status: SeatStatus,
     /// When, in the order of the stream.
     pub position: StreamPosition,
+    /// Whose it is, or was.
+    pub holder: Holder,
+}
+
+/// Who has a seat.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Holder {
+    /// The reservation.
+    pub reservation: ReservationId,
+    /// Its owner.
+    pub user: UserId,
+}
+
+/// Seats of one reservation that the map can never show.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Unplaced {
+    /// Whose they are.
+    pub holder: Holder,
+    /// The date they say they are of.
+    pub schedule: ScheduleId,
+    /// The seats.
+    pub seats: Vec<SeatId>,
+}
+
+/// The seats among `changes` that somebody has, by reservation. What became free needs no place.
+pub fn unplaced<'a>(changes: impl IntoIterator<Item = &'a SeatChange>) -> Vec<Unplaced> {
+    let mut found: BTreeMap<&Holder, Unplaced> = BTreeMap::new();
+    for change in changes {
+        if change.status == SeatStatus::Available {
+            continue;
+        }
+        let entry = found.entry(&change.holder).or_insert_with(|| Unplaced {
+            holder: change.holder.clone(),
+            schedule: change.key.schedule.clone(),
+            seats: Vec::new(),
+        });
+        if !entry.seats.contains(&change.seat) {
+            entry.seats.push(change.seat.clone());
+        }
+    }
+    found.into_values().collect()
 }
 
 /// The states of a section's seats, 2 bits each, row by row, the first seat in the lowest bits of the first byte:
@@ -323,8 +365,8 @@ pub struct SectionMap {
 pub struct Applied {
     /// Whether it is another one now, with the next revision.
     pub changed: bool,
-    /// Seats that the section does not have.
-    pub unknown: Vec<SeatId>,
+    /// Changes of seats that the section does not have.
+    pub unknown: Vec<SeatChange>,
 }
 
 impl SectionMap {
@@ -341,7 +383,7 @@ impl SectionMap {
         for change in ordered {
             match self.section.index_of(&change.seat) {
                 Some(index) => drop(last.insert(index, change.status)),
-                None => outcome.unknown.push(change.seat.clone()),
+                None => outcome.unknown.push(change.clone()),
             }
         }
         for (index, status) in last {
@@ -414,6 +456,7 @@ pub(crate) mod tests {
             seat,
             status,
             position: StreamPosition::from_sortable(format!("{position:0>48}")),
+            holder: Holder { reservation: ReservationId::parse("r1").unwrap(), user: UserId::parse("alice").unwrap() },
         }
     }
 

@@ -5,32 +5,40 @@
 //! | catalogue row | `CONCERTS` | `<concert>` | `concert_id`, `title`, `artist`, `venue`, `created_at` |
 //! | concert | `CONCERT#<concert>` | `INFO` | the same |
 //! | date row | `CONCERT#<concert>` | `DATE#<starts_at, 15 digits>#<schedule>` | `schedule_id`, `starts_at`, `seats_total`, and for each section that was ever touched `taken#<section>` (held and sold seats) and `rev#<section>` (the revision of its map they were counted in) |
-//! | date | `SCHEDULE#<schedule>` | `INFO` | `schedule_id`, `concert_id`, `starts_at`, `max_per_user`, `hold_seconds`, `seats_total`, `sections` (JSON) |
+//! | date | `SCHEDULE#<schedule>` | `INFO` | `schedule_id`, `concert_id`, `starts_at`, `max_per_user`, `hold_seconds`, `seats_total`, `sections` (JSON), `refundable_until` if said |
 //! | section map | `SCHEDULE#<schedule>` | `SECTION#<section>` | `seats` (binary, 2 bits a seat), `held`, `sold`, `rev` |
 //! | key | `USER#<user>` | `IDEM#<key>` | see [`kit::idempotency`]; the answer it remembers is the id of what was made |
+//! | outbox row | `OUTBOX#<event>` | `OUTBOX` | see [`kit::outbox`] |
 //!
 //! `INFO` sorts behind every `DATE#`: reading dates forward until the page is full or the partition ends finds it in
 //! the latter case, which tells a concert without dates from no concert. It sorts before every `SECTION#`. A section
 //! without a map has only free seats. A date row without `schedule_id` has counts and is not shown yet.
 
-use crate::domain::{Concert, Date, DateKey, PackedSeats, Schedule, SeatMap, SectionKey, SectionMap, Taken, Terms};
+use crate::domain::{
+    Concert, Date, DateKey, PackedSeats, Schedule, SeatMap, SectionKey, SectionMap, Taken, Terms, Unplaced,
+};
 use crate::ports::{
     AddConcert, AddSchedule, Added, FindConcert, KeepSeatMap, ListConcerts, ListDates, NoSuchConcert, Once, Part,
-    ReadSeatMap,
+    ReadSeatMap, TellUnplaced,
 };
 use aws_sdk_dynamodb::operation::update_item::UpdateItemError;
 use aws_sdk_dynamodb::primitives::Blob;
 use aws_sdk_dynamodb::types::{
     AttributeValue, ConditionCheck, KeysAndAttributes, Put, ReturnValuesOnConditionCheckFailure, TransactWriteItem,
+    Update,
 };
+use contracts::events::{AvailabilityUpdateFailed, EventBody, ScheduleOpened};
 use contracts::seats::Section;
 use contracts::{ConcertId, ScheduleId, Timestamp};
 use kit::Fault;
 use kit::dynamo::{FailedConditions, Item, PK, Read, SK, Table, TransactError, at, classify, jitter, json, n, s};
 use kit::http::Page;
 use kit::idempotency::{self, StoredAnswer};
+use kit::outbox;
 use std::collections::{BTreeSet, HashMap};
 
+/// Who speaks in our events.
+const SOURCE: &str = "encore/concerts";
 const CONCERTS: &str = "CONCERTS";
 const INFO: &str = "INFO";
 const DATE: &str = "DATE#";
@@ -157,7 +165,7 @@ fn concert_of(item: &Item) -> Result<Concert, Fault> {
 
 fn schedule_item(schedule: &Schedule) -> Result<Item, Fault> {
     let terms = &schedule.terms;
-    Ok(Item::from([
+    let mut item = Item::from([
         (PK.to_owned(), s(schedule_pk(&schedule.id))),
         (SK.to_owned(), s(INFO)),
         ("schedule_id".to_owned(), s(&schedule.id)),
@@ -167,7 +175,11 @@ fn schedule_item(schedule: &Schedule) -> Result<Item, Fault> {
         ("hold_seconds".to_owned(), n(terms.hold_seconds())),
         ("seats_total".to_owned(), n(terms.seats_total())),
         ("sections".to_owned(), json("writing a date", &terms.sections())?),
-    ]))
+    ]);
+    if let Some(until) = schedule.refundable_until {
+        item.insert("refundable_until".to_owned(), at(until));
+    }
+    Ok(item)
 }
 
 fn schedule_of(item: &Item) -> Result<Schedule, Fault> {
@@ -180,6 +192,7 @@ fn schedule_of(item: &Item) -> Result<Schedule, Fault> {
         concert: item.parsed("concert_id")?,
         starts_at: item.moment("starts_at")?,
         terms,
+        refundable_until: item.maybe_int("refundable_until")?.map(Timestamp::from_millis),
     })
 }
 
@@ -288,11 +301,10 @@ impl AddSchedule for Catalogue {
         }
     }
 
-    async fn show_schedule(&self, schedule: &Schedule) -> Result<(), Fault> {
+    async fn show_schedule(&self, schedule: &Schedule, correlation_id: &str, now: Timestamp) -> Result<(), Fault> {
+        const DOING: &str = "showing a date";
         let date = schedule.date();
-        self.table
-            .client
-            .update_item()
+        let shown = Update::builder()
             .table_name(&self.table.name)
             .key(PK, s(concert_pk(&date.concert)))
             .key(SK, s(format!("{DATE}{}", date_cursor(date.starts_at, &date.schedule))))
@@ -301,10 +313,22 @@ impl AddSchedule for Catalogue {
             .expression_attribute_values(":id", s(&date.schedule))
             .expression_attribute_values(":at", at(date.starts_at))
             .expression_attribute_values(":total", n(schedule.terms.seats_total()))
-            .send()
-            .await
-            .map(drop)
-            .map_err(|error| classify("showing a date", error))
+            .build()
+            .map_err(|error| Fault::broken(DOING, error))?;
+        let body = EventBody::ScheduleOpened(ScheduleOpened {
+            schedule_id: schedule.id.clone(),
+            concert_id: schedule.concert.clone(),
+            starts_at: schedule.starts_at,
+            seats_total: u64::from(schedule.terms.seats_total()),
+        });
+        let id = schedule.id.as_str();
+        let event = outbox::event(SOURCE, id, correlation_id, body, now)?;
+        let writes = vec![TransactWriteItem::builder().update(shown).build(), outbox::row(&self.table, &event, id)?];
+        match self.table.transact(DOING, writes).await {
+            Ok(()) => Ok(()),
+            Err(TransactError::Conditions(_)) => Err(Fault::broken(DOING, "a condition failed where there is none")),
+            Err(TransactError::Fault(fault)) => Err(fault),
+        }
     }
 }
 
@@ -586,5 +610,25 @@ fn published_rev(row: &Item, count: &Taken) -> Result<u64, Fault> {
             digits.parse().map_err(|error| Fault::broken("reading a date's counts", error))
         }
         Some(_) => Err(Fault::broken("reading a date's counts", "a revision is no number")),
+    }
+}
+
+impl TellUnplaced for SeatMaps {
+    async fn tell_unplaced(&self, unplaced: &Unplaced, now: Timestamp) -> Result<(), Fault> {
+        const DOING: &str = "telling of seats that cannot be shown";
+        let id = unplaced.holder.reservation.as_str();
+        let body = EventBody::AvailabilityUpdateFailed(AvailabilityUpdateFailed {
+            reservation_id: unplaced.holder.reservation.clone(),
+            user_id: unplaced.holder.user.clone(),
+            schedule_id: unplaced.schedule.clone(),
+            seats: unplaced.seats.clone(),
+            reason: "the date has no such section or seat in the seat map".to_owned(),
+        });
+        let event = outbox::event(SOURCE, id, &outbox::own_correlation(now), body, now)?;
+        match self.table.transact(DOING, vec![outbox::row(&self.table, &event, id)?]).await {
+            Ok(()) => Ok(()),
+            Err(TransactError::Conditions(_)) => Err(Fault::broken(DOING, "a condition failed where there is none")),
+            Err(TransactError::Fault(fault)) => Err(fault),
+        }
     }
 }

@@ -1,12 +1,12 @@
 //! HTTP and stream in, answers out.
 
 use crate::domain::{
-    self, Concert, DEFAULT_HOLD_SECONDS, Date, PackedSeats, Schedule, SeatChange, SeatMap, SectionKey, StreamPosition,
-    Terms,
+    self, Concert, DEFAULT_HOLD_SECONDS, Date, Holder, PackedSeats, Schedule, SeatChange, SeatMap, SectionKey,
+    StreamPosition, Terms,
 };
 use crate::ports::{
     AddConcert, AddSchedule, FindConcert, KeepSeatMap, ListConcerts, ListDates, Once, OpenSchedule, OpenWaitingRoom,
-    ReadSeatMap,
+    ReadSeatMap, TellUnplaced,
 };
 use crate::usecases::create_concert::{self, CreateConcert, CreateConcertError};
 use crate::usecases::create_schedule::{self, CreateSchedule, CreateScheduleError};
@@ -218,6 +218,9 @@ struct NewScheduleBody {
     max_per_user: u32,
     #[serde(default = "default_hold_seconds")]
     hold_seconds: u32,
+    /// Until it takes place when not said.
+    #[serde(default, with = "contracts::time::rfc3339::option")]
+    refundable_until: Option<Timestamp>,
     sections: Vec<NewSectionBody>,
 }
 
@@ -251,6 +254,8 @@ struct ScheduleBody {
     max_per_user: u32,
     hold_seconds: u32,
     seats_total: u32,
+    #[serde(with = "contracts::time::rfc3339")]
+    refundable_until: Timestamp,
     sections: Vec<SectionBody>,
 }
 
@@ -265,7 +270,7 @@ struct SectionBody {
 
 impl From<Schedule> for ScheduleBody {
     fn from(schedule: Schedule) -> Self {
-        let Schedule { id, concert, starts_at, terms } = schedule;
+        let Schedule { id, concert, starts_at, terms, refundable_until } = schedule;
         Self {
             schedule_id: id,
             concert_id: concert,
@@ -273,6 +278,7 @@ impl From<Schedule> for ScheduleBody {
             max_per_user: terms.max_per_user(),
             hold_seconds: terms.hold_seconds(),
             seats_total: terms.seats_total(),
+            refundable_until: refundable_until.unwrap_or(starts_at),
             sections: terms.sections().iter().map(SectionBody::from).collect(),
         }
     }
@@ -300,6 +306,9 @@ where
     let concert: ConcertId = call.path_id("concert_id")?;
     let key = IdempotencyKey::of(&call, &format!("POST /admin/concerts/{concert}/schedules"))?;
     let body: NewScheduleBody = call.json()?;
+    if body.refundable_until.is_some_and(|until| until > body.starts_at) {
+        return Err(Invalid::new("refundable_until", "must not be after starts_at").into());
+    }
     let sections = body.sections.into_iter().map(Section::try_from).collect::<Result<Vec<_>, _>>()?;
     let ask = CreateSchedule {
         schedule: Schedule {
@@ -307,9 +316,11 @@ where
             concert,
             starts_at: body.starts_at,
             terms: Terms::new(body.max_per_user, body.hold_seconds, sections)?,
+            refundable_until: body.refundable_until,
         },
         once: key.map(|key| Once { user: caller.user, key }),
         now: call.now,
+        correlation_id: call.request_id.clone(),
     };
     let schedule = create_schedule::create_schedule(&deps.catalogue, &deps.neighbour, ask).await?;
     Reply::created(ScheduleBody::from(schedule))
@@ -328,7 +339,7 @@ impl From<CreateScheduleError> for Problem {
 
 /// Changes of the reservations table. A seat that makes no sense is logged and left out: it must not hold up the
 /// others.
-pub async fn project_seat_map(maps: &impl KeepSeatMap, records: Vec<Record>) -> Result<(), Fault> {
+pub async fn project_seat_map(maps: &(impl KeepSeatMap + TellUnplaced), records: Vec<Record>) -> Result<(), Fault> {
     let mut changes = Vec::with_capacity(records.len());
     for record in &records {
         match seat_change(record) {
@@ -338,7 +349,7 @@ pub async fn project_seat_map(maps: &impl KeepSeatMap, records: Vec<Record>) -> 
             }
         }
     }
-    project_seat_map::project_seat_map(maps, changes).await
+    project_seat_map::project_seat_map(maps, changes, kit::now()).await
 }
 
 /// What a record says of a seat; `None` when it speaks of something else.
@@ -361,6 +372,7 @@ fn seat_change(record: &Record) -> Result<Option<SeatChange>, Fault> {
         seat,
         status,
         position: StreamPosition::from_sortable(record.sequence.sortable()),
+        holder: Holder { reservation: item.parsed(stream::RESERVATION_ID)?, user: item.parsed(stream::USER_ID)? },
     }))
 }
 

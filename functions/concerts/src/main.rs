@@ -2,6 +2,7 @@
 
 use concerts::dynamo::{Catalogue, SeatMaps};
 use concerts::handlers::{self, Deps};
+use kit::outbox::Relay;
 use kit::{Boot, MainResult};
 
 #[tokio::main(flavor = "current_thread")]
@@ -22,6 +23,10 @@ async fn main() -> MainResult {
         "create-schedule" => boot.http(admin(catalogue, "OPEN_SCHEDULE_FUNCTION")?, handlers::create_schedule).await,
         // Stream of the reservations table
         "project-seat-map" => boot.stream(maps, handlers::project_seat_map).await,
+        // Every minute
+        "sweep-concert-outbox" => boot.schedule(boot.relay("concerts")?, Relay::sweep_all).await,
+        // Stream of the concerts table
+        "relay-concerts" => boot.stream(boot.relay("concerts")?, Relay::relay_now).await,
         _ => boot.unknown_handler(),
     }
 }

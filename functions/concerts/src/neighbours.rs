@@ -24,7 +24,7 @@ impl OpenSchedule for Step {
             max_per_user: terms.max_per_user(),
             hold_seconds: terms.hold_seconds(),
             sections: terms.sections().to_vec(),
-            refundable_until: None,
+            refundable_until: schedule.refundable_until,
         };
         let Opened {} = self.ask("opening a schedule", &input).await?;
         Ok(())

@@ -1,6 +1,6 @@
 //! What concerts needs from outside, one narrow trait per capability.
 
-use crate::domain::{Concert, Date, DateKey, Schedule, SeatMap, SectionKey, SectionMap, Taken};
+use crate::domain::{Concert, Date, DateKey, Schedule, SeatMap, SectionKey, SectionMap, Taken, Unplaced};
 use contracts::{ConcertId, ScheduleId, Timestamp, UserId};
 use kit::Fault;
 use kit::http::Page;
@@ -77,8 +77,13 @@ pub trait AddSchedule: Send + Sync {
         now: Timestamp,
     ) -> impl Future<Output = Result<Option<Added<Schedule>>, Fault>> + Send;
 
-    /// Puts the date into its concert's list; nothing changes if it is there.
-    fn show_schedule(&self, schedule: &Schedule) -> impl Future<Output = Result<(), Fault>> + Send;
+    /// Puts the date into its concert's list, with the event; nothing changes if it is there.
+    fn show_schedule(
+        &self,
+        schedule: &Schedule,
+        correlation_id: &str,
+        now: Timestamp,
+    ) -> impl Future<Output = Result<(), Fault>> + Send;
 }
 
 /// Reads the dates of a concert.
@@ -109,6 +114,12 @@ pub trait KeepSeatMap: Send + Sync {
     /// Tells the list of dates how many seats are taken. A count of an older revision than the one there changes
     /// nothing.
     fn publish(&self, date: &DateKey, taken: &[Taken]) -> impl Future<Output = Result<(), Fault>> + Send;
+}
+
+/// Tells of seats that cannot be shown.
+pub trait TellUnplaced: Send + Sync {
+    /// Puts the event into the outbox, once for each reservation.
+    fn tell_unplaced(&self, unplaced: &Unplaced, now: Timestamp) -> impl Future<Output = Result<(), Fault>> + Send;
 }
 
 /// Asks waiting-room to keep a line.

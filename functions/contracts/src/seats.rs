@@ -163,6 +163,10 @@ pub mod stream {
     pub const SCHEDULE_ID: &str = "schedule_id";
     /// Attribute with the seat id (string).
     pub const SEAT_ID: &str = "seat_id";
+    /// Attribute with the id of the reservation that has the seat (string).
+    pub const RESERVATION_ID: &str = "reservation_id";
+    /// Attribute with the id of that reservation's owner (string).
+    pub const USER_ID: &str = "user_id";
     /// Attribute with the state: one of the three below.
     pub const STATUS: &str = "status";
     /// Held until a moment.

@@ -7,14 +7,15 @@
 //! | counter shard k > 0 | `CONCERT#<concert>#<k>` | `COUNTER#<k>` | the same |
 //! | page of used places | `CONCERT#<concert>#USED#<position / 128>` | `USED#<position / 128>` | `used` (set of `<position>:<payment>`), `undone` (set of payments) |
 //! | remembered answer | `USER#<user>` | `IDEM#<key>` | see [`kit::idempotency`] |
+//! | outbox row | `OUTBOX#<event>` | `OUTBOX` | see [`kit::outbox`] |
 //!
 //! Each shard has a partition key of its own: shards under one key would share the 1,000 writes a second of its
 //! partition, until DynamoDB splits it after minutes of heat, which is after the on-sale.
 
 use crate::domain::{Issued, Line, NotIssued, ShardCount, Spent, forgettable, page_of};
 use crate::ports::{
-    IssuePosition, OpenLine, ReadLine, ReadPlan, ReadUse, RememberAnswer, Remembered, ReplacePlan, RestorePlace,
-    SpendPlace,
+    Changed, IssuePosition, OpenLine, ReadLine, ReadPlan, ReadUse, RememberAnswer, Remembered, ReplacePlan,
+    RestorePlace, SpendPlace,
 };
 use aws_sdk_dynamodb::operation::put_item::PutItemError;
 use aws_sdk_dynamodb::operation::update_item::UpdateItemError;
@@ -23,15 +24,19 @@ use aws_sdk_dynamodb::types::{
     AttributeValue, KeysAndAttributes, Put, ReturnValue, ReturnValuesOnConditionCheckFailure, TransactWriteItem, Update,
 };
 use contracts::admission::AdmissionPlan;
+use contracts::events::{AdmissionChanged, EventBody};
 use contracts::{ConcertId, PaymentId, Timestamp, UserId};
 use kit::Fault;
 use kit::dynamo::{Item, PK, Read, SK, Table, TransactError, at, classify, jitter, n, s};
 use kit::idempotency::{self, IdempotencyKey, StoredAnswer};
+use kit::outbox;
 use std::collections::{HashMap, HashSet};
 use std::hash::Hash;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
+/// Who speaks in our events.
+pub const SOURCE: &str = "encore/waiting-room";
 /// How long what was read serves a process, in milliseconds. So late a status check may learn of a change.
 pub const FRESH_MILLIS: i64 = 1_000;
 /// How many concerts, and how many pages of used places, a process keeps in mind.
@@ -347,6 +352,7 @@ impl ReplacePlan for Lines {
         read: &Line,
         allowance: u64,
         plan: &AdmissionPlan,
+        change: &Changed<'_>,
     ) -> Result<bool, Fault> {
         let doing = "replacing an admission plan";
         let document = kit::dynamo::json(doing, plan)?;
@@ -373,6 +379,11 @@ impl ReplacePlan for Lines {
                 .map_err(|error| Fault::broken(doing, error))?;
             writes.push(TransactWriteItem::builder().update(update).build());
         }
+        let body = EventBody::AdmissionChanged(AdmissionChanged { concert_id: concert.clone(), plan: plan.clone() });
+        let id = format!("{concert}.{}.{}", plan.version, body.event_type());
+        let (subject, correlation) = (concert.as_str(), change.correlation_id);
+        let event = outbox::event_with_id(id, SOURCE, subject, correlation, body, change.now)?;
+        writes.push(outbox::row(&self.table, &event, subject)?);
         match self.table.transact(doing, writes).await {
             Ok(()) => Ok(true),
             Err(TransactError::Conditions(_)) => Ok(false),

@@ -1,19 +1,22 @@
 //! HTTP and messages in, answers out. The steps need no translation: their input is the published language.
 
+use crate::activity::{self, Kind};
 use crate::domain::{Place, Spent, plan_change};
 use crate::ports::{
-    ApplyPlan, IssuePosition, ReadLine, ReadPlan, ReadUse, RememberAnswer, Remembered, ReplacePlan, SpendPlace,
+    ApplyPlan, IssuePosition, Publish, ReadLine, ReadPlan, ReadUse, RememberAnswer, Remembered, ReplacePlan, SpendPlace,
 };
 use crate::usecases::check_queue_status::{self, StatusError};
 use crate::usecases::expire_queue_tokens;
 use crate::usecases::join_queue::{self, JoinError, JoinQueue};
+use crate::usecases::report_queue_activity;
 use crate::usecases::set_admission::{self, SetAdmission, SetAdmissionError};
 use contracts::events::EventBody;
 use contracts::{ConcertId, Timestamp};
 use kit::auth::{QueueTokens, UserTokens, invalid_queue_token};
 use kit::idempotency::{self, IdempotencyKey, StoredAnswer};
+use kit::logs::Line;
 use kit::queue::Message;
-use kit::{Call, Fault, Problem, Reply};
+use kit::{Call, Fault, Problem, Reply, metrics};
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
@@ -93,13 +96,19 @@ pub async fn join_queue(deps: &JoinDeps<impl IssuePosition + RememberAnswer>, ca
     let ask = JoinQueue { user: caller.user.clone(), concert, before_open: deps.join_before_open, now: call.now };
     let joined = join_queue::join_queue(&deps.line, ask).await?;
     let token = deps.queue_tokens.sign(&joined.claims)?;
-    let reply = Reply::created(JoinedBody { token, place: joined.place.into() })?;
-    let Some(key) = key else { return Ok(reply) };
-    match deps.line.remember(&caller.user, &key, &StoredAnswer::of(&reply), call.now).await? {
-        Remembered::Now => Ok(reply),
-        Remembered::Before(first) => Ok(first.into_reply()),
-        Remembered::OtherRequest => Err(idempotency::reused()),
+    let place = joined.place;
+    let reply = Reply::created(JoinedBody { token, place: place.into() })?;
+    if let Some(key) = key {
+        match deps.line.remember(&caller.user, &key, &StoredAnswer::of(&reply), call.now).await? {
+            Remembered::Now => {}
+            // The place just taken goes to nobody: they have had theirs, and it was told then.
+            Remembered::Before(first) => return Ok(first.into_reply()),
+            Remembered::OtherRequest => return Err(idempotency::reused()),
+        }
     }
+    metrics::count("Joined", 1);
+    activity::say(Kind::Joined, &call.request_id, &caller.user, &joined.claims.concert_id, &place);
+    Ok(reply)
 }
 
 /// Joining says everything in its path: its body is empty or `{}`, and both are the same request.
@@ -127,6 +136,7 @@ pub async fn check_queue_status(deps: &StatusDeps<impl ReadPlan + ReadUse>, call
     let caller = deps.users.user(&call)?;
     let claims = deps.queue_tokens.of(&call, &caller.user)?;
     let place = check_queue_status::check_queue_status(&deps.line, &claims, call.now).await?;
+    activity::say(Kind::Checked, &call.request_id, &caller.user, &claims.concert_id, &place);
     Reply::ok(PlaceBody::from(place))
 }
 
@@ -169,7 +179,7 @@ pub async fn set_admission(
     let concert: ConcertId = call.path_id("concert_id")?;
     let body: AdmissionBody = call.json()?;
     let change = plan_change(body.opens_at, body.rate_per_minute, body.active_seconds)?;
-    let ask = SetAdmission { concert: concert.clone(), change, now: call.now };
+    let ask = SetAdmission { concert: concert.clone(), change, now: call.now, correlation_id: call.request_id.clone() };
     let admission = set_admission::set_admission(&deps.line, &deps.reservations, ask).await?;
     Reply::ok(AdmissionSetBody {
         concert_id: concert,
@@ -189,6 +199,11 @@ impl From<SetAdmissionError> for Problem {
             SetAdmissionError::Fault(fault) => fault.into(),
         }
     }
+}
+
+/// Log lines of joins and status checks.
+pub async fn report_queue_activity(bus: &impl Publish, lines: Vec<Line>) -> Result<(), Fault> {
+    report_queue_activity::report_queue_activity(bus, lines.iter().filter_map(activity::heard).collect()).await
 }
 
 /// A message with `payment.completed`.

@@ -3,6 +3,7 @@
 //! Owns the line of each concert: positions, the admission plan, and which places have been spent. Knows nothing of
 //! seats, prices or payments: a payment is a name that spends a place.
 
+pub mod activity;
 pub mod domain;
 pub mod dynamo;
 pub mod handlers;

@@ -2,6 +2,7 @@
 
 use kit::boot::BadSetting;
 use kit::invoke::Step;
+use kit::outbox::Relay;
 use kit::{Boot, MainResult};
 use waiting_room::domain::{DefaultAdmission, ShardCount};
 use waiting_room::dynamo::Lines;
@@ -26,6 +27,12 @@ async fn main() -> MainResult {
         "restore-queue-token" => boot.step(line, restore_queue_token).await,
         // Queue of payment.completed
         "expire-queue-tokens" => boot.queue(line, handlers::expire_queue_tokens).await,
+        // The logs of joining and checking
+        "report-queue-activity" => boot.logs(boot.bus()?, handlers::report_queue_activity).await,
+        // Every minute
+        "sweep-waiting-room-outbox" => boot.schedule(boot.relay("waiting-room")?, Relay::sweep_all).await,
+        // The table's stream
+        "relay-waiting-room" => boot.stream(boot.relay("waiting-room")?, Relay::relay_now).await,
         _ => boot.unknown_handler(),
     }
 }

@@ -2,6 +2,7 @@
 
 use crate::domain::{Issued, Line, NotIssued, Spent};
 use contracts::admission::AdmissionPlan;
+use contracts::events::Event;
 use contracts::{ConcertId, PaymentId, Timestamp, UserId};
 use kit::Fault;
 use kit::idempotency::{IdempotencyKey, StoredAnswer};
@@ -69,9 +70,18 @@ pub trait ReadLine: Send + Sync {
     fn line(&self, concert: &ConcertId) -> impl Future<Output = Result<Option<Line>, Fault>> + Send;
 }
 
+/// Who changed a plan when, for the event.
+#[derive(Debug, Clone, Copy)]
+pub struct Changed<'a> {
+    /// The request.
+    pub correlation_id: &'a str,
+    /// When it was asked.
+    pub now: Timestamp,
+}
+
 /// Replaces the plan of a line.
 pub trait ReplacePlan: Send + Sync {
-    /// Puts a plan in force for everybody who joins from now on, unless the plan changed since the line was read or a
+    /// Puts a plan in force for everybody who joins from now on, with the event, unless the plan changed since the line was read or a
     /// shard has given out more than `allowance` places since. Answers whether it did.
     fn replace_plan(
         &self,
@@ -79,6 +89,7 @@ pub trait ReplacePlan: Send + Sync {
         read: &Line,
         allowance: u64,
         plan: &AdmissionPlan,
+        change: &Changed<'_>,
     ) -> impl Future<Output = Result<bool, Fault>> + Send;
 }
 
@@ -119,4 +130,10 @@ pub trait RestorePlace: Send + Sync {
         position: u64,
         payment: &PaymentId,
     ) -> impl Future<Output = Result<bool, Fault>> + Send;
+}
+
+/// Tells everybody who listens what happened in the line.
+pub trait Publish: Send + Sync {
+    /// Publishes all of them, or fails and will be asked again.
+    fn publish(&self, events: &[Event]) -> impl Future<Output = Result<(), Fault>> + Send;
 }

@@ -14,6 +14,8 @@ pub struct CreateSchedule {
     pub once: Option<Once>,
     /// When it was asked.
     pub now: Timestamp,
+    /// The request.
+    pub correlation_id: String,
 }
 
 /// Why not.
@@ -40,12 +42,12 @@ pub async fn create_schedule(
     ask: CreateSchedule,
 ) -> Result<Schedule, CreateScheduleError> {
     let schedule = match add(catalogue, &ask).await? {
-        Added::Now => ask.schedule,
+        Added::Now => ask.schedule.clone(),
         Added::Before(first) => first,
         Added::KeyReused => return Err(CreateScheduleError::KeyReused),
     };
     sale.open_schedule(&schedule).await.map_err(CreateScheduleError::Fault)?;
-    catalogue.show_schedule(&schedule).await.map_err(CreateScheduleError::Fault)?;
+    catalogue.show_schedule(&schedule, &ask.correlation_id, ask.now).await.map_err(CreateScheduleError::Fault)?;
     Ok(schedule)
 }
 

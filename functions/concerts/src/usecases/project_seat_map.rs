@@ -1,7 +1,8 @@
 //! The seat map follows the news of seats.
 
-use crate::domain::{DateKey, SeatChange, SectionKey, SectionMap, Taken};
-use crate::ports::KeepSeatMap;
+use crate::domain::{DateKey, SeatChange, SectionKey, Taken, unplaced};
+use crate::ports::{KeepSeatMap, TellUnplaced};
+use contracts::Timestamp;
 use kit::Fault;
 use std::collections::{BTreeMap, HashMap};
 
@@ -10,14 +11,22 @@ const ATTEMPTS: u32 = 5;
 
 /// Brings the map and the counts up to the changes told of, however often and however late they are told.
 ///
+/// A seat that can never be placed, because its date or section is not there, is told of by an event, so that whoever
+/// took it undoes that (R25); it holds nothing up.
+///
 /// Each touched section is read and written once for the whole batch. The counts are published even when there was
 /// nothing to change: the batch may be the repetition of one that failed between the two.
-pub async fn project_seat_map(maps: &impl KeepSeatMap, changes: Vec<SeatChange>) -> Result<(), Fault> {
+pub async fn project_seat_map(
+    maps: &(impl KeepSeatMap + TellUnplaced),
+    changes: Vec<SeatChange>,
+    now: Timestamp,
+) -> Result<(), Fault> {
     let mut waiting: BTreeMap<SectionKey, Vec<SeatChange>> = BTreeMap::new();
     for change in changes {
         waiting.entry(change.key.clone()).or_default().push(change);
     }
     let mut taken: HashMap<DateKey, Vec<Taken>> = HashMap::new();
+    let mut homeless: Vec<SeatChange> = Vec::new();
     for _ in 0..ATTEMPTS {
         if waiting.is_empty() {
             break;
@@ -26,21 +35,18 @@ pub async fn project_seat_map(maps: &impl KeepSeatMap, changes: Vec<SeatChange>)
         let mut lost = BTreeMap::new();
         for mut map in maps.sections(&keys).await? {
             let Some(changes) = waiting.remove(&map.key) else { continue };
-            if apply(&mut map, &changes) && !maps.save(&map).await? {
+            let applied = map.apply(&changes);
+            if applied.changed && !maps.save(&map).await? {
                 lost.insert(map.key, changes);
                 continue;
             }
+            homeless.extend(applied.unknown);
             if map.rev > 0 {
                 taken.entry(map.date.clone()).or_default().push(map.taken());
             }
         }
-        // What the store left out does not exist, and will not: a date's terms are written before it is sold. One
-        // that cannot be placed must not hold up the others for good.
-        for (key, changes) in &waiting {
-            let (schedule, section) = (key.schedule.as_str(), key.section.as_str());
-            tracing::error!(schedule, section, changes = changes.len(), "seats of an unknown date or section");
-        }
-        waiting = lost;
+        // What the store left out does not exist, and will not: a date's terms are written before it is sold.
+        homeless.extend(std::mem::replace(&mut waiting, lost).into_values().flatten());
     }
     if !waiting.is_empty() {
         return Err(Fault::contended("projecting the seat map"));
@@ -48,22 +54,19 @@ pub async fn project_seat_map(maps: &impl KeepSeatMap, changes: Vec<SeatChange>)
     for (date, taken) in &taken {
         maps.publish(date, taken).await?;
     }
-    Ok(())
-}
-
-/// Whether the section's map is another one after the changes.
-fn apply(map: &mut SectionMap, changes: &[SeatChange]) -> bool {
-    let applied = map.apply(changes);
-    for seat in &applied.unknown {
-        tracing::error!(schedule = map.key.schedule.as_str(), seat = seat.to_string(), "no such seat in its section");
+    for unplaced in unplaced(&homeless) {
+        let (schedule, reservation) = (unplaced.schedule.as_str(), unplaced.holder.reservation.as_str());
+        tracing::error!(schedule, reservation, seats = unplaced.seats.len(), "seats that cannot be shown");
+        maps.tell_unplaced(&unplaced, now).await?;
     }
-    applied.changed
+    Ok(())
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::domain::tests::{change, section_map};
+    use crate::domain::{SectionMap, Unplaced};
     use contracts::seats::SeatStatus;
     use std::sync::Mutex;
     use std::task::{Context, Poll, Waker};
@@ -75,6 +78,7 @@ mod tests {
         cut: Mutex<u32>,
         published: Mutex<Option<Taken>>,
         saves: Mutex<u32>,
+        told: Mutex<Vec<Unplaced>>,
     }
 
     impl One {
@@ -85,6 +89,7 @@ mod tests {
                 cut: Mutex::new(0),
                 published: Mutex::new(None),
                 saves: Mutex::new(0),
+                told: Mutex::default(),
             }
         }
 
@@ -133,9 +138,16 @@ mod tests {
         }
     }
 
+    impl TellUnplaced for One {
+        async fn tell_unplaced(&self, unplaced: &Unplaced, _: Timestamp) -> Result<(), Fault> {
+            self.told.lock().unwrap().push(unplaced.clone());
+            Ok(())
+        }
+    }
+
     fn project(maps: &One, changes: Vec<SeatChange>) -> Result<(), Fault> {
         // Nothing here waits, so one poll is the whole of it.
-        let mut work = std::pin::pin!(project_seat_map(maps, changes));
+        let mut work = std::pin::pin!(project_seat_map(maps, changes, Timestamp::default()));
         match work.as_mut().poll(&mut Context::from_waker(Waker::noop())) {
             Poll::Ready(outcome) => outcome,
             Poll::Pending => panic!("it waits"),
@@ -173,7 +185,7 @@ mod tests {
     }
 
     #[test]
-    fn a_seat_that_cannot_be_placed_holds_nothing_up() {
+    fn a_seat_that_cannot_be_placed_holds_nothing_up_and_is_told_of() {
         let maps = One::new();
         let batch = vec![
             change("Z-1-1", SeatStatus::Held, 1),
@@ -182,5 +194,10 @@ mod tests {
         ];
         project(&maps, batch).unwrap();
         assert_eq!(maps.published(), 1);
+        let told: Vec<String> =
+            maps.told.lock().unwrap().iter().flat_map(|un| &un.seats).map(ToString::to_string).collect();
+        assert_eq!(told, ["A-9-9", "Z-1-1"]);
+        project(&maps, vec![change("Z-1-1", SeatStatus::Available, 4)]).unwrap();
+        assert_eq!(maps.told.lock().unwrap().len(), 1, "a seat that is free needs no place");
     }
 }

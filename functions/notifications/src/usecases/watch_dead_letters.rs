@@ -28,7 +28,8 @@ pub async fn watch_dead_letters(
     now: Timestamp,
 ) -> (Vec<Found>, Result<(), Fault>) {
     let looks = queues.iter().map(|url| async move {
-        let queue = url.rsplit('/').next().unwrap_or(url).to_owned();
+        // A queue's alarm has its name, without the ending that FIFO queues must have.
+        let queue = url.rsplit('/').next().unwrap_or(url).trim_end_matches(".fifo").to_owned();
         let messages = match look.waiting(url).await {
             Ok(messages) => messages,
             Err(fault) => return (None, Err(fault)),

@@ -1,6 +1,6 @@
 //! An operator changes the admission plan of a concert.
 
-use crate::ports::{ApplyPlan, ReadLine, ReplacePlan};
+use crate::ports::{ApplyPlan, Changed, ReadLine, ReplacePlan};
 use contracts::admission::{AdmissionPlan, PlanChange};
 use contracts::{ConcertId, Timestamp};
 use kit::Fault;
@@ -22,6 +22,8 @@ pub struct SetAdmission {
     pub change: PlanChange,
     /// When it was asked.
     pub now: Timestamp,
+    /// The request.
+    pub correlation_id: String,
 }
 
 /// The plan in force after it.
@@ -40,7 +42,8 @@ pub struct Admission {
 pub enum SetAdmissionError {
     /// No line is kept for this concert.
     UnknownConcert,
-    /// The system failed. The plan may have changed without being enforced yet; repeating the request mends that.
+    /// The system failed. The plan may have changed without being enforced yet; its event, or repeating the request,
+    /// mends that.
     Fault(Fault),
 }
 
@@ -57,6 +60,7 @@ pub async fn set_admission(
     reservations: &impl ApplyPlan,
     ask: SetAdmission,
 ) -> Result<Admission, SetAdmissionError> {
+    let change = Changed { correlation_id: &ask.correlation_id, now: ask.now };
     for tried in 0..TRIES {
         // Whoever joins between reading and writing may be told that they are inside, and must stay so. First insist
         // that nobody did; where they never stop coming, count a second's worth of them as issued.
@@ -64,7 +68,7 @@ pub async fn set_admission(
         let read = line.line(&ask.concert).await?.ok_or(SetAdmissionError::UnknownConcert)?;
         let plan = match read.changed(allowance, ask.now, ask.change) {
             None => read.plan.clone(),
-            Some(plan) if line.replace_plan(&ask.concert, &read, allowance, &plan).await? => plan,
+            Some(plan) if line.replace_plan(&ask.concert, &read, allowance, &plan, &change).await? => plan,
             Some(_) => continue,
         };
         reservations.apply(&ask.concert, &plan).await?;
