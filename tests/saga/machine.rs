@@ -41,11 +41,20 @@ pub struct Execution {
 
 /// The definition of the payment saga.
 pub fn payment_saga() -> Machine {
-    let text = std::fs::read_to_string(tests::workspace("infra/statemachines/payment-saga.asl.json")).unwrap();
-    Machine { definition: serde_json::from_str(&text).unwrap() }
+    Machine::read("payment-saga")
+}
+
+/// The definition of the refund saga.
+pub fn refund_saga() -> Machine {
+    Machine::read("refund-saga")
 }
 
 impl Machine {
+    fn read(name: &str) -> Self {
+        let file = tests::workspace(&format!("infra/statemachines/{name}.asl.json"));
+        Self { definition: serde_json::from_str(&std::fs::read_to_string(file).unwrap()).unwrap() }
+    }
+
     fn state(&self, name: &str) -> &Value {
         let state = &self.definition["States"][name];
         assert!(state.is_object(), "no state {name}");
@@ -59,12 +68,9 @@ impl Machine {
         states.iter().filter(|(_, state)| calls(state)).map(|(name, _)| name.clone()).collect()
     }
 
-    /// The steps whose failure leads back: those on the way to the point of no return.
-    pub fn forward_steps(&self) -> Vec<String> {
-        let back = |state: &Value| {
-            let catches = state["Catch"].as_array().cloned().unwrap_or_default();
-            catches.iter().any(|catch| catch["Next"] == "ReleaseReservation")
-        };
+    /// The steps whose failure leads to a state.
+    pub fn failing_to(&self, next: &str) -> Vec<String> {
+        let back = |state: &Value| state["Catch"].as_array().unwrap().iter().any(|catch| catch["Next"] == next);
         self.steps().into_iter().filter(|name| back(self.state(name))).collect()
     }
 

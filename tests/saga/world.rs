@@ -1,15 +1,17 @@
-//! A sale with one buyer on tables of its own, the saga's steps on it, and what must be true of it at the end.
+//! A sale with one buyer on tables of its own, the sagas' steps on it, and what must be true of it at the end.
 
 use crate::machine::{TaskError, TaskResult};
 use contracts::Timestamp;
-use contracts::saga::{Done, FailPayment, PaymentSaga, Release, TokenExpiry, error_name};
-use kit::dynamo::{Item, Read};
+use contracts::saga::{CancelRefund, Done, FailPayment, PaymentSaga, RefundSaga, Release, TokenExpiry, error_name};
+use kit::dynamo::{Item, Read, s};
 use kit::idempotency::{IdempotencyKey, StoredAnswer};
 use kit::{StepCall, StepError};
-use payments::domain::{Payment, Status};
+use payments::domain::{Payment, Refund, Status};
 use payments::dynamo::Payments;
-use payments::ports::{FindPayment, OpenPayment};
+use payments::ports::{FindPayment, OpenPayment, OpenRefund};
+use payments::usecases::cancel_refund::cancel_refund;
 use payments::usecases::complete_payment::complete_payment;
+use payments::usecases::complete_refund::complete_refund;
 use payments::usecases::fail_payment::fail_payment;
 use points::domain::{EntryKey, Kind, Movement};
 use points::dynamo::Accounts;
@@ -21,6 +23,7 @@ use reservations::dynamo::Reservations;
 use reservations::ports::{FindReservation, KeepTerms, Origin};
 use reservations::usecases::begin_payment::begin_payment;
 use reservations::usecases::confirm_reservation::confirm_reservation;
+use reservations::usecases::refund_reservation::refund_reservation;
 use reservations::usecases::release_reservation::release_reservation;
 use reservations::usecases::reserve_seats::{Reserved, reserve_seats};
 use serde::Serialize;
@@ -37,10 +40,13 @@ use waiting_room::usecases::restore_queue_token::restore_queue_token;
 /// What the buyer has at the beginning.
 pub const FUNDS: i64 = 5 * PRICE;
 
-/// A buyer who holds two seats and asks to pay.
+/// A buyer who holds two seats and asks to pay, or has paid and wants it back.
 pub struct World {
     pub engine: Engine,
     pub saga: PaymentSaga,
+    refund: Option<RefundSaga>,
+    /// Whether somebody waits for a seat and grabs it at the first moment it is free.
+    is_crowded: bool,
     pub parked: Mutex<Vec<Value>>,
     reservations: Reservations,
     accounts: Accounts,
@@ -76,15 +82,50 @@ impl World {
             panic!("the seats are free");
         };
         let saga = PaymentSaga { token_expiry, ..saga(&reservation, "p1") };
-        let payment = Payment { saga: saga.clone(), status: Status::Pending, recoveries: 0 };
+        let payment = Payment { saga: saga.clone(), status: Status::Pending, refund: None, recoveries: 0, told: false };
         let key = IdempotencyKey { key: "k".into(), fingerprint: "f".into() };
         payments.open(&payment, &key, &answer(&reservation), NOW).await.unwrap();
         let now = NOW.plus_seconds(10);
-        Self { engine, saga, parked: Mutex::default(), reservations, accounts, payments, lines, now }
+        let (refund, is_crowded, parked) = (None, false, Mutex::default());
+        Self { engine, saga, refund, is_crowded, parked, reservations, accounts, payments, lines, now }
+    }
+
+    /// The world right after `start-refund` recorded the refund of what was sold.
+    pub async fn refunding(is_crowded: bool) -> Self {
+        let mut world = Self::new(TokenExpiry::Event, FUNDS).await;
+        for step in ["BeginPayment", "UsePoints", "ConfirmReservation", "CompletePayment"] {
+            world.call(step, &world.input()).await.unwrap();
+        }
+        let payment = world.payments.find(&world.saga.user_id, &world.saga.payment_id).await.unwrap().unwrap();
+        let payment = payment.refunding(Refund { requested_at: world.now, correlation_id: "refund".into() });
+        let key = IdempotencyKey { key: "refund".into(), fingerprint: "f".into() };
+        let answer = StoredAnswer { status: 202, body: json!({}), location: None };
+        world.payments.open_refund(&payment, &key, &answer, world.now).await.unwrap();
+        world.refund = payment.refund_saga();
+        world.is_crowded = is_crowded;
+        world
+    }
+
+    /// What the saga at hand is given.
+    pub fn input(&self) -> Value {
+        match &self.refund {
+            None => serde_json::to_value(&self.saga).unwrap(),
+            Some(refund) => serde_json::to_value(refund).unwrap(),
+        }
+    }
+
+    /// Bob takes a seat if it is free.
+    async fn grab(&self) {
+        let answer = |_: &domain::Reservation| StoredAnswer { status: 201, body: json!({}), location: None };
+        let wish = wish(place("bob", 2, NOW), &["A-1-1"], "r2");
+        let _taken = reserve_seats(&self.reservations, &wish, Origin::New, None, answer, self.now).await;
     }
 
     /// Calls the function behind a state.
     pub async fn call(&self, state: &str, data: &Value) -> TaskResult {
+        if self.is_crowded {
+            self.grab().await;
+        }
         match state {
             "BeginPayment" => answered(begin_payment(&self.reservations, self.step(data)).await),
             "UsePoints" => answered(use_points(&self.accounts, self.step(data)).await),
@@ -95,7 +136,10 @@ impl World {
             "RestoreQueueToken" => answered(restore_queue_token(&self.lines, self.step(data)).await),
             "ReturnPoints" => answered::<Done>(return_points(&self.accounts, self.step(data)).await),
             "FailPayment" => answered(fail_payment(&self.payments, self.step::<FailPayment>(data)).await),
-            "ParkPayment" => {
+            "RefundReservation" => answered(refund_reservation(&self.reservations, self.step(data)).await),
+            "CompleteRefund" => answered(complete_refund(&self.payments, self.step(data)).await),
+            "CancelRefund" => answered(cancel_refund(&self.payments, self.step::<CancelRefund>(data)).await),
+            "ParkPayment" | "ParkRefund" => {
                 self.parked.lock().unwrap().push(data.clone());
                 Ok(json!({}))
             }
@@ -120,8 +164,13 @@ impl World {
     }
 
     async fn seats(&self) -> Vec<Item> {
-        let items = self.engine.items("reservations").await;
-        items.into_iter().filter(|item| item.text("kind").is_ok_and(|kind| kind == "seat")).collect()
+        self.seats_of(self.saga.reservation_id.as_str()).await
+    }
+
+    async fn seats_of(&self, reservation: &str) -> Vec<Item> {
+        let mut items = self.engine.items("reservations").await;
+        items.retain(|item| item.get("kind") == Some(&s("seat")) && item["reservation_id"] == s(reservation));
+        items
     }
 
     async fn tickets(&self) -> i64 {
@@ -137,13 +186,16 @@ impl World {
         used.into_iter().any(|entry| entry.ends_with(self.saga.payment_id.as_str()))
     }
 
+    /// What was told of the buyer.
     async fn events(&self) -> Vec<String> {
         let mut types = Vec::new();
         for context in ["reservations", "payments"] {
             for item in self.engine.items(context).await {
                 if item.text("kind").is_ok_and(|kind| kind == "outbox") {
                     let event: Value = item.document("event").unwrap();
-                    types.push(event["type"].as_str().unwrap().to_owned());
+                    if event["data"]["user_id"] == self.saga.user_id.as_str() {
+                        types.push(event["type"].as_str().unwrap().to_owned());
+                    }
                 }
             }
         }
@@ -162,7 +214,11 @@ impl World {
         assert_eq!(seats.len(), self.saga.seats.len(), "{case}");
         assert!(seats.iter().all(|seat| seat.text("status").unwrap() == "sold"), "{case}");
         assert_eq!(self.tickets().await, 2, "{case}");
-        assert_eq!(self.events().await, ["payment.completed", "reservation.held", "reservation.paid"], "{case}");
+        let mut events = vec!["payment.completed", "reservation.held", "reservation.paid"];
+        if self.refund.is_some() {
+            events.insert(1, "payment.refund_failed");
+        }
+        assert_eq!(self.events().await, events, "{case}");
         if self.saga.token_expiry == TokenExpiry::Strict {
             assert!(self.token_spent().await, "{case}");
         }
@@ -191,6 +247,22 @@ impl World {
         self.assert_ledger(case).await;
     }
 
+    /// Refunded: the points back once, the seats free or somebody else's, every event there once.
+    pub async fn assert_refunded(&self, case: &str) {
+        assert_eq!(self.payment().await, Status::Refunded, "{case}");
+        assert_eq!(self.reservation().await.status, domain::Status::Refunded, "{case}");
+        assert_eq!(self.balance().await, FUNDS, "{case}");
+        assert_eq!(self.tickets().await, 0, "{case}");
+        assert_eq!(self.seats().await.len(), 0, "{case}");
+        let grabbed = self.seats_of("r2").await;
+        assert_eq!(grabbed.len(), usize::from(self.is_crowded), "{case}");
+        assert!(grabbed.iter().all(|seat| seat.text("status").unwrap() == "held"), "{case}");
+        let events =
+            ["payment.completed", "payment.refunded", "reservation.held", "reservation.paid", "reservation.refunded"];
+        assert_eq!(self.events().await, events, "{case}");
+        self.assert_ledger(case).await;
+    }
+
     async fn assert_ledger(&self, case: &str) {
         let page = kit::http::Page { limit: 100, after: None };
         let (entries, _) = self.accounts.entries(&self.saga.user_id, &page).await.unwrap();
@@ -205,10 +277,11 @@ impl World {
         assert_eq!(entries[0].balance_after.get(), sum, "{case}");
     }
 
-    /// Whichever of the two it is, it is wholly that.
+    /// Whichever of them it is, it is wholly that.
     pub async fn assert_settled(&self, case: &str) {
         match self.payment().await {
             Status::Completed => self.assert_sold(case).await,
+            Status::Refunded => self.assert_refunded(case).await,
             Status::Failed(_) => {
                 assert_eq!(self.balance().await, FUNDS, "{case}");
                 self.assert_undone(case).await;

@@ -2,7 +2,7 @@
 
 use ::payments::domain::{Choices, Execution, Payment};
 use ::payments::dynamo::Payments;
-use ::payments::ports::{AskQuote, OpenPayment, Opened, StartSaga, WatchSaga};
+use ::payments::ports::{AskQuote, AskRefundQuote, OpenPayment, Opened, StartSaga, WatchSaga};
 use ::points::domain::Charging;
 use ::points::dynamo::Accounts;
 use ::points::handlers::ChargeDeps;
@@ -11,6 +11,7 @@ use ::reservations::domain::{Refusal, Reservation, Wish};
 use ::reservations::dynamo::Reservations;
 use ::reservations::handlers::ReserveDeps;
 use ::reservations::ports::{AskForSeats, KeepTerms, Origin};
+use ::reservations::usecases::quote_refund::quote_refund;
 use ::reservations::usecases::quote_reservation::quote_reservation;
 use ::reservations::usecases::reserve_seats::{ReserveError, Reserved, reserve_seats};
 use ::waiting_room::domain::ShardCount;
@@ -18,7 +19,7 @@ use ::waiting_room::dynamo::Lines;
 use contracts::Timestamp;
 use contracts::admission::QueueTokenClaims;
 use contracts::saga::{PaymentSaga, TokenExpiry};
-use contracts::steps::{ChargePaid, PayCharge, PayableReservation, Quote, QuoteReservation};
+use contracts::steps::{ChargePaid, PayCharge, PayableReservation, Quote, QuoteRefund, QuoteReservation, RefundQuote};
 use kit::Fault;
 use kit::idempotency::{IdempotencyKey, StoredAnswer};
 use kit::{StepCall, StepError};
@@ -137,10 +138,21 @@ pub struct RealQuotes(pub Reservations);
 impl AskQuote for RealQuotes {
     async fn quote(&self, ask: &QuoteReservation) -> Result<Quote, Fault> {
         let call = StepCall { input: ask.clone(), now: NOW };
-        quote_reservation(&self.0, call).await.map_err(|error| match error {
-            StepError::Fault(fault) => fault,
-            StepError::Refused(_) => panic!("a quote is never refused"),
-        })
+        quote_reservation(&self.0, call).await.map_err(never_refused)
+    }
+}
+
+impl AskRefundQuote for RealQuotes {
+    async fn quote_refund(&self, ask: &QuoteRefund) -> Result<RefundQuote, Fault> {
+        let call = StepCall { input: ask.clone(), now: NOW };
+        quote_refund(&self.0, call).await.map_err(never_refused)
+    }
+}
+
+fn never_refused(error: StepError) -> Fault {
+    match error {
+        StepError::Fault(fault) => fault,
+        StepError::Refused(_) => panic!("a quote is never refused"),
     }
 }
 
@@ -173,8 +185,8 @@ impl Sagas {
     }
 }
 
-impl StartSaga for &Sagas {
-    async fn start(&self, name: &str, _: &PaymentSaga) -> Result<(), Fault> {
+impl<I: Sync> StartSaga<I> for &Sagas {
+    async fn start(&self, name: &str, _: &I) -> Result<(), Fault> {
         self.started.lock().unwrap().push(name.to_owned());
         self.executions.lock().unwrap().entry(name.to_owned()).or_insert(Execution::Running);
         Ok(())

@@ -70,6 +70,7 @@ async fn with_date(max_per_user: u32) -> Bench {
     let bench = Bench::on_sale(max_per_user).await;
     let terms = terms(max_per_user);
     let date = Schedule {
+        refundable_until: None,
         id: schedule(),
         concert: concert(),
         starts_at: terms.starts_at,

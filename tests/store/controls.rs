@@ -16,8 +16,10 @@ use ::notifications::ports::GuardDelivery;
 use ::notifications::usecases::alert_administrator::take_in;
 use ::payments::charge::{Charge, ChargeState, FindStuckCharges, MoveCharge, RecordCharge, RecordedCharge};
 use ::payments::charge_dynamo::Charges;
-use ::payments::ports::{FindPayment, FindStuck, OpenPayment};
+use ::payments::domain::{Payment, Refund};
+use ::payments::ports::{FindPayment, FindStuck, OpenPayment, OpenRefund, SettleRefund};
 use ::payments::usecases::complete_payment::complete_payment;
+use ::payments::usecases::complete_refund::complete_refund;
 use ::payments::usecases::fail_payment::fail_payment;
 use ::points::domain::{EntryKey, GUARDED_MILLIS, Kind, Movement};
 use ::points::dynamo::MAX_HOT_ENTRIES;
@@ -165,6 +167,7 @@ fn charge(id: &str, amount: i64, at: Timestamp) -> Movement {
 fn date() -> Schedule {
     let terms = terms(4);
     Schedule {
+        refundable_until: None,
         id: schedule(),
         concert: concert(),
         starts_at: terms.starts_at,
@@ -680,8 +683,8 @@ controls! {
 
     // ------------------------------------------------------------ payments
 
-    a_completed_payment_never_fails: "payments/settle"
-    guards "#status = :pending", |bench| {
+    a_completed_payment_never_fails: "payments/ended"
+    guards "#status = :from", |bench| {
         let saga = saga_of("alice", "p1", 100);
         bench.open_payment(&saga, NOW).await;
         complete_payment(&bench.payments, step(saga.clone(), NOW)).await.unwrap();
@@ -690,15 +693,14 @@ controls! {
         status_of(bench, "p1").await != "completed"
     }
 
-    a_payment_completes_once: "payments/settle"
-    guards "#status = :pending", |bench| {
+    a_payment_completes_once: "payments/ended"
+    guards "#status = :from", |bench| {
         let saga = saga_of("alice", "p1", 100);
         bench.open_payment(&saga, NOW).await;
         for now in [NOW, NOW.plus_seconds(1)] {
             complete_payment(&bench.payments, step(saga.clone(), now)).await.unwrap();
         }
-        let item = bench.engine.item("payments", "USER#alice", "PAY#p1").await.unwrap();
-        item.moment("settled_at").unwrap() != NOW
+        stored_payment(bench, "p1").await.moment("settled_at").unwrap() != NOW
     }
 
     a_payment_that_ended_is_never_opened_again: "payments/open"
@@ -719,20 +721,59 @@ controls! {
         bench.payments.find(&user("alice"), &payment("p2")).await.unwrap().is_some()
     }
 
-    a_recovery_is_counted_once: "payments/count_recovery"
-    guards "#status = :pending AND recoveries = :now_counted", |bench| {
+    a_recovery_is_counted_once: "payments/looked_at"
+    guards "#status = :open AND recoveries = :before", |bench| {
         let payment = bench.open_payment(&saga_of("alice", "p1", 100), NOW).await;
-        let first = bench.payments.count_recovery(&payment, NOW).await.unwrap();
-        let second = bench.payments.count_recovery(&payment, NOW).await.unwrap();
-        first && second
+        let counted = Payment { recoveries: 1, ..payment.clone() };
+        let first = bench.payments.looked_at(&payment, &counted, NOW).await.unwrap();
+        first && bench.payments.looked_at(&payment, &counted, NOW).await.unwrap()
     }
 
-    a_payment_that_ended_is_not_pending_again_by_a_recovery: "payments/count_recovery"
-    guards "#status = :pending AND recoveries = :now_counted", |bench| {
+    a_payment_that_ended_is_not_pending_again_by_a_look: "payments/looked_at"
+    guards "#status = :open AND recoveries = :before", |bench| {
         let saga = saga_of("alice", "p1", 100);
         let payment = bench.open_payment(&saga, NOW).await;
         complete_payment(&bench.payments, step(saga, NOW)).await.unwrap();
-        bench.payments.count_recovery(&payment, NOW).await.unwrap()
+        bench.payments.looked_at(&payment, &payment, NOW).await.unwrap();
+        stored_payment(bench, "p1").await.contains_key("pending_since")
+    }
+
+    // ------------------------------------------------------------ payments: refunds
+
+    a_payment_that_is_refunded_is_not_refunded_again: "payments/open_refund"
+    guards "#status = :completed", |bench| {
+        let refunding = refunding(bench).await;
+        complete_refund(&bench.payments, step(refunding.refund_saga().unwrap(), NOW)).await.unwrap();
+        bench.payments.open_refund(&refunding, &key("again", json!({})), &stored(), NOW).await.unwrap();
+        status_of(bench, "p1").await != "refunded"
+    }
+
+    a_refund_completes_once: "payments/ended"
+    guards "#status = :from", |bench| {
+        let refund = refunding(bench).await.refund_saga().unwrap();
+        for now in [NOW, NOW.plus_seconds(1)] {
+            complete_refund(&bench.payments, step(refund.clone(), now)).await.unwrap();
+        }
+        stored_payment(bench, "p1").await.moment("refunded_at").unwrap() != NOW
+    }
+
+    a_refund_that_was_carried_out_is_not_cancelled: "payments/cancel_refund"
+    guards "#status = :from AND refund_requested_at = :requested", |bench| {
+        let refund = refunding(bench).await.refund_saga().unwrap();
+        complete_refund(&bench.payments, step(refund.clone(), NOW)).await.unwrap();
+        bench.payments.cancel_refund(&refund, "late", NOW).await.unwrap();
+        status_of(bench, "p1").await != "refunded"
+    }
+
+    a_late_cancel_does_not_end_the_refund_after_it: "payments/cancel_refund"
+    guards "#status = :from AND refund_requested_at = :requested", |bench| {
+        let first = refunding(bench).await;
+        bench.payments.cancel_refund(&first.refund_saga().unwrap(), "refused", NOW).await.unwrap();
+        let second = Refund { requested_at: NOW.plus_seconds(1), correlation_id: "c".to_owned() };
+        let second = first.clone().refunding(second);
+        bench.payments.open_refund(&second, &key("again", json!({})), &stored(), NOW).await.unwrap();
+        bench.payments.cancel_refund(&first.refund_saga().unwrap(), "late", NOW).await.unwrap();
+        status_of(bench, "p1").await != "refunding"
     }
 
     marking_never_makes_a_row: "kit/mark"
@@ -933,9 +974,22 @@ async fn stored_charge(bench: &Bench) -> Item {
     bench.engine.item("payments", "USER#alice", "CHARGE#order-1").await.unwrap()
 }
 
+async fn stored_payment(bench: &Bench, id: &str) -> Item {
+    bench.engine.item("payments", "USER#alice", &format!("PAY#{id}")).await.unwrap()
+}
+
 async fn status_of(bench: &Bench, id: &str) -> String {
-    let item = bench.engine.item("payments", "USER#alice", &format!("PAY#{id}")).await.unwrap();
-    item.text("status").unwrap().to_owned()
+    stored_payment(bench, id).await.text("status").unwrap().to_owned()
+}
+
+/// A payment of alice's that is on its way back.
+async fn refunding(bench: &Bench) -> Payment {
+    let saga = saga_of("alice", "p1", 100);
+    let payment = bench.open_payment(&saga, NOW).await;
+    complete_payment(&bench.payments, step(saga, NOW)).await.unwrap();
+    let refunding = payment.refunding(Refund { requested_at: NOW, correlation_id: "c".to_owned() });
+    bench.payments.open_refund(&refunding, &key("refund", json!({})), &stored(), NOW).await.unwrap();
+    refunding
 }
 
 /// Every condition in a context's or the kit's source, as (context/function, condition).

@@ -12,6 +12,7 @@ mod controls;
 mod notifications;
 mod outbox;
 mod payments;
+mod payments_refunds;
 mod points;
 mod refunds;
 mod reservations;

@@ -1,9 +1,10 @@
 //! The payment's record, and what keeps it from being forgotten.
 
 use crate::bench::{Bench, RealQuotes, Sagas};
-use ::payments::domain::{Execution, LONGEST_RECOVERY_WAIT_MILLIS, PENDING_TOO_LONG_MILLIS};
+use ::payments::domain::{Execution, LONGEST_RECOVERY_WAIT_MILLIS, PENDING_TOO_LONG_MILLIS, Payment};
 use ::payments::dynamo::Payments;
 use ::payments::handlers::{self, Deps, StartDeps};
+use ::payments::ports::FindStuck;
 use ::payments::usecases::complete_payment::complete_payment;
 use ::payments::usecases::fail_payment::fail_payment;
 use ::payments::usecases::recover_payments::{RecoverPayments, recover_payments};
@@ -161,8 +162,8 @@ async fn events(bench: &Bench) -> Vec<String> {
 
 // ---------------------------------------------------------------- recovery
 
-fn recovery<'a>(bench: &Bench, sagas: &'a Sagas) -> RecoverPayments<Payments, &'a Sagas> {
-    RecoverPayments { payments: bench.payments.clone(), sagas }
+fn recovery<'a>(bench: &Bench, sagas: &'a Sagas) -> RecoverPayments<Payments, &'a Sagas, &'a Sagas> {
+    RecoverPayments { payments: bench.payments.clone(), sagas, refunds: sagas }
 }
 
 fn overdue(after_millis: i64) -> Timestamp {
@@ -232,7 +233,9 @@ async fn recoveries_at_once_start_one_saga() {
     for _ in 0..10 {
         let (payments, sagas) = (bench.payments.clone(), Arc::clone(&sagas));
         sweeps.spawn(async move {
-            recover_payments(&RecoverPayments { payments, sagas: &*sagas }, overdue(1)).await.unwrap();
+            recover_payments(&RecoverPayments { payments, sagas: &*sagas, refunds: &*sagas }, overdue(1))
+                .await
+                .unwrap();
         });
     }
     sweeps.join_all().await;
@@ -260,8 +263,8 @@ async fn a_recovery_that_died_after_counting_is_finished_by_the_next_one() {
     let payment = bench.open_payment(&saga_of("alice", "p1", 100), NOW).await;
     let sagas = Sagas::default();
     sagas.set("p1", Execution::Over);
-    use ::payments::ports::FindStuck;
-    assert!(bench.payments.count_recovery(&payment, overdue(1)).await.unwrap());
+    let counted = Payment { recoveries: 1, ..payment.clone() };
+    assert!(bench.payments.looked_at(&payment, &counted, overdue(1)).await.unwrap());
     recover_payments(&recovery(&bench, &sagas), overdue(3_600_000)).await.unwrap();
     assert_eq!(sagas.started(), ["p1-r1"], "the very execution that was counted");
     assert_eq!(recoveries(&bench, "p1").await, 1);

@@ -204,6 +204,7 @@ async fn dates_and_a_seat_map_of_any_size_are_one_round_trip_each() {
     let shown = Concert::new(concert(), "Title", "Artist", "Venue", NOW).unwrap();
     let terms = terms(4);
     let date = Schedule {
+        refundable_until: None,
         id: schedule(),
         concert: concert(),
         starts_at: terms.starts_at,

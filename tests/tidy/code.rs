@@ -151,6 +151,10 @@ struct Body {
     owner: Option<String>,
     /// Whether it implements a trait.
     of_trait: bool,
+    /// Whether others than its own crate can call it by its name.
+    public: bool,
+    /// The modules of `kit` that its file names.
+    knows: BTreeSet<String>,
     name: String,
     facts: Facts,
 }
@@ -271,7 +275,10 @@ impl Program {
         for source in sources {
             let source = source.production();
             let constants = constants(&source.file);
-            let mut add = |owner: Option<&str>, of_trait, name: &syn::Ident, block: &syn::Block| {
+            let paths = source.paths();
+            let of_kit = paths.iter().filter_map(|path| path.strip_prefix("kit::")?.split("::").next());
+            let knows: BTreeSet<String> = of_kit.map(str::to_owned).collect();
+            let mut add = |owner: Option<&str>, of_trait, vis: &syn::Visibility, name: &syn::Ident, block: &syn::Block| {
                 let mut facts = Facts { constants: constants.clone(), ..Facts::default() };
                 facts.visit_block(block);
                 bodies.push(Body {
@@ -279,13 +286,15 @@ impl Program {
                     stem: source.stem(),
                     owner: owner.map(str::to_owned),
                     of_trait,
+                    public: of_trait || matches!(vis, syn::Visibility::Public(_)),
+                    knows: knows.clone(),
                     name: name.to_string(),
                     facts,
                 });
             };
             for item in &source.file.items {
                 match item {
-                    Item::Fn(function) => add(None, false, &function.sig.ident, &function.block),
+                    Item::Fn(function) => add(None, false, &function.vis, &function.sig.ident, &function.block),
                     Item::Impl(block) => {
                         let owner = match block.self_ty.as_ref() {
                             syn::Type::Path(path) => path.path.segments.last().map(|last| last.ident.to_string()),
@@ -294,7 +303,7 @@ impl Program {
                         for item in &block.items {
                             if let syn::ImplItem::Fn(method) = item {
                                 let owner = Some(owner.as_deref().unwrap_or("?"));
-                                add(owner, block.trait_.is_some(), &method.sig.ident, &method.block);
+                                add(owner, block.trait_.is_some(), &method.vis, &method.sig.ident, &method.block);
                             }
                         }
                     }
@@ -351,16 +360,17 @@ impl Program {
             for method in &caller.facts.own {
                 let own = self.methods(method).filter(|(_, body)| body.file == caller.file);
                 let own: Vec<usize> = own.map(|(index, _)| index).collect();
-                let kits = self.methods(method).filter(|(_, body)| body.is_kits());
+                let kits = self.methods(method).filter(|(_, body)| caller.may_ask_kit(body));
                 open.extend(if own.is_empty() { kits.map(|(index, _)| index).collect() } else { own });
             }
             for method in &caller.facts.awaited {
-                // Outside of the adapters an awaited method is a port's.
-                let of_port = self.methods(method).filter(|(_, body)| {
-                    let kits = body.is_kits();
-                    if caller.is_adapter() { kits && !caller.is_kits() } else { body.of_trait && !kits }
+                let awaited = self.methods(method).filter(|(_, body)| match (caller.is_kits(), caller.is_adapter()) {
+                    (true, _) => body.file == caller.file,
+                    (false, true) => caller.may_ask_kit(body),
+                    // Outside of the adapters an awaited method is a port's.
+                    (false, false) => body.of_trait && !body.is_kits(),
                 });
-                open.extend(of_port.map(|(index, _)| index));
+                open.extend(awaited.map(|(index, _)| index));
             }
         }
         reached
@@ -379,6 +389,8 @@ impl Program {
                 .iter()
                 .enumerate()
                 .filter(|(_, body)| body.owner.is_none() && body.name == name && !body.is_kits())
+                // What is behind the handlers does not call them.
+                .filter(|(_, body)| body.stem != "handlers" || caller.is_none_or(|caller| caller.file == body.file))
                 .collect();
             // A function of the same file comes before an imported one; `main` imports use cases by name.
             let here: Vec<usize> = free
@@ -403,6 +415,11 @@ impl Program {
 impl Body {
     fn is_kits(&self) -> bool {
         self.file.contains("/kit/")
+    }
+
+    /// Whether a call of a method of this name may be one of `kit`'s.
+    fn may_ask_kit(&self, of_kit: &Self) -> bool {
+        of_kit.is_kits() && of_kit.public && self.knows.contains(&of_kit.stem)
     }
 
     fn is_adapter(&self) -> bool {

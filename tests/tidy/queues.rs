@@ -1,8 +1,13 @@
 //! No message is lost quietly: partial failures are reported, dead letters kept, and somebody is called.
 
 use crate::none;
-use crate::template::{Template, logical_id};
-use serde_json::Value;
+use crate::template::{Template, logical_id, logical_ids};
+use crate::workspace::contexts;
+use serde_json::{Value, json};
+use std::collections::BTreeSet;
+
+/// How long a message is kept: as long as SQS can.
+const FOURTEEN_DAYS: u64 = 14 * 86_400;
 
 fn reports_item_failures(trigger: &Value) -> bool {
     trigger["FunctionResponseTypes"].as_array().is_some_and(|types| types.contains(&"ReportBatchItemFailures".into()))
@@ -22,7 +27,14 @@ fn wrong_queues(template: &Template) -> Vec<String> {
             if properties["VisibilityTimeout"].as_u64().unwrap_or(30) < function.timeout() {
                 violations.push(format!("a message of {queue} comes back while {id} may still be at it"));
             }
+            let told = |setting: &str| function.variables().get(setting).and_then(logical_id).unwrap_or_default();
+            if told("QUEUE") != queue {
+                violations.push(format!("{id} consumes {queue} and is told of {} as its queue", told("QUEUE")));
+            }
             let redrive = &properties["RedrivePolicy"];
+            if Some(told("DEAD_LETTERS")) != logical_id(&redrive["deadLetterTargetArn"]) {
+                violations.push(format!("the dead letters of {id} go elsewhere than those of {queue}"));
+            }
             match logical_id(&redrive["deadLetterTargetArn"]).filter(|_| redrive["maxReceiveCount"].is_u64()) {
                 Some(dead) if has_alarm(template, &dead) => {}
                 Some(dead) => violations.push(format!("nobody is called when {dead} holds a message")),
@@ -34,8 +46,11 @@ fn wrong_queues(template: &Template) -> Vec<String> {
 }
 
 fn has_alarm(template: &Template, queue: &str) -> bool {
+    let name = &template.properties(queue)["QueueName"]["Fn::Sub"];
+    let name = name.as_str().unwrap_or_default().trim_end_matches(".fifo");
     template.resources("AWS::CloudWatch::Alarm").any(|(_, alarm)| {
-        alarm["Namespace"] == "AWS/SQS"
+        alarm["AlarmName"]["Fn::Sub"] == name
+            && alarm["Namespace"] == "AWS/SQS"
             && alarm["MetricName"] == "ApproximateNumberOfMessagesVisible"
             && alarm["Threshold"] == 0
             && alarm["ComparisonOperator"] == "GreaterThanThreshold"
@@ -60,6 +75,7 @@ Resources:
     Type: AWS::Serverless::Function
     Properties:
       Timeout: 20
+      Environment: { Variables: { QUEUE: !Ref Work, DEAD_LETTERS: !Ref Dead } }
       Events:
         Queue:
           Type: SQS
@@ -69,9 +85,13 @@ Resources:
     Properties:
       VisibilityTimeout: 20
       RedrivePolicy: { deadLetterTargetArn: !GetAtt Dead.Arn, maxReceiveCount: 5 }
+  Dead:
+    Type: AWS::SQS::Queue
+    Properties: { QueueName: !Sub "${AWS::StackName}-dead" }
   Alarm:
     Type: AWS::CloudWatch::Alarm
     Properties:
+      AlarmName: !Sub "${AWS::StackName}-dead"
       Namespace: AWS/SQS
       MetricName: ApproximateNumberOfMessagesVisible
       Dimensions: [{ Name: QueueName, Value: !GetAtt Dead.QueueName }]
@@ -82,9 +102,11 @@ Resources:
     assert_eq!(wrong_queues(&Template::parse(whole)), Vec::<String>::new());
     for (part, broken) in [
         ("ReportBatchItemFailures", ""),
-        ("Timeout: 20\n      Events", "Timeout: 21\n      Events"),
+        ("Timeout: 20\n      Env", "Timeout: 21\n      Env"),
+        ("QUEUE: !Ref Work", "QUEUE: !Ref Dead"),
+        ("DEAD_LETTERS: !Ref Dead", "DEAD_LETTERS: !Ref Work"),
+        ("AlarmName: !Sub \"${AWS::StackName}-dead\"", "AlarmName: !Sub \"${AWS::StackName}-work\""),
         ("VisibilityTimeout: 20", "DelaySeconds: 20"),
-        ("RedrivePolicy", "RedriveAllowPolicy"),
         (", maxReceiveCount: 5", ""),
         ("Dead.QueueName", "Work.QueueName"),
         ("[!Ref Topic]", "[]"),
@@ -94,6 +116,8 @@ Resources:
         let expected = usize::from(part != "VisibilityTimeout: 20");
         assert_eq!(wrong_queues(&Template::parse(&whole.replace(part, broken))).len(), expected, "without {part}");
     }
+    let bare = Template::parse(&whole.replace("RedrivePolicy", "RedriveAllowPolicy"));
+    assert!(wrong_queues(&bare).contains(&"Work has no dead-letter queue".to_owned()));
 }
 
 #[test]
@@ -130,4 +154,330 @@ fn one_bad_record_does_not_hold_up_a_stream_unseen() {
         }
     }
     none(violations);
+}
+
+/// The queues that no function consumes: what lands there waits for a person.
+fn last_resorts(template: &Template) -> BTreeSet<String> {
+    let functions = template.functions();
+    let triggers = functions.iter().flat_map(|function| function.triggers());
+    let consumed: BTreeSet<String> = triggers.filter_map(|trigger| logical_id(&trigger.properties["Queue"])).collect();
+    let all = template.resources("AWS::SQS::Queue").map(|(id, _)| id.to_owned());
+    all.filter(|id| !consumed.contains(id)).collect()
+}
+
+#[test]
+fn every_queue_that_nobody_consumes_has_an_alarm_of_its_name_and_is_watched() {
+    let template = Template::read();
+    let functions = template.functions();
+    let watch = functions.iter().find(|function| function.handler() == "watch-dead-letters").unwrap();
+    let watched: BTreeSet<String> = logical_ids(&watch.variables()["DEAD_LETTER_QUEUES"]).into_iter().collect();
+    let waiting = last_resorts(&template);
+    assert!(waiting.len() > 8, "{waiting:?}");
+    let unseen = waiting.iter().filter(|queue| !has_alarm(&template, queue));
+    let unseen = unseen.map(|queue| format!("nobody is called when {queue} holds a message"));
+    let unwatched = waiting.difference(&watched).map(|queue| format!("watch-dead-letters does not look at {queue}"));
+    let surplus = watched.difference(&waiting).map(|queue| format!("watch-dead-letters looks at {queue}, which is consumed"));
+    none(unseen.chain(unwatched).chain(surplus).collect());
+}
+
+#[test]
+fn a_message_is_kept_encrypted_and_as_long_as_can_be() {
+    let template = Template::read();
+    let wrong = template.resources("AWS::SQS::Queue").filter(|(_, queue)| {
+        queue["MessageRetentionPeriod"] != FOURTEEN_DAYS || queue["SqsManagedSseEnabled"] != true
+    });
+    none(wrong.map(|(id, _)| format!("{id} does not keep messages encrypted for fourteen days")).collect());
+}
+
+/// What is wrong with where a rule sends events.
+fn wrong_rules(template: &Template) -> Vec<String> {
+    let mut violations = Vec::new();
+    for (id, rule) in template.resources("AWS::Events::Rule") {
+        for target in rule["Targets"].as_array().into_iter().flatten() {
+            let queue = logical_id(&target["Arn"]).unwrap_or_default();
+            let dead = logical_id(&target["DeadLetterConfig"]["Arn"]).unwrap_or_default();
+            let own_dead = logical_id(&template.properties(&queue)["RedrivePolicy"]["deadLetterTargetArn"]);
+            if own_dead.as_deref() != Some(&dead) {
+                violations.push(format!("{id} keeps what it could not deliver elsewhere than {queue} does"));
+            }
+            for queue in [queue, dead] {
+                if !may_send(template, id, &queue) {
+                    violations.push(format!("{id} may not send to {queue}"));
+                }
+            }
+        }
+    }
+    violations
+}
+
+fn may_send(template: &Template, rule: &str, queue: &str) -> bool {
+    let list = |value: &Value| -> Vec<String> {
+        let values = value.as_array().cloned().unwrap_or_else(|| vec![value.clone()]);
+        values.iter().filter_map(logical_id).collect()
+    };
+    template.resources("AWS::SQS::QueuePolicy").any(|(_, policy)| {
+        let statements = policy["PolicyDocument"]["Statement"].as_array().into_iter().flatten();
+        list(&policy["Queues"]).iter().any(|id| id == queue)
+            && statements.into_iter().any(|statement| {
+                statement["Effect"] == "Allow"
+                    && statement["Action"] == "sqs:SendMessage"
+                    && statement["Principal"] == json!({"Service": "events.amazonaws.com"})
+                    && list(&statement["Resource"]).iter().any(|id| id == queue)
+                    && list(&statement["Condition"]["ArnEquals"]["aws:SourceArn"]).iter().any(|id| id == rule)
+            })
+    })
+}
+
+#[test]
+fn a_rule_may_send_to_its_queue_and_dead_letters_and_no_other_rule_may() {
+    let template = Template::read();
+    none(wrong_rules(&template));
+    // A policy may not outlive what it was for.
+    let mut violations = Vec::new();
+    for (id, policy) in template.resources("AWS::SQS::QueuePolicy") {
+        for statement in policy["PolicyDocument"]["Statement"].as_array().into_iter().flatten() {
+            let sources = &statement["Condition"]["ArnEquals"]["aws:SourceArn"];
+            let sources = sources.as_array().cloned().unwrap_or_else(|| vec![sources.clone()]);
+            for rule in sources.iter().map(|source| logical_id(source).unwrap_or_default()) {
+                let targets = template.properties(&rule)["Targets"].as_array().into_iter().flatten();
+                let queues = policy["Queues"].as_array().into_iter().flatten().filter_map(logical_id).collect::<Vec<_>>();
+                if !targets.into_iter().any(|target| queues.contains(&logical_id(&target["Arn"]).unwrap_or_default())) {
+                    violations.push(format!("{id} lets {rule} send, which does not"));
+                }
+            }
+        }
+    }
+    none(violations);
+}
+
+#[test]
+fn a_rule_that_may_not_send_and_one_that_keeps_elsewhere_are_found() {
+    let whole = r#"
+Resources:
+  Work:
+    Type: AWS::SQS::Queue
+    Properties: { RedrivePolicy: { deadLetterTargetArn: !GetAtt Dead.Arn } }
+  Rule:
+    Type: AWS::Events::Rule
+    Properties:
+      Targets: [{ Arn: !GetAtt Work.Arn, DeadLetterConfig: { Arn: !GetAtt Dead.Arn } }]
+  Policy:
+    Type: AWS::SQS::QueuePolicy
+    Properties:
+      Queues: [!Ref Work, !Ref Dead]
+      PolicyDocument:
+        Statement:
+          - Effect: Allow
+            Principal: { Service: events.amazonaws.com }
+            Action: sqs:SendMessage
+            Resource: [!GetAtt Work.Arn, !GetAtt Dead.Arn]
+            Condition: { ArnEquals: { aws:SourceArn: !GetAtt Rule.Arn } }
+"#;
+    assert_eq!(wrong_rules(&Template::parse(whole)), Vec::<String>::new());
+    for (part, broken, found) in [
+        ("DeadLetterConfig: { Arn: !GetAtt Dead.Arn }", "DeadLetterConfig: { Arn: !GetAtt Work.Arn }", 1),
+        ("!Ref Work, ", "", 1),
+        ("[!GetAtt Work.Arn, !GetAtt Dead.Arn]", "!GetAtt Work.Arn", 1),
+        ("Rule.Arn }", "Other.Arn }", 2),
+        ("events.amazonaws.com", "sns.amazonaws.com", 2),
+    ] {
+        assert_ne!(whole.replace(part, broken), whole, "{part}");
+        assert_eq!(wrong_rules(&Template::parse(&whole.replace(part, broken))).len(), found, "without {part}");
+    }
+}
+
+/// What is wrong with when rules are on: events for somebody who is not configured must not pile up.
+fn wrong_states(template: &Template) -> Vec<String> {
+    let functions = template.functions();
+    let mut violations = Vec::new();
+    for (id, rule) in template.resources("AWS::Events::Rule") {
+        let targets = rule["Targets"].as_array().into_iter().flatten();
+        let queues: Vec<String> = targets.into_iter().filter_map(|target| logical_id(&target["Arn"])).collect();
+        let consumers = functions.iter().filter(|function| {
+            function.triggers().iter().any(|trigger| logical_id(&trigger.properties["Queue"]).is_some_and(|q| queues.contains(&q)))
+        });
+        // Whom the consumers talk to, where a stage may have nobody.
+        let others: BTreeSet<String> = consumers
+            .flat_map(|function| function.variables())
+            .filter(|(name, _)| name.ends_with("_URL"))
+            .filter_map(|(_, value)| logical_id(&value))
+            .filter(|parameter| template.parameter(parameter)["Default"] == "")
+            .collect();
+        let on_with: BTreeSet<String> = match rule["State"]["Fn::If"].as_array().map(Vec::as_slice) {
+            Some([condition, on, off]) if on == "ENABLED" && off == "DISABLED" => {
+                template.wanted_by(condition.as_str().unwrap_or_default())
+            }
+            _ => BTreeSet::new(),
+        };
+        if on_with != others {
+            violations.push(format!("{id} is on with {on_with:?}; who consumes it needs {others:?}"));
+        }
+        if rule["State"].is_string() {
+            violations.push(format!("{id} is always {}", rule["State"]));
+        }
+    }
+    violations
+}
+
+#[test]
+fn a_rule_is_on_exactly_where_its_consumer_has_somebody_to_talk_to() {
+    let template = Template::read();
+    let with_state = template.resources("AWS::Events::Rule").filter(|(_, rule)| rule["State"].is_object()).count();
+    assert!(with_state >= 5, "rules went missing");
+    none(wrong_states(&template));
+}
+
+#[test]
+fn a_rule_that_is_on_for_nobody_is_found() {
+    let whole = r#"
+Parameters:
+  Url: { Type: String, Default: "" }
+  Other: { Type: String, Default: "" }
+Conditions:
+  HasUrl: !Not [!Equals [!Ref Url, ""]]
+  HasBoth: !And [!Condition HasUrl, !Not [!Equals [!Ref Other, ""]]]
+Resources:
+  Tell:
+    Type: AWS::Serverless::Function
+    Properties:
+      Environment: { Variables: { ITS_URL: !Ref Url } }
+      Events: { Queue: { Type: SQS, Properties: { Queue: !GetAtt Work.Arn } } }
+  Rule:
+    Type: AWS::Events::Rule
+    Properties:
+      State: !If [HasUrl, ENABLED, DISABLED]
+      Targets: [{ Arn: !GetAtt Work.Arn }]
+"#;
+    let wrong = |text: &str| wrong_states(&Template::parse(text)).len();
+    assert_eq!(wrong(whole), 0);
+    assert_eq!(wrong(&whole.replace("ENABLED, DISABLED", "DISABLED, ENABLED")), 1);
+    assert_eq!(wrong(&whole.replace("!If [HasUrl, ENABLED, DISABLED]", "ENABLED")), 2);
+    assert_eq!(wrong(&whole.replace("!If [HasUrl,", "!If [HasBoth,")), 1);
+    let both = whole.replace("ITS_URL: !Ref Url", "ITS_URL: !Ref Url, MORE_URL: !Ref Other");
+    assert_eq!(wrong(&both), 1);
+    assert_eq!(wrong(&both.replace("!If [HasUrl,", "!If [HasBoth,")), 0);
+}
+
+/// What is wrong with how events leave the contexts' tables.
+fn wrong_outboxes(template: &Template, contexts: &[String]) -> Vec<String> {
+    let functions = template.functions();
+    let mut violations = Vec::new();
+    for context in contexts {
+        let table = format!("{}Table", crate::workspace::pascal(context));
+        let indexes = template.properties(&table)["GlobalSecondaryIndexes"].as_array().into_iter().flatten();
+        let has_outbox = indexes.into_iter().any(|index| index["IndexName"] == "unpublished");
+        let publishes = |kind: &str| {
+            functions.iter().find(|function| {
+                function.context() == context
+                    && function.variables().contains_key("EVENT_BUS")
+                    && function.triggers().iter().any(|trigger| trigger.kind == kind)
+            })
+        };
+        let (relay, sweep) = (publishes("DynamoDB"), publishes("Schedule"));
+        match (has_outbox, relay, sweep) {
+            (false, None, None) => {}
+            (true, Some(relay), Some(sweep)) => {
+                let trigger = &relay.triggers()[0];
+                if logical_id(&trigger.properties["Stream"]).as_deref() != Some(&table) {
+                    violations.push(format!("{} does not relay from {table}", relay.id));
+                }
+                // Without it every write of the context would start the relay.
+                if !trigger.properties["FilterCriteria"].to_string().contains("outbox") {
+                    violations.push(format!("{} is called for more than events", relay.id));
+                }
+                if !calls_for_errors(template, sweep.id) {
+                    violations.push(format!("nobody is called when {} fails", sweep.id));
+                }
+            }
+            _ => violations.push(format!("{context} needs an outbox, a relay and a sweep, or none of them")),
+        }
+    }
+    violations
+}
+
+fn calls_for_errors(template: &Template, function: &str) -> bool {
+    template.resources("AWS::CloudWatch::Alarm").any(|(_, alarm)| {
+        alarm["Namespace"] == "AWS/Lambda"
+            && alarm["MetricName"] == "Errors"
+            && logical_id(&alarm["Dimensions"][0]["Value"]).as_deref() == Some(function)
+            && alarm["AlarmActions"].as_array().is_some_and(|actions| !actions.is_empty())
+    })
+}
+
+#[test]
+fn every_context_with_an_outbox_has_a_relay_and_a_sweep_that_somebody_is_called_for() {
+    none(wrong_outboxes(&Template::read(), &contexts()));
+}
+
+#[test]
+fn an_outbox_without_a_relay_and_a_relay_without_an_outbox_are_found() {
+    let yaml = crate::workspace::text("infra/template.yaml");
+    let contexts = contexts();
+    for (part, broken) in [
+        ("IndexName: unpublished", "IndexName: another"),
+        ("EVENT_BUS: !Ref Bus", "ANOTHER_BUS: !Ref Bus"),
+        ("Stream: !GetAtt WaitingRoomTable.StreamArn", "Stream: !GetAtt PointsTable.StreamArn"),
+        ("outbox", "anything"),
+    ] {
+        let template = Template::parse(&yaml.replacen(part, broken, 1));
+        assert!(!wrong_outboxes(&template, &contexts).is_empty(), "{part}");
+    }
+}
+
+#[test]
+fn somebody_is_called_when_what_runs_every_minute_fails() {
+    let template = Template::read();
+    let mut violations = Vec::new();
+    for function in template.functions() {
+        let ticks = function.triggers().iter().any(|trigger| trigger.kind == "Schedule");
+        if ticks && !calls_for_errors(&template, function.id) {
+            violations.push(format!("nobody is called when {} fails", function.id));
+        }
+    }
+    none(violations);
+}
+
+/// What is wrong with who reads whose log.
+fn wrong_subscriptions(template: &Template, subscribers: &BTreeSet<String>) -> Vec<String> {
+    let mut violations = Vec::new();
+    let mut subscribed = BTreeSet::new();
+    for (id, filter) in template.resources("AWS::Logs::SubscriptionFilter") {
+        let reader = logical_id(&filter["DestinationArn"]).unwrap_or_default();
+        let group = logical_id(&filter["LogGroupName"]).unwrap_or_default();
+        let may = template.resources("AWS::Lambda::Permission").any(|(_, permission)| {
+            logical_id(&permission["FunctionName"]).as_deref() == Some(&reader)
+                && permission["Principal"] == "logs.amazonaws.com"
+                && logical_id(&permission["SourceArn"]).as_deref() == Some(&group)
+        });
+        if !may {
+            violations.push(format!("{id}: the log may not call {reader}"));
+        }
+        let group = template.properties(&group)["LogGroupName"]["Fn::Sub"].as_str().unwrap_or_default();
+        if !template.functions().iter().any(|function| group == format!("/aws/lambda/{}", function.name())) {
+            violations.push(format!("{id} reads {group:?}, which is no function's log"));
+        }
+        subscribed.insert(reader);
+    }
+    violations.extend(subscribers.symmetric_difference(&subscribed).map(|id| format!("{id} serves logs and reads none, or reads and serves none")));
+    for id in subscribers {
+        let function = template.functions().into_iter().find(|function| function.id == id);
+        // CloudWatch hands lines over once; what cannot be done with them then must not be forgotten.
+        match function.and_then(|function| function.on_failure()) {
+            Some(kept) if has_alarm(template, &kept) => {}
+            _ => violations.push(format!("{id} forgets what it could not do")),
+        }
+    }
+    violations
+}
+
+#[test]
+fn who_serves_logs_reads_functions_logs_and_forgets_no_line() {
+    let template = Template::read();
+    let serve = |context: &String| crate::code::Main::of(context).arms;
+    let arms = contexts().iter().flat_map(serve).collect::<Vec<_>>();
+    let subscribers = arms.iter().filter(|(_, arm)| arm.kind == "logs").map(|(handler, _)| crate::workspace::pascal(handler));
+    let subscribers: BTreeSet<String> = subscribers.collect();
+    assert!(!subscribers.is_empty());
+    none(wrong_subscriptions(&template, &subscribers));
+    assert_eq!(wrong_subscriptions(&template, &BTreeSet::new()).len(), subscribers.len());
 }

@@ -2,6 +2,7 @@
 
 use crate::workspace::text;
 use serde_json::{Map, Value, json};
+use std::collections::BTreeSet;
 
 /// The template.
 pub struct Template(Value);
@@ -37,6 +38,28 @@ impl Template {
     /// The names of its parameters.
     pub fn parameters(&self) -> Vec<&str> {
         self.0["Parameters"].as_object().into_iter().flatten().map(|(name, _)| name.as_str()).collect()
+    }
+
+    /// A parameter.
+    pub fn parameter(&self, name: &str) -> &Value {
+        &self.0["Parameters"][name]
+    }
+
+    /// The parameters that a condition wants not to be empty.
+    pub fn wanted_by(&self, condition: &str) -> BTreeSet<String> {
+        self.wanted_in(&self.0["Conditions"][condition])
+    }
+
+    fn wanted_in(&self, condition: &Value) -> BTreeSet<String> {
+        if let Some(other) = condition["Fn::Condition"].as_str().or(condition["Condition"].as_str()) {
+            return self.wanted_by(other);
+        }
+        if let Some(all) = condition["Fn::And"].as_array() {
+            return all.iter().flat_map(|part| self.wanted_in(part)).collect();
+        }
+        let not_empty = &condition["Fn::Not"][0]["Fn::Equals"];
+        let parameter = not_empty[0]["Ref"].as_str().filter(|_| not_empty[1] == "");
+        parameter.map(str::to_owned).into_iter().collect()
     }
 
     /// All resources of a type: logical id and properties.

@@ -145,10 +145,12 @@ fn every_body_a_handler_reads_or_writes_is_described_field_by_field() {
 fn a_body_with_another_field_or_another_requirement_is_found() {
     let api = api();
     let is_undescribed = |text: &str| undescribed(&api, &wires(&Source::parse("handlers.rs", text))[0]);
-    assert!(!is_undescribed("#[derive(Deserialize)] struct B { amount: i64 }"));
-    assert!(is_undescribed("#[derive(Deserialize)] struct B { amount: i64, payment_key: String }"));
-    assert!(is_undescribed("#[derive(Deserialize)] struct B { #[serde(default)] amount: i64 }"));
-    assert!(is_undescribed("#[derive(Deserialize)] struct B { balance: i64 }"), "an answer is not strict");
+    let body = |fields: &str| is_undescribed(&format!("#[derive(Deserialize)] struct B {{ {fields} }}"));
+    assert!(!body("amount: i64, #[serde(default)] payment_key: Option<String>"));
+    assert!(body("amount: i64, payment_key: String"), "it need not be there");
+    assert!(body("#[serde(default)] amount: i64, #[serde(default)] payment_key: Option<String>"), "it must be there");
+    assert!(body("amount: i64"), "more is described");
+    assert!(body("balance: i64"), "an answer is not strict");
     assert!(!is_undescribed("#[derive(Serialize)] struct B { balance: i64 }"));
 }
 

@@ -17,7 +17,7 @@ use contracts::Timestamp;
 use contracts::events::Event;
 use futures_util::future::join_all;
 use serde::Deserialize;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 /// After how many receives a message that may still go well is given up: with [`LONGEST_WAIT`], some six hours.
 pub const GIVE_UP_AFTER: u32 = 100;
@@ -169,10 +169,7 @@ impl Queue {
                     wait_seconds,
                     millis
                 );
-                if let Err(fault) = self.come_again(message, wait).await {
-                    // It comes again anyway, after the queue's visibility timeout.
-                    tracing::warn!(consumer, error = fault.chain(), message = id, "a retry keeps the queue's pace");
-                }
+                self.come_again(consumer, message, wait).await;
                 false
             }
             Verdict::DeadLetter => match self.dead_letter(consumer, message, &fault, correlation).await {
@@ -198,16 +195,20 @@ impl Queue {
         }
     }
 
-    async fn come_again(&self, message: &Message, wait: Duration) -> Result<(), Fault> {
-        self.client
+    async fn come_again(&self, consumer: &str, message: &Message, wait: Duration) {
+        let delayed = self
+            .client
             .change_message_visibility()
             .queue_url(&self.url)
             .receipt_handle(&message.receipt)
             .visibility_timeout(i32::try_from(wait.as_secs()).unwrap_or(i32::MAX))
             .send()
-            .await
-            .map(drop)
-            .map_err(|error| crate::dynamo::classify("delaying a message", error))
+            .await;
+        if let Err(error) = delayed {
+            // It comes again anyway, after the queue's visibility timeout.
+            let error = crate::dynamo::classify("delaying a message", error).chain();
+            tracing::warn!(consumer, error, message = message.id, "a retry keeps the queue's pace");
+        }
     }
 
     /// Puts a message where a person finds it, with why.
@@ -255,8 +256,11 @@ where
     Fut: Future<Output = Result<(), Fault>>,
 {
     let messages = received(batch);
+    let started = Instant::now();
     let one = async |message: &Message| {
-        let outcome = tokio::time::timeout(patience, handle(message.clone())).await;
+        // Those of a FIFO queue share the time, one after the other.
+        let left = patience.saturating_sub(started.elapsed());
+        let outcome = tokio::time::timeout(left, handle(message.clone())).await;
         let outcome = outcome.unwrap_or_else(|late| Err(Fault::unavailable("handling a message in time", late)));
         queue.settle(name, message, outcome).await
     };
@@ -265,8 +269,15 @@ where
         let mut blocked = Vec::new();
         for message in &messages {
             let group = message.order.as_ref().map(|(group, _)| group.clone());
-            // What comes behind a failed message of its group must not overtake it.
-            if blocked.contains(&group) || !one(message).await {
+            // What comes behind a failed message of its group must not overtake it. SQS delivers nothing of a group while
+            // anything of it is out: given back at once, it holds up the group no longer than the failed one does.
+            let done = if blocked.contains(&group) {
+                queue.come_again(name, message, Duration::ZERO).await;
+                false
+            } else {
+                one(message).await
+            };
+            if !done {
                 blocked.push(group);
                 response.batch_item_failures.push(failure(message));
             }

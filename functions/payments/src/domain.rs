@@ -1,6 +1,6 @@
 //! Payments and the pure decisions about them.
 
-use contracts::saga::{PaymentFailure, PaymentSaga, TokenExpiry};
+use contracts::saga::{PaymentFailure, PaymentSaga, RefundSaga, TokenExpiry};
 use contracts::steps::PayableReservation;
 use contracts::{PaymentId, ReservationId, Timestamp, UserId};
 
@@ -9,6 +9,10 @@ use contracts::{PaymentId, ReservationId, Timestamp, UserId};
 pub const PENDING_TOO_LONG_MILLIS: i64 = 90_000;
 /// The longest wait between two recoveries of one payment, in milliseconds.
 pub const LONGEST_RECOVERY_WAIT_MILLIS: i64 = 3_600_000;
+/// How long a saga may be open before a person is told, in milliseconds.
+pub const STUCK_MILLIS: i64 = 3_600_000;
+/// After how many recoveries a person is told.
+pub const STUCK_RECOVERIES: u32 = 5;
 
 /// Where a payment is in its life.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -19,6 +23,8 @@ pub enum Status {
     Completed,
     /// Not paid; everything was given back.
     Failed(PaymentFailure),
+    /// Paid, and on its way to being paid back: the refund saga runs, or will.
+    Refunding,
     /// Paid back.
     Refunded,
 }
@@ -30,13 +36,14 @@ impl Status {
             Self::Pending => "pending",
             Self::Completed => "completed",
             Self::Failed(_) => "failed",
+            Self::Refunding => "refunding",
             Self::Refunded => "refunded",
         }
     }
 
     /// Whether nothing will change it any more without a new request.
     pub const fn is_final(self) -> bool {
-        !matches!(self, Self::Pending)
+        !matches!(self, Self::Pending | Self::Refunding)
     }
 }
 
@@ -47,8 +54,21 @@ pub struct Payment {
     pub saga: PaymentSaga,
     /// Where it is in its life.
     pub status: Status,
-    /// How often the recovery has started its saga again.
+    /// The refund that was asked for last, if any was.
+    pub refund: Option<Refund>,
+    /// How often the recovery has started its open saga again.
     pub recoveries: u32,
+    /// Whether a person has been told that its open saga does not come to an end.
+    pub told: bool,
+}
+
+/// A refund as it was asked for.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Refund {
+    /// When.
+    pub requested_at: Timestamp,
+    /// By which request.
+    pub correlation_id: String,
 }
 
 impl Payment {
@@ -75,15 +95,54 @@ impl Payment {
             requested_at: now,
             correlation_id: choices.correlation_id,
         };
-        Self { saga, status: Status::Pending, recoveries: 0 }
+        Self { saga, status: Status::Pending, refund: None, recoveries: 0, told: false }
     }
 
-    /// The name of its current execution: its id, or, once recovered, its id and the count.
+    /// This payment once its refund is asked for.
+    ///
+    /// A refund that was cancelled may be asked for again. The count then goes on, because no two executions have one
+    /// name.
+    pub fn refunding(self, refund: Refund) -> Self {
+        let recoveries = if self.refund.is_some() { self.recoveries + 1 } else { 0 };
+        Self { status: Status::Refunding, refund: Some(refund), recoveries, told: false, ..self }
+    }
+
+    /// What the refund saga needs, while it is the open one.
+    pub fn refund_saga(&self) -> Option<RefundSaga> {
+        let refund = self.refund.as_ref().filter(|_| self.status == Status::Refunding)?;
+        Some(RefundSaga {
+            payment: self.saga.clone(),
+            refund_requested_at: refund.requested_at,
+            refund_correlation_id: refund.correlation_id.clone(),
+        })
+    }
+
+    /// What its open saga is called: the payment's id, `<id>-refund` for a refund.
+    pub fn saga_name(&self) -> String {
+        let id = &self.saga.payment_id;
+        if self.refund.is_some() { format!("{id}-refund") } else { id.to_string() }
+    }
+
+    /// The name of its current execution: its saga's, and, once recovered, the count (`-r1`, `-r2`, ...).
     pub fn execution_name(&self) -> String {
         match self.recoveries {
-            0 => self.saga.payment_id.to_string(),
-            count => format!("{}-r{count}", self.saga.payment_id),
+            0 => self.saga_name(),
+            count => format!("{}-r{count}", self.saga_name()),
         }
+    }
+
+    /// When its open saga was asked for, and by which request.
+    pub fn asked(&self) -> (Timestamp, &str) {
+        match &self.refund {
+            None => (self.saga.requested_at, &self.saga.correlation_id),
+            Some(refund) => (refund.requested_at, &refund.correlation_id),
+        }
+    }
+
+    /// Whether its open saga needs a person, who has not been told so yet.
+    pub fn is_to_be_told(&self, now: Timestamp) -> bool {
+        let late = now.millis_since(self.asked().0) > STUCK_MILLIS;
+        !self.told && (late || self.recoveries >= STUCK_RECOVERIES)
     }
 }
 
@@ -107,7 +166,7 @@ pub enum Execution {
     Over,
 }
 
-/// What there is to do about a payment that is pending for too long.
+/// What there is to do about a payment whose saga is open for too long.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Recovery {
     /// Start the execution it should have had.
@@ -136,9 +195,53 @@ pub fn wait_after_recovery(count: u32) -> i64 {
 mod tests {
     use super::*;
 
+    fn completed() -> Payment {
+        let saga = PaymentSaga {
+            payment_id: PaymentId::parse("p1").unwrap(),
+            user_id: UserId::parse("alice").unwrap(),
+            reservation_id: ReservationId::parse("r1").unwrap(),
+            schedule_id: contracts::ScheduleId::parse("date").unwrap(),
+            concert_id: contracts::ConcertId::parse("concert").unwrap(),
+            seats: Vec::new(),
+            amount: contracts::Won::ZERO,
+            hold_expires_at: Timestamp::from_millis(0),
+            queue_position: 1,
+            token_expiry: TokenExpiry::Event,
+            requested_at: Timestamp::from_millis(0),
+            correlation_id: "request-1".to_owned(),
+        };
+        Payment { saga, status: Status::Completed, refund: None, recoveries: 3, told: true }
+    }
+
+    fn asked_at(millis: i64) -> Refund {
+        Refund { requested_at: Timestamp::from_millis(millis), correlation_id: "request-2".to_owned() }
+    }
+
     #[test]
-    fn only_a_pending_payment_is_open() {
-        assert!(!Status::Pending.is_final());
+    fn a_refund_asked_for_again_runs_under_another_name() {
+        assert_eq!(completed().refund_saga(), None);
+        let first = completed().refunding(asked_at(1));
+        assert_eq!(first.execution_name(), "p1-refund");
+        assert_eq!(first.refund_saga().unwrap().refund_correlation_id, "request-2");
+        let cancelled = Payment { status: Status::Completed, ..first };
+        assert_eq!(cancelled.refund_saga(), None);
+        assert_eq!(cancelled.refunding(asked_at(2)).execution_name(), "p1-refund-r1");
+    }
+
+    #[test]
+    fn a_person_is_told_once_of_what_was_recovered_often_or_takes_long() {
+        let asked = Timestamp::from_millis(1);
+        let refunding = completed().refunding(asked_at(1));
+        assert!(!refunding.is_to_be_told(asked.plus_millis(STUCK_MILLIS)));
+        assert!(refunding.is_to_be_told(asked.plus_millis(STUCK_MILLIS + 1)));
+        let recovered = Payment { recoveries: STUCK_RECOVERIES, ..refunding };
+        assert!(recovered.is_to_be_told(asked));
+        assert!(!Payment { told: true, ..recovered }.is_to_be_told(asked));
+    }
+
+    #[test]
+    fn only_a_payment_with_a_saga_is_open() {
+        assert!(!Status::Pending.is_final() && !Status::Refunding.is_final());
         for status in [Status::Completed, Status::Refunded, Status::Failed(PaymentFailure::HoldExpired)] {
             assert!(status.is_final());
         }

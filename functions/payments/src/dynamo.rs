@@ -2,22 +2,27 @@
 //!
 //! | item | pk | sk | attributes |
 //! | --- | --- | --- | --- |
-//! | payment | `USER#<user>` | `PAY#<payment>` | `kind` = `payment`, `status`, `failure`, `saga` (JSON of the saga's input), `amount`, `reservation_id`, `created_at`, `recoveries`, and while pending `pending_shard` and `pending_since` (index `pending`) |
+//! | payment | `USER#<user>` | `PAY#<payment>` | `kind` = `payment`, `status`, `failure`, `saga` (JSON of the saga's input), `amount`, `reservation_id`, `created_at`, `settled_at`, `recoveries`, once its refund is asked for `refund_requested_at`, `refund_correlation_id`, `refunded_at` or `refund_failed_at`, and while a saga is open `pending_shard`, `pending_since` (index `pending`) and `told_at` |
 //! | remembered answer | `USER#<user>` | `IDEM#<key>` | see [`kit::idempotency`] |
 //! | outbox row | `OUTBOX#<event>` | `OUTBOX` | see [`kit::outbox`] |
 
-use crate::domain::{PENDING_TOO_LONG_MILLIS, Payment, Status, wait_after_recovery};
-use crate::ports::{FindPayment, FindStuck, OpenPayment, Opened, SettlePayment};
+use crate::domain::{PENDING_TOO_LONG_MILLIS, Payment, Refund, Status, wait_after_recovery};
+use crate::ports::{
+    FindPayment, FindStuck, OpenPayment, OpenRefund, Opened, RecallAnswer, SettlePayment, SettleRefund,
+};
+use aws_sdk_dynamodb::types::builders::UpdateBuilder;
 use aws_sdk_dynamodb::types::{AttributeValue, Put, ReturnValuesOnConditionCheckFailure, TransactWriteItem, Update};
-use contracts::events::{EventBody, PaymentCompleted, PaymentFailed};
-use contracts::saga::{PaymentFailure, PaymentSaga};
+use contracts::events::{
+    Event, EventBody, FaultDetected, PaymentCompleted, PaymentFailed, PaymentRefundFailed, PaymentRefunded,
+};
+use contracts::saga::{PaymentFailure, PaymentSaga, RefundSaga};
 use contracts::{PaymentId, Timestamp, UserId};
 use kit::Fault;
 use kit::dynamo::{Item, PK, Read, SK, Table, TransactError, at, built, classify, n, s};
 use kit::idempotency::{self, IdempotencyKey, StoredAnswer};
 use kit::outbox;
 
-/// The index of pending payments by the moment the recovery should look at them.
+/// The index of payments with an open saga by the moment the recovery should look at them.
 pub const PENDING_INDEX: &str = "pending";
 /// Over how many partitions of that index payments spread.
 const PENDING_SHARDS: u64 = 4;
@@ -46,38 +51,32 @@ impl Payments {
         Self { table }
     }
 
-    /// pending -> `status` with an event, both or neither; the status found when it was not pending.
-    async fn settle(
-        &self,
-        saga: &PaymentSaga,
-        status: Status,
-        body: EventBody,
-        now: Timestamp,
-    ) -> Result<Option<Status>, Fault> {
-        let mut settled = Update::builder()
+    fn update(&self, saga: &PaymentSaga) -> UpdateBuilder {
+        Update::builder()
             .table_name(&self.table.name)
             .key(PK, user_pk(&saga.user_id))
             .key(SK, payment_sk(&saga.payment_id))
-            .condition_expression("#status = :pending")
             .expression_attribute_names("#status", "status")
-            .expression_attribute_values(":pending", s(Status::Pending.as_str()))
-            .expression_attribute_values(":status", s(status.as_str()))
+            .return_values_on_condition_check_failure(ReturnValuesOnConditionCheckFailure::AllOld)
+    }
+
+    /// `from` -> `to`: the end of a saga, at the attribute `moment`.
+    fn ended(&self, saga: &PaymentSaga, from: Status, to: Status, moment: &str, now: Timestamp) -> UpdateBuilder {
+        self.update(saga)
+            .update_expression(format!(
+                "SET #status = :to, {moment} = :now REMOVE pending_shard, pending_since, told_at"
+            ))
+            .condition_expression("#status = :from")
+            .expression_attribute_values(":from", s(from.as_str()))
+            .expression_attribute_values(":to", s(to.as_str()))
             .expression_attribute_values(":now", at(now))
-            .return_values_on_condition_check_failure(ReturnValuesOnConditionCheckFailure::AllOld);
-        settled = match status {
-            Status::Failed(failure) => settled
-                .update_expression(
-                    "SET #status = :status, settled_at = :now, failure = :failure REMOVE pending_shard, pending_since",
-                )
-                .expression_attribute_values(":failure", s(failure.as_str())),
-            _ => settled
-                .update_expression("SET #status = :status, settled_at = :now REMOVE pending_shard, pending_since"),
-        };
-        let id = saga.payment_id.as_str();
-        let event = outbox::event(SOURCE, id, &saga.correlation_id, body, now)?;
+    }
+
+    /// The end of a saga with its event, both or neither; the status found when it had ended.
+    async fn settle(&self, saga: &PaymentSaga, ended: UpdateBuilder, event: &Event) -> Result<Option<Status>, Fault> {
         let writes = vec![
-            TransactWriteItem::builder().update(built(settled.build())?).build(),
-            outbox::row(&self.table, &event, id)?,
+            TransactWriteItem::builder().update(built(ended.build())?).build(),
+            outbox::row(&self.table, event, saga.payment_id.as_str())?,
         ];
         match self.table.transact("settling a payment", writes).await {
             Ok(()) => Ok(None),
@@ -131,7 +130,50 @@ impl OpenPayment for Payments {
             },
         }
     }
+}
 
+impl OpenRefund for Payments {
+    async fn open_refund(
+        &self,
+        payment: &Payment,
+        key: &IdempotencyKey,
+        answer: &StoredAnswer,
+        now: Timestamp,
+    ) -> Result<Option<Opened>, Fault> {
+        let saga = &payment.saga;
+        let (requested_at, correlation_id) = payment.asked();
+        let update = self
+            .update(saga)
+            .update_expression(
+                "SET #status = :refunding, refund_requested_at = :requested, refund_correlation_id = :correlation, \
+                 recoveries = :recoveries, pending_shard = :shard, pending_since = :requested",
+            )
+            .condition_expression("#status = :completed")
+            .expression_attribute_values(":completed", s(Status::Completed.as_str()))
+            .expression_attribute_values(":refunding", s(payment.status.as_str()))
+            .expression_attribute_values(":requested", at(requested_at))
+            .expression_attribute_values(":correlation", s(correlation_id))
+            .expression_attribute_values(":recoveries", n(payment.recoveries))
+            .expression_attribute_values(":shard", s(pending_shard(&saga.payment_id)))
+            .build();
+        let writes = vec![
+            TransactWriteItem::builder().update(built(update)?).build(),
+            idempotency::remember(&self.table, &saga.user_id, key, answer, now)?,
+        ];
+        match self.table.transact("recording a refund", writes).await {
+            Ok(()) => Ok(Some(Opened::Now)),
+            Err(TransactError::Fault(fault)) => Err(fault),
+            Err(TransactError::Conditions(failed)) => match failed.found(1) {
+                Some(row) => opened_before(row, key).map(Some),
+                // What made it not completed may be this very request, being recorded at this moment.
+                None if failed.conflicted(1) => Err(Fault::contended("recording a refund")),
+                None => Ok(None),
+            },
+        }
+    }
+}
+
+impl RecallAnswer for Payments {
     async fn recall(&self, user: &UserId, key: &IdempotencyKey, now: Timestamp) -> Result<Option<Opened>, Fault> {
         match self.table.read("reading a payment", user_pk(user), s(idempotency::sort_key(key))).await? {
             Some(row) if row.moment("forgotten_at")? > now => opened_before(&row, key).map(Some),
@@ -157,6 +199,7 @@ impl FindPayment for Payments {
 
 impl SettlePayment for Payments {
     async fn complete(&self, saga: &PaymentSaga, now: Timestamp) -> Result<Option<Status>, Fault> {
+        let ended = self.ended(saga, Status::Pending, Status::Completed, "settled_at", now);
         let body = EventBody::PaymentCompleted(PaymentCompleted {
             payment_id: saga.payment_id.clone(),
             user_id: saga.user_id.clone(),
@@ -167,17 +210,60 @@ impl SettlePayment for Payments {
             amount: saga.amount,
             queue_position: saga.queue_position,
         });
-        self.settle(saga, Status::Completed, body, now).await
+        let event = outbox::event(SOURCE, saga.payment_id.as_str(), &saga.correlation_id, body, now)?;
+        self.settle(saga, ended, &event).await
     }
 
     async fn fail(&self, saga: &PaymentSaga, failure: PaymentFailure, now: Timestamp) -> Result<Option<Status>, Fault> {
+        let ended = self
+            .ended(saga, Status::Pending, Status::Failed(failure), "failure = :failure, settled_at", now)
+            .expression_attribute_values(":failure", s(failure.as_str()));
         let body = EventBody::PaymentFailed(PaymentFailed {
             payment_id: saga.payment_id.clone(),
             user_id: saga.user_id.clone(),
             reservation_id: saga.reservation_id.clone(),
             failure,
         });
-        self.settle(saga, Status::Failed(failure), body, now).await
+        let event = outbox::event(SOURCE, saga.payment_id.as_str(), &saga.correlation_id, body, now)?;
+        self.settle(saga, ended, &event).await
+    }
+}
+
+impl SettleRefund for Payments {
+    async fn complete_refund(&self, refund: &RefundSaga, now: Timestamp) -> Result<Option<Status>, Fault> {
+        let saga = &refund.payment;
+        let ended = self.ended(saga, Status::Refunding, Status::Refunded, "refunded_at", now);
+        let body = EventBody::PaymentRefunded(PaymentRefunded {
+            payment_id: saga.payment_id.clone(),
+            user_id: saga.user_id.clone(),
+            reservation_id: saga.reservation_id.clone(),
+            schedule_id: saga.schedule_id.clone(),
+            concert_id: saga.concert_id.clone(),
+            seats: saga.seats.clone(),
+            amount: saga.amount,
+        });
+        let event = outbox::event(SOURCE, saga.payment_id.as_str(), &refund.refund_correlation_id, body, now)?;
+        self.settle(saga, ended, &event).await
+    }
+
+    async fn cancel_refund(&self, refund: &RefundSaga, reason: &str, now: Timestamp) -> Result<Option<Status>, Fault> {
+        let saga = &refund.payment;
+        let ended = self
+            .ended(saga, Status::Refunding, Status::Completed, "refund_failed_at", now)
+            // Arriving late, it must not end the refund that was asked for after this one.
+            .condition_expression("#status = :from AND refund_requested_at = :requested")
+            .expression_attribute_values(":requested", at(refund.refund_requested_at));
+        let body = EventBody::PaymentRefundFailed(PaymentRefundFailed {
+            payment_id: saga.payment_id.clone(),
+            user_id: saga.user_id.clone(),
+            reservation_id: saga.reservation_id.clone(),
+            reason: reason.to_owned(),
+        });
+        // It can happen to a payment more than once.
+        let id = format!("{}.{}.{}", saga.payment_id, refund.refund_requested_at.millis(), body.event_type());
+        let subject = saga.payment_id.as_str();
+        let event = outbox::event_with_id(id, SOURCE, subject, &refund.refund_correlation_id, body, now)?;
+        self.settle(saga, ended, &event).await
     }
 }
 
@@ -209,33 +295,52 @@ impl FindStuck for Payments {
         Ok(found)
     }
 
-    async fn count_recovery(&self, payment: &Payment, now: Timestamp) -> Result<bool, Fault> {
-        // `pending_since` in the future is how the index waits.
-        let next_look = now.plus_millis(wait_after_recovery(payment.recoveries) - PENDING_TOO_LONG_MILLIS);
-        let counted = self
-            .table
-            .client
-            .update_item()
-            .table_name(&self.table.name)
-            .key(PK, user_pk(&payment.saga.user_id))
-            .key(SK, payment_sk(&payment.saga.payment_id))
-            .update_expression("SET recoveries = :next, pending_since = :look")
-            .condition_expression("#status = :pending AND recoveries = :now_counted")
-            .expression_attribute_names("#status", "status")
-            .expression_attribute_values(":pending", s(Status::Pending.as_str()))
-            .expression_attribute_values(":now_counted", n(payment.recoveries))
-            .expression_attribute_values(":next", n(payment.recoveries + 1))
-            .expression_attribute_values(":look", at(next_look))
-            .send()
-            .await;
-        match counted {
-            Ok(_) => Ok(true),
-            Err(error) => match error.as_service_error() {
-                Some(failed) if failed.is_conditional_check_failed_exception() => Ok(false),
-                _ => Err(classify("counting a recovery", error)),
-            },
+    async fn looked_at(&self, before: &Payment, after: &Payment, now: Timestamp) -> Result<bool, Fault> {
+        let counted = after.recoveries > before.recoveries;
+        let wait = wait_after_recovery(if counted { before.recoveries } else { 0 });
+        let mut sets = "SET recoveries = :after, pending_since = :look".to_owned();
+        let mut update = self.update(&before.saga);
+        let mut told = None;
+        if after.is_to_be_told(now) {
+            sets.push_str(", told_at = :now");
+            update = update.expression_attribute_values(":now", at(now));
+            told = Some(outbox::row(&self.table, &stuck(after, now)?, before.saga.payment_id.as_str())?);
+        }
+        let update = update
+            .update_expression(sets)
+            .condition_expression("#status = :open AND recoveries = :before")
+            .expression_attribute_values(":open", s(before.status.as_str()))
+            .expression_attribute_values(":before", n(before.recoveries))
+            .expression_attribute_values(":after", n(after.recoveries))
+            // `pending_since` in the future is how the index waits.
+            .expression_attribute_values(":look", at(now.plus_millis(wait - PENDING_TOO_LONG_MILLIS)))
+            .build();
+        let mut writes = vec![TransactWriteItem::builder().update(built(update)?).build()];
+        writes.extend(told);
+        match self.table.transact("counting a recovery", writes).await {
+            Ok(()) => Ok(true),
+            Err(TransactError::Conditions(_)) => Ok(false),
+            Err(TransactError::Fault(fault)) => Err(fault),
         }
     }
+}
+
+/// Tells that a payment or its refund does not come to an end, once.
+fn stuck(payment: &Payment, now: Timestamp) -> Result<Event, Fault> {
+    let fault = format!("payment-stuck:{}", payment.saga_name());
+    let (asked_at, correlation_id) = payment.asked();
+    let body = EventBody::FaultDetected(FaultDetected {
+        fault: fault.clone(),
+        summary: "A payment or its refund does not come to an end".to_owned(),
+        detail: format!(
+            "{} since {}, {} recoveries; the execution is {}",
+            payment.status.as_str(),
+            asked_at.rfc3339(),
+            payment.recoveries,
+            payment.execution_name()
+        ),
+    });
+    outbox::event(SOURCE, &fault, correlation_id, body, now)
 }
 
 /// Reads a payment item.
@@ -244,13 +349,23 @@ pub fn payment_of(item: &Item) -> Result<Payment, Fault> {
     let status = match item.text("status")? {
         "pending" => Status::Pending,
         "completed" => Status::Completed,
+        "refunding" => Status::Refunding,
         "refunded" => Status::Refunded,
         "failed" => Status::Failed(PaymentFailure::from_reason(item.text("failure")?)),
         _ => return Err(wrong("status")),
     };
+    let refund = match item.get("refund_requested_at") {
+        None => None,
+        Some(_) => Some(Refund {
+            requested_at: item.moment("refund_requested_at")?,
+            correlation_id: item.text("refund_correlation_id")?.to_owned(),
+        }),
+    };
     Ok(Payment {
         saga: item.document("saga")?,
         status,
+        refund,
         recoveries: u32::try_from(item.uint("recoveries")?).map_err(|_| wrong("recoveries"))?,
+        told: item.contains_key("told_at"),
     })
 }

@@ -1,9 +1,10 @@
 //! HTTP in and out. The steps need no translation: their input is the published saga.
 
 use crate::domain::{Choices, Payment, Status};
-use crate::ports::{AskQuote, FindPayment, OpenPayment, StartSaga};
+use crate::ports::{AskQuote, AskRefundQuote, FindPayment, OpenPayment, OpenRefund, RecallAnswer, StartSaga};
 use crate::usecases::start_payment::{self, StartError, StartPayment, Started, payment_in};
-use contracts::saga::TokenExpiry;
+use crate::usecases::start_refund::{self, RefundError, StartRefund};
+use contracts::saga::{PaymentSaga, RefundSaga, TokenExpiry};
 use contracts::{PaymentId, ReservationId, Timestamp, UserId, Won};
 use kit::auth::UserTokens;
 use kit::http::StatusCode;
@@ -39,6 +40,19 @@ pub struct StartDeps<P, Q, S> {
     pub sagas: S,
     /// How this stage expires queue tokens.
     pub token_expiry: TokenExpiry,
+}
+
+/// What `start-refund` is wired with.
+#[derive(Debug)]
+pub struct RefundDeps<P, Q, S> {
+    /// Where the payments are.
+    pub payments: P,
+    /// Who calls.
+    pub users: UserTokens,
+    /// Who knows what can be refunded.
+    pub quotes: Q,
+    /// Where the refund sagas run.
+    pub sagas: S,
 }
 
 #[derive(Debug, Deserialize)]
@@ -80,12 +94,21 @@ fn location(id: &PaymentId) -> String {
     format!("/payments/{id}")
 }
 
+/// The answer to a request that was taken on, to be remembered.
+fn accepted(payment: &Payment) -> StoredAnswer {
+    StoredAnswer {
+        status: StatusCode::ACCEPTED.as_u16(),
+        body: serde_json::to_value(PaymentBody::from(payment)).unwrap_or_default(),
+        location: Some(location(&payment.saga.payment_id)),
+    }
+}
+
 /// `POST /payments`
 pub async fn start_payment<P, Q, S>(deps: &StartDeps<P, Q, S>, call: Call) -> Result<Reply, Problem>
 where
-    P: OpenPayment + FindPayment,
+    P: OpenPayment + FindPayment + RecallAnswer,
     Q: AskQuote,
-    S: StartSaga,
+    S: StartSaga<PaymentSaga>,
 {
     let user = deps.users.user(&call)?.user;
     let key = IdempotencyKey::required(&call, "POST /payments")?;
@@ -98,12 +121,7 @@ where
         choices: Choices { token_expiry: deps.token_expiry, correlation_id: call.request_id.clone() },
         now: call.now,
     };
-    let answer = |payment: &Payment| StoredAnswer {
-        status: StatusCode::ACCEPTED.as_u16(),
-        body: serde_json::to_value(PaymentBody::from(payment)).unwrap_or_default(),
-        location: Some(location(&payment.saga.payment_id)),
-    };
-    let started = start_payment::start_payment(&deps.payments, &deps.quotes, &deps.sagas, ask, answer).await?;
+    let started = start_payment::start_payment(&deps.payments, &deps.quotes, &deps.sagas, ask, accepted).await?;
     let (id, reply) = match started {
         Started::Now(payment) => {
             let id = payment.saga.payment_id.clone();
@@ -152,6 +170,39 @@ impl From<StartError> for Problem {
             StartError::NotPayable => Problem::conflict("reservation_not_payable", "Only a running hold can be paid"),
             StartError::KeyReused => idempotency::reused(),
             StartError::Fault(fault) => fault.into(),
+        }
+    }
+}
+
+/// `POST /payments/{payment_id}/refund`
+pub async fn start_refund<P, Q, S>(deps: &RefundDeps<P, Q, S>, call: Call) -> Result<Reply, Problem>
+where
+    P: FindPayment + OpenRefund + RecallAnswer,
+    Q: AskRefundQuote,
+    S: StartSaga<RefundSaga>,
+{
+    let user = deps.users.user(&call)?.user;
+    let payment: PaymentId = call.path_id("payment_id")?;
+    // The payment is a part of the request: a key is for one of them.
+    let key = IdempotencyKey::required(&call, &format!("POST /payments/{payment}/refund"))?;
+    let ask = StartRefund { user, payment, key, correlation_id: call.request_id.clone(), now: call.now };
+    let answer = start_refund::start_refund(&deps.payments, &deps.quotes, &deps.sagas, ask, accepted).await?;
+    Ok(answer.into_reply())
+}
+
+impl From<RefundError> for Problem {
+    fn from(error: RefundError) -> Self {
+        let not_refundable = || {
+            Problem::conflict("payment_not_refundable", "Only a completed payment can be refunded, once and in time")
+        };
+        match error {
+            RefundError::NotFound => Problem::not_found("no such payment"),
+            RefundError::NotRefundable => not_refundable(),
+            RefundError::TooLate(until) => {
+                not_refundable().detail(format!("It could be refunded until {}", until.rfc3339()))
+            }
+            RefundError::KeyReused => idempotency::reused(),
+            RefundError::Fault(fault) => fault.into(),
         }
     }
 }

@@ -5,10 +5,12 @@ use kit::outbox::Relay;
 use kit::{Boot, MainResult};
 use payments::charge_dynamo::Charges;
 use payments::dynamo::Payments;
-use payments::handlers::{self, Deps, StartDeps};
+use payments::handlers::{self, Deps, RefundDeps, StartDeps};
 use payments::provider::TossPayments;
-use payments::saga::PaymentSagas;
+use payments::saga::StateMachine;
+use payments::usecases::cancel_refund::cancel_refund;
 use payments::usecases::complete_payment::complete_payment;
+use payments::usecases::complete_refund::complete_refund;
 use payments::usecases::fail_payment::fail_payment;
 use payments::usecases::pay_charge::{PayCharges, pay_charge};
 use payments::usecases::recover_charges::recover_charges;
@@ -34,22 +36,35 @@ async fn main() -> MainResult {
                 payments,
                 users: boot.user_tokens()?,
                 quotes: boot.step_of("QUOTE_RESERVATION_FUNCTION")?,
-                sagas: PaymentSagas::new(boot.sfn(), boot.setting("PAYMENT_SAGA")?),
+                sagas: StateMachine::new(boot.sfn(), boot.setting("PAYMENT_SAGA")?),
                 token_expiry: boot.setting_or("TOKEN_EXPIRY", TokenExpiry::default())?,
             };
             boot.http(deps, handlers::start_payment).await
+        }
+        "start-refund" => {
+            let deps = RefundDeps {
+                payments,
+                users: boot.user_tokens()?,
+                quotes: boot.step_of("QUOTE_REFUND_FUNCTION")?,
+                sagas: StateMachine::new(boot.sfn(), boot.setting("REFUND_SAGA")?),
+            };
+            boot.http(deps, handlers::start_refund).await
         }
         "get-payment" => boot.http(Deps { payments, users: boot.user_tokens()? }, handlers::get_payment).await,
         // Steps of the payment saga
         "complete-payment" => boot.step(payments, complete_payment).await,
         "fail-payment" => boot.step(payments, fail_payment).await,
+        // Steps of the refund saga
+        "complete-refund" => boot.step(payments, complete_refund).await,
+        "cancel-refund" => boot.step(payments, cancel_refund).await,
         // A step that points asks
         "pay-charge" => boot.step(charges(&boot)?, pay_charge).await,
         // Every minute
         "recover-charges" => boot.schedule(charges(&boot)?, recover_charges).await,
         "recover-payments" => {
-            let sagas = PaymentSagas::new(boot.sfn(), boot.setting("PAYMENT_SAGA")?);
-            boot.schedule(RecoverPayments { payments, sagas }, recover_payments).await
+            let sagas = StateMachine::new(boot.sfn(), boot.setting("PAYMENT_SAGA")?);
+            let refunds = StateMachine::new(boot.sfn(), boot.setting("REFUND_SAGA")?);
+            boot.schedule(RecoverPayments { payments, sagas, refunds }, recover_payments).await
         }
         "sweep-payment-outbox" => boot.schedule(boot.relay("payments")?, Relay::sweep_all).await,
         // The table's stream

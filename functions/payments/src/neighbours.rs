@@ -1,14 +1,20 @@
 //! What payments asks of other contexts.
 
 use crate::charge::CreditPoints;
-use crate::ports::AskQuote;
-use contracts::steps::{ChargeCredit, CreditCharge, Quote, QuoteReservation};
+use crate::ports::{AskQuote, AskRefundQuote};
+use contracts::steps::{ChargeCredit, CreditCharge, Quote, QuoteRefund, QuoteReservation, RefundQuote};
 use kit::Fault;
 use kit::invoke::Step;
 
 impl AskQuote for Step {
     async fn quote(&self, ask: &QuoteReservation) -> Result<Quote, Fault> {
         self.ask("asking for a quote", ask).await
+    }
+}
+
+impl AskRefundQuote for Step {
+    async fn quote_refund(&self, ask: &QuoteRefund) -> Result<RefundQuote, Fault> {
+        self.ask("asking whether a refund is possible", ask).await
     }
 }
 

@@ -1,8 +1,8 @@
 //! What payments needs from outside, one narrow trait per capability.
 
 use crate::domain::{Execution, Payment, Status};
-use contracts::saga::{PaymentFailure, PaymentSaga};
-use contracts::steps::{Quote, QuoteReservation};
+use contracts::saga::{PaymentFailure, PaymentSaga, RefundSaga};
+use contracts::steps::{Quote, QuoteRefund, QuoteReservation, RefundQuote};
 use contracts::{PaymentId, Timestamp, UserId};
 use kit::Fault;
 use kit::idempotency::{IdempotencyKey, StoredAnswer};
@@ -11,6 +11,12 @@ use kit::idempotency::{IdempotencyKey, StoredAnswer};
 pub trait AskQuote: Send + Sync {
     /// The quote.
     fn quote(&self, ask: &QuoteReservation) -> impl Future<Output = Result<Quote, Fault>> + Send;
+}
+
+/// Asks whether a reservation can be refunded.
+pub trait AskRefundQuote: Send + Sync {
+    /// The answer.
+    fn quote_refund(&self, ask: &QuoteRefund) -> impl Future<Output = Result<RefundQuote, Fault>> + Send;
 }
 
 /// What writing a new payment came to.
@@ -24,6 +30,17 @@ pub enum Opened {
     KeyReused,
 }
 
+/// What the keys of requests remember.
+pub trait RecallAnswer: Send + Sync {
+    /// What the key remembers: `None` when nothing.
+    fn recall(
+        &self,
+        user: &UserId,
+        key: &IdempotencyKey,
+        now: Timestamp,
+    ) -> impl Future<Output = Result<Option<Opened>, Fault>> + Send;
+}
+
 /// Records new payments.
 pub trait OpenPayment: Send + Sync {
     /// Payment and remembered answer, both or neither.
@@ -34,12 +51,17 @@ pub trait OpenPayment: Send + Sync {
         answer: &StoredAnswer,
         now: Timestamp,
     ) -> impl Future<Output = Result<Opened, Fault>> + Send;
+}
 
-    /// What the key remembers: `None` when nothing.
-    fn recall(
+/// Records that refunds were asked for.
+pub trait OpenRefund: Send + Sync {
+    /// completed -> refunding, and the remembered answer, both or neither. `None` when the payment is not completed
+    /// any more and the key remembers nothing.
+    fn open_refund(
         &self,
-        user: &UserId,
+        payment: &Payment,
         key: &IdempotencyKey,
+        answer: &StoredAnswer,
         now: Timestamp,
     ) -> impl Future<Output = Result<Option<Opened>, Fault>> + Send;
 }
@@ -50,10 +72,10 @@ pub trait FindPayment: Send + Sync {
     fn find(&self, user: &UserId, id: &PaymentId) -> impl Future<Output = Result<Option<Payment>, Fault>> + Send;
 }
 
-/// Starts sagas.
-pub trait StartSaga: Send + Sync {
+/// Starts sagas with an input.
+pub trait StartSaga<I>: Send + Sync {
     /// Starts an execution under a name. One that was started before is success.
-    fn start(&self, name: &str, saga: &PaymentSaga) -> impl Future<Output = Result<(), Fault>> + Send;
+    fn start(&self, name: &str, saga: &I) -> impl Future<Output = Result<(), Fault>> + Send;
 }
 
 /// Looks at sagas.
@@ -79,10 +101,34 @@ pub trait SettlePayment: Send + Sync {
     ) -> impl Future<Output = Result<Option<Status>, Fault>> + Send;
 }
 
-/// Finds payments that do not come to an end.
+/// Ends refunds.
+pub trait SettleRefund: Send + Sync {
+    /// refunding -> refunded, with its event. The status found when it was not refunding.
+    fn complete_refund(
+        &self,
+        saga: &RefundSaga,
+        now: Timestamp,
+    ) -> impl Future<Output = Result<Option<Status>, Fault>> + Send;
+    /// refunding -> completed, with its event. The status found when this refund was not on its way.
+    fn cancel_refund(
+        &self,
+        saga: &RefundSaga,
+        reason: &str,
+        now: Timestamp,
+    ) -> impl Future<Output = Result<Option<Status>, Fault>> + Send;
+}
+
+/// Finds payments whose saga does not come to an end.
 pub trait FindStuck: Send + Sync {
-    /// Some of those due for a look at `now`, oldest first.
+    /// Some of those due for a look at `now`, those that waited longest first.
     fn stuck(&self, now: Timestamp) -> impl Future<Output = Result<Vec<Payment>, Fault>> + Send;
-    /// Counts a recovery and sets when the next may come. `false` when somebody else did, or it has ended.
-    fn count_recovery(&self, payment: &Payment, now: Timestamp) -> impl Future<Output = Result<bool, Fault>> + Send;
+    /// Sets when the next look may come, so that those behind it are looked at too, and tells a person who is to be told.
+    /// `before` is the payment as it was found, `after` with the recovery counted, if it is to be. `false` when somebody
+    /// else counted one, or the saga has ended.
+    fn looked_at(
+        &self,
+        before: &Payment,
+        after: &Payment,
+        now: Timestamp,
+    ) -> impl Future<Output = Result<bool, Fault>> + Send;
 }

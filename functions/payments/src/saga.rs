@@ -1,29 +1,29 @@
-//! Step Functions: where the payment saga runs.
+//! Step Functions: where the sagas run.
 
 use crate::domain::Execution;
 use crate::ports::{StartSaga, WatchSaga};
 use aws_sdk_sfn::Client;
 use aws_sdk_sfn::types::ExecutionStatus;
-use contracts::saga::PaymentSaga;
 use kit::Fault;
 use kit::dynamo::classify;
+use serde::Serialize;
 
-/// The payment saga's state machine.
+/// One saga's state machine.
 #[derive(Debug, Clone)]
-pub struct PaymentSagas {
+pub struct StateMachine {
     client: Client,
     state_machine_arn: String,
 }
 
-impl PaymentSagas {
-    /// A state machine by its ARN.
+impl StateMachine {
+    /// The one with this ARN.
     pub fn new(client: Client, state_machine_arn: String) -> Self {
         Self { client, state_machine_arn }
     }
 }
 
-impl StartSaga for PaymentSagas {
-    async fn start(&self, name: &str, saga: &PaymentSaga) -> Result<(), Fault> {
+impl<I: Serialize + Sync> StartSaga<I> for StateMachine {
+    async fn start(&self, name: &str, saga: &I) -> Result<(), Fault> {
         let input = serde_json::to_string(saga).map_err(|error| Fault::broken("starting a saga", error))?;
         let started = self
             .client
@@ -36,7 +36,7 @@ impl StartSaga for PaymentSagas {
         match started {
             Ok(_) => Ok(()),
             Err(error) => match error.as_service_error() {
-                // It runs, or ran: a name belongs to one payment, so it can only be this saga.
+                // It runs, or ran: a name belongs to one payment or refund, so it can only be this saga.
                 Some(exists) if exists.is_execution_already_exists() => Ok(()),
                 _ => Err(classify("starting a saga", error)),
             },
@@ -44,7 +44,7 @@ impl StartSaga for PaymentSagas {
     }
 }
 
-impl WatchSaga for PaymentSagas {
+impl WatchSaga for StateMachine {
     async fn execution(&self, name: &str) -> Result<Execution, Fault> {
         let arn = format!("{}:{name}", self.state_machine_arn.replacen(":stateMachine:", ":execution:", 1));
         let found = self.client.describe_execution().execution_arn(arn).send().await;

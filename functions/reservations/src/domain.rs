@@ -116,7 +116,7 @@ pub struct Reservation {
     pub status: Status,
     /// When its hold ends or ended.
     pub hold_expires_at: Timestamp,
-    /// When it was made.
+    /// When it was asked for, which is the moment its place in line had to be active.
     pub created_at: Timestamp,
     /// The request that made it.
     pub correlation_id: String,
@@ -157,6 +157,8 @@ pub struct Wish {
     pub asked_at: Timestamp,
 }
 
+/// Over how many shards the indexes spread by which the sweeps find what is due.
+pub const DUE_SHARDS: u64 = 16;
 /// How long a reservation may be pending before it is asked for again, in seconds.
 pub const PENDING_SECONDS: i64 = 30;
 /// How long a reservation may be pending at all, in seconds: nobody waits longer for a seat.
@@ -301,7 +303,7 @@ pub fn decide_hold(
             queue_position: wish.token.position,
             status: Status::Held,
             hold_expires_at: now.plus_seconds(i64::from(terms.hold_seconds)),
-            created_at: now,
+            created_at: wish.asked_at,
             correlation_id: wish.correlation_id.clone(),
             payment: None,
             releases: 0,
@@ -472,6 +474,7 @@ mod tests {
         let late = NOW.plus_seconds(3_000);
         let hold = decide_hold(&wish(&["A-1-1"]), Some(&terms()), Some(&plan()), &Visits::default(), late).unwrap();
         assert_eq!(hold.reservation.hold_expires_at, late.plus_seconds(300));
+        assert_eq!(hold.reservation.created_at, NOW);
     }
 
     #[test]

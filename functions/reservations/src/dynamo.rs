@@ -14,7 +14,7 @@
 //! never meet.
 
 use crate::domain::{
-    EndHold, Hold, PENDING_SECONDS, Refusal, Reservation, SeatList, Status, Terms, Visit, Visits, Wish, Withdrawal,
+    DUE_SHARDS, EndHold, Hold, PENDING_SECONDS, Refusal, Reservation, SeatList, Status, Terms, Visit, Visits, Wish, Withdrawal,
     after_release,
 };
 use crate::ports::{
@@ -45,10 +45,9 @@ use std::collections::HashMap;
 pub const WAITING_INDEX: &str = "waiting";
 /// The index of holds by the moment they are over: partition `due_shard`, sort `due_at`.
 pub const DUE_INDEX: &str = "due";
-/// Over how many partitions of that index holds spread.
-const DUE_SHARDS: u64 = 16;
-/// How many overdue holds one look at the index brings.
-const OVERDUE_PAGE: i32 = 50;
+/// How many rows of a shard one sweep looks at: more than it gets done in its time, so that those it cannot get done do
+/// not hide the others.
+const DUE_ROWS: usize = 2_000;
 /// Rounds of a write whose guards have to be looked at again.
 const ROUNDS: usize = 4;
 /// Who speaks in our events.
@@ -474,32 +473,35 @@ fn without_failed(seats: &[SeatId], failed: &FailedConditions, first_seat: usize
 }
 
 impl FindOverdue for Reservations {
-    async fn overdue(&self, now: Timestamp) -> Result<Vec<Reservation>, Fault> {
+    async fn overdue(&self, shard: u64, now: Timestamp) -> Result<Vec<Reservation>, Fault> {
+        let mut pages = self
+            .table
+            .client
+            .query()
+            .table_name(&self.table.name)
+            .index_name(DUE_INDEX)
+            .key_condition_expression("due_shard = :shard AND due_at <= :now")
+            .expression_attribute_values(":shard", s(shard))
+            .expression_attribute_values(":now", at(now))
+            .into_paginator()
+            .send();
         let mut found = Vec::new();
-        for shard in 0..DUE_SHARDS {
-            let got = self
-                .table
-                .client
-                .query()
-                .table_name(&self.table.name)
-                .index_name(DUE_INDEX)
-                .key_condition_expression("due_shard = :shard AND due_at <= :now")
-                .expression_attribute_values(":shard", s(shard))
-                .expression_attribute_values(":now", at(now))
-                .limit(OVERDUE_PAGE)
-                .send()
-                .await
-                .map_err(|error| classify("finding overdue holds", error))?;
-            for item in got.items.unwrap_or_default() {
-                match reservation_of(&item) {
-                    Ok(reservation) => found.push(reservation),
-                    // One row that cannot be read must not keep the others from their end.
-                    Err(fault) => tracing::error!(error = fault.chain(), "a hold cannot be read"),
-                }
+        while let Some(page) = pages.next().await {
+            let page = page.map_err(|error| classify("finding overdue holds", error))?;
+            found.extend(readable(page.items.unwrap_or_default(), reservation_of));
+            if found.len() >= DUE_ROWS {
+                break;
             }
         }
         Ok(found)
     }
+}
+
+/// What can be read. One row that cannot must not keep the others from their end.
+fn readable<T>(items: Vec<Item>, read: impl Fn(&Item) -> Result<T, Fault>) -> impl Iterator<Item = T> {
+    items.into_iter().filter_map(move |item| {
+        read(&item).inspect_err(|fault| tracing::error!(error = fault.chain(), "a due row cannot be read")).ok()
+    })
 }
 
 impl WritePending for Reservations {
@@ -574,32 +576,27 @@ impl WritePending for Reservations {
 }
 
 impl FindWaiting for Reservations {
-    async fn waiting(&self, now: Timestamp) -> Result<Vec<Waiting>, Fault> {
+    async fn waiting(&self, shard: u64, now: Timestamp) -> Result<Vec<Waiting>, Fault> {
+        let mut pages = self
+            .table
+            .client
+            .query()
+            .table_name(&self.table.name)
+            .index_name(WAITING_INDEX)
+            .key_condition_expression("waiting_shard = :shard AND waiting_at <= :now")
+            .expression_attribute_values(":shard", s(shard))
+            .expression_attribute_values(":now", at(now))
+            .into_paginator()
+            .send();
         let mut found = Vec::new();
-        for shard in 0..DUE_SHARDS {
-            let got = self
-                .table
-                .client
-                .query()
-                .table_name(&self.table.name)
-                .index_name(WAITING_INDEX)
-                .key_condition_expression("waiting_shard = :shard AND waiting_at <= :now")
-                .expression_attribute_values(":shard", s(shard))
-                .expression_attribute_values(":now", at(now))
-                .limit(OVERDUE_PAGE)
-                .send()
-                .await
-                .map_err(|error| classify("finding pending reservations", error))?;
-            for item in got.items.unwrap_or_default() {
-                let read = || -> Result<Waiting, Fault> {
-                    let wish = item.document::<WireWish>("wish")?;
-                    Ok(Waiting { reservation: reservation_of(&item)?, wish: wish.into_wish()? })
-                };
-                match read() {
-                    Ok(waiting) => found.push(waiting),
-                    // One row that cannot be read must not keep the others waiting.
-                    Err(fault) => tracing::error!(error = fault.chain(), "a pending reservation cannot be read"),
-                }
+        while let Some(page) = pages.next().await {
+            let page = page.map_err(|error| classify("finding pending reservations", error))?;
+            found.extend(readable(page.items.unwrap_or_default(), |item| {
+                let wish = item.document::<WireWish>("wish")?.into_wish()?;
+                Ok(Waiting { reservation: reservation_of(item)?, wish })
+            }));
+            if found.len() >= DUE_ROWS {
+                break;
             }
         }
         Ok(found)

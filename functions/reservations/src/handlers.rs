@@ -148,7 +148,9 @@ where
         }
         Requested::AsBefore(answer) => answer.into_reply(),
     };
-    Ok(reply.preference_applied("respond-async"))
+    // The key may have been used by one who waited.
+    let heeded = reply.status == StatusCode::ACCEPTED;
+    Ok(if heeded { reply.preference_applied("respond-async") } else { reply })
 }
 
 /// The queue of wishes.

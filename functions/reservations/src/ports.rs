@@ -113,8 +113,8 @@ pub struct Waiting {
 
 /// Looks after pending reservations.
 pub trait FindWaiting: Send + Sync {
-    /// Some of those due for a look at `now`, oldest first.
-    fn waiting(&self, now: Timestamp) -> impl Future<Output = Result<Vec<Waiting>, Fault>> + Send;
+    /// Those of one of [`DUE_SHARDS`](crate::domain::DUE_SHARDS) due for a look at `now`, oldest first.
+    fn waiting(&self, shard: u64, now: Timestamp) -> impl Future<Output = Result<Vec<Waiting>, Fault>> + Send;
     /// Sets when to look again, if it is still pending.
     fn look_later(&self, reservation: &Reservation, at: Timestamp) -> impl Future<Output = Result<(), Fault>> + Send;
 }
@@ -184,8 +184,8 @@ pub trait FindTerms: Send + Sync {
 
 /// Finds holds whose time is over.
 pub trait FindOverdue: Send + Sync {
-    /// Some of the holds that were over by `now`, oldest first.
-    fn overdue(&self, now: Timestamp) -> impl Future<Output = Result<Vec<Reservation>, Fault>> + Send;
+    /// The holds of one of [`DUE_SHARDS`](crate::domain::DUE_SHARDS) that were over by `now`, oldest first.
+    fn overdue(&self, shard: u64, now: Timestamp) -> impl Future<Output = Result<Vec<Reservation>, Fault>> + Send;
 }
 
 /// Has a hold looked at again later.

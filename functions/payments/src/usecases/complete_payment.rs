@@ -9,7 +9,7 @@ use kit::{Fault, StepCall, StepError};
 pub async fn complete_payment(payments: &impl SettlePayment, call: StepCall<PaymentSaga>) -> Result<Done, StepError> {
     match payments.complete(&call.input, call.now).await? {
         None => Ok(Done { already: false }),
-        Some(Status::Completed | Status::Refunded) => Ok(Done { already: true }),
+        Some(Status::Completed | Status::Refunding | Status::Refunded) => Ok(Done { already: true }),
         Some(_) => {
             Err(Fault::broken("completing a payment", "it is recorded as failed while its seats are sold").into())
         }

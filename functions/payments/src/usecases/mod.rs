@@ -1,8 +1,11 @@
 //! One module per use case.
 
+pub mod cancel_refund;
 pub mod complete_payment;
+pub mod complete_refund;
 pub mod fail_payment;
 pub mod pay_charge;
 pub mod recover_charges;
 pub mod recover_payments;
 pub mod start_payment;
+pub mod start_refund;

@@ -1,32 +1,42 @@
-//! Finds payments that are pending for too long and drives the same saga to an end (R07).
+//! Finds payments and refunds whose saga does not come to an end and drives the same saga to one (R07).
 
-use crate::domain::{Recovery, decide_recovery};
+use crate::domain::{Payment, Recovery, decide_recovery};
 use crate::ports::{FindStuck, StartSaga, WatchSaga};
 use contracts::Timestamp;
+use contracts::saga::{PaymentSaga, RefundSaga};
 use kit::Fault;
 
 /// What the recovery is wired with.
 #[derive(Debug)]
-pub struct RecoverPayments<P, S> {
+pub struct RecoverPayments<P, S, R> {
     /// Where the payments are.
     pub payments: P,
     /// Where their sagas run.
     pub sagas: S,
+    /// Where the sagas of their refunds run.
+    pub refunds: R,
 }
 
-/// Recovers what is due. One payment that cannot be recovered does not keep the others from it.
-pub async fn recover_payments<P: FindStuck, S: StartSaga + WatchSaga>(
-    deps: &RecoverPayments<P, S>,
-    now: Timestamp,
-) -> Result<(), Fault> {
+/// Recovers what is due. One payment that cannot be recovered does not keep the others from it, and neither do those that
+/// take long: whatever was looked at waits for its next look behind them.
+pub async fn recover_payments<P, S, R>(deps: &RecoverPayments<P, S, R>, now: Timestamp) -> Result<(), Fault>
+where
+    P: FindStuck,
+    S: StartSaga<PaymentSaga> + WatchSaga,
+    R: StartSaga<RefundSaga> + WatchSaga,
+{
     let mut last_fault = None;
     for payment in deps.payments.stuck(now).await? {
-        let id = payment.saga.payment_id.clone();
-        match recover(deps, payment, now).await {
-            Ok(Recovery::Leave) => tracing::warn!(payment = %id, "a payment takes long; its saga still runs"),
-            Ok(recovery) => tracing::warn!(payment = %id, ?recovery, "a stuck payment's saga was started"),
+        let saga = payment.saga_name();
+        let recovered = match payment.refund_saga() {
+            None => recover(&deps.payments, &deps.sagas, &payment.saga, &payment, now).await,
+            Some(refund) => recover(&deps.payments, &deps.refunds, &refund, &payment, now).await,
+        };
+        match recovered {
+            Ok(Recovery::Leave) => tracing::warn!(saga, "a saga takes long; it is left alone"),
+            Ok(recovery) => tracing::warn!(saga, ?recovery, "a stuck saga was started"),
             Err(fault) => {
-                tracing::error!(payment = %id, error = fault.chain(), "a stuck payment could not be recovered");
+                tracing::error!(saga, error = fault.chain(), "a stuck saga could not be recovered");
                 last_fault = Some(fault);
             }
         }
@@ -34,22 +44,23 @@ pub async fn recover_payments<P: FindStuck, S: StartSaga + WatchSaga>(
     last_fault.map_or(Ok(()), Err)
 }
 
-async fn recover<P: FindStuck, S: StartSaga + WatchSaga>(
-    deps: &RecoverPayments<P, S>,
-    mut payment: crate::domain::Payment,
+async fn recover<I, S: StartSaga<I> + WatchSaga>(
+    payments: &impl FindStuck,
+    sagas: &S,
+    input: &I,
+    found: &Payment,
     now: Timestamp,
 ) -> Result<Recovery, Fault> {
-    let recovery = decide_recovery(deps.sagas.execution(&payment.execution_name()).await?);
-    match recovery {
-        Recovery::Leave => {}
-        Recovery::Start => deps.sagas.start(&payment.execution_name(), &payment.saga).await?,
-        Recovery::StartAnother => {
-            // Counted before it is started: when this run dies in between, the next one starts that very execution.
-            if deps.payments.count_recovery(&payment, now).await? {
-                payment.recoveries += 1;
-                deps.sagas.start(&payment.execution_name(), &payment.saga).await?;
-            }
-        }
+    let recovery = decide_recovery(sagas.execution(&found.execution_name()).await?);
+    let mut payment = found.clone();
+    if recovery == Recovery::StartAnother {
+        payment.recoveries += 1;
     }
+    // Counted before it is started: when this run dies in between, the next one starts that very execution.
+    let is_ours = payments.looked_at(found, &payment, now).await?;
+    if recovery == Recovery::Leave || !is_ours {
+        return Ok(Recovery::Leave);
+    }
+    sagas.start(&payment.execution_name(), input).await?;
     Ok(recovery)
 }

@@ -1,7 +1,8 @@
 //! A user pays for a reservation: everything is fixed, recorded, and handed to the saga.
 
 use crate::domain::{Choices, Payment, Status};
-use crate::ports::{AskQuote, FindPayment, OpenPayment, Opened, StartSaga};
+use crate::ports::{AskQuote, FindPayment, OpenPayment, Opened, RecallAnswer, StartSaga};
+use contracts::saga::PaymentSaga;
 use contracts::steps::{Quote, QuoteReservation};
 use contracts::{PaymentId, ReservationId, Timestamp, UserId};
 use kit::Fault;
@@ -62,9 +63,9 @@ pub async fn start_payment<P, Q, S>(
     answer: impl Fn(&Payment) -> StoredAnswer + Send,
 ) -> Result<Started, StartError>
 where
-    P: OpenPayment + FindPayment,
+    P: OpenPayment + FindPayment + RecallAnswer,
     Q: AskQuote,
-    S: StartSaga,
+    S: StartSaga<PaymentSaga>,
 {
     let wanted = QuoteReservation { user_id: ask.user.clone(), reservation_id: ask.reservation.clone() };
     let refusal = match quotes.quote(&wanted).await? {
@@ -87,7 +88,7 @@ where
     }
 }
 
-async fn as_before<P: FindPayment, S: StartSaga>(
+async fn as_before<P: FindPayment, S: StartSaga<PaymentSaga>>(
     payments: &P,
     sagas: &S,
     user: &UserId,

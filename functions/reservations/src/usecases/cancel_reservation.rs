@@ -6,6 +6,9 @@ use contracts::events::CancelReason;
 use contracts::{ReservationId, Timestamp, UserId};
 use kit::{Fault, metrics};
 
+/// How often it is looked at again because something came between reading and writing.
+const ROUNDS: usize = 3;
+
 /// Why not.
 #[derive(Debug)]
 pub enum CancelError {
@@ -30,20 +33,19 @@ pub async fn cancel_reservation(
     id: &ReservationId,
     now: Timestamp,
 ) -> Result<(), CancelError> {
-    let reservation = store.find(user, id).await?.ok_or(CancelError::NotFound)?;
-    let cancelled = match reservation.visible_status(now) {
-        Status::Cancelled => return Ok(()),
-        Status::Held => store.end_hold(&reservation, EndHold::Cancel, now).await?,
-        Status::Pending => store.withdraw(&reservation, Withdrawal::Cancel(CancelReason::User), now).await?,
-        _ => return Err(CancelError::NotCancellable),
-    };
-    if cancelled {
-        metrics::count("Cancelled", 1);
-        return Ok(());
+    for _ in 0..ROUNDS {
+        let reservation = store.find(user, id).await?.ok_or(CancelError::NotFound)?;
+        let cancelled = match reservation.visible_status(now) {
+            Status::Cancelled => return Ok(()),
+            Status::Held => store.end_hold(&reservation, EndHold::Cancel, now).await?,
+            Status::Pending => store.withdraw(&reservation, Withdrawal::Cancel(CancelReason::User), now).await?,
+            _ => return Err(CancelError::NotCancellable),
+        };
+        if cancelled {
+            metrics::count("Cancelled", 1);
+            return Ok(());
+        }
+        // Something came in between: its decision, a payment, the end of the hold, or the same cancellation.
     }
-    // Something came between reading and writing: a payment, the end of the hold, or the same cancellation.
-    match store.find(user, id).await? {
-        Some(now_found) if now_found.status == Status::Cancelled => Ok(()),
-        _ => Err(CancelError::NotCancellable),
-    }
+    Err(Fault::contended("cancelling a reservation").into())
 }

@@ -67,7 +67,9 @@ where
             let overdue = store.overdue_of(&wish.user, &wish.schedule, now).await?;
             if !overdue.is_empty() {
                 for reservation in &overdue {
-                    store.end_hold(reservation, EndHold::Expire, now).await?;
+                    if store.end_hold(reservation, EndHold::Expire, now).await? {
+                        metrics::count("Expired", 1);
+                    }
                 }
                 written = store.write_hold(&hold, origin, answer, now).await?;
             }

@@ -1,22 +1,23 @@
 //! Ends the holds that are over and that no message ended: the second net under hold expiry (R07, R19).
 
-use crate::domain::EndHold;
+use crate::domain::{DUE_SHARDS, EndHold};
 use crate::ports::{FindOverdue, WriteEnd};
 use contracts::Timestamp;
 use kit::{Fault, metrics};
 
-/// Rounds of one sweep; what is left then waits for the next minute.
-const ROUNDS: usize = 10;
-
-/// Ends what is over. One hold that cannot be ended does not keep the others from it.
+/// Ends what is over. Neither a hold that cannot be ended nor a shard that cannot be read keeps the others from it.
 pub async fn sweep_holds(store: &(impl FindOverdue + WriteEnd), now: Timestamp) -> Result<(), Fault> {
     let mut last_fault = None;
-    for _ in 0..ROUNDS {
-        let overdue = store.overdue(now).await?;
-        let mut ended = 0_usize;
+    for shard in 0..DUE_SHARDS {
+        let mut ended = 0;
+        let overdue = store.overdue(shard, now).await.unwrap_or_else(|fault| {
+            tracing::warn!(shard, error = fault.chain(), "the holds of a shard cannot be found");
+            last_fault = Some(fault);
+            Vec::new()
+        });
         for reservation in &overdue {
             match store.end_hold(reservation, EndHold::Expire, now).await {
-                Ok(done) => ended += usize::from(done),
+                Ok(done) => ended += u64::from(done),
                 Err(fault) => {
                     tracing::warn!(reservation = %reservation.id, error = fault.chain(), "a hold could not be ended");
                     last_fault = Some(fault);
@@ -24,11 +25,8 @@ pub async fn sweep_holds(store: &(impl FindOverdue + WriteEnd), now: Timestamp) 
             }
         }
         if ended > 0 {
-            metrics::count("Expired", ended as u64);
-            tracing::info!(ended, "ended holds that were over");
-        }
-        if ended == 0 {
-            break;
+            metrics::count("Expired", ended);
+            tracing::info!(shard, ended, "ended holds that were over");
         }
     }
     last_fault.map_or(Ok(()), Err)

@@ -1,10 +1,10 @@
 //! Looks after reservations that stay pending: a message that was lost is sent again, and after ten minutes nobody waits
 //! any longer (R07, R18).
 
-use crate::domain::{PENDING_SECONDS, PendingDecision, Withdrawal, decide_pending};
-use crate::ports::{AskForSeats, FindWaiting, WritePending};
+use crate::domain::{DUE_SHARDS, PENDING_SECONDS, PendingDecision, Withdrawal, decide_pending};
+use crate::ports::{AskForSeats, FindWaiting, Waiting, WritePending};
 use contracts::Timestamp;
-use kit::Fault;
+use kit::{Fault, metrics};
 
 /// Why a wish that nobody decided in time is rejected.
 const TIMED_OUT: &str = "timed_out";
@@ -18,26 +18,44 @@ pub struct SweepReservations<S, Q> {
     pub requests: Q,
 }
 
-/// Sees to what is due. Each is first put off, so that one that keeps failing does not keep the others from their turn.
+/// Sees to what is due. Neither a wish that keeps failing nor a shard that cannot be read keeps the others from their turn.
 pub async fn sweep_reservations<S: FindWaiting + WritePending, Q: AskForSeats>(
     deps: &SweepReservations<S, Q>,
     now: Timestamp,
 ) -> Result<(), Fault> {
     let mut last_fault = None;
-    for waiting in deps.store.waiting(now).await? {
-        let see_to = async {
-            deps.store.look_later(&waiting.reservation, now.plus_seconds(PENDING_SECONDS)).await?;
-            match decide_pending(waiting.reservation.created_at, now) {
-                PendingDecision::AskAgain => deps.requests.ask(&waiting.wish).await,
-                PendingDecision::GiveUp => {
-                    deps.store.withdraw(&waiting.reservation, Withdrawal::Reject(TIMED_OUT), now).await.map(drop)
-                }
-            }
-        };
-        if let Err(fault) = see_to.await {
-            tracing::warn!(reservation = %waiting.reservation.id, error = fault.chain(), "a wish still waits");
+    for shard in 0..DUE_SHARDS {
+        let due = deps.store.waiting(shard, now).await.unwrap_or_else(|fault| {
+            tracing::warn!(shard, error = fault.chain(), "the wishes of a shard cannot be found");
             last_fault = Some(fault);
+            Vec::new()
+        });
+        for waiting in due {
+            if let Err(fault) = see_to(deps, &waiting, now).await {
+                tracing::warn!(reservation = %waiting.reservation.id, error = fault.chain(), "a wish still waits");
+                last_fault = Some(fault);
+            }
         }
     }
     last_fault.map_or(Ok(()), Err)
+}
+
+async fn see_to<S: FindWaiting + WritePending, Q: AskForSeats>(
+    deps: &SweepReservations<S, Q>,
+    waiting: &Waiting,
+    now: Timestamp,
+) -> Result<(), Fault> {
+    let reservation = &waiting.reservation;
+    // Put off first: when this run ends before its time, the next one begins with the others.
+    deps.store.look_later(reservation, now.plus_seconds(PENDING_SECONDS)).await?;
+    match decide_pending(reservation.created_at, now) {
+        PendingDecision::AskAgain => deps.requests.ask(&waiting.wish).await?,
+        PendingDecision::GiveUp => {
+            if deps.store.withdraw(reservation, Withdrawal::Reject(TIMED_OUT), now).await? {
+                metrics::count("Rejected", 1);
+                tracing::warn!(reservation = %reservation.id, "nobody decided a wish in time");
+            }
+        }
+    }
+    Ok(())
 }

@@ -1,6 +1,7 @@
-//! Every step times every fault, in both modes of token expiry.
+//! The payment saga: every step times every fault, in both modes of token expiry.
 
-use crate::machine::{End, Machine, TaskError, TaskResult, payment_saga};
+use crate::faults::{FAULTS, Fault, failed, run};
+use crate::machine::{End, payment_saga};
 use crate::world::{FUNDS, World};
 use contracts::saga::{TokenExpiry, error_name};
 use payments::domain::Status;
@@ -9,78 +10,8 @@ use tests::cloud::block_on;
 use tests::fixture::PRICE;
 
 const MODES: [TokenExpiry; 2] = [TokenExpiry::Event, TokenExpiry::Strict];
-
-/// What happens to the tries of a step.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Fault {
-    /// The first try dies before it writes.
-    DiesBeforeOnce,
-    /// The first try writes, and its answer is lost.
-    AnswerLostOnce,
-    /// Every try writes, and every answer is lost.
-    AnswerAlwaysLost,
-    /// Every try dies before it writes.
-    DiesBeforeAlways,
-    /// Every try meets another writer.
-    ContendedAlways,
-    /// The step meets what must not be.
-    Broken,
-    /// Every try takes effect twice.
-    Repeated,
-}
-
-const FAULTS: [Fault; 7] = [
-    Fault::DiesBeforeOnce,
-    Fault::AnswerLostOnce,
-    Fault::AnswerAlwaysLost,
-    Fault::DiesBeforeAlways,
-    Fault::ContendedAlways,
-    Fault::Broken,
-    Fault::Repeated,
-];
-
-fn failed(name: &'static str) -> TaskResult {
-    Err(TaskError { name, message: "injected".into() })
-}
-
-/// A call of a step under its fault. `tries` counts the step's tries.
-async fn faulty(world: &World, state: &str, data: &Value, fault: Fault, tries: usize) -> TaskResult {
-    match fault {
-        Fault::DiesBeforeOnce if tries == 1 => failed(error_name::UNAVAILABLE),
-        Fault::DiesBeforeAlways => failed("States.Timeout"),
-        Fault::ContendedAlways => failed(error_name::CONTENDED),
-        Fault::Broken => failed(error_name::BROKEN),
-        Fault::AnswerLostOnce if tries == 1 => lost(world, state, data).await,
-        Fault::AnswerAlwaysLost => lost(world, state, data).await,
-        Fault::Repeated => {
-            let first = world.call(state, data).await;
-            let second = world.call(state, data).await;
-            assert_eq!(first.is_ok(), second.is_ok(), "{state} repeated");
-            second
-        }
-        _ => world.call(state, data).await,
-    }
-}
-
-/// Whatever came of it, nobody hears of it.
-async fn lost(world: &World, state: &str, data: &Value) -> TaskResult {
-    world.call(state, data).await.and_then(|_| failed("States.Timeout"))
-}
-
-async fn run(machine: &Machine, world: &World, broken: &[(&str, Fault)]) -> crate::machine::Execution {
-    let mut tries = std::collections::HashMap::new();
-    let input = serde_json::to_value(&world.saga).unwrap();
-    machine
-        .run(input, &mut async |state: &str, data: &Value| {
-            let count: &mut usize = tries.entry(state.to_owned()).or_default();
-            *count += 1;
-            match broken.iter().find(|(name, _)| *name == state) {
-                Some((_, fault)) => faulty(world, state, data, *fault, *count).await,
-                None => world.call(state, data).await,
-            }
-        })
-        .await
-}
+/// Where the way back begins: the steps that lead here are those on the way to the point of no return.
+const BACK: &str = "ReleaseReservation";
 
 #[test]
 fn a_sale_without_faults_is_sold_in_at_most_eight_transitions() {
@@ -99,7 +30,7 @@ fn a_sale_without_faults_is_sold_in_at_most_eight_transitions() {
 fn every_fault_of_every_step_ends_sold_or_undone_and_never_between() {
     block_on(async {
         let machine = payment_saga();
-        let forward = machine.forward_steps();
+        let forward = machine.failing_to(BACK);
         for mode in MODES {
             for step in machine.steps() {
                 for fault in FAULTS {
@@ -137,14 +68,13 @@ fn a_step_that_arrives_after_the_saga_gave_up_on_it_changes_nothing() {
         let machine = payment_saga();
         for mode in MODES {
             let visited = |step: &String| mode == TokenExpiry::Strict || step != "ExpireQueueToken";
-            for late in machine.forward_steps().into_iter().filter(visited) {
-                for broken in machine.forward_steps().into_iter().filter(visited) {
+            for late in machine.failing_to(BACK).into_iter().filter(visited) {
+                for broken in machine.failing_to(BACK).into_iter().filter(visited) {
                     let case = format!("{mode:?} {late} late, {broken} broken");
                     let world = World::new(mode, FUNDS).await;
                     let mut stragglers = Vec::new();
-                    let input = serde_json::to_value(&world.saga).unwrap();
                     let execution = machine
-                        .run(input, &mut async |state: &str, data: &Value| {
+                        .run(world.input(), &mut async |state: &str, data: &Value| {
                             if state == late {
                                 // Every try hangs: its write is still on its way when the saga has gone on.
                                 stragglers.push((state.to_owned(), data.clone()));

@@ -1,0 +1,119 @@
+//! A user wants a completed payment back: recorded, and handed to the refund saga.
+
+use crate::domain::{Payment, Refund, Status};
+use crate::ports::{AskRefundQuote, FindPayment, OpenRefund, Opened, RecallAnswer, StartSaga};
+use contracts::saga::RefundSaga;
+use contracts::steps::{QuoteRefund, RefundQuote};
+use contracts::{PaymentId, Timestamp, UserId};
+use kit::Fault;
+use kit::idempotency::{IdempotencyKey, StoredAnswer};
+
+/// What is asked.
+#[derive(Debug)]
+pub struct StartRefund {
+    /// Who asks; a payment of somebody else does not exist for them.
+    pub user: UserId,
+    /// Which payment.
+    pub payment: PaymentId,
+    /// The caller's idempotency key.
+    pub key: IdempotencyKey,
+    /// The request.
+    pub correlation_id: String,
+    /// When it was asked.
+    pub now: Timestamp,
+}
+
+/// Why not.
+#[derive(Debug)]
+pub enum RefundError {
+    /// This user has no such payment.
+    NotFound,
+    /// It is not completed, or what it paid is not refundable.
+    NotRefundable,
+    /// It could have been refunded until then.
+    TooLate(Timestamp),
+    /// The key was used for another request.
+    KeyReused,
+    /// The system failed.
+    Fault(Fault),
+}
+
+impl From<Fault> for RefundError {
+    fn from(fault: Fault) -> Self {
+        Self::Fault(fault)
+    }
+}
+
+/// Looks, asks, records, starts: two database round trips of ours. A refund that was recorded and not started is started
+/// by the same request repeated, or by the recovery.
+pub async fn start_refund<P, Q, S>(
+    payments: &P,
+    quotes: &Q,
+    sagas: &S,
+    ask: StartRefund,
+    answer: impl Fn(&Payment) -> StoredAnswer + Send,
+) -> Result<StoredAnswer, RefundError>
+where
+    P: FindPayment + OpenRefund + RecallAnswer,
+    Q: AskRefundQuote,
+    S: StartSaga<RefundSaga>,
+{
+    let payment = payments.find(&ask.user, &ask.payment).await?.ok_or(RefundError::NotFound)?;
+    let Err(refusal) = refundable(quotes, &payment).await? else {
+        let refund = Refund { requested_at: ask.now, correlation_id: ask.correlation_id };
+        let payment = payment.refunding(refund);
+        let answer = answer(&payment);
+        return match payments.open_refund(&payment, &ask.key, &answer, ask.now).await? {
+            Some(Opened::Now) => {
+                start(sagas, &payment).await?;
+                Ok(answer)
+            }
+            // Somebody was faster: it is not as it was read.
+            Some(before) => {
+                let payment = payments.find(&ask.user, &ask.payment).await?.ok_or(RefundError::NotFound)?;
+                as_before(sagas, &payment, before).await
+            }
+            None => Err(RefundError::NotRefundable),
+        };
+    };
+    // It may be this very request that made the payment unrefundable.
+    match payments.recall(&ask.user, &ask.key, ask.now).await? {
+        Some(before) => as_before(sagas, &payment, before).await,
+        None => Err(refusal),
+    }
+}
+
+async fn refundable(quotes: &impl AskRefundQuote, payment: &Payment) -> Result<Result<(), RefundError>, Fault> {
+    if payment.status != Status::Completed {
+        return Ok(Err(RefundError::NotRefundable));
+    }
+    let ask = QuoteRefund {
+        user_id: payment.saga.user_id.clone(),
+        reservation_id: payment.saga.reservation_id.clone(),
+        payment_id: payment.saga.payment_id.clone(),
+    };
+    Ok(match quotes.quote_refund(&ask).await? {
+        RefundQuote::Refundable => Ok(()),
+        RefundQuote::TooLate { until } => Err(RefundError::TooLate(until)),
+        RefundQuote::NotRefundable => Err(RefundError::NotRefundable),
+    })
+}
+
+async fn as_before(
+    sagas: &impl StartSaga<RefundSaga>,
+    payment: &Payment,
+    before: Opened,
+) -> Result<StoredAnswer, RefundError> {
+    let Opened::Before(answer) = before else { return Err(RefundError::KeyReused) };
+    // The first request may have recorded the refund and died before starting it.
+    start(sagas, payment).await?;
+    Ok(answer)
+}
+
+/// Starts the refund saga of a payment that is on its way back.
+async fn start(sagas: &impl StartSaga<RefundSaga>, payment: &Payment) -> Result<(), Fault> {
+    match payment.refund_saga() {
+        Some(saga) => sagas.start(&payment.execution_name(), &saga).await,
+        None => Ok(()),
+    }
+}
