@@ -6,12 +6,14 @@
 #![allow(missing_docs, clippy::unwrap_used, clippy::panic)]
 
 mod admission;
+mod async_reservations;
 mod catalogue;
 mod contention;
 mod holds;
 mod hostile;
 mod payments;
 mod points;
+mod refunds;
 
 use tests::cloud::{Cloud, with_cloud};
 

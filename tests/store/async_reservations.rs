@@ -6,19 +6,21 @@ use ::reservations::domain::{PENDING_SECONDS, PENDING_TOO_LONG_SECONDS, Wish};
 use ::reservations::handlers::{self, Deps};
 use ::reservations::ports::ScheduleExpiry;
 use ::reservations::usecases::apply_admissions::apply_admissions;
+use ::reservations::usecases::cancel_reservation::cancel_reservation;
 use ::reservations::usecases::expire_hold::{ExpireHold, SCHEDULE_ATTEMPTS, expire_hold};
 use ::reservations::usecases::roll_back_reservation::roll_back_reservation;
 use ::reservations::usecases::sweep_reservations::{SweepReservations, sweep_reservations};
 use ::reservations::usecases::write_reservations::write_reservations;
-use contracts::Timestamp;
 use contracts::events::{AdmissionChanged, AvailabilityUpdateFailed, Event, EventBody};
-use kit::dynamo::{Item, Read};
+use contracts::{ReservationId, Timestamp};
+use kit::dynamo::{Item, Read, at, s};
 use kit::queue::Message;
 use kit::{Fault, Problem, Reply};
 use serde_json::{Value, json};
 use std::sync::atomic::Ordering;
 use tests::calls::{Ask, users};
 use tests::fixture::{ACTIVE_SECONDS, HOLD_SECONDS, NOW, concert, place, plan, saga, schedule, seat, user};
+use tests::proxy::Rule;
 use tokio::task::JoinSet;
 
 type Reserving = handlers::ReserveDeps<::reservations::dynamo::Reservations, Requests>;
@@ -170,6 +172,7 @@ async fn a_wish_made_in_time_is_held_although_the_token_ran_out_while_it_waited(
     let held = seen(&bench, "alice", &id, late).await;
     assert_eq!(held["status"], "held");
     assert_eq!(held["hold_expires_at"], late.plus_seconds(HOLD_SECONDS).rfc3339());
+    assert_eq!(held["created_at"], NOW.rfc3339());
 }
 
 #[tokio::test]
@@ -186,6 +189,54 @@ async fn a_pending_reservation_is_given_up_for_good() {
     assert_eq!(seen(&bench, "alice", &id, NOW).await["status"], "cancelled");
     assert_eq!(bench.seat("A-1-1").await, None);
     assert_sound(&bench, NOW).await;
+}
+
+#[tokio::test]
+async fn a_wish_that_is_held_between_the_look_and_its_cancellation_is_cancelled_all_the_same() {
+    let bench = Bench::on_sale(4).await;
+    let deps = reserving(&bench);
+    let id = id(&asked(&deps, ask("alice", 1, &["A-1-1"])).await.unwrap());
+    let gate = bench.proxy.hold(Rule::on("TransactWriteItems").containing("cancelled").once());
+    let (store, of) = (bench.reservations.clone(), ReservationId::parse(&id).unwrap());
+    let cancelling = tokio::spawn(async move { cancel_reservation(&store, &user("alice"), &of, NOW).await });
+    gate.reached().await;
+    write_reservations(&bench.reservations, &deps.requests.wishes()[0], NOW).await.unwrap();
+    gate.open();
+    cancelling.await.unwrap().unwrap();
+    assert_eq!(seen(&bench, "alice", &id, NOW).await["status"], "cancelled");
+    assert_eq!(bench.seat("A-1-1").await, None);
+    assert_sound(&bench, NOW).await;
+}
+
+#[tokio::test]
+async fn of_cancelling_and_deciding_at_once_the_cancellation_has_the_last_word() {
+    let bench = Bench::on_sale(40).await;
+    let deps = reserving(&bench);
+    for number in 1..=20 {
+        let (left, right) = (format!("A-1-{number}"), format!("B-1-{number}"));
+        let id = id(&asked(&deps, ask("alice", 1, &[&left, &right])).await.unwrap());
+        let (store, wish) = (bench.reservations.clone(), deps.requests.wishes().pop().unwrap());
+        let deciding = tokio::spawn(async move { write_reservations(&store, &wish, NOW).await });
+        let (store, of) = (bench.reservations.clone(), ReservationId::parse(&id).unwrap());
+        let cancelling = tokio::spawn(async move { cancel_reservation(&store, &user("alice"), &of, NOW).await });
+        deciding.await.unwrap().unwrap();
+        cancelling.await.unwrap().unwrap();
+        assert_eq!(seen(&bench, "alice", &id, NOW).await["status"], "cancelled");
+        assert_eq!((bench.seat(&left).await, bench.seat(&right).await), (None, None));
+    }
+    assert_sound(&bench, NOW).await;
+}
+
+#[tokio::test]
+async fn a_key_used_by_one_who_waited_gives_that_answer_and_asks_for_nothing() {
+    let bench = Bench::on_sale(4).await;
+    let deps = reserving(&bench);
+    let waited = Ask::at(NOW).user("alice").place(&place("alice", 1, NOW)).key("k");
+    let held = asked(&deps, waited.json(json!({"schedule_id": "date", "seats": ["A-1-1"]}))).await.unwrap();
+    let again = asked(&deps, ask("alice", 1, &["A-1-1"]).key("k")).await.unwrap();
+    assert_eq!((again.status, &again.body), (held.status, &held.body));
+    assert_eq!(again.preference_applied, None);
+    assert!(deps.requests.wishes().is_empty());
 }
 
 #[tokio::test]
@@ -234,6 +285,25 @@ async fn a_queue_that_is_down_keeps_no_wish_from_being_put_off() {
     let due = NOW.plus_seconds(PENDING_SECONDS);
     assert!(sweep_reservations(&sweep, due).await.is_err());
     sweep_reservations(&sweep, due).await.unwrap();
+}
+
+#[tokio::test]
+async fn wishes_that_cannot_be_read_keep_no_other_from_being_sent_again() {
+    let bench = Bench::on_sale(4).await;
+    let deps = reserving(&bench);
+    let last = id(&asked(&deps, ask("alice", 1, &["A-1-1"])).await.unwrap());
+    let row = bench.engine.item("reservations", "USER#alice", &format!("RES#{last}")).await.unwrap();
+    let table = bench.engine.table("reservations");
+    for n in 0..120 {
+        let mut corrupt = row.clone();
+        corrupt.insert("sk".to_owned(), s(format!("RES#corrupt-{n}")));
+        corrupt.insert("waiting_at".to_owned(), at(NOW));
+        corrupt.insert("wish".to_owned(), s("{"));
+        table.client.put_item().table_name(&table.name).set_item(Some(corrupt)).send().await.unwrap();
+    }
+    let sweep = SweepReservations { store: bench.reservations.clone(), requests: Requests::default() };
+    sweep_reservations(&sweep, NOW.plus_seconds(PENDING_SECONDS)).await.unwrap();
+    assert_eq!(sweep.requests.wishes().len(), 1);
 }
 
 // ---------------------------------------------------------------- what cannot be carried through

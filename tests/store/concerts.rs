@@ -372,3 +372,38 @@ async fn a_cursor_made_up_by_somebody_is_answered_without_a_failure() {
         }
     }
 }
+
+// ---------------------------------------------------------------- what is told
+
+/// The events in the outbox of concerts.
+async fn told(bench: &Bench) -> Vec<contracts::events::Event> {
+    let items = bench.engine.items("concerts").await;
+    let rows = items.iter().filter(|item| item.text("kind").is_ok_and(|kind| kind == "outbox"));
+    rows.map(|row| row.document("event").unwrap()).collect()
+}
+
+#[tokio::test]
+async fn a_date_on_sale_is_told_with_its_seats() {
+    let bench = with_date(4).await;
+    let events = told(&bench).await;
+    assert_eq!(events.len(), 1);
+    assert_eq!(events[0].id.as_str(), "date.schedule.opened");
+    let contracts::events::EventBody::ScheduleOpened(opened) = &events[0].body else { panic!("{events:?}") };
+    assert_eq!((opened.seats_total, opened.starts_at), (400, terms(4).starts_at));
+}
+
+#[tokio::test]
+async fn a_hold_that_the_map_can_never_show_is_told_once_with_its_seats_and_holds_nothing_up() {
+    // On sale, and unknown to the catalogue.
+    let bench = Bench::on_sale(4).await;
+    bench.reserve(place("alice", 1, NOW), &["A-1-1", "A-1-2"], "r1", NOW).await.unwrap();
+    let records = bench.engine.changes("reservations");
+    for _ in 0..2 {
+        project_seat_map(&maps(&bench), records.clone()).await.unwrap();
+    }
+    let events = told(&bench).await;
+    assert_eq!(events.len(), 1);
+    assert_eq!(events[0].id.as_str(), "r1.availability.update_failed");
+    let contracts::events::EventBody::AvailabilityUpdateFailed(failed) = &events[0].body else { panic!("{events:?}") };
+    assert_eq!((failed.user_id.as_str(), failed.seats.len()), ("alice", 2));
+}

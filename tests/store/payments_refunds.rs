@@ -331,8 +331,8 @@ async fn a_person_is_told_once_of_a_saga_that_has_run_for_an_hour_and_of_its_ref
         sweep(&bench, &sagas, NOW.plus_seconds(minutes * 60)).await;
         assert!(faults(told(&bench).await).is_empty(), "{minutes}");
     }
-    let first = NOW.plus_seconds(3_660);
-    for now in [first, first.plus_seconds(60), first.plus_seconds(120)] {
+    let first = NOW.plus_seconds(3_661);
+    for now in [first, first.plus_seconds(61), first.plus_seconds(122)] {
         sweep(&bench, &sagas, now).await;
         let told = told(&bench).await;
         assert_eq!(told.iter().map(|event| event.time).collect::<Vec<_>>(), [first], "once");

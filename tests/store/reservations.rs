@@ -15,7 +15,7 @@ use ::reservations::usecases::sweep_holds::sweep_holds;
 use contracts::admission::{AdmissionPlan, PlanChange};
 use contracts::events::Event;
 use contracts::saga::{Done, PaymentSaga, ReleaseOutcome};
-use kit::dynamo::Read;
+use kit::dynamo::{Read, s};
 use kit::queue::Message;
 use kit::{Fault, Problem, Reply, StepError};
 use serde_json::{Value, json};
@@ -185,6 +185,27 @@ async fn a_sweep_ends_every_hold_that_is_over_and_no_other() {
     let seats = bench.engine.items("reservations").await;
     assert_eq!(seats.iter().filter(|item| item.text("kind").ok() == Some("seat")).count(), 10);
     assert_sound(&bench, hold_end()).await;
+}
+
+#[tokio::test]
+async fn holds_that_cannot_be_ended_keep_no_other_from_being_ended() {
+    let bench = Bench::on_sale(4).await;
+    let shard = |id: &str| id.bytes().map(u32::from).sum::<u32>() % 16;
+    let together: Vec<String> = (0..).map(|n| format!("r{n}")).filter(|id| shard(id) == 0).take(101).collect();
+    for (n, id) in together.iter().enumerate() {
+        let seat = format!("A-{}-{}", n / 20 + 1, n % 20 + 1);
+        let now = NOW.plus_millis(n as i64);
+        bench.reserve(place(id, n as u64 + 1, NOW), &[&seat], id, now).await.unwrap();
+    }
+    // All but the last have lost their owner's count, and cannot be ended without it.
+    let table = bench.engine.table("reservations");
+    for id in &together[..100] {
+        let lost = table.client.delete_item().table_name(&table.name);
+        lost.key("pk", s(format!("USER#{id}"))).key("sk", s("CONCERT#concert")).send().await.unwrap();
+    }
+    assert!(matches!(sweep_holds(&bench.reservations, hold_end().plus_seconds(1)).await, Err(Fault::Broken(_))));
+    assert!(bench.seat("A-5-20").await.is_some());
+    assert_eq!(bench.seat("A-6-1").await, None);
 }
 
 /// What was asked to be delivered again.

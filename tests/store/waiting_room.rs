@@ -296,3 +296,23 @@ async fn a_forged_or_foreign_token_has_no_status() {
         assert_eq!(check_queue_status(&deps, call).await.unwrap_err().code, "invalid_queue_token");
     }
 }
+
+#[tokio::test]
+async fn a_changed_plan_is_told_with_the_change_and_what_is_in_force_already_is_not() {
+    let bench = with_line(4).await;
+    let told = async || {
+        let items = bench.engine.items("waiting-room").await;
+        let rows = items.iter().filter(|item| item.text("kind").is_ok_and(|kind| kind == "outbox"));
+        let mut ids: Vec<String> = rows.map(|row| row.text("pk").unwrap().to_owned()).collect();
+        ids.sort();
+        ids
+    };
+    assert_eq!(told().await, Vec::<String>::new());
+    let later = NOW.plus_seconds(1);
+    for _ in 0..2 {
+        change(&bench, later, 30).await.unwrap();
+    }
+    assert_eq!(told().await, ["OUTBOX#concert.2.admission.changed"]);
+    let version = enforced(&bench).await.version;
+    assert_eq!(version, 2);
+}

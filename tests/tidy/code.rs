@@ -278,20 +278,21 @@ impl Program {
             let paths = source.paths();
             let of_kit = paths.iter().filter_map(|path| path.strip_prefix("kit::")?.split("::").next());
             let knows: BTreeSet<String> = of_kit.map(str::to_owned).collect();
-            let mut add = |owner: Option<&str>, of_trait, vis: &syn::Visibility, name: &syn::Ident, block: &syn::Block| {
-                let mut facts = Facts { constants: constants.clone(), ..Facts::default() };
-                facts.visit_block(block);
-                bodies.push(Body {
-                    file: source.path.clone(),
-                    stem: source.stem(),
-                    owner: owner.map(str::to_owned),
-                    of_trait,
-                    public: of_trait || matches!(vis, syn::Visibility::Public(_)),
-                    knows: knows.clone(),
-                    name: name.to_string(),
-                    facts,
-                });
-            };
+            let mut add =
+                |owner: Option<&str>, of_trait, vis: &syn::Visibility, name: &syn::Ident, block: &syn::Block| {
+                    let mut facts = Facts { constants: constants.clone(), ..Facts::default() };
+                    facts.visit_block(block);
+                    bodies.push(Body {
+                        file: source.path.clone(),
+                        stem: source.stem(),
+                        owner: owner.map(str::to_owned),
+                        of_trait,
+                        public: of_trait || matches!(vis, syn::Visibility::Public(_)),
+                        knows: knows.clone(),
+                        name: name.to_string(),
+                        facts,
+                    });
+                };
             for item in &source.file.items {
                 match item {
                     Item::Fn(function) => add(None, false, &function.vis, &function.sig.ident, &function.block),

@@ -20,14 +20,8 @@ const ROOMS: [&str; 9] = [
 ];
 /// Files a context has only where it needs them: whom it asks, inside and outside; executions it starts; what it
 /// says in its log for others; a second kind of thing in its table, with its own domain and ports.
-const ANNEXES: [&str; 6] = [
-    "src/neighbours.rs",
-    "src/provider.rs",
-    "src/saga.rs",
-    "src/activity.rs",
-    "src/charge.rs",
-    "src/charge_dynamo.rs",
-];
+const ANNEXES: [&str; 6] =
+    ["src/neighbours.rs", "src/provider.rs", "src/saga.rs", "src/activity.rs", "src/charge.rs", "src/charge_dynamo.rs"];
 
 #[test]
 fn a_context_depends_on_contracts_and_kit_and_never_on_another_context() {

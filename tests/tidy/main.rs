@@ -8,7 +8,9 @@
 mod code;
 mod contexts;
 mod dependencies;
+mod events;
 mod hygiene;
+mod metrics;
 mod names;
 mod permissions;
 mod queues;

@@ -176,16 +176,17 @@ fn every_queue_that_nobody_consumes_has_an_alarm_of_its_name_and_is_watched() {
     let unseen = waiting.iter().filter(|queue| !has_alarm(&template, queue));
     let unseen = unseen.map(|queue| format!("nobody is called when {queue} holds a message"));
     let unwatched = waiting.difference(&watched).map(|queue| format!("watch-dead-letters does not look at {queue}"));
-    let surplus = watched.difference(&waiting).map(|queue| format!("watch-dead-letters looks at {queue}, which is consumed"));
+    let surplus =
+        watched.difference(&waiting).map(|queue| format!("watch-dead-letters looks at {queue}, which is consumed"));
     none(unseen.chain(unwatched).chain(surplus).collect());
 }
 
 #[test]
 fn a_message_is_kept_encrypted_and_as_long_as_can_be() {
     let template = Template::read();
-    let wrong = template.resources("AWS::SQS::Queue").filter(|(_, queue)| {
-        queue["MessageRetentionPeriod"] != FOURTEEN_DAYS || queue["SqsManagedSseEnabled"] != true
-    });
+    let wrong = template
+        .resources("AWS::SQS::Queue")
+        .filter(|(_, queue)| queue["MessageRetentionPeriod"] != FOURTEEN_DAYS || queue["SqsManagedSseEnabled"] != true);
     none(wrong.map(|(id, _)| format!("{id} does not keep messages encrypted for fourteen days")).collect());
 }
 
@@ -240,7 +241,8 @@ fn a_rule_may_send_to_its_queue_and_dead_letters_and_no_other_rule_may() {
             let sources = sources.as_array().cloned().unwrap_or_else(|| vec![sources.clone()]);
             for rule in sources.iter().map(|source| logical_id(source).unwrap_or_default()) {
                 let targets = template.properties(&rule)["Targets"].as_array().into_iter().flatten();
-                let queues = policy["Queues"].as_array().into_iter().flatten().filter_map(logical_id).collect::<Vec<_>>();
+                let queues =
+                    policy["Queues"].as_array().into_iter().flatten().filter_map(logical_id).collect::<Vec<_>>();
                 if !targets.into_iter().any(|target| queues.contains(&logical_id(&target["Arn"]).unwrap_or_default())) {
                     violations.push(format!("{id} lets {rule} send, which does not"));
                 }
@@ -294,7 +296,10 @@ fn wrong_states(template: &Template) -> Vec<String> {
         let targets = rule["Targets"].as_array().into_iter().flatten();
         let queues: Vec<String> = targets.into_iter().filter_map(|target| logical_id(&target["Arn"])).collect();
         let consumers = functions.iter().filter(|function| {
-            function.triggers().iter().any(|trigger| logical_id(&trigger.properties["Queue"]).is_some_and(|q| queues.contains(&q)))
+            function
+                .triggers()
+                .iter()
+                .any(|trigger| logical_id(&trigger.properties["Queue"]).is_some_and(|q| queues.contains(&q)))
         });
         // Whom the consumers talk to, where a stage may have nobody.
         let others: BTreeSet<String> = consumers
@@ -458,7 +463,11 @@ fn wrong_subscriptions(template: &Template, subscribers: &BTreeSet<String>) -> V
         }
         subscribed.insert(reader);
     }
-    violations.extend(subscribers.symmetric_difference(&subscribed).map(|id| format!("{id} serves logs and reads none, or reads and serves none")));
+    violations.extend(
+        subscribers
+            .symmetric_difference(&subscribed)
+            .map(|id| format!("{id} serves logs and reads none, or reads and serves none")),
+    );
     for id in subscribers {
         let function = template.functions().into_iter().find(|function| function.id == id);
         // CloudWatch hands lines over once; what cannot be done with them then must not be forgotten.
@@ -475,7 +484,8 @@ fn who_serves_logs_reads_functions_logs_and_forgets_no_line() {
     let template = Template::read();
     let serve = |context: &String| crate::code::Main::of(context).arms;
     let arms = contexts().iter().flat_map(serve).collect::<Vec<_>>();
-    let subscribers = arms.iter().filter(|(_, arm)| arm.kind == "logs").map(|(handler, _)| crate::workspace::pascal(handler));
+    let subscribers =
+        arms.iter().filter(|(_, arm)| arm.kind == "logs").map(|(handler, _)| crate::workspace::pascal(handler));
     let subscribers: BTreeSet<String> = subscribers.collect();
     assert!(!subscribers.is_empty());
     none(wrong_subscriptions(&template, &subscribers));

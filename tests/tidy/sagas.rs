@@ -271,7 +271,8 @@ fn a_step_that_the_saga_calls_is_a_step_of_its_context() {
 
 #[test]
 fn whatever_is_broken_in_a_state_machine_is_found() {
-    let (_, machine, given) = machines().remove(0);
+    let is_payments = |(file, ..): &(String, Value, Substitutions)| file.contains("payment-saga");
+    let (_, machine, given) = machines().into_iter().find(is_payments).unwrap();
     assert_eq!(wrong(&machine, &given), Vec::<String>::new());
     type Break = fn(&mut Value);
     let breaks: [(&str, Break); 20] = [
@@ -307,6 +308,26 @@ fn whatever_is_broken_in_a_state_machine_is_found() {
         let found = wrong(&broken, &given);
         assert!(found.iter().any(|violation| violation.contains(expected)), "{number}: {expected:?} not in {found:?}");
     }
+}
+
+#[test]
+fn somebody_is_called_when_an_execution_fails_or_takes_longer_than_it_may() {
+    let template = Template::read();
+    let mut violations = Vec::new();
+    for (id, _) in template.resources("AWS::Serverless::StateMachine") {
+        for metric in ["ExecutionsFailed", "ExecutionsTimedOut"] {
+            let has_alarm = template.resources("AWS::CloudWatch::Alarm").any(|(_, alarm)| {
+                alarm["Namespace"] == "AWS/States"
+                    && alarm["MetricName"] == metric
+                    && logical_id(&alarm["Dimensions"][0]["Value"]).as_deref() == Some(id)
+            });
+            if !has_alarm {
+                violations.push(format!("nobody is called for {metric} of {id}"));
+            }
+        }
+    }
+    let endless = machines().into_iter().filter(|(_, machine, _)| !machine["TimeoutSeconds"].is_u64());
+    none(violations.into_iter().chain(endless.map(|(file, ..)| format!("{file} may take forever"))).collect());
 }
 
 #[test]

@@ -5,7 +5,7 @@
 //! | terms | `SCHEDULE#<schedule>` | `TERMS` | `terms` (JSON of [`Terms`]) |
 //! | plan | `CONCERT#<concert>` | `ADMISSION` | `plan` (JSON), `version` |
 //! | seat | `SEATS#<schedule>#<section>` | `SEAT#<seat>` | `kind` = `seat`, `schedule_id`, `seat_id`, `status` (`held` \| `paying` \| `sold`), `reservation_id`, `user_id`, `hold_expires_at`, `payment_id` |
-//! | reservation | `USER#<user>` | `RES#<reservation>` | `kind` = `reservation`, `status`, its data, and while held `due_shard` and `due_at` (index `due`); while pending those of index `waiting` and `wish` (JSON of [`WireWish`]) |
+//! | reservation | `USER#<user>` | `RES#<reservation>` | `kind` = `reservation`, `status`, its data, and while held `due_shard` and `due_at` (index `due`); while pending those of index `waiting` and `wish` (JSON of the wish) |
 //! | entitlement | `USER#<user>` | `CONCERT#<concert>` | `n#<schedule>` (tickets held, being paid and paid), `visit_ends_at`, `spent#<position>` (when that place was spent) |
 //! | remembered answer | `USER#<user>` | `IDEM#<key>` | see [`kit::idempotency`] |
 //! | outbox row | `OUTBOX#<event>` | `OUTBOX` | see [`kit::outbox`] |
@@ -14,8 +14,8 @@
 //! never meet.
 
 use crate::domain::{
-    DUE_SHARDS, EndHold, Hold, PENDING_SECONDS, Refusal, Reservation, SeatList, Status, Terms, Visit, Visits, Wish, Withdrawal,
-    after_release,
+    DUE_SHARDS, EndHold, Hold, PENDING_SECONDS, Refusal, Reservation, SeatList, Status, Terms, Visit, Visits, Wish,
+    Withdrawal, after_release,
 };
 use crate::ports::{
     AskForSeats, FindOverdue, FindReservation, FindTerms, FindWaiting, HoldWritten, KeepTerms, ListReservations,
@@ -1105,14 +1105,33 @@ fn expiry_not_scheduled(reservation: &Reservation) -> FaultDetected {
 
 /// A wish, in its message and in the pending reservation.
 #[derive(Debug, Serialize, Deserialize)]
-pub struct WireWish {
+struct WireWish {
     user_id: UserId,
     token: QueueTokenClaims,
     schedule_id: ScheduleId,
     seats: Vec<SeatId>,
+    #[serde(rename = "id")]
     reservation_id: ReservationId,
+    #[serde(rename = "correlationid")]
     correlation_id: String,
     asked_at: Timestamp,
+}
+
+/// What a wish is sent as: in the shape of a delivered event, so that logs and dead letters say whose it is.
+#[derive(Debug, Serialize, Deserialize)]
+struct SentWish {
+    detail: WireWish,
+}
+
+/// The message that asks for seats.
+pub fn message_of(wish: &Wish) -> Result<String, Fault> {
+    serde_json::to_string(&SentWish { detail: wish.into() }).map_err(|error| Fault::broken("asking for seats", error))
+}
+
+/// What a message asks for. Anything that is no wish is [`Fault::Broken`].
+pub fn wish_of(message: &str) -> Result<Wish, Fault> {
+    let sent: SentWish = serde_json::from_str(message).map_err(|error| Fault::broken("reading a wish", error))?;
+    sent.detail.into_wish()
 }
 
 impl From<&Wish> for WireWish {
@@ -1130,8 +1149,7 @@ impl From<&Wish> for WireWish {
 }
 
 impl WireWish {
-    /// The wish again.
-    pub fn into_wish(self) -> Result<Wish, Fault> {
+    fn into_wish(self) -> Result<Wish, Fault> {
         Ok(Wish {
             user: self.user_id,
             token: self.token,
@@ -1160,13 +1178,11 @@ impl RequestQueue {
 
 impl AskForSeats for RequestQueue {
     async fn ask(&self, wish: &Wish) -> Result<(), Fault> {
-        let body =
-            serde_json::to_string(&WireWish::from(wish)).map_err(|error| Fault::broken("asking for seats", error))?;
         let section = wish.seats.as_slice().first().map(|seat| seat.section.to_string()).unwrap_or_default();
         self.client
             .send_message()
             .queue_url(&self.url)
-            .message_body(body)
+            .message_body(message_of(wish)?)
             .message_group_id(format!("{}/{section}", wish.schedule))
             .message_deduplication_id(wish.reservation.as_str())
             .send()

@@ -1,7 +1,7 @@
 //! HTTP in and out. Steps and consumers need no translation: their input is published language.
 
 use crate::domain::{Refusal, Reservation, SeatList, Status, Wish};
-use crate::dynamo::WireWish;
+use crate::dynamo::wish_of;
 use crate::ports::{
     AskForSeats, FindReservation, ListReservations, LoadSale, Origin, WriteEnd, WriteHold, WritePending,
 };
@@ -158,8 +158,7 @@ pub async fn write_reservations<S>(store: &S, message: Message) -> Result<(), Fa
 where
     S: LoadSale + WriteHold + ListReservations + WriteEnd + WritePending,
 {
-    let wish: WireWish = serde_json::from_str(&message.body).map_err(|error| Fault::broken("reading a wish", error))?;
-    write_reservations::write_reservations(store, &wish.into_wish()?, message.now).await
+    write_reservations::write_reservations(store, &wish_of(&message.body)?, message.now).await
 }
 
 impl From<ReserveError> for Problem {

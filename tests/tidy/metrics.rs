@@ -1,0 +1,268 @@
+//! What is measured is looked at, and what is looked at is measured.
+
+use crate::code::{Source, path_text};
+use crate::none;
+use crate::template::Template;
+use crate::workspace::{contexts, crate_dir, rust_files};
+use serde_json::Value;
+use std::collections::{BTreeMap, BTreeSet};
+use syn::visit::{self, Visit};
+use syn::{Expr, ExprCall, Lit};
+
+/// The metrics that code says, with the dimensions each has.
+fn said(sources: &[Source]) -> BTreeMap<String, BTreeSet<Vec<String>>> {
+    #[derive(Default)]
+    struct Said(BTreeMap<String, BTreeSet<Vec<String>>>);
+    impl<'ast> Visit<'ast> for Said {
+        fn visit_expr_call(&mut self, call: &'ast ExprCall) {
+            let dimensions: &[&str] = match call.func.as_ref() {
+                Expr::Path(function) if path_text(&function.path).ends_with("metrics::count") => &["Stage"],
+                Expr::Path(function) if path_text(&function.path).ends_with("metrics::gauge") => &["Stage", "Context"],
+                _ => &[],
+            };
+            if !dimensions.is_empty() {
+                let Some(Expr::Lit(syn::ExprLit { lit: Lit::Str(name), .. })) = call.args.first() else {
+                    panic!("a metric is not named where it is said");
+                };
+                let dimensions = dimensions.iter().map(|&name| name.to_owned()).collect();
+                self.0.entry(name.value()).or_default().insert(dimensions);
+            }
+            visit::visit_expr_call(self, call);
+        }
+    }
+    let mut said = Said::default();
+    sources.iter().for_each(|source| said.visit_file(&source.production().file));
+    said.0
+}
+
+fn sources() -> Vec<Source> {
+    let crates = contexts().into_iter().chain(["kit".to_owned()]);
+    let files = crates.flat_map(|name| rust_files(&crate_dir(&name).join("src")));
+    files.map(|path| Source::read(&path)).collect()
+}
+
+/// A metric that somebody looks at: namespace, name, and its dimensions' names and values as the template writes them.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+struct Metric {
+    namespace: String,
+    name: String,
+    dimensions: Vec<(String, String)>,
+}
+
+impl Metric {
+    fn names(&self) -> Vec<String> {
+        self.dimensions.iter().map(|(name, _)| name.clone()).collect()
+    }
+
+    fn value(&self, dimension: &str) -> &str {
+        let found = self.dimensions.iter().find(|(name, _)| name == dimension);
+        found.map_or("", |(_, value)| value)
+    }
+}
+
+/// The body of the dashboard.
+fn dashboard(template: &Template) -> Value {
+    let (_, dashboard) = template.resources("AWS::CloudWatch::Dashboard").next().expect("there is a dashboard");
+    serde_json::from_str(dashboard["DashboardBody"]["Fn::Sub"].as_str().expect("a body")).expect("a body is JSON")
+}
+
+/// What a widget shows. A dot is what the line before has in its place.
+fn shown(widget: &Value) -> Vec<Metric> {
+    let mut before: Vec<String> = Vec::new();
+    let mut metrics = Vec::new();
+    for line in widget["properties"]["metrics"].as_array().into_iter().flatten() {
+        let words = line.as_array().into_iter().flatten().filter_map(Value::as_str).enumerate();
+        before = words.map(|(place, word)| if word == "." { before[place].clone() } else { word.to_owned() }).collect();
+        let [namespace, name, dimensions @ ..] = before.as_slice() else { panic!("{line} names no metric") };
+        let dimensions = dimensions.chunks(2).map(|pair| (pair[0].clone(), pair[1].clone())).collect();
+        metrics.push(Metric { namespace: namespace.clone(), name: name.clone(), dimensions });
+    }
+    metrics
+}
+
+fn on_dashboard(template: &Template) -> BTreeSet<Metric> {
+    let body = dashboard(template);
+    body["widgets"].as_array().into_iter().flatten().flat_map(shown).collect()
+}
+
+/// What the alarms look at.
+fn alarmed(template: &Template) -> Vec<(String, Metric)> {
+    let written = |value: &Value| match (value.as_str(), value["Ref"].as_str(), value["Fn::Sub"].as_str()) {
+        (Some(text), ..) | (.., Some(text)) => text.to_owned(),
+        (_, Some(name), _) => format!("${{{name}}}"),
+        _ => value["Fn::GetAtt"].as_str().unwrap_or_default().to_owned(),
+    };
+    let of = |alarm: &Value| Metric {
+        namespace: written(&alarm["Namespace"]),
+        name: written(&alarm["MetricName"]),
+        dimensions: {
+            let dimensions = alarm["Dimensions"].as_array().into_iter().flatten();
+            dimensions.map(|dimension| (written(&dimension["Name"]), written(&dimension["Value"]))).collect()
+        },
+    };
+    template.resources("AWS::CloudWatch::Alarm").map(|(id, alarm)| (id.to_owned(), of(alarm))).collect()
+}
+
+/// What is wrong between what code says and what people look at.
+fn wrong(said: &BTreeMap<String, BTreeSet<Vec<String>>>, template: &Template) -> Vec<String> {
+    let shown = on_dashboard(template);
+    let looked_at = shown.iter().map(|metric| ("the dashboard".to_owned(), metric.clone())).chain(alarmed(template));
+    let mut violations = Vec::new();
+    for (place, metric) in looked_at.filter(|(_, metric)| metric.namespace == "Encore") {
+        let exists = said.get(&metric.name).is_some_and(|dimensions| dimensions.contains(&metric.names()));
+        if !exists || metric.value("Stage") != "${Stage}" {
+            violations.push(format!("{place} looks at {metric:?}, which nobody says"));
+        }
+    }
+    for (name, dimensions) in said {
+        for dimensions in dimensions {
+            let is_shown = |metric: &&Metric| {
+                metric.namespace == "Encore" && metric.name == *name && metric.names() == *dimensions
+            };
+            if shown.iter().find(is_shown).is_none() {
+                violations.push(format!("the dashboard does not show {name} by {dimensions:?}"));
+            }
+        }
+    }
+    violations
+}
+
+#[test]
+fn every_metric_of_ours_that_is_looked_at_is_said_and_every_one_said_is_on_the_dashboard() {
+    let said = said(&sources());
+    assert!(said.len() > 10, "metrics went missing: {said:?}");
+    none(wrong(&said, &Template::read()));
+}
+
+#[test]
+fn a_metric_that_nobody_says_and_one_that_nobody_looks_at_are_found() {
+    let source = r#"
+        fn f() { metrics::count("Held", 1); kit::metrics::gauge("Age", "Seconds", context, 7); }
+        #[cfg(test)] mod tests { fn t() { metrics::count("Nothing", 1); } }
+    "#;
+    let whole = r#"
+Resources:
+  Dashboard:
+    Type: AWS::CloudWatch::Dashboard
+    Properties:
+      DashboardBody: !Sub |
+        {"widgets": [{"properties": {"metrics": [
+          ["Encore", "Held", "Stage", "${Stage}"], ["Encore", "Age", "Stage", "${Stage}", "Context", "a"],
+          [".", ".", ".", ".", ".", "b"]
+        ]}}]}
+  Alarm:
+    Type: AWS::CloudWatch::Alarm
+    Properties:
+      Namespace: Encore
+      MetricName: Age
+      Dimensions: [{ Name: Stage, Value: !Ref Stage }, { Name: Context, Value: b }]
+"#;
+    let said = said(&[Source::parse("x.rs", source)]);
+    let wrong = |part: &str, broken: &str| wrong(&said, &Template::parse(&whole.replace(part, broken))).len();
+    assert_eq!(wrong("", ""), 0);
+    for (part, broken, found) in [
+        (r#""Held""#, r#""Sold""#, 2),
+        (r#"["Encore", "Held", "Stage", "${Stage}"],"#, "", 1),
+        ("MetricName: Age", "MetricName: Held", 1),
+        ("!Ref Stage", "local", 1),
+        (r#", "Context", "a"],"#, "],", 2),
+    ] {
+        assert_ne!(whole.replace(part, broken), whole, "{part}");
+        assert_eq!(wrong(part, broken), found, "{part}");
+    }
+}
+
+/// The values that a dimension has on the dashboard for a metric.
+fn values(shown: &BTreeSet<Metric>, name: &str, dimension: &str) -> BTreeSet<String> {
+    let of_name = shown.iter().filter(|metric| metric.name == name);
+    of_name.map(|metric| metric.value(dimension).to_owned()).filter(|value| !value.is_empty()).collect()
+}
+
+/// What resources of a type are called, as the template writes it.
+fn called(template: &Template, kind: &str, name: &str) -> BTreeSet<String> {
+    let text = |properties: &Value| properties[name]["Fn::Sub"].as_str().unwrap_or_default().to_owned();
+    template.resources(kind).map(|(_, properties)| text(properties)).collect()
+}
+
+#[test]
+fn every_function_queue_table_and_saga_is_on_the_dashboard_and_nothing_that_is_no_more() {
+    let template = Template::read();
+    let shown = on_dashboard(&template);
+    let sagas = template.resources("AWS::Serverless::StateMachine").map(|(id, _)| format!("${{{id}}}"));
+    let sagas: BTreeSet<String> = sagas.collect();
+    let functions = called(&template, "AWS::Serverless::Function", "FunctionName");
+    let queues = called(&template, "AWS::SQS::Queue", "QueueName");
+    let tables = called(&template, "AWS::DynamoDB::Table", "TableName");
+    let mut violations = Vec::new();
+    for (metric, dimension, there) in [
+        ("Errors", "FunctionName", &functions),
+        ("ApproximateNumberOfMessagesVisible", "QueueName", &queues),
+        ("ReadThrottleEvents", "TableName", &tables),
+        ("WriteThrottleEvents", "TableName", &tables),
+        ("ExecutionsFailed", "StateMachineArn", &sagas),
+        ("ExecutionsTimedOut", "StateMachineArn", &sagas),
+    ] {
+        let shown = values(&shown, metric, dimension);
+        violations.extend(there.difference(&shown).map(|name| format!("the dashboard has no {metric} of {name}")));
+        violations.extend(shown.difference(there).map(|name| format!("the dashboard has {metric} of {name}: of what?")));
+    }
+    none(violations);
+}
+
+#[test]
+fn every_index_is_on_the_dashboard() {
+    let template = Template::read();
+    let shown = on_dashboard(&template);
+    let mut violations = Vec::new();
+    for (id, table) in template.resources("AWS::DynamoDB::Table") {
+        for index in table["GlobalSecondaryIndexes"].as_array().into_iter().flatten() {
+            for metric in ["ReadThrottleEvents", "WriteThrottleEvents"] {
+                let is_shown = |shown: &&Metric| {
+                    shown.name == metric
+                        && index["IndexName"] == shown.value("GlobalSecondaryIndexName")
+                        && table["TableName"]["Fn::Sub"] == shown.value("TableName")
+                };
+                if shown.iter().find(is_shown).is_none() {
+                    violations.push(format!("the dashboard has no {metric} of {} of {id}", index["IndexName"]));
+                }
+            }
+        }
+    }
+    none(violations);
+}
+
+#[test]
+fn somebody_is_called_when_the_events_of_a_context_are_not_published() {
+    let template = Template::read();
+    let functions = template.functions();
+    let sweeps = functions.iter().filter(|function| {
+        function.variables().contains_key("EVENT_BUS") && function.triggers().iter().any(|by| by.kind == "Schedule")
+    });
+    let publishing: BTreeSet<String> = sweeps.map(|function| function.context().to_owned()).collect();
+    let alarmed = alarmed(&template).into_iter().filter(|(_, metric)| metric.name == "OutboxAge");
+    let alarmed: BTreeSet<String> = alarmed.map(|(_, metric)| metric.value("Context").to_owned()).collect();
+    assert!(publishing.len() >= 4, "outboxes went missing: {publishing:?}");
+    assert_eq!(alarmed, publishing, "alarms on OutboxAge");
+    assert_eq!(values(&on_dashboard(&template), "OutboxAge", "Context"), publishing, "on the dashboard");
+}
+
+#[test]
+fn every_alarm_calls_somebody_and_bears_the_name_of_its_stack() {
+    let template = Template::read();
+    let mut names = BTreeSet::new();
+    let mut violations = Vec::new();
+    for (id, alarm) in template.resources("AWS::CloudWatch::Alarm") {
+        let name = alarm["AlarmName"]["Fn::Sub"].as_str().unwrap_or_default();
+        // By this the rule for administrators knows our alarms from others of the account.
+        if !name.starts_with("${AWS::StackName}-") || !names.insert(name) {
+            violations.push(format!("{id} is called {name:?}"));
+        }
+        if alarm["AlarmActions"].as_array().is_none_or(Vec::is_empty) {
+            violations.push(format!("{id} calls nobody"));
+        }
+        if !alarm["TreatMissingData"].is_string() {
+            violations.push(format!("{id} does not say what no news means"));
+        }
+    }
+    none(violations);
+}
