@@ -3,8 +3,9 @@
 use crate::on_cloud;
 use futures_util::future::join_all;
 use local::http::Answer;
+use local::{LogLine, Logs};
 use serde_json::{Value, json};
-use tests::cloud::{Sale, Terms, User, code, eventually, text};
+use tests::cloud::{Cloud, Sale, Terms, User, code, eventually, text};
 
 async fn ask(user: &User, sale: &Sale, seats: &[&str], key: Option<&str>) -> Answer {
     let token = user.join(sale).await;
@@ -12,6 +13,13 @@ async fn ask(user: &User, sale: &Sale, seats: &[&str], key: Option<&str>) -> Ans
     headers.extend(key.map(|key| ("idempotency-key", key)));
     let body = json!({"schedule_id": sale.schedule, "seats": seats});
     user.send("POST", "/reservations", &headers, Some(&body)).await
+}
+
+/// Asks, and expects to be told to come back; the reservation's id.
+async fn asked(user: &User, sale: &Sale, seats: &[&str]) -> String {
+    let accepted = ask(user, sale, seats, None).await;
+    assert_eq!(accepted.status, 202, "{}", accepted.text());
+    text(&accepted.json(), "reservation_id")
 }
 
 /// The reservation once it is decided.
@@ -49,9 +57,7 @@ fn of_fifty_who_ask_for_one_seat_one_gets_it_and_the_others_learn_why_not() {
         let sale = cloud.sale(Terms { rows: 1, seats_per_row: 1, ..Terms::default() }).await;
         let one = async |n: u32| {
             let user = cloud.user(&format!("crowd-{n}"));
-            let accepted = ask(&user, &sale, &["A-1-1"], None).await;
-            assert_eq!(accepted.status, 202, "{}", accepted.text());
-            let found = decided(&user, &text(&accepted.json(), "reservation_id")).await;
+            let found = decided(&user, &asked(&user, &sale, &["A-1-1"]).await).await;
             match found["status"].as_str() {
                 Some("held") => 1,
                 _ => {
@@ -75,8 +81,99 @@ fn the_same_key_is_the_same_wish_and_what_is_impossible_is_refused_at_once() {
         assert_eq!((again.status, again.json()), (first.status, first.json()));
         let other = ask(&user, &sale, &["A-2-2"], Some("wish")).await;
         assert_eq!((other.status.as_u16(), code(&other)), (422, "idempotency_key_reused".into()));
-        let nowhere = ask(&user, &sale, &["Z-1-1"], None).await;
-        assert_eq!((nowhere.status.as_u16(), code(&nowhere)), (404, "seat_not_found".into()));
+        assert_eq!(again.headers["location"], first.headers["location"]);
+        let closed = cloud.concert(Terms::default()).await;
+        let nowhere = Sale { schedule: "none".into(), ..sale.clone() };
+        for (sale, seats, status, why) in [
+            (&sale, vec!["A-1-1", "Z-1-1"], 404, "seat_not_found"),
+            (&sale, vec!["A-1-1", "A-1-2", "A-1-3", "A-1-4", "A-1-5"], 409, "ticket_limit_exceeded"),
+            (&nowhere, vec!["A-1-1"], 404, "not_found"),
+            (&closed, vec!["A-1-1"], 403, "queue_token_not_active"),
+        ] {
+            let refused = ask(&user, sale, &seats, None).await;
+            assert_eq!((refused.status.as_u16(), code(&refused).as_str()), (status, why));
+        }
         decided(&user, &text(&first.json(), "reservation_id")).await;
+        assert_eq!(user.get("/reservations").await.json()["items"].as_array().map(Vec::len), Some(1));
+    });
+}
+
+#[test]
+fn a_wish_with_a_taken_seat_is_rejected_whole_and_says_why() {
+    on_cloud(async |cloud| {
+        let sale = cloud.sale(Terms::default()).await;
+        let (alice, bob) = (cloud.user("alice"), cloud.user("bob"));
+        alice.hold(&sale, &["A-1-1"]).await;
+        let id = asked(&bob, &sale, &["A-1-1", "A-1-2"]).await;
+        let rejected = decided(&bob, &id).await;
+        assert_eq!((&rejected["status"], &rejected["failure"]), (&"rejected".into(), &"seat_taken".into()));
+        assert_eq!(rejected.get("hold_expires_at"), None);
+        assert_eq!(bob.get("/reservations").await.json()["items"][0], rejected);
+        assert_eq!(bob.delete(&format!("/reservations/{id}")).await.status, 409);
+        bob.hold(&sale, &["A-1-2"]).await;
+    });
+}
+
+#[test]
+fn a_hold_that_nobody_waited_for_ends_in_time_too() {
+    on_cloud(async |cloud| {
+        let sale = cloud.sale(Terms { hold_seconds: 1, ..Terms::default() }).await;
+        let user = cloud.user("fan");
+        let id = asked(&user, &sale, &["A-1-1"]).await;
+        eventually("the hold is over", async || (user.reservation_status(&id).await == "expired").then_some(())).await;
+        eventually("the map shows it gone", async || (sale.available(&user).await == 50).then_some(())).await;
+    });
+}
+
+#[test]
+fn a_wish_can_be_given_up_whether_or_not_it_is_decided() {
+    on_cloud(async |cloud| {
+        let sale = cloud.sale(Terms::default()).await;
+        let user = cloud.user("fickle");
+        let mut given_up = Vec::new();
+        for seat in ["A-1-1", "A-1-2", "A-1-3", "A-1-4"] {
+            let id = asked(&user, &sale, &[seat]).await;
+            assert_eq!(user.delete(&format!("/reservations/{id}")).await.status, 204);
+            given_up.push(id);
+        }
+        // Decided behind them, as it is of the same section.
+        let last = asked(&user, &sale, &["A-1-5"]).await;
+        assert_eq!(decided(&user, &last).await["status"], "held");
+        for id in given_up {
+            assert_eq!(user.reservation_status(&id).await, "cancelled");
+        }
+        eventually("the map shows one hold", async || (sale.available(&user).await == 49).then_some(())).await;
+    });
+}
+
+async fn role_of(cloud: &Cloud, handler: &str) -> String {
+    let lambda = aws_sdk_lambda::Client::new(&cloud.stack.info().sdk_config());
+    let name = &cloud.stack.info().functions[handler];
+    let found = lambda.get_function_configuration().function_name(name).send().await.unwrap();
+    found.role().and_then(|arn| arn.rsplit('/').next()).unwrap().to_owned()
+}
+
+#[test]
+fn a_wish_that_cannot_be_decided_for_a_moment_does_not_keep_those_behind_it_waiting_for_long() {
+    on_cloud(async |cloud| {
+        let sale = cloud.sale(Terms::default()).await;
+        let user = cloud.user("patient");
+        let role = role_of(cloud, "write-reservations").await;
+        let taken = cloud.take_permission(&role, "dynamodb:BatchGetItem").await;
+        let mut ids = Vec::new();
+        for seat in ["A-1-1", "A-1-2", "A-1-3", "A-1-4"] {
+            ids.push(asked(&user, &sale, &[seat]).await);
+        }
+        let logs = Logs::new(cloud.stack.info(), Some("write-reservations")).unwrap();
+        eventually("the first is tried with the others behind it", async || {
+            let lines = logs.since(0).await.unwrap();
+            let failed = |line: &&LogLine| line.message.contains(&ids[0]) && line.message.contains("Unavailable");
+            (lines.iter().filter(failed).count() >= 3).then_some(())
+        })
+        .await;
+        cloud.give_permissions(taken).await;
+        for id in ids {
+            assert_eq!(decided(&user, &id).await["status"], "held");
+        }
     });
 }

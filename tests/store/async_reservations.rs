@@ -3,6 +3,7 @@
 use crate::audit::assert_sound;
 use crate::bench::{Bench, Requests, reserving};
 use ::reservations::domain::{PENDING_SECONDS, PENDING_TOO_LONG_SECONDS, Wish};
+use ::reservations::dynamo::message_of;
 use ::reservations::handlers::{self, Deps};
 use ::reservations::ports::ScheduleExpiry;
 use ::reservations::usecases::apply_admissions::apply_admissions;
@@ -285,6 +286,20 @@ async fn a_queue_that_is_down_keeps_no_wish_from_being_put_off() {
     let due = NOW.plus_seconds(PENDING_SECONDS);
     assert!(sweep_reservations(&sweep, due).await.is_err());
     sweep_reservations(&sweep, due).await.unwrap();
+}
+
+#[tokio::test]
+async fn a_wish_comes_out_of_its_message_as_it_went_in_and_anything_else_is_poison() {
+    let bench = Bench::on_sale(4).await;
+    let deps = reserving(&bench);
+    let id = id(&asked(&deps, ask("alice", 1, &["A-1-1"])).await.unwrap());
+    let sent = message_of(&deps.requests.wishes()[0]).unwrap();
+    for poison in ["{}", "no json", &sent.replace("A-1-1", "A")] {
+        let refused = handlers::write_reservations(&bench.reservations, Message::new("m", poison, NOW)).await;
+        assert!(matches!(refused, Err(Fault::Broken(_))), "{poison}");
+    }
+    handlers::write_reservations(&bench.reservations, Message::new("m", sent, NOW)).await.unwrap();
+    assert_eq!(seen(&bench, "alice", &id, NOW).await["status"], "held");
 }
 
 #[tokio::test]

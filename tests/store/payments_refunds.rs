@@ -43,14 +43,22 @@ async fn sold() -> Bench {
     bench
 }
 
+/// Asks for a refund of `p1`.
+async fn ask(bench: &Bench, sagas: &Sagas, ask: Ask) -> Result<Reply, Problem> {
+    ask_of(bench, sagas, ask.path("payment_id", "p1")).await
+}
+
 async fn refund(bench: &Bench, sagas: &Sagas, who: &str, key: &str, id: &str) -> Result<Reply, Problem> {
+    ask_of(bench, sagas, Ask::at(NOW.plus_seconds(1)).user(who).key(key).path("payment_id", id)).await
+}
+
+async fn ask_of(bench: &Bench, sagas: &Sagas, ask: Ask) -> Result<Reply, Problem> {
     let deps = RefundDeps {
         payments: bench.payments.clone(),
         users: users(),
         quotes: RealQuotes(bench.reservations.clone()),
         sagas,
     };
-    let ask = Ask::at(NOW.plus_seconds(1)).user(who).key(key).path("payment_id", id);
     handlers::start_refund(&deps, ask.call()).await
 }
 
@@ -110,7 +118,7 @@ async fn the_same_key_gives_the_first_answer_and_another_key_is_refused() {
     let first = refund(&bench, &sagas, "alice", "k", "p1").await.unwrap();
     for end in ["refunding", "refunded"] {
         bench.proxy.forget();
-        let again = refund(&bench, &sagas, "alice", "k", "p1").await.unwrap();
+        let again = ask(&bench, &sagas, Ask::at(NOW).user("alice").key("k").json(json!({}))).await.unwrap();
         assert_eq!((again.status, &again.body, &again.location), (first.status, &first.body, &first.location), "{end}");
         assert_eq!(bench.proxy.actions(), ["GetItem", "GetItem"], "{end}");
         assert_eq!(code(refund(&bench, &sagas, "alice", "k2", "p1").await), (409, "payment_not_refundable"), "{end}");
@@ -128,10 +136,10 @@ async fn only_the_owner_of_a_completed_payment_refunds_it_and_with_a_key_of_its_
     assert_eq!(code(refund(&bench, &sagas, "mallory", "k", "p1").await), (404, "not_found"));
     assert_eq!(code(refund(&bench, &sagas, "alice", "k", "p9").await), (404, "not_found"));
     assert_eq!(code(refund(&bench, &sagas, "alice", "k", "p2").await), (409, "payment_not_refundable"));
-    let (payments, quotes) = (bench.payments.clone(), RealQuotes(bench.reservations.clone()));
-    let deps = RefundDeps { payments, users: users(), quotes, sagas: &sagas };
-    let keyless = Ask::at(NOW).user("alice").path("payment_id", "p1");
-    assert_eq!(code(handlers::start_refund(&deps, keyless.call()).await), (400, "idempotency_key_required"));
+    let keyless = Ask::at(NOW).user("alice");
+    assert_eq!(code(ask(&bench, &sagas, keyless.clone()).await), (400, "idempotency_key_required"));
+    let wordy = keyless.key("k").json(json!({"amount": 1}));
+    assert_eq!(code(ask(&bench, &sagas, wordy).await), (400, "invalid_request"));
     // The key of `open_payment`.
     assert_eq!(code(refund(&bench, &sagas, "alice", "p1", "p1").await), (422, "idempotency_key_reused"));
     assert_eq!((shown(&bench).await, sagas.started()), ("completed".to_owned(), Vec::new()));
@@ -226,10 +234,7 @@ async fn a_refused_refund_leaves_the_payment_completed_and_may_be_asked_for_agai
     // The key stands for the first request, whatever came of it.
     assert_eq!(code(refund(&bench, &sagas, "alice", "k", "p1").await), (202, "taken on"));
     assert_eq!((shown(&bench).await, sagas.started()), ("completed".to_owned(), vec!["p1-refund".to_owned()]));
-    let (payments, quotes) = (bench.payments.clone(), RealQuotes(bench.reservations.clone()));
-    let deps = RefundDeps { payments, users: users(), quotes, sagas: &sagas };
-    let later = Ask::at(NOW.plus_seconds(60)).user("alice").key("k2").path("payment_id", "p1");
-    handlers::start_refund(&deps, later.call()).await.unwrap();
+    ask(&bench, &sagas, Ask::at(NOW.plus_seconds(60)).user("alice").key("k2")).await.unwrap();
     assert_eq!(sagas.started(), ["p1-refund", "p1-refund-r1"], "no execution has the name of another");
     assert_eq!(cancel_refund(&bench.payments, step(refused(first), NOW)).await.unwrap(), ALREADY);
     assert_eq!(shown(&bench).await, "refunding", "a late step of the first refund does not end the second");

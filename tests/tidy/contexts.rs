@@ -93,6 +93,32 @@ fn foreign_paths(context: &str, source: &Source, contexts: &[String]) -> Vec<Str
         .collect()
 }
 
+/// Who listens, in the words that would name them.
+const LISTENERS: [&str; 6] = ["notion", "alimtalk", "kakao", "partner", "cashreceipt", "dataplatform"];
+
+/// The listeners that a text names, however it is spelt.
+fn named_listeners(text: &str) -> Vec<&'static str> {
+    let letters: String = text.chars().filter(|c| c.is_alphanumeric() || *c == '.').collect();
+    let letters = letters.to_lowercase();
+    LISTENERS.into_iter().filter(|name| letters.contains(name)).collect()
+}
+
+#[test]
+fn nobody_who_says_something_knows_who_listens() {
+    let mut violations = Vec::new();
+    let speakers = contexts().into_iter().filter(|context| context != "notifications");
+    for name in speakers.chain(["contracts".to_owned(), "kit".to_owned()]) {
+        for path in rust_files(&crate_dir(&name).join("src")) {
+            let names = named_listeners(&read(&path));
+            violations.extend(names.into_iter().map(|listener| format!("{} names {listener}", shown(&path))));
+        }
+    }
+    none(violations);
+    let listener = read(&crate_dir("notifications").join("src/neighbours.rs"));
+    assert!(named_listeners(&listener).len() > 3);
+    assert_eq!(named_listeners("fn to_data_platform() { CashReceipts }"), ["cashreceipt", "dataplatform"]);
+}
+
 #[test]
 fn domain_ports_and_use_cases_know_neither_aws_nor_environment_nor_clock() {
     let mut looked_at = 0;

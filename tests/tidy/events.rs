@@ -1,6 +1,6 @@
 //! The catalogue of events: what is said, what it looks like, and who hears it.
 
-use crate::code::Source;
+use crate::code::{Main, Source};
 use crate::none;
 use crate::template::{Template, logical_id};
 use crate::workspace::{contexts, crate_dir, entries, file_name, pascal, read, root, rust_files, text};
@@ -177,7 +177,8 @@ fn a_rule_waits_for_types_of_the_catalogue_and_goes_by_nothing_else() {
         violations.extend(heard(rule).1.into_iter().map(|wrong| format!("{id}: {wrong}")));
     }
     none(violations);
-    let broken = json!({"EventPattern": {"detail-type": ["payment.complete", {"prefix": "refund."}, "payment.failed"]}});
+    let broken =
+        json!({"EventPattern": {"detail-type": ["payment.complete", {"prefix": "refund."}, "payment.failed"]}});
     assert_eq!((heard(&broken).0.len(), heard(&broken).1.len()), (1, 2));
 }
 
@@ -243,6 +244,19 @@ fn the_catalogue_lists_every_type_with_who_says_and_who_hears_it() {
     assert_eq!(found, types());
 }
 
+/// The handlers that act because something happened: on a queue, on a table's stream, on a log.
+fn consumers(template: &Template) -> BTreeSet<String> {
+    let functions = template.functions();
+    let triggered = functions
+        .iter()
+        .filter(|function| function.triggers().iter().any(|trigger| ["SQS", "DynamoDB"].contains(&trigger.kind)));
+    let mut handlers: BTreeSet<String> = triggered.map(|function| function.handler().to_owned()).collect();
+    let arms = contexts().into_iter().flat_map(|context| Main::of(&context).arms);
+    handlers.extend(arms.filter(|(_, arm)| arm.kind == "logs").map(|(handler, _)| handler));
+    assert!(handlers.len() >= 15, "consumers went missing: {handlers:?}");
+    handlers
+}
+
 /// Whether `<folder>: <name>` is a test there.
 fn is_test(named: &str) -> bool {
     let Some((place, name)) = named.split_once(": ") else { return false };
@@ -268,8 +282,9 @@ fn every_consumer_says_what_it_does_what_undoes_it_and_which_tests_show_both() {
         violations.extend(unknown.map(|test| format!("{what}: there is no test {test}")));
         acting.extend(listed(&by));
     }
-    let consumers: BTreeSet<String> = listeners(&Template::read()).into_values().flatten().collect();
-    violations.extend(consumers.difference(&acting).map(|handler| format!("{handler} acts on events and is not listed")));
+    let consumers = consumers(&Template::read());
+    violations.extend(consumers.difference(&acting).map(|handler| format!("{handler} acts on news and is not listed")));
+    violations.extend(acting.difference(&consumers).map(|handler| format!("{handler} is listed and acts on no news")));
     none(violations);
     assert!(is_test("tests/tidy/events: every_schema_is_of_a_type"));
     assert!(!is_test("tests/tidy: no_test_has_this_name"));

@@ -165,7 +165,7 @@ Resources:
         (r#"["Encore", "Held", "Stage", "${Stage}"],"#, "", 1),
         ("MetricName: Age", "MetricName: Held", 1),
         ("!Ref Stage", "local", 1),
-        (r#", "Context", "a"],"#, "],", 2),
+        (r#""Context", "a""#, r#""Consumer", "a""#, 3),
     ] {
         assert_ne!(whole.replace(part, broken), whole, "{part}");
         assert_eq!(wrong(part, broken), found, "{part}");
@@ -204,7 +204,8 @@ fn every_function_queue_table_and_saga_is_on_the_dashboard_and_nothing_that_is_n
     ] {
         let shown = values(&shown, metric, dimension);
         violations.extend(there.difference(&shown).map(|name| format!("the dashboard has no {metric} of {name}")));
-        violations.extend(shown.difference(there).map(|name| format!("the dashboard has {metric} of {name}: of what?")));
+        violations
+            .extend(shown.difference(there).map(|name| format!("the dashboard has {metric} of {name}: of what?")));
     }
     none(violations);
 }

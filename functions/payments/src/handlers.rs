@@ -12,6 +12,7 @@ use kit::idempotency::{self, IdempotencyKey, StoredAnswer};
 use kit::ids::Mint;
 use kit::{Call, Fault, Problem, Reply};
 use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value};
 use std::time::Duration;
 use tokio::time::Instant;
 
@@ -183,11 +184,20 @@ where
 {
     let user = deps.users.user(&call)?.user;
     let payment: PaymentId = call.path_id("payment_id")?;
+    let call = without_body(call)?;
     // The payment is a part of the request: a key is for one of them.
     let key = IdempotencyKey::required(&call, &format!("POST /payments/{payment}/refund"))?;
     let ask = StartRefund { user, payment, key, correlation_id: call.request_id.clone(), now: call.now };
     let answer = start_refund::start_refund(&deps.payments, &deps.quotes, &deps.sagas, ask, accepted).await?;
     Ok(answer.into_reply())
+}
+
+/// A refund says everything in its path: its body is empty or `{}`, and both are the same request.
+fn without_body(call: Call) -> Result<Call, Problem> {
+    if !call.body.trim_ascii().is_empty() && !call.json::<Map<String, Value>>()?.is_empty() {
+        return Err(Problem::invalid("the body must be empty"));
+    }
+    Ok(Call { body: b"{}".to_vec(), ..call })
 }
 
 impl From<RefundError> for Problem {
