@@ -9,8 +9,8 @@ mod world;
 
 pub use checks::{Finding, Graces, Invariant, check};
 pub use world::{
-    Account, DateRow, Entitlement, Entry, Line, OutboxRow, Payment, PaymentStatus, Reservation, ReservationStatus,
-    Seat, SeatState, SectionMap, Shard, World,
+    Account, Charge, ChargeStatus, DateRow, Entitlement, Entry, Line, OutboxRow, Payment, PaymentStatus, Receipt,
+    Reservation, ReservationStatus, Seat, SeatState, SectionMap, Shard, World,
 };
 
 use crate::cli::Common;
@@ -69,19 +69,22 @@ impl Report {
         let world = &self.world;
         let payments = |status| world.payments.values().filter(|payment| payment.status == status).count();
         match invariant {
-            Invariant::Shape => "5 tables".to_owned(),
+            Invariant::Shape => "6 tables".to_owned(),
             Invariant::I1 => format!("{} seats, {} reservations", world.seats.len(), world.reservations.len()),
-            Invariant::I2 => format!("{} completed payments", payments(PaymentStatus::Completed)),
+            Invariant::I2 => {
+                let (completed, refunded) = (payments(PaymentStatus::Completed), payments(PaymentStatus::Refunded));
+                format!("{completed} completed payments, {refunded} refunded")
+            }
             Invariant::I3 => {
                 let entries: usize = world.accounts.values().map(|account| account.entries.len()).sum();
-                format!("{} accounts, {entries} entries", world.accounts.len())
+                format!("{} accounts, {entries} entries, {} paid charges", world.accounts.len(), world.charges.len())
             }
             Invariant::I4 => {
                 let paying = world.reservations.values().filter(|found| found.status == ReservationStatus::Paying);
                 format!("{} being paid", paying.count())
             }
             Invariant::I5 => format!("{} failed payments", payments(PaymentStatus::Failed)),
-            Invariant::I6 => format!("{} events", world.outbox.len()),
+            Invariant::I6 => format!("{} events, {} deliveries", world.outbox.len(), world.deliveries.len()),
             Invariant::I7 => {
                 let issued: u64 = world.lines.values().flat_map(|line| line.shards.values()).map(|s| s.issued).sum();
                 let used: usize = world.lines.values().map(|line| line.used.len()).sum();

@@ -1,7 +1,7 @@
 //! A sale to test with: one concert, one date, and whoever wants its seats.
 
 use contracts::admission::{AdmissionPlan, QUEUE_TOKEN_ISSUER, QUEUE_TOKEN_LIFE_SECONDS, QueueTokenClaims};
-use contracts::saga::{PaymentSaga, TokenExpiry};
+use contracts::saga::{PaymentSaga, ReturnPoints, TokenExpiry};
 use contracts::seats::Section;
 use contracts::steps::OpenSchedule;
 use contracts::{ConcertId, PaymentId, ReservationId, ScheduleId, SeatId, SectionName, Timestamp, UserId, Won};
@@ -98,6 +98,11 @@ pub fn wish(place: QueueTokenClaims, seats: &[&str], reservation: &str) -> Wish 
         correlation_id: format!("request-of-{reservation}"),
         asked_at: NOW,
     }
+}
+
+/// A payment's saga as the step that returns points takes it, on the way back of a payment that failed.
+pub fn undoing(saga: PaymentSaga) -> ReturnPoints {
+    ReturnPoints { saga, refund_requested_at: None }
 }
 
 /// The saga that pays a reservation.

@@ -27,7 +27,11 @@ use tokio::task::JoinSet;
 type Reserving = handlers::ReserveDeps<::reservations::dynamo::Reservations, Requests>;
 
 fn ask(who: &str, position: u64, seats: &[&str]) -> Ask {
-    Ask::at(NOW)
+    ask_at(NOW, who, position, seats)
+}
+
+fn ask_at(now: Timestamp, who: &str, position: u64, seats: &[&str]) -> Ask {
+    Ask::at(now)
         .user(who)
         .place(&place(who, position, NOW))
         .json(json!({"schedule_id": "date", "seats": seats}))
@@ -100,9 +104,10 @@ async fn what_is_known_to_be_impossible_is_refused_at_once_and_nothing_is_writte
     let bench = Bench::on_sale(4).await;
     let deps = reserving(&bench);
     let before = bench.engine.items("reservations").await.len();
-    let early = Ask::at(NOW.plus_millis(-1)).user("alice").place(&place("alice", 1, NOW));
-    let early = early.json(json!({"schedule_id": "date", "seats": ["A-1-1"]})).header("prefer", "respond-async");
-    assert_eq!(asked(&deps, early).await.unwrap_err().code, "queue_token_not_active");
+    assert_eq!(
+        asked(&deps, ask_at(NOW.plus_millis(-1), "alice", 1, &["A-1-1"])).await.unwrap_err().code,
+        "queue_token_not_active"
+    );
     assert_eq!(asked(&deps, ask("alice", 1, &["Z-9-9"])).await.unwrap_err().code, "seat_not_found");
     let many = ["A-1-1", "A-1-2", "A-1-3", "A-1-4", "B-1-1"];
     assert_eq!(asked(&deps, ask("alice", 1, &many)).await.unwrap_err().code, "ticket_limit_exceeded");
@@ -167,13 +172,29 @@ async fn the_same_wish_ten_times_at_once_and_a_day_late_is_decided_once() {
 async fn a_wish_made_in_time_is_held_although_the_token_ran_out_while_it_waited() {
     let bench = Bench::on_sale(4).await;
     let deps = reserving(&bench);
-    let id = id(&asked(&deps, ask("alice", 1, &["A-1-1"])).await.unwrap());
-    let late = NOW.plus_seconds(ACTIVE_SECONDS + 60);
+    let just = NOW.plus_seconds(ACTIVE_SECONDS - 1);
+    let id = id(&asked(&deps, ask_at(just, "alice", 1, &["A-1-1"])).await.unwrap());
+    let late = just.plus_seconds(PENDING_TOO_LONG_SECONDS);
     write_reservations(&bench.reservations, &deps.requests.wishes()[0], late).await.unwrap();
     let held = seen(&bench, "alice", &id, late).await;
     assert_eq!(held["status"], "held");
     assert_eq!(held["hold_expires_at"], late.plus_seconds(HOLD_SECONDS).rfc3339());
-    assert_eq!(held["created_at"], NOW.rfc3339());
+    assert_eq!(held["created_at"], just.rfc3339());
+}
+
+#[tokio::test]
+async fn a_wish_that_comes_when_nobody_waits_any_more_is_rejected() {
+    let bench = Bench::on_sale(4).await;
+    let deps = reserving(&bench);
+    let id = id(&asked(&deps, ask("alice", 1, &["A-1-1"])).await.unwrap());
+    let tomorrow = NOW.plus_seconds(86_400);
+    for _ in 0..2 {
+        write_reservations(&bench.reservations, &deps.requests.wishes()[0], tomorrow).await.unwrap();
+    }
+    let rejected = seen(&bench, "alice", &id, tomorrow).await;
+    assert_eq!((&rejected["status"], &rejected["failure"]), (&"rejected".into(), &"timed_out".into()));
+    assert_eq!(events(&bench).await, ["reservation.rejected"]);
+    assert_sound(&bench, tomorrow).await;
 }
 
 #[tokio::test]

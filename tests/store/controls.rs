@@ -40,7 +40,7 @@ use ::waiting_room::ports::{
 };
 use contracts::admission::AdmissionPlan;
 use contracts::events::CancelReason;
-use contracts::saga::{CaughtError, FailPayment, RefundSaga};
+use contracts::saga::{CaughtError, FailPayment, RefundSaga, ReturnPoints};
 use contracts::seats::SeatStatus;
 use contracts::steps::PayCharge;
 use contracts::{SectionName, Timestamp, Won};
@@ -53,8 +53,8 @@ use tests::bus::{BUS, Bus};
 use tests::calls::{Ask, queue_tokens, users};
 use tests::dynamo::CONTEXTS;
 use tests::fixture::{
-    ACTIVE_SECONDS, HOLD_SECONDS, NOW, concert, payment, place, plan, saga, saga_of, schedule, step, terms, user, wish,
-    won,
+    ACTIVE_SECONDS, HOLD_SECONDS, NOW, concert, payment, place, plan, saga, saga_of, schedule, step, terms, undoing,
+    user, wish, won,
 };
 use tests::proxy::Rule;
 use tests::workspace;
@@ -542,7 +542,7 @@ controls! {
     a_use_after_its_return_takes_nothing: "points/posting"
     guards "attribute_not_exists(#entry) AND attribute_not_exists(#void) AND balance >= :limit" from "guard", |bench| {
         bench.charge("alice", 1_000, "k").await;
-        return_points(&bench.points, step(saga_of("alice", "p1", 100), NOW)).await.unwrap();
+        return_points(&bench.points, step(undoing(saga_of("alice", "p1", 100)), NOW)).await.unwrap();
         let _used = use_points(&bench.points, step(saga_of("alice", "p1", 100), NOW)).await;
         bench.balance("alice").await != 1_000
     }
@@ -560,7 +560,7 @@ controls! {
         bench.charge("alice", 1_000, "k").await;
         use_points(&bench.points, step(saga_of("alice", "p1", 100), NOW)).await.unwrap();
         for _ in 0..2 {
-            return_points(&bench.points, step(saga_of("alice", "p1", 100), NOW)).await.unwrap();
+            return_points(&bench.points, step(undoing(saga_of("alice", "p1", 100)), NOW)).await.unwrap();
         }
         bench.balance("alice").await != 1_000
     }
@@ -568,7 +568,18 @@ controls! {
     points_that_were_not_used_are_not_returned: "points/posting"
     guards "attribute_exists(#used) AND attribute_not_exists(#entry)" from "guard", |bench| {
         bench.charge("alice", 1_000, "k").await;
-        return_points(&bench.points, step(saga_of("alice", "p1", 100), NOW)).await.unwrap();
+        return_points(&bench.points, step(undoing(saga_of("alice", "p1", 100)), NOW)).await.unwrap();
+        bench.balance("alice").await != 1_000
+    }
+
+    points_of_a_completed_payment_are_refunded_once: "points/posting"
+    guards "attribute_not_exists(#entry)" from "guard", |bench| {
+        bench.charge("alice", 1_000, "k").await;
+        use_points(&bench.points, step(saga_of("alice", "p1", 100), NOW)).await.unwrap();
+        for _ in 0..2 {
+            let refund = ReturnPoints { saga: saga_of("alice", "p1", 100), refund_requested_at: Some(NOW) };
+            return_points(&bench.points, step(refund, NOW)).await.unwrap();
+        }
         bench.balance("alice").await != 1_000
     }
 
@@ -577,7 +588,7 @@ controls! {
         bench.charge("alice", 1_000, "k").await;
         let saga = saga_of("alice", "p1", 100);
         let gate = bench.proxy.hold(Rule::on("UpdateItem").containing("SET #void").once());
-        let returning = async { return_points(&bench.points, step(saga.clone(), NOW)).await };
+        let returning = async { return_points(&bench.points, step(undoing(saga.clone()), NOW)).await };
         let using = async {
             gate.reached().await;
             use_points(&bench.points, step(saga.clone(), NOW)).await.unwrap();

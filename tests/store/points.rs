@@ -11,7 +11,7 @@ use ::points::usecases::credit_charge::credit_charge;
 use ::points::usecases::return_points::return_points;
 use ::points::usecases::use_points::use_points;
 use contracts::Timestamp;
-use contracts::saga::Done;
+use contracts::saga::{Done, ReturnPoints};
 use contracts::steps::{ChargeCredit, ChargePaid, CreditCharge, CreditedCharge};
 use kit::dynamo::{Item, n, s};
 use kit::http::Page;
@@ -20,7 +20,7 @@ use serde_json::{Value, json};
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use tests::calls::{Ask, users};
-use tests::fixture::{NOW, saga_of, step, user, won};
+use tests::fixture::{NOW, saga_of, step, undoing, user, won};
 use tests::proxy::{Fate, Rule};
 use tokio::task::JoinSet;
 
@@ -119,7 +119,7 @@ async fn points_are_used_once_for_a_payment_and_returned_once() {
         assert_eq!(bench.balance("alice").await, 700);
     }
     for done in [DONE, ALREADY, ALREADY] {
-        assert_eq!(return_points(&bench.points, step(saga.clone(), NOW)).await.unwrap(), done);
+        assert_eq!(return_points(&bench.points, step(undoing(saga.clone()), NOW)).await.unwrap(), done);
         assert_eq!(bench.balance("alice").await, 1_000);
     }
     // A use that arrives after its return must not take anything again.
@@ -134,7 +134,7 @@ async fn a_return_that_comes_before_its_use_closes_the_door_to_it() {
     let saga = saga_of("alice", "p1", 300);
     for _ in 0..2 {
         assert_eq!(
-            return_points(&bench.points, step(saga.clone(), NOW)).await.unwrap(),
+            return_points(&bench.points, step(undoing(saga.clone()), NOW)).await.unwrap(),
             ALREADY,
             "even without an account"
         );
@@ -154,7 +154,7 @@ async fn a_use_that_arrives_while_its_return_settles_is_returned() {
     // The return has found nothing used and is about to close the door when the use arrives.
     let gate = bench.proxy.hold(Rule::on("UpdateItem").containing("SET #void").once());
     let (accounts, input) = (bench.points.clone(), saga.clone());
-    let returning = tokio::spawn(async move { return_points(&accounts, step(input, NOW)).await });
+    let returning = tokio::spawn(async move { return_points(&accounts, step(undoing(input), NOW)).await });
     gate.reached().await;
     use_points(&bench.points, step(saga, NOW)).await.unwrap();
     assert_eq!(bench.balance("alice").await, 700);
@@ -208,11 +208,11 @@ async fn whatever_happens_at_once_the_ledger_adds_up_to_the_balance() {
             let (what, id) = (random.u8(..4), random.u32(..12));
             let bench = Arc::clone(&bench);
             work.spawn(async move {
-                let saga = step(saga_of("alice", &format!("p{id}"), 100 + i64::from(id)), NOW);
+                let saga = saga_of("alice", &format!("p{id}"), 100 + i64::from(id));
                 let refusal = match what {
                     0 | 1 => charge(&bench, "alice", &format!("k{id}"), 200).await.err().map(|problem| problem.code),
-                    2 => use_points(&bench.points, saga).await.err().map(told),
-                    _ => return_points(&bench.points, saga).await.err().map(told),
+                    2 => use_points(&bench.points, step(saga, NOW)).await.err().map(told),
+                    _ => return_points(&bench.points, step(undoing(saga), NOW)).await.err().map(told),
                 };
                 assert!(
                     refusal.is_none_or(|code| ["insufficient_points", "reservation_not_payable"].contains(&code)),
@@ -505,6 +505,23 @@ async fn an_account_full_of_recent_entries_still_fits_into_an_item_and_takes_no_
     assert_eq!(problem.status.as_u16(), 409, "{problem:?}");
     // What is used can still be returned... and what is there can still be used.
     use_points(&bench.points, step(saga_of("alice", "p1", 10), NOW)).await.unwrap();
-    return_points(&bench.points, step(saga_of("alice", "p1", 10), NOW)).await.unwrap();
+    return_points(&bench.points, step(undoing(saga_of("alice", "p1", 10)), NOW)).await.unwrap();
     assert_eq!(bench.balance("alice").await, MAX_HOT_ENTRIES as i64);
+}
+
+#[tokio::test]
+async fn a_refund_finds_the_points_of_a_payment_that_is_long_in_the_archive() {
+    let bench = Bench::start().await;
+    assert_eq!(charge(&bench, "alice", "funds", 1_000).await.unwrap().status.as_u16(), 201);
+    use_points(&bench.points, step(saga_of("alice", "p1", 600), NOW)).await.unwrap();
+    let later = NOW.plus_millis(GUARDED_MILLIS + 1);
+    charges(&bench.points, "later", 40, later).await;
+    assert!(archives(&bench).await >= 1);
+    let balance = bench.balance("alice").await;
+    let refund = ReturnPoints { saga: saga_of("alice", "p1", 600), refund_requested_at: Some(later) };
+    for already in [false, true] {
+        let done = return_points(&bench.points, step(refund.clone(), later)).await.unwrap();
+        assert_eq!(done, Done { already });
+        assert_eq!(bench.balance("alice").await, balance + 600);
+    }
 }

@@ -28,7 +28,7 @@ use contracts::steps::ChargePaid;
 use kit::{Fault, StepError};
 use serde_json::json;
 use tests::calls::{Ask, queue_tokens, users};
-use tests::fixture::{NOW, PRICE, concert, place, saga, saga_of, schedule, step, terms};
+use tests::fixture::{NOW, PRICE, concert, place, saga, saga_of, schedule, step, terms, undoing};
 use tests::proxy::{Fate, Rule};
 
 #[tokio::test]
@@ -149,7 +149,7 @@ async fn each_step_of_the_payment_saga_is_one_round_trip() {
     use_points(&bench.points, step(undone.clone(), NOW)).await.unwrap();
     costs!(transaction, release_reservation(&bench.reservations, undone.clone()));
     costs!(update, restore_queue_token(&lines, undone.clone()));
-    costs!(update, return_points(&bench.points, undone.clone()));
+    costs!(update, return_points(&bench.points, undoing(undone.clone())));
     let failing = FailPayment { saga: undone.clone(), failure: CaughtError::default() };
     costs!(transaction, fail_payment(&bench.payments, failing));
 }
@@ -289,7 +289,7 @@ async fn a_step_whose_answer_got_lost_for_good_says_when_repeated_that_it_was_do
     let released = repeats!(release_reservation(&bench.reservations, undone.clone()));
     assert_eq!(released.outcome, ReleaseOutcome::Released);
     assert!(repeats!(restore_queue_token(&lines, undone.clone())).already);
-    assert!(repeats!(return_points(&bench.points, undone.clone())).already);
+    assert!(repeats!(return_points(&bench.points, undoing(undone.clone()))).already);
     let failing = FailPayment { saga: undone.clone(), failure: CaughtError::default() };
     assert!(repeats!(fail_payment(&bench.payments, failing.clone())).already);
     assert_eq!(bench.balance("alice").await, 1_000_000 - PRICE, "one debit");

@@ -1,10 +1,12 @@
 //! No message is lost quietly: partial failures are reported, dead letters kept, and somebody is called.
 
+use crate::code::Source;
 use crate::none;
 use crate::template::{Template, logical_id, logical_ids};
-use crate::workspace::contexts;
+use crate::workspace::{contexts, crate_dir, pascal, rust_files};
 use serde_json::{Value, json};
 use std::collections::BTreeSet;
+use std::path::PathBuf;
 
 /// How long a message is kept: as long as SQS can.
 const FOURTEEN_DAYS: u64 = 14 * 86_400;
@@ -368,7 +370,7 @@ fn wrong_outboxes(template: &Template, contexts: &[String]) -> Vec<String> {
     let functions = template.functions();
     let mut violations = Vec::new();
     for context in contexts {
-        let table = format!("{}Table", crate::workspace::pascal(context));
+        let table = format!("{}Table", pascal(context));
         let indexes = template.properties(&table)["GlobalSecondaryIndexes"].as_array().into_iter().flatten();
         let has_outbox = indexes.into_iter().any(|index| index["IndexName"] == "unpublished");
         let publishes = |kind: &str| {
@@ -411,7 +413,20 @@ fn calls_for_errors(template: &Template, function: &str) -> bool {
 
 #[test]
 fn every_context_with_an_outbox_has_a_relay_and_a_sweep_that_somebody_is_called_for() {
-    none(wrong_outboxes(&Template::read(), &contexts()));
+    let template = Template::read();
+    none(wrong_outboxes(&template, &contexts()));
+    // It has one exactly where its code writes into it.
+    let mut violations = Vec::new();
+    for context in contexts() {
+        let files = rust_files(&crate_dir(&context).join("src"));
+        let writes = |path: &PathBuf| Source::read(path).production().paths().iter().any(|path| path == "outbox::row");
+        let table = template.properties(&format!("{}Table", pascal(&context)));
+        let has_outbox = table["GlobalSecondaryIndexes"].to_string().contains("\"unpublished\"");
+        if files.iter().any(writes) != has_outbox {
+            violations.push(format!("{context} writes events without an outbox in its table, or has one for nothing"));
+        }
+    }
+    none(violations);
 }
 
 #[test]
@@ -484,8 +499,7 @@ fn who_serves_logs_reads_functions_logs_and_forgets_no_line() {
     let template = Template::read();
     let serve = |context: &String| crate::code::Main::of(context).arms;
     let arms = contexts().iter().flat_map(serve).collect::<Vec<_>>();
-    let subscribers =
-        arms.iter().filter(|(_, arm)| arm.kind == "logs").map(|(handler, _)| crate::workspace::pascal(handler));
+    let subscribers = arms.iter().filter(|(_, arm)| arm.kind == "logs").map(|(handler, _)| pascal(handler));
     let subscribers: BTreeSet<String> = subscribers.collect();
     assert!(!subscribers.is_empty());
     none(wrong_subscriptions(&template, &subscribers));

@@ -4,7 +4,7 @@ use crate::code::{Source, path_text};
 use crate::none;
 use crate::template::Template;
 use crate::workspace::{contexts, crate_dir, text};
-use serde_json::Value;
+use serde_json::{Value, json};
 use std::collections::{BTreeMap, BTreeSet};
 use syn::punctuated::Punctuated;
 use syn::visit::{self, Visit};
@@ -272,4 +272,40 @@ fn every_problem_code_is_described_where_it_is_made_and_made_where_it_is_describ
     }
     violations.extend(kit.difference(&described_anywhere).map(|code| format!("kit makes {code}, described nowhere")));
     none(violations);
+}
+
+/// What is wrong with the examples of a piece of the description: each `schema` with the `example` or `examples` beside.
+fn wrong_examples(api: &Value, piece: &Value, place: &str, checked: &mut usize) -> Vec<String> {
+    let mut violations = Vec::new();
+    let many = piece["examples"].as_object().into_iter().flatten().map(|(_, example)| &example["value"]);
+    let examples: Vec<&Value> = many.chain(piece.get("example")).collect();
+    if !piece["schema"].is_null() && !examples.is_empty() {
+        // References of a schema lead from the root of the document it is in.
+        let schema = json!({"allOf": [piece["schema"]], "components": api["components"]});
+        match jsonschema::draft202012::options().should_validate_formats(true).build(&schema) {
+            Err(error) => violations.push(format!("{place}: {error}")),
+            Ok(validator) => violations.extend(examples.into_iter().flat_map(|example| {
+                *checked += 1;
+                validator.iter_errors(example).map(|error| format!("{place}: {error}")).collect::<Vec<_>>()
+            })),
+        }
+    }
+    let members = piece.as_object().into_iter().flatten();
+    let members = members.map(|(name, member)| (name.clone(), member));
+    let items = piece.as_array().into_iter().flatten().enumerate().map(|(at, item)| (at.to_string(), item));
+    for (name, inner) in members.chain(items) {
+        violations.extend(wrong_examples(api, inner, &format!("{place}/{name}"), checked));
+    }
+    violations
+}
+
+#[test]
+fn every_example_is_what_its_schema_says() {
+    let api = api();
+    let mut checked = 0;
+    none(wrong_examples(&api, &api, "", &mut checked));
+    assert!(checked > 60, "only {checked} examples");
+    let schema = json!({"$ref": "#/components/schemas/Payment"});
+    let examples = json!({"a": {"value": {"payment_id": "p"}}, "b": {"value": {"status": "unknown"}}});
+    assert!(wrong_examples(&api, &json!({"schema": schema, "examples": examples}), "", &mut checked).len() >= 2);
 }

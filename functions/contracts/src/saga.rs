@@ -162,6 +162,18 @@ pub struct RefundSaga {
     pub refund_correlation_id: String,
 }
 
+/// The input of `return-points`: the payment whose points go back, and whether a refund asks for it. A refunded payment
+/// was completed, so its points were used for sure; of a failed one that has to be found out.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ReturnPoints {
+    /// The payment.
+    #[serde(flatten)]
+    pub saga: PaymentSaga,
+    /// When its refund was asked for, if it is one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub refund_requested_at: Option<Timestamp>,
+}
+
 /// The input of `cancel-refund`: the saga and what went wrong first.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct CancelRefund {

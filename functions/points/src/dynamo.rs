@@ -283,6 +283,19 @@ impl ReturnUse for Accounts {
         }
         Err(Fault::contended("returning points"))
     }
+
+    async fn return_completed(&self, user: &UserId, movement: &Movement) -> Result<bool, Fault> {
+        let posted = self.posting(user, movement, "attribute_not_exists(#entry)").send().await;
+        match posted {
+            Ok(_) => Ok(false),
+            Err(error)
+                if error.as_service_error().is_some_and(UpdateItemError::is_conditional_check_failed_exception) =>
+            {
+                Ok(true)
+            }
+            Err(error) => Err(classify("returning points", error)),
+        }
+    }
 }
 
 impl CloseCharge for Accounts {

@@ -38,6 +38,9 @@ pub trait ReturnUse: Send + Sync {
     /// Gives back what was used under `movement.reference`, exactly once. Where nothing was used, sees to it that
     /// nothing will be, however late the use arrives. Answers whether there was nothing (more) to return.
     fn return_use(&self, user: &UserId, movement: &Movement) -> impl Future<Output = Result<bool, Fault>> + Send;
+
+    /// Gives back what was used for sure, however long ago, exactly once. Answers whether it had been given back.
+    fn return_completed(&self, user: &UserId, movement: &Movement) -> impl Future<Output = Result<bool, Fault>> + Send;
 }
 
 /// Reads balances.

@@ -163,6 +163,8 @@ pub const DUE_SHARDS: u64 = 16;
 pub const PENDING_SECONDS: i64 = 30;
 /// How long a reservation may be pending at all, in seconds: nobody waits longer for a seat.
 pub const PENDING_TOO_LONG_SECONDS: i64 = 600;
+/// Why one that was pending for too long is rejected.
+pub const TIMED_OUT: &str = "timed_out";
 
 /// Why seats are not held.
 #[derive(Debug, Clone, PartialEq, Eq)]

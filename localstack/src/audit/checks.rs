@@ -1,6 +1,8 @@
 //! The invariants of reliability.md as pure checks of a [`World`].
 
-use super::world::{Account, Payment, PaymentStatus, Reservation, ReservationStatus, Seat, SeatState, World};
+use super::world::{
+    Account, Charge, ChargeStatus, Payment, PaymentStatus, Reservation, ReservationStatus, Seat, SeatState, World,
+};
 use contracts::admission::AdmissionPlan;
 use contracts::seats::Section;
 use contracts::{PaymentId, ReservationId, ScheduleId, SeatId, Timestamp, UserId};
@@ -13,6 +15,8 @@ use std::time::Duration;
 const EVENTS_KEPT_MILLIS: i64 = 6 * 24 * 3600 * 1000;
 /// How far two clocks, or a plan and the copy that is enforced, may be apart, in milliseconds.
 const CLOCKS_APART_MILLIS: i64 = 2_000;
+/// The consumers that hear of every sale, where they are switched on.
+const HEAR_OF_SALES: [&str; 4] = ["deliver-to-data-platform", "push-alimtalk", "notify-partner", "issue-cash-receipt"];
 
 /// What must never break. The names are those of reliability.md.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -21,19 +25,19 @@ pub enum Invariant {
     Shape,
     /// At most one live holder per seat; a seat sold belongs to exactly one paid reservation.
     I1,
-    /// A paid reservation has exactly one completed payment and one debit of its price.
+    /// A paid reservation has exactly one completed payment and one debit of its price, a refunded one has it back.
     I2,
-    /// A ledger adds up to its balance, which is never below zero.
+    /// A ledger adds up to its balance, which is never below zero; what was paid at the provider is in it, once.
     I3,
     /// A hold that entered `paying` keeps its seats.
     I4,
     /// A failed payment leaves nothing behind.
     I5,
-    /// Every event is published, and none lies in a dead-letter queue.
+    /// Every event is as the catalogue has it, published and heard, and none lies in a dead-letter queue.
     I6,
     /// Positions are unique, turns are kept, used places stay used.
     I7,
-    /// Every payment comes to an end or is listed as stuck.
+    /// Every payment, refund, charge and request comes to an end or is listed as stuck.
     I8,
     /// No seat is unavailable without a live hold or sale; counts equal the rows they count.
     I9,
@@ -53,9 +57,9 @@ impl Invariant {
             Self::I3 => "ledgers add up to balances, never below zero",
             Self::I4 => "a hold that is being paid keeps its seats",
             Self::I5 => "a failed payment leaves nothing behind",
-            Self::I6 => "every event is out, none is dead",
+            Self::I6 => "every event is out and heard, none is dead",
             Self::I7 => "positions unique, turns kept, used places used",
-            Self::I8 => "every payment ended or is listed as stuck",
+            Self::I8 => "everything begun ended or is listed as stuck",
             Self::I9 => "no seat lost, counts equal what they count",
         }
     }
@@ -92,7 +96,7 @@ pub struct Graces {
     pub overdue: Duration,
     /// An event that is not published yet. Its sweep comes every minute, for rows older than a minute.
     pub unpublished: Duration,
-    /// A payment that is pending, a reservation that is being paid.
+    /// A payment, refund, charge or reservation that is pending, an event that was published and is not delivered.
     pub pending: Duration,
 }
 
@@ -121,10 +125,15 @@ pub fn check(world: &World, graces: &Graces) -> Vec<Finding> {
     for (id, payment) in &world.payments {
         audit.payment(id, payment);
     }
+    for (id, charge) in &world.charges {
+        audit.charge(id, charge);
+    }
     for (user, account) in &world.accounts {
         audit.ledger(user, account);
     }
+    audit.claims();
     audit.events();
+    audit.deliveries();
     audit.lines();
     audit.tickets();
     audit.dates();
@@ -243,7 +252,15 @@ impl<'a> Audit<'a> {
             }
             ReservationStatus::Paid => self.paid(id, &who, reservation),
             ReservationStatus::Paying => self.paying(&who, reservation),
+            ReservationStatus::Refunded => self.given_back(&who, reservation),
+            ReservationStatus::Pending if self.late(reservation.created_at, self.graces.pending) => {
+                self.found(Invariant::I8, format!("{who} is pending since {}", reservation.created_at));
+            }
             _ => {}
+        }
+        if reservation.in_waiting_index != (reservation.status == ReservationStatus::Pending) {
+            let status = reservation.status;
+            self.found(Invariant::I8, format!("{who} is {status:?}, the index of pending ones says otherwise"));
         }
         self.turn(&who, reservation);
     }
@@ -261,8 +278,9 @@ impl<'a> Audit<'a> {
     /// I2, I7: what a paid reservation needs.
     fn paid(&mut self, id: &ReservationId, who: &str, reservation: &Reservation) {
         let payments = self.payments_of.get(id).cloned().unwrap_or_default();
-        let completed: Vec<_> =
-            payments.iter().filter(|(_, payment)| payment.status == PaymentStatus::Completed).collect();
+        // While a refund is on its way, the sale stands.
+        let stands = |status| matches!(status, PaymentStatus::Completed | PaymentStatus::Refunding);
+        let completed: Vec<_> = payments.iter().filter(|(_, payment)| stands(payment.status)).collect();
         match completed.as_slice() {
             [(payment, _)] if reservation.payment.as_ref() == Some(payment) => {}
             // Between the confirmation and the record; I8 says how long that may take.
@@ -282,6 +300,15 @@ impl<'a> Audit<'a> {
         }
     }
 
+    /// I2: a reservation was given back by a payment that is, or is being, paid back.
+    fn given_back(&mut self, who: &str, reservation: &Reservation) {
+        let payment = reservation.payment.as_ref().and_then(|payment| self.world.payments.get(payment));
+        let status = payment.map(|payment| payment.status);
+        if !matches!(status, Some(PaymentStatus::Refunding | PaymentStatus::Refunded)) {
+            self.found(Invariant::I2, format!("{who} is refunded, its payment is {status:?}"));
+        }
+    }
+
     /// I4, I8: what a reservation that is being paid needs.
     fn paying(&mut self, who: &str, reservation: &Reservation) {
         match reservation.payment.as_ref().map(|payment| (payment, self.world.payments.get(payment))) {
@@ -290,7 +317,7 @@ impl<'a> Audit<'a> {
                 PaymentStatus::Pending => {}
                 // Found with the payment.
                 PaymentStatus::Failed | PaymentStatus::Completed => {}
-                PaymentStatus::Refunded => {
+                PaymentStatus::Refunding | PaymentStatus::Refunded => {
                     self.found(Invariant::I4, format!("{who} is being paid by a refunded payment"));
                 }
             },
@@ -379,11 +406,77 @@ impl<'a> Audit<'a> {
                     self.found(Invariant::I5, format!("{who} failed, but place {position} is used by it"));
                 }
             }
-            // Its debit was returned and its seats are free: checked with the reservation.
-            PaymentStatus::Refunded => {}
+            PaymentStatus::Refunding | PaymentStatus::Refunded => {
+                let of_this = reservation.filter(|found| found.payment.as_ref() == Some(id)).map(|found| found.status);
+                let is_over = payment.status == PaymentStatus::Refunded;
+                let is_free = of_this == Some(ReservationStatus::Refunded);
+                if !is_free && (is_over || of_this != Some(ReservationStatus::Paid)) {
+                    self.found(Invariant::I2, format!("{who} is {:?}, its reservation {of_this:?}", payment.status));
+                }
+                // The points go back after the seats, never before.
+                let may_be_returned = if is_over { returned == Some(price) } else { returned.is_none() || is_free };
+                if debit != Some(price) || returned.is_some_and(|returned| returned != price) || !may_be_returned {
+                    let moved = format!("debit {debit:?}, returned {returned:?}");
+                    self.found(Invariant::I2, format!("{who} is {:?}: price {price}, {moved}", payment.status));
+                }
+                if is_over && !used {
+                    let position = saga.queue_position;
+                    self.found(Invariant::I7, format!("{who} is refunded, but its place {position} is not used"));
+                }
+                let since = payment.refund_requested_at.unwrap_or(payment.created_at);
+                if !is_over && self.late(since, self.graces.pending) && !self.world.parked.contains(id) {
+                    self.found(Invariant::I8, format!("{who} is being refunded since {since}"));
+                }
+                if !is_over && !payment.in_recovery_index {
+                    self.found(Invariant::I8, format!("{who} is being refunded and the recovery cannot find it"));
+                }
+            }
         }
-        if payment.in_recovery_index && payment.status != PaymentStatus::Pending {
+        let is_open = matches!(payment.status, PaymentStatus::Pending | PaymentStatus::Refunding);
+        if payment.in_recovery_index && !is_open {
             self.found(Invariant::I8, format!("{who} is {:?} and the recovery finds it", payment.status));
+        }
+    }
+
+    /// I3, I8: a charge that is paid for at the provider: both have the money's worth, or neither has.
+    fn charge(&mut self, id: &PaymentId, charge: &Charge) {
+        let who = format!("charge {id} of {}", charge.user);
+        let account = self.world.accounts.get(&charge.user);
+        let entries = account.into_iter().flat_map(|account| &account.entries);
+        let credits: Vec<i64> = entries.filter(|entry| entry.id == id.as_str()).map(|entry| entry.adds).collect();
+        let fits = match charge.status {
+            ChargeStatus::Credited => credits == [charge.amount],
+            // Between the entry and its record.
+            ChargeStatus::Confirmed => credits.is_empty() || credits == [charge.amount],
+            _ => credits.is_empty(),
+        };
+        if !fits {
+            let (status, amount) = (charge.status, charge.amount);
+            self.found(Invariant::I3, format!("{who} is {status:?} with {amount}, credited were {credits:?}"));
+        }
+        if self.world.claims.get(&charge.payment_key) != Some(id) {
+            self.found(Invariant::I3, format!("{who} has no claim on the provider's {}", charge.payment_key));
+        }
+        if charge.in_recovery_index != charge.status.is_open() {
+            let status = charge.status;
+            self.found(Invariant::I8, format!("{who} is {status:?}, the index of the recovery says otherwise"));
+        }
+        let stuck = format!("charge-stuck:{id}.");
+        let is_listed = self.world.outbox.range(stuck.clone()..).next().is_some_and(|(id, _)| id.starts_with(&stuck));
+        if charge.status.is_open() && self.late(charge.requested_at, self.graces.pending) && !is_listed {
+            self.found(Invariant::I8, format!("{who} is {:?} since {}", charge.status, charge.requested_at));
+        }
+    }
+
+    /// I3: what was paid at the provider pays for something here.
+    fn claims(&mut self) {
+        for (payment_key, charge) in &self.world.claims {
+            if !self.world.charges.contains_key(charge) {
+                self.found(
+                    Invariant::I3,
+                    format!("the provider's {payment_key} is for {charge}, which does not exist"),
+                );
+            }
         }
     }
 
@@ -428,9 +521,42 @@ impl<'a> Audit<'a> {
         }
     }
 
+    /// I6: who hears of sales heard of each, and a receipt stands as long as its sale does.
+    fn deliveries(&mut self) {
+        let on = |consumer: &&str| self.world.deliveries.keys().any(|(heard, _)| heard == consumer);
+        let on: Vec<&str> = HEAR_OF_SALES.into_iter().filter(on).collect();
+        for (id, row) in &self.world.outbox {
+            let is_due = row.published && self.late(row.created_at, self.graces.pending);
+            if row.event_type != "payment.completed" || !is_due {
+                continue;
+            }
+            for consumer in &on {
+                let heard = self.world.deliveries.get(&((*consumer).to_owned(), id.clone()));
+                if heard.copied().flatten().is_none() {
+                    self.found(Invariant::I6, format!("{consumer} never heard of {id}"));
+                }
+            }
+        }
+        for (id, receipt) in &self.world.receipts {
+            let payment = self.world.payments.get(id);
+            let refunded_at = payment.and_then(|payment| payment.refunded_at);
+            let is_due = refunded_at.is_some_and(|at| self.late(at, self.graces.pending));
+            if receipt.issued && !receipt.cancelled && is_due {
+                self.found(Invariant::I6, format!("payment {id} is refunded, its cash receipt stands"));
+            }
+            if receipt.cancelled && refunded_at.is_none() {
+                let status = payment.map(|payment| payment.status);
+                self.found(Invariant::I6, format!("payment {id} is {status:?}, its cash receipt is cancelled"));
+            }
+        }
+    }
+
     /// I6: what happened has an event, and events get where they have to.
     fn events(&mut self) {
         for (id, row) in &self.world.outbox {
+            for wrong in &row.wrong {
+                self.found(Invariant::I6, format!("event {id} is not as the catalogue has it: {wrong}"));
+            }
             if !row.published && self.late(row.created_at, self.graces.unpublished) {
                 self.found(Invariant::I6, format!("event {id} of {} is not published", row.created_at));
             }
@@ -443,18 +569,31 @@ impl<'a> Audit<'a> {
         let mut expected: Vec<String> = Vec::new();
         let recent = |at: Timestamp| self.world.now.millis_since(at) < EVENTS_KEPT_MILLIS;
         for (id, reservation) in self.world.reservations.iter().filter(|(_, found)| recent(found.created_at)) {
-            expected.push(format!("{id}.reservation.held"));
-            expected.extend(match reservation.status {
-                ReservationStatus::Paid => Some(format!("{id}.reservation.paid")),
-                ReservationStatus::Cancelled => Some(format!("{id}.reservation.cancelled")),
-                ReservationStatus::Expired => Some(format!("{id}.reservation.expired")),
-                _ => None,
-            });
+            let was_held = !reservation.withdrawn && reservation.status != ReservationStatus::Pending;
+            let happened: &[&str] = match reservation.status {
+                ReservationStatus::Paid => &["paid"],
+                ReservationStatus::Refunded => &["paid", "refunded"],
+                ReservationStatus::Cancelled => &["cancelled"],
+                ReservationStatus::Expired => &["expired"],
+                ReservationStatus::Rejected => &["rejected"],
+                ReservationStatus::Pending | ReservationStatus::Held | ReservationStatus::Paying => &[],
+            };
+            let happened = was_held.then_some(&"held").into_iter().chain(happened);
+            expected.extend(happened.map(|what| format!("{id}.reservation.{what}")));
         }
         for (id, payment) in self.world.payments.iter().filter(|(_, found)| recent(found.created_at)) {
-            expected.extend(match payment.status {
-                PaymentStatus::Completed => Some(format!("{id}.payment.completed")),
-                PaymentStatus::Failed => Some(format!("{id}.payment.failed")),
+            let happened: &[&str] = match payment.status {
+                PaymentStatus::Pending => &[],
+                PaymentStatus::Completed | PaymentStatus::Refunding => &["completed"],
+                PaymentStatus::Failed => &["failed"],
+                PaymentStatus::Refunded => &["completed", "refunded"],
+            };
+            expected.extend(happened.iter().map(|what| format!("{id}.payment.{what}")));
+        }
+        for (id, charge) in self.world.charges.iter().filter(|(_, found)| recent(found.requested_at)) {
+            expected.extend(match charge.status {
+                ChargeStatus::Credited => Some(format!("{id}.charge.completed")),
+                ChargeStatus::Cancelled => Some(format!("{id}.charge.cancelled")),
                 _ => None,
             });
         }

@@ -1,13 +1,14 @@
 //! Reads a stack's tables and queues into a [`World`].
 
 use super::world::{
-    Account, DateRow, Entitlement, Entry, Line, OutboxRow, Payment, PaymentStatus, Reservation, ReservationStatus,
-    Seat, SeatState, SectionMap, Shard, World,
+    Account, Charge, ChargeStatus, DateRow, Entitlement, Entry, Line, OutboxRow, Payment, PaymentStatus, Receipt,
+    Reservation, ReservationStatus, Seat, SeatState, SectionMap, Shard, World,
 };
 use crate::{Error, Result, StackInfo};
 use aws_sdk_dynamodb::error::DisplayErrorContext;
 use aws_sdk_dynamodb::types::AttributeValue;
 use aws_sdk_sqs::types::{ChangeMessageVisibilityBatchRequestEntry, QueueAttributeName};
+use contracts::events::{EventBody, schema_of};
 use contracts::seats::stream;
 use contracts::steps::OpenSchedule;
 use contracts::{ConcertId, PaymentId, ReservationId, ScheduleId, SeatId, SectionName, Timestamp, UserId, Won};
@@ -15,14 +16,17 @@ use kit::Fault;
 use kit::dynamo::{Item, PK, Read, SK};
 use serde::Deserialize;
 use serde_json::Value;
+use std::collections::BTreeMap;
+use std::sync::LazyLock;
 
 /// The tables, in the order of a sale: what was sold is read after what was paid.
-const TABLES: [(&str, ReadItem); 5] = [
+const TABLES: [(&str, ReadItem); 6] = [
     ("payments", payments_item),
     ("points", points_item),
     ("reservations", reservations_item),
     ("waiting-room", waiting_room_item),
     ("concerts", concerts_item),
+    ("notifications", notifications_item),
 ];
 /// The queue of payments that a person has to finish.
 const PARKED: &str = "parked-payments";
@@ -59,7 +63,7 @@ pub async fn world(info: &StackInfo) -> Result<World> {
     for (name, url) in &info.queues {
         if name == PARKED {
             read_parked(&queues, url, &mut world).await?;
-        } else if name.ends_with(DEAD_LETTERS) {
+        } else if name.trim_end_matches(".fifo").ends_with(DEAD_LETTERS) {
             world.dead_letters.insert(name.clone(), messages_in(&queues, url).await?);
         }
     }
@@ -83,7 +87,7 @@ async fn messages_in(queues: &aws_sdk_sqs::Client, url: &str) -> Result<u64> {
     Ok(counted.iter().filter_map(|name| numbers.get(name)?.parse::<u64>().ok()).sum())
 }
 
-/// The body of a parked message, see `ParkPayment` in the state machine.
+/// The body of a parked message, see `ParkPayment` and `ParkRefund` in the state machines.
 #[derive(Deserialize)]
 struct Parked {
     saga: ParkedSaga,
@@ -147,11 +151,7 @@ fn parse<T: TryFrom<String>>(text: &str, what: &str) -> Result<T, Fault> {
 }
 
 /// Puts a value where none is yet: every key stands for one thing.
-fn put_new<K: Ord + std::fmt::Debug, V>(
-    map: &mut std::collections::BTreeMap<K, V>,
-    key: K,
-    value: V,
-) -> Result<(), Fault> {
+fn put_new<K: Ord + std::fmt::Debug, V>(map: &mut BTreeMap<K, V>, key: K, value: V) -> Result<(), Fault> {
     match map.entry(key) {
         std::collections::btree_map::Entry::Occupied(there) => Err(wrong(format!("{:?} is there twice", there.key()))),
         std::collections::btree_map::Entry::Vacant(free) => {
@@ -203,9 +203,34 @@ fn common_item(item: &Item, world: &mut World) -> Result<bool, Fault> {
     if published == item.contains_key("unpublished_shard") {
         return Err(wrong("its place in the index of unpublished events contradicts its state"));
     }
-    let row = OutboxRow { published, created_at: item.moment("created_at")? };
+    let document: Value = item.document("event")?;
+    if document["id"] != event || item.text("transaction_key")?.is_empty() {
+        return Err(wrong("its event is another one, or of no transaction"));
+    }
+    let row = OutboxRow {
+        event_type: document["type"].as_str().unwrap_or_default().to_owned(),
+        wrong: against_schema(&document),
+        published,
+        created_at: item.moment("created_at")?,
+    };
     put_new(&mut world.outbox, event.to_owned(), row)?;
     Ok(true)
+}
+
+/// What the catalogue says against an event.
+fn against_schema(event: &Value) -> Vec<String> {
+    static SCHEMAS: LazyLock<BTreeMap<&str, jsonschema::Validator>> = LazyLock::new(|| {
+        let compiled = EventBody::TYPES.iter().filter_map(|name| {
+            let schema = serde_json::from_str(schema_of(name)?).ok()?;
+            let options = jsonschema::draft202012::options().should_validate_formats(true);
+            Some((*name, options.build(&schema).ok()?))
+        });
+        compiled.collect()
+    });
+    match event["type"].as_str().and_then(|name| SCHEMAS.get(name)) {
+        Some(schema) => schema.iter_errors(event).map(|error| format!("{}: {error}", error.instance_path())).collect(),
+        None => vec![format!("{} is no type of the catalogue", event["type"])],
+    }
 }
 
 fn unknown(item: &Item) -> Fault {
@@ -296,7 +321,12 @@ fn reservation_item(item: &Item, user: &str, id: &str, world: &mut World) -> Res
         created_at: item.moment("created_at")?,
         payment: maybe_payment(item)?,
         due_at: if item.contains_key("due_shard") { maybe_moment(item, "due_at")? } else { None },
+        in_waiting_index: item.contains_key("waiting_shard") && item.contains_key("waiting_at"),
+        withdrawn: item.contains_key("failure"),
     };
+    if reservation.in_waiting_index {
+        item.document::<Value>("wish")?;
+    }
     put_new(&mut world.reservations, item.parsed::<ReservationId>("reservation_id")?, reservation)
 }
 
@@ -317,6 +347,7 @@ fn points_item(item: &Item, world: &mut World) -> Result<(), Fault> {
             account.entries.push(Entry {
                 adds: signed(&archived.kind, archived.amount.get())?,
                 key: archived.key,
+                id: archived.id,
                 balance_after: archived.balance_after.get(),
                 sequence: archived.sequence,
                 archived: true,
@@ -330,6 +361,7 @@ fn points_item(item: &Item, world: &mut World) -> Result<(), Fault> {
 #[derive(Deserialize)]
 struct ArchivedEntry {
     key: String,
+    id: String,
     kind: String,
     amount: Won,
     sequence: u64,
@@ -358,6 +390,7 @@ fn hot_entries(item: &Item, account: &mut Account) -> Result<(), Fault> {
         };
         account.entries.push(Entry {
             key: key.to_owned(),
+            id: map.text("id")?.to_owned(),
             adds: signed(map.text("kind")?, map.int("amount")?)?,
             balance_after: beside("b")?,
             sequence: unsigned(beside("s")?, "a sequence")?,
@@ -376,12 +409,15 @@ fn payments_item(item: &Item, world: &mut World) -> Result<(), Fault> {
                 "pending" => PaymentStatus::Pending,
                 "completed" => PaymentStatus::Completed,
                 "failed" => PaymentStatus::Failed,
+                "refunding" => PaymentStatus::Refunding,
                 "refunded" => PaymentStatus::Refunded,
                 other => return Err(wrong(format!("status is {other}"))),
             },
             amount: item.int("amount")?,
             created_at: item.moment("created_at")?,
-            in_recovery_index: item.contains_key("pending_shard") && item.contains_key("pending_since"),
+            refund_requested_at: maybe_moment(item, "refund_requested_at")?,
+            refunded_at: maybe_moment(item, "refunded_at")?,
+            in_recovery_index: is_pending(item),
         };
         let saga = &payment.saga;
         let same = saga.user_id.as_str() == user
@@ -392,7 +428,65 @@ fn payments_item(item: &Item, world: &mut World) -> Result<(), Fault> {
         }
         return put_new(&mut world.payments, saga.payment_id.clone(), payment);
     }
+    if let (Some(user), Some(key)) = (pk.strip_prefix("USER#"), sk.strip_prefix("CHARGE#")) {
+        return charge_item(item, user, key, world);
+    }
+    if let (Some(payment_key), "CLAIM") = (pk.strip_prefix("PROVIDER#"), sk) {
+        return put_new(&mut world.claims, payment_key.to_owned(), item.parsed("charge_id")?);
+    }
     if common_item(item, world)? { Ok(()) } else { Err(unknown(item)) }
+}
+
+/// Whether the index of what is to be brought to an end has an item.
+fn is_pending(item: &Item) -> bool {
+    item.contains_key("pending_shard") && item.contains_key("pending_since")
+}
+
+fn charge_item(item: &Item, user: &str, key: &str, world: &mut World) -> Result<(), Fault> {
+    if item.text("user_id")? != user || item.text("key")? != key {
+        return Err(wrong("its key and its attributes name different charges"));
+    }
+    let charge = Charge {
+        user: item.parsed("user_id")?,
+        key: key.to_owned(),
+        amount: item.int("amount")?,
+        payment_key: item.text("payment_key")?.to_owned(),
+        status: match item.text("status")? {
+            "pending" => ChargeStatus::Pending,
+            "confirmed" => ChargeStatus::Confirmed,
+            "credited" => ChargeStatus::Credited,
+            "refused" => ChargeStatus::Refused,
+            "cancelling" => ChargeStatus::Cancelling,
+            "cancelled" => ChargeStatus::Cancelled,
+            other => return Err(wrong(format!("status is {other}"))),
+        },
+        requested_at: item.moment("requested_at")?,
+        in_recovery_index: is_pending(item),
+    };
+    put_new(&mut world.charges, item.parsed("charge_id")?, charge)
+}
+
+fn notifications_item(item: &Item, world: &mut World) -> Result<(), Fault> {
+    let (pk, sk) = (item.text(PK)?, item.text(SK)?);
+    if let (Some(delivery), "DELIVERY") = (pk.strip_prefix("DELIVERY#"), sk) {
+        let (consumer, event) = delivery.split_once('#').ok_or_else(|| unknown(item))?;
+        let done_at = maybe_moment(item, "done_at")?;
+        match done_at {
+            Some(_) => item.text("outcome").map(drop)?,
+            None => item.text("lease").and(item.moment("claimed_until")).map(drop)?,
+        }
+        return put_new(&mut world.deliveries, (consumer.to_owned(), event.to_owned()), done_at);
+    }
+    if let (Some(payment), "RECEIPT") = (pk.strip_prefix("RECEIPT#"), sk) {
+        let has = |name| item.contains_key(name);
+        let receipt = Receipt { issued: has("receipt_key"), cancelled: has("cancelled") };
+        return put_new(&mut world.receipts, parse(payment, "payment")?, receipt);
+    }
+    if pk.starts_with("ALERT#") && sk == "ALERT" {
+        item.uint("rev")?;
+        return item.document::<Value>("alert").map(drop);
+    }
+    Err(unknown(item))
 }
 
 fn waiting_room_item(item: &Item, world: &mut World) -> Result<(), Fault> {
@@ -546,11 +640,85 @@ mod tests {
         assert!(points_item(&odd, &mut World::default()).is_err(), "a kind nobody knows");
     }
 
+    /// A row with the example of a type.
+    fn outbox_row() -> Item {
+        let schema: Value = serde_json::from_str(schema_of("payment.failed").unwrap()).unwrap();
+        let mut event = schema["examples"][0].clone();
+        event["id"] = "e".into();
+        item(&[
+            ("pk", s("OUTBOX#e")),
+            ("sk", s("OUTBOX")),
+            ("event", s(event.to_string())),
+            ("transaction_key", s("t")),
+            ("publish_state", s("published")),
+            ("created_at", n(1)),
+        ])
+    }
+
+    #[test]
+    fn an_event_is_held_against_the_schema_of_its_type() {
+        let read = |row: &Item| {
+            let mut world = World::default();
+            common_item(row, &mut world).map(|_| world.outbox.into_values().next().unwrap())
+        };
+        let good = read(&outbox_row()).unwrap();
+        assert_eq!((good.event_type.as_str(), good.wrong), ("payment.failed", Vec::new()));
+        let mut event: Value = outbox_row().document("event").unwrap();
+        event["data"]["telephone"] = "010-1234-5678".into();
+        event["time"] = "yesterday".into();
+        let wrong = read(&with(outbox_row(), "event", s(event.to_string()))).unwrap().wrong;
+        assert_eq!(wrong.len(), 2, "{wrong:?}");
+        event["type"] = "payment.forgotten".into();
+        assert_eq!(read(&with(outbox_row(), "event", s(event.to_string()))).unwrap().wrong.len(), 1);
+        event["id"] = "other".into();
+        assert!(read(&with(outbox_row(), "event", s(event.to_string()))).is_err());
+    }
+
+    #[test]
+    fn deliveries_receipts_and_alerts_are_read() {
+        let delivery = item(&[("pk", s("DELIVERY#push-alimtalk#p.payment.completed")), ("sk", s("DELIVERY"))]);
+        let claimed = with(with(delivery.clone(), "lease", s("l")), "claimed_until", n(9));
+        let done = with(with(delivery.clone(), "outcome", s("sent")), "done_at", n(9));
+        let receipt = item(&[("pk", s("RECEIPT#p")), ("sk", s("RECEIPT")), ("receipt_key", s("k"))]);
+        let alert = item(&[("pk", s("ALERT#f")), ("sk", s("ALERT")), ("alert", s("{}")), ("rev", n(1))]);
+        let mut world = World::default();
+        for row in [&done, &receipt, &alert] {
+            notifications_item(row, &mut world).unwrap();
+        }
+        let key = ("push-alimtalk".to_owned(), "p.payment.completed".to_owned());
+        assert_eq!(world.deliveries[&key], Some(Timestamp::from_millis(9)));
+        assert_eq!(world.receipts.into_values().next(), Some(Receipt { issued: true, cancelled: false }));
+        assert!(notifications_item(&claimed, &mut World::default()).is_ok());
+        assert!(notifications_item(&delivery, &mut World::default()).is_err(), "neither claimed nor done");
+    }
+
+    #[test]
+    fn a_charge_is_read_and_never_under_another_key_than_its_own() {
+        let charge = item(&[
+            ("pk", s("USER#alice")),
+            ("sk", s("CHARGE#k")),
+            ("user_id", s("alice")),
+            ("key", s("k")),
+            ("charge_id", s("p")),
+            ("amount", n(5)),
+            ("payment_key", s("toss")),
+            ("status", s("confirmed")),
+            ("requested_at", n(1)),
+            ("pending_shard", s("charge-1")),
+            ("pending_since", n(1)),
+        ]);
+        let mut world = World::default();
+        payments_item(&charge, &mut world).unwrap();
+        let read = world.charges.values().next().unwrap();
+        assert_eq!((read.status, read.amount, read.in_recovery_index), (ChargeStatus::Confirmed, 5, true));
+        for (name, value) in [("key", s("x")), ("user_id", s("bob")), ("status", s("lost")), ("amount", s("5"))] {
+            assert!(payments_item(&with(charge.clone(), name, value), &mut World::default()).is_err(), "{name}");
+        }
+    }
+
     #[test]
     fn an_event_is_pending_exactly_while_the_sweep_can_find_it() {
-        let row = |state: &str| {
-            item(&[("pk", s("OUTBOX#e")), ("sk", s("OUTBOX")), ("publish_state", s(state)), ("created_at", n(1))])
-        };
+        let row = |state: &str| with(outbox_row(), "publish_state", s(state));
         let read = |row: Item| common_item(&row, &mut World::default());
         assert!(read(row("published")).unwrap());
         assert!(read(with(row("pending"), "unpublished_shard", s("0"))).unwrap());

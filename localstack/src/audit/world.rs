@@ -30,6 +30,10 @@ pub struct World {
     pub accounts: BTreeMap<UserId, Account>,
     /// Payments.
     pub payments: BTreeMap<PaymentId, Payment>,
+    /// Charges that are paid for at the payment provider.
+    pub charges: BTreeMap<PaymentId, Charge>,
+    /// Which charge has a provider's payment, by the provider's name of it.
+    pub claims: BTreeMap<String, PaymentId>,
     /// Waiting rooms.
     pub lines: BTreeMap<ConcertId, Line>,
     /// Dates as the catalogue has them.
@@ -40,6 +44,10 @@ pub struct World {
     pub maps: BTreeMap<(ScheduleId, SectionName), SectionMap>,
     /// Events, by id.
     pub outbox: BTreeMap<String, OutboxRow>,
+    /// What consumers did with events: consumer and event, and when it was done; nothing while somebody is at it.
+    pub deliveries: BTreeMap<(String, String), Option<Timestamp>>,
+    /// Cash receipts.
+    pub receipts: BTreeMap<PaymentId, Receipt>,
     /// Payments that were given to a person to finish.
     pub parked: BTreeSet<PaymentId>,
     /// Messages that a consumer could not handle: queue and number.
@@ -120,6 +128,10 @@ pub struct Reservation {
     pub payment: Option<PaymentId>,
     /// When the sweep finds it, if it does.
     pub due_at: Option<Timestamp>,
+    /// Whether the sweep of what is to be decided finds it.
+    pub in_waiting_index: bool,
+    /// Whether it ended before it was decided.
+    pub withdrawn: bool,
 }
 
 /// What a user has of a concert.
@@ -149,6 +161,8 @@ pub struct Account {
 pub struct Entry {
     /// Its idempotency key.
     pub key: String,
+    /// Its id.
+    pub id: String,
     /// What it adds, in won; below zero for a use.
     pub adds: i64,
     /// The balance after it.
@@ -166,6 +180,7 @@ pub enum PaymentStatus {
     Pending,
     Completed,
     Failed,
+    Refunding,
     Refunded,
 }
 
@@ -180,8 +195,59 @@ pub struct Payment {
     pub amount: i64,
     /// When it was asked for.
     pub created_at: Timestamp,
+    /// When its refund was asked for.
+    pub refund_requested_at: Option<Timestamp>,
+    /// When it was refunded.
+    pub refunded_at: Option<Timestamp>,
     /// Whether the recovery can find it.
     pub in_recovery_index: bool,
+}
+
+/// Where a charge is in its life.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[expect(missing_docs, reason = "the names of functions/payments/src/charge.rs")]
+pub enum ChargeStatus {
+    Pending,
+    Confirmed,
+    Credited,
+    Refused,
+    Cancelling,
+    Cancelled,
+}
+
+impl ChargeStatus {
+    /// Whether it is still to be brought to an end.
+    pub const fn is_open(self) -> bool {
+        matches!(self, Self::Pending | Self::Confirmed | Self::Cancelling)
+    }
+}
+
+/// A charge that is paid for at the payment provider.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Charge {
+    /// Whose points.
+    pub user: UserId,
+    /// The key it was asked for with.
+    pub key: String,
+    /// How much, in won.
+    pub amount: i64,
+    /// The provider's name of the payment.
+    pub payment_key: String,
+    /// Where it is in its life.
+    pub status: ChargeStatus,
+    /// When it was asked for.
+    pub requested_at: Timestamp,
+    /// Whether the recovery can find it.
+    pub in_recovery_index: bool,
+}
+
+/// A cash receipt.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Receipt {
+    /// Whether the provider issued it.
+    pub issued: bool,
+    /// Whether it was cancelled.
+    pub cancelled: bool,
 }
 
 /// A waiting room.
@@ -235,6 +301,10 @@ impl SectionMap {
 /// An event on its way out.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct OutboxRow {
+    /// What happened.
+    pub event_type: String,
+    /// What its schema says against it.
+    pub wrong: Vec<String>,
     /// Whether it was published.
     pub published: bool,
     /// When it happened.

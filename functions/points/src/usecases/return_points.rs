@@ -1,14 +1,14 @@
-//! Saga compensation: give back what `use-points` took.
+//! Saga step, in both sagas: give back what `use-points` took.
 
 use crate::domain::{EntryKey, Kind, Movement};
 use crate::ports::ReturnUse;
-use contracts::saga::{Done, PaymentSaga};
+use contracts::saga::{Done, ReturnPoints};
 use kit::{StepCall, StepError};
 
 /// Returns the points exactly once. Nothing used, or returned already, is success; and a use that arrives after its
 /// return finds the door closed.
-pub async fn return_points(accounts: &impl ReturnUse, call: StepCall<PaymentSaga>) -> Result<Done, StepError> {
-    let saga = call.input;
+pub async fn return_points(accounts: &impl ReturnUse, call: StepCall<ReturnPoints>) -> Result<Done, StepError> {
+    let ReturnPoints { saga, refund_requested_at } = call.input;
     let movement = Movement {
         key: EntryKey::return_of(saga.payment_id.as_str()),
         entry_id: format!("{}.return", saga.payment_id),
@@ -17,6 +17,10 @@ pub async fn return_points(accounts: &impl ReturnUse, call: StepCall<PaymentSaga
         reference: saga.payment_id.to_string(),
         at: call.now,
     };
-    let already = accounts.return_use(&saga.user_id, &movement).await?;
+    let already = match refund_requested_at {
+        None => accounts.return_use(&saga.user_id, &movement).await?,
+        // The use may be in the archive by now.
+        Some(_) => accounts.return_completed(&saga.user_id, &movement).await?,
+    };
     Ok(Done { already })
 }

@@ -1,13 +1,10 @@
 //! Looks after reservations that stay pending: a message that was lost is sent again, and after ten minutes nobody waits
 //! any longer (R07, R18).
 
-use crate::domain::{DUE_SHARDS, PENDING_SECONDS, PendingDecision, Withdrawal, decide_pending};
+use crate::domain::{DUE_SHARDS, PENDING_SECONDS, PendingDecision, TIMED_OUT, Withdrawal, decide_pending};
 use crate::ports::{AskForSeats, FindWaiting, Waiting, WritePending};
 use contracts::Timestamp;
 use kit::{Fault, metrics};
-
-/// Why a wish that nobody decided in time is rejected.
-const TIMED_OUT: &str = "timed_out";
 
 /// What the sweep is wired with.
 #[derive(Debug)]

@@ -1,7 +1,7 @@
 //! Decides what was asked for asynchronously (R18): pending -> held or rejected. What follows from a hold, its scheduled
 //! end and the push to its user, follows from its event, as it does from a synchronous one.
 
-use crate::domain::{Reservation, Status, Wish, Withdrawal};
+use crate::domain::{PendingDecision, Reservation, Status, TIMED_OUT, Wish, Withdrawal, decide_pending};
 use crate::ports::{ListReservations, LoadSale, Origin, WriteEnd, WriteHold, WritePending};
 use crate::usecases::reserve_seats::{ReserveError, reserve_seats};
 use contracts::{Timestamp, Won};
@@ -14,19 +14,25 @@ pub async fn write_reservations<P>(store: &P, wish: &Wish, now: Timestamp) -> Re
 where
     P: LoadSale + WriteHold + ListReservations + WriteEnd + WritePending,
 {
+    if decide_pending(wish.asked_at, now) == PendingDecision::GiveUp {
+        return reject(store, wish, TIMED_OUT, now).await;
+    }
     // Nobody waits for the answer of this one; the asker's was remembered when they asked.
     let answer = |_: &Reservation| StoredAnswer { status: 0, body: Value::Null, location: None };
     match reserve_seats(store, wish, Origin::Pending, None, answer, now).await {
         Ok(_) => Ok(()),
-        Err(ReserveError::Refused(refusal)) => {
-            if store.withdraw(&asked(wish), Withdrawal::Reject(refusal.code()), now).await? {
-                metrics::count("Rejected", 1);
-            }
-            Ok(())
-        }
+        Err(ReserveError::Refused(refusal)) => reject(store, wish, refusal.code(), now).await,
         Err(ReserveError::KeyReused) => Err(Fault::broken("deciding a wish", "it has no key")),
         Err(ReserveError::Fault(fault)) => Err(fault),
     }
+}
+
+async fn reject(store: &impl WritePending, wish: &Wish, reason: &'static str, now: Timestamp) -> Result<(), Fault> {
+    if store.withdraw(&asked(wish), Withdrawal::Reject(reason), now).await? {
+        metrics::count("Rejected", 1);
+        tracing::info!(reservation = %wish.reservation, reason, "a wish is rejected");
+    }
+    Ok(())
 }
 
 /// The reservation a wish asks for, as far as it is known before it is decided.
