@@ -78,7 +78,7 @@ fn a_refund_takes_the_receipt_back_and_tells_the_buyer() {
         let refunded = format!("{payment}.payment.refunded");
         let cancel = arrived(cloud, Target::Toss, &refunded).await;
         assert!(cancel.path.ends_with("/cancel"), "{}", cancel.path);
-        arrived_at(cloud, &[Target::AlimTalk, Target::DataPlatform], &refunded).await;
+        arrived_at(cloud, &[Target::AlimTalk, Target::DataPlatform, Target::Partner], &refunded).await;
     });
 }
 

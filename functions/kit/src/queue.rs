@@ -23,6 +23,8 @@ use std::time::{Duration, Instant};
 pub const GIVE_UP_AFTER: u32 = 100;
 /// The longest wait between two tries of a message.
 pub const LONGEST_WAIT: Duration = Duration::from_secs(300);
+/// The longest wait between two tries of a message of a FIFO queue: all of its group waits with it.
+const LONGEST_ORDERED_WAIT: Duration = Duration::from_secs(10);
 /// The longest wait after a message met another writer.
 const LONGEST_CONTENDED_WAIT: Duration = Duration::from_secs(4);
 /// The longest visibility timeout of SQS.
@@ -116,12 +118,16 @@ enum Verdict {
     DeadLetter,
 }
 
-fn verdict(outcome: &Result<(), Fault>, receives: u32, random: f64) -> Verdict {
+fn verdict(outcome: &Result<(), Fault>, receives: u32, ordered: bool, random: f64) -> Verdict {
     let Err(fault) = outcome else { return Verdict::Done };
     if matches!(fault, Fault::Broken(_)) || receives >= GIVE_UP_AFTER {
         return Verdict::DeadLetter;
     }
-    let longest = if matches!(fault, Fault::Contended(_)) { LONGEST_CONTENDED_WAIT } else { LONGEST_WAIT };
+    let longest = match fault {
+        Fault::Contended(_) => LONGEST_CONTENDED_WAIT,
+        _ if ordered => LONGEST_ORDERED_WAIT,
+        _ => LONGEST_WAIT,
+    };
     let doubling = Duration::from_secs(1_u64 << receives.saturating_sub(1).min(20)).min(longest);
     // Half of it for sure, the other half by chance, so that what failed together does not come back together.
     let wait = fault.wait().unwrap_or_default().max(doubling.mul_f64(0.5 + random / 2.0));
@@ -147,7 +153,7 @@ impl Queue {
         let about = message.about();
         let millis = crate::now().millis_since(message.now);
         let (id, event, correlation) = (&message.id, &about.id, &about.correlationid);
-        let verdict = verdict(&outcome, message.receives, fastrand::f64());
+        let verdict = verdict(&outcome, message.receives, message.order.is_some(), fastrand::f64());
         let Err(fault) = outcome else {
             tracing::info!(consumer, outcome = "done", message = id, event, correlation, millis);
             return true;
@@ -338,23 +344,25 @@ mod tests {
 
     #[test]
     fn what_can_never_go_well_is_a_dead_letter_at_once() {
-        assert_eq!(verdict(&Err(Fault::broken("testing", "poison")), 1, 0.0), Verdict::DeadLetter);
+        assert_eq!(verdict(&Err(Fault::broken("testing", "poison")), 1, false, 0.0), Verdict::DeadLetter);
     }
 
     #[test]
     fn what_may_go_well_comes_less_and_less_often_and_not_for_ever() {
-        let wait = |receives, random| verdict(&unavailable(), receives, random);
+        let wait = |receives, random| verdict(&unavailable(), receives, false, random);
         assert_eq!(wait(1, 1.0), Verdict::Later(Duration::from_secs(1)));
         assert_eq!(wait(4, 1.0), Verdict::Later(Duration::from_secs(8)));
         assert_eq!(wait(4, 0.0), Verdict::Later(Duration::from_secs(4)));
         assert_eq!(wait(GIVE_UP_AFTER - 1, 1.0), Verdict::Later(LONGEST_WAIT));
         assert_eq!(wait(GIVE_UP_AFTER, 1.0), Verdict::DeadLetter);
+        let ordered = verdict(&unavailable(), GIVE_UP_AFTER - 1, true, 1.0);
+        assert_eq!(ordered, Verdict::Later(LONGEST_ORDERED_WAIT), "its group waits with it");
     }
 
     #[test]
     fn whoever_says_when_to_come_again_is_heeded() {
         let told = Err(Fault::unavailable("testing", "429").retry_after(Some(Duration::from_secs(30))));
-        assert_eq!(verdict(&told, 1, 0.0), Verdict::Later(Duration::from_secs(30)));
+        assert_eq!(verdict(&told, 1, false, 0.0), Verdict::Later(Duration::from_secs(30)));
     }
 
     #[test]
