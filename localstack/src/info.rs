@@ -41,7 +41,7 @@ pub struct StackInfo {
     pub endpoint_url: String,
     /// The root of the REST API, without a slash at the end.
     pub api_url: String,
-    /// Where the sink is that plays the world outside: [`crate::sink`].
+    /// Where the sink is that plays the world outside: [`crate::sink`]. Empty when the template names nobody there.
     pub sink_url: String,
     /// The region, [`crate::REGION`].
     pub region: String,

@@ -28,6 +28,16 @@ pub fn stderr_progress() -> Progress {
     Arc::new(|line| eprintln!("local: {line}"))
 }
 
+/// The template's parameters for the world outside, and where the sink plays it.
+const OUTSIDE: [(&str, &str); 6] = [
+    ("DataPlatformUrl", "{sink}/data-platform"),
+    ("PartnerUrl", "{sink}/partner"),
+    ("AlimTalkUrl", "{sink}/alimtalk"),
+    ("CashReceiptUrl", "{sink}/toss"),
+    ("NotionUrl", "{sink}/notion"),
+    ("UserDirectoryUrl", "{sink}/directory"),
+];
+
 /// How long an attached engine may take to end.
 const STOP_DEADLINE: Duration = Duration::from_secs(10);
 
@@ -228,8 +238,8 @@ pub async fn up(options: &Options) -> Result<(StackInfo, Outcome)> {
     let Some(engine) = running else {
         clean(&options.dir)?;
         let (engine, _detached) = ready.start(options, false).await?;
-        let sink = sink::Detached::start(&options.dir).await?;
-        return ready.deploy(options, &engine, sink.url(), None).await;
+        let sink_url = ready.sink_beside(&options.dir).await?;
+        return ready.deploy(options, &engine, &sink_url, None).await;
     };
     if let Some(port) = options.port.filter(|port| *port != engine.port) {
         return Err(Error::Usage(format!(
@@ -245,8 +255,8 @@ pub async fn up(options: &Options) -> Result<(StackInfo, Outcome)> {
             known.stack
         )));
     }
-    let sink = sink::Detached::start(&options.dir).await?;
-    ready.deploy(options, &engine, sink.url(), known.as_ref()).await
+    let sink_url = ready.sink_beside(&options.dir).await?;
+    ready.deploy(options, &engine, &sink_url, known.as_ref()).await
 }
 
 /// Ends the stack of a directory. Says whether there was one.
@@ -291,6 +301,15 @@ impl Ready {
         let template = Template::read(&options.template)?;
         let packages = artifacts::pack(&target, &template.contexts()).await?;
         Ok(Self { _lock: lock, python, template, packages })
+    }
+
+    /// Has the sink of a stack that stays run in a process of its own; says where it is. A template that names nobody
+    /// outside needs none.
+    async fn sink_beside(&self, dir: &Path) -> Result<String> {
+        if OUTSIDE.iter().any(|(name, _)| self.template.parameters().contains(*name)) {
+            return Ok(sink::Detached::start(dir).await?.url().to_owned());
+        }
+        Ok(String::new())
     }
 
     async fn start(&self, options: &Options, attached: bool) -> Result<(Engine, Child)> {
@@ -355,13 +374,8 @@ fn parameters(options: &Options, declared: &BTreeSet<String>, sink_url: &str) ->
         ("Stage".to_owned(), "local".to_owned()),
         // Nobody pays here, unless a payment provider is asked for: `PaymentProviderUrl={sink}/toss`.
         ("OpenCharges".to_owned(), "true".to_owned()),
-        ("DataPlatformUrl".to_owned(), "{sink}/data-platform".to_owned()),
-        ("PartnerUrl".to_owned(), "{sink}/partner".to_owned()),
-        ("AlimTalkUrl".to_owned(), "{sink}/alimtalk".to_owned()),
-        ("CashReceiptUrl".to_owned(), "{sink}/toss".to_owned()),
-        ("NotionUrl".to_owned(), "{sink}/notion".to_owned()),
-        ("UserDirectoryUrl".to_owned(), "{sink}/directory".to_owned()),
     ]);
+    all.extend(OUTSIDE.map(|(name, url)| (name.to_owned(), url.to_owned())));
     all.extend(chosen);
     for value in all.values_mut() {
         *value = value.replace("{sink}", sink_url);

@@ -1,4 +1,4 @@
-//! The deployed system from outside: HTTP in, tables read afterwards by the auditor.
+//! The deployed system from outside: HTTP in, HTTP out.
 //!
 //! One local cloud serves the whole program; it starts with the first test and ends with the process.
 

@@ -6,6 +6,7 @@
 #![allow(missing_docs, clippy::unwrap_used, clippy::panic)]
 
 mod alerts;
+mod audit;
 mod charges;
 mod consumers;
 mod deliveries;

@@ -648,11 +648,23 @@ fn calls_are_followed_from_the_handler_through_ports_and_helpers_to_aws() {
         fn helper(put: Put) -> W { W::from(Update::builder().build(), put, idempotency::remember()) }
         #[cfg(test)] mod tests { fn t() { client.scan().send() } }";
     let kit = "pub fn remember() -> Delete { Delete::builder().build() }";
+    // A method of kit is meant where its module is named, if it can be; inside of kit, one of the same file.
+    let relaying = "use kit::outbox::Bus;
+        pub async fn relay(r: &R, c: Call) -> R { r.bus.publish().await; r.bus.settle().await; r.secret.get().await }";
+    let outbox = "impl Bus {
+            pub async fn publish(&self) { self.inner.put().await }
+            pub async fn put(&self) { client.put_events().send().await }
+            async fn settle(&self) { client.send_message().send().await }
+        }";
+    let secrets = "impl Secret { pub async fn get(&self) { client.get_parameter().send().await } }";
     let program = Program::from(vec![
         Source::parse("functions/x/src/handlers.rs", handlers),
         Source::parse("functions/x/src/usecases/usecase.rs", usecase),
         Source::parse("functions/x/src/dynamo.rs", store),
         Source::parse("functions/kit/src/idempotency.rs", kit),
+        Source::parse("functions/x/src/relaying.rs", relaying),
+        Source::parse("functions/kit/src/outbox.rs", outbox),
+        Source::parse("functions/kit/src/secrets.rs", secrets),
     ]);
     let calls: Vec<AwsCall> = program.aws_calls("handlers::pay").into_keys().collect();
     assert_eq!(
@@ -664,6 +676,10 @@ fn calls_are_followed_from_the_handler_through_ports_and_helpers_to_aws() {
             ("dynamodb:UpdateItem", None),
         ]
     );
+    let relayed: Vec<AwsCall> = program.aws_calls("relaying::relay").into_keys().collect();
+    assert_eq!(relayed, [("events:PutEvents", None)]);
+    let reached = program.of_kit(&["relaying::relay".to_owned()]);
+    assert_eq!(reached.values().filter(|reached| **reached).count(), 1, "{reached:?}");
     let orphans = program.orphans(&["handlers::pay".to_owned()]);
     assert_eq!(orphans, ["functions/x/src/dynamo.rs: find calls AWS, but for no handler"]);
 }

@@ -174,28 +174,52 @@ fn find_codes(schema: &Value, codes: &mut BTreeSet<String>) {
     }
 }
 
-/// The codes that a domain's refusals have: what its methods `code` answer with.
-fn refusal_codes(source: &Source) -> BTreeSet<String> {
+/// The names that a domain gives: the texts a method of one of its types answers with.
+fn names_of(source: &Source, owner: &str, method: &str) -> BTreeSet<String> {
     #[derive(Default)]
-    struct Codes(BTreeSet<String>);
-    impl<'ast> Visit<'ast> for Codes {
-        fn visit_impl_item_fn(&mut self, method: &'ast syn::ImplItemFn) {
-            if method.sig.ident == "code" {
-                visit::visit_impl_item_fn(self, method);
+    struct Texts(BTreeSet<String>);
+    impl<'ast> Visit<'ast> for Texts {
+        fn visit_lit_str(&mut self, text: &'ast syn::LitStr) {
+            self.0.insert(text.value());
+        }
+    }
+    let mut texts = Texts::default();
+    for item in &source.file.items {
+        if let Item::Impl(block) = item
+            && matches!(block.self_ty.as_ref(), syn::Type::Path(path) if path.path.is_ident(owner))
+        {
+            for item in &block.items {
+                if let syn::ImplItem::Fn(found) = item
+                    && found.sig.ident == method
+                {
+                    texts.visit_block(&found.block);
+                }
             }
         }
-        fn visit_lit_str(&mut self, code: &'ast syn::LitStr) {
-            self.0.insert(code.value());
-        }
-        fn visit_attribute(&mut self, _: &'ast syn::Attribute) {}
     }
-    let mut codes = Codes::default();
-    for item in &source.file.items {
-        if let Item::Impl(block) = item {
-            codes.visit_item_impl(block);
-        }
+    texts.0
+}
+
+#[test]
+fn every_state_and_reason_that_is_described_is_one_and_every_one_is_described() {
+    let api = api();
+    let domain = |context: &str| Source::read(&crate_dir(context).join("src/domain.rs"));
+    let mut rejections = names_of(&domain("reservations"), "Refusal", "code");
+    rejections.insert(reservations::domain::TIMED_OUT.to_owned());
+    let contracts = Source::read(&crate_dir("contracts").join("src/saga.rs"));
+    for (field, names) in [
+        ("Reservation/properties/status", names_of(&domain("reservations"), "Status", "as_str")),
+        ("Reservation/properties/failure", rejections),
+        ("Payment/properties/status", names_of(&domain("payments"), "Status", "as_str")),
+        ("Payment/properties/failure", names_of(&contracts, "PaymentFailure", "as_str")),
+        ("Place/properties/status", names_of(&domain("waiting-room"), "Status", "as_str")),
+        ("PointEntry/properties/kind", names_of(&domain("points"), "Kind", "as_str")),
+    ] {
+        let described = api.pointer(&format!("/components/schemas/{field}/enum")).and_then(Value::as_array);
+        let described = described.into_iter().flatten().filter_map(Value::as_str).map(str::to_owned);
+        assert_eq!(described.collect::<BTreeSet<_>>(), names, "{field}");
+        assert!(names.len() > 2, "{field}");
     }
-    codes.0
 }
 
 /// The codes of the problems a file makes.
@@ -249,7 +273,7 @@ fn every_problem_code_is_described_where_it_is_made_and_made_where_it_is_describ
     for context in contexts() {
         let src = crate_dir(&context).join("src");
         let mut own = made_codes(&Source::read(&src.join("handlers.rs")));
-        own.extend(refusal_codes(&Source::read(&src.join("domain.rs"))));
+        own.extend(names_of(&Source::read(&src.join("domain.rs")), "Refusal", "code"));
         let ids: BTreeSet<&str> = template
             .functions()
             .iter()

@@ -15,6 +15,8 @@ use std::time::Duration;
 const EVENTS_KEPT_MILLIS: i64 = 6 * 24 * 3600 * 1000;
 /// How far two clocks, or a plan and the copy that is enforced, may be apart, in milliseconds.
 const CLOCKS_APART_MILLIS: i64 = 2_000;
+/// After how long nobody waits any longer for what was asked for asynchronously (`sweep-reservations`).
+const DECIDED_WITHIN: Duration = Duration::from_secs(600);
 /// The consumers that hear of every sale, where they are switched on.
 const HEAR_OF_SALES: [&str; 4] = ["deliver-to-data-platform", "push-alimtalk", "notify-partner", "issue-cash-receipt"];
 
@@ -92,11 +94,11 @@ impl fmt::Display for Finding {
 /// How late things may be before it counts.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Graces {
-    /// A hold that is over and not ended yet. Its sweep comes every minute.
+    /// A hold that is over, or a request that nobody waits for any longer, and that has not ended yet. Its sweep comes every minute.
     pub overdue: Duration,
     /// An event that is not published yet. Its sweep comes every minute, for rows older than a minute.
     pub unpublished: Duration,
-    /// A payment, refund, charge or reservation that is pending, an event that was published and is not delivered.
+    /// A payment, refund or charge that is pending, a reservation that is being paid, an event that was published and is not delivered.
     pub pending: Duration,
 }
 
@@ -253,7 +255,7 @@ impl<'a> Audit<'a> {
             ReservationStatus::Paid => self.paid(id, &who, reservation),
             ReservationStatus::Paying => self.paying(&who, reservation),
             ReservationStatus::Refunded => self.given_back(&who, reservation),
-            ReservationStatus::Pending if self.late(reservation.created_at, self.graces.pending) => {
+            ReservationStatus::Pending if self.late(reservation.created_at, DECIDED_WITHIN + self.graces.overdue) => {
                 self.found(Invariant::I8, format!("{who} is pending since {}", reservation.created_at));
             }
             _ => {}
