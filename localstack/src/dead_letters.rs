@@ -55,7 +55,7 @@ pub struct Letter {
     #[serde(skip)]
     receipt: String,
     #[serde(skip)]
-    order: Option<(String, String)>,
+    group: Option<String>,
 }
 
 /// What sending again came to.
@@ -193,8 +193,9 @@ impl DeadLetters {
         self.put_back(&url, &others).await?;
         for letter in &wanted {
             let mut send = self.client.send_message().queue_url(&source).message_body(&letter.body);
-            if let Some((group, deduplication)) = &letter.order {
-                send = send.message_group_id(group).message_deduplication_id(deduplication);
+            if let Some(group) = &letter.group {
+                // By the letter's own id: SQS would drop the first one's for minutes, and with it the message.
+                send = send.message_group_id(group).message_deduplication_id(&letter.id);
             }
             send.send().await.map_err(|e| failed("sending a dead letter again", e))?;
             let delete = self.client.delete_message().queue_url(&url).receipt_handle(&letter.receipt);
@@ -238,8 +239,7 @@ fn letter(message: &Message) -> Letter {
         dead_since_ms: system(MessageSystemAttributeName::SentTimestamp).and_then(|ms| ms.parse().ok()).unwrap_or(0),
         body,
         receipt: message.receipt_handle().unwrap_or_default().to_owned(),
-        order: group
-            .map(|group| (group, system(MessageSystemAttributeName::MessageDeduplicationId).unwrap_or_default())),
+        group,
     }
 }
 

@@ -46,15 +46,15 @@ pub struct Message {
     /// When it was sent.
     pub sent_at: Timestamp,
     receipt: String,
-    /// Group and deduplication id, on a FIFO queue.
-    order: Option<(String, String)>,
+    /// Its group, on a FIFO queue.
+    group: Option<String>,
 }
 
 impl Message {
     /// A message received for the first time.
     pub fn new(id: &str, body: impl Into<String>, now: Timestamp) -> Self {
         let body = body.into();
-        Self { id: id.to_owned(), body, now, receives: 1, sent_at: now, receipt: String::new(), order: None }
+        Self { id: id.to_owned(), body, now, receives: 1, sent_at: now, receipt: String::new(), group: None }
     }
 
     /// The same, received for the `receives`th time.
@@ -71,7 +71,7 @@ impl Message {
         Self {
             receives: attribute("ApproximateReceiveCount").and_then(|count| count.parse().ok()).unwrap_or(1),
             sent_at: sent_at.map_or(now, Timestamp::from_millis),
-            order: group.map(|group| (group, attribute("MessageDeduplicationId").unwrap_or_default())),
+            group,
             id: message.message_id.unwrap_or_default(),
             body: message.body.unwrap_or_default(),
             receipt: message.receipt_handle.unwrap_or_default(),
@@ -153,7 +153,7 @@ impl Queue {
         let about = message.about();
         let millis = crate::now().millis_since(message.now);
         let (id, event, correlation) = (&message.id, &about.id, &about.correlationid);
-        let verdict = verdict(&outcome, message.receives, message.order.is_some(), fastrand::f64());
+        let verdict = verdict(&outcome, message.receives, message.group.is_some(), fastrand::f64());
         let Err(fault) = outcome else {
             tracing::info!(consumer, outcome = "done", message = id, event, correlation, millis);
             return true;
@@ -243,8 +243,10 @@ impl Queue {
                     .message_attributes(name, value.map_err(|error| Fault::broken("keeping a dead letter", error))?);
             }
         }
-        if let Some((group, deduplication)) = &message.order {
-            send = send.message_group_id(group).message_deduplication_id(deduplication);
+        if let Some(group) = &message.group {
+            // By this very message: sent again by hand and failed again within minutes, it must not be taken for a
+            // repetition and dropped.
+            send = send.message_group_id(group).message_deduplication_id(&message.id);
         }
         send.send().await.map(drop).map_err(|error| crate::dynamo::classify("keeping a dead letter", error))
     }
@@ -271,10 +273,10 @@ where
         queue.settle(name, message, outcome).await
     };
     let mut response = SqsBatchResponse::default();
-    if messages.iter().any(|message| message.order.is_some()) {
+    if messages.iter().any(|message| message.group.is_some()) {
         let mut blocked = Vec::new();
         for message in &messages {
-            let group = message.order.as_ref().map(|(group, _)| group.clone());
+            let group = message.group.clone();
             // What comes behind a failed message of its group must not overtake it. SQS delivers nothing of a group while
             // anything of it is out: given back at once, it holds up the group no longer than the failed one does.
             let done = if blocked.contains(&group) {

@@ -456,6 +456,11 @@ impl<'a> Audit<'a> {
             let (status, amount) = (charge.status, charge.amount);
             self.found(Invariant::I3, format!("{who} is {status:?} with {amount}, credited were {credits:?}"));
         }
+        let key = format!("charge.{}", charge.key);
+        let mut entries = account.into_iter().flat_map(|account| &account.entries);
+        if let Some(stray) = entries.find(|entry| entry.id == id.as_str() && entry.key != key) {
+            self.found(Invariant::I3, format!("{who} is credited as {}, not as {key}", stray.key));
+        }
         if self.world.claims.get(&charge.payment_key) != Some(id) {
             self.found(Invariant::I3, format!("{who} has no claim on the provider's {}", charge.payment_key));
         }
@@ -511,6 +516,12 @@ impl<'a> Audit<'a> {
         for entry in &account.entries {
             if !keys.insert(&entry.key) {
                 self.found(Invariant::I3, format!("{who} has {} twice", entry.key));
+            }
+        }
+        for closed in &account.closed {
+            let key = if closed.starts_with("charge.") { closed.clone() } else { format!("use.{closed}") };
+            if keys.contains(&key) {
+                self.found(Invariant::I3, format!("{who} has {key}, which was closed off"));
             }
         }
         for key in keys {

@@ -339,6 +339,10 @@ fn points_item(item: &Item, world: &mut World) -> Result<(), Fault> {
         account.balance = item.maybe_int("balance")?.unwrap_or(0);
         account.sequence = unsigned(item.maybe_int("seq")?.unwrap_or(0), "seq")?;
         account.hot = unsigned(item.maybe_int("hot")?.unwrap_or(0), "hot")?;
+        for (closed, at) in prefixed(item, "v#") {
+            number(at, "the time of closing off")?;
+            account.closed.insert(closed.to_owned());
+        }
         return hot_entries(item, account);
     }
     if sk.starts_with("LEDGER#") {
@@ -417,7 +421,7 @@ fn payments_item(item: &Item, world: &mut World) -> Result<(), Fault> {
             created_at: item.moment("created_at")?,
             refund_requested_at: maybe_moment(item, "refund_requested_at")?,
             refunded_at: maybe_moment(item, "refunded_at")?,
-            in_recovery_index: is_pending(item),
+            in_recovery_index: is_pending(item, ""),
         };
         let saga = &payment.saga;
         let same = saga.user_id.as_str() == user
@@ -437,9 +441,11 @@ fn payments_item(item: &Item, world: &mut World) -> Result<(), Fault> {
     if common_item(item, world)? { Ok(()) } else { Err(unknown(item)) }
 }
 
-/// Whether the index of what is to be brought to an end has an item.
-fn is_pending(item: &Item) -> bool {
-    item.contains_key("pending_shard") && item.contains_key("pending_since")
+/// Whether the index of what is to be brought to an end has an item, in a shard of those that are named so: payments and
+/// charges share the index, and each has a recovery that reads its own shards.
+fn is_pending(item: &Item, shards: &str) -> bool {
+    let shard = item.text("pending_shard").ok().and_then(|shard| shard.strip_prefix(shards));
+    shard.is_some_and(|number| number.parse::<u64>().is_ok()) && item.contains_key("pending_since")
 }
 
 fn charge_item(item: &Item, user: &str, key: &str, world: &mut World) -> Result<(), Fault> {
@@ -461,7 +467,7 @@ fn charge_item(item: &Item, user: &str, key: &str, world: &mut World) -> Result<
             other => return Err(wrong(format!("status is {other}"))),
         },
         requested_at: item.moment("requested_at")?,
-        in_recovery_index: is_pending(item),
+        in_recovery_index: is_pending(item, "charge-"),
     };
     put_new(&mut world.charges, item.parsed("charge_id")?, charge)
 }

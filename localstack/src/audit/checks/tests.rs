@@ -458,6 +458,19 @@ fn i3_a_ledger_that_does_not_add_up_is_found() {
 }
 
 #[test]
+fn i3_an_entry_behind_a_closed_door_is_found() {
+    let close = |world: &mut World, what: &str| {
+        world.accounts.get_mut(&user("dave")).unwrap().closed.insert(what.to_owned());
+    };
+    breaks(Invariant::I3, "has charge.k, which was closed off", |world| close(world, "charge.k"));
+    breaks(Invariant::I3, "has use.p-dave, which was closed off", |world| close(world, "p-dave"));
+    let mut world = sane();
+    close(&mut world, "charge.other");
+    close(&mut world, "p-other");
+    assert_eq!(check(&world, &Graces::default()), []);
+}
+
+#[test]
 fn i2_a_refund_that_gave_back_half_is_found() {
     let ledger = |world: &mut World, name: &str, lines: &[i64]| {
         let keys = ["charge.k".to_owned(), format!("use.p-{name}"), format!("return.p-{name}")];
@@ -528,6 +541,9 @@ fn i3_a_charge_that_is_paid_and_not_credited_or_the_other_way_round_is_found() {
     breaks(Invariant::I3, "credited were [200000, 200000]", |world| {
         let again = world.accounts[&user("rich")].entries[0].clone();
         world.accounts.get_mut(&user("rich")).unwrap().entries.push(again);
+    });
+    breaks(Invariant::I3, "is credited as charge.other, not as charge.k", |world| {
+        world.accounts.get_mut(&user("rich")).unwrap().entries[0].key = "charge.other".into();
     });
     breaks(Invariant::I3, "has no claim", |world| world.claims.remove("provider-rich"));
     breaks(Invariant::I3, "is for p-rich, which does not exist", |world| world.charges.remove(&pay("rich")));
