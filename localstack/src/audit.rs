@@ -8,6 +8,7 @@ mod scan;
 mod world;
 
 pub use checks::{Finding, Graces, Invariant, check};
+pub use scan::on_their_way;
 pub use world::{
     Account, Charge, ChargeStatus, DateRow, Entitlement, Entry, Line, OutboxRow, Payment, PaymentStatus, Receipt,
     Reservation, ReservationStatus, Seat, SeatState, SectionMap, Shard, World,

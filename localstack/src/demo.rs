@@ -1,12 +1,15 @@
 //! `cargo demo`: an on-sale, played over HTTP as real clients would play it, and audited afterwards.
 //!
 //! An operator opens a concert; buyers join its waiting room, are let in, race for seats, charge points and pay. The
-//! operator changes the rate, pauses and resumes meanwhile. Nothing here looks into the tables until it is over.
+//! operator changes the rate, pauses and resumes meanwhile. Some give their tickets back afterwards. Nothing here looks
+//! into the tables until it is over.
 
 mod board;
 mod buyers;
 mod client;
 mod hall;
+mod outside;
+mod refunds;
 mod report;
 
 use crate::audit::{self, Graces, Patience};
@@ -104,7 +107,7 @@ async fn play(cloud: &Cloud, args: &Args, seed: u64) -> Result<bool> {
     });
     let took = begun.elapsed();
     drop(show);
-    let (pause, diaries) = match played {
+    let (pause, mut diaries) = match played {
         Ok(played) => played,
         Err(error) => {
             cli::print(&report::answers(&sale.api.numbers()))?;
@@ -112,8 +115,10 @@ async fn play(cloud: &Cloud, args: &Args, seed: u64) -> Result<bool> {
         }
     };
 
+    let refunds = refunds::give_back(&sale, &mut diaries).await?;
     let (map, date) = rest(&sale).await?;
-    let outcome = Outcome { diaries, numbers: sale.api.numbers(), took, map, date, pause };
+    let outside = outside::settle(cloud.info()).await?;
+    let outcome = Outcome { diaries, numbers: sale.api.numbers(), took, map, date, pause, refunds, outside };
     cli::print(&outcome.summary())?;
     let audited = audit(cloud.info()).await?;
     conclude(&outcome, audited, seed)

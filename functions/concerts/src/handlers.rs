@@ -457,6 +457,8 @@ mod tests {
                 (stream::SCHEDULE_ID, "s1"),
                 (stream::SEAT_ID, "A-1-2"),
                 (stream::STATUS, status),
+                (stream::RESERVATION_ID, "r1"),
+                (stream::USER_ID, "alice"),
             ]
             .map(|(name, value)| (name.to_owned(), s(value))),
         );

@@ -8,7 +8,7 @@ use crate::{Error, Result, StackInfo};
 use aws_sdk_dynamodb::error::DisplayErrorContext;
 use aws_sdk_dynamodb::types::AttributeValue;
 use aws_sdk_sqs::types::{ChangeMessageVisibilityBatchRequestEntry, QueueAttributeName};
-use contracts::events::{EventBody, schema_of};
+use contracts::events::{Event, EventBody, schema_of};
 use contracts::seats::stream;
 use contracts::steps::OpenSchedule;
 use contracts::{ConcertId, PaymentId, ReservationId, ScheduleId, SeatId, SectionName, Timestamp, UserId, Won};
@@ -63,7 +63,7 @@ pub async fn world(info: &StackInfo) -> Result<World> {
     for (name, url) in &info.queues {
         if name == PARKED {
             read_parked(&queues, url, &mut world).await?;
-        } else if name.trim_end_matches(".fifo").ends_with(DEAD_LETTERS) {
+        } else if holds_dead_letters(name) {
             world.dead_letters.insert(name.clone(), messages_in(&queues, url).await?);
         }
     }
@@ -73,6 +73,20 @@ pub async fn world(info: &StackInfo) -> Result<World> {
 
 fn failed(doing: &str, why: &dyn std::fmt::Display) -> Error {
     Error::Engine(format!("{doing}: {why}"))
+}
+
+/// How many messages are on their way to whoever handles them.
+pub async fn on_their_way(info: &StackInfo) -> Result<u64> {
+    let queues = aws_sdk_sqs::Client::new(&info.sdk_config());
+    let mut all = 0;
+    for (_, url) in info.queues.iter().filter(|(name, _)| *name != PARKED && !holds_dead_letters(name)) {
+        all += messages_in(&queues, url).await?;
+    }
+    Ok(all)
+}
+
+fn holds_dead_letters(queue: &str) -> bool {
+    queue.trim_end_matches(".fifo").ends_with(DEAD_LETTERS)
 }
 
 async fn messages_in(queues: &aws_sdk_sqs::Client, url: &str) -> Result<u64> {
@@ -209,7 +223,7 @@ fn common_item(item: &Item, world: &mut World) -> Result<bool, Fault> {
     }
     let row = OutboxRow {
         event_type: document["type"].as_str().unwrap_or_default().to_owned(),
-        wrong: against_schema(&document),
+        wrong: against_catalogue(&document),
         published,
         created_at: item.moment("created_at")?,
     };
@@ -217,8 +231,8 @@ fn common_item(item: &Item, world: &mut World) -> Result<bool, Fault> {
     Ok(true)
 }
 
-/// What the catalogue says against an event.
-fn against_schema(event: &Value) -> Vec<String> {
+/// What the catalogue says against an event: the schema of its type, or else whoever has to read it.
+fn against_catalogue(event: &Value) -> Vec<String> {
     static SCHEMAS: LazyLock<BTreeMap<&str, jsonschema::Validator>> = LazyLock::new(|| {
         let compiled = EventBody::TYPES.iter().filter_map(|name| {
             let schema = serde_json::from_str(schema_of(name)?).ok()?;
@@ -227,9 +241,14 @@ fn against_schema(event: &Value) -> Vec<String> {
         });
         compiled.collect()
     });
-    match event["type"].as_str().and_then(|name| SCHEMAS.get(name)) {
-        Some(schema) => schema.iter_errors(event).map(|error| format!("{}: {error}", error.instance_path())).collect(),
-        None => vec![format!("{} is no type of the catalogue", event["type"])],
+    let Some(schema) = event["type"].as_str().and_then(|name| SCHEMAS.get(name)) else {
+        return vec![format!("{} is no type of the catalogue", event["type"])];
+    };
+    let wrong: Vec<String> =
+        schema.iter_errors(event).map(|error| format!("{}: {error}", error.instance_path())).collect();
+    match Event::deserialize(event) {
+        Err(error) if wrong.is_empty() => vec![error.to_string()],
+        _ => wrong,
     }
 }
 
@@ -633,12 +652,14 @@ mod tests {
             ("e#use.p", entry("use", 40)),
             ("b#use.p", n(60)),
             ("s#use.p", n(2)),
+            ("v#q", n(1)),
         ]);
         let mut world = World::default();
         points_item(&account, &mut world).unwrap();
         let mut adds: Vec<i64> = world.accounts.values().flat_map(|found| &found.entries).map(|e| e.adds).collect();
         adds.sort_unstable();
         assert_eq!(adds, [-40, 100]);
+        assert!(world.accounts.values().all(|found| found.closed.iter().eq(["q"])));
         let mut cut = account.clone();
         cut.remove("s#use.p");
         assert!(points_item(&cut, &mut World::default()).is_err(), "an entry without its sequence");
@@ -674,6 +695,10 @@ mod tests {
         event["time"] = "yesterday".into();
         let wrong = read(&with(outbox_row(), "event", s(event.to_string()))).unwrap().wrong;
         assert_eq!(wrong.len(), 2, "{wrong:?}");
+        // Whatever a schema lets through has to be readable.
+        let mut unread: Value = outbox_row().document("event").unwrap();
+        unread["time"] = "1969-12-31T23:59:59Z".into();
+        assert_eq!(read(&with(outbox_row(), "event", s(unread.to_string()))).unwrap().wrong.len(), 1);
         event["type"] = "payment.forgotten".into();
         assert_eq!(read(&with(outbox_row(), "event", s(event.to_string()))).unwrap().wrong.len(), 1);
         event["id"] = "other".into();
@@ -717,6 +742,11 @@ mod tests {
         payments_item(&charge, &mut world).unwrap();
         let read = world.charges.values().next().unwrap();
         assert_eq!((read.status, read.amount, read.in_recovery_index), (ChargeStatus::Confirmed, 5, true));
+        for shard in ["1", "charge-", "charge-x"] {
+            let mut world = World::default();
+            payments_item(&with(charge.clone(), "pending_shard", s(shard)), &mut world).unwrap();
+            assert!(!world.charges[&PaymentId::parse("p").unwrap()].in_recovery_index, "{shard}");
+        }
         for (name, value) in [("key", s("x")), ("user_id", s("bob")), ("status", s("lost")), ("amount", s("5"))] {
             assert!(payments_item(&with(charge.clone(), name, value), &mut World::default()).is_err(), "{name}");
         }

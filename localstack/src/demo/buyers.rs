@@ -6,13 +6,15 @@ use super::board::Board;
 use super::client::{Answer, Api, Caller, Joined, Payment, Place, PlaceStatus, Refused, Reservation};
 use super::hall::{self, Choice};
 use contracts::seats::SeatStatus;
-use contracts::{ConcertId, ScheduleId, SeatId, Timestamp};
+use contracts::{ConcertId, PaymentId, ReservationId, ScheduleId, SeatId, Timestamp};
 use fastrand::Rng;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::time::{Instant, sleep};
 
+/// One try for seats in so many is made without waiting for the decision.
+const IMPATIENCE: u32 = 5;
 /// How often a buyer tries for seats that somebody else gets.
 const TRIES: u32 = 5;
 /// How often a buyer who sees no free seat looks again, while some are held and may come back.
@@ -23,6 +25,8 @@ const ROUNDS: u32 = 3;
 const PAYMENTS: u32 = 3;
 /// How long a request to pay waits for the end of it, in seconds, for those who wait.
 const PAY_WAIT_SECONDS: u64 = 8;
+/// How long a reservation that nobody waits for may take before a buyer calls it broken.
+const DECISION_PATIENCE: Duration = Duration::from_secs(60);
 /// How long a payment may take before a buyer calls it broken.
 const PAYMENT_PATIENCE: Duration = Duration::from_secs(60);
 /// How long a place may count as unused after the payment. It is spent by an event.
@@ -68,6 +72,8 @@ const DECK: [(Habit, usize); 8] = [
 pub enum End {
     /// With tickets.
     Tickets,
+    /// Had tickets, and gave them back.
+    GaveBack,
     /// Nothing was left.
     SoldOut,
     /// No money.
@@ -90,6 +96,8 @@ pub enum End {
 pub enum Fate {
     /// Sold.
     Sold,
+    /// Sold, and given back.
+    Refunded,
     /// Ran out.
     Expired,
     /// Given up.
@@ -109,8 +117,23 @@ pub struct Hold {
     pub fate: Fate,
 }
 
+/// What somebody has who has paid.
+#[derive(Clone)]
+pub struct Ticket {
+    /// Whose it is.
+    pub owner: Caller,
+    /// The reservation.
+    pub reservation: ReservationId,
+    /// What paid for it.
+    pub payment: PaymentId,
+    /// What it cost.
+    pub price: i64,
+    /// The points its owner has left.
+    pub balance: i64,
+}
+
 /// What happened to a buyer.
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub struct Diary {
     /// Who it is.
     pub name: String,
@@ -132,8 +155,12 @@ pub struct Diary {
     pub failures: Vec<String>,
     /// Answers that were the same again, as promised for the same key.
     pub replays: u32,
+    /// How long it took to decide on what they did not wait for.
+    pub decisions: Vec<Duration>,
     /// When they had their tickets.
     pub ticket_at: Option<Instant>,
+    /// The tickets they went home with.
+    pub ticket: Option<Ticket>,
     /// How it ended.
     pub end: End,
 }
@@ -210,7 +237,9 @@ impl Buyer {
             refusals: BTreeMap::new(),
             failures: Vec::new(),
             replays: 0,
+            decisions: Vec::new(),
             ticket_at: None,
+            ticket: None,
             end: End::default(),
         };
         Self {
@@ -393,7 +422,13 @@ impl Buyer {
                 (None, _) => return Ok(None),
             };
             let key = self.next_key();
-            let refused = match sale.api.reserve(&self.caller, &key, &sale.schedule, &choice.seats).await {
+            let waits = self.rng.u32(..IMPATIENCE) != 0;
+            let reserved = if waits {
+                sale.api.reserve(&self.caller, &key, &sale.schedule, &choice.seats).await
+            } else {
+                self.ask_for(sale, &key, &choice).await?
+            };
+            let refused = match reserved {
                 Ok(reservation) => {
                     self.reserved(sale, &key, &choice, &reservation).await?;
                     return Ok(Some(reservation));
@@ -403,7 +438,8 @@ impl Buyer {
             match refused.code.as_str() {
                 "seat_taken" => {
                     let named = refused.seats.iter().all(|id| choice.seats.iter().any(|seat| seat.to_string() == *id));
-                    if refused.seats.is_empty() || !named {
+                    // Whoever did not wait is told no more than the reason.
+                    if waits && (refused.seats.is_empty() || !named) {
                         return Err(self.trouble(format!("{refused} does not name the seats")));
                     }
                     self.refused(&refused);
@@ -422,8 +458,34 @@ impl Buyer {
         Err(End::GaveUp)
     }
 
+    /// Asks for seats and looks again until it is decided.
+    async fn ask_for(&mut self, sale: &Sale, key: &str, choice: &Choice) -> Result<Answer<Reservation>, End> {
+        let mut found = match sale.api.ask_for(&self.caller, key, &sale.schedule, &choice.seats).await {
+            Ok(asked) => asked,
+            Err(refused) => return Ok(Err(refused)),
+        };
+        let begun = Instant::now();
+        let mut pause = Duration::from_millis(300);
+        while found.status == "pending" {
+            if begun.elapsed() > DECISION_PATIENCE {
+                let id = &found.reservation_id;
+                return Err(self.trouble(format!("nobody decided on {id} within {DECISION_PATIENCE:?}")));
+            }
+            sleep(pause).await;
+            pause = (pause * 2).min(Duration::from_secs(2));
+            found = self.expect(sale.api.reservation(&self.caller, &found.reservation_id).await)?;
+        }
+        self.diary.decisions.push(begun.elapsed());
+        if found.status == "rejected" {
+            let code = found.failure.unwrap_or_default();
+            return Ok(Err(Refused { status: 202, code, route: "POST /reservations (async)", seats: Vec::new() }));
+        }
+        Ok(Ok(found))
+    }
+
     async fn reserved(&mut self, sale: &Sale, key: &str, choice: &Choice, got: &Reservation) -> Result<(), End> {
-        if got.seats != choice.seats || got.total_price != choice.price || got.status != "held" {
+        let held = got.status == "held" && got.hold_expires_at.is_some();
+        if got.seats != choice.seats || got.total_price != choice.price || !held {
             return Err(self.trouble(format!("asked for {choice:?}, got {got:?}")));
         }
         self.diary.holds.push(Hold { seats: got.seats.clone(), price: got.total_price, fate: Fate::Open });
@@ -443,7 +505,7 @@ impl Buyer {
 
     async fn let_it_run_out(&mut self, sale: &Sale, reservation: &Reservation) -> Result<(), End> {
         loop {
-            let remaining = reservation.hold_expires_at.millis_since(kit::now());
+            let remaining = reservation.hold_expires_at.map_or(0, |until| until.millis_since(kit::now()));
             // Two clocks agree to the millisecond only by chance.
             sleep(Duration::from_millis(u64::try_from(remaining).unwrap_or(0) + 100)).await;
             let seen = self.expect(sale.api.reservation(&self.caller, &reservation.reservation_id).await)?;
@@ -538,27 +600,17 @@ impl Buyer {
         let (one, other) =
             tokio::join!(sale.api.pay(&self.caller, one, id, 0), sale.api.pay(&self.caller, other, id, 0));
         let ended = [self.end_of(sale, one).await?, self.end_of(sale, other).await?];
-        let completed = ended.iter().filter(|end| matches!(end, Ok(payment) if payment.status == "completed")).count();
+        let is_completed = |end: &Answer<Payment>| matches!(end, Ok(payment) if payment.status == "completed");
         let [one, other] = ended;
-        match completed {
-            2 => Err(self.trouble(format!("two payments of {id} completed"))),
-            1 => {
-                for end in [one, other] {
-                    match end {
-                        Ok(payment) if payment.status == "completed" => {}
-                        Ok(payment) => self.diary.failures.push(payment.failure.unwrap_or_default()),
-                        Err(refused) => self.refused(&refused),
-                    }
-                }
-                self.spent(sale, reservation).await
-            }
-            _ => {
-                if let Ok(payment) = other {
-                    self.diary.failures.push(payment.failure.unwrap_or_default());
-                }
-                self.judge(sale, reservation, one).await
-            }
+        let (ended, beside) = if is_completed(&other) { (other, one) } else { (one, other) };
+        if is_completed(&beside) {
+            return Err(self.trouble(format!("two payments of {id} completed")));
         }
+        match beside {
+            Ok(payment) => self.diary.failures.push(payment.failure.unwrap_or_default()),
+            Err(refused) => self.refused(&refused),
+        }
+        self.judge(sale, reservation, ended).await
     }
 
     /// One in six waits within the request, which keeps one of the few environments of its function busy meanwhile; the
@@ -597,7 +649,7 @@ impl Buyer {
             }
         };
         if payment.status == "completed" {
-            return self.spent(sale, reservation).await;
+            return self.spent(sale, reservation, payment).await;
         }
         let failure = payment.failure.unwrap_or_default();
         self.diary.failures.push(failure.clone());
@@ -611,8 +663,15 @@ impl Buyer {
         }
     }
 
-    async fn spent(&mut self, sale: &Sale, reservation: &Reservation) -> Result<Paid, End> {
+    async fn spent(&mut self, sale: &Sale, reservation: &Reservation, payment: Payment) -> Result<Paid, End> {
         self.balance -= reservation.total_price;
+        self.diary.ticket = Some(Ticket {
+            owner: self.caller.clone(),
+            reservation: reservation.reservation_id.clone(),
+            payment: payment.payment_id,
+            price: reservation.total_price,
+            balance: self.balance,
+        });
         // Whoever did something unusual looks whether it was paid once.
         if self.diary.habit != Habit::Plain {
             self.check_balance(sale).await?;

@@ -288,6 +288,20 @@ impl Api {
         self.ask(ask.by(by).key(key).body(body)).await
     }
 
+    /// Asks for seats without waiting for the decision.
+    pub async fn ask_for(
+        &self,
+        by: &Caller,
+        key: &str,
+        schedule: &ScheduleId,
+        seats: &[SeatId],
+    ) -> Answer<Reservation> {
+        let body = json!({"schedule_id": schedule, "seats": seats});
+        let mut ask = Ask::new(Method::POST, "POST /reservations (async)", "/reservations".to_owned()).by(by).key(key);
+        ask.headers.push(("prefer", "respond-async".to_owned()));
+        self.ask(ask.body(body)).await
+    }
+
     /// Looks at a reservation.
     pub async fn reservation(&self, by: &Caller, id: &ReservationId) -> Answer<Reservation> {
         self.ask(Ask::new(Method::GET, "GET /reservations/{id}", format!("/reservations/{id}")).by(by)).await
@@ -319,6 +333,12 @@ impl Api {
             ask.headers.push(("prefer", format!("wait={wait}")));
         }
         self.ask(ask.body(json!({"reservation_id": id}))).await
+    }
+
+    /// Gives a paid reservation back.
+    pub async fn refund(&self, by: &Caller, key: &str, id: &PaymentId) -> Answer<Payment> {
+        let ask = Ask::new(Method::POST, "POST /payments/{id}/refund", format!("/payments/{id}/refund"));
+        self.ask(ask.by(by).key(key)).await
     }
 
     /// Looks at a payment.
@@ -453,9 +473,11 @@ pub struct Reservation {
     pub seats: Vec<SeatId>,
     /// What they cost.
     pub total_price: i64,
-    /// When the hold ends.
-    #[serde(deserialize_with = "moment")]
-    pub hold_expires_at: Timestamp,
+    /// When the hold ends, once there is one.
+    #[serde(default, deserialize_with = "maybe_moment")]
+    pub hold_expires_at: Option<Timestamp>,
+    /// Why it was rejected.
+    pub failure: Option<String>,
 }
 
 /// A charge.
@@ -472,15 +494,10 @@ pub struct Charged {
 pub struct Payment {
     /// Its id.
     pub payment_id: PaymentId,
-    /// `pending`, `completed` or `failed`.
+    /// `pending`, `completed`, `failed`, `refunding` or `refunded`.
     pub status: String,
     /// Why it failed.
     pub failure: Option<String>,
-}
-
-fn moment<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Timestamp, D::Error> {
-    let text = String::deserialize(deserializer)?;
-    Timestamp::parse_rfc3339(&text).map_err(serde::de::Error::custom)
 }
 
 fn maybe_moment<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Timestamp>, D::Error> {

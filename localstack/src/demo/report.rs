@@ -2,6 +2,7 @@
 
 use super::buyers::{Diary, End, Fate};
 use super::client::{Date, Numbers, SeatMap};
+use super::outside::Outside;
 use contracts::seats::SeatStatus;
 use contracts::{SeatId, Timestamp};
 use std::collections::{BTreeMap, BTreeSet};
@@ -23,6 +24,7 @@ pub struct Pause {
 }
 
 /// A sale that is over.
+#[derive(Clone)]
 pub struct Outcome {
     /// What the buyers tell.
     pub diaries: Vec<Diary>,
@@ -36,6 +38,10 @@ pub struct Outcome {
     pub date: Date,
     /// The pause.
     pub pause: Option<Pause>,
+    /// How long it took to give tickets back.
+    pub refunds: Vec<Duration>,
+    /// What reached the outside.
+    pub outside: Outside,
 }
 
 impl Outcome {
@@ -64,6 +70,11 @@ impl Outcome {
 
     fn holds(&self, fate: Fate) -> usize {
         self.diaries.iter().flat_map(|diary| &diary.holds).filter(|hold| hold.fate == fate).count()
+    }
+
+    /// How long each decision took that nobody waited for.
+    fn decisions(&self) -> impl Iterator<Item = Duration> {
+        self.diaries.iter().flat_map(|diary| diary.decisions.iter().copied())
     }
 
     fn revenue(&self) -> i64 {
@@ -123,6 +134,11 @@ impl Outcome {
         must(held == 0, format!("{held} seats are still held, and nobody is there any more"));
         let listed = self.date.seats_available.map(|free| self.date.seats_total as usize - free as usize);
         must(listed == Some(sold + held), format!("the list of dates counts {listed:?} taken seats, not {sold}"));
+        let Outside { underway, tallies, took } = &self.outside;
+        must(*underway == 0, format!("{underway} messages are still on their way after {:.0} s", took.as_secs_f64()));
+        for (target, tally) in tallies {
+            must(tally.refused == 0, format!("{target:?} refused {} calls", tally.refused));
+        }
         let early = self.let_in_during_the_pause();
         must(early == 0, format!("{early} buyers were let in during the pause"));
         if self.diaries.len() >= MANY_BUYERS {
@@ -134,6 +150,8 @@ impl Outcome {
             must(self.holds(Fate::Cancelled) > 0, no("a hold was given up"));
             must(self.count(|diary| !diary.failures.is_empty()) > 0, no("a payment failed and was compensated"));
             must(self.count(|diary| diary.replays > 0) > 0, no("a request was repeated under its key"));
+            must(self.decisions().next().is_some(), no("seats were asked for without waiting"));
+            must(!self.refunds.is_empty(), no("a ticket was given back"));
             must(self.pause.is_some(), no("the sale was paused"));
         }
         unmet
@@ -158,6 +176,7 @@ impl Outcome {
         line(text, "admitted", admitted, "")?;
         for (end, name) in [
             (End::Tickets, "went home with tickets"),
+            (End::GaveBack, "gave their tickets back"),
             (End::SoldOut, "found it sold out"),
             (End::Broke, "could not afford it"),
             (End::Forgot, "let their hold run out"),
@@ -178,6 +197,7 @@ impl Outcome {
         let all = thousands(i64::from(total));
         line(text, "sold", sold, &format!("of {all}, for {} won", thousands(self.revenue())))?;
         line(text, "holds", self.diaries.iter().map(|diary| diary.holds.len()).sum(), "")?;
+        line(text, "asked for without waiting", self.decisions().count(), "")?;
         for (fate, name) in [(Fate::Expired, "holds ran out"), (Fate::Cancelled, "holds were given up")] {
             let again = self.sold_again(fate);
             line(text, name, self.holds(fate), &format!("{again} of their seats were sold again to others"))?;
@@ -219,6 +239,18 @@ impl Outcome {
         };
         latencies(text, "joined -> tickets", &spans(|diary| diary.joined))?;
         latencies(text, "admitted -> tickets", &spans(|diary| diary.admitted))?;
+        latencies(text, "asked without waiting -> decided", &self.decisions().collect::<Vec<_>>())?;
+        latencies(text, "refund asked -> points back", &self.refunds)?;
+
+        let Outside { tallies, underway, took } = &self.outside;
+        writeln!(text, "\nOutside                     deliveries  effects   events  refused")?;
+        for (target, tally) in tallies {
+            let [deliveries, effects, events, refused] =
+                [tally.deliveries, tally.effects, tally.events, tally.refused].map(|count| thousands(count as i64));
+            let target = format!("{target:?}");
+            writeln!(text, "  {target:<24} {deliveries:>11} {effects:>8} {events:>8} {refused:>8}")?;
+        }
+        writeln!(text, "  {underway} messages are on their way, {:.0} s after the sale", took.as_secs_f64())?;
 
         writeln!(text, "\n{}", answers(&self.numbers))?;
         let (requests, seconds) = (self.numbers.requests(), self.took.as_secs_f64());
@@ -285,6 +317,7 @@ pub fn thousands(number: i64) -> String {
 mod tests {
     use super::*;
     use crate::demo::buyers::{Habit, Hold};
+    use crate::sink::{Tally, Target};
     use serde_json::json;
 
     fn diary(name: &str, holds: &[(&str, Fate)], end: End) -> Diary {
@@ -301,7 +334,9 @@ mod tests {
             refusals: BTreeMap::new(),
             failures: Vec::new(),
             replays: 0,
+            decisions: Vec::new(),
             ticket_at: None,
+            ticket: None,
             end,
         }
     }
@@ -323,6 +358,8 @@ mod tests {
             )
             .unwrap(),
             pause: None,
+            refunds: Vec::new(),
+            outside: Outside::default(),
         }
     }
 
@@ -355,6 +392,11 @@ mod tests {
         let mut fault = outcome(vec![sold("alice")], &["sold"]);
         (fault.numbers.faults, fault.numbers.fault_count) = (vec!["500".into()], 3);
         told(fault, "and 2 more answers with 5xx");
+        let mut slow = outcome(vec![sold("alice")], &["sold"]);
+        slow.outside.underway = 2;
+        slow.outside.tallies.insert(Target::Partner, Tally { refused: 3, ..Tally::default() });
+        told(slow.clone(), "2 messages are still on their way");
+        told(slow, "Partner refused 3 calls");
         let mut paused = outcome(vec![sold("alice")], &["sold"]);
         paused.pause = Some(Pause { from: Timestamp::from_millis(99), to: Timestamp::from_millis(101) });
         told(paused, "1 buyers were let in during the pause");
@@ -364,7 +406,7 @@ mod tests {
     fn with_many_buyers_everything_has_to_happen_once() {
         let mut diaries: Vec<Diary> = (0..MANY_BUYERS).map(|_| diary("x", &[], End::SoldOut)).collect();
         diaries[0] = diary("alice", &[("A-1-1", Fate::Sold)], End::Tickets);
-        assert_eq!(outcome(diaries, &["sold"]).unmet().len(), 6);
+        assert_eq!(outcome(diaries, &["sold"]).unmet().len(), 8);
     }
 
     #[test]

@@ -1,0 +1,45 @@
+//! What a sale causes outside: awaited, and read from the sink that plays everybody there.
+
+use crate::audit::on_their_way;
+use crate::sink::{Client, Tally, Target};
+use crate::{Result, StackInfo};
+use std::collections::BTreeMap;
+use std::time::Duration;
+use tokio::time::{Instant, sleep};
+
+/// How long messages may take to get where they have to.
+const PATIENCE: Duration = Duration::from_secs(60);
+/// Between two looks at the queues.
+const LOOK_EVERY: Duration = Duration::from_secs(1);
+
+/// What reached the outside.
+#[derive(Debug, Clone, Default)]
+pub struct Outside {
+    /// How much, by target.
+    pub tallies: BTreeMap<Target, Tally>,
+    /// Messages that are still on their way.
+    pub underway: u64,
+    /// How long that took.
+    pub took: Duration,
+}
+
+/// Waits until nothing is on its way any more, or patience ends. Nobody is outside of a stack without a sink.
+pub async fn settle(info: &StackInfo) -> Result<Outside> {
+    if info.sink_url.is_empty() {
+        return Ok(Outside::default());
+    }
+    let sink = Client::new(&info.sink_url);
+    let begun = Instant::now();
+    let mut before = None;
+    loop {
+        let underway = on_their_way(info).await?;
+        let tallies = sink.summary().await?;
+        // What is between two queues is in neither: it has to be quiet twice.
+        let is_quiet = underway == 0 && before.as_ref() == Some(&tallies);
+        if is_quiet || begun.elapsed() >= PATIENCE {
+            return Ok(Outside { tallies, underway, took: begun.elapsed() });
+        }
+        before = (underway == 0).then_some(tallies);
+        sleep(LOOK_EVERY).await;
+    }
+}
