@@ -445,6 +445,7 @@ impl Buyer {
                     self.refused(&refused);
                     self.think(0.2, 1.0).await;
                 }
+                "hold_expired" => self.refused(&refused),
                 // Their time is over; or they were told of their turn by a plan that a pause had just replaced.
                 "queue_token_not_active" => {
                     self.refused(&refused);
@@ -478,6 +479,11 @@ impl Buyer {
         self.diary.decisions.push(begun.elapsed());
         if found.status == "rejected" {
             let code = found.failure.unwrap_or_default();
+            return Ok(Err(Refused { status: 202, code, route: "POST /reservations (async)", seats: Vec::new() }));
+        }
+        if found.status == "expired" {
+            // It was theirs, and ran out before they looked again.
+            let code = "hold_expired".to_owned();
             return Ok(Err(Refused { status: 202, code, route: "POST /reservations (async)", seats: Vec::new() }));
         }
         Ok(Ok(found))

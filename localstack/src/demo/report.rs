@@ -243,6 +243,7 @@ impl Outcome {
         latencies(text, "refund asked -> points back", &self.refunds)?;
 
         let Outside { tallies, underway, took } = &self.outside;
+        let seconds = took.as_secs_f64();
         writeln!(text, "\nOutside                     deliveries  effects   events  refused")?;
         for (target, tally) in tallies {
             let [deliveries, effects, events, refused] =
@@ -250,7 +251,7 @@ impl Outcome {
             let target = format!("{target:?}");
             writeln!(text, "  {target:<24} {deliveries:>11} {effects:>8} {events:>8} {refused:>8}")?;
         }
-        writeln!(text, "  {underway} messages are on their way, {:.0} s after the sale", took.as_secs_f64())?;
+        writeln!(text, "  {underway} messages are still on their way after {seconds:.0} s of waiting")?;
 
         writeln!(text, "\n{}", answers(&self.numbers))?;
         let (requests, seconds) = (self.numbers.requests(), self.took.as_secs_f64());

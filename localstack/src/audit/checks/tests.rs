@@ -613,6 +613,9 @@ fn i4_a_seat_lost_while_it_is_being_paid_is_found() {
     breaks(Invariant::I4, lost, |world| taken(world, "A-1-4").reservation = res("bob"));
     breaks(Invariant::I4, lost, |world| taken(world, "A-1-4").state = SeatState::Held);
     breaks(Invariant::I4, lost, |world| taken(world, "A-1-4").payment = Some(pay("dave")));
+    for back in [PaymentStatus::Refunding, PaymentStatus::Refunded] {
+        breaks(Invariant::I4, "is being paid by a refunded payment", |world| payment(world, "carol").status = back);
+    }
 }
 
 #[test]
@@ -750,6 +753,9 @@ fn i8_a_payment_without_an_end_is_found_unless_it_is_listed_as_stuck() {
 #[test]
 fn i8_a_payment_that_the_recovery_would_miss_or_repeat_is_found() {
     breaks(Invariant::I8, "the recovery cannot find it", |world| payment(world, "carol").in_recovery_index = false);
+    breaks(Invariant::I8, "p-heidi of heidi is being refunded and the recovery cannot find it", |world| {
+        payment(world, "heidi").in_recovery_index = false;
+    });
     breaks(Invariant::I8, "and the recovery finds it", |world| payment(world, "alice").in_recovery_index = true);
     breaks(Invariant::I8, "which does not exist", |world| world.payments.remove(&pay("carol")));
 }
