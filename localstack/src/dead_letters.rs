@@ -183,9 +183,12 @@ impl DeadLetters {
         let queue =
             queue.ok_or_else(|| Error::Usage(format!("{name} holds no dead letters; see: cargo local dlq list")))?;
         let Some(source) = queue.source else {
-            return Err(Error::Usage(format!(
-                "{name} has no queue to send to: its work is taken up again by the recovery; each message says what is open"
-            )));
+            let instead = if name.starts_with("parked-") {
+                "its work is taken up again by the recovery; each message says what is open"
+            } else {
+                "each message says which function was called with what"
+            };
+            return Err(Error::Usage(format!("{name} has no queue to send to: {instead}")));
         };
         let (url, source) = (self.url(name).await?, self.url(&source).await?);
         let (wanted, others): (Vec<Letter>, Vec<Letter>) =

@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use tests::cloud::{Cloud, Sale, Terms, with_cloud};
 
 /// Buyers of each round, one after the other: what is measured is waiting, not queueing.
-const BUYERS: usize = 20;
+const BUYERS: usize = 40;
 /// Status checks of each buyer.
 const CHECKS: usize = 5;
 /// Rounds of each kind, taking turns, so that a machine that slows down slows both.
