@@ -203,6 +203,38 @@ def deliver_late_logs(svc, runtime):
     threading.Thread(target=guarded, daemon=True).start()
 
 
+def retry_what_log_subscriptions_deliver(svc, logs):
+    """Hands the lines of a log subscription over as Lambda does: as an asynchronous call.
+
+    The stock engine calls the subscriber once and never looks at how it went. On AWS a call that fails comes
+    again, and what keeps failing goes to the function's destination on failure, so nothing is lost.
+    """
+    check(callable(getattr(svc, "invoke_async_with_retry", None)), "lambda_svc.invoke_async_with_retry")
+    name = "_execute_function_with_config_scope"
+    check(name in logs._fanout_to_subscription_filters.__code__.co_names, "logs._fanout_to_subscription_filters")
+    stock = getattr(svc, name)
+
+    def execute(func, event):
+        if isinstance(event, dict) and set(event) == {"awslogs"}:
+            return svc.invoke_async_with_retry(func, event)
+        return stock(func, event)
+
+    setattr(svc, name, execute)
+
+
+def run_groups_of_fifo_queues_side_by_side(svc, sqs):
+    """Gives a FIFO queue as many batches at a time as any other queue.
+
+    The stock engine runs one batch for the whole queue, so one slow group holds up all of them. On AWS groups
+    know nothing of each other. The order within a group is kept all the same: what is received leaves out every
+    group of which a message is still out.
+    """
+    check("inflight_groups" in sqs._collect_fifo.__code__.co_varnames, "sqs._collect_fifo")
+    stock = svc._sqs_esm_concurrency
+    check(stock.__code__.co_varnames[:4] == ("esm", "func_rec", "config", "queue"), "lambda_svc._sqs_esm_concurrency")
+    svc._sqs_esm_concurrency = lambda esm, func_rec, config, queue=None: stock(esm, func_rec, config)
+
+
 def remove_dead_time(runtime, stepfunctions, eventbridge):
     """Removes waits in which nothing happens (together some 95 ms a call, 150 ms an execution)."""
     # Small answers of the functions' Runtime API wait for a delayed ACK otherwise (40 ms).
@@ -317,13 +349,15 @@ def main():
     from ministack import app as engine
     from ministack.core import iam_evaluator
     from ministack.core import lambda_runtime as runtime
-    from ministack.services import eventbridge, lambda_svc, stepfunctions, sts
+    from ministack.services import cloudwatch_logs, eventbridge, lambda_svc, sqs, stepfunctions, sts
 
     remove_dead_time(runtime, stepfunctions, eventbridge)
     queue_instead_of_throttling(lambda_svc)
     retry_reported_stream_failures(lambda_svc)
     poll_each_stream_on_its_own(lambda_svc)
     deliver_late_logs(lambda_svc, runtime)
+    retry_what_log_subscriptions_deliver(lambda_svc, cloudwatch_logs)
+    run_groups_of_fifo_queues_side_by_side(lambda_svc, sqs)
     enforce_policies_of_functions(iam_evaluator, sts)
 
     # Until the event loop takes the signal over.

@@ -10,8 +10,8 @@
 //! | `/directory` | a users' directory, SCIM 2.0 (RFC 7644) |
 //! | `/_sink` | the controls: what was delivered, and how each target behaves ([`Client`]) |
 //!
-//! A call under an idempotency key that was seen before gets the first answer again and has no second effect, as with
-//! the real ones.
+//! A call under an idempotency key that was seen before has no second effect. It gets the first answer again; at
+//! AlimTalk it is refused as a repetition, as the real one does.
 
 mod client;
 mod process;
@@ -37,9 +37,15 @@ use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use tokio::net::TcpListener;
+use tokio::task::JoinSet;
+use tokio::time::Instant;
 
 /// How many deliveries are remembered; the oldest go.
 const REMEMBERED: usize = 100_000;
+/// The pause after a connection could not be taken.
+const ACCEPT_AGAIN: Duration = Duration::from_millis(10);
+/// Headers that are not shown to anybody.
+const SECRET_HEADERS: [&str; 2] = ["authorization", "x-secret-key"];
 
 /// Whom a call is for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
@@ -79,8 +85,11 @@ pub struct Behaviour {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub times: Option<u32>,
     /// Only to calls whose path or body contains this.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(default, skip_serializing_if = "Option::is_none", alias = "key_contains")]
     pub only: Option<String>,
+    /// Only to so many of them, by chance: 0 is none, 1 is all.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub share: Option<f64>,
 }
 
 /// What can be done with a call.
@@ -110,7 +119,7 @@ pub enum Mode {
 
 impl Behaviour {
     const fn of(mode: Mode) -> Self {
-        Self { mode, times: None, only: None }
+        Self { mode, times: None, only: None, share: None }
     }
 
     /// As the provider.
@@ -151,6 +160,13 @@ impl Behaviour {
         self.only = Some(part.to_owned());
         self
     }
+
+    /// The same for so many of the calls, by chance: 0 is none, 1 is all.
+    #[must_use]
+    pub const fn share(mut self, share: f64) -> Self {
+        self.share = Some(share);
+        self
+    }
 }
 
 /// A call that came.
@@ -174,8 +190,12 @@ pub struct Delivery {
     pub correlation_id: Option<String>,
     /// What was answered; 0 when nothing was.
     pub status: u16,
+    /// Whether it was taken. AlimTalk says no with status 200.
+    pub accepted: bool,
     /// Whether it had come before under its key.
     pub repeated: bool,
+    /// Its headers, by their names in lower case, without those that hold a secret.
+    pub headers: BTreeMap<String, String>,
     /// Its body, `Null` when it has none.
     pub body: Value,
 }
@@ -227,41 +247,39 @@ impl Secrets {
     pub fn open(dir: &Path) -> Result<Self> {
         let path = crate::tokens::keys(dir).join("providers.json");
         if !path.exists() {
-            let text = serde_json::to_vec(&Self::new()).map_err(|e| Error::Damaged(e.to_string()))?;
+            let text = serde_json::to_vec(&Self::new()?).map_err(|e| Error::Damaged(e.to_string()))?;
             files::write_secret_once(&path, &text)?;
         }
         files::read_json(&path)?.ok_or_else(|| Error::Damaged(format!("{} is missing", path.display())))
     }
 
-    fn new() -> Self {
-        let random = || -> String { std::iter::repeat_with(fastrand::alphanumeric).take(32).collect() };
-        let signing = || format!("whsec_{}", STANDARD.encode(random()));
-        Self {
-            data_platform: signing(),
-            partner: signing(),
-            alimtalk_app: random(),
-            alimtalk: random(),
-            alimtalk_sender: random(),
-            toss: format!("test_sk_{}", random()),
-            notion: format!("ntn_{}", random()),
-            notion_database: random().to_lowercase(),
-            directory: random(),
-        }
+    fn new() -> Result<Self> {
+        let random = || crate::tokens::random_text(24);
+        let signing = || Ok::<_, Error>(format!("whsec_{}", STANDARD.encode(random()?)));
+        Ok(Self {
+            data_platform: signing()?,
+            partner: signing()?,
+            alimtalk_app: random()?,
+            alimtalk: random()?,
+            alimtalk_sender: random()?,
+            toss: format!("test_sk_{}", random()?),
+            notion: format!("ntn_{}", random()?),
+            notion_database: random()?.to_lowercase(),
+            directory: random()?,
+        })
     }
 
     /// The documents that the functions of a stack read, by their parameter's name in SSM.
     pub fn documents(&self, stack: &str) -> BTreeMap<String, Value> {
-        let templates: BTreeMap<&str, String> = [
-            "reservation_held",
-            "reservation_rejected",
-            "reservation_expired",
-            "reservation_cancelled",
-            "payment_completed",
-            "payment_failed",
-            "payment_refunded",
-        ]
-        .map(|name| (name, format!("encore_{name}")))
-        .into();
+        let templates = json!({
+            "reservation_held": "en-held",
+            "reservation_rejected": "en-rejected",
+            "reservation_expired": "en-expired",
+            "reservation_cancelled": "en-cancelled",
+            "payment_completed": "en-paid",
+            "payment_failed": "en-not-paid",
+            "payment_refunded": "en-refunded",
+        });
         [
             ("data-platform", json!({"signing_secret": self.data_platform})),
             ("partner", json!({"signing_secret": self.partner})),
@@ -306,13 +324,20 @@ impl Call {
 #[derive(Clone, Debug, PartialEq)]
 struct Answer {
     status: u16,
+    /// Whether it means that the call was taken.
+    accepted: bool,
     body: Value,
     retry_after: Option<u64>,
 }
 
 impl Answer {
     fn new(status: u16, body: Value) -> Self {
-        Self { status, body, retry_after: None }
+        Self { status, accepted: (200..300).contains(&status), body, retry_after: None }
+    }
+
+    /// A no, whatever the status says.
+    fn no(status: u16, body: Value) -> Self {
+        Self { accepted: false, ..Self::new(status, body) }
     }
 }
 
@@ -321,8 +346,8 @@ struct State {
     seq: u64,
     deliveries: VecDeque<Delivery>,
     behaviours: HashMap<Target, Behaviour>,
-    /// The first answers by target and idempotency key.
-    answers: HashMap<(Target, String), Answer>,
+    /// The first answers by target and idempotency key, and when they were given.
+    answers: HashMap<(Target, String), (Instant, Answer)>,
     events: HashMap<Target, HashSet<String>>,
     tallies: BTreeMap<Target, Tally>,
     world: providers::World,
@@ -351,17 +376,22 @@ impl Server {
         Arc::new(Self { secrets, nonce, state: Mutex::default(), over: tokio::sync::Notify::new() })
     }
 
-    /// Serves until told to end over `/_sink`.
+    /// Serves until told to end over `/_sink`. What is being answered then is not any more.
     pub(crate) async fn serve(self: Arc<Self>, listener: TcpListener) {
+        let mut connections = JoinSet::new();
         loop {
             let accepted = tokio::select! {
                 accepted = listener.accept() => accepted,
+                Some(_) = connections.join_next() => continue,
                 () = self.over.notified() => return,
             };
-            // A connection that ends before it is taken is its client's affair.
-            let Ok((stream, _)) = accepted else { continue };
+            let Ok((stream, _)) = accepted else {
+                // The client has gone already, which is its affair, or there are too many open files, which passes.
+                tokio::time::sleep(ACCEPT_AGAIN).await;
+                continue;
+            };
             let server = Arc::clone(&self);
-            tokio::spawn(async move {
+            connections.spawn(async move {
                 let answer = service_fn(|request| Arc::clone(&server).exchange(request));
                 // An error is a lost connection or a lost answer: both are what a network does.
                 http1::Builder::new().serve_connection(TokioIo::new(stream), answer).await.ok();
@@ -456,6 +486,7 @@ impl Server {
             ("DELETE", ["deliveries"]) => {
                 state.deliveries.clear();
                 state.tallies.clear();
+                state.events.clear();
                 Answer::new(204, Value::Null)
             }
             ("GET", ["summary"]) => {
@@ -496,8 +527,9 @@ impl State {
             let Some(behaviour) = self.behaviours.get_mut(&who) else { continue };
             let concerned =
                 behaviour.only.as_deref().is_none_or(|part| text.contains(part) || call.path.contains(part));
+            let by_chance = behaviour.share.is_none_or(|share| fastrand::f64() < share);
             match &mut behaviour.times {
-                _ if !concerned => continue,
+                _ if !(concerned && by_chance) => continue,
                 Some(0) => continue,
                 Some(times) => *times -= 1,
                 None => {}
@@ -510,9 +542,11 @@ impl State {
     /// What the provider does.
     fn play(&mut self, secrets: &Secrets, target: Target, call: &Call) -> Answer {
         let key = idempotency_key(call).map(|key| (target, format!("{} {} {key}", call.method, call.path)));
-        if let Some(answer) = key.as_ref().and_then(|key| self.answers.get(key)).cloned() {
+        let first = key.as_ref().and_then(|key| self.answers.get(key));
+        let first = first.filter(|(at, _)| providers::remembers_keys_for(target).is_none_or(|time| at.elapsed() < time));
+        if let Some((_, first)) = first.cloned() {
             // Who comes again has to prove themselves again.
-            let answer = providers::proof(secrets, target, call).unwrap_or(answer);
+            let answer = providers::proof(secrets, target, call).unwrap_or_else(|| providers::again(target, first));
             self.record(target, call, &answer, true);
             return answer;
         }
@@ -520,8 +554,8 @@ impl State {
             Some(refusal) => refusal,
             None => self.world.answer(secrets, target, call),
         };
-        if let Some(key) = key.filter(|_| answer.status < 300) {
-            self.answers.insert(key, answer.clone());
+        if let Some(key) = key.filter(|_| answer.accepted) {
+            self.answers.insert(key, (Instant::now(), answer.clone()));
         }
         self.record(target, call, &answer, false);
         answer
@@ -533,7 +567,7 @@ impl State {
         let ids = |value: &Value| value["id"].as_str().map(str::to_owned);
         let event_ids: Vec<String> = body["events"].as_array().into_iter().flatten().filter_map(ids).collect();
         let tally = self.tallies.entry(target).or_default();
-        if (200..300).contains(&answer.status) {
+        if answer.accepted {
             tally.deliveries += 1;
             tally.effects += u64::from(!repeated);
             let events = self.events.entry(target).or_default();
@@ -552,13 +586,21 @@ impl State {
             event_ids,
             correlation_id: call.header("x-correlation-id").map(str::to_owned),
             status: answer.status,
+            accepted: answer.accepted,
             repeated,
+            headers: shown_headers(&call.headers),
             body,
         });
         if self.deliveries.len() > REMEMBERED {
             self.deliveries.pop_front();
         }
     }
+}
+
+/// The headers of a call that may be shown.
+fn shown_headers(headers: &HeaderMap) -> BTreeMap<String, String> {
+    let shown = headers.iter().filter(|(name, _)| !SECRET_HEADERS.contains(&name.as_str()));
+    shown.map(|(name, value)| (name.to_string(), String::from_utf8_lossy(value.as_bytes()).into_owned())).collect()
 }
 
 /// Under which key a call must not take effect twice, in the header of whichever provider.

@@ -236,6 +236,8 @@ pub async fn up(options: &Options) -> Result<(StackInfo, Outcome)> {
         None => None,
     };
     let Some(engine) = running else {
+        // One that outlived its engine is about to notice.
+        sink::Detached::stop(&options.dir).await?;
         clean(&options.dir)?;
         let (engine, _detached) = ready.start(options, false).await?;
         let sink_url = ready.sink_beside(&options.dir).await?;

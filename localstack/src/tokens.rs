@@ -145,7 +145,7 @@ fn new_user_key() -> Result<KeyFile> {
 }
 
 /// So many random bytes, base64url.
-fn random_text(bytes: usize) -> Result<String> {
+pub(crate) fn random_text(bytes: usize) -> Result<String> {
     let mut raw = vec![0; bytes];
     aws_lc_rs::rand::fill(&mut raw).map_err(|e| Error::Engine(format!("no random numbers: {e}")))?;
     Ok(URL_SAFE_NO_PAD.encode(raw))

@@ -505,3 +505,17 @@ fn who_serves_logs_reads_functions_logs_and_forgets_no_line() {
     none(wrong_subscriptions(&template, &subscribers));
     assert_eq!(wrong_subscriptions(&template, &BTreeSet::new()).len(), subscribers.len());
 }
+
+#[test]
+fn whoever_waits_for_the_outside_takes_a_bounded_share_of_the_concurrency() {
+    let template = Template::read();
+    let mut unbounded = Vec::new();
+    for function in template.functions().iter().filter(|function| function.context() == "notifications") {
+        for trigger in function.triggers().iter().filter(|trigger| trigger.kind == "SQS") {
+            if !trigger.properties["ScalingConfig"]["MaximumConcurrency"].is_u64() {
+                unbounded.push(format!("{} may take all of the account's concurrency", function.id));
+            }
+        }
+    }
+    none(unbounded);
+}

@@ -16,6 +16,8 @@ use tokio::time::{Instant, sleep};
 
 /// How long a sink may take to answer after its start.
 const START_DEADLINE: Duration = Duration::from_secs(20);
+/// How long a sink may take to end.
+const STOP_DEADLINE: Duration = Duration::from_secs(10);
 /// How often a detached sink looks whether its engine still runs.
 const LOOK_EVERY: Duration = Duration::from_secs(2);
 
@@ -132,7 +134,17 @@ impl Detached {
     /// Ends the sink of the stack in `dir`, if there is one.
     pub async fn stop(dir: &Path) -> Result<()> {
         if let Some(running) = Self::running(dir).await? {
-            Client::new(&running.url).end(&running.nonce).await?;
+            let client = Client::new(&running.url);
+            let deadline = Instant::now() + STOP_DEADLINE;
+            let told = client.end(&running.nonce).await;
+            // It may have ended before its answer was out: whether it is gone is what counts.
+            while client.nonce().await.as_ref() == Some(&running.nonce) {
+                if Instant::now() > deadline {
+                    let url = &running.url;
+                    return Err(told.err().unwrap_or_else(|| Error::Engine(format!("the sink at {url} does not end"))));
+                }
+                sleep(Duration::from_millis(20)).await;
+            }
         }
         files::remove(&Self::path(dir))
     }

@@ -6,11 +6,19 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use serde_json::{Value, json};
 use std::collections::HashMap;
+use std::time::Duration;
 
 /// How far a webhook's timestamp may be from now: the tolerance of Standard Webhooks' libraries.
 const TOLERANCE_SECONDS: i64 = 300;
 /// The version of Notion's API that is played.
 const NOTION_VERSION: &str = "2022-06-28";
+
+/// How long AlimTalk remembers an idempotency key.
+const ALIMTALK_MEMORY: Duration = Duration::from_secs(600);
+/// How long a template's code may be at AlimTalk, in characters.
+const TEMPLATE_CODE_CHARS: usize = 20;
+/// How many recipients AlimTalk takes at once.
+const ALIMTALK_RECIPIENTS: usize = 1_000;
 
 /// What the providers know.
 #[derive(Default)]
@@ -42,7 +50,49 @@ pub(super) fn proof(secrets: &Secrets, target: Target, call: &Call) -> Option<An
         Target::Directory => authorization == bearer(&secrets.directory),
         Target::All => false,
     };
-    (!proven).then(|| Answer::new(401, json!({"code": "UNAUTHORIZED_KEY", "message": "not authorized"})))
+    (!proven).then(|| match target {
+        // It says no with status 200.
+        Target::AlimTalk => alimtalk_refusal(-1001, "Invalid secretKey."),
+        Target::Toss => toss_error(401, "UNAUTHORIZED_KEY"),
+        Target::Notion => notion_error(401, "unauthorized", "API token is invalid."),
+        Target::Directory => scim_error(401),
+        _ => Answer::new(401, json!({"message": "no valid signature"})),
+    })
+}
+
+/// How long a target knows an idempotency key again; for longer than any stack lives when `None`.
+pub(super) fn remembers_keys_for(target: Target) -> Option<Duration> {
+    (target == Target::AlimTalk).then_some(ALIMTALK_MEMORY)
+}
+
+/// What a target says to a call whose key it knows, having given `first` to the first one.
+pub(super) fn again(target: Target, first: Answer) -> Answer {
+    match target {
+        // Having taken the message, but saying no: who lost the first answer has to know what that means.
+        Target::AlimTalk => {
+            let refusal =
+                alimtalk_refusal(-1005, "The same 'X-NC-API-IDEMPOTENCY-KEY' was used within the last 10 minute.");
+            Answer { accepted: true, ..refusal }
+        }
+        _ => first,
+    }
+}
+
+fn alimtalk_refusal(code: i64, message: &str) -> Answer {
+    Answer::no(200, json!({"header": {"resultCode": code, "resultMessage": message, "isSuccessful": false}}))
+}
+
+fn toss_error(status: u16, code: &str) -> Answer {
+    Answer::new(status, json!({"code": code, "message": code}))
+}
+
+fn notion_error(status: u16, code: &str, message: &str) -> Answer {
+    Answer::new(status, json!({"object": "error", "status": status, "code": code, "message": message}))
+}
+
+fn scim_error(status: u16) -> Answer {
+    let schemas = ["urn:ietf:params:scim:api:messages:2.0:Error"];
+    Answer::new(status, json!({"schemas": schemas, "status": status.to_string()}))
 }
 
 /// Whether a call is signed as <https://github.com/standard-webhooks/standard-webhooks/blob/main/spec/standard-webhooks.md>
@@ -95,39 +145,44 @@ impl World {
     }
 
     /// AlimTalk API v2.3, "Send a general message":
-    /// <https://docs.nhncloud.com/en/Notification/KakaoTalk%20Bizmessage/en/alimtalk-api-guide/>
+    /// <https://docs.nhncloud.com/en/Notification/KakaoTalk%20Bizmessage/en/alimtalk-api-guide/>; result codes:
+    /// <https://docs.nhncloud.com/en/Notification/KakaoTalk%20Bizmessage/en/error-code/>
     fn alimtalk(&mut self, secrets: &Secrets, call: &Call) -> Answer {
-        let path = format!("/alimtalk/v2.3/appkeys/{}/messages", secrets.alimtalk_app);
-        if call.method != "POST" || call.path != path {
-            return Answer::new(
-                404,
-                json!({"header": {"resultCode": -1, "resultMessage": "no such API", "isSuccessful": false}}),
-            );
+        let parts: Vec<&str> = call.path.trim_matches('/').split('/').collect();
+        let ("POST", ["alimtalk", "v2.3", "appkeys", app, "messages"]) = (call.method.as_str(), parts.as_slice()) else {
+            return Answer::new(404, json!({"message": "no such API"}));
+        };
+        if *app != secrets.alimtalk_app {
+            return alimtalk_refusal(-1000, "Invalid appKey.");
         }
         let body = call.json();
+        if body["senderKey"] != secrets.alimtalk_sender.as_str() {
+            return alimtalk_refusal(-2017, "Not exist sender.");
+        }
         let recipients = body["recipientList"].as_array().cloned().unwrap_or_default();
         let numbers: Vec<&str> = recipients.iter().filter_map(|to| to["recipientNo"].as_str()).collect();
-        let digits = |number: &&str| !number.is_empty() && number.bytes().all(|byte| byte.is_ascii_digit());
-        let known = body["senderKey"] == secrets.alimtalk_sender.as_str()
-            && body["templateCode"]
-                .as_str()
-                .is_some_and(|code| (1..=20).contains(&code.len()) || code.starts_with("encore_"));
-        if !known || numbers.is_empty() || numbers.len() != recipients.len() || !numbers.iter().all(digits) {
-            let header = json!({"resultCode": -1000, "resultMessage": "invalid parameter", "isSuccessful": false});
-            return Answer::new(200, json!({"header": header}));
+        let is_number = |number: &&str| {
+            (1..=15).contains(&number.len()) && number.bytes().all(|byte| byte.is_ascii_digit())
+        };
+        let good = body["templateCode"].as_str().is_some_and(|code| (1..=TEMPLATE_CODE_CHARS).contains(&code.len()))
+            && (1..=ALIMTALK_RECIPIENTS).contains(&recipients.len())
+            && numbers.len() == recipients.len()
+            && numbers.iter().all(is_number);
+        if !good {
+            return alimtalk_refusal(4, "templateCode or recipientList");
         }
         let results: Vec<Value> = (1..)
             .zip(&numbers)
             .map(|(seq, to)| json!({"recipientSeq": seq, "recipientNo": to, "resultCode": 0, "resultMessage": "SUCCESS"}))
             .collect();
         let request = self.mint("alimtalk-");
-        let header = json!({"resultCode": 0, "resultMessage": "success", "isSuccessful": true});
+        let header = json!({"resultCode": 0, "resultMessage": "SUCCESS", "isSuccessful": true});
         Answer::new(200, json!({"header": header, "message": {"requestId": request, "sendResults": results}}))
     }
 
     /// Toss Payments core API: <https://docs.tosspayments.com/reference>
     fn toss(&mut self, call: &Call) -> Answer {
-        let error = |status, code: &str| Answer::new(status, json!({"code": code, "message": code}));
+        let error = toss_error;
         let body = call.json();
         let parts: Vec<&str> = call.path.trim_matches('/').split('/').collect();
         match (call.method.as_str(), parts.as_slice()) {
@@ -196,9 +251,7 @@ impl World {
 
     /// Notion: <https://developers.notion.com/reference/post-page>, `patch-page`, `post-database-query`.
     fn notion(&mut self, secrets: &Secrets, call: &Call) -> Answer {
-        let error = |status: u16, code: &str, message: &str| {
-            Answer::new(status, json!({"object": "error", "status": status, "code": code, "message": message}))
-        };
+        let error = notion_error;
         if call.header("notion-version") != Some(NOTION_VERSION) {
             return error(400, "missing_version", "Notion-Version header failed validation");
         }
@@ -270,11 +323,11 @@ impl Payment {
 /// `ghost...`.
 fn directory(call: &Call) -> Answer {
     let Some(id) = call.path.strip_prefix("/Users/").filter(|_| call.method == "GET") else {
-        return Answer::new(404, json!({"schemas": ["urn:ietf:params:scim:api:messages:2.0:Error"], "status": "404"}));
+        return scim_error(404);
     };
     let id = super::client::decode(id);
     if id.starts_with("ghost") {
-        return Answer::new(404, json!({"schemas": ["urn:ietf:params:scim:api:messages:2.0:Error"], "status": "404"}));
+        return scim_error(404);
     }
     let sum = id.bytes().fold(7_u64, |sum, byte| (sum * 31 + u64::from(byte)) % 100_000_000);
     let mut user = json!({"schemas": ["urn:ietf:params:scim:schemas:core:2.0:User"], "id": id, "userName": id});

@@ -2,7 +2,7 @@ use super::*;
 use crate::http::Client as Http;
 
 async fn sink() -> (Attached, Secrets, Client, Http) {
-    let secrets = Secrets::new();
+    let secrets = Secrets::new().unwrap();
     let sink = Attached::start(secrets.clone()).await.unwrap();
     let client = Client::new(sink.url());
     (sink, secrets, client, Http::new())
