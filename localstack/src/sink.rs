@@ -543,7 +543,8 @@ impl State {
     fn play(&mut self, secrets: &Secrets, target: Target, call: &Call) -> Answer {
         let key = idempotency_key(call).map(|key| (target, format!("{} {} {key}", call.method, call.path)));
         let first = key.as_ref().and_then(|key| self.answers.get(key));
-        let first = first.filter(|(at, _)| providers::remembers_keys_for(target).is_none_or(|time| at.elapsed() < time));
+        let first =
+            first.filter(|(at, _)| providers::remembers_keys_for(target).is_none_or(|time| at.elapsed() < time));
         if let Some((_, first)) = first.cloned() {
             // Who comes again has to prove themselves again.
             let answer = providers::proof(secrets, target, call).unwrap_or_else(|| providers::again(target, first));

@@ -149,7 +149,8 @@ impl World {
     /// <https://docs.nhncloud.com/en/Notification/KakaoTalk%20Bizmessage/en/error-code/>
     fn alimtalk(&mut self, secrets: &Secrets, call: &Call) -> Answer {
         let parts: Vec<&str> = call.path.trim_matches('/').split('/').collect();
-        let ("POST", ["alimtalk", "v2.3", "appkeys", app, "messages"]) = (call.method.as_str(), parts.as_slice()) else {
+        let ("POST", ["alimtalk", "v2.3", "appkeys", app, "messages"]) = (call.method.as_str(), parts.as_slice())
+        else {
             return Answer::new(404, json!({"message": "no such API"}));
         };
         if *app != secrets.alimtalk_app {
@@ -161,9 +162,8 @@ impl World {
         }
         let recipients = body["recipientList"].as_array().cloned().unwrap_or_default();
         let numbers: Vec<&str> = recipients.iter().filter_map(|to| to["recipientNo"].as_str()).collect();
-        let is_number = |number: &&str| {
-            (1..=15).contains(&number.len()) && number.bytes().all(|byte| byte.is_ascii_digit())
-        };
+        let is_number =
+            |number: &&str| (1..=15).contains(&number.len()) && number.bytes().all(|byte| byte.is_ascii_digit());
         let good = body["templateCode"].as_str().is_some_and(|code| (1..=TEMPLATE_CODE_CHARS).contains(&code.len()))
             && (1..=ALIMTALK_RECIPIENTS).contains(&recipients.len())
             && numbers.len() == recipients.len()
