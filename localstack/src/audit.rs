@@ -1,4 +1,4 @@
-//! The auditor: reads the tables of a stack and checks what must never break (reliability.md, I1 to I9).
+//! The auditor: reads the tables of a stack and checks what must never break (reliability.md, I1 to I10).
 //!
 //! Reading is not a snapshot, and some things follow others by a moment (the seat map, used places, events). So a
 //! violation counts once it is still there after [`Patience::settle`].
@@ -10,8 +10,9 @@ mod world;
 pub use checks::{Finding, Graces, Invariant, check};
 pub use scan::on_their_way;
 pub use world::{
-    Account, Charge, ChargeStatus, DateRow, Entitlement, Entry, Line, OutboxRow, Payment, PaymentStatus, Receipt,
-    Reservation, ReservationStatus, Seat, SeatState, SectionMap, Shard, World,
+    Account, Charge, ChargeStatus, DateRow, Entitlement, Entry, Item, Job, Line, Order, OrderStatus, OutboxRow,
+    Participant, Payment, PaymentStatus, Receipt, Reservation, ReservationStatus, Seat, SeatState, SectionMap, Shard,
+    World,
 };
 
 use crate::cli::Common;
@@ -70,7 +71,7 @@ impl Report {
         let world = &self.world;
         let payments = |status| world.payments.values().filter(|payment| payment.status == status).count();
         match invariant {
-            Invariant::Shape => "6 tables".to_owned(),
+            Invariant::Shape => format!("{} tables", scan::TABLES.len()),
             Invariant::I1 => format!("{} seats, {} reservations", world.seats.len(), world.reservations.len()),
             Invariant::I2 => {
                 let (completed, refunded) = (payments(PaymentStatus::Completed), payments(PaymentStatus::Refunded));
@@ -92,9 +93,16 @@ impl Report {
                 format!("{issued} places, {used} used")
             }
             Invariant::I8 => {
-                format!("{} pending, {} listed as stuck", payments(PaymentStatus::Pending), world.parked.len())
+                let orders = world.orders.values().filter(|order| !order.is_quiet()).count();
+                let pending = payments(PaymentStatus::Pending) + orders;
+                format!("{pending} pending, {} listed as stuck", world.parked.len())
             }
             Invariant::I9 => format!("{} dates, {} seat maps", world.terms.len(), world.maps.len()),
+            Invariant::I10 => {
+                let orders = |status| world.orders.values().filter(|order| order.status == status).count();
+                let (completed, failed) = (orders(OrderStatus::Completed), orders(OrderStatus::Failed));
+                format!("{} items, {completed} completed orders, {failed} failed", world.items.len())
+            }
         }
     }
 }
@@ -150,6 +158,9 @@ pub struct Args {
     /// How long a payment may be pending without being listed as stuck
     #[arg(long, value_name = "SECONDS", default_value_t = 300)]
     pub pending: u64,
+    /// How long an order may have failed and not be undone without being listed as stuck
+    #[arg(long, value_name = "SECONDS", default_value_t = 1_500)]
+    pub undone: u64,
 }
 
 impl Args {
@@ -161,6 +172,7 @@ impl Args {
                 overdue: seconds(self.overdue),
                 unpublished: seconds(self.unpublished),
                 pending: seconds(self.pending),
+                undone: seconds(self.undone),
             },
         }
     }

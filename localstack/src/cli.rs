@@ -6,7 +6,7 @@ use crate::info::{EngineKind, StackInfo};
 use crate::logs::{LogLine, Logs};
 use crate::stack::{self, Options, Outcome};
 use crate::tokens::{TokenRequest, Tokens};
-use crate::{Result, audit, demo, sink};
+use crate::{Result, audit, demo, sink, trace};
 use aws_smithy_http_client::tls;
 use clap::{Args, Parser, Subcommand};
 use std::collections::HashSet;
@@ -41,6 +41,9 @@ enum Verb {
     Audit(audit::Args),
     /// Look at dead letters, and send them again.
     Dlq(DlqArgs),
+    /// Show what everybody said about something, in the order of time.
+    #[command(subcommand)]
+    Trace(TraceVerb),
     /// Be the sink of a stack. `up` asks for it.
     #[command(hide = true)]
     Sink(Common),
@@ -168,6 +171,12 @@ enum DlqVerb {
     },
 }
 
+#[derive(Debug, Subcommand)]
+enum TraceVerb {
+    /// An order: its events, from the outboxes of all contexts, and who heard them, from the logs
+    Order(trace::Args),
+}
+
 /// Runs the program.
 pub async fn run() -> ExitCode {
     let done = match Cli::parse().verb {
@@ -178,6 +187,7 @@ pub async fn run() -> ExitCode {
         Verb::Demo(args) => demo::run(args).await,
         Verb::Audit(args) => audit::run(args).await,
         Verb::Dlq(args) => dlq(args).await,
+        Verb::Trace(TraceVerb::Order(args)) => trace::order(args).await,
         Verb::Sink(common) => be_sink(&common).await,
     };
     match done {
@@ -394,6 +404,14 @@ mod tests {
         let Verb::Token(args) = cli.verb else { panic!("not token") };
         assert_eq!((args.users.len(), args.ttl), (2, -60));
         assert!(Cli::try_parse_from(["local", "token"]).is_err());
+    }
+
+    #[test]
+    fn an_order_is_traced_in_the_stack_of_a_directory() {
+        let cli = Cli::try_parse_from(["local", "trace", "order", "o1", "--target-dir", "d"]).unwrap();
+        let Verb::Trace(TraceVerb::Order(args)) = cli.verb else { panic!("not trace") };
+        assert_eq!((args.order_id.as_str(), args.common.target_dir), ("o1", Some(PathBuf::from("d"))));
+        assert!(Cli::try_parse_from(["local", "trace", "order"]).is_err());
     }
 
     #[test]

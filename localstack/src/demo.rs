@@ -1,13 +1,14 @@
 //! `cargo demo`: an on-sale, played over HTTP as real clients would play it, and audited afterwards.
 //!
 //! An operator opens a concert; buyers join its waiting room, are let in, race for seats, charge points and pay. The
-//! operator changes the rate, pauses and resumes meanwhile. Some give their tickets back afterwards. Nothing here looks
-//! into the tables until it is over.
+//! operator changes the rate, pauses and resumes meanwhile. Some give their tickets back afterwards, and merchandise is
+//! sold. Nothing here looks into the tables until it is over.
 
 mod board;
 mod buyers;
 mod client;
 mod hall;
+mod merchandise;
 mod outside;
 mod refunds;
 mod report;
@@ -62,6 +63,9 @@ pub struct Args {
     /// How many seats
     #[arg(long, value_name = "N", default_value_t = 500, value_parser = clap::value_parser!(u32).range(1..=100_000))]
     pub seats: u32,
+    /// How many orders of merchandise after the tickets, all at once, for a third as many pieces
+    #[arg(long, value_name = "N", default_value_t = 300, value_parser = clap::value_parser!(u32).range(..=20_000))]
+    pub orders: u32,
     /// Leave the stack running
     #[arg(long)]
     pub keep: bool,
@@ -73,7 +77,7 @@ pub struct Args {
 /// Plays an on-sale and audits it. Fails when anything is not as it must be.
 pub async fn run(args: Args) -> Result<ExitCode> {
     let seed = args.seed.unwrap_or_else(|| fastrand::u64(..1_000_000_000));
-    eprintln!("demo: {} buyers, {} seats, --seed {seed}", args.buyers, args.seats);
+    eprintln!("demo: {} buyers, {} seats, {} orders, --seed {seed}", args.buyers, args.seats, args.orders);
     let cloud = Cloud::start(&args).await?;
     let played = play(&cloud, &args, seed).await;
     let closed = cloud.close().await;
@@ -117,8 +121,10 @@ async fn play(cloud: &Cloud, args: &Args, seed: u64) -> Result<bool> {
 
     let refunds = refunds::give_back(&sale, &mut diaries).await?;
     let (map, date) = rest(&sale).await?;
+    let merchandise = merchandise::sell(&operator, cloud.info(), &tokens, args.orders).await?;
     let outside = outside::settle(cloud.info()).await?;
-    let outcome = Outcome { diaries, numbers: sale.api.numbers(), took, map, date, pause, refunds, outside };
+    let (numbers, took) = (sale.api.numbers(), took + merchandise.took);
+    let outcome = Outcome { diaries, numbers, took, map, date, pause, refunds, merchandise, outside };
     cli::print(&outcome.summary())?;
     let audited = audit(cloud.info()).await?;
     conclude(&outcome, audited, seed)
@@ -177,7 +183,7 @@ async fn audit(info: &StackInfo) -> Result<audit::Report> {
     let grace = Duration::from_secs(5);
     let patience = Patience {
         settle: Duration::from_secs(30),
-        graces: Graces { overdue: grace, unpublished: grace, pending: grace },
+        graces: Graces { overdue: grace, unpublished: grace, pending: grace, undone: grace },
     };
     audit::audit(info, &patience).await
 }

@@ -25,6 +25,7 @@ pub mod sink;
 mod stack;
 mod template;
 mod tokens;
+mod trace;
 
 pub use error::Error;
 pub use info::{EngineKind, StackInfo};

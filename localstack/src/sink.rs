@@ -279,6 +279,8 @@ impl Secrets {
             "payment_completed": "en-paid",
             "payment_failed": "en-not-paid",
             "payment_refunded": "en-refunded",
+            "order_completed": "en-ordered",
+            "order_failed": "en-not-ordered",
         });
         [
             ("data-platform", json!({"signing_secret": self.data_platform})),

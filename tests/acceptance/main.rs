@@ -11,6 +11,8 @@ mod catalogue;
 mod contention;
 mod holds;
 mod hostile;
+mod items;
+mod orders;
 mod payments;
 mod points;
 mod refunds;

@@ -11,6 +11,7 @@ mod charges;
 mod consumers;
 mod deliveries;
 mod faults;
+mod orders;
 mod undo;
 
 use local::sink::{Behaviour, Delivery, Target};

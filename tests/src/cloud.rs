@@ -247,6 +247,20 @@ impl Cloud {
         sale
     }
 
+    /// An item of merchandise; its id.
+    pub async fn item(&'static self, price: i64, stock: i64) -> String {
+        let item = json!({"name": "Poster", "price": price, "stock": stock});
+        let created = self.operator().post("/admin/items", &item).await;
+        assert_eq!(created.status, 201, "{}", created.text());
+        text(&created.json(), "item_id")
+    }
+
+    /// How many pieces of an item are left, as anyone sees it.
+    pub async fn stock(&'static self, item: &str) -> i64 {
+        let found = self.nobody().get(&format!("/items/{item}")).await;
+        found.json()["stock"].as_i64().unwrap_or_else(|| panic!("no stock in {}", found.text()))
+    }
+
     /// A concert with one date whose admission no operator has set.
     pub async fn concert(&'static self, terms: Terms) -> Sale {
         let operator = self.operator();
@@ -366,6 +380,43 @@ impl User {
     pub async fn pay(&self, reservation: &str, key: &str) -> Answer {
         let body = json!({"reservation_id": reservation});
         self.send("POST", "/payments", &[("idempotency-key", key), ("prefer", "wait=10")], Some(&body)).await
+    }
+
+    /// Places an order under a key: pairs of an item and a quantity.
+    pub async fn order(&self, lines: &[(&str, i64)], key: &str) -> Answer {
+        let lines: Vec<Value> =
+            lines.iter().map(|(item, quantity)| json!({"item_id": item, "quantity": quantity})).collect();
+        self.send("POST", "/orders", &[("idempotency-key", key)], Some(&json!({ "lines": lines }))).await
+    }
+
+    /// Places an order that is taken; its id.
+    pub async fn ordered(&self, lines: &[(&str, i64)]) -> String {
+        let placed = self.order(lines, &unique("order")).await;
+        assert_eq!(placed.status, 202, "{}", placed.text());
+        text(&placed.json(), "order_id")
+    }
+
+    /// An order once it is final.
+    pub async fn final_order(&self, order: &str) -> Value {
+        eventually("the order is final", async || {
+            let found = self.get(&format!("/orders/{order}")).await.json();
+            (found["status"] != "pending").then_some(found)
+        })
+        .await
+    }
+
+    /// Puts pieces of an item into the user's cart; the cart.
+    pub async fn put_in_cart(&self, item: &str, quantity: i64) -> Value {
+        let put = self.put(&format!("/cart/items/{item}"), &json!({ "quantity": quantity })).await;
+        assert_eq!(put.status, 200, "{}", put.text());
+        put.json()
+    }
+
+    /// The items and quantities in the user's cart.
+    pub async fn cart(&self) -> Vec<(String, i64)> {
+        let cart = self.get("/cart").await.json();
+        let lines = cart["lines"].as_array().cloned().unwrap_or_else(|| panic!("no lines in {cart}"));
+        lines.iter().map(|line| (text(line, "item_id"), line["quantity"].as_i64().unwrap_or_default())).collect()
     }
 
     /// The status of one of the user's reservations.

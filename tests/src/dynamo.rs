@@ -23,7 +23,8 @@ use tokio::sync::oneshot;
 /// The stack's name in table names.
 pub const STACK: &str = "encore";
 /// Every context with a table.
-pub const CONTEXTS: [&str; 6] = ["waiting-room", "concerts", "reservations", "points", "payments", "notifications"];
+pub const CONTEXTS: [&str; 8] =
+    ["waiting-room", "concerts", "reservations", "points", "payments", "items", "orders", "notifications"];
 
 /// How long an answer may take.
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -146,24 +147,25 @@ fn request<T: DeserializeOwned>(json: Value) -> T {
     serde_json::from_value(json).expect("a request of DynamoDB")
 }
 
-/// `CreateTable` requests, one for each table of the template.
-fn template_tables() -> Vec<Value> {
-    static TABLES: LazyLock<Vec<Value>> = LazyLock::new(|| {
+/// The resources that the template defines: logical id and definition, in its order.
+pub fn resources() -> &'static [(String, Value)] {
+    static RESOURCES: LazyLock<Vec<(String, Value)>> = LazyLock::new(|| {
         let text = fs::read_to_string(workspace("infra/template.yaml")).expect("the template");
         let template = Template::deserialize(serde_norway::Deserializer::from_str(&text)).expect("a template");
-        let tables: Vec<Value> = template
-            .resources
-            .into_iter()
-            .filter_map(|(_, resource)| {
-                let resource = plain(resource);
-                (resource["Type"] == "AWS::DynamoDB::Table").then(|| create_table(&resource["Properties"]))
-            })
-            .collect();
-        let names: Vec<&str> = tables.iter().filter_map(|table| table["TableName"].as_str()).collect();
-        assert_eq!(names, CONTEXTS.map(table_name), "the template's tables");
-        tables
+        let named =
+            |(id, resource): (serde_norway::Value, _)| (id.as_str().expect("a name").to_owned(), plain(resource));
+        template.resources.into_iter().map(named).collect()
     });
-    TABLES.clone()
+    &RESOURCES
+}
+
+/// `CreateTable` requests, one for each table of the template.
+fn template_tables() -> Vec<Value> {
+    let tables = resources().iter().filter(|(_, resource)| resource["Type"] == "AWS::DynamoDB::Table");
+    let tables: Vec<Value> = tables.map(|(_, resource)| create_table(&resource["Properties"])).collect();
+    let names: Vec<&str> = tables.iter().filter_map(|table| table["TableName"].as_str()).collect();
+    assert_eq!(names, CONTEXTS.map(table_name), "the template's tables");
+    tables
 }
 
 #[derive(Deserialize)]

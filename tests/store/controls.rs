@@ -45,7 +45,7 @@ use contracts::seats::SeatStatus;
 use contracts::steps::PayCharge;
 use contracts::{SectionName, Timestamp, Won};
 use kit::dynamo::{Item, Read, n, s};
-use kit::outbox::Relay;
+use kit::outbox::{Relay, publish_again};
 use serde_json::json;
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
@@ -60,7 +60,7 @@ use tests::proxy::Rule;
 use tests::workspace;
 
 /// Plays a scene with the guard and without it.
-async fn control(guard: &str, scene: impl AsyncFn(&Bench) -> bool) {
+pub async fn control(guard: &str, scene: impl AsyncFn(&Bench) -> bool) {
     let guarded = Bench::on_sale(4).await;
     assert!(!scene(&guarded).await, "it goes wrong with the guard in place");
     let bare = Bench::on_sale(4).await;
@@ -77,20 +77,21 @@ macro_rules! controls {
         $(
             #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
             async fn $name() {
-                control($guard, async |$bench: &Bench| $scene).await;
+                $crate::controls::control($guard, async |$bench: &$crate::bench::Bench| $scene).await;
             }
         )*
 
         /// (context/function, condition as the source has it), for every control.
-        fn controlled() -> BTreeSet<(String, String)> {
-            [$(($function, controls!(@source $guard $(, $source)?))),*]
-                .map(|(function, source)| (function.to_owned(), words(source)))
+        pub fn controlled() -> std::collections::BTreeSet<(String, String)> {
+            [$(($function, $crate::controls::controls!(@source $guard $(, $source)?))),*]
+                .map(|(function, source)| (function.to_owned(), $crate::controls::words(source)))
                 .into()
         }
     };
     (@source $guard:literal) => { $guard };
     (@source $guard:literal, $source:literal) => { $source };
 }
+pub(crate) use controls;
 
 fn hold_end() -> Timestamp {
     NOW.plus_seconds(HOLD_SECONDS)
@@ -787,6 +788,17 @@ controls! {
         status_of(bench, "p1").await != "refunding"
     }
 
+    an_event_that_is_asked_for_again_and_again_is_published_all_the_same: "kit/publish_again"
+    guards "publish_state = :published", |bench| {
+        bench.open_payment(&saga_of("alice", "p1", 100), NOW).await;
+        complete_payment(&bench.payments, step(saga_of("alice", "p1", 100), NOW)).await.unwrap();
+        let table = bench.proxy.table("payments");
+        publish_again(&table, "p1.payment.completed", NOW.plus_seconds(59)).await.unwrap();
+        let bus = Bus::start().await;
+        let relay = Relay::new("payments", table, kit::outbox::Bus::new(bus.client(), BUS.to_owned()));
+        relay.sweep(NOW.plus_seconds(61)).await.unwrap() == 0
+    }
+
     marking_never_makes_a_row: "kit/mark"
     guards "attribute_exists(pk)", |bench| {
         let bus = Bus::start().await;
@@ -1045,7 +1057,7 @@ fn argument(text: &str) -> String {
     words(&trimmed[..end.unwrap()])
 }
 
-fn words(text: &str) -> String {
+pub fn words(text: &str) -> String {
     text.split_whitespace().collect::<Vec<_>>().join(" ")
 }
 
@@ -1053,7 +1065,8 @@ fn words(text: &str) -> String {
 fn every_condition_expression_has_a_negative_control() {
     let written: BTreeSet<(String, String)> = written().into_keys().collect();
     assert!(written.len() > 30, "the search finds the conditions");
-    let controlled = controlled();
+    let elsewhere = [crate::controls_items::controlled(), crate::controls_points::controlled()];
+    let controlled: BTreeSet<(String, String)> = elsewhere.into_iter().flatten().chain(controlled()).collect();
     let missing: Vec<_> = written.difference(&controlled).collect();
     let stale: Vec<_> = controlled.difference(&written).collect();
     assert!(missing.is_empty() && stale.is_empty(), "without a control: {missing:#?}\nno longer written: {stale:#?}");

@@ -15,12 +15,15 @@ use base64::engine::general_purpose::STANDARD;
 use contracts::Timestamp;
 use contracts::events::{Event, schema_of};
 use kit::Fault;
+use kit::dynamo::Read;
+use kit::outbox::Relay;
 use kit::outgoing::Client;
 use kit::queue::Message;
 use serde_json::{Value, json};
 use std::collections::BTreeSet;
 use std::sync::Mutex;
 use std::time::Duration;
+use tests::bus::{BUS, Bus};
 use tests::outside::{Heard, Outside};
 use tests::proxy::{Fate, Proxy, Rule};
 
@@ -63,7 +66,9 @@ impl<'a> Desk<'a> {
     }
 
     fn alimtalk(&self) -> PersonalDeps<Notifications, AlimTalk, Directory> {
-        let templates = ["reservation_held", "reservation_expired", "payment_completed"].map(|name| (name, name));
+        let templates =
+            ["reservation_held", "reservation_expired", "payment_completed", "order_completed", "order_failed"]
+                .map(|name| (name, name));
         let secret = self.outside.secret(
             "/encore/alimtalk",
             json!({
@@ -417,6 +422,79 @@ async fn who_asks_for_their_place_in_line_leaves_nothing_in_the_table() {
     assert!(bench.engine.items("notifications").await.is_empty());
 }
 
+/// The example of `order.placed`, of an order of its own.
+fn placed(order: &str) -> Message {
+    let mut event = serde_json::to_value(event("order.placed", &format!("{order}.order.placed"))).unwrap();
+    event["subject"] = order.into();
+    event["data"]["order_id"] = order.into();
+    Message::new("m", json!({ "detail": event }).to_string(), NOW)
+}
+
+/// What was said here: the events, by their ids.
+async fn said(bench: &Bench) -> Vec<Event> {
+    let rows = bench.engine.items("notifications").await;
+    let rows = rows.iter().filter(|item| item.contains_key("publish_state"));
+    let mut said: Vec<Event> = rows.map(|row| row.document("event").unwrap()).collect();
+    said.sort_by(|one, other| one.id.cmp(&other.id));
+    said
+}
+
+#[tokio::test]
+async fn an_order_that_the_data_platform_has_taken_is_reported_once() {
+    let (bench, bus) = (Bench::start().await, Bus::start().await);
+    let desk = Desk::beside(&bench).await;
+    let other = message(&event("order.completed", "o1.order.completed"), NOW);
+    let batch = vec![placed("o1"), other, placed("o2"), placed("o1")];
+    for _ in 0..2 {
+        assert!(deliver(&desk, batch.clone()).await.iter().all(Result::is_ok));
+    }
+    assert_eq!(desk.heard("/data-platform").len(), 1);
+    let said = said(&bench).await;
+    let ids: Vec<&str> = said.iter().map(|event| event.id.as_str()).collect();
+    assert_eq!(ids, ["o1.order.reported", "o2.order.reported"]);
+    let placed = event("order.placed", "o1.order.placed");
+    assert_eq!((said[0].source.as_str(), said[0].subject.as_str()), ("encore/notifications", "o1"));
+    assert_eq!(said[0].correlationid, placed.correlationid);
+    let told = serde_json::to_value(&said[0]).unwrap();
+    assert_eq!(told["data"], json!({"order_id": "o1", "user_id": "alice"}));
+
+    let to_bus = kit::outbox::Bus::new(bus.client(), BUS.to_owned());
+    let relay = Relay::new("notifications", bench.proxy.table("notifications"), to_bus);
+    relay.relay(bench.engine.changes("notifications"), NOW).await.unwrap();
+    assert_eq!(BTreeSet::from_iter(bus.ids()), ids.iter().map(|id| (*id).to_owned()).collect());
+    assert_eq!(relay.sweep(NOW.plus_seconds(61)).await.unwrap(), 0);
+}
+
+#[tokio::test]
+async fn an_order_that_the_data_platform_has_not_taken_is_not_reported() {
+    let bench = Bench::start().await;
+    let desk = Desk::beside(&bench).await;
+    desk.outside.refuse("/data-platform", 500, None, 2);
+    assert!(deliver(&desk, vec![placed("o1")]).await.iter().all(is_unavailable));
+    desk.outside.refuse("o2.order.placed", 400, None, usize::MAX);
+    let outcomes = deliver(&desk, vec![placed("o1"), placed("o2")]).await;
+    assert!(outcomes[0].is_ok() && is_broken(&outcomes[1]), "{outcomes:?}");
+    let said: Vec<String> = said(&bench).await.into_iter().map(|event| event.id.to_string()).collect();
+    assert_eq!(said, ["o1.order.reported"]);
+}
+
+#[tokio::test]
+async fn an_order_is_reported_exactly_when_its_delivery_is_written_down() {
+    for fate in [Fate::Dropped, Fate::AnswerLost, Fate::Failed, Fate::Conflicted] {
+        let bench = Bench::start().await;
+        let desk = Desk::beside(&bench).await;
+        bench.proxy.inject(Rule::on("TransactWriteItems"), fate.clone());
+        assert!(deliver(&desk, vec![placed("o1")]).await[0].is_err(), "{fate:?}");
+        bench.proxy.heal();
+        let is_done = bench.engine.items("notifications").await.iter().any(|item| item.contains_key("done_at"));
+        assert_eq!(said(&bench).await.len(), usize::from(is_done), "{fate:?}");
+        assert_eq!(is_done, matches!(fate, Fate::AnswerLost));
+        let again = later(&placed("o1"), LEASE_MILLIS);
+        assert!(deliver(&desk, vec![again]).await[0].is_ok(), "{fate:?}");
+        assert_eq!(said(&bench).await.len(), 1, "{fate:?}");
+    }
+}
+
 #[tokio::test]
 async fn the_partner_is_told_type_moment_and_data_under_the_events_id() {
     let bench = Bench::start().await;
@@ -448,6 +526,23 @@ async fn a_push_goes_to_the_number_in_the_directory_with_its_template() {
     let to = &sent.body["recipientList"][0];
     assert_eq!(to["recipientNo"], "01012345678");
     assert_eq!(to["templateParameter"]["hold_ends_at"], "2026-11-20 20:05");
+}
+
+#[tokio::test]
+async fn what_became_of_an_order_is_told_to_who_placed_it() {
+    let bench = Bench::start().await;
+    let desk = Desk::beside(&bench).await;
+    let deps = desk.alimtalk();
+    for kind in ["order.completed", "order.failed", "order.placed", "order.failed"] {
+        push_alimtalk(&deps, example(kind)).await.unwrap();
+    }
+    let sent = desk.heard("/alimtalk");
+    let templates: Vec<&str> = sent.iter().map(|sent| sent.body["templateCode"].as_str().unwrap()).collect();
+    assert_eq!(templates, ["order_completed", "order_failed"]);
+    let told = |sent: &Heard| sent.body["recipientList"][0]["templateParameter"].clone();
+    let order = json!({"order": "01K9Z3ORDER0000000000000A0", "items": "Poster 2개", "price": "30,000원"});
+    assert_eq!(told(&sent[0]), order);
+    assert_eq!(told(&sent[1])["reason"], "재고 부족");
 }
 
 #[tokio::test]

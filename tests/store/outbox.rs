@@ -3,7 +3,7 @@
 use crate::bench::Bench;
 use ::payments::usecases::complete_payment::complete_payment;
 use kit::dynamo::{Item, Read};
-use kit::outbox::Relay;
+use kit::outbox::{Relay, publish_again};
 use std::collections::BTreeSet;
 use tests::bus::{BUS, Bus};
 use tests::fixture::{NOW, place, saga_of, step};
@@ -104,6 +104,27 @@ async fn an_entry_the_bus_keeps_refusing_waits_for_the_sweep_and_holds_nothing_u
     let published = row(&bench, &ids[2]).await;
     assert!(is_published(&published) && !published.contains_key("last_error"));
     assert_eq!(relay.sweep(soon.plus_seconds(60)).await.unwrap(), 0);
+}
+
+#[tokio::test]
+async fn an_event_is_published_once_more_for_whoever_missed_it_however_often_that_is_asked_for() {
+    let (bench, bus) = (Bench::start().await, Bus::start().await);
+    let ids = completed(&bench, 2).await;
+    let relay = relay(&bench, &bus, "payments");
+    relay.relay(bench.engine.changes("payments"), NOW).await.unwrap();
+    let table = bench.proxy.table("payments");
+    let asked = NOW.plus_seconds(10);
+    for second in 0..5 {
+        publish_again(&table, &ids[1], asked.plus_seconds(second)).await.unwrap();
+    }
+    assert_eq!(relay.sweep(asked.plus_seconds(60)).await.unwrap(), 0, "not at once");
+    assert_eq!(relay.sweep(asked.plus_seconds(61)).await.unwrap(), 1);
+    assert_eq!(bus.ids(), [&*ids[0], &*ids[1], &*ids[1]]);
+    let row = row(&bench, &ids[1]).await;
+    assert!(is_published(&row));
+    assert_eq!(row.int("attempts").unwrap(), 2);
+    publish_again(&table, "unknown.payment.completed", asked).await.unwrap();
+    assert_eq!(relay.sweep(asked.plus_seconds(200)).await.unwrap(), 0, "what is gone stays unsaid");
 }
 
 #[tokio::test]

@@ -33,19 +33,20 @@ async fn charge(bench: &Bench, who: &str, key: &str, amount: i64) -> Result<Repl
 }
 
 /// The whole ledger, newest first.
-async fn ledger(bench: &Bench, who: &str) -> Vec<Entry> {
+pub async fn ledger(bench: &Bench, who: &str) -> Vec<Entry> {
     let (entries, next) = bench.points.entries(&user(who), &Page { limit: 10_000, after: None }).await.unwrap();
     assert_eq!(next, None);
     entries
 }
 
-fn signed(entry: &Entry) -> i64 {
+/// What an entry adds to the balance.
+pub fn signed(entry: &Entry) -> i64 {
     let amount = entry.movement.amount.get();
     if entry.movement.kind.adds() { amount } else { -amount }
 }
 
 /// I3, and that every entry's balance follows from the one before it.
-async fn assert_sound(bench: &Bench, who: &str) {
+pub async fn assert_sound(bench: &Bench, who: &str) {
     let entries = ledger(bench, who).await;
     let mut balance = 0;
     for (index, entry) in entries.iter().rev().enumerate() {

@@ -389,7 +389,8 @@ impl Program {
                 .bodies
                 .iter()
                 .enumerate()
-                .filter(|(_, body)| body.owner.is_none() && body.name == name && !body.is_kits())
+                .filter(|(_, body)| body.owner.is_none() && body.name == name)
+                .filter(|(_, body)| !body.is_kits() || caller.is_some_and(|caller| caller.file == body.file))
                 // What is behind the handlers does not call them.
                 .filter(|(_, body)| body.stem != "handlers" || caller.is_none_or(|caller| caller.file == body.file))
                 .collect();

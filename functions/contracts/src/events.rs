@@ -5,8 +5,11 @@
 //! that old consumers cannot read is a new version (`.v2`), published beside the old one until nobody listens to it.
 
 use crate::admission::AdmissionPlan;
+use crate::orders::{OrderFailure, OrderLine, Pieces};
 use crate::saga::PaymentFailure;
-use crate::{ConcertId, EventId, PaymentId, ReservationId, ScheduleId, SeatId, Timestamp, UserId, Won};
+use crate::{
+    ConcertId, EventId, ItemId, OrderId, PaymentId, ReservationId, ScheduleId, SeatId, Timestamp, UserId, Won,
+};
 use serde::{Deserialize, Serialize};
 
 /// An event with its envelope.
@@ -107,6 +110,30 @@ events! {
     ChargeCompleted(ChargeEvent) = "charge.completed",
     /// Points could not be credited; the provider's payment was cancelled.
     ChargeCancelled(ChargeEvent) = "charge.cancelled",
+    /// An order was placed; stock, points and cart have yet to answer.
+    OrderPlaced(OrderEvent) = "order.placed",
+    /// Everybody an order depends on did their part: it stands.
+    OrderCompleted(OrderEvent) = "order.completed",
+    /// An order failed; whoever did their part for it undoes it.
+    OrderFailed(OrderFailed) = "order.failed",
+    /// An order is known to whoever collects them. Nothing depends on it.
+    OrderReported(OrderReported) = "order.reported",
+    /// The pieces of an order are taken from the stock, all of them.
+    StockDeducted(StockEvent) = "stock.deducted",
+    /// An order's pieces cannot be had; none was taken.
+    StockRefused(StockRefused) = "stock.refused",
+    /// The stock holds nothing for an order any more, and never will.
+    StockRestored(StockEvent) = "stock.restored",
+    /// An order's price is taken from its user's balance.
+    PointsUsed(PointsEvent) = "points.used",
+    /// The balance is below an order's price; nothing was taken.
+    PointsRefused(PointsRefused) = "points.refused",
+    /// Nothing of a user's points is used for an order any more, and never will be.
+    PointsReturned(PointsEvent) = "points.returned",
+    /// The ordered lines are out of the cart.
+    CartCleared(CartEvent) = "cart.cleared",
+    /// The lines that an order took out of the cart are back, and it will never take any again.
+    CartRestored(CartEvent) = "cart.restored",
     /// Something needs a person: it is stuck, or promises to be.
     FaultDetected(FaultDetected) = "fault.detected",
 }
@@ -322,6 +349,97 @@ pub struct ChargeEvent {
     pub user_id: UserId,
     /// How many, one won each.
     pub amount: Won,
+}
+
+/// Data of `order.placed` and `order.completed`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct OrderEvent {
+    /// The order.
+    pub order_id: OrderId,
+    /// Whose it is.
+    pub user_id: UserId,
+    /// What is ordered, each item once.
+    pub lines: Vec<OrderLine>,
+    /// The price of all lines.
+    pub total_price: Won,
+}
+
+/// Data of `order.failed`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct OrderFailed {
+    /// The order.
+    #[serde(flatten)]
+    pub order: OrderEvent,
+    /// Why.
+    pub reason: OrderFailure,
+}
+
+/// Data of `order.reported`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct OrderReported {
+    /// The order.
+    pub order_id: OrderId,
+    /// Whose it is.
+    pub user_id: UserId,
+}
+
+/// Data of `stock.deducted` and `stock.restored`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct StockEvent {
+    /// The order.
+    pub order_id: OrderId,
+    /// Whose it is.
+    pub user_id: UserId,
+    /// What was taken, or put back: nothing, if nothing had been taken.
+    pub pieces: Vec<Pieces>,
+}
+
+/// Data of `stock.refused`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct StockRefused {
+    /// The order.
+    pub order_id: OrderId,
+    /// Whose it is.
+    pub user_id: UserId,
+    /// Why: `out_of_stock` or `item_withdrawn`.
+    pub reason: OrderFailure,
+    /// Which items are the reason.
+    pub items: Vec<ItemId>,
+}
+
+/// Data of `points.used` and `points.returned`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PointsEvent {
+    /// The order.
+    pub order_id: OrderId,
+    /// Whose points.
+    pub user_id: UserId,
+    /// What was used, or given back: nothing, if nothing had been used.
+    pub amount: Won,
+}
+
+/// Data of `points.refused`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PointsRefused {
+    /// The order.
+    pub order_id: OrderId,
+    /// Whose points.
+    pub user_id: UserId,
+    /// What it would have cost.
+    pub amount: Won,
+    /// Why: `insufficient_points`.
+    pub reason: OrderFailure,
+}
+
+/// Data of `cart.cleared` and `cart.restored`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct CartEvent {
+    /// The order.
+    pub order_id: OrderId,
+    /// Whose cart.
+    pub user_id: UserId,
+    /// What was taken out, or put back: what of the order was in the cart.
+    pub pieces: Vec<Pieces>,
 }
 
 /// Data of `fault.detected`.

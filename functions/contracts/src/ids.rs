@@ -72,6 +72,14 @@ id!(
     PaymentId, "payment_id", 64
 );
 id!(
+    /// A piece of merchandise that can be ordered. Minted by items.
+    ItemId, "item_id", 64
+);
+id!(
+    /// An order, which is also the idempotency key of whatever a participant does for it. Minted by orders.
+    OrderId, "order_id", 64
+);
+id!(
     /// A domain event. Consumers are idempotent by it.
     EventId, "event_id", 128
 );

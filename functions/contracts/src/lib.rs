@@ -8,12 +8,13 @@ pub mod admission;
 pub mod events;
 pub mod ids;
 pub mod money;
+pub mod orders;
 pub mod saga;
 pub mod seats;
 pub mod steps;
 pub mod time;
 
-pub use ids::{ConcertId, EventId, PaymentId, ReservationId, ScheduleId, UserId};
+pub use ids::{ConcertId, EventId, ItemId, OrderId, PaymentId, ReservationId, ScheduleId, UserId};
 pub use money::Won;
 pub use seats::{SeatId, SectionName};
 pub use time::Timestamp;

@@ -5,7 +5,7 @@
 
 use crate::admission::AdmissionPlan;
 use crate::seats::Section;
-use crate::{ConcertId, PaymentId, ReservationId, ScheduleId, SeatId, Timestamp, UserId, Won};
+use crate::{ConcertId, ItemId, PaymentId, ReservationId, ScheduleId, SeatId, Timestamp, UserId, Won};
 use serde::{Deserialize, Serialize};
 
 /// `open-waiting-room` (waiting-room), asked by `create-concert`. Answers [`Opened`].
@@ -120,6 +120,31 @@ pub enum RefundQuote {
     },
     /// It is not paid by this payment.
     NotRefundable,
+}
+
+/// `quote-items` (items), asked by orders whenever a price is written down. Answers [`ItemsQuote`].
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct QuoteItems {
+    /// Which items; at most [`crate::orders::MAX_LINES`].
+    pub items: Vec<ItemId>,
+}
+
+/// What items are called and cost now.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ItemsQuote {
+    /// Those of the asked-for items that can be ordered, in any order. What is missing is unknown or withdrawn.
+    pub items: Vec<QuotedItem>,
+}
+
+/// An item that can be ordered.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct QuotedItem {
+    /// The item.
+    pub item_id: ItemId,
+    /// What it is called.
+    pub name: String,
+    /// The price of one piece.
+    pub price: Won,
 }
 
 /// `pay-charge` (payments), asked by `charge-points` where a payment provider is configured: confirms the provider's

@@ -19,6 +19,7 @@ pub struct Step {
     client: Client,
     function: String,
     deadline: Duration,
+    attempts: u32,
 }
 
 #[derive(Deserialize)]
@@ -32,13 +33,13 @@ struct StepFailure {
 impl Step {
     /// The step behind a function's name.
     pub fn new(client: Client, function: String) -> Self {
-        Self { client, function, deadline: DEADLINE }
+        Self { client, function, deadline: DEADLINE, attempts: ATTEMPTS }
     }
 
-    /// The same with another time for all tries together.
+    /// The same in one try that may take longer: for a step that waits for somebody outside, and tries again itself.
     #[must_use]
     pub fn within(self, deadline: Duration) -> Self {
-        Self { deadline, ..self }
+        Self { deadline, attempts: 1, ..self }
     }
 
     /// Asks the step. Steps are idempotent, so contention and unavailability are tried again, jittered and bounded.
@@ -50,7 +51,7 @@ impl Step {
                 let outcome = self.ask_once(doing, &payload).await;
                 attempt += 1;
                 match outcome {
-                    Err(Fault::Contended(_) | Fault::Unavailable(_)) if attempt < ATTEMPTS => {
+                    Err(Fault::Contended(_) | Fault::Unavailable(_)) if attempt < self.attempts => {
                         tokio::time::sleep(dynamo::jitter(attempt)).await;
                     }
                     outcome => return outcome,

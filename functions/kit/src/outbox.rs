@@ -1,7 +1,7 @@
 //! The transactional outbox: an event is a row in the transaction of what happened, and is published from there.
 //!
 //! Row (`pk = OUTBOX#<event id>`, `sk = OUTBOX`): `event` (JSON), `transaction_key`, `publish_state`
-//! (`pending` | `published`), `attempts`, `last_error`, `created_at`. While pending it is in the sparse index
+//! (`pending` | `published`), `attempts`, `last_error`, `created_at` (since when it waits). While pending it is in the sparse index
 //! [`INDEX`] under `unpublished_shard`. The table's stream brings a new row to the relay at once; what the relay could
 //! not publish, the scheduled sweep sends again. Publishing twice is harmless: consumers go by the event's id.
 
@@ -67,6 +67,16 @@ pub fn event_with_id(
 
 /// The write that puts an event into the outbox, for the transaction of what happened.
 pub fn row(table: &Table, event: &Event, transaction_key: &str) -> Result<TransactWriteItem, Fault> {
+    row_with(table, event, transaction_key, [])
+}
+
+/// [`row`], with attributes of the writer's own beside it.
+pub fn row_with<const N: usize>(
+    table: &Table,
+    event: &Event,
+    transaction_key: &str,
+    more: [(&str, AttributeValue); N],
+) -> Result<TransactWriteItem, Fault> {
     let put = Put::builder()
         .table_name(&table.name)
         .item(PK, s(format!("OUTBOX#{}", event.id)))
@@ -77,10 +87,42 @@ pub fn row(table: &Table, event: &Event, transaction_key: &str) -> Result<Transa
         .item("publish_state", s("pending"))
         .item("attempts", n(0))
         .item("created_at", at(event.time))
-        .item("unpublished_shard", s(fastrand::u64(..SHARDS)))
-        .build()
-        .map_err(|error| Fault::broken("writing an event", error))?;
-    Ok(TransactWriteItem::builder().put(put).build())
+        .item("unpublished_shard", s(fastrand::u64(..SHARDS)));
+    let put = more.into_iter().fold(put, |put, (name, value)| put.item(name, value));
+    Ok(TransactWriteItem::builder().put(dynamo::built(put.build())?).build())
+}
+
+/// The key of an event's row: partition key and sort key.
+pub fn key(event_id: &str) -> (AttributeValue, AttributeValue) {
+    (s(format!("OUTBOX#{event_id}")), s("OUTBOX"))
+}
+
+/// Has the sweep publish an event once more, for a listener that may not have heard it: a minute later, and once,
+/// however often this is asked for meanwhile. An event that is not in the outbox any more stays unsaid.
+pub async fn publish_again(table: &Table, event_id: &str, now: Timestamp) -> Result<(), Fault> {
+    let (pk, sk) = key(event_id);
+    let marked = table
+        .client
+        .update_item()
+        .table_name(&table.name)
+        .key(PK, pk)
+        .key(SK, sk)
+        .update_expression(
+            "SET publish_state = :pending, created_at = :now, unpublished_shard = :shard REMOVE published_at, #ttl",
+        )
+        .condition_expression("publish_state = :published")
+        .expression_attribute_names("#ttl", TTL)
+        .expression_attribute_values(":pending", s("pending"))
+        .expression_attribute_values(":published", s("published"))
+        .expression_attribute_values(":now", at(now))
+        .expression_attribute_values(":shard", s(fastrand::u64(..SHARDS)))
+        .send()
+        .await;
+    match marked {
+        Ok(_) => Ok(()),
+        Err(error) if error.as_service_error().is_some_and(|e| e.is_conditional_check_failed_exception()) => Ok(()),
+        Err(error) => Err(dynamo::classify("having an event published again", error)),
+    }
 }
 
 /// The event bus.
@@ -176,36 +218,49 @@ impl Relay {
 
     /// Publishes rows that have been pending for more than a minute. Returns how many there were.
     pub async fn sweep(&self, now: Timestamp) -> Result<usize, Fault> {
-        let mut found = 0;
-        let mut oldest = now;
+        // All are looked at before any is published, so that how old they are is told whatever becomes of them.
+        let mut overdue = Vec::new();
         for shard in 0..SHARDS {
-            let overdue = self
-                .table
-                .client
-                .query()
-                .table_name(&self.table.name)
-                .index_name(INDEX)
-                .key_condition_expression("unpublished_shard = :shard AND created_at < :before")
-                .expression_attribute_values(":shard", s(shard))
-                .expression_attribute_values(":before", at(now.plus_millis(-OVERDUE_MILLIS)))
-                .limit(100)
-                .send()
-                .await
-                .map_err(|error| dynamo::classify("finding unpublished events", error))?;
-            let rows = overdue.items.unwrap_or_default();
-            found += rows.len();
-            oldest = rows.iter().filter_map(|row| row.moment("created_at").ok()).fold(oldest, Timestamp::min);
-            self.publish(rows, now).await?;
+            overdue.push(self.overdue(shard, now).await?);
         }
+        let found = overdue.iter().map(Vec::len).sum();
+        let ages = overdue.iter().flatten().filter_map(|row| row.moment("created_at").ok());
+        let oldest = ages.fold(now, Timestamp::min);
         let age_millis = now.millis_since(oldest);
         metrics::gauge("OutboxAge", "Seconds", self.context, u64::try_from(age_millis / 1000).unwrap_or(0));
+        // One shard's trouble is not the others', and none of them is always the last.
+        let mut outcome = Ok(());
+        let first = fastrand::usize(..overdue.len());
+        overdue.rotate_left(first);
+        for rows in overdue {
+            outcome = self.publish(rows, now).await.and(outcome);
+        }
         if age_millis > STUCK_MILLIS {
             self.say_stuck(found, oldest, now).await?;
         }
+        outcome?;
         if found > 0 {
             tracing::warn!(overdue = found, "published events that were overdue");
         }
         Ok(found)
+    }
+
+    /// Some rows of a shard that have been pending for more than a minute, oldest first.
+    async fn overdue(&self, shard: u64, now: Timestamp) -> Result<Vec<Item>, Fault> {
+        let found = self
+            .table
+            .client
+            .query()
+            .table_name(&self.table.name)
+            .index_name(INDEX)
+            .key_condition_expression("unpublished_shard = :shard AND created_at < :before")
+            .expression_attribute_values(":shard", s(shard))
+            .expression_attribute_values(":before", at(now.plus_millis(-OVERDUE_MILLIS)))
+            .limit(100)
+            .send()
+            .await
+            .map_err(|error| dynamo::classify("finding unpublished events", error))?;
+        Ok(found.items.unwrap_or_default())
     }
 
     /// Tells that events wait for too long. When the bus itself is the reason, the alarm on `OutboxAge` does.

@@ -3,7 +3,8 @@
 //! 5xx: [`Fault::Unavailable`], with the provider's `Retry-After`).
 //!
 //! Nothing follows redirects, so that no provider can send our credentials elsewhere. An answer is read up to
-//! [`MAX_ANSWER_BYTES`]; errors keep its beginning, never the request, so that no secret reaches a log.
+//! [`MAX_ANSWER_BYTES`]; the error of a refused webhook keeps its beginning, others the status alone, and none the
+//! request, so that neither a secret nor anything about a person reaches a log.
 
 use crate::{Fault, dynamo};
 use http::{HeaderMap, Method};
@@ -116,12 +117,11 @@ impl Client {
                 break;
             }
         }
-        let answer = Answer { status, body };
         if matches!(status, 408 | 425 | 429) || status >= 500 {
-            let told = format!("answered {status}: {}", answer.excerpt());
-            return Err(Fault::unavailable(doing, told).retry_after(retry_after));
+            // Not its words: a page of somebody's debugger may repeat our request, and a directory what it knows of people.
+            return Err(Fault::unavailable(doing, format!("answered {status}")).retry_after(retry_after));
         }
-        Ok(answer)
+        Ok(Answer { status, body })
     }
 }
 

@@ -27,8 +27,8 @@ pub const LONGEST_WAIT: Duration = Duration::from_secs(300);
 const LONGEST_ORDERED_WAIT: Duration = Duration::from_secs(10);
 /// The longest wait after a message met another writer.
 const LONGEST_CONTENDED_WAIT: Duration = Duration::from_secs(4);
-/// The longest visibility timeout of SQS.
-const LONGEST_VISIBILITY: Duration = Duration::from_secs(12 * 3600);
+/// The longest wait that anybody outside may ask for: longer ones would keep a message from being given up within its life.
+const LONGEST_ASKED_WAIT: Duration = Duration::from_secs(3600);
 /// How much of an error is kept with a dead letter, in characters.
 const ERROR_CHARS: usize = 1_000;
 
@@ -130,8 +130,8 @@ fn verdict(outcome: &Result<(), Fault>, receives: u32, ordered: bool, random: f6
     };
     let doubling = Duration::from_secs(1_u64 << receives.saturating_sub(1).min(20)).min(longest);
     // Half of it for sure, the other half by chance, so that what failed together does not come back together.
-    let wait = fault.wait().unwrap_or_default().max(doubling.mul_f64(0.5 + random / 2.0));
-    Verdict::Later(wait.min(LONGEST_VISIBILITY))
+    let asked = fault.wait().unwrap_or_default().min(LONGEST_ASKED_WAIT);
+    Verdict::Later(asked.max(doubling.mul_f64(0.5 + random / 2.0)))
 }
 
 /// The queue a consumer reads, and where its dead letters go.
@@ -238,7 +238,7 @@ impl Queue {
         ] {
             // SQS refuses empty attributes.
             if !value.is_empty() {
-                let value = MessageAttributeValue::builder().data_type("String").string_value(value).build();
+                let value = MessageAttributeValue::builder().data_type("String").string_value(sayable(value)).build();
                 send = send
                     .message_attributes(name, value.map_err(|error| Fault::broken("keeping a dead letter", error))?);
             }
@@ -250,6 +250,14 @@ impl Queue {
         }
         send.send().await.map(drop).map_err(|error| crate::dynamo::classify("keeping a dead letter", error))
     }
+}
+
+/// A text without the characters that SQS takes in no message: a provider's answer may have any.
+/// <https://docs.aws.amazon.com/AWSSimpleQueueService/latest/APIReference/API_SendMessage.html>
+fn sayable(text: &str) -> String {
+    let is_taken =
+        |c: char| matches!(c, '\t' | '\n' | '\r' | '\u{20}'..='\u{D7FF}' | '\u{E000}'..='\u{FFFD}' | '\u{10000}'..);
+    text.chars().map(|c| if is_taken(c) { c } else { '\u{FFFD}' }).collect()
 }
 
 /// Runs a batch through a consumer of single messages. `patience` is how long a message may take.
@@ -363,8 +371,9 @@ mod tests {
 
     #[test]
     fn whoever_says_when_to_come_again_is_heeded() {
-        let told = Err(Fault::unavailable("testing", "429").retry_after(Some(Duration::from_secs(30))));
-        assert_eq!(verdict(&told, 1, false, 0.0), Verdict::Later(Duration::from_secs(30)));
+        let told = |seconds| Err(Fault::unavailable("testing", "429").retry_after(Some(Duration::from_secs(seconds))));
+        assert_eq!(verdict(&told(30), 1, false, 0.0), Verdict::Later(Duration::from_secs(30)));
+        assert_eq!(verdict(&told(86_400), 1, false, 0.0), Verdict::Later(LONGEST_ASKED_WAIT));
     }
 
     #[test]

@@ -1,6 +1,7 @@
 //! What is told to whom, decided from events alone.
 
-use contracts::events::{CancelReason, EventBody, ReservationEvent};
+use contracts::events::{CancelReason, Event, EventBody, OrderEvent, OrderReported, ReservationEvent};
+use contracts::orders::{OrderFailure, OrderLine};
 use contracts::saga::PaymentFailure;
 use contracts::{EventId, PaymentId, SeatId, Timestamp, UserId, Won};
 use std::fmt;
@@ -53,17 +54,42 @@ pub struct Outcome {
     pub what: &'static str,
     /// The provider's name for it.
     pub reference: Option<String>,
+    /// What others are to hear of it.
+    pub report: Option<Report>,
 }
 
 impl Outcome {
     /// The provider took it.
     pub fn sent(reference: Option<String>) -> Self {
-        Self { what: "sent", reference }
+        Self::done("sent", reference)
+    }
+
+    /// Something else was done.
+    pub const fn done(what: &'static str, reference: Option<String>) -> Self {
+        Self { what, reference, report: None }
     }
 
     /// Nothing was sent, and why that is right.
     pub const fn skipped(why: &'static str) -> Self {
-        Self { what: why, reference: None }
+        Self::done(why, None)
+    }
+}
+
+/// That the data platform has taken an order, which the order's work state tells.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Report {
+    /// Which order.
+    pub order: OrderReported,
+    /// The HTTP request at the beginning of it all.
+    pub correlation_id: String,
+}
+
+impl Report {
+    /// What is to be said once the data platform has taken an event; nothing of most.
+    pub fn of(event: &Event) -> Option<Self> {
+        let EventBody::OrderPlaced(order) = &event.body else { return None };
+        let (order_id, user_id) = (order.order_id.clone(), order.user_id.clone());
+        Some(Self { order: OrderReported { order_id, user_id }, correlation_id: event.correlationid.clone() })
     }
 }
 
@@ -154,6 +180,12 @@ impl Push {
                 ];
                 (&failed.user_id, parameters)
             }
+            EventBody::OrderCompleted(order) => (&order.user_id, of_order(order)),
+            EventBody::OrderFailed(failed) => {
+                let mut parameters = of_order(&failed.order);
+                parameters.push(("reason", why_order_failed(failed.reason).to_owned()));
+                (&failed.order.user_id, parameters)
+            }
             _ => return None,
         };
         let template = event.event_type().replace('.', "_");
@@ -188,6 +220,10 @@ fn of_payment(
     ]
 }
 
+fn of_order(order: &OrderEvent) -> Vec<(&'static str, String)> {
+    vec![("order", order.order_id.to_string()), ("items", items(&order.lines)), ("price", price(order.total_price))]
+}
+
 const fn why_cancelled(reason: CancelReason) -> &'static str {
     match reason {
         CancelReason::User => "고객 요청",
@@ -209,6 +245,15 @@ const fn why_failed(failure: PaymentFailure) -> &'static str {
         PaymentFailure::HoldExpired => "선점 시간 만료",
         PaymentFailure::ReservationNotPayable => "결제할 수 없는 예매",
         PaymentFailure::TemporarilyUnavailable => "일시적인 장애",
+    }
+}
+
+const fn why_order_failed(reason: OrderFailure) -> &'static str {
+    match reason {
+        OrderFailure::OutOfStock => "재고 부족",
+        OrderFailure::ItemWithdrawn => "판매 종료",
+        OrderFailure::InsufficientPoints => "포인트 부족",
+        OrderFailure::TimedOut => "일시적인 장애",
     }
 }
 
@@ -237,6 +282,15 @@ fn seats(seats: &[SeatId]) -> String {
     match seats.len().saturating_sub(NAMED) {
         0 => named.join(", "),
         more => format!("{} 외 {more}석", named.join(", ")),
+    }
+}
+
+/// Ordered items as people read them. A name may have 200 characters, so one is named and the others are counted.
+fn items(lines: &[OrderLine]) -> String {
+    let first = lines.first().map(|line| format!("{} {}개", line.name, line.quantity)).unwrap_or_default();
+    match lines.len().saturating_sub(1) {
+        0 => first,
+        more => format!("{first} 외 {more}건"),
     }
 }
 
@@ -520,7 +574,9 @@ impl Alert {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use contracts::events::{PaymentFailed, ReservationRejected};
+    use contracts::events::{OrderFailed, PaymentFailed, ReservationRejected};
+    use contracts::orders::Quantity;
+    use contracts::{ItemId, OrderId};
 
     const NOW: Timestamp = Timestamp::from_millis(1_800_000_000_000);
 
@@ -575,6 +631,38 @@ mod tests {
         let push = Push::of(&failed).unwrap();
         assert!(push.parameters.contains(&("reason", "포인트 부족".to_owned())));
         assert!(!push.is_pointless(NOW.plus_seconds(86_400)));
+    }
+
+    #[test]
+    fn an_order_is_told_by_its_first_item_and_how_many_more_there_are() {
+        let line = |id: &str, quantity| OrderLine {
+            item_id: ItemId::parse(id).unwrap(),
+            name: "응원봉".into(),
+            price: Won::new(15_000).unwrap(),
+            quantity: Quantity::new(quantity).unwrap(),
+        };
+        let order = |lines| OrderEvent {
+            order_id: OrderId::parse("o1").unwrap(),
+            user_id: UserId::parse("alice").unwrap(),
+            lines,
+            total_price: Won::new(30_000).unwrap(),
+        };
+        let told = |push: &Push, expected: &[(&'static str, &str)]| {
+            let expected: Vec<_> = expected.iter().map(|(name, value)| (*name, (*value).to_owned())).collect();
+            assert_eq!(push.parameters, expected);
+        };
+        assert_eq!(Push::of(&EventBody::OrderPlaced(order(vec![line("i1", 2)]))), None);
+        let completed = Push::of(&EventBody::OrderCompleted(order(vec![line("i1", 2)]))).unwrap();
+        assert_eq!((completed.template.as_str(), completed.user.as_str()), ("order_completed", "alice"));
+        told(&completed, &[("order", "o1"), ("items", "응원봉 2개"), ("price", "30,000원")]);
+
+        let lines = vec![line("i1", 2), line("i2", 1), line("i3", 1)];
+        let failed = OrderFailed { order: order(lines), reason: OrderFailure::OutOfStock };
+        let failed = Push::of(&EventBody::OrderFailed(failed)).unwrap();
+        assert_eq!(failed.template, "order_failed");
+        let items = ("items", "응원봉 2개 외 2건");
+        told(&failed, &[("order", "o1"), items, ("price", "30,000원"), ("reason", "재고 부족")]);
+        assert!(!failed.is_pointless(NOW.plus_seconds(86_400)));
     }
 
     #[test]

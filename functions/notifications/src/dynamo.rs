@@ -5,22 +5,28 @@
 //! | delivery | `DELIVERY#<consumer>#<event id>` | `DELIVERY` | while claimed: `lease`, `claimed_until`; once done: `outcome`, `reference`, `done_at`; `ttl` |
 //! | receipt | `RECEIPT#<payment>` | `RECEIPT` | `begun`, `receipt_key`, `refunded_by`, `cancelled` |
 //! | alert | `ALERT#<fault>` | `ALERT` | `alert` (JSON), `rev`, `ttl` |
+//! | outbox row | `OUTBOX#<event>` | `OUTBOX` | see [`kit::outbox`] |
 
-use crate::domain::{Alert, Claim, Delivery, LEASE_MILLIS, Lease, Outcome, Page, Receipt};
+use crate::domain::{Alert, Claim, Delivery, LEASE_MILLIS, Lease, Outcome, Page, Receipt, Report};
 use crate::ports::{GuardDelivery, KeepAlerts, KeepReceipts};
 use aws_sdk_dynamodb::operation::put_item::PutItemError;
 use aws_sdk_dynamodb::operation::update_item::UpdateItemError;
 use aws_sdk_dynamodb::operation::update_item::builders::UpdateItemFluentBuilder;
-use aws_sdk_dynamodb::types::{AttributeValue, ReturnValue, ReturnValuesOnConditionCheckFailure};
+use aws_sdk_dynamodb::types::{
+    AttributeValue, Put, ReturnValue, ReturnValuesOnConditionCheckFailure, TransactWriteItem,
+};
+use contracts::events::EventBody;
 use contracts::{EventId, PaymentId, Timestamp};
-use kit::Fault;
-use kit::dynamo::{Item, PK, Read, SK, TTL, Table, at, classify, n, s};
+use kit::dynamo::{Item, PK, Read, SK, TTL, Table, TransactError, at, built, classify, n, s};
+use kit::{Fault, outbox};
 use serde::{Deserialize, Serialize};
 
 /// How long deliveries and alerts are kept, in seconds: longer than SQS keeps a message (14 days), so that whatever
 /// comes again finds what became of it.
 const KEPT_SECONDS: i64 = 30 * 86_400;
 
+/// Who speaks in our events.
+const SOURCE: &str = "encore/notifications";
 const DELIVERY: &str = "DELIVERY";
 const RECEIPT: &str = "RECEIPT";
 const ALERT: &str = "ALERT";
@@ -37,6 +43,23 @@ impl Notifications {
         Self { table }
     }
 
+    /// Writes down what is done together with what is said of it.
+    async fn write_reported(&self, done: Item, report: &Report, now: Timestamp) -> Result<(), Fault> {
+        let order = report.order.order_id.as_str();
+        let body = EventBody::OrderReported(report.order.clone());
+        let event = outbox::event(SOURCE, order, &report.correlation_id, body, now)?;
+        let put = Put::builder().table_name(&self.table.name).set_item(Some(done));
+        let done = TransactWriteItem::builder().put(built(put.build())?).build();
+        let writes = vec![done, outbox::row(&self.table, &event, order)?];
+        match self.table.transact(FINISHING, writes).await {
+            Ok(()) => Ok(()),
+            Err(TransactError::Conditions(_)) => {
+                Err(Fault::broken(FINISHING, "a write without a condition was refused"))
+            }
+            Err(TransactError::Fault(fault)) => Err(fault),
+        }
+    }
+
     fn update_receipt(&self, payment: &PaymentId) -> UpdateItemFluentBuilder {
         self.table
             .client
@@ -47,6 +70,8 @@ impl Notifications {
             .return_values(ReturnValue::AllNew)
     }
 }
+
+const FINISHING: &str = "writing down a delivery";
 
 fn delivery_key(delivery: &Delivery) -> AttributeValue {
     s(format!("{DELIVERY}#{}#{}", delivery.consumer, delivery.event))
@@ -84,21 +109,20 @@ impl GuardDelivery for Notifications {
     }
 
     async fn finish(&self, delivery: &Delivery, outcome: &Outcome, now: Timestamp) -> Result<(), Fault> {
+        let done = Item::from([
+            (PK.to_owned(), delivery_key(delivery)),
+            (SK.to_owned(), s(DELIVERY)),
+            ("outcome".to_owned(), s(outcome.what)),
+            ("reference".to_owned(), s(outcome.reference.as_deref().unwrap_or_default())),
+            ("done_at".to_owned(), at(now)),
+            (TTL.to_owned(), n(now.plus_seconds(KEPT_SECONDS).ttl_seconds())),
+        ]);
         // Unconditional: it is done, whoever may have claimed it since.
-        self.table
-            .client
-            .put_item()
-            .table_name(&self.table.name)
-            .item(PK, delivery_key(delivery))
-            .item(SK, s(DELIVERY))
-            .item("outcome", s(outcome.what))
-            .item("reference", s(outcome.reference.as_deref().unwrap_or_default()))
-            .item("done_at", at(now))
-            .item(TTL, n(now.plus_seconds(KEPT_SECONDS).ttl_seconds()))
-            .send()
-            .await
-            .map(drop)
-            .map_err(|error| classify("writing down a delivery", error))
+        if let Some(report) = &outcome.report {
+            return self.write_reported(done, report, now).await;
+        }
+        let put = self.table.client.put_item().table_name(&self.table.name).set_item(Some(done)).send().await;
+        put.map(drop).map_err(|error| classify(FINISHING, error))
     }
 
     async fn release(&self, delivery: &Delivery, lease: &Lease) -> Result<(), Fault> {

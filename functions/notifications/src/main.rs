@@ -1,5 +1,6 @@
 //! The functions of notifications: handler, trigger, wiring.
 
+use kit::outbox::Relay;
 use kit::outgoing::Client;
 use kit::{Boot, MainResult};
 use notifications::dynamo::Notifications;
@@ -30,8 +31,11 @@ async fn main() -> MainResult {
             let provider = notion(&boot, boot.setting("NOTION_URL")?)?;
             boot.queue(Deps { store, provider }, handlers::alert_administrator).await
         }
-        // Schedule
+        // Every minute
         "watch-dead-letters" => boot.schedule(watching(&boot, store)?, handlers::watch_dead_letters).await,
+        "sweep-notification-outbox" => boot.schedule(boot.relay("notifications")?, Relay::sweep_all).await,
+        // Stream of the notifications table
+        "relay-notifications" => boot.stream(boot.relay("notifications")?, Relay::relay_now).await,
         _ => boot.unknown_handler(),
     }
 }

@@ -11,7 +11,7 @@ pub trait GuardDelivery: Send + Sync {
     /// end, somebody else may.
     fn claim(&self, delivery: &Delivery, now: Timestamp) -> impl Future<Output = Result<Claim, Fault>> + Send;
 
-    /// Writes down that it is done, for 30 days.
+    /// Writes down that it is done, for 30 days, and says what its outcome has to report, both or neither.
     fn finish(
         &self,
         delivery: &Delivery,

@@ -56,22 +56,25 @@ impl Charges {
         outbox::row(&self.table, &event, id)
     }
 
-    /// Tells that a charge does not come to an end, once an hour.
+    /// Tells that a charge does not come to an end, once an hour. All such charges are one fault: when the provider is
+    /// down, that is one page.
     fn stuck_event(&self, charge: &Charge, now: Timestamp) -> Result<TransactWriteItem, Fault> {
-        let fault = format!("charge-stuck:{}", charge.id);
+        let sign = format!("charge-stuck:{}", charge.id);
         let body = EventBody::FaultDetected(FaultDetected {
-            fault: fault.clone(),
+            fault: "charges-stuck".to_owned(),
             summary: "A charge has been open for more than an hour".to_owned(),
             detail: format!(
-                "{} since {}, {} recoveries; the provider's payment is {}",
+                "charge {} of {}: {} since {}, {} recoveries; the provider's payment is {}",
+                charge.id,
+                charge.user,
                 charge.state.as_str(),
                 charge.requested_at.rfc3339(),
                 charge.recoveries,
                 charge.payment_key
             ),
         });
-        let id = format!("{fault}.{}.{}", now.millis() / CHARGE_STUCK_MILLIS, body.event_type());
-        let event: Event = outbox::event_with_id(id, SOURCE, &fault, &charge.correlation_id, body, now)?;
+        let id = format!("{sign}.{}.{}", now.millis() / CHARGE_STUCK_MILLIS, body.event_type());
+        let event: Event = outbox::event_with_id(id, SOURCE, &sign, &charge.correlation_id, body, now)?;
         outbox::row(&self.table, &event, charge.id.as_str())
     }
 }

@@ -325,22 +325,24 @@ impl FindStuck for Payments {
     }
 }
 
-/// Tells that a payment or its refund does not come to an end, once.
+/// Tells that a payment or its refund does not come to an end, once. All of them are one fault, and one page.
 fn stuck(payment: &Payment, now: Timestamp) -> Result<Event, Fault> {
-    let fault = format!("payment-stuck:{}", payment.saga_name());
+    let sign = format!("payment-stuck:{}", payment.saga_name());
     let (asked_at, correlation_id) = payment.asked();
     let body = EventBody::FaultDetected(FaultDetected {
-        fault: fault.clone(),
+        fault: "payments-stuck".to_owned(),
         summary: "A payment or its refund does not come to an end".to_owned(),
         detail: format!(
-            "{} since {}, {} recoveries; the execution is {}",
+            "payment {} of {}: {} since {}, {} recoveries; the execution is {}",
+            payment.saga.payment_id,
+            payment.saga.user_id,
             payment.status.as_str(),
             asked_at.rfc3339(),
             payment.recoveries,
             payment.execution_name()
         ),
     });
-    outbox::event(SOURCE, &fault, correlation_id, body, now)
+    outbox::event(SOURCE, &sign, correlation_id, body, now)
 }
 
 /// Reads a payment item.

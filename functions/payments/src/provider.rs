@@ -35,6 +35,8 @@ const UNCLEAR: [&str; 9] = [
     "INCORRECT_BASIC_AUTH_FORMAT",
     "INVALID_IDEMPOTENCY_KEY",
 ];
+/// The provider knows no payment of this name.
+const NO_SUCH_PAYMENT: &str = "not_found_payment";
 /// The longest reason that is kept, in characters.
 const MAX_REASON: usize = 64;
 
@@ -103,12 +105,11 @@ impl PaymentProvider for TossPayments {
     async fn look_up_payment(&self, charge: &Charge) -> Result<Option<ProviderPayment>, Fault> {
         let doing = "looking up a payment";
         let answer = self.call(doing, charge, Method::GET, &path_of(charge), None).await?;
-        match answer.status {
-            404 => Ok(None),
-            _ => match yes_or_no(doing, &answer)? {
-                Ok(payment) => Ok(Some(payment)),
-                Err(Declined(reason)) => Err(Fault::unavailable(doing, reason)),
-            },
+        match yes_or_no(doing, &answer)? {
+            Ok(payment) => Ok(Some(payment)),
+            // Its own word; a 404 of anybody else on the way says nothing.
+            Err(Declined(reason)) if reason == NO_SUCH_PAYMENT => Ok(None),
+            Err(Declined(reason)) => Err(Fault::unavailable(doing, reason)),
         }
     }
 

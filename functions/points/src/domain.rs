@@ -1,6 +1,7 @@
 //! Accounts, ledger entries and what may be done to them.
 
-use contracts::{Invalid, Timestamp, Won};
+use contracts::orders::Work;
+use contracts::{Invalid, OrderId, Timestamp, UserId, Won};
 
 /// The most one charge may add, in won.
 pub const MAX_CHARGE: i64 = 1_000_000_000;
@@ -121,7 +122,7 @@ impl EntryKey {
         Self(format!("charge.{idempotency_key}"))
     }
 
-    /// The use of points for `reference` (a payment).
+    /// The use of points for `reference` (a payment or an order).
     pub fn use_for(reference: &str) -> Self {
         Self(format!("use.{reference}"))
     }
@@ -199,6 +200,93 @@ pub fn decide(balance: Won, movement: &Movement) -> Result<Won, Refusal> {
     }
 }
 
+/// What is heard of an order.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum News {
+    /// It was placed: it is to be paid.
+    Placed,
+    /// It failed: it may not cost anything.
+    Failed,
+}
+
+/// An order, as far as points are concerned.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Order {
+    /// Its id: nothing is done twice for it.
+    pub id: OrderId,
+    /// Whose points pay it.
+    pub user: UserId,
+    /// What it costs.
+    pub price: Won,
+    /// The HTTP request at the beginning of it all.
+    pub correlation_id: String,
+}
+
+impl Order {
+    /// The movement that pays it.
+    pub fn paid(&self, now: Timestamp) -> Movement {
+        Movement {
+            key: EntryKey::use_for(self.id.as_str()),
+            entry_id: format!("{}.use", self.id),
+            kind: Kind::Use,
+            amount: self.price,
+            reference: self.id.to_string(),
+            at: now,
+        }
+    }
+
+    /// The movement that gives back what was used for it.
+    pub fn paid_back(&self, used: Won, now: Timestamp) -> Movement {
+        Movement {
+            key: EntryKey::return_of(self.id.as_str()),
+            entry_id: format!("{}.return", self.id),
+            kind: Kind::Refund,
+            amount: used,
+            reference: self.id.to_string(),
+            at: now,
+        }
+    }
+}
+
+/// What was done for an order so far.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Job {
+    /// How it stands.
+    pub work: Work,
+    /// What was used for it; nothing, if it was refused or never heard of.
+    pub used: Won,
+}
+
+impl Job {
+    /// Nothing was heard of the order.
+    pub const NEW: Self = Self { work: Work::Pending, used: Won::ZERO };
+}
+
+/// What to do about news of an order.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Step {
+    /// Use its price, or refuse.
+    Use,
+    /// Give back what was used, if anything was, and use nothing for it ever.
+    Return,
+    /// It was done before: whoever asks may not have heard the answer.
+    SayAgain,
+    /// Nothing. The order was placed, but had failed before that was heard here (R12).
+    Nothing,
+}
+
+impl Step {
+    /// Decides about news of an order whose work stands at `work`. The writes repeat this as their conditions.
+    pub const fn after(news: News, work: Work) -> Self {
+        match (news, work) {
+            (News::Placed, Work::Pending) => Self::Use,
+            (News::Placed, Work::Done | Work::Refused) | (News::Failed, Work::Undone) => Self::SayAgain,
+            (News::Placed, Work::Undone) => Self::Nothing,
+            (News::Failed, Work::Pending | Work::Done | Work::Refused) => Self::Return,
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -252,6 +340,13 @@ mod tests {
             assert_eq!(Kind::parse(kind.as_str()), Some(kind));
         }
         assert_eq!(Kind::parse("gift"), None);
+    }
+
+    #[test]
+    fn an_order_that_failed_is_never_paid_and_whoever_asks_again_is_answered() {
+        let steps = |news| [Work::Pending, Work::Done, Work::Refused, Work::Undone].map(|work| Step::after(news, work));
+        assert_eq!(steps(News::Placed), [Step::Use, Step::SayAgain, Step::SayAgain, Step::Nothing]);
+        assert_eq!(steps(News::Failed), [Step::Return, Step::Return, Step::Return, Step::SayAgain]);
     }
 
     proptest! {

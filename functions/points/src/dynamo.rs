@@ -5,21 +5,26 @@
 //! | --- | --- | --- | --- |
 //! | account | `USER#<user>` | `ACCOUNT` | `balance`, `seq` (entries ever made), `hot` (entries in this item), and for each recent entry `e#<key>` (map: `id`, `kind`, `amount`, `ref`, `at`), `b#<key>` (balance after it), `s#<key>` (its sequence); `v#<reference>` (when a use was closed off before it came), `v#<key>` (when a charge was refused for good) |
 //! | archive | `USER#<user>` | `LEDGER#<sequence of its last entry, 12 digits>` | `entries` (JSON) |
+//! | work | `ORDER#<order>` | `WORK` | `work_state` (`done`, `refused`, `undone`), `amount` (what was used), `ttl` |
+//! | outbox row | `OUTBOX#<event>` | `OUTBOX` | see [`kit::outbox`] |
 //!
 //! An entry's key is its idempotency key; it stays in the account while it may be asked for again ([`GUARDED_MILLIS`]),
 //! and is archived after that when the account holds more than [`HOT_ENTRIES`].
 
-use crate::domain::{Entry, EntryKey, GUARDED_MILLIS, Kind, Movement, Posted, Refusal, decide};
-use crate::ports::{CloseCharge, ListEntries, PostEntry, ReadBalance, ReturnUse};
-use aws_sdk_dynamodb::operation::update_item::UpdateItemError;
+use crate::domain::{Entry, EntryKey, GUARDED_MILLIS, Job, Kind, Movement, Order, Posted, Refusal, decide};
+use crate::ports::{CloseCharge, ListEntries, PostEntry, ReadBalance, ReturnUse, SettleOrder, Used};
+use aws_sdk_dynamodb::error::SdkError;
 use aws_sdk_dynamodb::operation::update_item::builders::UpdateItemFluentBuilder;
+use aws_sdk_dynamodb::operation::update_item::{UpdateItemError, UpdateItemOutput};
 use aws_sdk_dynamodb::types::{
     AttributeValue, Put, ReturnValue, ReturnValuesOnConditionCheckFailure, TransactWriteItem, Update,
 };
-use contracts::{Timestamp, UserId, Won};
-use kit::Fault;
-use kit::dynamo::{Item, PK, Read, SK, Table, TransactError, at, classify, n, s};
+use contracts::events::{EventBody, PointsEvent, PointsRefused};
+use contracts::orders::{OrderFailure, Work};
+use contracts::{OrderId, Timestamp, UserId, Won};
+use kit::dynamo::{Item, PK, Read, SK, TTL, Table, TransactError, at, built, classify, jitter, n, s};
 use kit::http::Page;
+use kit::{Fault, outbox};
 use serde::{Deserialize, Serialize};
 use std::collections::HashMap;
 
@@ -37,8 +42,14 @@ pub const MAX_HOT_ENTRIES: u64 = 1_000;
 const ARCHIVE_ENTRIES: usize = 32;
 /// Tries of a write that met another one.
 const ATTEMPTS: u32 = 5;
+/// How long it is known what was done for an order, in seconds: 30 days. News of it come within 21: an event is kept 7
+/// days in the outbox and 14 in a queue.
+const KEPT_SECONDS: i64 = 30 * 24 * 3600;
 
+/// Who speaks in our events.
+const SOURCE: &str = "encore/points";
 const ACCOUNT: &str = "ACCOUNT";
+const WORK: &str = "WORK";
 
 /// Accounts in the points table.
 #[derive(Debug, Clone)]
@@ -63,8 +74,9 @@ impl Accounts {
     }
 
     /// The write of a movement: entry, balance after, sequence, balance; nothing if `guard` does not hold.
-    fn posting(&self, user: &UserId, movement: &Movement, guard: &str) -> UpdateItemFluentBuilder {
+    fn posting(&self, user: &UserId, movement: &Movement, guard: Option<&str>) -> UpdateItemFluentBuilder {
         let key = movement.key.as_str();
+        let guard = guard.map(str::to_owned);
         let signed = if movement.kind.adds() { movement.amount.get() } else { -movement.amount.get() };
         self.update(user)
             .update_expression(
@@ -75,7 +87,7 @@ impl Accounts {
                  seq = if_not_exists(seq, :zero) + :one, \
                  hot = if_not_exists(hot, :zero) + :one",
             )
-            .condition_expression(guard)
+            .set_condition_expression(guard)
             .expression_attribute_names("#entry", format!("e#{key}"))
             .expression_attribute_names("#after", format!("b#{key}"))
             .expression_attribute_names("#sequence", format!("s#{key}"))
@@ -91,8 +103,11 @@ impl Accounts {
         Ok(found.unwrap_or_default())
     }
 
-    /// Moves the oldest entries out of a full account. The movement is made whether or not this succeeds.
+    /// Moves the oldest entries out of an account, if it is full.
     async fn archive(&self, user: &UserId, account: &Item, now: Timestamp) -> Result<(), Fault> {
+        if account.uint("hot")? <= HOT_ENTRIES {
+            return Ok(());
+        }
         let mut old: Vec<Entry> = hot_entries(account)?;
         old.retain(|entry| now.millis_since(entry.movement.at) > GUARDED_MILLIS);
         old.sort_by_key(|entry| entry.sequence);
@@ -132,27 +147,53 @@ impl Accounts {
             .map_err(broken)?;
         let writes =
             vec![TransactWriteItem::builder().put(put).build(), TransactWriteItem::builder().update(update).build()];
-        match self.table.transact("archiving entries", writes).await {
-            Ok(()) | Err(TransactError::Conditions(_)) => Ok(()),
-            Err(TransactError::Fault(fault)) => Err(fault),
-        }
+        self.written("archiving entries", writes).await.map(drop)
     }
+
+    /// [`Self::archive`] after a transaction, whose answer does not tell the account.
+    async fn archive_after(&self, user: &UserId, now: Timestamp) {
+        let archived = match self.account(user).await {
+            Ok(account) => self.archive(user, &account, now).await,
+            Err(fault) => Err(fault),
+        };
+        warn_if_not(archived);
+    }
+}
+
+/// The movement is made whether or not archiving succeeds.
+fn warn_if_not(archived: Result<(), Fault>) {
+    if let Err(fault) = archived {
+        tracing::warn!(error = fault.chain(), "entries stay in the account for now");
+    }
+}
+
+/// Sends a write of an account, and again while a transaction holds it: an order's, or an archiving.
+async fn send(write: UpdateItemFluentBuilder) -> Result<UpdateItemOutput, SdkError<UpdateItemError>> {
+    for attempt in 1..ATTEMPTS {
+        let sent = write.clone().send().await;
+        let met = |error: &SdkError<_>| {
+            error.as_service_error().is_some_and(UpdateItemError::is_transaction_conflict_exception)
+        };
+        if !sent.as_ref().is_err_and(met) {
+            return sent;
+        }
+        tokio::time::sleep(jitter(attempt)).await;
+    }
+    write.send().await
 }
 
 impl Accounts {
     /// Closes the door to an entry, unless it is there: then the account that holds it.
     async fn close(&self, user: &UserId, entry: &str, void: &str, now: Timestamp) -> Result<Option<Item>, Fault> {
-        let closed = self
+        let closing = self
             .update(user)
             .update_expression("SET #void = :at")
             .condition_expression("attribute_not_exists(#made)")
             .expression_attribute_names("#made", entry)
             .expression_attribute_names("#void", void)
             .expression_attribute_values(":at", at(now))
-            .return_values(ReturnValue::AllNew)
-            .send()
-            .await;
-        match closed {
+            .return_values(ReturnValue::AllNew);
+        match send(closing).await {
             Ok(written) => {
                 let account = written.attributes.unwrap_or_default();
                 if let Err(fault) = self.forget_voids(user, &account, now).await {
@@ -212,7 +253,8 @@ impl PostEntry for Accounts {
         } else {
             "attribute_not_exists(#entry) AND attribute_not_exists(#void) AND balance >= :limit"
         };
-        let mut write = self.posting(user, movement, guard).expression_attribute_names("#void", void_name(movement));
+        let mut write =
+            self.posting(user, movement, Some(guard)).expression_attribute_names("#void", void_name(movement));
         if movement.kind.adds() {
             write = write
                 .expression_attribute_values(":limit", n(Won::MAX.get() - movement.amount.get()))
@@ -220,16 +262,12 @@ impl PostEntry for Accounts {
         } else if movement.amount != Won::ZERO {
             write = write.expression_attribute_values(":limit", n(movement.amount.get()));
         }
-        match write.send().await {
+        match send(write).await {
             Ok(written) => {
                 let account = written.attributes.unwrap_or_default();
                 let entry = hot_entry(&account, &movement.key)?
                     .ok_or_else(|| Fault::broken("posting an entry", "the written entry is missing"))?;
-                if account.uint("hot")? > HOT_ENTRIES
-                    && let Err(fault) = self.archive(user, &account, movement.at).await
-                {
-                    tracing::warn!(error = fault.chain(), "entries stay in the account for now");
-                }
+                warn_if_not(self.archive(user, &account, movement.at).await);
                 Ok(Ok(Posted::Now(entry)))
             }
             Err(error) => match error.as_service_error() {
@@ -266,8 +304,8 @@ impl ReturnUse for Accounts {
         let void = void_name(movement);
         for _ in 0..ATTEMPTS {
             let guard = "attribute_exists(#used) AND attribute_not_exists(#entry)";
-            let posted = self.posting(user, movement, guard).expression_attribute_names("#used", &used).send().await;
-            let Err(error) = posted else { return Ok(false) };
+            let posting = self.posting(user, movement, Some(guard)).expression_attribute_names("#used", &used);
+            let Err(error) = send(posting).await else { return Ok(false) };
             let Some(UpdateItemError::ConditionalCheckFailedException(failed)) = error.as_service_error() else {
                 return Err(classify("returning points", error));
             };
@@ -285,7 +323,7 @@ impl ReturnUse for Accounts {
     }
 
     async fn return_completed(&self, user: &UserId, movement: &Movement) -> Result<bool, Fault> {
-        let posted = self.posting(user, movement, "attribute_not_exists(#entry)").send().await;
+        let posted = send(self.posting(user, movement, Some("attribute_not_exists(#entry)"))).await;
         match posted {
             Ok(_) => Ok(false),
             Err(error)
@@ -305,6 +343,153 @@ impl CloseCharge for Accounts {
             None => Ok(None),
             Some(account) => hot_entry(&account, &movement.key),
         }
+    }
+}
+
+/// A write of its own as one of a transaction's.
+fn within_transaction(write: &UpdateItemFluentBuilder) -> Result<TransactWriteItem, Fault> {
+    let guard = write.get_condition_expression().clone();
+    let update = Update::builder()
+        .set_table_name(write.get_table_name().clone())
+        .set_key(write.get_key().clone())
+        .set_update_expression(write.get_update_expression().clone())
+        .set_condition_expression(guard)
+        .set_expression_attribute_names(write.get_expression_attribute_names().clone())
+        .set_expression_attribute_values(write.get_expression_attribute_values().clone());
+    Ok(TransactWriteItem::builder().update(built(update.build())?).build())
+}
+
+fn order_pk(order: &OrderId) -> AttributeValue {
+    s(format!("ORDER#{order}"))
+}
+
+fn forgotten_at(now: Timestamp) -> AttributeValue {
+    n(now.plus_seconds(KEPT_SECONDS).ttl_seconds())
+}
+
+fn points_event(order: &Order, amount: Won) -> PointsEvent {
+    PointsEvent { order_id: order.id.clone(), user_id: order.user.clone(), amount }
+}
+
+impl Accounts {
+    /// The write of what was done for an order that nothing was done for yet.
+    fn work_begun(&self, order: &Order, work: Work, used: Won, now: Timestamp) -> Result<TransactWriteItem, Fault> {
+        let put = Put::builder()
+            .table_name(&self.table.name)
+            .item(PK, order_pk(&order.id))
+            .item(SK, s(WORK))
+            .item("work_state", s(work.as_str()))
+            .item("amount", n(used.get()))
+            .item(TTL, forgotten_at(now))
+            .condition_expression("attribute_not_exists(pk)");
+        Ok(TransactWriteItem::builder().put(built(put.build())?).build())
+    }
+
+    /// The write that what was done for an order is undone.
+    fn work_undone(&self, order: &Order, before: Work, now: Timestamp) -> Result<TransactWriteItem, Fault> {
+        let update = Update::builder()
+            .table_name(&self.table.name)
+            .key(PK, order_pk(&order.id))
+            .key(SK, s(WORK))
+            .update_expression("SET work_state = :undone, #ttl = :ttl")
+            .condition_expression("work_state = :before")
+            .expression_attribute_names("#ttl", TTL)
+            .expression_attribute_values(":undone", s(Work::Undone.as_str()))
+            .expression_attribute_values(":before", s(before.as_str()))
+            .expression_attribute_values(":ttl", forgotten_at(now));
+        Ok(TransactWriteItem::builder().update(built(update.build())?).build())
+    }
+
+    /// Writes all, or nothing if a condition does not hold: `false`.
+    async fn written(&self, doing: &'static str, writes: Vec<TransactWriteItem>) -> Result<bool, Fault> {
+        match self.table.transact(doing, writes).await {
+            Ok(()) => Ok(true),
+            Err(TransactError::Conditions(_)) => Ok(false),
+            Err(TransactError::Fault(fault)) => Err(fault),
+        }
+    }
+
+    /// The write of an answer.
+    fn answer(&self, order: &Order, body: EventBody, now: Timestamp) -> Result<TransactWriteItem, Fault> {
+        let id = order.id.as_str();
+        let event = outbox::event(SOURCE, id, &order.correlation_id, body, now)?;
+        outbox::row(&self.table, &event, id)
+    }
+}
+
+impl SettleOrder for Accounts {
+    async fn job(&self, order: &OrderId) -> Result<Job, Fault> {
+        const DOING: &str = "reading what was done for an order";
+        let Some(row) = self.table.read(DOING, order_pk(order), s(WORK)).await? else { return Ok(Job::NEW) };
+        let work = row.text("work_state")?.parse().map_err(|error| Fault::broken(DOING, error))?;
+        let used = Won::new(row.int("amount")?).map_err(|error| Fault::broken(DOING, error))?;
+        Ok(Job { work, used })
+    }
+
+    async fn use_price(&self, order: &Order, now: Timestamp) -> Result<Used, Fault> {
+        let used = order.paid(now);
+        let posting = if order.price == Won::ZERO {
+            // Who never had points may order what costs none.
+            self.posting(&order.user, &used, None)
+        } else {
+            let posting = self.posting(&order.user, &used, Some("balance >= :price"));
+            posting.expression_attribute_values(":price", n(order.price.get()))
+        };
+        let told = EventBody::PointsUsed(points_event(order, order.price));
+        let writes = vec![
+            self.work_begun(order, Work::Done, order.price, now)?,
+            within_transaction(&posting)?,
+            self.answer(order, told, now)?,
+        ];
+        match self.table.transact("using points for an order", writes).await {
+            Ok(()) => {
+                self.archive_after(&order.user, now).await;
+                Ok(Used::Now)
+            }
+            Err(TransactError::Conditions(failed)) if failed.failed(0) => Ok(Used::Crossed),
+            Err(TransactError::Conditions(_)) => Ok(Used::TooLow),
+            Err(TransactError::Fault(fault)) => Err(fault),
+        }
+    }
+
+    async fn refuse(&self, order: &Order, now: Timestamp) -> Result<bool, Fault> {
+        let told = EventBody::PointsRefused(PointsRefused {
+            order_id: order.id.clone(),
+            user_id: order.user.clone(),
+            amount: order.price,
+            reason: OrderFailure::InsufficientPoints,
+        });
+        let refused = self.work_begun(order, Work::Refused, Won::ZERO, now)?;
+        self.written("refusing points for an order", vec![refused, self.answer(order, told, now)?]).await
+    }
+
+    async fn give_back(&self, order: &Order, job: Job, now: Timestamp) -> Result<bool, Fault> {
+        let undone = match job.work {
+            Work::Pending => self.work_begun(order, Work::Undone, Won::ZERO, now)?,
+            before => self.work_undone(order, before, now)?,
+        };
+        let told = EventBody::PointsReturned(points_event(order, job.used));
+        let mut writes = vec![undone, self.answer(order, told, now)?];
+        if job.work == Work::Done {
+            // Whatever the balance is: what was used is not lost to a limit.
+            let returned = order.paid_back(job.used, now);
+            writes.push(within_transaction(&self.posting(&order.user, &returned, None))?);
+        }
+        let is_written = self.written("giving an order's points back", writes).await?;
+        if is_written && job.work == Work::Done {
+            self.archive_after(&order.user, now).await;
+        }
+        Ok(is_written)
+    }
+
+    async fn say_again(&self, order: &OrderId, work: Work, now: Timestamp) -> Result<(), Fault> {
+        let said = match work {
+            Work::Pending => return Ok(()),
+            Work::Done => "points.used",
+            Work::Refused => "points.refused",
+            Work::Undone => "points.returned",
+        };
+        outbox::publish_again(&self.table, &format!("{order}.{said}"), now).await
     }
 }
 

@@ -1,12 +1,15 @@
-//! HTTP in and out. The steps need no translation: their input is the published saga.
+//! HTTP and messages in and out. The steps need no translation: their input is the published saga.
 
-use crate::domain::{ChargeAmount, Charging, Entry, PaymentKey};
-use crate::ports::{AskPayment, ListEntries, PostEntry, ReadBalance};
+use crate::domain::{ChargeAmount, Charging, Entry, News, Order, PaymentKey};
+use crate::ports::{AskPayment, ListEntries, PostEntry, ReadBalance, SettleOrder};
 use crate::usecases::charge_points::{self, ChargeError, ChargePoints};
+use crate::usecases::use_order_points;
+use contracts::events::{EventBody, OrderEvent};
 use contracts::{Timestamp, Won};
 use kit::auth::UserTokens;
 use kit::http::{Cursor, ListBody, StatusCode};
 use kit::idempotency::{self, IdempotencyKey};
+use kit::queue::Message;
 use kit::{Call, Fault, Problem, Reply, ids};
 use serde::{Deserialize, Serialize};
 
@@ -145,4 +148,17 @@ pub async fn list_point_history(deps: &Deps<impl ListEntries>, call: Call) -> Re
         items: entries.into_iter().map(EntryBody::from).collect(),
         next_cursor: next.map(|key| Cursor::seal(&key)),
     })
+}
+
+/// An order was placed, or failed.
+pub async fn use_order_points(accounts: &impl SettleOrder, message: Message) -> Result<(), Fault> {
+    let event = message.event()?;
+    let (news, order) = match event.body {
+        EventBody::OrderPlaced(order) => (News::Placed, order),
+        EventBody::OrderFailed(failed) => (News::Failed, failed.order),
+        other => return Err(Fault::broken("reading what became of an order", other.event_type())),
+    };
+    let OrderEvent { order_id, user_id, total_price, .. } = order;
+    let order = Order { id: order_id, user: user_id, price: total_price, correlation_id: event.correlationid };
+    use_order_points::use_order_points(accounts, news, &order, message.now).await
 }

@@ -1,5 +1,6 @@
 //! The functions of points: handler, trigger, wiring.
 
+use kit::outbox::Relay;
 use kit::{Boot, MainResult};
 use points::domain::Charging;
 use points::dynamo::Accounts;
@@ -32,6 +33,12 @@ async fn main() -> MainResult {
         "return-points" => boot.step(accounts, return_points).await,
         // A step that payments asks
         "credit-charge" => boot.step(accounts, credit_charge).await,
+        // Queue of events
+        "use-order-points" => boot.queue(accounts, handlers::use_order_points).await,
+        // Every minute
+        "sweep-point-outbox" => boot.schedule(boot.relay("points")?, Relay::sweep_all).await,
+        // Stream of the points table
+        "relay-points" => boot.stream(boot.relay("points")?, Relay::relay_now).await,
         _ => boot.unknown_handler(),
     }
 }

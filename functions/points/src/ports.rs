@@ -1,8 +1,9 @@
 //! What points needs from outside, one narrow trait per capability.
 
-use crate::domain::{Entry, Movement, Posted, Refusal};
+use crate::domain::{Entry, Job, Movement, Order, Posted, Refusal};
+use contracts::orders::Work;
 use contracts::steps::{ChargePaid, PayCharge};
-use contracts::{UserId, Won};
+use contracts::{OrderId, Timestamp, UserId, Won};
 use kit::Fault;
 use kit::http::Page;
 
@@ -41,6 +42,37 @@ pub trait ReturnUse: Send + Sync {
 
     /// Gives back what was used for sure, however long ago, exactly once. Answers whether it had been given back.
     fn return_completed(&self, user: &UserId, movement: &Movement) -> impl Future<Output = Result<bool, Fault>> + Send;
+}
+
+/// What came of using an order's price.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Used {
+    /// It was taken from the balance.
+    Now,
+    /// The balance is below it. Nothing was written.
+    TooLow,
+    /// Something else was done for the order meanwhile. Nothing was written.
+    Crossed,
+}
+
+/// Does and undoes what orders want of an account. Each write is one transaction with its answer in the outbox, guarded
+/// by the order's work: `false` (or [`Used::Crossed`]) and nothing written, if that is not as it was read any more.
+pub trait SettleOrder: Send + Sync {
+    /// What was done for an order so far.
+    fn job(&self, order: &OrderId) -> impl Future<Output = Result<Job, Fault>> + Send;
+
+    /// Uses the price of an order that nothing was done for.
+    fn use_price(&self, order: &Order, now: Timestamp) -> impl Future<Output = Result<Used, Fault>> + Send;
+
+    /// Writes down that an order is refused that nothing was done for.
+    fn refuse(&self, order: &Order, now: Timestamp) -> impl Future<Output = Result<bool, Fault>> + Send;
+
+    /// Gives back what `job` used for an order, and sees to it that nothing will be used for it, however late it is asked
+    /// for.
+    fn give_back(&self, order: &Order, job: Job, now: Timestamp) -> impl Future<Output = Result<bool, Fault>> + Send;
+
+    /// Has the answer that belongs to an order's work said once more.
+    fn say_again(&self, order: &OrderId, work: Work, now: Timestamp) -> impl Future<Output = Result<(), Fault>> + Send;
 }
 
 /// Reads balances.

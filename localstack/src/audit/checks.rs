@@ -5,10 +5,12 @@ use super::world::{
 };
 use contracts::admission::AdmissionPlan;
 use contracts::seats::Section;
-use contracts::{PaymentId, ReservationId, ScheduleId, SeatId, Timestamp, UserId};
+use contracts::{OrderId, PaymentId, ReservationId, ScheduleId, SeatId, Timestamp, UserId};
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::time::Duration;
+
+mod orders;
 
 /// How long a published event can be looked up before its row may be gone, in milliseconds: a day less than rows are
 /// kept (`kit::outbox`).
@@ -17,8 +19,16 @@ const EVENTS_KEPT_MILLIS: i64 = 6 * 24 * 3600 * 1000;
 const CLOCKS_APART_MILLIS: i64 = 2_000;
 /// After how long nobody waits any longer for what was asked for asynchronously (`sweep-reservations`).
 const DECIDED_WITHIN: Duration = Duration::from_secs(600);
-/// The consumers that hear of every sale, where they are switched on.
-const HEAR_OF_SALES: [&str; 4] = ["deliver-to-data-platform", "push-alimtalk", "notify-partner", "issue-cash-receipt"];
+/// How long an event that was out before may wait to be said once more: the sweep takes what is a minute old.
+const SAID_AGAIN_WITHIN: Duration = Duration::from_secs(150);
+/// Who hears of what, where they are switched on.
+const HEARD_BY: [(&str, &[&str]); 4] = [
+    ("payment.completed", &[DATA_PLATFORM, "push-alimtalk", "notify-partner", "issue-cash-receipt"]),
+    ("order.placed", &[DATA_PLATFORM]),
+    ("order.completed", &[DATA_PLATFORM, "push-alimtalk"]),
+    ("order.failed", &[DATA_PLATFORM, "push-alimtalk"]),
+];
+const DATA_PLATFORM: &str = "deliver-to-data-platform";
 
 /// What must never break. The names are those of reliability.md.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -39,16 +49,29 @@ pub enum Invariant {
     I6,
     /// Positions are unique, turns are kept, used places stay used.
     I7,
-    /// Every payment, refund, charge and request comes to an end or is listed as stuck.
+    /// Every payment, refund, charge, request and order comes to an end or is listed as stuck.
     I8,
     /// No seat is unavailable without a live hold or sale; counts equal the rows they count.
     I9,
+    /// No more is sold than there is; a completed order has all it needs, a failed one nothing.
+    I10,
 }
 
 impl Invariant {
     /// All that an audit checks, in order.
-    pub const ALL: [Self; 10] =
-        [Self::Shape, Self::I1, Self::I2, Self::I3, Self::I4, Self::I5, Self::I6, Self::I7, Self::I8, Self::I9];
+    pub const ALL: [Self; 11] = [
+        Self::Shape,
+        Self::I1,
+        Self::I2,
+        Self::I3,
+        Self::I4,
+        Self::I5,
+        Self::I6,
+        Self::I7,
+        Self::I8,
+        Self::I9,
+        Self::I10,
+    ];
 
     /// What it says, on a line.
     pub const fn title(self) -> &'static str {
@@ -63,6 +86,7 @@ impl Invariant {
             Self::I7 => "positions unique, turns kept, used places used",
             Self::I8 => "everything begun ended or is listed as stuck",
             Self::I9 => "no seat lost, counts equal what they count",
+            Self::I10 => "stock adds up, an order has all it needs or none",
         }
     }
 }
@@ -94,12 +118,15 @@ impl fmt::Display for Finding {
 /// How late things may be before it counts.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Graces {
-    /// A hold that is over, or a request that nobody waits for any longer, and that has not ended yet. Its sweep comes every minute.
+    /// A hold that is over, an order that is due, or a request that nobody waits for any longer, and that has not ended
+    /// yet. Its sweep comes every minute.
     pub overdue: Duration,
     /// An event that is not published yet. Its sweep comes every minute, for rows older than a minute.
     pub unpublished: Duration,
     /// A payment, refund or charge that is pending, a reservation that is being paid, an event that was published and is not delivered.
     pub pending: Duration,
+    /// An order that failed and is not undone. Its sweep lists it as stuck after a quarter of an hour.
+    pub undone: Duration,
 }
 
 impl Default for Graces {
@@ -108,6 +135,7 @@ impl Default for Graces {
             overdue: Duration::from_secs(90),
             unpublished: Duration::from_secs(150),
             pending: Duration::from_secs(300),
+            undone: Duration::from_secs(1_500),
         }
     }
 }
@@ -133,7 +161,12 @@ pub fn check(world: &World, graces: &Graces) -> Vec<Finding> {
     for (user, account) in &world.accounts {
         audit.ledger(user, account);
     }
+    for (id, order) in &world.orders {
+        audit.order(id, order);
+    }
     audit.claims();
+    audit.stock();
+    audit.jobs();
     audit.events();
     audit.deliveries();
     audit.lines();
@@ -525,10 +558,12 @@ impl<'a> Audit<'a> {
             }
         }
         for key in keys {
-            if let Some(payment) = key.strip_prefix("use.").or_else(|| key.strip_prefix("return.")) {
-                let known = PaymentId::parse(payment).is_ok_and(|id| self.world.payments.contains_key(&id));
-                if !known {
-                    self.found(Invariant::I2, format!("{who} has {key}, but there is no such payment"));
+            if let Some(id) = key.strip_prefix("use.").or_else(|| key.strip_prefix("return.")) {
+                let paid = PaymentId::parse(id).is_ok_and(|id| self.world.payments.contains_key(&id));
+                let order = OrderId::parse(id).ok().and_then(|id| self.world.orders.get(&id));
+                if !paid && order.is_none_or(|order| order.user != *user) {
+                    let which = "no such payment or order of theirs";
+                    self.found(Invariant::I2, format!("{who} has {key}, but there is {which}"));
                 }
             }
         }
@@ -536,14 +571,11 @@ impl<'a> Audit<'a> {
 
     /// I6: who hears of sales heard of each, and a receipt stands as long as its sale does.
     fn deliveries(&mut self) {
-        let on = |consumer: &&str| self.world.deliveries.keys().any(|(heard, _)| heard == consumer);
-        let on: Vec<&str> = HEAR_OF_SALES.into_iter().filter(on).collect();
+        let on: BTreeSet<&str> = self.world.deliveries.keys().map(|(consumer, _)| consumer.as_str()).collect();
         for (id, row) in &self.world.outbox {
             let is_due = row.published && self.late(row.created_at, self.graces.pending);
-            if row.event_type != "payment.completed" || !is_due {
-                continue;
-            }
-            for consumer in &on {
+            let Some((_, by)) = HEARD_BY.iter().find(|(heard, _)| *heard == row.event_type && is_due) else { continue };
+            for consumer in by.iter().filter(|consumer| on.contains(*consumer)) {
                 let heard = self.world.deliveries.get(&((*consumer).to_owned(), id.clone()));
                 if heard.copied().flatten().is_none() {
                     self.found(Invariant::I6, format!("{consumer} never heard of {id}"));
@@ -570,7 +602,9 @@ impl<'a> Audit<'a> {
             for wrong in &row.wrong {
                 self.found(Invariant::I6, format!("event {id} is not as the catalogue has it: {wrong}"));
             }
-            if !row.published && self.late(row.created_at, self.graces.unpublished) {
+            let is_said_again = row.created_at > row.happened_at;
+            let again = if is_said_again { SAID_AGAIN_WITHIN } else { Duration::ZERO };
+            if !row.published && self.late(row.created_at, self.graces.unpublished.max(again)) {
                 self.found(Invariant::I6, format!("event {id} of {} is not published", row.created_at));
             }
         }
@@ -610,6 +644,7 @@ impl<'a> Audit<'a> {
                 _ => None,
             });
         }
+        expected.extend(self.of_orders(recent));
         for event in expected {
             if !self.world.outbox.contains_key(&event) {
                 self.found(Invariant::I6, format!("there is no event {event}, although that happened"));

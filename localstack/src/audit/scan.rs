@@ -1,28 +1,32 @@
 //! Reads a stack's tables and queues into a [`World`].
 
 use super::world::{
-    Account, Charge, ChargeStatus, DateRow, Entitlement, Entry, Line, OutboxRow, Payment, PaymentStatus, Receipt,
-    Reservation, ReservationStatus, Seat, SeatState, SectionMap, Shard, World,
+    Account, Charge, ChargeStatus, DateRow, Entitlement, Entry, Item as Merchandise, Job, Line, Order, OrderStatus,
+    OutboxRow, Participant, Payment, PaymentStatus, Receipt, Reservation, ReservationStatus, Seat, SeatState,
+    SectionMap, Shard, World,
 };
 use crate::{Error, Result, StackInfo};
 use aws_sdk_dynamodb::error::DisplayErrorContext;
 use aws_sdk_dynamodb::types::AttributeValue;
 use aws_sdk_sqs::types::{ChangeMessageVisibilityBatchRequestEntry, QueueAttributeName};
 use contracts::events::{Event, EventBody, schema_of};
+use contracts::orders::{OrderFailure, OrderLine, Pieces, Work};
 use contracts::seats::stream;
 use contracts::steps::OpenSchedule;
-use contracts::{ConcertId, PaymentId, ReservationId, ScheduleId, SeatId, SectionName, Timestamp, UserId, Won};
+use contracts::{ConcertId, ItemId, PaymentId, ReservationId, ScheduleId, SeatId, SectionName, Timestamp, UserId, Won};
 use kit::Fault;
 use kit::dynamo::{Item, PK, Read, SK};
 use serde::Deserialize;
 use serde_json::Value;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::LazyLock;
 
-/// The tables, in the order of a sale: what was sold is read after what was paid.
-const TABLES: [(&str, ReadItem); 6] = [
+/// The tables, in the order of a sale: what was sold is read after what was paid, and what an order did after its end.
+pub(super) const TABLES: [(&str, ReadItem); 8] = [
     ("payments", payments_item),
+    ("orders", orders_item),
     ("points", points_item),
+    ("items", items_item),
     ("reservations", reservations_item),
     ("waiting-room", waiting_room_item),
     ("concerts", concerts_item),
@@ -38,7 +42,7 @@ const LOOK_SECONDS: i32 = 30;
 const PARKED_ROUNDS: usize = 100;
 
 /// Puts an item where it belongs in a world.
-type ReadItem = fn(&Item, &mut World) -> Result<(), Fault>;
+pub(super) type ReadItem = fn(&Item, &mut World) -> Result<(), Fault>;
 
 /// Reads everything.
 pub async fn world(info: &StackInfo) -> Result<World> {
@@ -221,11 +225,14 @@ fn common_item(item: &Item, world: &mut World) -> Result<bool, Fault> {
     if document["id"] != event || item.text("transaction_key")?.is_empty() {
         return Err(wrong("its event is another one, or of no transaction"));
     }
+    let created_at = item.moment("created_at")?;
     let row = OutboxRow {
         event_type: document["type"].as_str().unwrap_or_default().to_owned(),
         wrong: against_catalogue(&document),
         published,
-        created_at: item.moment("created_at")?,
+        // What is no time is wrong by the catalogue.
+        happened_at: document["time"].as_str().and_then(|at| Timestamp::parse_rfc3339(at).ok()).unwrap_or(created_at),
+        created_at,
     };
     put_new(&mut world.outbox, event.to_owned(), row)?;
     Ok(true)
@@ -351,7 +358,13 @@ fn reservation_item(item: &Item, user: &str, id: &str, world: &mut World) -> Res
 
 fn points_item(item: &Item, world: &mut World) -> Result<(), Fault> {
     let (pk, sk) = (item.text(PK)?, item.text(SK)?);
-    let Some(user) = pk.strip_prefix("USER#") else { return Err(unknown(item)) };
+    if let (Some(order), "WORK") = (pk.strip_prefix("ORDER#"), sk) {
+        item.uint("amount")?;
+        return job_item(item, order, Participant::Points, Vec::new(), world);
+    }
+    let Some(user) = pk.strip_prefix("USER#") else {
+        return if common_item(item, world)? { Ok(()) } else { Err(unknown(item)) };
+    };
     let user: UserId = parse(user, "user")?;
     if sk == "ACCOUNT" {
         let account = world.accounts.entry(user).or_default();
@@ -511,7 +524,122 @@ fn notifications_item(item: &Item, world: &mut World) -> Result<(), Fault> {
         item.uint("rev")?;
         return item.document::<Value>("alert").map(drop);
     }
-    Err(unknown(item))
+    if common_item(item, world)? { Ok(()) } else { Err(unknown(item)) }
+}
+
+/// What a participant wrote down of its work for an order.
+fn job_item(
+    item: &Item,
+    order: &str,
+    participant: Participant,
+    pieces: Vec<Pieces>,
+    world: &mut World,
+) -> Result<(), Fault> {
+    let work = work_of(item.get("work_state").ok_or_else(|| wrong("work without a state"))?)?;
+    if work == Work::Pending || !item.contains_key("ttl") {
+        return Err(wrong("work that nobody did, or that is kept for ever"));
+    }
+    put_new(&mut world.jobs, (parse(order, "order")?, participant), Job { work, pieces })
+}
+
+fn items_item(item: &Item, world: &mut World) -> Result<(), Fault> {
+    let (pk, sk) = (item.text(PK)?, item.text(SK)?);
+    if let (Some(id), "ITEM") = (pk.strip_prefix("ITEM#"), sk) {
+        if item.text("item_id")? != id || item.text("name")?.is_empty() {
+            return Err(wrong("its key and its attributes name different items, or it has no name"));
+        }
+        item.uint("price")?;
+        maybe_moment(item, "withdrawn_at")?;
+        let merchandise = Merchandise {
+            stock: item.int("stock")?,
+            sold: item.int("sold")?,
+            received: item.int("received")?,
+            created_at: item.moment("created_at")?,
+        };
+        return put_new(&mut world.items, parse(id, "item")?, merchandise);
+    }
+    if pk == "ITEMS" {
+        return parse::<ItemId>(sk, "item").map(drop);
+    }
+    if let (Some(order), "WORK") = (pk.strip_prefix("ORDER#"), sk) {
+        return job_item(item, order, Participant::Stock, item.document("pieces")?, world);
+    }
+    if common_item(item, world)? { Ok(()) } else { Err(unknown(item)) }
+}
+
+fn orders_item(item: &Item, world: &mut World) -> Result<(), Fault> {
+    let (pk, sk) = (item.text(PK)?, item.text(SK)?);
+    if let (Some(user), Some(id)) = (pk.strip_prefix("USER#"), sk.strip_prefix("ORDER#")) {
+        return order_item(item, user, id, world);
+    }
+    if pk.starts_with("USER#") && sk == "CART" {
+        return cart_item(item);
+    }
+    if let (Some(order), "WORK") = (pk.strip_prefix("ORDER#"), sk) {
+        return job_item(item, order, Participant::Cart, Vec::new(), world);
+    }
+    if let Some(order) = pk.strip_prefix("OUTBOX#").and_then(|event| event.strip_suffix(".order.placed")) {
+        let Some(AttributeValue::M(states)) = item.get("work_state") else {
+            return Err(wrong("order.placed without a work_state"));
+        };
+        let state = |(name, work): (&String, &AttributeValue)| Ok((name.clone(), work_of(work)?));
+        let states = states.iter().map(state).collect::<Result<_, Fault>>()?;
+        put_new(&mut world.work_states, parse(order, "order")?, states)?;
+    }
+    if common_item(item, world)? { Ok(()) } else { Err(unknown(item)) }
+}
+
+fn work_of(value: &AttributeValue) -> Result<Work, Fault> {
+    let text = value.as_s().map_or("?", String::as_str);
+    text.parse().map_err(|_| wrong(format!("`{text}` is no state of work")))
+}
+
+fn order_item(item: &Item, user: &str, id: &str, world: &mut World) -> Result<(), Fault> {
+    let status = match item.text("status")? {
+        "pending" => OrderStatus::Pending,
+        "completed" => OrderStatus::Completed,
+        "failed" => OrderStatus::Failed,
+        other => return Err(wrong(format!("status is {other}"))),
+    };
+    if (status == OrderStatus::Failed) != item.contains_key("failure") {
+        return Err(wrong("it failed without a reason, or has one and did not"));
+    }
+    if let Some(AttributeValue::S(failure)) = item.get("failure") {
+        let reason = OrderFailure::deserialize(Value::String(failure.clone()));
+        reason.map_err(|_| wrong(format!("failure is {failure}")))?;
+    }
+    let due_at = maybe_moment(item, "due_at")?;
+    if due_at.is_some() != item.contains_key("due_shard") {
+        return Err(wrong("the index of what is due has half of it"));
+    }
+    let order = Order {
+        user: parse(user, "user")?,
+        status,
+        lines: item.document::<Vec<OrderLine>>("lines")?,
+        total_price: item.int("total_price")?,
+        placed_at: item.moment("placed_at")?,
+        due_at,
+    };
+    put_new(&mut world.orders, parse(id, "order")?, order)
+}
+
+fn cart_item(item: &Item) -> Result<(), Fault> {
+    item.uint("rev")?;
+    let mut lines = BTreeSet::new();
+    for (id, line) in prefixed(item, "l#") {
+        parse::<ItemId>(id, "item")?;
+        lines.insert(id);
+        let AttributeValue::M(line) = line else { return Err(wrong(format!("the line {id} is no map"))) };
+        let line: &Item = line;
+        let is_line = !line.text("name")?.is_empty() && line.uint("quantity")? > 0;
+        line.uint("price").and(line.moment("put_at"))?;
+        if !is_line {
+            return Err(wrong(format!("the line {id} is of nothing")));
+        }
+    }
+    // How many lines there may be is guarded by the list.
+    let listed: BTreeSet<&str> = strings(item, "listed")?.iter().map(String::as_str).collect();
+    if listed == lines { Ok(()) } else { Err(wrong("its lines are not those that are listed")) }
 }
 
 fn waiting_room_item(item: &Item, world: &mut World) -> Result<(), Fault> {
@@ -750,6 +878,115 @@ mod tests {
         for (name, value) in [("key", s("x")), ("user_id", s("bob")), ("status", s("lost")), ("amount", s("5"))] {
             assert!(payments_item(&with(charge.clone(), name, value), &mut World::default()).is_err(), "{name}");
         }
+    }
+
+    #[test]
+    fn merchandise_is_read_and_never_under_another_key_than_its_own() {
+        let row = item(&[
+            ("pk", s("ITEM#i")),
+            ("sk", s("ITEM")),
+            ("item_id", s("i")),
+            ("name", s("Poster")),
+            ("price", n(5)),
+            ("stock", n(7)),
+            ("sold", n(3)),
+            ("received", n(10)),
+            ("created_at", n(1)),
+        ]);
+        let mut world = World::default();
+        items_item(&row, &mut world).unwrap();
+        let read = world.items.values().next().unwrap();
+        assert_eq!((read.stock, read.sold, read.received), (7, 3, 10));
+        assert!(items_item(&item(&[("pk", s("ITEMS")), ("sk", s("i"))]), &mut world).is_ok());
+        for (name, value) in [("item_id", s("x")), ("name", s("")), ("price", n(-1)), ("sold", s("3"))] {
+            assert!(items_item(&with(row.clone(), name, value), &mut World::default()).is_err(), "{name}");
+        }
+    }
+
+    /// An order's own row.
+    fn order_row() -> Item {
+        item(&[
+            ("pk", s("USER#alice")),
+            ("sk", s("ORDER#o")),
+            ("status", s("pending")),
+            ("lines", s(r#"[{"item_id":"i","name":"Poster","price":5,"quantity":2}]"#)),
+            ("total_price", n(10)),
+            ("placed_at", n(1)),
+            ("due_at", n(2)),
+            ("due_shard", s("7")),
+        ])
+    }
+
+    #[test]
+    fn an_order_is_read_with_its_reason_if_it_failed() {
+        let read = |row: &Item| {
+            let mut world = World::default();
+            orders_item(row, &mut world).map(|()| world.orders.into_values().next().unwrap())
+        };
+        let order = read(&order_row()).unwrap();
+        assert_eq!((order.status, order.lines.len(), order.is_quiet()), (OrderStatus::Pending, 1, false));
+        let failed = with(order_row(), "status", s("failed"));
+        let mut undone = with(failed.clone(), "failure", s("timed_out"));
+        assert!(!read(&undone).unwrap().is_quiet());
+        undone.remove("due_at");
+        assert!(read(&undone).is_err(), "half in the index");
+        undone.remove("due_shard");
+        assert!(read(&undone).unwrap().is_quiet());
+        for wrong in [
+            failed.clone(),
+            with(failed, "failure", s("bored")),
+            with(order_row(), "failure", s("timed_out")),
+            with(order_row(), "status", s("lost")),
+            with(order_row(), "lines", s("[{}]")),
+        ] {
+            assert!(read(&wrong).is_err(), "{wrong:?}");
+        }
+    }
+
+    #[test]
+    fn a_cart_is_read_line_by_line() {
+        let line = item(&[("name", s("Poster")), ("price", n(5)), ("quantity", n(2)), ("put_at", n(1))]);
+        let cart = |line: Item| {
+            let cart = item(&[("pk", s("USER#alice")), ("sk", s("CART")), ("rev", n(1))]);
+            with(with(cart, "l#i", AttributeValue::M(line)), "listed", AttributeValue::Ss(vec!["i".into()]))
+        };
+        let read = |row: &Item| orders_item(row, &mut World::default());
+        assert!(read(&cart(line.clone())).is_ok());
+        for (name, value) in [("name", s("")), ("price", n(-1)), ("quantity", n(0)), ("put_at", s("now"))] {
+            assert!(read(&cart(with(line.clone(), name, value))).is_err(), "{name}");
+        }
+        assert!(read(&with(cart(line.clone()), "rev", s("x"))).is_err());
+        assert!(read(&with(cart(line.clone()), "listed", AttributeValue::Ss(vec!["i".into(), "j".into()]))).is_err());
+        assert!(read(&with(cart(line.clone()), "l#j", AttributeValue::M(line))).is_err(), "not listed");
+    }
+
+    #[test]
+    fn what_was_done_for_an_order_is_read_where_it_was_done_and_as_it_was_heard() {
+        let work = item(&[("pk", s("ORDER#o")), ("sk", s("WORK")), ("work_state", s("done")), ("ttl", n(1))]);
+        let pieces = with(work.clone(), "pieces", s(r#"[{"item_id":"i","quantity":2}]"#));
+        let points = with(work.clone(), "amount", n(10));
+        let mut world = World::default();
+        orders_item(&work, &mut world).unwrap();
+        items_item(&pieces, &mut world).unwrap();
+        points_item(&points, &mut world).unwrap();
+        assert!(Participant::ALL.into_iter().eq(world.jobs.keys().map(|(_, participant)| *participant)));
+        assert!(world.jobs.values().all(|job| job.work == Work::Done));
+        for wrong in [work.clone(), with(pieces.clone(), "work_state", s("pending")), with(pieces, "pieces", s("2"))] {
+            assert!(items_item(&wrong, &mut World::default()).is_err(), "{wrong:?}");
+        }
+        let mut kept = work;
+        kept.remove("ttl");
+        assert!(orders_item(&kept, &mut World::default()).is_err(), "kept for ever");
+
+        let schema: Value = serde_json::from_str(schema_of("order.placed").unwrap()).unwrap();
+        let mut event = schema["examples"][0].clone();
+        event["id"] = "o.order.placed".into();
+        let placed = with(with(outbox_row(), "event", s(event.to_string())), "pk", s("OUTBOX#o.order.placed"));
+        assert!(orders_item(&placed, &mut World::default()).is_err(), "no work state");
+        let heard = |work: &str| AttributeValue::M(item(&[("stock", s(work)), ("data_platform", s("pending"))]));
+        orders_item(&with(placed.clone(), "work_state", heard("undone")), &mut world).unwrap();
+        assert_eq!(world.work_states[&contracts::OrderId::parse("o").unwrap()]["stock"], Work::Undone);
+        assert!(orders_item(&with(placed, "work_state", heard("bored")), &mut World::default()).is_err());
     }
 
     #[test]

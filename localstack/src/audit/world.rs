@@ -4,9 +4,12 @@
 //! of the audited would share their mistakes.
 
 use contracts::admission::AdmissionPlan;
+use contracts::orders::{OrderLine, Pieces, Work};
 use contracts::saga::PaymentSaga;
 use contracts::steps::OpenSchedule;
-use contracts::{ConcertId, PaymentId, ReservationId, ScheduleId, SeatId, SectionName, Timestamp, UserId};
+use contracts::{
+    ConcertId, ItemId, OrderId, PaymentId, ReservationId, ScheduleId, SeatId, SectionName, Timestamp, UserId,
+};
 use std::collections::{BTreeMap, BTreeSet};
 
 /// All tables and the queues that matter, as of [`World::now`].
@@ -42,6 +45,14 @@ pub struct World {
     pub date_rows: BTreeMap<ScheduleId, DateRow>,
     /// Seat maps as people see them.
     pub maps: BTreeMap<(ScheduleId, SectionName), SectionMap>,
+    /// Merchandise.
+    pub items: BTreeMap<ItemId, Item>,
+    /// Orders.
+    pub orders: BTreeMap<OrderId, Order>,
+    /// What participants did for orders, as each wrote down itself.
+    pub jobs: BTreeMap<(OrderId, Participant), Job>,
+    /// What orders heard of their participants, by participant's name.
+    pub work_states: BTreeMap<OrderId, BTreeMap<String, Work>>,
     /// Events, by id.
     pub outbox: BTreeMap<String, OutboxRow>,
     /// What consumers did with events: consumer and event, and when it was done; nothing while somebody is at it.
@@ -300,6 +311,104 @@ impl SectionMap {
     }
 }
 
+/// A piece of merchandise.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Item {
+    /// How many are left to sell.
+    pub stock: i64,
+    /// How many orders have.
+    pub sold: i64,
+    /// How many there ever were.
+    pub received: i64,
+    /// Since when it is sold.
+    pub created_at: Timestamp,
+}
+
+/// Where an order is in its life.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[expect(missing_docs, reason = "the names of api.md")]
+pub enum OrderStatus {
+    Pending,
+    Completed,
+    Failed,
+}
+
+/// An order.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Order {
+    /// Whose it is.
+    pub user: UserId,
+    /// Where it is in its life.
+    pub status: OrderStatus,
+    /// What is ordered.
+    pub lines: Vec<OrderLine>,
+    /// The price, in won, as the order's own item has it.
+    pub total_price: i64,
+    /// When it was placed.
+    pub placed_at: Timestamp,
+    /// When the sweep looks at it, if it does.
+    pub due_at: Option<Timestamp>,
+}
+
+impl Order {
+    /// Whether nothing happens to it any more: it is completed, or failed and undone.
+    pub const fn is_quiet(&self) -> bool {
+        matches!(self.status, OrderStatus::Completed)
+            || matches!(self.status, OrderStatus::Failed) && self.due_at.is_none()
+    }
+}
+
+/// Whom an order depends on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Participant {
+    /// Takes the pieces.
+    Stock,
+    /// Takes the price.
+    Points,
+    /// Takes the lines out of the cart.
+    Cart,
+}
+
+impl Participant {
+    /// All of them.
+    pub const ALL: [Self; 3] = [Self::Stock, Self::Points, Self::Cart];
+
+    /// Its name in an order's work state and in its events.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Stock => "stock",
+            Self::Points => "points",
+            Self::Cart => "cart",
+        }
+    }
+
+    /// The event that says that its work is so.
+    pub const fn says(self, work: Work) -> Option<&'static str> {
+        match (self, work) {
+            (_, Work::Pending) => None,
+            (Self::Stock, Work::Done) => Some("stock.deducted"),
+            (Self::Stock, Work::Refused) => Some("stock.refused"),
+            (Self::Stock, Work::Undone) => Some("stock.restored"),
+            (Self::Points, Work::Done) => Some("points.used"),
+            (Self::Points, Work::Refused) => Some("points.refused"),
+            (Self::Points, Work::Undone) => Some("points.returned"),
+            (Self::Cart, Work::Done) => Some("cart.cleared"),
+            // The cart has no reason to refuse.
+            (Self::Cart, Work::Refused) => None,
+            (Self::Cart, Work::Undone) => Some("cart.restored"),
+        }
+    }
+}
+
+/// What a participant did for an order.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Job {
+    /// How it stands.
+    pub work: Work,
+    /// The pieces that were taken: of the stock only.
+    pub pieces: Vec<Pieces>,
+}
+
 /// An event on its way out.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct OutboxRow {
@@ -310,5 +419,7 @@ pub struct OutboxRow {
     /// Whether it was published.
     pub published: bool,
     /// When it happened.
+    pub happened_at: Timestamp,
+    /// Since when it waits to be published, or waited.
     pub created_at: Timestamp,
 }

@@ -3,7 +3,7 @@
 
 use crate::http::Client;
 use crate::{Error, Result};
-use contracts::{ConcertId, PaymentId, ReservationId, ScheduleId, SeatId, SectionName, Timestamp};
+use contracts::{ConcertId, ItemId, OrderId, PaymentId, ReservationId, ScheduleId, SeatId, SectionName, Timestamp};
 use http::{Method, StatusCode};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Deserializer};
@@ -345,6 +345,41 @@ impl Api {
     pub async fn payment(&self, by: &Caller, id: &PaymentId) -> Answer<Payment> {
         self.ask(Ask::new(Method::GET, "GET /payments/{id}", format!("/payments/{id}")).by(by)).await
     }
+
+    /// An operator puts an item on sale.
+    pub async fn create_item(&self, by: &Caller, key: &str, name: &str, price: i64, stock: i64) -> Answer<Item> {
+        let body = json!({"name": name, "price": price, "stock": stock});
+        let ask = Ask::new(Method::POST, "POST /admin/items", "/admin/items".to_owned());
+        self.ask(ask.by(by).key(key).body(body)).await
+    }
+
+    /// Looks at an item.
+    pub async fn item(&self, id: &ItemId) -> Answer<Item> {
+        self.ask(Ask::new(Method::GET, "GET /items/{id}", format!("/items/{id}"))).await
+    }
+
+    /// Puts an item into the cart.
+    pub async fn put_in_cart(&self, by: &Caller, id: &ItemId, quantity: i64) -> Answer<Cart> {
+        let ask = Ask::new(Method::PUT, "PUT /cart/items/{id}", format!("/cart/items/{id}"));
+        self.ask(ask.by(by).body(json!({"quantity": quantity}))).await
+    }
+
+    /// Looks into the cart.
+    pub async fn cart(&self, by: &Caller) -> Answer<Cart> {
+        self.ask(Ask::new(Method::GET, "GET /cart", "/cart".to_owned()).by(by)).await
+    }
+
+    /// Orders some pieces of an item.
+    pub async fn place_order(&self, by: &Caller, key: &str, id: &ItemId, quantity: i64) -> Answer<Order> {
+        let ask = Ask::new(Method::POST, "POST /orders", "/orders".to_owned());
+        let body = json!({"lines": [{"item_id": id, "quantity": quantity}]});
+        self.ask(ask.by(by).key(key).body(body)).await
+    }
+
+    /// Looks at an order.
+    pub async fn order(&self, by: &Caller, id: &OrderId) -> Answer<Order> {
+        self.ask(Ask::new(Method::GET, "GET /orders/{id}", format!("/orders/{id}")).by(by)).await
+    }
 }
 
 /// How people are admitted.
@@ -498,6 +533,44 @@ pub struct Payment {
     pub status: String,
     /// Why it failed.
     pub failure: Option<String>,
+}
+
+/// A piece of merchandise.
+#[derive(Clone, Debug, Deserialize)]
+pub struct Item {
+    /// Its id.
+    pub item_id: ItemId,
+    /// How many are left.
+    pub stock: i64,
+}
+
+/// What is in a cart.
+#[derive(Clone, Debug, Deserialize)]
+pub struct Cart {
+    /// Its lines.
+    pub lines: Vec<CartLine>,
+}
+
+/// A line of a cart.
+#[derive(Clone, Debug, Deserialize, PartialEq, Eq)]
+pub struct CartLine {
+    /// The item.
+    pub item_id: ItemId,
+    /// How many.
+    pub quantity: i64,
+}
+
+/// An order.
+#[derive(Clone, Debug, Deserialize)]
+pub struct Order {
+    /// Its id.
+    pub order_id: OrderId,
+    /// `pending`, `completed` or `failed`.
+    pub status: String,
+    /// Why it failed.
+    pub failure: Option<String>,
+    /// What it costs.
+    pub total_price: i64,
 }
 
 fn maybe_moment<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Timestamp>, D::Error> {

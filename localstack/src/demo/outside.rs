@@ -1,14 +1,14 @@
 //! What a sale causes outside: awaited, and read from the sink that plays everybody there.
 
 use crate::audit::on_their_way;
-use crate::sink::{Client, Tally, Target};
+use crate::sink::{Behaviour, Client, Tally, Target};
 use crate::{Result, StackInfo};
 use std::collections::BTreeMap;
 use std::time::Duration;
 use tokio::time::{Instant, sleep};
 
-/// How long messages may take to get where they have to.
-const PATIENCE: Duration = Duration::from_secs(60);
+/// How long messages may take to get where they have to: whoever was refused for half a minute comes again as late.
+const PATIENCE: Duration = Duration::from_secs(120);
 /// Between two looks at the queues.
 const LOOK_EVERY: Duration = Duration::from_secs(1);
 
@@ -42,4 +42,33 @@ pub async fn settle(info: &StackInfo) -> Result<Outside> {
         before = (underway == 0).then_some(tallies);
         sleep(LOOK_EVERY).await;
     }
+}
+
+/// The data platform, dead for a while.
+pub struct Dead {
+    sink: Client,
+    refused_before: u64,
+}
+
+impl Dead {
+    /// It is dead from now on. `None` where nobody is outside.
+    pub async fn begin(info: &StackInfo) -> Result<Option<Self>> {
+        if info.sink_url.is_empty() {
+            return Ok(None);
+        }
+        let sink = Client::new(&info.sink_url);
+        let refused_before = refused(&sink).await?;
+        sink.behave(Target::DataPlatform, Behaviour::fail(503)).await?;
+        Ok(Some(Self { sink, refused_before }))
+    }
+
+    /// It is well again. How many calls it refused meanwhile.
+    pub async fn end(self) -> Result<u64> {
+        self.sink.behave(Target::DataPlatform, Behaviour::ok()).await?;
+        Ok(refused(&self.sink).await? - self.refused_before)
+    }
+}
+
+async fn refused(sink: &Client) -> Result<u64> {
+    Ok(sink.summary().await?.get(&Target::DataPlatform).map_or(0, |tally| tally.refused))
 }

@@ -2,7 +2,9 @@
 
 use super::buyers::{Diary, End, Fate};
 use super::client::{Date, Numbers, SeatMap};
+use super::merchandise::Merchandise;
 use super::outside::Outside;
+use crate::sink::Target;
 use contracts::seats::SeatStatus;
 use contracts::{SeatId, Timestamp};
 use std::collections::{BTreeMap, BTreeSet};
@@ -40,6 +42,8 @@ pub struct Outcome {
     pub pause: Option<Pause>,
     /// How long it took to give tickets back.
     pub refunds: Vec<Duration>,
+    /// The merchandise sale.
+    pub merchandise: Merchandise,
     /// What reached the outside.
     pub outside: Outside,
 }
@@ -137,7 +141,8 @@ impl Outcome {
         let Outside { underway, tallies, took } = &self.outside;
         must(*underway == 0, format!("{underway} messages are still on their way after {:.0} s", took.as_secs_f64()));
         for (target, tally) in tallies {
-            must(tally.refused == 0, format!("{target:?} refused {} calls", tally.refused));
+            let dead = if *target == Target::DataPlatform { self.merchandise.refused_outside } else { 0 };
+            must(tally.refused == dead, format!("{target:?} refused {} calls, {dead} of them dead", tally.refused));
         }
         let early = self.let_in_during_the_pause();
         must(early == 0, format!("{early} buyers were let in during the pause"));
@@ -154,6 +159,7 @@ impl Outcome {
             must(!self.refunds.is_empty(), no("a ticket was given back"));
             must(self.pause.is_some(), no("the sale was paused"));
         }
+        unmet.extend(self.merchandise.unmet());
         unmet
     }
 
@@ -242,6 +248,8 @@ impl Outcome {
         latencies(text, "asked without waiting -> decided", &self.decisions().collect::<Vec<_>>())?;
         latencies(text, "refund asked -> points back", &self.refunds)?;
 
+        self.merchandise.write(text)?;
+
         let Outside { tallies, underway, took } = &self.outside;
         let seconds = took.as_secs_f64();
         writeln!(text, "\nOutside                     deliveries  effects   events  refused")?;
@@ -274,12 +282,12 @@ pub fn answers(numbers: &Numbers) -> String {
     text
 }
 
-fn line(text: &mut String, name: &str, count: usize, more: &str) -> std::fmt::Result {
+pub(super) fn line(text: &mut String, name: &str, count: usize, more: &str) -> std::fmt::Result {
     let written = format!("  {name:<27} {:>7}  {more}", thousands(count as i64));
     writeln!(text, "{}", written.trim_end())
 }
 
-fn latencies(text: &mut String, name: &str, all: &[Duration]) -> std::fmt::Result {
+pub(super) fn latencies(text: &mut String, name: &str, all: &[Duration]) -> std::fmt::Result {
     let mut sorted = all.to_vec();
     sorted.sort();
     let at = |share: f64| percentile(&sorted, share).map_or("-".to_owned(), brief);
@@ -318,7 +326,7 @@ pub fn thousands(number: i64) -> String {
 mod tests {
     use super::*;
     use crate::demo::buyers::{Habit, Hold};
-    use crate::sink::{Tally, Target};
+    use crate::sink::Tally;
     use serde_json::json;
 
     fn diary(name: &str, holds: &[(&str, Fate)], end: End) -> Diary {
@@ -360,6 +368,7 @@ mod tests {
             .unwrap(),
             pause: None,
             refunds: Vec::new(),
+            merchandise: Merchandise::default(),
             outside: Outside::default(),
         }
     }

@@ -21,7 +21,7 @@ pub async fn alert_administrator(
     // What is counted stays counted, however often the page has to be tried.
     once(store, &delivery, now, async {
         take_in(store, &news).await?;
-        Ok(Outcome { what: "counted", reference: Some(news.fault().to_owned()) })
+        Ok(Outcome::done("counted", Some(news.fault().to_owned())))
     })
     .await?;
     bring_up_to_date(store, pages, news.fault(), now).await

@@ -1,7 +1,7 @@
 //! A batch of events for the data platform, in one request.
 
 use super::conclude;
-use crate::domain::{Claim, Delivery, Lease, Outcome};
+use crate::domain::{Claim, Delivery, Lease, Outcome, Report};
 use crate::ports::{DeliverEvents, GuardDelivery};
 use contracts::events::{Event, EventBody};
 use contracts::{EventId, Timestamp};
@@ -48,7 +48,7 @@ pub async fn deliver_to_data_platform(
     };
     let settled = open.iter().zip(outcomes).map(|((event, lease), outcome)| async move {
         let Some(lease) = lease else { return outcome };
-        let outcome = outcome.map(|()| Outcome::sent(None));
+        let outcome = outcome.map(|()| Outcome { report: Report::of(event), ..Outcome::sent(None) });
         conclude(deliveries, &delivery(event), lease, outcome, now).await
     });
     let settled = join_all(settled).await;

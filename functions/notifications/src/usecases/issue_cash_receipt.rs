@@ -69,5 +69,5 @@ async fn cancel(
     let Some((key, by)) = receipt.to_cancel() else { return Ok(None) };
     provider.cancel(key, by, &event.correlationid).await?;
     store.keep_cancelled(payment).await?;
-    Ok(Some(Outcome { what: "cancelled", reference: Some(key.to_owned()) }))
+    Ok(Some(Outcome::done("cancelled", Some(key.to_owned()))))
 }

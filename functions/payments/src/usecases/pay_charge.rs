@@ -84,6 +84,8 @@ async fn confirm(provider: &impl PaymentProvider, charge: &Charge, now: Timestam
     let no = match provider.confirm_payment(charge).await {
         Ok(Ok(payment)) => return Ok(charge.after_yes(&payment)),
         Ok(Err(declined)) => Ok(declined),
+        // Who says when to come again is not asked before.
+        Err(fault) if fault.wait().is_some() => return Err(fault),
         Err(fault) => Err(fault),
     };
     let payment = provider.look_up_payment(charge).await?;
@@ -95,8 +97,9 @@ async fn give_back(provider: &impl PaymentProvider, charge: &Charge) -> Result<C
         return Err(Fault::broken("cancelling a payment", "its charge is not to be cancelled"));
     };
     let answer = provider.cancel_payment(charge).await;
-    let payment = match &answer {
-        Ok(Ok(payment)) => Some(payment.clone()),
+    let payment = match answer {
+        Ok(Ok(ref payment)) => Some(payment.clone()),
+        Err(fault) if fault.wait().is_some() => return Err(fault),
         _ => provider.look_up_payment(charge).await?,
     };
     if is_given_back(payment.as_ref()) {

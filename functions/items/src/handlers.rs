@@ -1,0 +1,137 @@
+//! HTTP and queue in, answers out. The step needs no translation: its input is published.
+
+use crate::domain::{Item, Label, News, Order, Stock};
+use crate::ports::{AddItem, Added, ChangeItem, FindItem, KeepStock, ListItems, Once, WithdrawItem};
+use crate::usecases::deduct_stock;
+use contracts::events::{EventBody, OrderEvent};
+use contracts::{ItemId, Won};
+use kit::auth::UserTokens;
+use kit::http::{Cursor, ListBody};
+use kit::idempotency::{self, IdempotencyKey, StoredAnswer};
+use kit::queue::Message;
+use kit::{Call, Fault, Problem, Reply, ids};
+use serde::{Deserialize, Serialize};
+
+/// What the handlers for operators are wired with. The others get the store alone: anyone may ask them.
+#[derive(Debug)]
+pub struct Deps<S> {
+    /// Where the items are.
+    pub store: S,
+    /// Who calls.
+    pub users: UserTokens,
+}
+
+#[derive(Debug, Serialize)]
+struct ItemBody {
+    item_id: ItemId,
+    name: String,
+    price: Won,
+    stock: u64,
+}
+
+impl From<Item> for ItemBody {
+    fn from(item: Item) -> Self {
+        let Item { id, label: Label { name, price }, stock, .. } = item;
+        Self { item_id: id, name, price, stock: stock.get() }
+    }
+}
+
+fn no_such_item() -> Problem {
+    Problem::not_found("no such item")
+}
+
+/// `GET /items`
+pub async fn list_items(store: &impl ListItems, call: Call) -> Result<Reply, Problem> {
+    let page = call.page_behind(|key| ItemId::parse(key).is_ok())?;
+    let (items, next) = store.list_items(&page).await?;
+    Reply::ok(ListBody {
+        items: items.into_iter().map(ItemBody::from).collect(),
+        next_cursor: next.map(|key| Cursor::seal(&key)),
+    })
+}
+
+/// `GET /items/{item_id}`
+pub async fn get_item(store: &impl FindItem, call: Call) -> Result<Reply, Problem> {
+    let id: ItemId = call.path_id("item_id")?;
+    let item = store.find_item(&id).await?.ok_or_else(no_such_item)?;
+    Reply::ok(ItemBody::from(item))
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct NewItemBody {
+    name: String,
+    price: i64,
+    #[serde(default)]
+    stock: i64,
+}
+
+/// `POST /admin/items`
+pub async fn create_item(deps: &Deps<impl AddItem>, call: Call) -> Result<Reply, Problem> {
+    let caller = deps.users.operator(&call)?;
+    let key = IdempotencyKey::of(&call, "POST /admin/items")?;
+    let body: NewItemBody = call.json()?;
+    let id = ItemId::parse(ids::ulid(call.now)).map_err(|error| Fault::broken("naming an item", error))?;
+    let label = Label::new(&body.name, body.price)?;
+    let item = Item { id, label, stock: Stock::new(body.stock)?, created_at: call.now };
+    let mut reply = Reply::created(ItemBody::from(item.clone()))?;
+    reply.location = Some(format!("/items/{}", item.id));
+    let once = key.map(|key| Once { user: caller.user, key, answer: StoredAnswer::of(&reply) });
+    match deps.store.add_item(&item, once.as_ref(), call.now).await? {
+        Added::Now => Ok(reply),
+        Added::Before(answer) => Ok(answer.into_reply()),
+        Added::KeyReused => Err(idempotency::reused()),
+    }
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct ChangeItemBody {
+    name: String,
+    price: i64,
+}
+
+/// `PUT /admin/items/{item_id}`
+pub async fn change_item(deps: &Deps<impl ChangeItem>, call: Call) -> Result<Reply, Problem> {
+    deps.users.operator(&call)?;
+    let id: ItemId = call.path_id("item_id")?;
+    let body: ChangeItemBody = call.json()?;
+    let item = deps.store.relabel(&id, &Label::new(&body.name, body.price)?).await?.ok_or_else(no_such_item)?;
+    Reply::ok(ItemBody::from(item))
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct StockBody {
+    stock: i64,
+}
+
+/// `PUT /admin/items/{item_id}/stock`
+pub async fn set_stock(deps: &Deps<impl ChangeItem>, call: Call) -> Result<Reply, Problem> {
+    deps.users.operator(&call)?;
+    let id: ItemId = call.path_id("item_id")?;
+    let body: StockBody = call.json()?;
+    let item = deps.store.set_stock(&id, Stock::new(body.stock)?).await?.ok_or_else(no_such_item)?;
+    Reply::ok(ItemBody::from(item))
+}
+
+/// `DELETE /admin/items/{item_id}`
+pub async fn withdraw_item(deps: &Deps<impl WithdrawItem>, call: Call) -> Result<Reply, Problem> {
+    deps.users.operator(&call)?;
+    let id: ItemId = call.path_id("item_id")?;
+    let is_withdrawn = deps.store.withdraw(&id, call.now).await?;
+    is_withdrawn.then(Reply::no_content).ok_or_else(no_such_item)
+}
+
+/// The queue of `order.placed` and `order.failed`.
+pub async fn deduct_stock(store: &impl KeepStock, message: Message) -> Result<(), Fault> {
+    let event = message.event()?;
+    let (news, order) = match event.body {
+        EventBody::OrderPlaced(order) => (News::Placed, order),
+        EventBody::OrderFailed(failed) => (News::Failed, failed.order),
+        other => return Err(Fault::broken("reading what became of an order", other.event_type())),
+    };
+    let OrderEvent { order_id, user_id, lines, .. } = order;
+    let order = Order::of(order_id, user_id, lines, event.correlationid);
+    deduct_stock::deduct_stock(store, news, &order, message.now).await
+}

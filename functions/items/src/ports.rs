@@ -1,0 +1,110 @@
+//! What items needs from outside, one narrow trait per capability.
+
+use crate::domain::{Item, Job, Label, Order, Refusal, Stock};
+use contracts::orders::Work;
+use contracts::{ItemId, OrderId, Timestamp, UserId};
+use kit::Fault;
+use kit::http::Page;
+use kit::idempotency::{IdempotencyKey, StoredAnswer};
+
+/// Who asked for a new item under which key, and what they are answered.
+#[derive(Debug, Clone)]
+pub struct Once {
+    /// Keys are remembered per user.
+    pub user: UserId,
+    /// The caller's key, and the request it came with.
+    pub key: IdempotencyKey,
+    /// The answer that is remembered.
+    pub answer: StoredAnswer,
+}
+
+/// What asking for a new item came to.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Added {
+    /// It was written now.
+    Now,
+    /// An earlier request under the same key had been answered so. Nothing was written.
+    Before(StoredAnswer),
+    /// The key was used for another request. Nothing was written.
+    KeyReused,
+}
+
+/// Puts items into the catalogue.
+pub trait AddItem: Send + Sync {
+    /// Writes an item and the key it was asked for under, together. Anybody sees it from here on.
+    fn add_item(
+        &self,
+        item: &Item,
+        once: Option<&Once>,
+        now: Timestamp,
+    ) -> impl Future<Output = Result<Added, Fault>> + Send;
+}
+
+/// Changes items. `None` where there is no such item, or none any more.
+pub trait ChangeItem: Send + Sync {
+    /// Gives an item another name and price. What is ordered already keeps its price.
+    fn relabel(&self, item: &ItemId, label: &Label) -> impl Future<Output = Result<Option<Item>, Fault>> + Send;
+
+    /// Sets how many pieces are left to sell, whatever was sold so far.
+    fn set_stock(&self, item: &ItemId, stock: Stock) -> impl Future<Output = Result<Option<Item>, Fault>> + Send;
+}
+
+/// Takes items off the shop.
+pub trait WithdrawItem: Send + Sync {
+    /// From here on nobody sees or orders it. `false` where there never was such an item.
+    fn withdraw(&self, item: &ItemId, now: Timestamp) -> impl Future<Output = Result<bool, Fault>> + Send;
+}
+
+/// Reads one item.
+pub trait FindItem: Send + Sync {
+    /// The item, if it is sold.
+    fn find_item(&self, item: &ItemId) -> impl Future<Output = Result<Option<Item>, Fault>> + Send;
+}
+
+/// Reads the catalogue.
+pub trait ListItems: Send + Sync {
+    /// Items that are sold, newest first, and the cursor behind the last if there are more.
+    fn list_items(&self, page: &Page) -> impl Future<Output = Result<(Vec<Item>, Option<String>), Fault>> + Send;
+}
+
+/// Reads some items.
+pub trait FindItems: Send + Sync {
+    /// Those of them that are sold, in no order. At most a hundred may be asked for.
+    fn find_items(&self, items: &[ItemId]) -> impl Future<Output = Result<Vec<Item>, Fault>> + Send;
+}
+
+/// What came of taking an order's pieces.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Taken {
+    /// All were taken.
+    All,
+    /// None was taken, for this reason.
+    None(Refusal),
+    /// None was taken: something else was done for the order meanwhile.
+    Crossed,
+}
+
+/// Does and undoes what orders want of the stock. Each write is one transaction with its answer in the outbox, guarded by
+/// the order's work: `false` (or [`Taken::Crossed`]) and nothing written, if that is not as it was read any more.
+pub trait KeepStock: Send + Sync {
+    /// What was done for an order so far.
+    fn job(&self, order: &OrderId) -> impl Future<Output = Result<Job, Fault>> + Send;
+
+    /// Takes all pieces of an order that nothing was done for, or none.
+    fn take(&self, order: &Order, now: Timestamp) -> impl Future<Output = Result<Taken, Fault>> + Send;
+
+    /// Writes down that an order is refused that nothing was done for.
+    fn refuse(
+        &self,
+        order: &Order,
+        refusal: &Refusal,
+        now: Timestamp,
+    ) -> impl Future<Output = Result<bool, Fault>> + Send;
+
+    /// Puts back what `job` took for an order, and sees to it that nothing will be taken for it, however late it is asked
+    /// for.
+    fn restore(&self, order: &Order, job: &Job, now: Timestamp) -> impl Future<Output = Result<bool, Fault>> + Send;
+
+    /// Has the answer that belongs to an order's work said once more.
+    fn say_again(&self, order: &OrderId, work: Work, now: Timestamp) -> impl Future<Output = Result<(), Fault>> + Send;
+}

@@ -1,0 +1,34 @@
+//! An order wants its pieces, or failed and must not have any. Do and undo are one function on one queue: which comes
+//! first, and how often, is not known.
+
+use crate::domain::{News, Order, Step, decide};
+use crate::ports::{KeepStock, Taken};
+use contracts::Timestamp;
+use kit::Fault;
+
+/// How often an order is decided about again after other news of it came in between. There are but two.
+const ATTEMPTS: u32 = 4;
+
+/// Brings the stock to where the news want it, exactly once for each order, and answers, each time it is asked.
+pub async fn deduct_stock(store: &impl KeepStock, news: News, order: &Order, now: Timestamp) -> Result<(), Fault> {
+    for _ in 0..ATTEMPTS {
+        let job = store.job(&order.id).await?;
+        let is_settled = match decide(news, job.work) {
+            Step::Take => match store.take(order, now).await? {
+                Taken::All => true,
+                Taken::None(refusal) => store.refuse(order, &refusal, now).await?,
+                Taken::Crossed => false,
+            },
+            Step::Restore => store.restore(order, &job, now).await?,
+            Step::SayAgain => {
+                store.say_again(&order.id, job.work, now).await?;
+                true
+            }
+            Step::Nothing => true,
+        };
+        if is_settled {
+            return Ok(());
+        }
+    }
+    Err(Fault::contended("deciding about an order's pieces"))
+}

@@ -1,0 +1,657 @@
+//! Carts, orders, and the pure decisions about them.
+
+use contracts::events::EventBody;
+use contracts::orders::{MAX_LINES, OrderFailure, OrderLine, Pieces, Work};
+use contracts::steps::QuotedItem;
+use contracts::{Invalid, ItemId, OrderId, Timestamp, UserId, Won};
+use std::collections::{HashMap, HashSet};
+
+/// Over how many partitions of their index due orders spread.
+pub const DUE_SHARDS: u64 = 16;
+/// How long after it was placed, or failed, an order is looked after for the first time, in seconds.
+pub const FIRST_LOOK_SECONDS: i64 = 60;
+/// The longest wait between two times a failed order is said to have failed, in seconds.
+pub const LONGEST_NUDGE_WAIT_SECONDS: i64 = 3600;
+/// With which of those times a person is told.
+pub const STUCK_NUDGES: u32 = 5;
+
+// ------------------------------------------------------------------------------------------------------------ carts
+
+/// A line of a cart.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct CartLine {
+    /// The line, with the price of when it was put there.
+    pub line: OrderLine,
+    /// When that was.
+    pub put_at: Timestamp,
+}
+
+/// A user's cart.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Cart {
+    /// Counts its changes: who decided on an older one decides again.
+    pub rev: u64,
+    /// Its lines, each item once, by the item's id.
+    pub lines: Vec<CartLine>,
+}
+
+impl Cart {
+    /// The price of all lines, or `None` past [`Won::MAX`].
+    pub fn total(&self) -> Option<Won> {
+        total(self.lines.iter().map(|line| &line.line))
+    }
+
+    /// The line of an item.
+    pub fn line(&self, item: &ItemId) -> Option<&CartLine> {
+        self.lines.iter().find(|line| line.line.item_id == *item)
+    }
+
+    /// The lines that an order takes out: those of what it orders, unless they were put there after it was placed.
+    pub fn ordered(&self, ordered: &[OrderLine], placed_at: Timestamp) -> Vec<CartLine> {
+        let lines = ordered.iter().filter_map(|line| self.line(&line.item_id));
+        lines.filter(|line| line.put_at <= placed_at).cloned().collect()
+    }
+
+    /// Which of the lines that an order had taken out go back: those whose item the user has not put there anew, as
+    /// long as there is room.
+    pub fn lacking(&self, taken: &[CartLine]) -> Vec<CartLine> {
+        let room = MAX_LINES.saturating_sub(self.lines.len());
+        taken.iter().filter(|line| self.line(&line.line.item_id).is_none()).take(room).cloned().collect()
+    }
+}
+
+fn total<'a>(lines: impl Iterator<Item = &'a OrderLine>) -> Option<Won> {
+    let totals: Option<Vec<Won>> = lines.map(OrderLine::total).collect();
+    Won::checked_sum(totals?)
+}
+
+/// News of an order that a participant acts on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum News {
+    /// It was placed.
+    Placed {
+        /// When.
+        at: Timestamp,
+    },
+    /// It failed.
+    Failed,
+}
+
+/// What there is to do about the cart.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Step {
+    /// Take the ordered lines out.
+    Take {
+        /// Those that were there when the order was placed.
+        placed_at: Timestamp,
+    },
+    /// Put back what was taken, and never take anything again.
+    PutBack,
+    /// It is done: answer once more, for the answer may have been lost.
+    SayAgain,
+    /// The order failed before it was heard of.
+    Nothing,
+}
+
+/// Decides what news of an order come to, by where the cart stands with it.
+pub const fn decide_step(news: News, work: Work) -> Step {
+    match (news, work) {
+        (News::Placed { at }, Work::Pending) => Step::Take { placed_at: at },
+        (News::Placed { .. }, Work::Undone) => Step::Nothing,
+        (News::Placed { .. }, Work::Done | Work::Refused) | (News::Failed, Work::Undone) => Step::SayAgain,
+        (News::Failed, Work::Pending | Work::Done | Work::Refused) => Step::PutBack,
+    }
+}
+
+/// An order as its cart has to know it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct CartOrder {
+    /// The order.
+    pub id: OrderId,
+    /// Whose it is, and whose cart.
+    pub user: UserId,
+    /// What is ordered.
+    pub lines: Vec<OrderLine>,
+    /// The request that placed it.
+    pub correlation_id: String,
+}
+
+/// What was done to a cart for an order.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct CartWork {
+    /// Where the cart stands with the order; [`Work::Pending`] when nothing is written down.
+    pub work: Work,
+    /// The lines that were taken out.
+    pub taken: Vec<CartLine>,
+}
+
+// ----------------------------------------------------------------------------------------------------------- orders
+
+/// What somebody wants to order: 1 to [`MAX_LINES`] items, each once.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Wanted(Vec<Pieces>);
+
+impl Wanted {
+    /// Parses it.
+    pub fn new(lines: Vec<Pieces>) -> Result<Self, Invalid> {
+        if !(1..=MAX_LINES).contains(&lines.len()) {
+            return Err(Invalid::new("lines", "must be 1 to 50"));
+        }
+        let items: HashSet<&ItemId> = lines.iter().map(|line| &line.item_id).collect();
+        if items.len() < lines.len() {
+            return Err(Invalid::new("lines", "must have each item once"));
+        }
+        Ok(Self(lines))
+    }
+
+    /// The items.
+    pub fn items(&self) -> Vec<ItemId> {
+        self.0.iter().map(|line| line.item_id.clone()).collect()
+    }
+}
+
+/// A line of the cart whose item costs something else now.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct PriceChange {
+    /// The item.
+    pub item: ItemId,
+    /// What it cost when it was put into the cart.
+    pub price_in_cart: Won,
+    /// What it costs now.
+    pub price: Won,
+}
+
+/// Why an order is not taken.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Refusal {
+    /// These items are unknown or not sold any more.
+    ItemsNotFound(Vec<ItemId>),
+    /// The caller saw other prices.
+    PriceChanged(Vec<PriceChange>),
+    /// All together costs more than can be paid.
+    TooExpensive,
+}
+
+/// Lines with their price fixed.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Priced {
+    /// The lines, as they were asked for.
+    pub lines: Vec<OrderLine>,
+    /// The price of all of them.
+    pub total: Won,
+}
+
+/// Fixes the prices of what is wanted, by what the items cost now. What the caller has in the cart must not have
+/// another price there.
+pub fn fix_prices(wanted: &Wanted, quoted: Vec<QuotedItem>, cart: &Cart) -> Result<Priced, Refusal> {
+    let mut quoted: HashMap<ItemId, QuotedItem> = quoted.into_iter().map(|item| (item.item_id.clone(), item)).collect();
+    let (mut lines, mut missing, mut changed) = (Vec::with_capacity(wanted.0.len()), Vec::new(), Vec::new());
+    for Pieces { item_id, quantity } in wanted.0.iter().cloned() {
+        let Some(QuotedItem { name, price, .. }) = quoted.remove(&item_id) else {
+            missing.push(item_id);
+            continue;
+        };
+        let price_in_cart = cart.line(&item_id).map(|line| line.line.price);
+        if let Some(price_in_cart) = price_in_cart.filter(|before| *before != price) {
+            changed.push(PriceChange { item: item_id.clone(), price_in_cart, price });
+        }
+        lines.push(OrderLine { item_id, name, price, quantity });
+    }
+    if !missing.is_empty() {
+        return Err(Refusal::ItemsNotFound(missing));
+    }
+    if !changed.is_empty() {
+        return Err(Refusal::PriceChanged(changed));
+    }
+    let total = total(lines.iter()).ok_or(Refusal::TooExpensive)?;
+    Ok(Priced { lines, total })
+}
+
+/// Where an order is in its life.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Status {
+    /// Not everybody has answered.
+    Pending,
+    /// Everybody did their part.
+    Completed,
+    /// Somebody could not; the others undo their part.
+    Failed(OrderFailure),
+}
+
+impl Status {
+    /// Its name in tables and answers.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Pending => "pending",
+            Self::Completed => "completed",
+            Self::Failed(_) => "failed",
+        }
+    }
+}
+
+/// An order. All but its status was fixed when it was placed.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Order {
+    /// Its id.
+    pub id: OrderId,
+    /// Whose it is.
+    pub user: UserId,
+    /// What is ordered.
+    pub lines: Vec<OrderLine>,
+    /// The price of it.
+    pub total_price: Won,
+    /// When it was placed.
+    pub placed_at: Timestamp,
+    /// The request that placed it.
+    pub correlation_id: String,
+    /// Where it is in its life.
+    pub status: Status,
+}
+
+// ---------------------------------------------------------------------------------------------------------- answers
+
+/// Who answers an order.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Participant {
+    /// Takes the pieces.
+    Stock,
+    /// Takes the price.
+    Points,
+    /// Takes the lines out of the cart.
+    Cart,
+    /// Tells the world outside. An order never depends on it.
+    Report,
+}
+
+impl Participant {
+    /// Everybody.
+    pub const ALL: [Self; 4] = [Self::Stock, Self::Points, Self::Cart, Self::Report];
+
+    /// Its name in the work state.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Stock => "stock",
+            Self::Points => "points",
+            Self::Cart => "cart",
+            Self::Report => "report",
+        }
+    }
+}
+
+/// What a participant said to an order.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Answer {
+    /// The order.
+    pub order: OrderId,
+    /// Who says it.
+    pub participant: Participant,
+    /// What it did.
+    pub did: Did,
+}
+
+/// What a participant did.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Did {
+    /// Its part.
+    Its,
+    /// Nothing, for a reason.
+    Refuse(OrderFailure),
+    /// Whatever undoes its part.
+    Undo,
+}
+
+impl Did {
+    /// How the work state has it.
+    pub const fn work(self) -> Work {
+        match self {
+            Self::Its => Work::Done,
+            Self::Refuse(_) => Work::Refused,
+            Self::Undo => Work::Undone,
+        }
+    }
+}
+
+impl Answer {
+    /// The answer an event is, if it is one.
+    pub fn of(event: &EventBody) -> Option<Self> {
+        use Participant::{Cart, Points, Report, Stock};
+        let (order, participant, did) = match event {
+            EventBody::StockDeducted(stock) => (&stock.order_id, Stock, Did::Its),
+            EventBody::StockRefused(stock) => (&stock.order_id, Stock, Did::Refuse(stock.reason)),
+            EventBody::StockRestored(stock) => (&stock.order_id, Stock, Did::Undo),
+            EventBody::PointsUsed(points) => (&points.order_id, Points, Did::Its),
+            EventBody::PointsRefused(points) => (&points.order_id, Points, Did::Refuse(points.reason)),
+            EventBody::PointsReturned(points) => (&points.order_id, Points, Did::Undo),
+            EventBody::CartCleared(cart) => (&cart.order_id, Cart, Did::Its),
+            EventBody::CartRestored(cart) => (&cart.order_id, Cart, Did::Undo),
+            EventBody::OrderReported(report) => (&report.order_id, Report, Did::Its),
+            _ => return None,
+        };
+        Some(Self { order: order.clone(), participant, did })
+    }
+}
+
+/// Where those stand that an order depends on.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct WorkState {
+    /// The stock.
+    pub stock: Work,
+    /// The points.
+    pub points: Work,
+    /// The cart.
+    pub cart: Work,
+    /// The reason of who refused first, if anybody did.
+    pub refusal: Option<OrderFailure>,
+}
+
+/// What the answers so far come to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Verdict {
+    /// Some are still to come.
+    Wait,
+    /// Everybody did their part: the order is complete, if it has not failed before.
+    Complete,
+    /// One refused: the order fails, if it has not yet.
+    Fail(OrderFailure),
+    /// Everybody has undone their part: nothing is left of the failed order.
+    Settle,
+}
+
+/// Folds the answers into a verdict.
+pub fn fold(state: &WorkState) -> Verdict {
+    let works = [state.stock, state.points, state.cart];
+    let all = |wanted| works.iter().all(|work| *work == wanted);
+    match state.refusal {
+        _ if all(Work::Done) => Verdict::Complete,
+        _ if all(Work::Undone) => Verdict::Settle,
+        Some(reason) if works.contains(&Work::Refused) => Verdict::Fail(reason),
+        _ => Verdict::Wait,
+    }
+}
+
+// ------------------------------------------------------------------------------------------------------ looking after
+
+/// An order that waits for others and is due for a look.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct DueOrder {
+    /// The order.
+    pub order: Order,
+    /// Since when it is due.
+    pub due_at: Timestamp,
+    /// How often it was said again that it failed.
+    pub nudges: u32,
+}
+
+/// What there is to do about it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Look {
+    /// Say once more that it was placed, and look at it again when its time is over.
+    SayPlaced {
+        /// When that is.
+        again_at: Timestamp,
+    },
+    /// Its time is over: it fails.
+    TimeOut,
+    /// Say once more that it failed.
+    SayFailed {
+        /// When to look at it again.
+        again_at: Timestamp,
+        /// Whether a person is to be told that it does not come to an end.
+        tell: bool,
+    },
+    /// Nobody owes it anything.
+    Leave,
+}
+
+/// Decides what to do about a due order.
+pub fn look_after(due: &DueOrder, deadline_seconds: i64, now: Timestamp) -> Look {
+    let deadline = due.order.placed_at.plus_seconds(deadline_seconds);
+    match due.order.status {
+        Status::Pending if now < deadline => Look::SayPlaced { again_at: deadline },
+        Status::Pending => Look::TimeOut,
+        Status::Failed(_) => Look::SayFailed {
+            again_at: now.plus_seconds(wait_after_nudge(due.nudges)),
+            tell: due.nudges + 1 == STUCK_NUDGES,
+        },
+        Status::Completed => Look::Leave,
+    }
+}
+
+/// How long after nudge number `count`, counted from 0, the next one comes, in seconds: a minute, doubling, at most an
+/// hour.
+fn wait_after_nudge(count: u32) -> i64 {
+    FIRST_LOOK_SECONDS.saturating_mul(1 << count.min(10)).min(LONGEST_NUDGE_WAIT_SECONDS)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use contracts::orders::Quantity;
+
+    const NOW: Timestamp = Timestamp::from_millis(1_800_000_000_000);
+    const WORKS: [Work; 4] = [Work::Pending, Work::Done, Work::Refused, Work::Undone];
+
+    fn item(id: &str) -> ItemId {
+        ItemId::parse(id).unwrap()
+    }
+
+    fn won(amount: i64) -> Won {
+        Won::new(amount).unwrap()
+    }
+
+    fn line(id: &str, price: i64, quantity: i64) -> OrderLine {
+        let quantity = Quantity::new(quantity).unwrap();
+        OrderLine { item_id: item(id), name: id.to_uppercase(), price: won(price), quantity }
+    }
+
+    fn put(id: &str, price: i64, put_at: Timestamp) -> CartLine {
+        CartLine { line: line(id, price, 1), put_at }
+    }
+
+    fn cart(lines: impl IntoIterator<Item = CartLine>) -> Cart {
+        Cart { rev: 1, lines: lines.into_iter().collect() }
+    }
+
+    fn pieces(id: &str, quantity: i64) -> Pieces {
+        Pieces { item_id: item(id), quantity: Quantity::new(quantity).unwrap() }
+    }
+
+    fn quoted(id: &str, price: i64) -> QuotedItem {
+        QuotedItem { item_id: item(id), name: id.to_uppercase(), price: won(price) }
+    }
+
+    fn order(status: Status) -> Order {
+        Order {
+            id: OrderId::parse("o1").unwrap(),
+            user: UserId::parse("alice").unwrap(),
+            lines: vec![line("poster", 100, 2)],
+            total_price: won(200),
+            placed_at: NOW,
+            correlation_id: "request-1".to_owned(),
+            status,
+        }
+    }
+
+    fn states() -> impl Iterator<Item = WorkState> {
+        let three = |stock| WORKS.into_iter().flat_map(move |points| WORKS.map(move |cart| (stock, points, cart)));
+        let refusals = [None, Some(OrderFailure::OutOfStock), Some(OrderFailure::InsufficientPoints)];
+        WORKS.into_iter().flat_map(three).flat_map(move |(stock, points, cart)| {
+            refusals.map(move |refusal| WorkState { stock, points, cart, refusal })
+        })
+    }
+
+    #[test]
+    fn an_order_is_complete_exactly_when_everybody_did_their_part() {
+        for state in states() {
+            let all_done = [state.stock, state.points, state.cart] == [Work::Done; 3];
+            assert_eq!(fold(&state) == Verdict::Complete, all_done, "{state:?}");
+        }
+    }
+
+    #[test]
+    fn an_order_is_settled_exactly_when_everybody_has_undone_their_part() {
+        for state in states() {
+            let all_undone = [state.stock, state.points, state.cart] == [Work::Undone; 3];
+            assert_eq!(fold(&state) == Verdict::Settle, all_undone, "{state:?}");
+        }
+    }
+
+    #[test]
+    fn one_refusal_fails_an_order_whoever_it_is_and_whatever_the_others_say() {
+        for state in states() {
+            let refused = [state.stock, state.points, state.cart].contains(&Work::Refused);
+            let expected = if refused { state.refusal } else { None };
+            let failed = match fold(&state) {
+                Verdict::Fail(reason) => Some(reason),
+                Verdict::Wait | Verdict::Complete | Verdict::Settle => None,
+            };
+            assert_eq!(failed, expected, "{state:?}");
+        }
+    }
+
+    #[test]
+    fn an_answer_that_is_still_to_come_is_waited_for_unless_somebody_refused() {
+        for state in states() {
+            let works = [state.stock, state.points, state.cart];
+            if works.contains(&Work::Pending) && !works.contains(&Work::Refused) {
+                assert_eq!(fold(&state), Verdict::Wait, "{state:?}");
+            }
+        }
+    }
+
+    #[test]
+    fn every_answer_of_every_participant_is_understood_and_nothing_else() {
+        let told = |json: serde_json::Value| serde_json::from_value::<EventBody>(json).unwrap();
+        for (event_type, participant, work) in [
+            ("stock.deducted", Participant::Stock, Work::Done),
+            ("stock.refused", Participant::Stock, Work::Refused),
+            ("stock.restored", Participant::Stock, Work::Undone),
+            ("points.used", Participant::Points, Work::Done),
+            ("points.refused", Participant::Points, Work::Refused),
+            ("points.returned", Participant::Points, Work::Undone),
+            ("cart.cleared", Participant::Cart, Work::Done),
+            ("cart.restored", Participant::Cart, Work::Undone),
+            ("order.reported", Participant::Report, Work::Done),
+        ] {
+            let schema: serde_json::Value =
+                serde_json::from_str(contracts::events::schema_of(event_type).unwrap()).unwrap();
+            let example = &schema["examples"][0];
+            let answer = Answer::of(&told(example.clone())).unwrap();
+            assert_eq!((answer.participant, answer.did.work()), (participant, work), "{event_type}");
+            assert_eq!(answer.order.as_str(), example["subject"], "{event_type}");
+            if let Did::Refuse(reason) = answer.did {
+                assert_eq!(reason.as_str(), example["data"]["reason"]);
+            }
+        }
+        let deaf = EventBody::TYPES.iter().filter(|event_type| {
+            let schema: serde_json::Value =
+                serde_json::from_str(contracts::events::schema_of(event_type).unwrap()).unwrap();
+            Answer::of(&told(schema["examples"][0].clone())).is_none()
+        });
+        assert_eq!(deaf.count(), EventBody::TYPES.len() - 9);
+    }
+
+    #[test]
+    fn whatever_comes_again_is_answered_again_and_what_failed_is_never_done_after() {
+        for work in WORKS {
+            let placed = decide_step(News::Placed { at: NOW }, work);
+            let failed = decide_step(News::Failed, work);
+            let expected = match work {
+                Work::Pending => (Step::Take { placed_at: NOW }, Step::PutBack),
+                Work::Done | Work::Refused => (Step::SayAgain, Step::PutBack),
+                Work::Undone => (Step::Nothing, Step::SayAgain),
+            };
+            assert_eq!((placed, failed), expected, "{work:?}");
+        }
+    }
+
+    #[test]
+    fn an_order_takes_its_own_lines_and_none_that_was_put_since() {
+        let later = NOW.plus_millis(1);
+        let cart = cart([put("bag", 1, NOW), put("mug", 1, later), put("poster", 1, NOW)]);
+        let ordered = [line("poster", 1, 9), line("mug", 1, 1), line("shirt", 1, 1)];
+        assert_eq!(cart.ordered(&ordered, NOW), [put("poster", 1, NOW)]);
+        assert_eq!(Cart::default().ordered(&ordered, NOW), []);
+    }
+
+    #[test]
+    fn a_line_goes_back_unless_its_item_was_put_anew() {
+        let later = NOW.plus_millis(1);
+        let taken = [put("mug", 1, NOW), put("poster", 1, NOW)];
+        assert_eq!(cart([put("mug", 2, later)]).lacking(&taken), [put("poster", 1, NOW)]);
+        let full = cart((0..MAX_LINES - 1).map(|n| put(&format!("i{n}"), 1, later)));
+        assert_eq!(full.lacking(&taken), [put("mug", 1, NOW)], "as many as there is room for");
+    }
+
+    #[test]
+    fn an_order_has_1_to_50_items_each_once() {
+        let many = |count: usize| Wanted::new((0..count).map(|n| pieces(&format!("i{n}"), 1)).collect());
+        assert!(many(0).is_err() && many(MAX_LINES + 1).is_err());
+        assert_eq!(many(MAX_LINES).unwrap().items().len(), MAX_LINES);
+        assert!(Wanted::new(vec![pieces("a", 1), pieces("a", 2)]).is_err());
+    }
+
+    #[test]
+    fn prices_are_those_of_now_in_the_order_asked() {
+        let wanted = Wanted::new(vec![pieces("poster", 2), pieces("mug", 1)]).unwrap();
+        let priced = fix_prices(&wanted, vec![quoted("mug", 30), quoted("poster", 100)], &Cart::default()).unwrap();
+        assert_eq!(priced.lines, [line("poster", 100, 2), line("mug", 30, 1)]);
+        assert_eq!(priced.total, won(230));
+    }
+
+    #[test]
+    fn an_item_that_is_gone_is_named_before_a_price_is_talked_of() {
+        let wanted = Wanted::new(vec![pieces("a", 1), pieces("b", 1), pieces("c", 1)]).unwrap();
+        let cart = cart([put("b", 1, NOW)]);
+        let refusal = fix_prices(&wanted, vec![quoted("b", 2)], &cart).unwrap_err();
+        assert_eq!(refusal, Refusal::ItemsNotFound(vec![item("a"), item("c")]));
+    }
+
+    #[test]
+    fn a_price_that_moved_either_way_is_told_with_both() {
+        let wanted = Wanted::new(vec![pieces("a", 1), pieces("b", 1), pieces("c", 1)]).unwrap();
+        let cart = cart([put("a", 5, NOW), put("b", 5, NOW), put("c", 5, NOW), put("d", 1, NOW)]);
+        let quote = vec![quoted("a", 6), quoted("b", 4), quoted("c", 5)];
+        let change = |id: &str, price| PriceChange { item: item(id), price_in_cart: won(5), price: won(price) };
+        let expected = Refusal::PriceChanged(vec![change("a", 6), change("b", 4)]);
+        assert_eq!(fix_prices(&wanted, quote, &cart), Err(expected));
+    }
+
+    #[test]
+    fn what_costs_more_than_money_can_say_is_refused() {
+        let wanted = Wanted::new(vec![pieces("a", 1), pieces("b", 1)]).unwrap();
+        let quote = vec![quoted("a", Won::MAX.get()), quoted("b", 1)];
+        assert_eq!(fix_prices(&wanted, quote, &Cart::default()), Err(Refusal::TooExpensive));
+    }
+
+    #[test]
+    fn a_pending_order_is_told_of_again_once_and_then_fails() {
+        let due = |due_at| DueOrder { order: order(Status::Pending), due_at, nudges: 0 };
+        let (first, deadline) = (NOW.plus_seconds(FIRST_LOOK_SECONDS), NOW.plus_seconds(300));
+        assert_eq!(look_after(&due(first), 300, first), Look::SayPlaced { again_at: deadline });
+        assert_eq!(look_after(&due(deadline), 300, deadline), Look::TimeOut);
+        assert_eq!(look_after(&due(first), 60, first), Look::TimeOut, "there is no time to tell of it again");
+    }
+
+    #[test]
+    fn a_failed_order_is_said_to_have_failed_less_and_less_often_and_a_person_is_told_once() {
+        let failed = |nudges| DueOrder { order: order(Status::Failed(OrderFailure::TimedOut)), due_at: NOW, nudges };
+        let (waits, told): (Vec<i64>, Vec<bool>) = (0..12)
+            .map(|nudges| match look_after(&failed(nudges), 300, NOW) {
+                Look::SayFailed { again_at, tell } => (again_at.millis_since(NOW) / 1000, tell),
+                other => panic!("{other:?}"),
+            })
+            .unzip();
+        assert_eq!(waits[..7], [60, 120, 240, 480, 960, 1920, 3600]);
+        assert!(waits[7..].iter().all(|wait| *wait == LONGEST_NUDGE_WAIT_SECONDS));
+        assert_eq!(told.iter().position(|tell| *tell), Some(4));
+        assert_eq!(told.iter().filter(|tell| **tell).count(), 1);
+        assert_eq!(wait_after_nudge(u32::MAX), LONGEST_NUDGE_WAIT_SECONDS);
+    }
+
+    #[test]
+    fn a_completed_order_is_left_alone() {
+        let due = DueOrder { order: order(Status::Completed), due_at: NOW, nudges: 0 };
+        assert_eq!(look_after(&due, 300, NOW.plus_seconds(900)), Look::Leave);
+    }
+}

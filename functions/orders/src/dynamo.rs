@@ -1,0 +1,673 @@
+//! The orders table: keys, items and every condition expression.
+//!
+//! | item | pk | sk | attributes |
+//! | --- | --- | --- | --- |
+//! | cart | `USER#<user>` | `CART` | `rev`, `listed` (set of the items in it), for each line `l#<item>` (map: `name`, `price`, `quantity`, `put_at`) |
+//! | order | `USER#<user>` | `ORDER#<order>` | `kind` = `order`, `order_id`, `user_id`, `status`, `failure`, `lines` (JSON), `total_price`, `placed_at`, `correlation_id`, `nudges`, `ended_at`, `settled_at`, while somebody owes it something `due_shard` and `due_at` (index `due`) |
+//! | the cart's work | `ORDER#<order>` | `WORK` | `work_state` (`done`, `undone`), `l#<item>` for each line that was taken out, `ttl` |
+//! | remembered answer | `USER#<user>` | `IDEM#<key>` | see [`kit::idempotency`] |
+//! | outbox row | `OUTBOX#<event>` | `OUTBOX` | see [`kit::outbox`]; that of `order.placed` has `work_state` (map: `stock`, `points`, `cart`, `report`) and `refusal` too |
+
+use crate::domain::{
+    Answer, Cart, CartLine, CartOrder, CartWork, DUE_SHARDS, Did, DueOrder, FIRST_LOOK_SECONDS, Order, Participant,
+    Status, WorkState,
+};
+use crate::ports::{
+    ChangeCart, EndOrder, FindCart, FindDue, FindOrder, KeepAnswers, KeepCart, ListOrders, OpenOrder, PutOff,
+    Remembered, SayAgain, SettleOrder,
+};
+use aws_sdk_dynamodb::operation::update_item::UpdateItemError;
+use aws_sdk_dynamodb::operation::update_item::builders::UpdateItemFluentBuilder;
+use aws_sdk_dynamodb::types::builders::UpdateBuilder;
+use aws_sdk_dynamodb::types::{
+    AttributeValue, KeysAndAttributes, Put, ReturnValue, ReturnValuesOnConditionCheckFailure, TransactWriteItem, Update,
+};
+use contracts::events::{CartEvent, Event, EventBody, FaultDetected, OrderEvent, OrderFailed};
+use contracts::orders::{MAX_LINES, OrderFailure, OrderLine, Pieces, Quantity, Work};
+use contracts::{ItemId, OrderId, Timestamp, UserId, Won};
+use kit::Fault;
+use kit::dynamo::{self, Item, PK, Read, SK, TTL, Table, TransactError, at, built, classify, jitter, n, s};
+use kit::http::Page;
+use kit::idempotency::{self, IdempotencyKey, StoredAnswer};
+use kit::outbox;
+
+/// The index of orders that somebody owes something, by the moment to look at them.
+pub const DUE_INDEX: &str = "due";
+/// How many due orders of a shard one run of the sweep takes, to a page.
+const DUE_ROWS: usize = 200;
+/// Who speaks in our events.
+const SOURCE: &str = "encore/orders";
+const CART: &str = "CART";
+const WORK: &str = "WORK";
+/// The attribute of a cart's line, before the item.
+const LINE: &str = "l#";
+/// How long it is known what was done for an order, in seconds: 30 days. News of it come within 21: an event is kept 7
+/// days in the outbox and 14 in a queue.
+const KEPT_SECONDS: i64 = 30 * 24 * 3600;
+/// How often a write that met a transaction, or a batch that was answered in part, is tried.
+const ATTEMPTS: u32 = 8;
+
+/// Carts and orders in their table.
+#[derive(Debug, Clone)]
+pub struct Orders {
+    table: Table,
+}
+
+fn user_pk(user: &UserId) -> AttributeValue {
+    s(format!("USER#{user}"))
+}
+
+fn order_sk(id: &OrderId) -> AttributeValue {
+    s(format!("ORDER#{id}"))
+}
+
+fn work_pk(id: &OrderId) -> AttributeValue {
+    s(format!("ORDER#{id}"))
+}
+
+fn put(row: Put) -> TransactWriteItem {
+    TransactWriteItem::builder().put(row).build()
+}
+
+fn update(row: Update) -> TransactWriteItem {
+    TransactWriteItem::builder().update(row).build()
+}
+
+impl Orders {
+    /// Carts and orders in a table.
+    pub fn new(table: Table) -> Self {
+        Self { table }
+    }
+
+    fn update(&self, pk: AttributeValue, sk: AttributeValue) -> UpdateBuilder {
+        Update::builder().table_name(&self.table.name).key(PK, pk).key(SK, sk)
+    }
+
+    /// A write of the cart by its user, again while an order takes something out of it. `None` when the condition failed.
+    async fn change_cart(
+        &self,
+        user: &UserId,
+        change: impl Fn(UpdateItemFluentBuilder) -> UpdateItemFluentBuilder,
+    ) -> Result<Option<Cart>, Fault> {
+        const DOING: &str = "changing a cart";
+        for attempt in 0..ATTEMPTS {
+            let update = self.table.client.update_item().table_name(&self.table.name);
+            let update = update.key(PK, user_pk(user)).key(SK, s(CART)).return_values(ReturnValue::AllNew);
+            let error = match change(update).expression_attribute_values(":one", n(1)).send().await {
+                Ok(changed) => return cart_of(&changed.attributes.unwrap_or_default()).map(Some),
+                Err(error) => error,
+            };
+            if error.as_service_error().is_some_and(UpdateItemError::is_conditional_check_failed_exception) {
+                return Ok(None);
+            }
+            match classify(DOING, error) {
+                Fault::Contended(_) => tokio::time::sleep(jitter(attempt)).await,
+                fault => return Err(fault),
+            }
+        }
+        Err(Fault::contended(DOING))
+    }
+
+    /// Writes all, or nothing if a condition does not hold: `false`.
+    async fn written(&self, doing: &'static str, writes: Vec<TransactWriteItem>) -> Result<bool, Fault> {
+        match self.table.transact(doing, writes).await {
+            Ok(()) => Ok(true),
+            Err(TransactError::Conditions(_)) => Ok(false),
+            Err(TransactError::Fault(fault)) => Err(fault),
+        }
+    }
+
+    /// The row that says what was done to the cart for an order nothing was done for.
+    fn first_work(
+        &self,
+        order: &CartOrder,
+        work: Work,
+        taken: &[CartLine],
+        now: Timestamp,
+    ) -> Result<TransactWriteItem, Fault> {
+        let row = Put::builder()
+            .table_name(&self.table.name)
+            .set_item(Some(taken.iter().map(line_attribute).collect()))
+            .item(PK, work_pk(&order.id))
+            .item(SK, s(WORK))
+            .item("work_state", s(work.as_str()))
+            .item(TTL, n(now.plus_seconds(KEPT_SECONDS).ttl_seconds()))
+            .condition_expression("attribute_not_exists(pk)");
+        Ok(put(built(row.build())?))
+    }
+
+    /// A change of the cart's lines that was decided on the cart as it was read.
+    fn cart_lines(
+        &self,
+        order: &CartOrder,
+        cart: &Cart,
+        lines: &[CartLine],
+        back: bool,
+    ) -> Result<TransactWriteItem, Fault> {
+        let mut row = self
+            .update(user_pk(&order.user), s(CART))
+            .condition_expression("rev = :rev")
+            .expression_attribute_values(":rev", n(cart.rev))
+            .expression_attribute_values(":one", n(1))
+            .expression_attribute_values(":items", items_of(lines));
+        let mut names = Vec::with_capacity(lines.len());
+        for (index, line) in lines.iter().enumerate() {
+            let (name, value) = line_attribute(line);
+            row = row.expression_attribute_names(format!("#l{index}"), name);
+            if back {
+                row = row.expression_attribute_values(format!(":l{index}"), value);
+                names.push(format!("#l{index} = :l{index}"));
+            } else {
+                names.push(format!("#l{index}"));
+            }
+        }
+        let names = names.join(", ");
+        let expression = if back {
+            format!("SET {names} ADD rev :one, listed :items")
+        } else {
+            format!("REMOVE {names} ADD rev :one DELETE listed :items")
+        };
+        Ok(update(built(row.update_expression(expression).build())?))
+    }
+
+    /// What is said about a cart.
+    fn cart_row(&self, order: &CartOrder, body: EventBody, now: Timestamp) -> Result<TransactWriteItem, Fault> {
+        let id = order.id.as_str();
+        outbox::row(&self.table, &outbox::event(SOURCE, id, &order.correlation_id, body, now)?, id)
+    }
+
+    /// pending -> an end.
+    fn ended(&self, order: &Order, to: Status, and: &str, now: Timestamp) -> UpdateBuilder {
+        self.update(user_pk(&order.user), order_sk(&order.id))
+            .update_expression(format!("SET #status = :to, ended_at = :now{and}"))
+            .condition_expression("#status = :pending")
+            .expression_attribute_names("#status", "status")
+            .expression_attribute_values(":pending", s(Status::Pending.as_str()))
+            .expression_attribute_values(":to", s(to.as_str()))
+            .expression_attribute_values(":now", at(now))
+    }
+
+    /// The end of an order with its event, both or neither.
+    async fn end(&self, order: &Order, ended: UpdateBuilder, body: EventBody, now: Timestamp) -> Result<bool, Fault> {
+        let event = event_of(order, body, now)?;
+        let writes = vec![update(built(ended.build())?), outbox::row(&self.table, &event, order.id.as_str())?];
+        self.written("ending an order", writes).await
+    }
+}
+
+fn event_of(order: &Order, body: EventBody, now: Timestamp) -> Result<Event, Fault> {
+    outbox::event(SOURCE, order.id.as_str(), &order.correlation_id, body, now)
+}
+
+fn event_data(order: &Order) -> OrderEvent {
+    OrderEvent {
+        order_id: order.id.clone(),
+        user_id: order.user.clone(),
+        lines: order.lines.clone(),
+        total_price: order.total_price,
+    }
+}
+
+fn cart_event(order: &CartOrder, lines: &[CartLine]) -> CartEvent {
+    let pieces = |line: &CartLine| Pieces { item_id: line.line.item_id.clone(), quantity: line.line.quantity };
+    CartEvent { order_id: order.id.clone(), user_id: order.user.clone(), pieces: lines.iter().map(pieces).collect() }
+}
+
+fn items_of(lines: &[CartLine]) -> AttributeValue {
+    AttributeValue::Ss(lines.iter().map(|line| line.line.item_id.to_string()).collect())
+}
+
+fn line_attribute(CartLine { line, put_at }: &CartLine) -> (String, AttributeValue) {
+    let value = Item::from([
+        ("name".to_owned(), s(&line.name)),
+        ("price".to_owned(), n(line.price.get())),
+        ("quantity".to_owned(), n(line.quantity.get())),
+        ("put_at".to_owned(), at(*put_at)),
+    ]);
+    (format!("{LINE}{}", line.item_id), AttributeValue::M(value))
+}
+
+/// The cart's lines in an item.
+fn lines_of(row: &Item) -> Result<Vec<CartLine>, Fault> {
+    const DOING: &str = "reading a cart";
+    let mut lines = Vec::new();
+    for (name, value) in row {
+        let Some(item) = name.strip_prefix(LINE) else { continue };
+        let value = value.as_m().map_err(|_| Fault::broken(DOING, "a line is no map"))?;
+        let line = OrderLine {
+            item_id: ItemId::parse(item).map_err(|error| Fault::broken(DOING, error))?,
+            name: value.text("name")?.to_owned(),
+            price: Won::new(value.int("price")?).map_err(|error| Fault::broken(DOING, error))?,
+            quantity: Quantity::new(value.int("quantity")?).map_err(|error| Fault::broken(DOING, error))?,
+        };
+        lines.push(CartLine { line, put_at: value.moment("put_at")? });
+    }
+    lines.sort_by(|one, other| one.line.item_id.cmp(&other.line.item_id));
+    Ok(lines)
+}
+
+fn cart_of(row: &Item) -> Result<Cart, Fault> {
+    Ok(Cart { rev: row.uint("rev")?, lines: lines_of(row)? })
+}
+
+impl FindCart for Orders {
+    async fn find_cart(&self, user: &UserId) -> Result<Cart, Fault> {
+        let found = self.table.read("reading a cart", user_pk(user), s(CART)).await?;
+        found.as_ref().map(cart_of).transpose().map(Option::unwrap_or_default)
+    }
+}
+
+impl ChangeCart for Orders {
+    async fn put_line(&self, user: &UserId, line: &CartLine) -> Result<Option<Cart>, Fault> {
+        let (name, value) = line_attribute(line);
+        let change = |update: UpdateItemFluentBuilder| {
+            update
+                .update_expression("SET #line = :line ADD rev :one, listed :items")
+                .condition_expression("attribute_not_exists(listed) OR contains(listed, :item) OR size(listed) < :most")
+                .expression_attribute_names("#line", &name)
+                .expression_attribute_values(":line", value.clone())
+                .expression_attribute_values(":item", s(&line.line.item_id))
+                .expression_attribute_values(":items", items_of(std::slice::from_ref(line)))
+                .expression_attribute_values(":most", n(MAX_LINES as i64))
+        };
+        self.change_cart(user, change).await
+    }
+
+    async fn remove_line(&self, user: &UserId, item: &ItemId) -> Result<(), Fault> {
+        let change = |update: UpdateItemFluentBuilder| {
+            update
+                .update_expression("REMOVE #line ADD rev :one DELETE listed :items")
+                .expression_attribute_names("#line", format!("{LINE}{item}"))
+                .expression_attribute_values(":items", AttributeValue::Ss(vec![item.to_string()]))
+        };
+        self.change_cart(user, change).await.map(drop)
+    }
+}
+
+impl OpenOrder for Orders {
+    async fn checkout(&self, user: &UserId, key: &IdempotencyKey, now: Timestamp) -> Result<(Remembered, Cart), Fault> {
+        const DOING: &str = "reading what an order needs";
+        let row = |sk| Item::from([(PK.to_owned(), user_pk(user)), (SK.to_owned(), sk)]);
+        let mut wanted = vec![row(s(CART)), row(s(idempotency::sort_key(key)))];
+        let (mut remembered, mut cart) = (Remembered::Nothing, Cart::default());
+        for attempt in 0..ATTEMPTS {
+            if attempt > 0 {
+                tokio::time::sleep(jitter(attempt)).await;
+            }
+            let keys = built(KeysAndAttributes::builder().set_keys(Some(wanted)).consistent_read(true).build())?;
+            let sent = self.table.client.batch_get_item().request_items(&self.table.name, keys).send().await;
+            let got = sent.map_err(|error| classify(DOING, error))?;
+            for row in got.responses.unwrap_or_default().into_values().flatten() {
+                if row.text(SK)? == CART {
+                    cart = cart_of(&row)?;
+                } else if row.moment("forgotten_at")? > now {
+                    remembered = recalled(&row, key)?;
+                }
+            }
+            // Under load DynamoDB may leave keys for another round.
+            let rest = got.unprocessed_keys.and_then(|mut of| of.remove(&self.table.name));
+            wanted = rest.map(|rest| rest.keys).unwrap_or_default();
+            if wanted.is_empty() {
+                return Ok((remembered, cart));
+            }
+        }
+        Err(Fault::contended(DOING))
+    }
+
+    async fn open_order(
+        &self,
+        order: &Order,
+        key: &IdempotencyKey,
+        answer: &StoredAnswer,
+    ) -> Result<Remembered, Fault> {
+        const DOING: &str = "placing an order";
+        let (id, now) = (order.id.as_str(), order.placed_at);
+        let row = Put::builder()
+            .table_name(&self.table.name)
+            .item(PK, user_pk(&order.user))
+            .item(SK, order_sk(&order.id))
+            .item("kind", s("order"))
+            .item("order_id", s(&order.id))
+            .item("user_id", s(&order.user))
+            .item("status", s(order.status.as_str()))
+            .item("lines", dynamo::json(DOING, &order.lines)?)
+            .item("total_price", n(order.total_price.get()))
+            .item("placed_at", at(now))
+            .item("correlation_id", s(&order.correlation_id))
+            .item("nudges", n(0))
+            .item("due_shard", s(due_shard(&order.id)))
+            .item("due_at", at(now.plus_seconds(FIRST_LOOK_SECONDS)))
+            .condition_expression("attribute_not_exists(pk)");
+        let event = event_of(order, EventBody::OrderPlaced(event_data(order)), now)?;
+        let pending = |participant: Participant| (participant.as_str().to_owned(), s(Work::Pending.as_str()));
+        let work_state = AttributeValue::M(Participant::ALL.into_iter().map(pending).collect());
+        let writes = vec![
+            put(built(row.build())?),
+            outbox::row_with(&self.table, &event, id, [("work_state", work_state)])?,
+            idempotency::remember(&self.table, &order.user, key, answer, now)?,
+        ];
+        match self.table.transact(DOING, writes).await {
+            Ok(()) => Ok(Remembered::Nothing),
+            Err(TransactError::Fault(fault)) => Err(fault),
+            Err(TransactError::Conditions(failed)) => match failed.found(2) {
+                Some(row) => recalled(row, key),
+                // The id was minted for this very call: a try whose answer was lost has written it.
+                None => Ok(Remembered::Nothing),
+            },
+        }
+    }
+}
+
+fn recalled(row: &Item, key: &IdempotencyKey) -> Result<Remembered, Fault> {
+    Ok(idempotency::recall(row, key)?.map_or(Remembered::OtherRequest, Remembered::Answer))
+}
+
+/// The shard of an order in the index, from its id.
+fn due_shard(id: &OrderId) -> u64 {
+    id.as_str().bytes().map(u64::from).sum::<u64>() % DUE_SHARDS
+}
+
+fn failure_of(text: &str) -> Result<OrderFailure, Fault> {
+    serde_json::from_value(text.into()).map_err(|error| Fault::broken("reading why an order failed", error))
+}
+
+/// Reads an order item.
+pub fn order_of(row: &Item) -> Result<Order, Fault> {
+    let wrong = |what: &'static str| Fault::broken("reading an order", what);
+    let status = match row.text("status")? {
+        "pending" => Status::Pending,
+        "completed" => Status::Completed,
+        "failed" => Status::Failed(failure_of(row.text("failure")?)?),
+        _ => return Err(wrong("status")),
+    };
+    Ok(Order {
+        id: row.parsed("order_id")?,
+        user: row.parsed("user_id")?,
+        lines: row.document("lines")?,
+        total_price: Won::new(row.int("total_price")?).map_err(|_| wrong("total_price"))?,
+        placed_at: row.moment("placed_at")?,
+        correlation_id: row.text("correlation_id")?.to_owned(),
+        status,
+    })
+}
+
+impl FindOrder for Orders {
+    async fn find_order(&self, user: &UserId, id: &OrderId) -> Result<Option<Order>, Fault> {
+        self.table.read("reading an order", user_pk(user), order_sk(id)).await?.as_ref().map(order_of).transpose()
+    }
+}
+
+impl ListOrders for Orders {
+    async fn list_orders(&self, user: &UserId, page: &Page) -> Result<(Vec<Order>, Option<String>), Fault> {
+        let limit = page.limit as usize;
+        let upper = page.after.clone().unwrap_or_else(|| "ORDER#~".to_owned());
+        let got = self
+            .table
+            .client
+            .query()
+            .table_name(&self.table.name)
+            .key_condition_expression("pk = :user AND sk BETWEEN :first AND :upper")
+            .expression_attribute_values(":user", user_pk(user))
+            .expression_attribute_values(":first", s("ORDER#"))
+            .expression_attribute_values(":upper", s(&upper))
+            .scan_index_forward(false)
+            .consistent_read(true)
+            // One that the cursor stands on, and one that tells whether there is a next page.
+            .limit(i32::try_from(limit + 2).unwrap_or(i32::MAX))
+            .send()
+            .await
+            .map_err(|error| classify("listing orders", error))?;
+        let mut rows: Vec<Item> = got.items.unwrap_or_default();
+        rows.retain(|row| row.get(SK) != Some(&s(&upper)));
+        let more = rows.len() > limit;
+        rows.truncate(limit);
+        let next = rows.last().filter(|_| more).map(|last| last.text(SK).map(str::to_owned)).transpose()?;
+        Ok((rows.iter().map(order_of).collect::<Result<_, _>>()?, next))
+    }
+}
+
+impl KeepCart for Orders {
+    async fn cart_work(&self, order: &CartOrder) -> Result<(CartWork, Cart), Fault> {
+        const DOING: &str = "reading what was done for an order";
+        let (row, cart) =
+            tokio::try_join!(self.table.read(DOING, work_pk(&order.id), s(WORK)), self.find_cart(&order.user))?;
+        let Some(row) = row else { return Ok((CartWork { work: Work::Pending, taken: Vec::new() }, cart)) };
+        let work = row.text("work_state")?.parse().map_err(|error| Fault::broken(DOING, error))?;
+        Ok((CartWork { work, taken: lines_of(&row)? }, cart))
+    }
+
+    async fn take_lines(
+        &self,
+        order: &CartOrder,
+        cart: &Cart,
+        lines: &[CartLine],
+        now: Timestamp,
+    ) -> Result<bool, Fault> {
+        let told = EventBody::CartCleared(cart_event(order, lines));
+        let mut writes = vec![self.first_work(order, Work::Done, lines, now)?, self.cart_row(order, told, now)?];
+        if !lines.is_empty() {
+            writes.push(self.cart_lines(order, cart, lines, false)?);
+        }
+        self.written("taking lines out of a cart", writes).await
+    }
+
+    async fn put_lines_back(
+        &self,
+        order: &CartOrder,
+        before: &CartWork,
+        cart: &Cart,
+        lines: &[CartLine],
+        now: Timestamp,
+    ) -> Result<bool, Fault> {
+        let undone = if before.work == Work::Pending {
+            self.first_work(order, Work::Undone, &[], now)?
+        } else {
+            let row = self
+                .update(work_pk(&order.id), s(WORK))
+                .update_expression("SET work_state = :undone, #ttl = :ttl")
+                .condition_expression("work_state = :before")
+                .expression_attribute_names("#ttl", TTL)
+                .expression_attribute_values(":undone", s(Work::Undone.as_str()))
+                .expression_attribute_values(":before", s(before.work.as_str()))
+                .expression_attribute_values(":ttl", n(now.plus_seconds(KEPT_SECONDS).ttl_seconds()));
+            update(built(row.build())?)
+        };
+        let told = EventBody::CartRestored(cart_event(order, lines));
+        let mut writes = vec![undone, self.cart_row(order, told, now)?];
+        if !lines.is_empty() {
+            writes.push(self.cart_lines(order, cart, lines, true)?);
+        }
+        self.written("putting lines back into a cart", writes).await
+    }
+}
+
+impl SayAgain for Orders {
+    async fn say_again(&self, order: &OrderId, event_type: &str, now: Timestamp) -> Result<(), Fault> {
+        outbox::publish_again(&self.table, &format!("{order}.{event_type}"), now).await
+    }
+}
+
+impl KeepAnswers for Orders {
+    async fn note_answer(&self, answer: &Answer) -> Result<Option<(Order, WorkState)>, Fault> {
+        const DOING: &str = "noting an answer to an order";
+        let (pk, sk) = outbox::key(&format!("{}.order.placed", answer.order));
+        let row = self
+            .table
+            .client
+            .update_item()
+            .table_name(&self.table.name)
+            .key(PK, pk)
+            .key(SK, sk)
+            .expression_attribute_names("#participant", answer.participant.as_str())
+            .expression_attribute_values(":did", s(answer.did.work().as_str()))
+            .return_values(ReturnValue::AllNew)
+            .return_values_on_condition_check_failure(ReturnValuesOnConditionCheckFailure::AllOld);
+        // What was undone stays so, however late the news come of what it undid.
+        let row = match answer.did {
+            Did::Undo => row.condition_expression("attribute_exists(work_state)"),
+            Did::Its | Did::Refuse(_) => row
+                .condition_expression("work_state.#participant = :pending")
+                .expression_attribute_values(":pending", s(Work::Pending.as_str())),
+        };
+        let row = match answer.did {
+            Did::Refuse(reason) => row
+                .update_expression("SET work_state.#participant = :did, refusal = if_not_exists(refusal, :reason)")
+                .expression_attribute_values(":reason", s(reason.as_str())),
+            Did::Its | Did::Undo => row.update_expression("SET work_state.#participant = :did"),
+        };
+        let found = match row.send().await {
+            Ok(noted) => noted.attributes,
+            Err(error) => match error.as_service_error() {
+                Some(UpdateItemError::ConditionalCheckFailedException(failed)) => failed.item().cloned(),
+                _ => return Err(classify(DOING, error)),
+            },
+        };
+        found.filter(|row| !row.is_empty()).as_ref().map(tracked_of).transpose()
+    }
+}
+
+/// The order and where everybody stands, from the outbox row of `order.placed`.
+fn tracked_of(row: &Item) -> Result<(Order, WorkState), Fault> {
+    const DOING: &str = "reading an order's work state";
+    let event: Event = row.document("event")?;
+    let EventBody::OrderPlaced(placed) = event.body else {
+        return Err(Fault::broken(DOING, "its row is no order.placed"));
+    };
+    let works = row.get("work_state").and_then(|works| works.as_m().ok());
+    let works = works.ok_or_else(|| Fault::broken(DOING, "there is none"))?;
+    let work = |of: Participant| works.text(of.as_str())?.parse().map_err(|error| Fault::broken(DOING, error));
+    let state = WorkState {
+        stock: work(Participant::Stock)?,
+        points: work(Participant::Points)?,
+        cart: work(Participant::Cart)?,
+        refusal: row.get("refusal").map(|_| failure_of(row.text("refusal")?)).transpose()?,
+    };
+    let order = Order {
+        id: placed.order_id,
+        user: placed.user_id,
+        lines: placed.lines,
+        total_price: placed.total_price,
+        placed_at: event.time,
+        correlation_id: event.correlationid,
+        status: Status::Pending,
+    };
+    Ok((order, state))
+}
+
+impl EndOrder for Orders {
+    async fn complete(&self, order: &Order, now: Timestamp) -> Result<bool, Fault> {
+        let ended = self.ended(order, Status::Completed, " REMOVE due_shard, due_at", now);
+        self.end(order, ended, EventBody::OrderCompleted(event_data(order)), now).await
+    }
+
+    async fn fail(&self, order: &Order, reason: OrderFailure, now: Timestamp) -> Result<bool, Fault> {
+        let ended = self
+            .ended(order, Status::Failed(reason), ", failure = :reason, due_at = :look", now)
+            .expression_attribute_values(":reason", s(reason.as_str()))
+            .expression_attribute_values(":look", at(now.plus_seconds(FIRST_LOOK_SECONDS)));
+        let body = EventBody::OrderFailed(OrderFailed { order: event_data(order), reason });
+        self.end(order, ended, body, now).await
+    }
+}
+
+impl SettleOrder for Orders {
+    async fn settle(&self, order: &Order, now: Timestamp) -> Result<(), Fault> {
+        const DOING: &str = "settling a failed order";
+        let settled = self
+            .table
+            .client
+            .update_item()
+            .table_name(&self.table.name)
+            .key(PK, user_pk(&order.user))
+            .key(SK, order_sk(&order.id))
+            .update_expression("SET settled_at = if_not_exists(settled_at, :now) REMOVE due_shard, due_at")
+            .condition_expression("#status = :failed")
+            .expression_attribute_names("#status", "status")
+            .expression_attribute_values(":failed", s("failed"))
+            .expression_attribute_values(":now", at(now))
+            .send()
+            .await;
+        match settled {
+            Ok(_) => Ok(()),
+            Err(error) => match error.as_service_error() {
+                Some(failed) if failed.is_conditional_check_failed_exception() => {
+                    Err(Fault::broken(DOING, "everybody has undone their part of an order that has not failed"))
+                }
+                _ => Err(classify(DOING, error)),
+            },
+        }
+    }
+}
+
+impl FindDue for Orders {
+    async fn due_orders(&self, shard: u64, now: Timestamp) -> Result<Vec<DueOrder>, Fault> {
+        let mut pages = self
+            .table
+            .client
+            .query()
+            .table_name(&self.table.name)
+            .index_name(DUE_INDEX)
+            .key_condition_expression("due_shard = :shard AND due_at <= :now")
+            .expression_attribute_values(":shard", s(shard))
+            .expression_attribute_values(":now", at(now))
+            .into_paginator()
+            .send();
+        let mut found = Vec::new();
+        while let Some(page) = pages.next().await {
+            let page = page.map_err(|error| classify("finding orders to look after", error))?;
+            for row in page.items.unwrap_or_default() {
+                match due_of(&row) {
+                    Ok(due) => found.push(due),
+                    // One row that cannot be read must not keep the others from their end.
+                    Err(fault) => tracing::error!(error = fault.chain(), "a due order cannot be read"),
+                }
+            }
+            if found.len() >= DUE_ROWS {
+                break;
+            }
+        }
+        Ok(found)
+    }
+
+    async fn put_off(&self, due: &DueOrder, put_off: PutOff, now: Timestamp) -> Result<(), Fault> {
+        let row = self
+            .update(user_pk(&due.order.user), order_sk(&due.order.id))
+            .update_expression("SET due_at = :until, nudges = :nudges")
+            // Whatever happened to the order since it was read has moved this or taken it away.
+            .condition_expression("due_at = :before")
+            .expression_attribute_values(":before", at(due.due_at))
+            .expression_attribute_values(":until", at(put_off.until))
+            .expression_attribute_values(":nudges", n(put_off.nudges));
+        let mut writes = vec![update(built(row.build())?)];
+        if put_off.tell {
+            writes.push(outbox::row(&self.table, &stuck(due, put_off.nudges, now)?, due.order.id.as_str())?);
+        }
+        self.written("putting off the next look at an order", writes).await.map(drop)
+    }
+}
+
+fn due_of(row: &Item) -> Result<DueOrder, Fault> {
+    let nudges = u32::try_from(row.uint("nudges")?);
+    Ok(DueOrder {
+        order: order_of(row)?,
+        due_at: row.moment("due_at")?,
+        nudges: nudges.map_err(|error| Fault::broken("reading a due order", error))?,
+    })
+}
+
+/// Tells that a failed order does not come to an end.
+fn stuck(due: &DueOrder, nudges: u32, now: Timestamp) -> Result<Event, Fault> {
+    let order = &due.order;
+    let fault = format!("order-undo-stuck:{}", order.id);
+    let body = EventBody::FaultDetected(FaultDetected {
+        fault: fault.clone(),
+        summary: "A failed order is not undone by everybody".to_owned(),
+        detail: format!(
+            "order {} of {}, placed {}, was said to have failed {nudges} times more; its work state says who has not answered",
+            order.id,
+            order.user,
+            order.placed_at.rfc3339()
+        ),
+    });
+    outbox::event(SOURCE, &fault, &order.correlation_id, body, now)
+}

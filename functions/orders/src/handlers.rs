@@ -1,0 +1,235 @@
+//! HTTP in and out, and events in.
+
+use crate::domain::{Answer, Cart, CartOrder, News, Order, PriceChange, Refusal, Status, Wanted};
+use crate::ports::{
+    AskItems, ChangeCart, EndOrder, FindCart, FindOrder, KeepAnswers, KeepCart, ListOrders, OpenOrder, SayAgain,
+    SettleOrder,
+};
+use crate::usecases::place_order::{self, PlaceError, PlaceOrder, Placed};
+use crate::usecases::put_cart_item::{self, PutCartItem, PutError};
+pub use crate::usecases::sweep_orders::{SweepDeps, sweep_orders};
+use crate::usecases::{clear_cart, track_order};
+use contracts::events::EventBody;
+use contracts::orders::{MAX_LINES, OrderLine, Pieces, Quantity};
+use contracts::{ItemId, OrderId, Timestamp, Won};
+use kit::auth::UserTokens;
+use kit::http::{Cursor, ListBody, StatusCode};
+use kit::idempotency::{self, IdempotencyKey, StoredAnswer};
+use kit::ids;
+use kit::queue::Message;
+use kit::{Call, Fault, Problem, Reply};
+use serde::{Deserialize, Serialize};
+use serde_json::{Value, json};
+
+/// What the handlers that read are wired with, and those that ask nobody.
+#[derive(Debug)]
+pub struct Deps<S> {
+    /// Where carts and orders are.
+    pub store: S,
+    /// Who calls.
+    pub users: UserTokens,
+}
+
+/// What the handlers that write down a price are wired with.
+#[derive(Debug)]
+pub struct PlaceDeps<S, I> {
+    /// Where carts and orders are.
+    pub store: S,
+    /// Who knows the prices.
+    pub items: I,
+    /// Who calls.
+    pub users: UserTokens,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct PutCartItemBody {
+    quantity: Quantity,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct PlaceBody {
+    lines: Vec<WantedBody>,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct WantedBody {
+    item_id: ItemId,
+    quantity: Quantity,
+}
+
+#[derive(Debug, Serialize)]
+struct CartBody {
+    lines: Vec<OrderLine>,
+    total_price: Won,
+}
+
+impl CartBody {
+    fn of(cart: Cart) -> Result<Self, Fault> {
+        let total_price =
+            cart.total().ok_or_else(|| Fault::broken("adding up a cart", "it costs more than there is"))?;
+        Ok(Self { lines: cart.lines.into_iter().map(|line| line.line).collect(), total_price })
+    }
+}
+
+#[derive(Debug, Serialize)]
+struct OrderBody {
+    order_id: OrderId,
+    status: &'static str,
+    lines: Vec<OrderLine>,
+    total_price: Won,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    failure: Option<&'static str>,
+    #[serde(with = "contracts::time::rfc3339")]
+    placed_at: Timestamp,
+}
+
+impl From<&Order> for OrderBody {
+    fn from(order: &Order) -> Self {
+        let failure = match order.status {
+            Status::Failed(reason) => Some(reason.as_str()),
+            Status::Pending | Status::Completed => None,
+        };
+        Self {
+            order_id: order.id.clone(),
+            status: order.status.as_str(),
+            lines: order.lines.clone(),
+            total_price: order.total_price,
+            failure,
+            placed_at: order.placed_at,
+        }
+    }
+}
+
+/// `GET /cart`
+pub async fn get_cart(deps: &Deps<impl FindCart>, call: Call) -> Result<Reply, Problem> {
+    let user = deps.users.user(&call)?.user;
+    Reply::ok(CartBody::of(deps.store.find_cart(&user).await?)?)
+}
+
+/// `PUT /cart/items/{item_id}`
+pub async fn put_cart_item(deps: &PlaceDeps<impl ChangeCart, impl AskItems>, call: Call) -> Result<Reply, Problem> {
+    let user = deps.users.user(&call)?.user;
+    let item = call.path_id("item_id")?;
+    let PutCartItemBody { quantity } = call.json()?;
+    let ask = PutCartItem { user, item, quantity, now: call.now };
+    Reply::ok(CartBody::of(put_cart_item::put_cart_item(&deps.store, &deps.items, ask).await?)?)
+}
+
+impl From<PutError> for Problem {
+    fn from(error: PutError) -> Self {
+        match error {
+            PutError::NotFound => Problem::not_found("no such item"),
+            PutError::CartFull => Problem::conflict("cart_full", "The cart is full")
+                .detail(format!("a cart has at most {MAX_LINES} lines")),
+            PutError::Fault(fault) => fault.into(),
+        }
+    }
+}
+
+/// `DELETE /cart/items/{item_id}`
+pub async fn remove_cart_item(deps: &Deps<impl ChangeCart>, call: Call) -> Result<Reply, Problem> {
+    let user = deps.users.user(&call)?.user;
+    let item: ItemId = call.path_id("item_id")?;
+    deps.store.remove_line(&user, &item).await?;
+    Ok(Reply::no_content())
+}
+
+fn location(id: &OrderId) -> String {
+    format!("/orders/{id}")
+}
+
+/// The answer to an order that was taken, to be remembered.
+fn accepted(order: &Order) -> StoredAnswer {
+    StoredAnswer {
+        status: StatusCode::ACCEPTED.as_u16(),
+        body: serde_json::to_value(OrderBody::from(order)).unwrap_or_default(),
+        location: Some(location(&order.id)),
+    }
+}
+
+/// `POST /orders`
+pub async fn place_order(deps: &PlaceDeps<impl OpenOrder, impl AskItems>, call: Call) -> Result<Reply, Problem> {
+    let user = deps.users.user(&call)?.user;
+    let key = IdempotencyKey::required(&call, "POST /orders")?;
+    let PlaceBody { lines } = call.json()?;
+    let pieces = |WantedBody { item_id, quantity }| Pieces { item_id, quantity };
+    let ask = PlaceOrder {
+        user,
+        wanted: Wanted::new(lines.into_iter().map(pieces).collect())?,
+        key,
+        order: OrderId::parse(ids::ulid(call.now)).map_err(|error| Fault::broken("naming an order", error))?,
+        correlation_id: call.request_id,
+        now: call.now,
+    };
+    match place_order::place_order(&deps.store, &deps.items, ask, accepted).await? {
+        Placed::Now(order) => Reply::accepted(OrderBody::from(&order), location(&order.id)),
+        Placed::AsBefore(answer) => Ok(answer.into_reply()),
+    }
+}
+
+impl From<PlaceError> for Problem {
+    fn from(error: PlaceError) -> Self {
+        match error {
+            PlaceError::Refused(refusal) => refused(refusal),
+            PlaceError::KeyReused => idempotency::reused(),
+            PlaceError::Fault(fault) => fault.into(),
+        }
+    }
+}
+
+fn refused(refusal: Refusal) -> Problem {
+    match refusal {
+        Refusal::ItemsNotFound(items) => {
+            let items: Vec<String> = items.into_iter().map(String::from).collect();
+            Problem::new(StatusCode::NOT_FOUND, "item_not_found", "No such item").member("items", items)
+        }
+        Refusal::PriceChanged(changes) => {
+            let line = |PriceChange { item, price_in_cart, price }| json!({"item_id": item, "price_in_cart": price_in_cart, "price": price});
+            let lines: Vec<Value> = changes.into_iter().map(line).collect();
+            Problem::conflict("price_changed", "A price has changed").member("lines", lines)
+        }
+        Refusal::TooExpensive => Problem::invalid("lines: together they cost more than can be paid"),
+    }
+}
+
+/// `GET /orders`
+pub async fn list_orders(deps: &Deps<impl ListOrders>, call: Call) -> Result<Reply, Problem> {
+    let user = deps.users.user(&call)?.user;
+    let page = call.page_behind(|key| key.starts_with("ORDER#"))?;
+    let (orders, next) = deps.store.list_orders(&user, &page).await?;
+    Reply::ok(ListBody {
+        items: orders.iter().map(OrderBody::from).collect(),
+        next_cursor: next.map(|key| Cursor::seal(&key)),
+    })
+}
+
+/// `GET /orders/{order_id}`
+pub async fn get_order(deps: &Deps<impl FindOrder>, call: Call) -> Result<Reply, Problem> {
+    let user = deps.users.user(&call)?.user;
+    let id: OrderId = call.path_id("order_id")?;
+    let found = deps.store.find_order(&user, &id).await?.ok_or_else(|| Problem::not_found("no such order"))?;
+    Reply::ok(OrderBody::from(&found))
+}
+
+/// `order.placed` and `order.failed`
+pub async fn clear_cart(store: &(impl KeepCart + SayAgain), message: Message) -> Result<(), Fault> {
+    let event = message.event()?;
+    let (news, order) = match event.body {
+        EventBody::OrderPlaced(order) => (News::Placed { at: event.time }, order),
+        EventBody::OrderFailed(failed) => (News::Failed, failed.order),
+        _ => return Err(Fault::broken("clearing a cart", "the message tells of no order placed or failed")),
+    };
+    let order =
+        CartOrder { id: order.order_id, user: order.user_id, lines: order.lines, correlation_id: event.correlationid };
+    clear_cart::clear_cart(store, news, &order, message.now).await
+}
+
+/// What stock, points, cart and who reports it say to an order.
+pub async fn track_order(store: &(impl KeepAnswers + EndOrder + SettleOrder), message: Message) -> Result<(), Fault> {
+    let answer = Answer::of(&message.event()?.body)
+        .ok_or_else(|| Fault::broken("tracking an order", "the message is no answer to one"))?;
+    track_order::track_order(store, &answer, message.now).await
+}

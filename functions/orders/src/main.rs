@@ -1,0 +1,40 @@
+//! The functions of orders: handler, trigger, wiring.
+
+use kit::boot::BadSetting;
+use kit::outbox::Relay;
+use kit::{Boot, MainResult};
+use orders::dynamo::Orders;
+use orders::handlers::{self, Deps, PlaceDeps, SweepDeps};
+use orders::usecases::sweep_orders::sweep_orders;
+
+#[tokio::main(flavor = "current_thread")]
+async fn main() -> MainResult {
+    let boot = Boot::start()?;
+    let store = Orders::new(boot.table()?);
+    let http = |store| -> Result<_, BadSetting> { Ok(Deps { store, users: boot.user_tokens()? }) };
+    let asking = |store| -> Result<_, BadSetting> {
+        Ok(PlaceDeps { store, items: boot.step_of("QUOTE_ITEMS_FUNCTION")?, users: boot.user_tokens()? })
+    };
+    match boot.handler() {
+        // HTTP
+        "get-cart" => boot.http(http(store)?, handlers::get_cart).await,
+        "put-cart-item" => boot.http(asking(store)?, handlers::put_cart_item).await,
+        "remove-cart-item" => boot.http(http(store)?, handlers::remove_cart_item).await,
+        "place-order" => boot.http(asking(store)?, handlers::place_order).await,
+        "list-orders" => boot.http(http(store)?, handlers::list_orders).await,
+        "get-order" => boot.http(http(store)?, handlers::get_order).await,
+        // order.placed, order.failed, by queue
+        "clear-cart" => boot.queue(store, handlers::clear_cart).await,
+        // What everybody answers, by queue
+        "track-order" => boot.queue(store, handlers::track_order).await,
+        // Every minute
+        "sweep-orders" => {
+            let deadline_seconds = boot.setting_or("ORDER_DEADLINE_SECONDS", 300)?;
+            boot.schedule(SweepDeps { store, deadline_seconds }, sweep_orders).await
+        }
+        "sweep-order-outbox" => boot.schedule(boot.relay("orders")?, Relay::sweep_all).await,
+        // The table's stream
+        "relay-orders" => boot.stream(boot.relay("orders")?, Relay::relay_now).await,
+        _ => boot.unknown_handler(),
+    }
+}

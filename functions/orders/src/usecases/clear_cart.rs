@@ -1,0 +1,42 @@
+//! An order takes its lines out of its user's cart, or failed and gives them back. Do and undo are one function on one
+//! queue: which comes first, and how often, is not known.
+
+use crate::domain::{CartOrder, News, Step, decide_step};
+use crate::ports::{KeepCart, SayAgain};
+use contracts::Timestamp;
+use kit::Fault;
+
+/// How often it is decided again after the cart or other news of the order came in between.
+const ATTEMPTS: u32 = 4;
+
+/// Brings the cart to where the news want it, exactly once for each order, and answers, each time it is asked.
+pub async fn clear_cart(
+    store: &(impl KeepCart + SayAgain),
+    news: News,
+    order: &CartOrder,
+    now: Timestamp,
+) -> Result<(), Fault> {
+    for _ in 0..ATTEMPTS {
+        let (before, cart) = store.cart_work(order).await?;
+        let is_settled = match decide_step(news, before.work) {
+            Step::Take { placed_at } => {
+                let lines = cart.ordered(&order.lines, placed_at);
+                store.take_lines(order, &cart, &lines, now).await?
+            }
+            Step::PutBack => {
+                let lines = cart.lacking(&before.taken);
+                store.put_lines_back(order, &before, &cart, &lines, now).await?
+            }
+            Step::SayAgain => {
+                let said = if news == News::Failed { "cart.restored" } else { "cart.cleared" };
+                store.say_again(&order.id, said, now).await?;
+                true
+            }
+            Step::Nothing => true,
+        };
+        if is_settled {
+            return Ok(());
+        }
+    }
+    Err(Fault::contended("clearing a cart"))
+}

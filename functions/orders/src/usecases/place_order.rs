@@ -1,0 +1,92 @@
+//! Places an order: its prices are fixed, it is written down with the event that says so, and everything else is up to
+//! those who listen.
+
+use crate::domain::{Order, Priced, Refusal, Status, Wanted, fix_prices};
+use crate::ports::{AskItems, OpenOrder, Remembered};
+use contracts::steps::QuoteItems;
+use contracts::{OrderId, Timestamp, UserId};
+use kit::idempotency::{IdempotencyKey, StoredAnswer};
+use kit::{Fault, metrics};
+
+/// What is asked for.
+#[derive(Debug, Clone)]
+pub struct PlaceOrder {
+    /// Who asks.
+    pub user: UserId,
+    /// What they want.
+    pub wanted: Wanted,
+    /// The key of the request.
+    pub key: IdempotencyKey,
+    /// The id the order will have.
+    pub order: OrderId,
+    /// The request.
+    pub correlation_id: String,
+    /// When it was asked.
+    pub now: Timestamp,
+}
+
+/// What it came to.
+#[derive(Debug)]
+pub enum Placed {
+    /// An order now pending.
+    Now(Order),
+    /// The same request was answered before.
+    AsBefore(StoredAnswer),
+}
+
+/// Why not.
+#[derive(Debug)]
+pub enum PlaceError {
+    /// It cannot be ordered like this.
+    Refused(Refusal),
+    /// The key was used for another request.
+    KeyReused,
+    /// The system failed.
+    Fault(Fault),
+}
+
+impl From<Fault> for PlaceError {
+    fn from(fault: Fault) -> Self {
+        Self::Fault(fault)
+    }
+}
+
+/// Reads and asks at the same time, then writes: two round trips. A request that was answered before is answered so again,
+/// whatever became of the items since.
+pub async fn place_order(
+    orders: &impl OpenOrder,
+    items: &impl AskItems,
+    ask: PlaceOrder,
+    answer: impl Fn(&Order) -> StoredAnswer + Send,
+) -> Result<Placed, PlaceError> {
+    let wanted = QuoteItems { items: ask.wanted.items() };
+    let (quote, checkout) = tokio::join!(items.quote(&wanted), orders.checkout(&ask.user, &ask.key, ask.now));
+    let (remembered, cart) = checkout?;
+    if let Some(before) = as_before(remembered) {
+        return before;
+    }
+    let Priced { lines, total } = fix_prices(&ask.wanted, quote?.items, &cart).map_err(PlaceError::Refused)?;
+    let order = Order {
+        id: ask.order,
+        user: ask.user,
+        lines,
+        total_price: total,
+        placed_at: ask.now,
+        correlation_id: ask.correlation_id,
+        status: Status::Pending,
+    };
+    let remembered = orders.open_order(&order, &ask.key, &answer(&order)).await?;
+    if let Some(before) = as_before(remembered) {
+        return before;
+    }
+    metrics::count("OrdersPlaced", 1);
+    Ok(Placed::Now(order))
+}
+
+fn as_before(remembered: Remembered) -> Option<Result<Placed, PlaceError>> {
+    match remembered {
+        Remembered::Nothing => None,
+        Remembered::Answer(answer) => Some(Ok(Placed::AsBefore(answer))),
+        Remembered::OtherRequest => Some(Err(PlaceError::KeyReused)),
+    }
+}

@@ -1,0 +1,64 @@
+//! Looks after orders that others owe something (R07): what was lost is said again, an order that is not answered in time
+//! fails, and a failed one is said to have failed until everybody has undone their part.
+
+use crate::domain::{DUE_SHARDS, DueOrder, Look, look_after};
+use crate::ports::{EndOrder, FindDue, PutOff, SayAgain};
+use contracts::Timestamp;
+use contracts::orders::OrderFailure;
+use kit::{Fault, metrics};
+
+/// What the sweep is wired with.
+#[derive(Debug)]
+pub struct SweepDeps<S> {
+    /// Where the orders are.
+    pub store: S,
+    /// How long after it was placed a pending order fails, in seconds.
+    pub deadline_seconds: i64,
+}
+
+/// Sees to what is due. Neither an order that cannot be seen to nor a shard that cannot be read keeps the others from
+/// their turn.
+pub async fn sweep_orders<S: FindDue + EndOrder + SayAgain>(deps: &SweepDeps<S>, now: Timestamp) -> Result<(), Fault> {
+    let mut last_fault = None;
+    for shard in 0..DUE_SHARDS {
+        let due = deps.store.due_orders(shard, now).await.unwrap_or_else(|fault| {
+            tracing::warn!(shard, error = fault.chain(), "the orders of a shard cannot be found");
+            last_fault = Some(fault);
+            Vec::new()
+        });
+        for due in due {
+            if let Err(fault) = see_to(deps, &due, now).await {
+                tracing::warn!(order = %due.order.id, error = fault.chain(), "an order still waits");
+                last_fault = Some(fault);
+            }
+        }
+    }
+    last_fault.map_or(Ok(()), Err)
+}
+
+/// What is to be said is said before the next look is put off: whoever dies in between says it twice, which nobody minds.
+async fn see_to<S: FindDue + EndOrder + SayAgain>(
+    deps: &SweepDeps<S>,
+    due: &DueOrder,
+    now: Timestamp,
+) -> Result<(), Fault> {
+    let (store, id) = (&deps.store, &due.order.id);
+    match look_after(due, deps.deadline_seconds, now) {
+        Look::SayPlaced { again_at } => {
+            store.say_again(id, "order.placed", now).await?;
+            store.put_off(due, PutOff { until: again_at, nudges: due.nudges, tell: false }, now).await
+        }
+        Look::TimeOut => {
+            if store.fail(&due.order, OrderFailure::TimedOut, now).await? {
+                metrics::count("OrdersFailed", 1);
+                tracing::warn!(order = %id, "an order was not answered in time");
+            }
+            Ok(())
+        }
+        Look::SayFailed { again_at, tell } => {
+            store.say_again(id, "order.failed", now).await?;
+            store.put_off(due, PutOff { until: again_at, nudges: due.nudges + 1, tell }, now).await
+        }
+        Look::Leave => Ok(()),
+    }
+}

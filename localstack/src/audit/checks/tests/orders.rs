@@ -1,0 +1,313 @@
+//! Merchandise and its orders.
+
+use super::super::super::world::{Item, Job, Order, OrderStatus, Participant};
+use super::*;
+use contracts::orders::{OrderLine, Pieces, Quantity, Work};
+use contracts::{ItemId, OrderId};
+
+/// The price of a poster, in won.
+const POSTER: i64 = 1_000;
+
+fn poster() -> ItemId {
+    ItemId::parse("poster").unwrap()
+}
+
+fn id(name: &str) -> OrderId {
+    OrderId::parse(format!("o-{name}")).unwrap()
+}
+
+/// An order of two posters, with the work of stock, points and cart.
+struct Placed {
+    name: &'static str,
+    status: OrderStatus,
+    works: [Work; 3],
+    debit: bool,
+    returned: bool,
+    is_due: bool,
+}
+
+/// Orders of every kind, everything as it must be.
+pub(super) fn place(world: &mut World) {
+    use OrderStatus::{Completed, Failed, Pending};
+    use Work::{Done, Refused, Undone};
+    let orders = [
+        Placed {
+            name: "olivia",
+            status: Completed,
+            works: [Done, Done, Done],
+            debit: true,
+            returned: false,
+            is_due: false,
+        },
+        Placed {
+            name: "peggy",
+            status: Failed,
+            works: [Undone, Undone, Undone],
+            debit: true,
+            returned: true,
+            is_due: false,
+        },
+        Placed {
+            name: "quentin",
+            status: Failed,
+            works: [Undone, Undone, Undone],
+            debit: false,
+            returned: false,
+            is_due: false,
+        },
+        // Refused by the points a moment ago, and not undone everywhere.
+        Placed {
+            name: "rupert",
+            status: Failed,
+            works: [Done, Refused, Undone],
+            debit: false,
+            returned: false,
+            is_due: true,
+        },
+        // Answered by the stock, by nobody else yet.
+        Placed {
+            name: "sybil",
+            status: Pending,
+            works: [Done, Work::Pending, Work::Pending],
+            debit: false,
+            returned: false,
+            is_due: true,
+        },
+    ];
+    for order in &orders {
+        add(world, order);
+    }
+    // Olivia, rupert and sybil have two each.
+    world.items.insert(poster(), Item { stock: 94, sold: 6, received: 100, created_at: OPENS });
+    for event in ["o-olivia.order.completed", "o-peggy.order.failed", "o-quentin.order.failed"] {
+        world.deliveries.insert(("push-alimtalk".into(), event.into()), Some(NOW));
+    }
+    world.deliveries.insert((DATA_PLATFORM.into(), "o-olivia.order.placed".into()), Some(NOW.plus_seconds(-301)));
+    happened(world, "o-olivia.order.reported".into());
+    for order in ["olivia", "peggy", "quentin", "rupert", "sybil"] {
+        let placed = format!("o-{order}.order.placed");
+        world.deliveries.entry((DATA_PLATFORM.into(), placed)).or_insert(Some(NOW));
+    }
+    for event in ["o-olivia.order.completed", "o-peggy.order.failed", "o-quentin.order.failed", "o-rupert.order.failed"]
+    {
+        world.deliveries.insert((DATA_PLATFORM.into(), event.into()), Some(NOW));
+    }
+    world.deliveries.insert(("push-alimtalk".into(), "o-rupert.order.failed".into()), Some(NOW));
+    for sale in ["alice", "grace", "heidi"] {
+        world.deliveries.insert((DATA_PLATFORM.into(), format!("p-{sale}.payment.completed")), Some(NOW));
+    }
+}
+
+fn add(world: &mut World, placed: &Placed) {
+    let Placed { name, status, works, .. } = *placed;
+    let quantity = Quantity::new(2).unwrap();
+    let line = OrderLine { item_id: poster(), name: "Poster".into(), price: Won::new(POSTER).unwrap(), quantity };
+    let due_at = placed.is_due.then_some(NOW.plus_seconds(30));
+    let order =
+        Order { user: user(name), status, lines: vec![line], total_price: 2 * POSTER, placed_at: OPENS, due_at };
+    world.orders.insert(id(name), order);
+    let events: &[&str] = match status {
+        OrderStatus::Pending => &["placed"],
+        OrderStatus::Completed => &["placed", "completed"],
+        OrderStatus::Failed => &["placed", "failed"],
+    };
+    for event in events {
+        happened(world, format!("o-{name}.order.{event}"));
+    }
+    let mut states = BTreeMap::from([("data_platform".to_owned(), Work::Pending)]);
+    for (participant, work) in Participant::ALL.into_iter().zip(works) {
+        states.insert(participant.name().to_owned(), work);
+        let Some(said) = participant.says(work) else { continue };
+        happened(world, format!("o-{name}.{said}"));
+        let pieces = match participant {
+            Participant::Stock => vec![Pieces { item_id: poster(), quantity }],
+            _ => Vec::new(),
+        };
+        world.jobs.insert((id(name), participant), Job { work, pieces });
+    }
+    world.work_states.insert(id(name), states);
+    let mut ledger = vec![("charge.k".to_owned(), 10_000)];
+    ledger.extend(placed.debit.then(|| (format!("use.o-{name}"), -2 * POSTER)));
+    ledger.extend(placed.returned.then(|| (format!("return.o-{name}"), 2 * POSTER)));
+    world.accounts.insert(user(name), account(&ledger));
+}
+
+fn order<'a>(world: &'a mut World, name: &str) -> &'a mut Order {
+    world.orders.get_mut(&id(name)).unwrap()
+}
+
+fn works(world: &mut World, name: &str, participant: Participant, work: Work) {
+    world.jobs.get_mut(&(id(name), participant)).unwrap().work = work;
+}
+
+fn ledger(world: &mut World, name: &str, lines: &[(&str, i64)]) {
+    let lines: Vec<(String, i64)> = lines.iter().map(|(key, adds)| ((*key).to_owned(), *adds)).collect();
+    world.accounts.insert(user(name), account(&lines));
+}
+
+#[test]
+fn i10_a_completed_order_without_one_of_its_parts_is_found() {
+    for participant in Participant::ALL {
+        let name = participant.name();
+        for work in [Work::Refused, Work::Undone] {
+            let said = format!("o-olivia of olivia is Completed, but its {name} is Some({work:?})");
+            breaks(Invariant::I10, &said, |world| works(world, "olivia", participant, work));
+        }
+        breaks(Invariant::I10, &format!("is Completed, but its {name} is None"), |world| {
+            world.jobs.remove(&(id("olivia"), participant));
+        });
+        breaks(Invariant::I10, &format!("it heard of its {name}: Some(Some(Pending))"), |world| {
+            world.work_states.get_mut(&id("olivia")).unwrap().insert(name.into(), Work::Pending);
+        });
+    }
+    breaks(Invariant::I10, "is Completed: price 2000, debit None", |world| {
+        ledger(world, "olivia", &[("charge.k", 10_000)]);
+    });
+    breaks(Invariant::I10, "debit Some(1), returned None", |world| {
+        ledger(world, "olivia", &[("charge.k", 10_000), ("use.o-olivia", -1)]);
+    });
+    breaks(Invariant::I10, "returned Some(2000)", |world| {
+        let lines = [("charge.k", 10_000), ("use.o-olivia", -2_000), ("return.o-olivia", 2_000)];
+        ledger(world, "olivia", &lines);
+    });
+    breaks(Invariant::I10, "costs 1, but its lines cost 2000", |world| order(world, "olivia").total_price = 1);
+}
+
+#[test]
+fn i10_what_a_failed_order_leaves_behind_is_found() {
+    for participant in Participant::ALL {
+        let name = participant.name();
+        for work in [Work::Done, Work::Refused] {
+            let said = format!("o-peggy of peggy is Failed, but its {name} is Some({work:?})");
+            breaks(Invariant::I10, &said, |world| works(world, "peggy", participant, work));
+        }
+    }
+    let unreturned = [("charge.k", 10_000), ("use.o-peggy", -2_000)];
+    breaks(Invariant::I10, "is Failed: price 2000, debit Some(2000), returned None", |world| {
+        ledger(world, "peggy", &unreturned);
+    });
+    breaks(Invariant::I10, "debit None, returned Some(2000)", |world| {
+        ledger(world, "quentin", &[("return.o-quentin", 2_000)]);
+    });
+    // Before it is undone, nothing has to be.
+    let mut world = sane();
+    order(&mut world, "peggy").due_at = Some(NOW);
+    ledger(&mut world, "peggy", &unreturned);
+    assert_eq!(check(&world, &Graces::default()), []);
+}
+
+#[test]
+fn i10_a_stock_that_does_not_add_up_is_found() {
+    let item = |world: &mut World, harm: fn(&mut Item)| harm(world.items.get_mut(&poster()).unwrap());
+    breaks(Invariant::I10, "item poster has 95 in stock and 6 sold of 100", |w| item(w, |item| item.stock = 95));
+    breaks(Invariant::I10, "has -1 in stock", |world| {
+        item(world, |item| (item.stock, item.received) = (-1, 5));
+    });
+    // Rupert's and sybil's orders may be seen half done: by four pieces, and no more.
+    for (sold, fits) in [(1, false), (2, true), (10, true), (11, false)] {
+        let mut world = sane();
+        let found = world.items.get_mut(&poster()).unwrap();
+        (found.sold, found.stock) = (sold, 100 - sold);
+        assert_eq!(check(&world, &Graces::default()).is_empty(), fits, "{sold} sold");
+    }
+    let mut quiet = sane();
+    for name in ["rupert", "sybil"] {
+        quiet.orders.remove(&id(name));
+        quiet.jobs.retain(|(order, _), _| *order != id(name));
+    }
+    let findings = check(&quiet, &Graces::default());
+    assert!(findings.iter().any(|found| found.what == "item poster has 6 sold, orders have 2"), "{findings:?}");
+    breaks(Invariant::I10, "orders have 6 of poster, which does not exist", |world| world.items.clear());
+}
+
+#[test]
+fn i10_work_for_nobody_or_of_something_else_is_found() {
+    breaks(Invariant::I10, "stock worked for order o-olivia, which does not exist", |world| {
+        world.orders.remove(&id("olivia"));
+    });
+    breaks(Invariant::I10, "order o-olivia is for", |world| {
+        let job = world.jobs.get_mut(&(id("olivia"), Participant::Stock)).unwrap();
+        job.pieces[0].quantity = Quantity::new(1).unwrap();
+    });
+    breaks(Invariant::I10, "order o-olivia is for", |world| {
+        world.jobs.get_mut(&(id("olivia"), Participant::Stock)).unwrap().pieces.clear();
+    });
+    breaks(Invariant::I2, "has use.o-peggy, but there is no such payment or order of theirs", |world| {
+        ledger(world, "bob", &[("charge.k", 10_000), ("use.o-peggy", -1)]);
+    });
+    // Placed after orders were read, and worked for before the others were.
+    let mut world = sane();
+    world.orders.remove(&id("sybil"));
+    world.outbox.get_mut("o-sybil.stock.deducted").unwrap().happened_at = NOW;
+    assert_eq!(check(&world, &Graces::default()), []);
+}
+
+#[test]
+fn orders_that_participants_have_forgotten_are_held_against_nothing() {
+    let mut world = sane();
+    world.now = NOW.plus_seconds(29 * 24 * 3600);
+    world.jobs.clear();
+    world.work_states.clear();
+    let findings = check(&world, &Graces::default());
+    assert!(findings.iter().all(|found| found.invariant != Invariant::I10), "{findings:?}");
+    ledger(&mut world, "olivia", &[("charge.k", 10_000)]);
+    assert!(check(&world, &Graces::default()).iter().any(|found| found.invariant == Invariant::I10));
+}
+
+#[test]
+fn i8_an_order_that_nobody_brings_to_an_end_is_found() {
+    breaks(Invariant::I8, "o-sybil of sybil is pending, which was to end at", |world| {
+        order(world, "sybil").due_at = Some(NOW.plus_seconds(-91));
+    });
+    breaks(Invariant::I8, "is pending since", |world| order(world, "sybil").placed_at = NOW.plus_seconds(-3_691));
+    breaks(Invariant::I8, "is pending and the sweep cannot find it", |world| order(world, "sybil").due_at = None);
+    breaks(Invariant::I8, "is completed and the sweep finds it", |world| {
+        order(world, "olivia").due_at = Some(NOW.plus_seconds(30));
+    });
+    breaks(Invariant::I8, "o-rupert of rupert failed and was to be looked at again at", |world| {
+        order(world, "rupert").due_at = Some(NOW.plus_seconds(-91));
+    });
+}
+
+#[test]
+fn i8_an_order_that_is_not_undone_is_found_unless_somebody_was_told() {
+    let old = |world: &mut World| {
+        world.outbox.get_mut("o-rupert.order.failed").unwrap().happened_at = NOW.plus_seconds(-1_501);
+    };
+    breaks(Invariant::I8, "o-rupert of rupert failed at", old);
+    let mut world = sane();
+    old(&mut world);
+    happened(&mut world, "order-undo-stuck:o-rupert.fault.detected".into());
+    assert_eq!(check(&world, &Graces::default()), []);
+}
+
+#[test]
+fn i6_an_event_of_an_order_that_is_missing_or_unheard_is_found() {
+    for event in [
+        "o-olivia.order.placed",
+        "o-olivia.order.completed",
+        "o-olivia.stock.deducted",
+        "o-olivia.points.used",
+        "o-olivia.cart.cleared",
+        "o-olivia.order.reported",
+        "o-peggy.order.failed",
+        "o-peggy.stock.restored",
+        "o-peggy.points.returned",
+        "o-peggy.cart.restored",
+        "o-rupert.points.refused",
+        "o-sybil.order.placed",
+    ] {
+        breaks(Invariant::I6, &format!("there is no event {event}, although"), |world| world.outbox.remove(event));
+    }
+    for (consumer, event) in [
+        (DATA_PLATFORM, "o-peggy.order.placed"),
+        (DATA_PLATFORM, "o-olivia.order.completed"),
+        (DATA_PLATFORM, "o-peggy.order.failed"),
+        ("push-alimtalk", "o-olivia.order.completed"),
+        ("push-alimtalk", "o-peggy.order.failed"),
+    ] {
+        breaks(Invariant::I6, &format!("{consumer} never heard of {event}"), |world| {
+            world.deliveries.remove(&(consumer.to_owned(), event.to_owned()));
+        });
+    }
+}

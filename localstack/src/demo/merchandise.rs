@@ -1,0 +1,396 @@
+//! After the tickets, merchandise: everybody orders at once, more than there is, some without the points for it, and the
+//! data platform is dead all the while.
+
+use super::client::{Answer, Api, Caller, Cart, CartLine, Item, Order};
+use super::report::{self, thousands};
+use super::{Operator, outside};
+use crate::{Error, Result, StackInfo, Tokens};
+use contracts::ItemId;
+use std::collections::BTreeMap;
+use std::fmt::Write;
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::task::JoinSet;
+use tokio::time::{Instant, sleep};
+
+/// The price of a piece, in won.
+const PRICE: i64 = 15_000;
+/// For each piece there is, so many orders are placed.
+const ORDERS_A_PIECE: u32 = 3;
+/// How long an order may be pending, or what it took may be missing, before somebody calls it broken.
+const PATIENCE: Duration = Duration::from_secs(120);
+/// Before the first look at an order; doubles up to [`LONGEST_PAUSE`].
+const FIRST_PAUSE: Duration = Duration::from_secs(1);
+/// The longest time between two looks.
+const LONGEST_PAUSE: Duration = Duration::from_secs(3);
+/// From how many orders on every kind of end has to happen.
+const MANY_ORDERS: usize = 100;
+/// How many lines of trouble are printed.
+const SHOWN: usize = 10;
+
+/// A merchandise sale that is over.
+#[derive(Debug, Clone, Default)]
+pub struct Merchandise {
+    /// How it ended for everybody who wanted something.
+    pub ends: Vec<End>,
+    /// How many pieces there were.
+    pub stock: i64,
+    /// How many are left.
+    pub left: i64,
+    /// How many calls the data platform refused while it was dead.
+    pub refused_outside: u64,
+    /// Whether anybody is outside.
+    pub has_outside: bool,
+    /// How long it took, from the first order on.
+    pub took: Duration,
+}
+
+/// How it ended for a fan.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct End {
+    /// How many pieces were wanted.
+    pub pieces: i64,
+    /// The points that are gone, in won.
+    pub spent: i64,
+    /// How long the order was pending.
+    pub pending: Duration,
+    /// What became of the order.
+    pub fate: Fate,
+}
+
+/// What became of an order.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Fate {
+    /// It stands.
+    Completed,
+    /// It failed, for this reason.
+    Failed(String),
+    /// Something happened that must not.
+    Trouble(String),
+}
+
+/// Sells. `orders` of them are placed at once, for a third as many pieces.
+pub async fn sell(operator: &Operator, info: &StackInfo, tokens: &Tokens, orders: u32) -> Result<Merchandise> {
+    if orders == 0 {
+        return Ok(Merchandise::default());
+    }
+    let (api, stock) = (&operator.api, i64::from(orders.div_ceil(ORDERS_A_PIECE)));
+    let run = kit::now().millis();
+    let made = api.create_item(&operator.caller, &format!("item-{run}"), "Light stick", PRICE, stock).await?;
+    let item = Arc::new(made.item_id);
+    let mut fans = Vec::new();
+    for number in 0..i64::from(orders) {
+        let name = format!("fan-{}-{number:04}", run / 1_000 % 1_000_000);
+        let caller = Caller { bearer: tokens.user(&name)?, queue_token: None };
+        fans.push(Fan::new(api.clone(), Arc::clone(&item), name, caller, number));
+    }
+    let ready = all(fans.into_iter().map(Fan::prepare)).await?;
+
+    eprintln!("demo: {orders} orders at once for {stock} pieces, and the data platform is dead");
+    let dead = outside::Dead::begin(info).await?;
+    let begun = Instant::now();
+    let ends = all(ready.into_iter().map(|ready| async {
+        match ready {
+            Ok(fan) => fan.buy().await,
+            Err(end) => end,
+        }
+    }))
+    .await?;
+    let took = begun.elapsed();
+    let completed: i64 = ends.iter().filter(|end| end.fate == Fate::Completed).map(|end| end.pieces).sum();
+    let left = until(|item: &Item| completed + item.stock == stock, || api.item(&item)).await?.stock;
+    let has_outside = dead.is_some();
+    let refused_outside = match dead {
+        Some(dead) => dead.end().await?,
+        None => 0,
+    };
+    Ok(Merchandise { ends, stock, left, refused_outside, has_outside, took })
+}
+
+/// All at once, to the end of the last.
+async fn all<T: Send + 'static>(
+    each: impl Iterator<Item = impl Future<Output = T> + Send + 'static>,
+) -> Result<Vec<T>> {
+    let mut running: JoinSet<T> = each.collect();
+    let mut ended = Vec::new();
+    while let Some(one) = running.join_next().await {
+        ended.push(one.map_err(|e| Error::Engine(format!("a fan broke down: {e}")))?);
+    }
+    Ok(ended)
+}
+
+/// Looks until it is so, or patience ends. What was seen last.
+async fn until<T, E, F: Future<Output = Result<T, E>>>(so: impl Fn(&T) -> bool, look: impl Fn() -> F) -> Result<T, E> {
+    let (begun, mut pause) = (Instant::now(), FIRST_PAUSE);
+    loop {
+        let seen = look().await?;
+        if so(&seen) || begun.elapsed() > PATIENCE {
+            return Ok(seen);
+        }
+        sleep(pause).await;
+        pause = (pause * 2).min(LONGEST_PAUSE);
+    }
+}
+
+/// Somebody who wants something.
+struct Fan {
+    api: Api,
+    item: Arc<ItemId>,
+    name: String,
+    caller: Caller,
+    pieces: i64,
+    /// The points charged, in won.
+    points: i64,
+    /// Whether the pieces go into the cart first.
+    uses_cart: bool,
+}
+
+impl Fan {
+    /// One in five wants two pieces, one in ten is short of a won, one in three has a cart.
+    fn new(api: Api, item: Arc<ItemId>, name: String, caller: Caller, number: i64) -> Self {
+        let pieces = 1 + i64::from(number % 5 == 0);
+        let points = if number % 10 == 7 { pieces * PRICE - 1 } else { pieces * PRICE + number };
+        Self { api, item, name, caller, pieces, points, uses_cart: number % 3 == 0 }
+    }
+
+    fn price(&self) -> i64 {
+        self.pieces * PRICE
+    }
+
+    fn end(&self, spent: i64, pending: Duration, fate: Fate) -> End {
+        End { pieces: self.pieces, spent, pending, fate }
+    }
+
+    /// Something that the contract does not allow.
+    fn trouble(&self, what: impl std::fmt::Display) -> End {
+        self.end(0, Duration::ZERO, Fate::Trouble(format!("{}: {what}", self.name)))
+    }
+
+    /// The answer, which must not be a refusal.
+    fn expect<T>(&self, answer: Answer<T>) -> Result<T, End> {
+        answer.map_err(|refused| self.trouble(refused))
+    }
+
+    /// Charges points, and fills the cart if there is one.
+    async fn prepare(self) -> Result<Self, End> {
+        let key = format!("{}-points", self.name);
+        self.expect(self.api.charge(&self.caller, &key, self.points).await)?;
+        if self.uses_cart {
+            let cart = self.expect(self.api.put_in_cart(&self.caller, &self.item, self.pieces).await)?;
+            if cart.lines != self.in_cart() {
+                return Err(self.trouble(format!("put {} pieces into the cart, and it has {cart:?}", self.pieces)));
+            }
+        }
+        Ok(self)
+    }
+
+    /// What the cart has of an order that took nothing.
+    fn in_cart(&self) -> Vec<CartLine> {
+        let line = CartLine { item_id: (*self.item).clone(), quantity: self.pieces };
+        if self.uses_cart { vec![line] } else { Vec::new() }
+    }
+
+    async fn buy(self) -> End {
+        let (Ok(end) | Err(end)) = self.order().await;
+        end
+    }
+
+    /// Orders, waits for the end of it, and looks whether everything is as that says.
+    async fn order(&self) -> Result<End, End> {
+        let (api, caller) = (&self.api, &self.caller);
+        let key = format!("{}-order", self.name);
+        let begun = Instant::now();
+        let placed = self.expect(api.place_order(caller, &key, &self.item, self.pieces).await)?;
+        if placed.total_price != self.price() {
+            return Err(self.trouble(format!("ordered for {} and is charged {}", self.price(), placed.total_price)));
+        }
+        sleep(FIRST_PAUSE).await;
+        let id = &placed.order_id;
+        let ended = until(|order: &Order| order.status != "pending", || api.order(caller, id)).await;
+        let ended = self.expect(ended)?;
+        let pending = begun.elapsed();
+        let (fate, spent) = match (ended.status.as_str(), ended.failure.as_deref()) {
+            ("completed", None) if self.points >= self.price() => (Fate::Completed, self.price()),
+            ("failed", Some("insufficient_points")) if self.points < self.price() => {
+                (Fate::Failed("insufficient_points".to_owned()), 0)
+            }
+            ("failed", Some("out_of_stock")) => (Fate::Failed("out_of_stock".to_owned()), 0),
+            (status, failure) => {
+                let after = pending.as_secs();
+                let had = self.points;
+                return Err(self.trouble(format!("{id} is {status} ({failure:?}) after {after} s, with {had} points")));
+            }
+        };
+        let must = self.points - spent;
+        let balance = self.expect(until(|balance| *balance == must, || api.balance(caller)).await)?;
+        if balance != must {
+            return Err(self.trouble(format!("{id} is {fate:?}, there are {balance} points and not {must}")));
+        }
+        let must = if fate == Fate::Completed { Vec::new() } else { self.in_cart() };
+        if self.uses_cart {
+            let cart = self.expect(until(|cart: &Cart| cart.lines == must, || api.cart(caller)).await)?;
+            if cart.lines != must {
+                return Err(self.trouble(format!("{id} is {fate:?}, the cart has {cart:?}")));
+            }
+        }
+        Ok(self.end(spent, pending, fate))
+    }
+}
+
+impl Merchandise {
+    fn troubles(&self) -> impl Iterator<Item = &str> {
+        self.ends.iter().filter_map(|end| match &end.fate {
+            Fate::Trouble(what) => Some(what.as_str()),
+            _ => None,
+        })
+    }
+
+    fn completed(&self) -> impl Iterator<Item = &End> {
+        self.ends.iter().filter(|end| end.fate == Fate::Completed)
+    }
+
+    fn pieces(&self) -> i64 {
+        self.completed().map(|end| end.pieces).sum()
+    }
+
+    fn spent(&self) -> i64 {
+        self.ends.iter().map(|end| end.spent).sum()
+    }
+
+    /// How many orders failed, by reason.
+    fn failed(&self) -> BTreeMap<&str, usize> {
+        let mut failed = BTreeMap::new();
+        for end in &self.ends {
+            if let Fate::Failed(reason) = &end.fate {
+                *failed.entry(reason.as_str()).or_default() += 1;
+            }
+        }
+        failed
+    }
+
+    /// What did not go as it must. Empty when all is well.
+    pub fn unmet(&self) -> Vec<String> {
+        let mut unmet: Vec<String> = self.troubles().take(SHOWN).map(str::to_owned).collect();
+        let more = self.troubles().count().saturating_sub(SHOWN);
+        if more > 0 {
+            unmet.push(format!("and {more} more fans in trouble"));
+        }
+        let mut must = |holds: bool, what: String| {
+            if !holds {
+                unmet.push(what);
+            }
+        };
+        let (sold, left, stock) = (self.pieces(), self.left, self.stock);
+        must(sold + left == stock, format!("{sold} pieces are sold and {left} left of {stock}"));
+        let (spent, cost) = (self.spent(), sold * PRICE);
+        must(spent == cost, format!("{sold} pieces cost {cost} won, {spent} were spent"));
+        if self.ends.len() >= MANY_ORDERS {
+            let no = |what: &str| format!("it did not happen that {what}");
+            let failed = self.failed();
+            must(sold > 0, no("an order completed"));
+            must(failed.contains_key("out_of_stock"), no("an order came too late"));
+            must(failed.contains_key("insufficient_points"), no("somebody could not pay an order"));
+            must(!self.has_outside || self.refused_outside > 0, no("the data platform was dead"));
+        }
+        unmet
+    }
+
+    /// The summary.
+    pub fn write(&self, text: &mut String) -> std::fmt::Result {
+        if self.ends.is_empty() {
+            return Ok(());
+        }
+        writeln!(text, "\nMerchandise, with the data platform dead")?;
+        let seconds = self.took.as_secs_f64();
+        report::line(text, "orders at once", self.ends.len(), &format!("all of them final after {seconds:.1} s"))?;
+        let sold = format!("{} of {} pieces, {} left", self.pieces(), thousands(self.stock), self.left);
+        report::line(text, "completed", self.completed().count(), &sold)?;
+        for (reason, count) in self.failed() {
+            report::line(text, reason, count, "failed and undone")?;
+        }
+        let troubles = self.troubles().count();
+        if troubles > 0 {
+            report::line(text, "IN TROUBLE", troubles, "")?;
+        }
+        let spent = usize::try_from(self.spent()).unwrap_or(0);
+        report::line(text, "won spent", spent, "and every other won is where it was")?;
+        let pending: Vec<_> = self.ends.iter().map(|end| end.pending).filter(|time| !time.is_zero()).collect();
+        report::latencies(text, "order placed -> final", &pending)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn end(pieces: i64, fate: Fate) -> End {
+        let spent = if fate == Fate::Completed { pieces * PRICE } else { 0 };
+        End { pieces, spent, pending: Duration::from_secs(2), fate }
+    }
+
+    fn sale(ends: Vec<End>, stock: i64, left: i64) -> Merchandise {
+        Merchandise { ends, stock, left, refused_outside: 1, has_outside: true, took: Duration::from_secs(9) }
+    }
+
+    fn mixed() -> Vec<End> {
+        let short = || Fate::Failed("insufficient_points".into());
+        let late = || Fate::Failed("out_of_stock".into());
+        vec![end(2, Fate::Completed), end(1, Fate::Completed), end(1, short()), end(2, late()), end(1, late())]
+    }
+
+    #[test]
+    fn a_sale_that_went_well_is_summed_up_and_has_nothing_unmet() {
+        let sale = sale(mixed(), 4, 1);
+        assert_eq!(sale.unmet(), Vec::<String>::new());
+        let mut text = String::new();
+        sale.write(&mut text).unwrap();
+        let lines: Vec<String> =
+            text.lines().map(|line| line.split_whitespace().collect::<Vec<_>>().join(" ")).collect();
+        for expected in [
+            "orders at once 5 all of them final after 9.0 s",
+            "completed 2 3 of 4 pieces, 1 left",
+            "insufficient_points 1 failed and undone",
+            "out_of_stock 2 failed and undone",
+            "won spent 45,000 and every other won is where it was",
+        ] {
+            assert!(lines.iter().any(|line| line == expected), "`{expected}` is not in {text}");
+        }
+    }
+
+    #[test]
+    fn whatever_must_not_happen_to_orders_is_told() {
+        let told = |sale: Merchandise, what: &str| {
+            let unmet = sale.unmet();
+            assert!(unmet.iter().any(|line| line.contains(what)), "`{what}` is not among {unmet:?}");
+        };
+        told(sale(mixed(), 4, 2), "3 pieces are sold and 2 left of 4");
+        let mut cheap = mixed();
+        cheap[0].spent -= 1;
+        told(sale(cheap, 4, 1), "3 pieces cost 45000 won, 44999 were spent");
+        told(sale(vec![end(1, Fate::Trouble("odd".into()))], 0, 0), "odd");
+        let many = (0..MANY_ORDERS).map(|_| end(1, Fate::Failed("timed_out".into()))).collect();
+        let quiet = Merchandise { refused_outside: 0, ..sale(many, 4, 4) };
+        assert_eq!(quiet.unmet().len(), 4, "{:?}", quiet.unmet());
+    }
+
+    #[test]
+    fn a_sale_of_nothing_is_not_mentioned() {
+        let (nothing, mut text) = (Merchandise::default(), String::new());
+        nothing.write(&mut text).unwrap();
+        assert!(text.is_empty() && nothing.unmet().is_empty());
+    }
+
+    #[test]
+    fn fans_are_of_every_kind() {
+        let fan = |number| {
+            let item = Arc::new(ItemId::parse("i").unwrap());
+            Fan::new(Api::new("", 1), item, String::new(), Caller::default(), number)
+        };
+        let fans: Vec<Fan> = (0..300).map(fan).collect();
+        let count = |so: fn(&Fan) -> bool| fans.iter().filter(|fan| so(fan)).count();
+        assert_eq!(count(|fan| fan.points < fan.price()), 30);
+        assert_eq!(count(|fan| fan.uses_cart), 100);
+        assert_eq!(count(|fan| fan.pieces == 2), 60);
+        assert!(count(|fan| fan.uses_cart && fan.points < fan.price()) > 0);
+    }
+}

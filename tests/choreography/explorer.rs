@@ -1,0 +1,502 @@
+//! Every order of delivery, walked as a graph of states.
+
+use crate::picture::Picture;
+use crate::routes::{Function, Routes};
+use crate::world::{CONTEXTS, Job, Rows, Trouble, World, canonical, said};
+use contracts::Timestamp;
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::fmt;
+use std::rc::Rc;
+use tests::fixture::NOW;
+
+/// How old a row of the outbox must be for its sweep, in milliseconds, as [`kit::outbox`] has it.
+const OVERDUE_MILLIS: i64 = 60_000;
+/// How often the clock calls, in milliseconds.
+const TICK_MILLIS: i64 = 60_000;
+
+/// What can happen to a message, each at most once on a way.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Mishap {
+    /// It never arrives.
+    Lost,
+    /// It arrives twice.
+    Doubled,
+    /// Its consumer dies before or after any of its writes; it comes again.
+    Crashed,
+    /// The answer to any of its consumer's writes is lost.
+    Unanswered,
+    /// Another message is handled from beginning to end between its consumer's reads and any of its writes.
+    Crossed,
+    /// What its consumer says stays in the outbox.
+    Unsaid,
+}
+
+impl Mishap {
+    pub const ALL: [Self; 6] =
+        [Self::Lost, Self::Doubled, Self::Crashed, Self::Unanswered, Self::Crossed, Self::Unsaid];
+}
+
+/// What is walked.
+#[derive(Debug, Clone)]
+pub struct Walk {
+    pub name: &'static str,
+    /// What happens once, to any message, at any moment.
+    pub mishap: Option<Mishap>,
+    /// Whether the order's time may be over at any moment.
+    pub deadline: Option<Timestamp>,
+    /// Functions that are dead all the time.
+    pub dead: &'static [&'static str],
+}
+
+/// What the world was before the order, and what it is about.
+#[derive(Debug, Clone)]
+pub struct Facts {
+    pub stock: i64,
+    pub pieces: i64,
+    pub balance: i64,
+    pub price: i64,
+    pub cart: BTreeMap<String, i64>,
+    pub cart_without: BTreeMap<String, i64>,
+}
+
+/// A message and its reader, or a call of the clock.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+struct Waiting {
+    function: Function,
+    event: Option<(String, String)>,
+    not_before: Option<Timestamp>,
+}
+
+impl Waiting {
+    /// What it is, for people: the event's type and the function.
+    fn about(&self) -> (String, String) {
+        let event = self.event.as_ref().map_or("the clock", |(event_type, _)| event_type);
+        (event.to_owned(), self.function.name.clone())
+    }
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+struct State {
+    /// Each context's rows, by number.
+    tables: [u32; CONTEXTS.len()],
+    /// What is on the way, by number, rising.
+    waiting: Vec<u32>,
+    now: Timestamp,
+    /// Whether the mishap happened.
+    spent: bool,
+}
+
+/// How a state was first reached.
+#[derive(Debug, Clone, Copy)]
+struct Reached {
+    from: u32,
+    by: u32,
+    mishap: bool,
+}
+
+/// What came of a call, by numbers.
+#[derive(Debug, Clone)]
+struct Played {
+    rows: u32,
+    said: Vec<u32>,
+    done: bool,
+    other: bool,
+    writes: Vec<usize>,
+}
+
+/// A table's rows under their number.
+struct Table {
+    rows: Rows,
+    picture: Picture,
+}
+
+/// What a walk saw.
+#[derive(Debug, Default)]
+pub struct Seen {
+    pub states: usize,
+    pub ways: u128,
+    /// How the order ended.
+    pub ends: BTreeSet<String>,
+    /// (event, function), of everything that was delivered.
+    pub delivered: BTreeSet<(String, String)>,
+    /// The same of what the mishap happened to.
+    pub struck: BTreeSet<(String, String)>,
+    /// (event, function, what the function's table said of the order before): which news came first.
+    pub met: BTreeSet<(String, String, String)>,
+}
+
+/// One world, and everything that was ever tried in it.
+pub struct Explorer {
+    pub world: World,
+    pub facts: Facts,
+    routes: Routes,
+    tables: [Vec<Table>; CONTEXTS.len()],
+    known: [HashMap<String, u32>; CONTEXTS.len()],
+    waiting: Vec<Waiting>,
+    numbers: HashMap<Waiting, u32>,
+    tried: HashMap<(u32, Job, Trouble), Rc<Played>>,
+    root: State,
+}
+
+/// The place of a context in a state.
+fn place(context: &str) -> usize {
+    CONTEXTS.iter().position(|known| *known == context).unwrap_or_else(|| panic!("{context} takes no part"))
+}
+
+impl Explorer {
+    /// Begins where the order was placed and its event has left the outbox. `before` is what the orders' table held until
+    /// then.
+    pub async fn new(world: World, facts: Facts, before: &Rows) -> Self {
+        let mut explorer = Self {
+            world,
+            facts,
+            routes: Routes::read(),
+            tables: Default::default(),
+            known: Default::default(),
+            waiting: Vec::new(),
+            numbers: HashMap::new(),
+            tried: HashMap::new(),
+            root: State { tables: [0; CONTEXTS.len()], waiting: Vec::new(), now: NOW, spent: false },
+        };
+        let placed = explorer.world.rows("orders").await;
+        explorer.world.relay("orders", before, &placed, NOW).await;
+        for (index, context) in CONTEXTS.into_iter().enumerate() {
+            let rows = explorer.world.rows(context).await;
+            if context == "orders" {
+                explorer.root.waiting = explorer.heard(said(before, &rows));
+            }
+            explorer.root.tables[index] = explorer.keep(index, rows);
+        }
+        explorer
+    }
+
+    /// How many calls were made for real.
+    pub fn calls(&self) -> usize {
+        self.tried.len()
+    }
+
+    fn keep(&mut self, index: usize, rows: Rows) -> u32 {
+        let text = canonical(&rows);
+        if let Some(number) = self.known[index].get(&text) {
+            return *number;
+        }
+        let number = u32::try_from(self.tables[index].len()).unwrap();
+        let picture = Picture::of(&rows);
+        self.tables[index].push(Table { rows, picture });
+        self.known[index].insert(text, number);
+        number
+    }
+
+    fn number(&mut self, waiting: Waiting) -> u32 {
+        let next = u32::try_from(self.waiting.len()).unwrap();
+        *self.numbers.entry(waiting).or_insert_with_key(|waiting| {
+            self.waiting.push(waiting.clone());
+            next
+        })
+    }
+
+    /// The messages that events become.
+    fn heard(&mut self, events: Vec<contracts::events::Event>) -> Vec<u32> {
+        let mut messages = Vec::new();
+        for event in events {
+            let event_type = event.body.event_type();
+            let text = serde_json::to_string(&event).unwrap();
+            let listeners: Vec<Function> = self.routes.listeners(event_type).cloned().collect();
+            for function in listeners {
+                let event = Some((event_type.to_owned(), text.clone()));
+                messages.push(self.number(Waiting { function, event, not_before: None }));
+            }
+        }
+        messages
+    }
+
+    fn job(&self, waiting: u32, now: Timestamp) -> Job {
+        let Waiting { function, event, not_before } = &self.waiting[waiting as usize];
+        let now = not_before.map_or(now, |earliest| now.max(earliest));
+        Job { function: function.clone(), event: event.as_ref().map(|(_, text)| text.clone()), now }
+    }
+
+    /// Makes a call on a state's table, or remembers how it was.
+    async fn play(&mut self, state: &State, job: &Job, trouble: Trouble) -> Rc<Played> {
+        let index = place(&job.function.context);
+        let key = (state.tables[index], job.clone(), trouble);
+        if let Some(played) = self.tried.get(&key) {
+            return Rc::clone(played);
+        }
+        let before = &self.tables[index][key.0 as usize].rows;
+        let outcome = self.world.play(before, job, &key.2).await;
+        if let (Err(why), Trouble::None) = (&outcome.done, &key.2) {
+            assert!(job.function.context == "notifications", "{job:?} fails without a reason: {why}");
+        }
+        let rows = self.keep(index, outcome.rows);
+        let said = self.heard(outcome.said);
+        let (done, other, writes) = (outcome.done.is_ok(), outcome.other.is_ok(), outcome.writes);
+        let played = Rc::new(Played { rows, said, done, other, writes });
+        self.tried.insert(key, Rc::clone(&played));
+        played
+    }
+
+    fn picture(&self, state: &State, context: &str) -> &Picture {
+        let index = place(context);
+        &self.tables[index][state.tables[index] as usize].picture
+    }
+
+    /// The state after a call: `kept` still waits, and what was said waits too.
+    fn after(&self, state: &State, job: &Job, played: &Played, kept: Vec<u32>, walk: &Walk, spent: bool) -> State {
+        let mut next = State { waiting: kept, now: state.now.max(job.now), spent, ..state.clone() };
+        next.tables[place(&job.function.context)] = played.rows;
+        let is_dead = |message: &&u32| walk.dead.contains(&self.waiting[**message as usize].function.name.as_str());
+        next.waiting.extend(played.said.iter().filter(|message| !is_dead(message)));
+        next.waiting.sort_unstable();
+        next
+    }
+
+    /// Where a state leads to: by which of what waits, whether by the mishap, and to what.
+    async fn next(&mut self, state: &State, walk: &Walk, seen: &mut Seen) -> Vec<(u32, bool, State)> {
+        let mut next = Vec::new();
+        let mut distinct = state.waiting.clone();
+        distinct.dedup();
+        for &message in &distinct {
+            let job = self.job(message, state.now);
+            let about = self.waiting[message as usize].about();
+            let calm = self.play(state, &job, Trouble::None).await;
+            let rest = without(&state.waiting, message);
+            if calm.done {
+                let work = self.picture(state, &job.function.context).work.concat();
+                seen.met.insert((about.0.clone(), about.1.clone(), work));
+                seen.delivered.insert(about.clone());
+                next.push((message, false, self.after(state, &job, &calm, rest.clone(), walk, state.spent)));
+            }
+            let Some(mishap) = walk.mishap.filter(|_| !state.spent) else { continue };
+            let before = next.len();
+            let is_message = job.event.is_some();
+            let keep = || state.waiting.clone();
+            match mishap {
+                Mishap::Lost if is_message => {
+                    next.push((message, true, State { waiting: rest, spent: true, ..state.clone() }));
+                }
+                Mishap::Doubled => next.push((message, true, self.after(state, &job, &calm, keep(), walk, true))),
+                Mishap::Crashed => {
+                    for &nth in &calm.writes {
+                        let died = self.play(state, &job, Trouble::Dies(nth)).await;
+                        next.push((message, true, self.after(state, &job, &died, keep(), walk, true)));
+                    }
+                    next.push((message, true, self.after(state, &job, &calm, keep(), walk, true)));
+                }
+                Mishap::Unanswered => {
+                    for &nth in &calm.writes {
+                        let unanswered = self.play(state, &job, Trouble::Unanswered(nth)).await;
+                        let kept = if unanswered.done { rest.clone() } else { keep() };
+                        next.push((message, true, self.after(state, &job, &unanswered, kept, walk, true)));
+                    }
+                }
+                Mishap::Crossed => {
+                    let others = rest.iter().filter(|other| {
+                        let other = &self.waiting[**other as usize].function;
+                        other.context == job.function.context && !other.name.ends_with("-outbox")
+                    });
+                    let mut others: Vec<u32> = others.copied().collect();
+                    others.dedup();
+                    for other in others {
+                        let crossing = self.job(other, state.now);
+                        let now = job.now.max(crossing.now);
+                        for &nth in &calm.writes {
+                            let crossed = self.play(state, &job, Trouble::Crossed(nth, crossing.clone())).await;
+                            let mut kept = if crossed.done { rest.clone() } else { keep() };
+                            if crossed.other {
+                                kept = without(&kept, other);
+                            }
+                            let after = self.after(state, &job, &crossed, kept, walk, true);
+                            next.push((message, true, State { now: now.max(after.now), ..after }));
+                        }
+                    }
+                }
+                Mishap::Unsaid if !calm.said.is_empty() => {
+                    let unsaid = self.play(state, &job, Trouble::Unsaid).await;
+                    next.push((message, true, self.after(state, &job, &unsaid, rest, walk, true)));
+                }
+                Mishap::Lost | Mishap::Unsaid => {}
+            }
+            if next.len() > before {
+                seen.struck.insert(about);
+            }
+        }
+        if next.iter().all(|(_, is_mishap, _)| *is_mishap) {
+            next.extend(self.tick(state).map(|state| (u32::MAX, false, state)));
+        }
+        next
+    }
+
+    /// Nothing can be done before the clock calls again: the calls that then find something to do. Nothing, if nothing is
+    /// left for them either.
+    fn tick(&mut self, state: &State) -> Option<State> {
+        let overdue = |since: &Timestamp| since.plus_millis(OVERDUE_MILLIS + 1);
+        let mut calls: Vec<(Timestamp, Function)> = Vec::new();
+        for context in CONTEXTS {
+            let picture = self.picture(state, context);
+            if let Some(at) = picture.waiting_since.iter().map(overdue).min() {
+                calls.push((at, self.routes.scheduled(context, "outbox").clone()));
+            }
+            if let Some(at) = picture.due {
+                calls.push((at, self.routes.scheduled(context, "sweep-orders").clone()));
+            }
+        }
+        let patience = (!state.waiting.is_empty()).then(|| state.now.plus_millis(1));
+        let first = calls.iter().map(|(at, _)| *at).chain(patience).min()?.max(state.now.plus_millis(1));
+        let ticks = (first.millis_since(NOW) + TICK_MILLIS - 1) / TICK_MILLIS;
+        let now = NOW.plus_millis(ticks * TICK_MILLIS);
+        let mut next = State { now, ..state.clone() };
+        for (at, function) in calls {
+            if at <= now {
+                next.waiting.push(self.number(Waiting { function, event: None, not_before: Some(now) }));
+            }
+        }
+        next.waiting.sort_unstable();
+        Some(next)
+    }
+
+    /// Walks all ways from the order's beginning to its ends.
+    pub async fn walk(&mut self, walk: &Walk) -> Seen {
+        let mut seen = Seen::default();
+        let mut root = State { spent: walk.mishap.is_none(), ..self.root.clone() };
+        root.waiting.retain(|message| !walk.dead.contains(&self.waiting[*message as usize].function.name.as_str()));
+        if let Some(deadline) = walk.deadline {
+            let function = self.routes.scheduled("orders", "sweep-orders").clone();
+            root.waiting.push(self.number(Waiting { function, event: None, not_before: Some(deadline) }));
+        }
+        root.waiting.sort_unstable();
+        let mut states = vec![root.clone()];
+        let mut reached = vec![Reached { from: u32::MAX, by: u32::MAX, mishap: false }];
+        let mut numbers = HashMap::from([(root, 0_u32)]);
+        let mut edges: Vec<Vec<u32>> = Vec::new();
+        let mut index = 0;
+        while index < states.len() {
+            let state = states[index].clone();
+            let next = self.next(&state, walk, &mut seen).await;
+            let wrong = self.wrong(&state, next.is_empty());
+            assert!(wrong.is_empty(), "{}: {wrong:?}, {}", walk.name, self.way(&reached, index));
+            if next.is_empty() {
+                seen.ends.insert(self.picture(&state, "orders").status.clone());
+            }
+            let mut to = Vec::with_capacity(next.len());
+            let from = u32::try_from(index).unwrap();
+            for (by, mishap, next) in next {
+                let number = *numbers.entry(next).or_insert_with_key(|next| {
+                    states.push(next.clone());
+                    reached.push(Reached { from, by, mishap });
+                    u32::try_from(states.len() - 1).unwrap()
+                });
+                let [before, after] =
+                    [&state, &states[number as usize]].map(|state| &self.picture(state, "orders").status);
+                assert!(
+                    before == after || before == "pending",
+                    "{}: {before} became {after}, {}",
+                    walk.name,
+                    self.way(&reached, number as usize)
+                );
+                to.push(number);
+            }
+            to.sort_unstable();
+            to.dedup();
+            edges.push(to);
+            index += 1;
+        }
+        seen.states = states.len();
+        seen.ways = ways(&edges);
+        seen
+    }
+
+    /// What must not be in a state, or at the end of all.
+    fn wrong(&self, state: &State, is_end: bool) -> Vec<String> {
+        let facts = &self.facts;
+        let [items, points, orders, reports] = CONTEXTS.map(|context| self.picture(state, context));
+        let mut wrong: Vec<String> = [items, points, orders, reports].iter().flat_map(|p| p.wrong.clone()).collect();
+        let mut must = |holds: bool, what: &str| {
+            if !holds {
+                wrong.push(format!("{what}: {items:?} {points:?} {orders:?}"));
+            }
+        };
+        let taken = |sold: i64, paid: i64| items.sold == sold && points.balance == facts.balance - paid;
+        let is_failed = orders.status.starts_with("failed");
+        must(items.stock + items.sold == facts.stock, "pieces appear or vanish");
+        must(
+            points.entries.len() <= 3 && points.entries.windows(2).all(|pair| pair[0] != pair[1]),
+            "an effect came twice",
+        );
+        let said = |kind: &str| orders.events.iter().filter(|event| *event == kind).count();
+        let ends = (said("order.completed"), said("order.failed"));
+        let expected = (usize::from(orders.status == "completed"), usize::from(is_failed));
+        must(ends == expected, "the order's end is not what was said of it");
+        if orders.status == "completed" {
+            must(taken(facts.pieces, facts.price), "I10: complete without all its debits");
+            must(orders.cart == facts.cart_without, "complete, and its lines are in the cart");
+        }
+        if is_end {
+            must(orders.status == "completed" || is_failed, "it never ended");
+            must(orders.due.is_none(), "it is looked after for ever");
+            must(
+                [items, points, orders, reports].iter().all(|p| p.waiting_since.is_empty()),
+                "an event was never said",
+            );
+            if is_failed {
+                must(taken(0, 0), "I10: failed, and not without debits");
+                must(orders.cart == facts.cart, "failed, and the cart is not as it was");
+                must([items, points, orders].iter().all(|p| p.work == ["undone"]), "somebody's part is not undone");
+            }
+        }
+        wrong
+    }
+
+    /// How a state was reached, for people.
+    fn way(&self, reached: &[Reached], mut index: usize) -> String {
+        let mut steps = Vec::new();
+        while let Some(Reached { from, by, mishap }) = reached.get(index).filter(|reached| reached.from != u32::MAX) {
+            let about = self.waiting.get(*by as usize).map(Waiting::about);
+            let (event, function) = about.unwrap_or_else(|| ("time".to_owned(), "passes".to_owned()));
+            steps.push(format!("{event} -> {function}{}", if *mishap { " (the mishap)" } else { "" }));
+            index = *from as usize;
+        }
+        steps.reverse();
+        format!("by {steps:#?}")
+    }
+}
+
+fn without(waiting: &[u32], message: u32) -> Vec<u32> {
+    let mut rest = waiting.to_vec();
+    let at = rest.iter().position(|waiting| *waiting == message).unwrap();
+    rest.remove(at);
+    rest
+}
+
+/// How many ways lead from the first state to an end. A way that comes back to itself would never end.
+fn ways(edges: &[Vec<u32>]) -> u128 {
+    let mut open = vec![0_usize; edges.len()];
+    for to in edges.iter().flatten() {
+        open[*to as usize] += 1;
+    }
+    let mut ways = vec![0_u128; edges.len()];
+    ways[0] = 1;
+    let (mut ready, mut walked, mut ended) = (vec![0_usize], 0, 0_u128);
+    while let Some(state) = ready.pop() {
+        walked += 1;
+        if edges[state].is_empty() {
+            ended = ended.saturating_add(ways[state]);
+        }
+        for to in &edges[state] {
+            let to = *to as usize;
+            ways[to] = ways[to].saturating_add(ways[state]);
+            open[to] -= 1;
+            if open[to] == 0 {
+                ready.push(to);
+            }
+        }
+    }
+    assert_eq!(walked, edges.len(), "messages go round and round");
+    ended
+}
+
+impl fmt::Display for Seen {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} ways through {} states, ends {:?}", self.ways, self.states, self.ends)
+    }
+}

@@ -1,0 +1,102 @@
+//! What a table's rows say about the order, in the terms of the invariants.
+
+use crate::world::Rows;
+use contracts::Timestamp;
+use kit::dynamo::{Item, Read};
+use serde_json::Value;
+use std::collections::BTreeMap;
+
+/// One table, looked at.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Picture {
+    /// Pieces left and pieces sold, over all items.
+    pub stock: i64,
+    pub sold: i64,
+    /// The user's balance, and the keys of the ledger's entries but the first.
+    pub balance: i64,
+    pub entries: Vec<String>,
+    /// What the cart holds, by item.
+    pub cart: BTreeMap<String, i64>,
+    /// The order's status, with the reason of a failure.
+    pub status: String,
+    /// Where the order's participants in this table stand.
+    pub work: Vec<String>,
+    /// The events that were ever said, by type.
+    pub events: Vec<String>,
+    /// Since when rows of the outbox wait, and when the order is looked after again.
+    pub waiting_since: Vec<Timestamp>,
+    pub due: Option<Timestamp>,
+    /// What must not be.
+    pub wrong: Vec<String>,
+}
+
+impl Picture {
+    /// Looks at a table, which must make sense on its own: I3, and the stock's half of I10.
+    pub fn of(rows: &Rows) -> Self {
+        let mut picture = Self::default();
+        for ((pk, sk), row) in rows {
+            match sk.as_str() {
+                "ITEM" => picture.item(row),
+                "ACCOUNT" => picture.account(row),
+                "CART" => picture.cart(row),
+                "WORK" => picture.work.push(row.text("work_state").unwrap().to_owned()),
+                "OUTBOX" => picture.outbox(row),
+                _ if sk.starts_with("ORDER#") => picture.order(row),
+                _ => assert!(known(pk, sk), "a row that nobody looks at: {pk} {sk}"),
+            }
+        }
+        picture
+    }
+
+    fn item(&mut self, row: &Item) {
+        let [stock, sold, received] = ["stock", "sold", "received"].map(|name| row.int(name).unwrap());
+        if stock < 0 || sold < 0 || received != stock + sold {
+            self.wrong.push(format!("I10: {stock} left, {sold} sold of {received}"));
+        }
+        self.stock += stock;
+        self.sold += sold;
+    }
+
+    fn account(&mut self, row: &Item) {
+        self.balance = row.int("balance").unwrap();
+        let mut sum = 0;
+        for (name, value) in row.iter().filter(|(name, _)| name.starts_with("e#")) {
+            let entry = value.as_m().unwrap();
+            let amount = entry.int("amount").unwrap();
+            sum += if entry.text("kind").unwrap() == "use" { -amount } else { amount };
+            self.entries.push(name.split(['#', '.']).nth(1).unwrap().to_owned());
+        }
+        self.entries.sort();
+        if self.balance < 0 || sum != self.balance {
+            self.wrong.push(format!("I3: the ledger makes {sum}, the balance is {}", self.balance));
+        }
+    }
+
+    fn cart(&mut self, row: &Item) {
+        for (name, line) in row.iter().filter(|(name, _)| name.starts_with("l#")) {
+            self.cart.insert(name[2..].to_owned(), line.as_m().unwrap().int("quantity").unwrap());
+        }
+    }
+
+    fn outbox(&mut self, row: &Item) {
+        let event: Value = row.document("event").unwrap();
+        self.events.push(event["type"].as_str().unwrap().to_owned());
+        if row.text("publish_state").unwrap() == "pending" {
+            self.waiting_since.push(row.moment("created_at").unwrap());
+            if !row.contains_key("unpublished_shard") {
+                self.wrong.push("an event that the sweep cannot find".to_owned());
+            }
+        }
+    }
+
+    fn order(&mut self, row: &Item) {
+        let failure = row.text("failure").map(|failure| format!(": {failure}")).unwrap_or_default();
+        self.status = format!("{}{failure}", row.text("status").unwrap());
+        self.due = row.contains_key("due_shard").then(|| row.moment("due_at").unwrap());
+    }
+}
+
+/// Rows that are no part of the order: the shop's list, answers under idempotency keys, deliveries to the world outside.
+fn known(pk: &str, sk: &str) -> bool {
+    pk == "ITEMS" || sk.starts_with("IDEM#") || sk == "DELIVERY"
+}

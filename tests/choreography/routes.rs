@@ -1,0 +1,95 @@
+//! Who hears what, and who is called by the clock: as the template has it.
+
+use serde_json::Value;
+use std::collections::BTreeMap;
+use tests::dynamo::resources;
+
+/// A function and the context whose table it works on.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Function {
+    pub name: String,
+    pub context: String,
+}
+
+/// The rules, queues and schedules of the template.
+#[derive(Debug)]
+pub struct Routes {
+    /// Event pattern of each rule, and who reads the queue it leads to.
+    rules: Vec<(Value, Function)>,
+    schedules: Vec<Function>,
+}
+
+impl Routes {
+    pub fn read() -> Self {
+        let all = |kind: &'static str| resources().iter().filter(move |(_, resource)| resource["Type"] == kind);
+        let mut readers = BTreeMap::new();
+        let mut schedules = Vec::new();
+        for (_, resource) in all("AWS::Serverless::Function") {
+            let properties = &resource["Properties"];
+            let context = properties["CodeUri"].as_str().unwrap().trim_end_matches('/').rsplit('/').next().unwrap();
+            let name = properties["Handler"].as_str().unwrap().to_owned();
+            let function = Function { name, context: context.to_owned() };
+            for (_, event) in properties["Events"].as_object().into_iter().flatten() {
+                match event["Type"].as_str().unwrap() {
+                    "SQS" => drop(readers.insert(target(&event["Properties"]["Queue"]), function.clone())),
+                    "Schedule" => schedules.push(function.clone()),
+                    _ => {}
+                }
+            }
+        }
+        let rules = all("AWS::Events::Rule").filter(|(_, rule)| rule["Properties"].get("EventBusName").is_some());
+        let rules = rules.flat_map(|(_, rule)| {
+            let rule = &rule["Properties"];
+            let queues = rule["Targets"].as_array().unwrap().iter().map(|to| target(&to["Arn"]));
+            queues.map(|queue| (rule["EventPattern"].clone(), readers[&queue].clone())).collect::<Vec<_>>()
+        });
+        Self { rules: rules.collect(), schedules }
+    }
+
+    /// Who reads a queue that gets events of this type.
+    pub fn listeners<'a>(&'a self, event_type: &'a str) -> impl Iterator<Item = &'a Function> {
+        self.rules.iter().filter(move |(pattern, _)| matches(pattern, event_type)).map(|(_, function)| function)
+    }
+
+    /// The function that a context has called by the clock, whose name has this in it.
+    pub fn scheduled(&self, context: &str, part: &str) -> &Function {
+        let found = self.schedules.iter().find(|function| function.context == context && function.name.contains(part));
+        found.unwrap_or_else(|| panic!("{context} has no schedule for {part}"))
+    }
+}
+
+/// The logical id in what is left of `!GetAtt Id.Arn`.
+fn target(arn: &Value) -> String {
+    arn.as_str().and_then(|arn| arn.strip_suffix(".Arn")).unwrap_or_else(|| panic!("{arn} is no resource")).to_owned()
+}
+
+/// Whether a rule is about events of a type. Patterns that look at more than the type are not understood.
+fn matches(pattern: &Value, event_type: &str) -> bool {
+    let parts = pattern.as_object().unwrap();
+    assert!(parts.keys().eq(["detail-type"]), "a pattern that looks at more than the type: {pattern}");
+    parts["detail-type"].as_array().unwrap().iter().any(|wanted| match wanted {
+        Value::String(exactly) => exactly == event_type,
+        other => event_type.starts_with(other["prefix"].as_str().unwrap_or_else(|| panic!("not understood: {other}"))),
+    })
+}
+
+#[test]
+fn the_rules_lead_orders_to_their_participants_and_answers_back() {
+    let routes = Routes::read();
+    let heard_by = |event_type: &str| {
+        let mut names: Vec<String> = routes.listeners(event_type).map(|function| function.name.clone()).collect();
+        names.sort_unstable();
+        names
+    };
+    let participants = ["clear-cart", "deduct-stock", "deliver-to-data-platform", "use-order-points"];
+    assert_eq!(heard_by("order.placed"), participants);
+    assert!(participants.iter().all(|name| heard_by("order.failed").contains(&(*name).to_owned())));
+    for answer in contracts::events::EventBody::TYPES.iter().filter(|name| {
+        let of = |context| name.starts_with(context);
+        of("stock.") || of("points.") || of("cart.") || **name == "order.reported"
+    }) {
+        assert_eq!(heard_by(answer), ["track-order"], "{answer}");
+    }
+    assert_eq!(routes.scheduled("orders", "sweep-orders").name, "sweep-orders");
+    assert_eq!(routes.scheduled("items", "outbox").context, "items");
+}

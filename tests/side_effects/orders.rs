@@ -1,0 +1,54 @@
+//! Orders and the world outside.
+
+use crate::{alone, arrived, behave, shared, taken};
+use local::sink::{Behaviour, Target};
+use tests::cloud::eventually;
+
+#[test]
+fn an_order_and_its_end_are_told_to_the_data_platform_and_its_user() {
+    shared(async |cloud| {
+        let poster = cloud.item(1_000, 1).await;
+        let (fan, late) = (cloud.user("fan"), cloud.user("late"));
+        fan.charge(1_000).await;
+        late.charge(1_000).await;
+        let order = fan.ordered(&[(&poster, 1)]).await;
+        assert_eq!(fan.final_order(&order).await["status"], "completed");
+        let refused = late.ordered(&[(&poster, 1)]).await;
+        assert_eq!(late.final_order(&refused).await["failure"], "out_of_stock");
+        for (order, end) in [(&order, "order.completed"), (&refused, "order.failed")] {
+            arrived(cloud, Target::DataPlatform, &format!("{order}.order.placed")).await;
+            arrived(cloud, Target::DataPlatform, &format!("{order}.{end}")).await;
+            arrived(cloud, Target::AlimTalk, &format!("{order}.{end}")).await;
+        }
+    });
+}
+
+#[test]
+fn with_the_data_platform_dead_orders_complete_and_it_is_told_once_it_is_back() {
+    alone(async |cloud| {
+        let poster = cloud.item(1_000, 10).await;
+        let fans: Vec<_> = (0..20).map(|_| cloud.user("fan")).collect();
+        for fan in &fans {
+            fan.charge(1_000).await;
+        }
+        behave(cloud, Target::DataPlatform, Behaviour::hang(60)).await;
+        let lines = [(poster.as_str(), 1)];
+        let orders = futures_util::future::join_all(fans.iter().map(|fan| fan.ordered(&lines))).await;
+        let mut completed = 0;
+        for (fan, order) in fans.iter().zip(&orders) {
+            completed += usize::from(fan.final_order(order).await["status"] == "completed");
+        }
+        assert_eq!(completed, 10);
+        assert_eq!(cloud.stock(&poster).await, 0);
+        for order in &orders {
+            assert!(taken(cloud, Target::DataPlatform, &format!("{order}.order.placed")).await.is_empty());
+        }
+        behave(cloud, Target::All, Behaviour::ok()).await;
+        for (fan, order) in fans.iter().zip(&orders) {
+            arrived(cloud, Target::DataPlatform, &format!("{order}.order.placed")).await;
+            let end = fan.final_order(order).await;
+            let points = if end["status"] == "completed" { 0 } else { 1_000 };
+            eventually("the points are settled", async || (fan.balance().await == points).then_some(())).await;
+        }
+    });
+}

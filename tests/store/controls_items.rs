@@ -1,0 +1,107 @@
+//! Negative controls of the items table; see [`crate::controls`].
+
+use crate::bench::Bench;
+use crate::controls::controls;
+use crate::items::{failed, item_id, placed, published, put_on_sale, shelf, shop};
+use ::items::domain::Label;
+use ::items::handlers::deduct_stock;
+use ::items::ports::{AddItem, ChangeItem, FindItem, WithdrawItem};
+use kit::queue::Message;
+use tests::fixture::NOW;
+use tests::proxy::Rule;
+
+/// Has the first message's write wait until the second is done.
+async fn crossed(bench: &Bench, slow: Message, quick: Message) {
+    let store = shop(bench);
+    let gate = bench.proxy.hold(Rule::on("TransactWriteItems").once());
+    let crossing = async {
+        gate.reached().await;
+        deduct_stock(&store, quick).await.unwrap();
+        gate.open();
+    };
+    tokio::join!(async { deduct_stock(&store, slow).await.unwrap() }, crossing);
+}
+
+controls! {
+    an_id_is_never_given_to_two_items: "items/put_new"
+    guards "attribute_not_exists(pk)", |bench| {
+        put_on_sale(bench, "poster", 5).await;
+        let mut other = shop(bench).find_item(&item_id("poster")).await.unwrap().unwrap();
+        other.label = Label::new("Another", 1).unwrap();
+        shop(bench).add_item(&other, None, NOW).await.unwrap();
+        shop(bench).find_item(&item_id("poster")).await.unwrap() == Some(other)
+    }
+
+    an_order_heard_of_twice_at_once_takes_its_pieces_once: "items/put_new"
+    guards "attribute_not_exists(pk)", |bench| {
+        put_on_sale(bench, "poster", 5).await;
+        crossed(bench, placed("o1", &[("poster", 2)]), placed("o1", &[("poster", 2)])).await;
+        shelf(bench, "poster").await.sold != 2
+    }
+
+    an_order_that_failed_takes_nothing_however_late_it_is_placed: "items/put_new"
+    guards "attribute_not_exists(pk)", |bench| {
+        put_on_sale(bench, "poster", 5).await;
+        crossed(bench, placed("o1", &[("poster", 2)]), failed("o1", &[("poster", 2)])).await;
+        shelf(bench, "poster").await.sold != 0
+    }
+
+    an_order_that_takes_its_pieces_while_its_failure_settles_gives_them_back: "items/put_new"
+    guards "attribute_not_exists(pk)", |bench| {
+        put_on_sale(bench, "poster", 5).await;
+        crossed(bench, failed("o1", &[("poster", 2)]), placed("o1", &[("poster", 2)])).await;
+        shelf(bench, "poster").await.sold != 0
+    }
+
+    a_stock_is_never_below_zero: "items/take"
+    guards "stock >= :pieces AND attribute_not_exists(withdrawn_at)", |bench| {
+        put_on_sale(bench, "poster", 2).await;
+        deduct_stock(&shop(bench), placed("o1", &[("poster", 3)])).await.unwrap();
+        shelf(bench, "poster").await.stock < 0
+    }
+
+    a_withdrawn_item_is_not_sold: "items/take"
+    guards "stock >= :pieces AND attribute_not_exists(withdrawn_at)", |bench| {
+        put_on_sale(bench, "poster", 2).await;
+        assert!(shop(bench).withdraw(&item_id("poster"), NOW).await.unwrap());
+        deduct_stock(&shop(bench), placed("o1", &[("poster", 1)])).await.unwrap();
+        shelf(bench, "poster").await.sold != 0
+    }
+
+    pieces_are_put_back_once: "items/restore"
+    guards "work_state = :before", |bench| {
+        put_on_sale(bench, "poster", 5).await;
+        deduct_stock(&shop(bench), placed("o1", &[("poster", 2)])).await.unwrap();
+        crossed(bench, failed("o1", &[("poster", 2)]), failed("o1", &[("poster", 2)])).await;
+        shelf(bench, "poster").await.stock != 5
+    }
+
+    an_item_that_is_not_sold_is_not_changed: "items/change"
+    guards "attribute_exists(pk) AND attribute_not_exists(withdrawn_at)", |bench| {
+        put_on_sale(bench, "poster", 5).await;
+        assert!(shop(bench).withdraw(&item_id("poster"), NOW).await.unwrap());
+        shop(bench).relabel(&item_id("poster"), &Label::new("Another", 1).unwrap()).await.unwrap().is_some()
+    }
+
+    an_item_that_never_was_is_not_made_by_a_change: "items/change"
+    guards "attribute_exists(pk) AND attribute_not_exists(withdrawn_at)", |bench| {
+        let _changed = shop(bench).relabel(&item_id("poster"), &Label::new("Another", 1).unwrap()).await;
+        !bench.engine.items("items").await.is_empty()
+    }
+
+    an_item_that_never_was_is_not_withdrawn: "items/withdraw"
+    guards "attribute_exists(pk)", |bench| {
+        shop(bench).withdraw(&item_id("poster"), NOW).await.unwrap()
+    }
+
+    an_answer_that_is_forgotten_stays_unsaid: "kit/publish_again"
+    guards "publish_state = :published", |bench| {
+        deduct_stock(&shop(bench), failed("o1", &[("poster", 2)])).await.unwrap();
+        let mut said = published(bench, "o1.stock.restored").await;
+        said.retain(|name, _| name == "pk" || name == "sk");
+        let table = bench.engine.table("items");
+        table.client.delete_item().table_name(&table.name).set_key(Some(said)).send().await.unwrap();
+        deduct_stock(&shop(bench), failed("o1", &[("poster", 2)])).await.unwrap();
+        bench.engine.item("items", "OUTBOX#o1.stock.restored", "OUTBOX").await.is_some()
+    }
+}

@@ -1,0 +1,45 @@
+//! Negative controls of what points does for orders; see [`crate::controls`].
+
+use crate::controls::controls;
+use crate::points_orders::{crossed, failed, placed};
+use ::points::handlers::use_order_points;
+
+controls! {
+    an_order_told_twice_at_once_is_paid_once: "points/work_begun"
+    guards "attribute_not_exists(pk)", |bench| {
+        bench.charge("alice", 1_000, "k").await;
+        crossed(bench, placed("alice", "o1", 300), placed("alice", "o1", 300)).await;
+        bench.balance("alice").await != 700
+    }
+
+    an_order_that_failed_is_not_paid_however_late_it_is_told: "points/work_begun"
+    guards "attribute_not_exists(pk)", |bench| {
+        bench.charge("alice", 1_000, "k").await;
+        crossed(bench, placed("alice", "o1", 300), failed("alice", "o1", 300)).await;
+        bench.balance("alice").await != 1_000
+    }
+
+    an_order_that_is_paid_while_its_failure_settles_is_paid_back: "points/work_begun"
+    guards "attribute_not_exists(pk)", |bench| {
+        bench.charge("alice", 1_000, "k").await;
+        crossed(bench, failed("alice", "o1", 300), placed("alice", "o1", 300)).await;
+        bench.balance("alice").await != 1_000
+    }
+
+    an_order_never_overdraws_a_balance: "points/within_transaction"
+    guards "balance >= :price" from "guard", |bench| {
+        bench.charge("alice", 500, "k").await;
+        for id in ["o1", "o2"] {
+            use_order_points(&bench.points, placed("alice", id, 300)).await.unwrap();
+        }
+        bench.balance("alice").await != 200
+    }
+
+    an_order_that_fails_twice_at_once_is_paid_back_once: "points/work_undone"
+    guards "work_state = :before", |bench| {
+        bench.charge("alice", 1_000, "k").await;
+        use_order_points(&bench.points, placed("alice", "o1", 300)).await.unwrap();
+        crossed(bench, failed("alice", "o1", 300), failed("alice", "o1", 300)).await;
+        bench.balance("alice").await != 1_000
+    }
+}
