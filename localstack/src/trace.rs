@@ -222,7 +222,8 @@ fn heard(line: &LogLine, order: &OrderId, correlation: &str) -> Option<Step> {
     if event.is_none() && text("outcome").is_none() {
         detail.extend(text("message").map(str::to_owned));
     }
-    detail.extend(text("error").map(|error| format!("error: {error}")));
+    // The root of it; the log has the whole chain.
+    detail.extend(text("error").and_then(|error| error.rsplit(": ").next()).map(str::to_owned));
     detail.extend(read["receives"].as_u64().map(|receives| format!("received {receives} times")));
     detail.extend(read["wait_seconds"].as_u64().map(|wait| format!("again in {wait} s")));
     detail.extend(read["millis"].as_i64().map(|millis| format!("took {}", brief(millis))));
@@ -365,10 +366,10 @@ mod tests {
         let step = heard(&line("deduct-stock", done), &id(), "q").unwrap();
         assert_eq!((step.service.as_str(), step.what.as_str()), ("deduct-stock", "hears order.placed"));
         assert_eq!(step.detail, "done; took 12 ms");
-        let later = json!({"outcome": "unavailable", "error": "down", "event": event, "receives": 2, "wait_seconds": 3,
+        let later = json!({"outcome": "unavailable", "error": "Unavailable while trying: down", "event": event, "receives": 2, "wait_seconds": 3,
             "millis": 2_500});
         let step = heard(&line("deliver-to-data-platform", later), &id(), "").unwrap();
-        assert_eq!(step.detail, "unavailable; error: down; received 2 times; again in 3 s; took 2.5 s");
+        assert_eq!(step.detail, "unavailable; down; received 2 times; again in 3 s; took 2.5 s");
         let request = json!({"http": "place-order", "status": 202, "request": "q", "millis": 30});
         let step = heard(&line("place-order", request.clone()), &id(), "q").unwrap();
         assert_eq!((step.what.as_str(), step.detail.as_str()), ("answers", "202; took 30 ms"));

@@ -119,8 +119,12 @@ async fn first_try_of_refusals() {
 async fn first_try_of_time() {
     let mut explorer = placed(10_000, 5).await;
     walk(&mut explorer, Walk { deadline: Some(NOW.plus_seconds(DEADLINE_SECONDS)), ..calm("timed out") }).await;
-        for mishap in Mishap::ALL {
-            println!("{mishap:?}");
-    walk(&mut explorer, Walk { deadline: Some(NOW.plus_seconds(DEADLINE_SECONDS)), mishap: Some(mishap), ..calm("timed out") }).await;
-}
+    for mishap in Mishap::ALL {
+        println!("{mishap:?}");
+        walk(
+            &mut explorer,
+            Walk { deadline: Some(NOW.plus_seconds(DEADLINE_SECONDS)), mishap: Some(mishap), ..calm("timed out") },
+        )
+        .await;
+    }
 }

@@ -2,7 +2,7 @@
 
 use crate::audit::assert_sound;
 use crate::bench::{Bench, Requests, reserving};
-use ::reservations::domain::{PENDING_SECONDS, PENDING_TOO_LONG_SECONDS, Wish};
+use ::reservations::domain::{MAX_PENDING, PENDING_SECONDS, PENDING_TOO_LONG_SECONDS, Wish};
 use ::reservations::dynamo::message_of;
 use ::reservations::handlers::{self, Deps};
 use ::reservations::ports::ScheduleExpiry;
@@ -14,7 +14,7 @@ use ::reservations::usecases::sweep_reservations::{SweepReservations, sweep_rese
 use ::reservations::usecases::write_reservations::write_reservations;
 use contracts::events::{AdmissionChanged, AvailabilityUpdateFailed, Event, EventBody};
 use contracts::{ReservationId, Timestamp};
-use kit::dynamo::{Item, Read, at, s};
+use kit::dynamo::{Item, Read, at, n, s};
 use kit::queue::Message;
 use kit::{Fault, Problem, Reply};
 use serde_json::{Value, json};
@@ -92,11 +92,40 @@ async fn a_wish_is_answered_at_once_and_held_later_as_if_it_had_been_waited_for(
             for name in ["correlation_id", "unpublished_shard", "event"] {
                 item.remove(name);
             }
+            // Nothing is undecided any more.
+            assert_ne!(item.remove("w#date"), Some(n(1)));
         }
         items.sort_by_key(|item| (item.text("pk").unwrap().to_owned(), item.text("sk").unwrap().to_owned()));
         items
     };
     assert_eq!(same(&bench).await, same(&other).await);
+}
+
+#[tokio::test]
+async fn one_user_cannot_fill_a_sections_queue() {
+    let bench = Bench::on_sale(4).await;
+    let deps = reserving(&bench);
+    for _ in 0..MAX_PENDING {
+        assert_eq!(asked(&deps, ask("alice", 1, &["A-1-1"])).await.unwrap().status.as_u16(), 202);
+    }
+    let before = bench.engine.items("reservations").await.len();
+    for _ in 0..3 {
+        let refused = asked(&deps, ask("alice", 1, &["A-1-2"])).await.unwrap_err();
+        assert_eq!((refused.status.as_u16(), refused.code), (409, "too_many_pending"));
+    }
+    assert_eq!(bench.engine.items("reservations").await.len(), before, "nothing is written");
+    assert_eq!(asked(&deps, ask("bob", 2, &["A-1-2"])).await.unwrap().status.as_u16(), 202, "others may");
+    // One is held, nineteen are rejected, and each of them makes room once, however often it is decided.
+    for wish in deps.requests.wishes() {
+        write_reservations(&bench.reservations, &wish, NOW).await.unwrap();
+        write_reservations(&bench.reservations, &wish, NOW).await.unwrap();
+    }
+    for who in ["alice", "bob"] {
+        let entitlement = bench.engine.item("reservations", &format!("USER#{who}"), "CONCERT#concert").await.unwrap();
+        assert_eq!(entitlement.int("w#date").unwrap(), 0, "{who}");
+    }
+    assert_eq!(asked(&deps, ask("alice", 1, &["A-1-3"])).await.unwrap().status.as_u16(), 202);
+    assert_sound(&bench, NOW).await;
 }
 
 #[tokio::test]

@@ -26,7 +26,7 @@ use ::points::dynamo::MAX_HOT_ENTRIES;
 use ::points::ports::{CloseCharge, PostEntry};
 use ::points::usecases::return_points::return_points;
 use ::points::usecases::use_points::use_points;
-use ::reservations::domain::{EndHold, Reservation, Status, Wish, Withdrawal};
+use ::reservations::domain::{EndHold, MAX_PENDING, Reservation, Status, Wish, Withdrawal};
 use ::reservations::ports::{
     FindWaiting, KeepTerms, LoadSale, Remembered, WriteEnd, WritePayment, WritePending, WriteRefund,
 };
@@ -119,7 +119,7 @@ async fn pending(bench: &Bench) -> Wish {
     let wish = wish(place("alice", 1, NOW), &["A-1-1"], "r1");
     assert!(matches!(
         bench.reservations.write_pending(&wish, &wished(&wish), None, NOW).await.unwrap(),
-        Remembered::Nothing
+        Ok(Remembered::Nothing)
     ));
     wish
 }
@@ -370,8 +370,18 @@ controls! {
     guards "attribute_not_exists(pk)", |bench| {
         let wish = pending(bench).await;
         write_reservations(&bench.reservations, &wish, NOW).await.unwrap();
-        bench.reservations.write_pending(&wish, &wished(&wish), None, NOW).await.unwrap();
+        bench.reservations.write_pending(&wish, &wished(&wish), None, NOW).await.unwrap().unwrap();
         is_unsound(bench, NOW).await
+    }
+
+    a_user_has_so_many_undecided_wishes_and_no_more: "reservations/write_pending"
+    guards "attribute_not_exists(#wishes) OR #wishes < :most", |bench| {
+        let mut last = None;
+        for number in 0..=MAX_PENDING {
+            let wish = wish(place("alice", 1, NOW), &["A-1-1"], &format!("r{number}"));
+            last = Some(bench.reservations.write_pending(&wish, &wished(&wish), None, NOW).await.unwrap());
+        }
+        last.unwrap().is_ok()
     }
 
     what_is_held_is_not_withdrawn: "reservations/withdraw"
@@ -1065,7 +1075,11 @@ pub fn words(text: &str) -> String {
 fn every_condition_expression_has_a_negative_control() {
     let written: BTreeSet<(String, String)> = written().into_keys().collect();
     assert!(written.len() > 30, "the search finds the conditions");
-    let elsewhere = [crate::controls_items::controlled(), crate::controls_points::controlled()];
+    let elsewhere = [
+        crate::controls_items::controlled(),
+        crate::controls_orders::controlled(),
+        crate::controls_points::controlled(),
+    ];
     let controlled: BTreeSet<(String, String)> = elsewhere.into_iter().flatten().chain(controlled()).collect();
     let missing: Vec<_> = written.difference(&controlled).collect();
     let stale: Vec<_> = controlled.difference(&written).collect();

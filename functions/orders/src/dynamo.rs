@@ -57,11 +57,8 @@ fn user_pk(user: &UserId) -> AttributeValue {
     s(format!("USER#{user}"))
 }
 
-fn order_sk(id: &OrderId) -> AttributeValue {
-    s(format!("ORDER#{id}"))
-}
-
-fn work_pk(id: &OrderId) -> AttributeValue {
+/// The sort key of an order, and the partition key of the cart's work for it.
+fn order_key(id: &OrderId) -> AttributeValue {
     s(format!("ORDER#{id}"))
 }
 
@@ -128,7 +125,7 @@ impl Orders {
         let row = Put::builder()
             .table_name(&self.table.name)
             .set_item(Some(taken.iter().map(line_attribute).collect()))
-            .item(PK, work_pk(&order.id))
+            .item(PK, order_key(&order.id))
             .item(SK, s(WORK))
             .item("work_state", s(work.as_str()))
             .item(TTL, n(now.plus_seconds(KEPT_SECONDS).ttl_seconds()))
@@ -178,7 +175,7 @@ impl Orders {
 
     /// pending -> an end.
     fn ended(&self, order: &Order, to: Status, and: &str, now: Timestamp) -> UpdateBuilder {
-        self.update(user_pk(&order.user), order_sk(&order.id))
+        self.update(user_pk(&order.user), order_key(&order.id))
             .update_expression(format!("SET #status = :to, ended_at = :now{and}"))
             .condition_expression("#status = :pending")
             .expression_attribute_names("#status", "status")
@@ -325,7 +322,7 @@ impl OpenOrder for Orders {
         let row = Put::builder()
             .table_name(&self.table.name)
             .item(PK, user_pk(&order.user))
-            .item(SK, order_sk(&order.id))
+            .item(SK, order_key(&order.id))
             .item("kind", s("order"))
             .item("order_id", s(&order.id))
             .item("user_id", s(&order.user))
@@ -393,7 +390,7 @@ pub fn order_of(row: &Item) -> Result<Order, Fault> {
 
 impl FindOrder for Orders {
     async fn find_order(&self, user: &UserId, id: &OrderId) -> Result<Option<Order>, Fault> {
-        self.table.read("reading an order", user_pk(user), order_sk(id)).await?.as_ref().map(order_of).transpose()
+        self.table.read("reading an order", user_pk(user), order_key(id)).await?.as_ref().map(order_of).transpose()
     }
 }
 
@@ -430,7 +427,7 @@ impl KeepCart for Orders {
     async fn cart_work(&self, order: &CartOrder) -> Result<(CartWork, Cart), Fault> {
         const DOING: &str = "reading what was done for an order";
         let (row, cart) =
-            tokio::try_join!(self.table.read(DOING, work_pk(&order.id), s(WORK)), self.find_cart(&order.user))?;
+            tokio::try_join!(self.table.read(DOING, order_key(&order.id), s(WORK)), self.find_cart(&order.user))?;
         let Some(row) = row else { return Ok((CartWork { work: Work::Pending, taken: Vec::new() }, cart)) };
         let work = row.text("work_state")?.parse().map_err(|error| Fault::broken(DOING, error))?;
         Ok((CartWork { work, taken: lines_of(&row)? }, cart))
@@ -463,7 +460,7 @@ impl KeepCart for Orders {
             self.first_work(order, Work::Undone, &[], now)?
         } else {
             let row = self
-                .update(work_pk(&order.id), s(WORK))
+                .update(order_key(&order.id), s(WORK))
                 .update_expression("SET work_state = :undone, #ttl = :ttl")
                 .condition_expression("work_state = :before")
                 .expression_attribute_names("#ttl", TTL)
@@ -579,7 +576,7 @@ impl SettleOrder for Orders {
             .update_item()
             .table_name(&self.table.name)
             .key(PK, user_pk(&order.user))
-            .key(SK, order_sk(&order.id))
+            .key(SK, order_key(&order.id))
             .update_expression("SET settled_at = if_not_exists(settled_at, :now) REMOVE due_shard, due_at")
             .condition_expression("#status = :failed")
             .expression_attribute_names("#status", "status")
@@ -631,7 +628,7 @@ impl FindDue for Orders {
 
     async fn put_off(&self, due: &DueOrder, put_off: PutOff, now: Timestamp) -> Result<(), Fault> {
         let row = self
-            .update(user_pk(&due.order.user), order_sk(&due.order.id))
+            .update(user_pk(&due.order.user), order_key(&due.order.id))
             .update_expression("SET due_at = :until, nudges = :nudges")
             // Whatever happened to the order since it was read has moved this or taken it away.
             .condition_expression("due_at = :before")

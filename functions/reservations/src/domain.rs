@@ -7,6 +7,9 @@ use contracts::steps::{OpenSchedule, PayableReservation, Quote, RefundQuote};
 use contracts::{ConcertId, Invalid, PaymentId, ReservationId, ScheduleId, SeatId, Timestamp, UserId, Won};
 use std::collections::HashSet;
 
+/// How many undecided requests one user may have for a date. They are decided one after another within a section, so
+/// that who floods it would be everybody's queue.
+pub const MAX_PENDING: u32 = 20;
 /// The most seats in one reservation. A DynamoDB transaction takes 100 writes, and a reservation needs up to four
 /// besides its seats; the rest is room.
 pub const MAX_SEATS: usize = 90;
@@ -184,6 +187,8 @@ pub enum Refusal {
         /// How many that is.
         max_per_user: u32,
     },
+    /// More undecided requests than one user may have for this date ([`MAX_PENDING`]).
+    TooManyPending,
     /// Somebody else has these.
     SeatsTaken(Vec<SeatId>),
 }
@@ -198,6 +203,7 @@ impl Refusal {
             Self::TokenNotActive => "queue_token_not_active",
             Self::SaleClosed => "sale_closed",
             Self::TicketLimit { .. } => "ticket_limit_exceeded",
+            Self::TooManyPending => "too_many_pending",
             Self::SeatsTaken(_) => "seat_taken",
         }
     }

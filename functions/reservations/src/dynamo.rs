@@ -6,7 +6,7 @@
 //! | plan | `CONCERT#<concert>` | `ADMISSION` | `plan` (JSON), `version` |
 //! | seat | `SEATS#<schedule>#<section>` | `SEAT#<seat>` | `kind` = `seat`, `schedule_id`, `seat_id`, `status` (`held` \| `paying` \| `sold`), `reservation_id`, `user_id`, `hold_expires_at`, `payment_id` |
 //! | reservation | `USER#<user>` | `RES#<reservation>` | `kind` = `reservation`, `status`, its data, and while held `due_shard` and `due_at` (index `due`); while pending those of index `waiting` and `wish` (JSON of the wish) |
-//! | entitlement | `USER#<user>` | `CONCERT#<concert>` | `n#<schedule>` (tickets held, being paid and paid), `visit_ends_at`, `spent#<position>` (when that place was spent) |
+//! | entitlement | `USER#<user>` | `CONCERT#<concert>` | `n#<schedule>` (tickets held, being paid and paid), `w#<schedule>` (undecided requests), `visit_ends_at`, `spent#<position>` (when that place was spent) |
 //! | remembered answer | `USER#<user>` | `IDEM#<key>` | see [`kit::idempotency`] |
 //! | outbox row | `OUTBOX#<event>` | `OUTBOX` | see [`kit::outbox`] |
 //!
@@ -14,8 +14,8 @@
 //! never meet.
 
 use crate::domain::{
-    DUE_SHARDS, EndHold, Hold, PENDING_SECONDS, Refusal, Reservation, SeatList, Status, Terms, Visit, Visits, Wish,
-    Withdrawal, after_release,
+    DUE_SHARDS, EndHold, Hold, MAX_PENDING, PENDING_SECONDS, Refusal, Reservation, SeatList, Status, Terms, Visit,
+    Visits, Wish, Withdrawal, after_release,
 };
 use crate::ports::{
     AskForSeats, FindOverdue, FindReservation, FindTerms, FindWaiting, HoldWritten, KeepTerms, ListReservations,
@@ -202,6 +202,14 @@ impl LoadSale for Reservations {
     }
 }
 
+/// The attribute of an entitlement that counts its undecided requests for a date.
+fn wishes(schedule: &ScheduleId) -> String {
+    format!("w#{schedule}")
+}
+
+/// Counts one of them off.
+const ONE_WISH_FEWER: &str = "#wishes = if_not_exists(#wishes, :one) - :one";
+
 fn remembered(row: &Item, key: &IdempotencyKey) -> Result<Remembered, Fault> {
     Ok(idempotency::recall(row, key)?.map_or(Remembered::OtherRequest, Remembered::Answer))
 }
@@ -224,9 +232,21 @@ impl WriteHold for Reservations {
             .expression_attribute_values(":count", n(count))
             .expression_attribute_values(":room", n(i64::from(hold.max_per_user) - count));
         // The limit, and the visit the decision was made on.
+        // What was asked for asynchronously is not undecided any more.
+        let (entitlement, decided) = match origin {
+            Origin::New => (entitlement, String::new()),
+            Origin::Pending => (
+                entitlement
+                    .expression_attribute_names("#wishes", wishes(&reservation.schedule))
+                    .expression_attribute_values(":one", n(1)),
+                format!(", {ONE_WISH_FEWER}"),
+            ),
+        };
         let entitlement = match hold.visit {
             Visit::Begins { token_issued_at, ends_at } => entitlement
-                .update_expression("SET #tickets = if_not_exists(#tickets, :zero) + :count, visit_ends_at = :ends_at")
+                .update_expression(format!(
+                    "SET #tickets = if_not_exists(#tickets, :zero) + :count, visit_ends_at = :ends_at{decided}"
+                ))
                 .condition_expression(
                     "(attribute_not_exists(#tickets) OR #tickets <= :room) AND attribute_not_exists(#spent) AND \
                      (attribute_not_exists(visit_ends_at) OR visit_ends_at <= :issued_at)",
@@ -234,7 +254,7 @@ impl WriteHold for Reservations {
                 .expression_attribute_values(":issued_at", at(token_issued_at))
                 .expression_attribute_values(":ends_at", at(ends_at)),
             Visit::Lasts => entitlement
-                .update_expression("SET #tickets = if_not_exists(#tickets, :zero) + :count")
+                .update_expression(format!("SET #tickets = if_not_exists(#tickets, :zero) + :count{decided}"))
                 .condition_expression(
                     "(attribute_not_exists(#tickets) OR #tickets <= :room) AND attribute_not_exists(#spent) AND \
                      visit_ends_at > :now",
@@ -511,7 +531,7 @@ impl WritePending for Reservations {
         reservation: &Reservation,
         answer: Option<(&IdempotencyKey, &StoredAnswer)>,
         now: Timestamp,
-    ) -> Result<Remembered, Fault> {
+    ) -> Result<Result<Remembered, Refusal>, Fault> {
         let mut item = reservation_item(reservation);
         item.insert("wish".to_owned(), kit::dynamo::json("asking for seats", &WireWish::from(wish))?);
         item.insert("waiting_shard".to_owned(), due_shard(&reservation.id));
@@ -521,19 +541,30 @@ impl WritePending for Reservations {
             .set_item(Some(item))
             .condition_expression("attribute_not_exists(pk)")
             .build();
-        let mut writes = vec![put(built(row)?)];
+        let counted = self
+            .update_of(user_pk(&reservation.user), entitlement_sk(&reservation.concert))
+            .update_expression("ADD #wishes :one")
+            .condition_expression("attribute_not_exists(#wishes) OR #wishes < :most")
+            .expression_attribute_names("#wishes", wishes(&reservation.schedule))
+            .expression_attribute_values(":one", n(1))
+            .expression_attribute_values(":most", n(MAX_PENDING))
+            .build();
+        let mut writes = vec![put(built(row)?), update(built(counted)?)];
         if let Some((key, answer)) = answer {
             writes.push(idempotency::remember(&self.table, &reservation.user, key, answer, now)?);
         }
         match (self.table.transact("asking for seats", writes).await, answer) {
-            (Ok(()), _) => Ok(Remembered::Nothing),
+            (Ok(()), _) => Ok(Ok(Remembered::Nothing)),
             (Err(TransactError::Fault(fault)), _) => Err(fault),
-            (Err(TransactError::Conditions(failed)), Some((key, _))) if failed.failed(1) => {
-                let row = failed.found(1);
-                remembered(row.ok_or_else(|| Fault::broken("asking for seats", "the key's row is missing"))?, key)
+            (Err(TransactError::Conditions(failed)), Some((key, _))) if failed.failed(2) => {
+                let row = failed.found(2);
+                let row = row.ok_or_else(|| Fault::broken("asking for seats", "the key's row is missing"))?;
+                remembered(row, key).map(Ok)
             }
             // The id was minted for this very call: a try whose answer was lost has written it.
-            (Err(TransactError::Conditions(_)), _) => Ok(Remembered::Nothing),
+            (Err(TransactError::Conditions(failed)), _) if failed.failed(0) => Ok(Ok(Remembered::Nothing)),
+            (Err(TransactError::Conditions(failed)), _) if failed.failed(1) => Ok(Err(Refusal::TooManyPending)),
+            (Err(TransactError::Conditions(_)), _) => Err(Fault::contended("asking for seats")),
         }
     }
 
@@ -566,7 +597,13 @@ impl WritePending for Reservations {
                 .expression_attribute_values(":now", at(now))
                 .build(),
         )?;
-        let writes = vec![update(withdrawn), self.event_row(reservation, body, now)?];
+        let counted = self
+            .update_of(user_pk(&reservation.user), entitlement_sk(&reservation.concert))
+            .update_expression(format!("SET {ONE_WISH_FEWER}"))
+            .expression_attribute_names("#wishes", wishes(&reservation.schedule))
+            .expression_attribute_values(":one", n(1))
+            .build();
+        let writes = vec![update(withdrawn), self.event_row(reservation, body, now)?, update(built(counted)?)];
         match self.table.transact("withdrawing a reservation", writes).await {
             Ok(()) => Ok(true),
             Err(TransactError::Conditions(_)) => Ok(false),

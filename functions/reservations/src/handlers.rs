@@ -1,6 +1,6 @@
 //! HTTP in and out. Steps and consumers need no translation: their input is published language.
 
-use crate::domain::{Refusal, Reservation, SeatList, Status, Wish};
+use crate::domain::{MAX_PENDING, Refusal, Reservation, SeatList, Status, Wish};
 use crate::dynamo::wish_of;
 use crate::ports::{
     AskForSeats, FindReservation, ListReservations, LoadSale, Origin, WriteEnd, WriteHold, WritePending,
@@ -186,6 +186,8 @@ fn refused(refusal: Refusal) -> Problem {
         Refusal::TicketLimit { max_per_user } => Problem::conflict(code, "Too many tickets for one user")
             .detail(format!("at most {max_per_user} tickets held, being paid and paid per user and date"))
             .member("max_per_user", max_per_user),
+        Refusal::TooManyPending => Problem::conflict(code, "Too many requests are pending")
+            .detail(format!("at most {MAX_PENDING} undecided requests per user and date")),
         Refusal::SeatsTaken(seats) => Problem::conflict(code, "Somebody else has a seat").member("seats", names(seats)),
     }
 }

@@ -92,7 +92,7 @@ pub trait WritePending: Send + Sync {
         reservation: &Reservation,
         answer: Option<(&IdempotencyKey, &StoredAnswer)>,
         now: Timestamp,
-    ) -> impl Future<Output = Result<Remembered, Fault>> + Send;
+    ) -> impl Future<Output = Result<Result<Remembered, Refusal>, Fault>> + Send;
     /// pending -> cancelled or rejected, with the event. `false` when it is not pending any more.
     fn withdraw(
         &self,

@@ -86,7 +86,7 @@ impl Invariant {
             Self::I7 => "positions unique, turns kept, used places used",
             Self::I8 => "everything begun ended or is listed as stuck",
             Self::I9 => "no seat lost, counts equal what they count",
-            Self::I10 => "stock adds up, an order has all it needs or none",
+            Self::I10 => "stock adds up, orders have all they need or none",
         }
     }
 }

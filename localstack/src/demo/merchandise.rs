@@ -22,7 +22,7 @@ const PATIENCE: Duration = Duration::from_secs(120);
 /// Before the first look at an order; doubles up to [`LONGEST_PAUSE`].
 const FIRST_PAUSE: Duration = Duration::from_secs(1);
 /// The longest time between two looks.
-const LONGEST_PAUSE: Duration = Duration::from_secs(3);
+const LONGEST_PAUSE: Duration = Duration::from_secs(4);
 /// From how many orders on every kind of end has to happen.
 const MANY_ORDERS: usize = 100;
 /// How many lines of trouble are printed.
@@ -41,7 +41,7 @@ pub struct Merchandise {
     pub refused_outside: u64,
     /// Whether anybody is outside.
     pub has_outside: bool,
-    /// How long it took, from the first order on.
+    /// How long it took until all orders were final.
     pub took: Duration,
 }
 
@@ -89,14 +89,13 @@ pub async fn sell(operator: &Operator, info: &StackInfo, tokens: &Tokens, orders
     eprintln!("demo: {orders} orders at once for {stock} pieces, and the data platform is dead");
     let dead = outside::Dead::begin(info).await?;
     let begun = Instant::now();
-    let ends = all(ready.into_iter().map(|ready| async {
-        match ready {
-            Ok(fan) => fan.buy().await,
-            Err(end) => end,
-        }
+    let ordered = all(ready.into_iter().map(|fan| async { fan?.order().await })).await?;
+    let took = begun.elapsed();
+    let ends = all(ordered.into_iter().map(|ordered| async {
+        let (Ok(end) | Err(end)) = async { ordered?.look_after().await }.await;
+        end
     }))
     .await?;
-    let took = begun.elapsed();
     let completed: i64 = ends.iter().filter(|end| end.fate == Fate::Completed).map(|end| end.pieces).sum();
     let left = until(|item: &Item| completed + item.stock == stock, || api.item(&item)).await?.stock;
     let has_outside = dead.is_some();
@@ -157,13 +156,10 @@ impl Fan {
         self.pieces * PRICE
     }
 
-    fn end(&self, spent: i64, pending: Duration, fate: Fate) -> End {
-        End { pieces: self.pieces, spent, pending, fate }
-    }
-
     /// Something that the contract does not allow.
     fn trouble(&self, what: impl std::fmt::Display) -> End {
-        self.end(0, Duration::ZERO, Fate::Trouble(format!("{}: {what}", self.name)))
+        let fate = Fate::Trouble(format!("{}: {what}", self.name));
+        End { pieces: self.pieces, spent: 0, pending: Duration::ZERO, fate }
     }
 
     /// The answer, which must not be a refusal.
@@ -190,13 +186,8 @@ impl Fan {
         if self.uses_cart { vec![line] } else { Vec::new() }
     }
 
-    async fn buy(self) -> End {
-        let (Ok(end) | Err(end)) = self.order().await;
-        end
-    }
-
-    /// Orders, waits for the end of it, and looks whether everything is as that says.
-    async fn order(&self) -> Result<End, End> {
+    /// Orders, and waits for the end of it.
+    async fn order(self) -> Result<Ordered, End> {
         let (api, caller) = (&self.api, &self.caller);
         let key = format!("{}-order", self.name);
         let begun = Instant::now();
@@ -206,34 +197,51 @@ impl Fan {
         }
         sleep(FIRST_PAUSE).await;
         let id = &placed.order_id;
-        let ended = until(|order: &Order| order.status != "pending", || api.order(caller, id)).await;
-        let ended = self.expect(ended)?;
+        let ended = self.expect(until(|order: &Order| order.status != "pending", || api.order(caller, id)).await)?;
         let pending = begun.elapsed();
-        let (fate, spent) = match (ended.status.as_str(), ended.failure.as_deref()) {
-            ("completed", None) if self.points >= self.price() => (Fate::Completed, self.price()),
-            ("failed", Some("insufficient_points")) if self.points < self.price() => {
-                (Fate::Failed("insufficient_points".to_owned()), 0)
+        let can_pay = self.points >= self.price();
+        let fate = match (ended.status.as_str(), ended.failure) {
+            ("completed", None) if can_pay => Fate::Completed,
+            ("failed", Some(reason)) if reason == "out_of_stock" || reason == "insufficient_points" && !can_pay => {
+                Fate::Failed(reason)
             }
-            ("failed", Some("out_of_stock")) => (Fate::Failed("out_of_stock".to_owned()), 0),
             (status, failure) => {
-                let after = pending.as_secs();
-                let had = self.points;
+                let (after, had) = (pending.as_secs(), self.points);
                 return Err(self.trouble(format!("{id} is {status} ({failure:?}) after {after} s, with {had} points")));
             }
         };
-        let must = self.points - spent;
-        let balance = self.expect(until(|balance| *balance == must, || api.balance(caller)).await)?;
+        Ok(Ordered { fan: self, pending, fate })
+    }
+}
+
+/// Somebody whose order is final.
+struct Ordered {
+    fan: Fan,
+    pending: Duration,
+    fate: Fate,
+}
+
+impl Ordered {
+    /// Looks whether points and cart are as the order's end says. What was undone may take a moment.
+    async fn look_after(self) -> Result<End, End> {
+        let Self { fan, pending, fate } = self;
+        let (api, caller) = (&fan.api, &fan.caller);
+        let (spent, in_cart) = match fate {
+            Fate::Completed => (fan.price(), Vec::new()),
+            _ => (0, fan.in_cart()),
+        };
+        let must = fan.points - spent;
+        let balance = fan.expect(until(|balance| *balance == must, || api.balance(caller)).await)?;
         if balance != must {
-            return Err(self.trouble(format!("{id} is {fate:?}, there are {balance} points and not {must}")));
+            return Err(fan.trouble(format!("the order is {fate:?}, there are {balance} points and not {must}")));
         }
-        let must = if fate == Fate::Completed { Vec::new() } else { self.in_cart() };
-        if self.uses_cart {
-            let cart = self.expect(until(|cart: &Cart| cart.lines == must, || api.cart(caller)).await)?;
-            if cart.lines != must {
-                return Err(self.trouble(format!("{id} is {fate:?}, the cart has {cart:?}")));
+        if fan.uses_cart {
+            let cart = fan.expect(until(|cart: &Cart| cart.lines == in_cart, || api.cart(caller)).await)?;
+            if cart.lines != in_cart {
+                return Err(fan.trouble(format!("the order is {fate:?}, the cart has {cart:?}")));
             }
         }
-        Ok(self.end(spent, pending, fate))
+        Ok(End { pieces: fan.pieces, spent, pending, fate })
     }
 }
 

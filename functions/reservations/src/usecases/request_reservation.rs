@@ -39,7 +39,8 @@ where
     // No hold runs yet.
     let reservation = Reservation { status: Status::Pending, hold_expires_at: now, ..hold.reservation };
     let remembered = answer(&reservation);
-    match store.write_pending(wish, &reservation, key.map(|key| (key, &remembered)), now).await? {
+    let written = store.write_pending(wish, &reservation, key.map(|key| (key, &remembered)), now).await?;
+    match written.map_err(ReserveError::Refused)? {
         Remembered::Nothing => {}
         Remembered::Answer(answer) => return Ok(Requested::AsBefore(answer)),
         Remembered::OtherRequest => return Err(ReserveError::KeyReused),

@@ -1,0 +1,140 @@
+//! Negative controls of the orders table; see [`crate::controls`].
+
+use crate::bench::{Bench, key, stored};
+use crate::controls::controls;
+use crate::items::item_id;
+use crate::orders::{
+    cart, desk, due_at, fill_cart, filled, moved, news_failed, news_placed, open_shop, order, placed, put, stock_says,
+    the_due,
+};
+use ::orders::domain::{Did, FIRST_LOOK_SECONDS, Status};
+use ::orders::handlers::clear_cart;
+use ::orders::ports::{ChangeCart, EndOrder, FindCart, FindDue, KeepAnswers, OpenOrder, PutOff, SettleOrder};
+use contracts::orders::{OrderFailure, Work};
+use kit::queue::Message;
+use serde_json::json;
+use tests::fixture::{NOW, user};
+use tests::proxy::Rule;
+
+/// Has the news' write wait until something else is done.
+async fn crossed(bench: &Bench, slow: Message, quick: impl Future<Output = ()>) {
+    let store = desk(bench);
+    let gate = bench.proxy.hold(Rule::on("TransactWriteItems").once());
+    let crossing = async {
+        gate.reached().await;
+        quick.await;
+        gate.open();
+    };
+    tokio::join!(async { clear_cart(&store, slow).await.unwrap() }, crossing);
+}
+
+async fn hear(bench: &Bench, news: Message) {
+    clear_cart(&desk(bench), news).await.unwrap();
+}
+
+controls! {
+    an_order_that_failed_takes_no_lines_however_late_it_is_placed: "orders/first_work"
+    guards "attribute_not_exists(pk)", |bench| {
+        filled(bench).await;
+        crossed(bench, news_placed("o1", &[("mug", 1)]), hear(bench, news_failed("o1", &[("mug", 1)]))).await;
+        !cart(bench).await.contains_key("mug")
+    }
+
+    an_order_that_takes_its_lines_while_its_failure_settles_gives_them_back: "orders/first_work"
+    guards "attribute_not_exists(pk)", |bench| {
+        filled(bench).await;
+        crossed(bench, news_failed("o1", &[("mug", 1)]), hear(bench, news_placed("o1", &[("mug", 1)]))).await;
+        !cart(bench).await.contains_key("mug")
+    }
+
+    a_line_that_is_put_while_an_order_takes_the_one_before_it_stays: "orders/cart_lines"
+    guards "rev = :rev", |bench| {
+        filled(bench).await;
+        crossed(bench, news_placed("o1", &[("mug", 1)]), put(bench, "mug", 7, NOW.plus_seconds(1))).await;
+        cart(bench).await.get("mug") != Some(&7)
+    }
+
+    a_line_that_is_put_while_the_one_before_it_comes_back_stays: "orders/cart_lines"
+    guards "rev = :rev", |bench| {
+        filled(bench).await;
+        hear(bench, news_placed("o1", &[("mug", 1)])).await;
+        crossed(bench, news_failed("o1", &[("mug", 1)]), put(bench, "mug", 7, NOW.plus_seconds(1))).await;
+        cart(bench).await.get("mug") != Some(&7)
+    }
+
+    what_came_back_is_told_as_it_came_back: "orders/put_lines_back"
+    guards "work_state = :before", |bench| {
+        filled(bench).await;
+        hear(bench, news_placed("o1", &[("mug", 1)])).await;
+        put(bench, "mug", 7, NOW.plus_seconds(1)).await;
+        // The one finds the item in the cart again, the other does not.
+        let other = async {
+            desk(bench).remove_line(&user("alice"), &item_id("mug")).await.unwrap();
+            hear(bench, news_failed("o1", &[("mug", 1)])).await;
+        };
+        crossed(bench, news_failed("o1", &[("mug", 1)]), other).await;
+        cart(bench).await.get("mug") != moved(bench, "o1.cart.restored").await.get("mug")
+    }
+
+    a_cart_has_no_more_lines_than_an_order_can_have: "orders/put_line"
+    guards "attribute_not_exists(listed) OR contains(listed, :item) OR size(listed) < :most", |bench| {
+        let other = fill_cart(bench).await;
+        let mut line = desk(bench).find_cart(&user("alice")).await.unwrap().lines.remove(0);
+        line.line.item_id = item_id(&other);
+        desk(bench).put_line(&user("alice"), &line).await.unwrap().is_some()
+    }
+
+    an_id_is_never_given_to_two_orders: "orders/open_order"
+    guards "attribute_not_exists(pk)", |bench| {
+        open_shop(bench).await;
+        let id = placed(bench, &[("mug", 1)], "k").await;
+        let found = order(bench, &id).await;
+        assert!(desk(bench).complete(&found, NOW).await.unwrap());
+        desk(bench).open_order(&found, &key("other", json!({})), &stored()).await.unwrap();
+        order(bench, &id).await.status != Status::Completed
+    }
+
+    an_order_ends_once: "orders/ended"
+    guards "#status = :pending", |bench| {
+        open_shop(bench).await;
+        let id = placed(bench, &[("mug", 1)], "k").await;
+        let found = order(bench, &id).await;
+        assert!(desk(bench).complete(&found, NOW).await.unwrap());
+        desk(bench).fail(&found, OrderFailure::TimedOut, NOW).await.unwrap();
+        order(bench, &id).await.status != Status::Completed
+    }
+
+    what_was_undone_stays_undone_however_late_it_is_said_to_be_done: "orders/note_answer"
+    guards "work_state.#participant = :pending", |bench| {
+        open_shop(bench).await;
+        let id = placed(bench, &[("mug", 1)], "k").await;
+        desk(bench).note_answer(&stock_says(&id, Did::Undo)).await.unwrap();
+        let (_, state) = desk(bench).note_answer(&stock_says(&id, Did::Its)).await.unwrap().unwrap();
+        state.stock != Work::Undone
+    }
+
+    an_answer_to_an_order_that_is_forgotten_is_no_poison: "orders/note_answer"
+    guards "attribute_exists(work_state)", |bench| {
+        desk(bench).note_answer(&stock_says("gone", Did::Undo)).await.is_err()
+    }
+
+    an_order_that_has_not_failed_is_looked_after: "orders/settle"
+    guards "#status = :failed", |bench| {
+        open_shop(bench).await;
+        let id = placed(bench, &[("mug", 1)], "k").await;
+        let _settled = desk(bench).settle(&order(bench, &id).await, NOW).await;
+        due_at(bench, &id).await.is_none()
+    }
+
+    an_order_that_fails_while_the_sweep_looks_at_it_is_looked_at_as_failed: "orders/put_off"
+    guards "due_at = :before", |bench| {
+        open_shop(bench).await;
+        let id = placed(bench, &[("mug", 1)], "k").await;
+        let now = NOW.plus_seconds(FIRST_LOOK_SECONDS);
+        let due = the_due(bench, now).await;
+        assert!(desk(bench).fail(&due.order, OrderFailure::OutOfStock, now).await.unwrap());
+        let put_off = PutOff { until: NOW.plus_seconds(300), nudges: 0, tell: false };
+        desk(bench).put_off(&due, put_off, now).await.unwrap();
+        due_at(bench, &id).await != Some(now.plus_seconds(FIRST_LOOK_SECONDS))
+    }
+}
