@@ -235,11 +235,11 @@ async fn dlq(args: DlqArgs) -> Result<ExitCode> {
     let dead_letters = match &args.profile {
         None => {
             let info = StackInfo::of_running(&args.common.dir()?)?;
-            DeadLetters::new(aws_sdk_sqs::Client::new(&info.sdk_config()), &info.stack)
+            DeadLetters::new(&info.sdk_config(), &info.stack)
         }
         Some(profile) => {
             let config = account(profile, args.region.clone()).await;
-            DeadLetters::new(aws_sdk_sqs::Client::new(&config), &args.common.stack)
+            DeadLetters::new(&config, &args.common.stack)
         }
     };
     let json = |value: serde_json::Value| format!("{value:#}\n");

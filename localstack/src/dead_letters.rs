@@ -2,10 +2,13 @@
 //!
 //! Our consumers put a message there themselves and say why, in its attributes; EventBridge does likewise with its own
 //! names; what SQS itself moved, because it was received too often, carries no reason. Sending again is safe to
-//! repeat: the message goes to its queue first and leaves the dead letters after, and consumers bear doubles.
+//! repeat: the message goes to its queue first and leaves the dead letters after, and consumers bear doubles. What Lambda
+//! keeps of an asynchronous call that failed has no queue to go to: sent again, its function is called again.
 
 use crate::Result;
 use crate::error::Error;
+use aws_sdk_lambda::primitives::Blob;
+use aws_sdk_lambda::types::InvocationType;
 use aws_sdk_sqs::Client;
 use aws_sdk_sqs::error::DisplayErrorContext;
 use aws_sdk_sqs::types::{Message, MessageSystemAttributeName, QueueAttributeName};
@@ -71,6 +74,7 @@ pub struct Redriven {
 #[derive(Clone, Debug)]
 pub struct DeadLetters {
     client: Client,
+    lambda: aws_sdk_lambda::Client,
     prefix: String,
 }
 
@@ -79,9 +83,10 @@ fn failed<E: std::error::Error>(doing: &str, error: E) -> Error {
 }
 
 impl DeadLetters {
-    /// Those of the stack of that name, wherever the client leads.
-    pub fn new(client: Client, stack: &str) -> Self {
-        Self { client, prefix: format!("{stack}-") }
+    /// Those of the stack of that name, wherever the configuration leads.
+    pub fn new(config: &aws_types::SdkConfig, stack: &str) -> Self {
+        let lambda = aws_sdk_lambda::Client::new(config);
+        Self { client: Client::new(config), lambda, prefix: format!("{stack}-") }
     }
 
     /// Every queue of the stack, by its name without the prefix: URL and attributes.
@@ -182,30 +187,62 @@ impl DeadLetters {
         let queue = self.list().await?.into_iter().find(|queue| queue.name == name);
         let queue =
             queue.ok_or_else(|| Error::Usage(format!("{name} holds no dead letters; see: cargo local dlq list")))?;
-        let Some(source) = queue.source else {
-            let instead = if name.starts_with("parked-") {
-                "its work is taken up again by the recovery; each message says what is open"
-            } else {
-                "each message says which function was called with what"
-            };
+        if name.starts_with("parked-") {
+            let instead = "its work is taken up again by the recovery; each message says what is open";
             return Err(Error::Usage(format!("{name} has no queue to send to: {instead}")));
+        }
+        let url = self.url(name).await?;
+        let source = match &queue.source {
+            Some(source) => Some(self.url(source).await?),
+            None => None,
         };
-        let (url, source) = (self.url(name).await?, self.url(&source).await?);
         let (wanted, others): (Vec<Letter>, Vec<Letter>) =
             self.look(&url).await?.into_iter().partition(|letter| message.is_none_or(|id| letter.id == id));
         self.put_back(&url, &others).await?;
-        for letter in &wanted {
-            let mut send = self.client.send_message().queue_url(&source).message_body(&letter.body);
-            if let Some(group) = &letter.group {
-                // By the letter's own id: SQS would drop the first one's for minutes, and with it the message.
-                send = send.message_group_id(group).message_deduplication_id(&letter.id);
+        for (index, letter) in wanted.iter().enumerate() {
+            let sent = match &source {
+                Some(source) => self.send_to(source, letter).await,
+                None => self.call_again(letter).await,
+            };
+            if let Err(error) = sent {
+                self.put_back(&url, wanted.get(index..).unwrap_or_default()).await?;
+                return Err(error);
             }
-            send.send().await.map_err(|e| failed("sending a dead letter again", e))?;
             let delete = self.client.delete_message().queue_url(&url).receipt_handle(&letter.receipt);
             delete.send().await.map_err(|e| failed("removing a dead letter", e))?;
         }
         Ok(Redriven { sent: wanted.len(), left: others.len() })
     }
+}
+
+impl DeadLetters {
+    async fn send_to(&self, source: &str, letter: &Letter) -> Result<()> {
+        let mut send = self.client.send_message().queue_url(source).message_body(&letter.body);
+        if let Some(group) = &letter.group {
+            // By the letter's own id: SQS would drop the first one's for minutes, and with it the message.
+            send = send.message_group_id(group).message_deduplication_id(&letter.id);
+        }
+        send.send().await.map(drop).map_err(|e| failed("sending a dead letter again", e))
+    }
+
+    /// Calls the function again whose asynchronous call a letter keeps. Should it fail again, Lambda keeps it again.
+    async fn call_again(&self, letter: &Letter) -> Result<()> {
+        let (function, payload) = kept_call(&letter.body).ok_or_else(|| {
+            Error::Usage(format!("{} is no call that Lambda kept; see: cargo local dlq show", letter.id))
+        })?;
+        let call = self.lambda.invoke().function_name(&function).invocation_type(InvocationType::Event);
+        call.payload(Blob::new(payload)).send().await.map(drop).map_err(|e| failed("calling a function again", e))
+    }
+}
+
+/// Function and payload in what Lambda sends to the destination of a failed asynchronous call.
+/// <https://docs.aws.amazon.com/lambda/latest/dg/invocation-async-retain-records.html>
+fn kept_call(body: &str) -> Option<(String, String)> {
+    let record: Value = serde_json::from_str(body).ok()?;
+    let arn = record["requestContext"]["functionArn"].as_str()?;
+    // Whatever version failed, the one of today is called.
+    let function = arn.split(':').nth(6).unwrap_or(arn);
+    record.get("requestPayload").map(|payload| (function.to_owned(), payload.to_string()))
 }
 
 fn is_dead_letter_queue(name: &str) -> bool {
@@ -268,6 +305,17 @@ mod tests {
         );
         assert_eq!(with(&[("ERROR_CODE", "NO_PERMISSIONS")]).reason, "NO_PERMISSIONS");
         assert_eq!(with(&[]).reason, "ReceivedTooOften");
+    }
+
+    #[test]
+    fn a_call_that_lambda_kept_is_known_with_its_function_and_payload() {
+        let record = r#"{"requestContext": {"functionArn": "arn:aws:lambda:us-east-1:1:function:encore-report:$LATEST"},
+            "requestPayload": {"awslogs": {"data": "x"}}, "responsePayload": {}}"#;
+        let payload = r#"{"awslogs":{"data":"x"}}"#;
+        assert_eq!(kept_call(record), Some(("encore-report".to_owned(), payload.to_owned())));
+        for other in ["", "{}", r#"{"detail": {}}"#] {
+            assert_eq!(kept_call(other), None);
+        }
     }
 
     #[test]

@@ -7,7 +7,7 @@ use crate::{Error, Result, StackInfo};
 use aws_sdk_dynamodb::error::DisplayErrorContext;
 use aws_sdk_dynamodb::types::{AttributeValue, KeysAndAttributes};
 use contracts::events::{Event, EventBody};
-use contracts::orders::{OrderFailure, Pieces};
+use contracts::orders::Pieces;
 use contracts::{OrderId, Timestamp, Won};
 use kit::dynamo::{Item, PK, Read, SK, s};
 use kit::outbox;
@@ -166,21 +166,17 @@ fn content(body: &EventBody) -> String {
         EventBody::OrderPlaced(order) | EventBody::OrderCompleted(order) => {
             format!("{}, {}", count(order.lines.len(), "line"), won(order.total_price))
         }
-        EventBody::OrderFailed(failed) => reason(failed.reason),
+        EventBody::OrderFailed(failed) => failed.reason.as_str().to_owned(),
         EventBody::StockDeducted(stock) | EventBody::StockRestored(stock) => pieces(&stock.pieces),
         EventBody::StockRefused(refused) => {
             let items: Vec<&str> = refused.items.iter().map(contracts::ItemId::as_str).collect();
-            format!("{}: {}", reason(refused.reason), items.join(", "))
+            format!("{}: {}", refused.reason.as_str(), items.join(", "))
         }
         EventBody::PointsUsed(points) | EventBody::PointsReturned(points) => won(points.amount),
-        EventBody::PointsRefused(refused) => format!("{}: {}", reason(refused.reason), won(refused.amount)),
+        EventBody::PointsRefused(refused) => format!("{}: {}", refused.reason.as_str(), won(refused.amount)),
         EventBody::CartCleared(cart) | EventBody::CartRestored(cart) => pieces(&cart.pieces),
         _ => String::new(),
     }
-}
-
-fn reason(failure: OrderFailure) -> String {
-    failure.as_str().to_owned()
 }
 
 fn won(amount: Won) -> String {

@@ -1,6 +1,7 @@
 //! The outside, the messages and the consumers break in every way there is; nothing is lost, nothing happens twice, and
 //! no sale is hurt.
 
+use crate::undo::role_of;
 use crate::{alone, arrived, behave, buy, sale, shared, taken};
 use aws_sdk_sqs::types::SendMessageBatchRequestEntry;
 use futures_util::StreamExt;
@@ -55,7 +56,7 @@ async fn send_together(cloud: &Cloud, queue_url: &str, bodies: &[String]) {
 }
 
 fn dead_letters(cloud: &Cloud) -> DeadLetters {
-    DeadLetters::new(sqs(cloud), &cloud.stack.info().stack)
+    DeadLetters::new(&cloud.stack.info().sdk_config(), &cloud.stack.info().stack)
 }
 
 /// How many messages a queue holds, seen and unseen.
@@ -241,5 +242,37 @@ fn a_sale_with_the_outside_dead_is_a_sale() {
         }
         let bought = buy(cloud, &sale, "A-1-1").await;
         assert_eq!(bought.buyer.reservation_status(&bought.reservation).await, "paid");
+    });
+}
+
+#[test]
+fn queue_activity_that_met_a_bus_that_was_down_is_reported_once_it_is_sent_again() {
+    alone(async |cloud| {
+        let sale = sale(cloud).await;
+        let role = role_of(cloud, "report-queue-activity").await;
+        let taken_away = cloud.take_permission(&role, "events:PutEvents").await;
+        let user = cloud.user("early");
+        user.join(&sale).await;
+        let queue = "queue-activity-dead-letters";
+        // Sent again too early, it fails again, and is kept again.
+        for _ in 0..2 {
+            eventually("Lambda keeps the call", async || {
+                let kept = dead_letters(cloud).redrive(queue, None).await.unwrap();
+                (kept.sent > 0).then_some(())
+            })
+            .await;
+        }
+        eventually("Lambda keeps the call", async || {
+            (!dead_letters(cloud).show(queue).await.unwrap().is_empty()).then_some(())
+        })
+        .await;
+        cloud.give_permissions(taken_away).await;
+        assert!(dead_letters(cloud).redrive(queue, None).await.unwrap().sent >= 1);
+        eventually("the join is told", async || {
+            let told = cloud.sink().deliveries(Some(Target::DataPlatform), Some(&user.id)).await.unwrap();
+            told.into_iter().find(|call| call.status < 300 && call.body.to_string().contains("queue.joined"))
+        })
+        .await;
+        assert!(dead_letters(cloud).show(queue).await.unwrap().is_empty());
     });
 }

@@ -49,7 +49,7 @@ async fn behave(cloud: &Cloud, target: Target, behaviour: Behaviour) {
 /// What a target took of an event, every time.
 async fn taken(cloud: &Cloud, target: Target, event: &str) -> Vec<Delivery> {
     let mut deliveries = cloud.sink().deliveries(Some(target), Some(event)).await.unwrap();
-    deliveries.retain(|delivery| delivery.status < 300);
+    deliveries.retain(|delivery| delivery.accepted);
     deliveries
 }
 

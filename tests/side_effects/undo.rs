@@ -4,7 +4,7 @@ use crate::{alone, arrived, sale};
 use local::sink::Target;
 use tests::cloud::{Cloud, eventually};
 
-async fn role_of(cloud: &Cloud, handler: &str) -> String {
+pub async fn role_of(cloud: &Cloud, handler: &str) -> String {
     let lambda = aws_sdk_lambda::Client::new(&cloud.stack.info().sdk_config());
     let name = &cloud.stack.info().functions[handler];
     let found = lambda.get_function_configuration().function_name(name).send().await.unwrap();

@@ -187,8 +187,6 @@ pub enum Refusal {
         /// How many that is.
         max_per_user: u32,
     },
-    /// More undecided requests than one user may have for this date ([`MAX_PENDING`]).
-    TooManyPending,
     /// Somebody else has these.
     SeatsTaken(Vec<SeatId>),
 }
@@ -203,7 +201,6 @@ impl Refusal {
             Self::TokenNotActive => "queue_token_not_active",
             Self::SaleClosed => "sale_closed",
             Self::TicketLimit { .. } => "ticket_limit_exceeded",
-            Self::TooManyPending => "too_many_pending",
             Self::SeatsTaken(_) => "seat_taken",
         }
     }

@@ -531,7 +531,7 @@ impl WritePending for Reservations {
         reservation: &Reservation,
         answer: Option<(&IdempotencyKey, &StoredAnswer)>,
         now: Timestamp,
-    ) -> Result<Result<Remembered, Refusal>, Fault> {
+    ) -> Result<Option<Remembered>, Fault> {
         let mut item = reservation_item(reservation);
         item.insert("wish".to_owned(), kit::dynamo::json("asking for seats", &WireWish::from(wish))?);
         item.insert("waiting_shard".to_owned(), due_shard(&reservation.id));
@@ -554,16 +554,16 @@ impl WritePending for Reservations {
             writes.push(idempotency::remember(&self.table, &reservation.user, key, answer, now)?);
         }
         match (self.table.transact("asking for seats", writes).await, answer) {
-            (Ok(()), _) => Ok(Ok(Remembered::Nothing)),
+            (Ok(()), _) => Ok(Some(Remembered::Nothing)),
             (Err(TransactError::Fault(fault)), _) => Err(fault),
             (Err(TransactError::Conditions(failed)), Some((key, _))) if failed.failed(2) => {
                 let row = failed.found(2);
                 let row = row.ok_or_else(|| Fault::broken("asking for seats", "the key's row is missing"))?;
-                remembered(row, key).map(Ok)
+                remembered(row, key).map(Some)
             }
             // The id was minted for this very call: a try whose answer was lost has written it.
-            (Err(TransactError::Conditions(failed)), _) if failed.failed(0) => Ok(Ok(Remembered::Nothing)),
-            (Err(TransactError::Conditions(failed)), _) if failed.failed(1) => Ok(Err(Refusal::TooManyPending)),
+            (Err(TransactError::Conditions(failed)), _) if failed.failed(0) => Ok(Some(Remembered::Nothing)),
+            (Err(TransactError::Conditions(failed)), _) if failed.failed(1) => Ok(None),
             (Err(TransactError::Conditions(_)), _) => Err(Fault::contended("asking for seats")),
         }
     }

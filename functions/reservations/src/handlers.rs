@@ -166,6 +166,8 @@ impl From<ReserveError> for Problem {
         match error {
             ReserveError::Refused(refusal) => refused(refusal),
             ReserveError::KeyReused => idempotency::reused(),
+            ReserveError::TooManyPending => Problem::conflict("too_many_pending", "Too many requests are undecided")
+                .detail(format!("at most {MAX_PENDING} undecided requests per user and date")),
             ReserveError::Fault(fault) => fault.into(),
         }
     }
@@ -186,8 +188,6 @@ fn refused(refusal: Refusal) -> Problem {
         Refusal::TicketLimit { max_per_user } => Problem::conflict(code, "Too many tickets for one user")
             .detail(format!("at most {max_per_user} tickets held, being paid and paid per user and date"))
             .member("max_per_user", max_per_user),
-        Refusal::TooManyPending => Problem::conflict(code, "Too many requests are pending")
-            .detail(format!("at most {MAX_PENDING} undecided requests per user and date")),
         Refusal::SeatsTaken(seats) => Problem::conflict(code, "Somebody else has a seat").member("seats", names(seats)),
     }
 }

@@ -85,14 +85,15 @@ pub trait WriteHold: Send + Sync {
 
 /// Writes what was asked for asynchronously.
 pub trait WritePending: Send + Sync {
-    /// The pending reservation and the remembered answer, both or neither. What the key remembers, when it was used.
+    /// The pending reservation, counted among its user's, and the remembered answer: all or nothing. What the key
+    /// remembers, when it was used; `None`, when the user has [`crate::domain::MAX_PENDING`] undecided ones already.
     fn write_pending(
         &self,
         wish: &Wish,
         reservation: &Reservation,
         answer: Option<(&IdempotencyKey, &StoredAnswer)>,
         now: Timestamp,
-    ) -> impl Future<Output = Result<Result<Remembered, Refusal>, Fault>> + Send;
+    ) -> impl Future<Output = Result<Option<Remembered>, Fault>> + Send;
     /// pending -> cancelled or rejected, with the event. `false` when it is not pending any more.
     fn withdraw(
         &self,

@@ -94,8 +94,8 @@ impl Invariant {
 impl fmt::Display for Invariant {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Shape => f.write_str("--"),
-            named => write!(f, "{named:?}"),
+            Self::Shape => f.pad("--"),
+            named => f.pad(&format!("{named:?}")),
         }
     }
 }

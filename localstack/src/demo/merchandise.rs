@@ -37,7 +37,7 @@ pub struct Merchandise {
     pub stock: i64,
     /// How many are left.
     pub left: i64,
-    /// How many calls the data platform refused while it was dead.
+    /// How many calls the data platform did not answer while it was dead.
     pub refused_outside: u64,
     /// Whether anybody is outside.
     pub has_outside: bool,
@@ -88,8 +88,20 @@ pub async fn sell(operator: &Operator, info: &StackInfo, tokens: &Tokens, orders
 
     eprintln!("demo: {orders} orders at once for {stock} pieces, and the data platform is dead");
     let dead = outside::Dead::begin(info).await?;
+    let sold = serve(api, &item, stock, ready).await;
+    let has_outside = dead.is_some();
+    // Whatever came of it: a stack that stays is left well.
+    let refused_outside = match dead {
+        Some(dead) => dead.end().await?,
+        None => 0,
+    };
+    Ok(Merchandise { refused_outside, has_outside, ..sold? })
+}
+
+/// Everybody orders, waits for the end of it, and looks whether all is as it must be.
+async fn serve(api: &Api, item: &ItemId, stock: i64, fans: Vec<Result<Fan, End>>) -> Result<Merchandise> {
     let begun = Instant::now();
-    let ordered = all(ready.into_iter().map(|fan| async { fan?.order().await })).await?;
+    let ordered = all(fans.into_iter().map(|fan| async { fan?.order().await })).await?;
     let took = begun.elapsed();
     let ends = all(ordered.into_iter().map(|ordered| async {
         let (Ok(end) | Err(end)) = async { ordered?.look_after().await }.await;
@@ -97,13 +109,8 @@ pub async fn sell(operator: &Operator, info: &StackInfo, tokens: &Tokens, orders
     }))
     .await?;
     let completed: i64 = ends.iter().filter(|end| end.fate == Fate::Completed).map(|end| end.pieces).sum();
-    let left = until(|item: &Item| completed + item.stock == stock, || api.item(&item)).await?.stock;
-    let has_outside = dead.is_some();
-    let refused_outside = match dead {
-        Some(dead) => dead.end().await?,
-        None => 0,
-    };
-    Ok(Merchandise { ends, stock, left, refused_outside, has_outside, took })
+    let left = until(|item: &Item| completed + item.stock == stock, || api.item(item)).await?.stock;
+    Ok(Merchandise { ends, stock, left, took, ..Merchandise::default() })
 }
 
 /// All at once, to the end of the last.

@@ -7,8 +7,10 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 use tokio::time::{Instant, sleep};
 
-/// How long messages may take to get where they have to: whoever was refused for half a minute comes again as late.
+/// How long messages may take to get where they have to: whoever was not answered comes again less and less often.
 const PATIENCE: Duration = Duration::from_secs(120);
+/// How long a dead data platform keeps a call waiting, in seconds: longer than anybody waits.
+const HANGS_SECONDS: u64 = 60;
 /// Between two looks at the queues.
 const LOOK_EVERY: Duration = Duration::from_secs(1);
 
@@ -51,14 +53,14 @@ pub struct Dead {
 }
 
 impl Dead {
-    /// It is dead from now on. `None` where nobody is outside.
+    /// It takes calls and answers none from now on. `None` where nobody is outside.
     pub async fn begin(info: &StackInfo) -> Result<Option<Self>> {
         if info.sink_url.is_empty() {
             return Ok(None);
         }
         let sink = Client::new(&info.sink_url);
         let refused_before = refused(&sink).await?;
-        sink.behave(Target::DataPlatform, Behaviour::fail(503)).await?;
+        sink.behave(Target::DataPlatform, Behaviour::hang(HANGS_SECONDS)).await?;
         Ok(Some(Self { sink, refused_before }))
     }
 

@@ -40,7 +40,7 @@ where
     let reservation = Reservation { status: Status::Pending, hold_expires_at: now, ..hold.reservation };
     let remembered = answer(&reservation);
     let written = store.write_pending(wish, &reservation, key.map(|key| (key, &remembered)), now).await?;
-    match written.map_err(ReserveError::Refused)? {
+    match written.ok_or(ReserveError::TooManyPending)? {
         Remembered::Nothing => {}
         Remembered::Answer(answer) => return Ok(Requested::AsBefore(answer)),
         Remembered::OtherRequest => return Err(ReserveError::KeyReused),

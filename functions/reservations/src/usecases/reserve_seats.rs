@@ -27,6 +27,8 @@ pub enum ReserveError {
     Refused(Refusal),
     /// The key was used for another request.
     KeyReused,
+    /// The user has more undecided requests for the date than one may have ([`crate::domain::MAX_PENDING`]).
+    TooManyPending,
     /// The system failed.
     Fault(Fault),
 }

@@ -22,7 +22,9 @@ where
     match reserve_seats(store, wish, Origin::Pending, None, answer, now).await {
         Ok(_) => Ok(()),
         Err(ReserveError::Refused(refusal)) => reject(store, wish, refusal.code(), now).await,
-        Err(ReserveError::KeyReused) => Err(Fault::broken("deciding a wish", "it has no key")),
+        Err(ReserveError::KeyReused | ReserveError::TooManyPending) => {
+            Err(Fault::broken("deciding a wish", "it has no key and was counted before"))
+        }
         Err(ReserveError::Fault(fault)) => Err(fault),
     }
 }
