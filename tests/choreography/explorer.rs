@@ -37,9 +37,8 @@ impl Mishap {
 }
 
 /// What is walked.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Copy)]
 pub struct Walk {
-    pub name: &'static str,
     /// What happens once, to any message, at any moment.
     pub mishap: Option<Mishap>,
     /// Whether the order's time may be over at any moment.
@@ -355,8 +354,8 @@ impl Explorer {
         Some(next)
     }
 
-    /// Walks all ways from the order's beginning to its ends.
-    pub async fn walk(&mut self, walk: &Walk) -> Seen {
+    /// Walks all ways from the order's beginning to its ends. What goes wrong is told with the way that leads there.
+    pub async fn walk(&mut self, walk: &Walk) -> Result<Seen, String> {
         let mut seen = Seen::default();
         let mut root = State { spent: walk.mishap.is_none(), ..self.root.clone() };
         root.waiting.retain(|message| !walk.dead.contains(&self.waiting[*message as usize].function.name.as_str()));
@@ -374,7 +373,9 @@ impl Explorer {
             let state = states[index].clone();
             let next = self.next(&state, walk, &mut seen).await;
             let wrong = self.wrong(&state, next.is_empty());
-            assert!(wrong.is_empty(), "{}: {wrong:?}, {}", walk.name, self.way(&reached, index));
+            if !wrong.is_empty() {
+                return Err(format!("{}, {}", wrong.join(", "), self.way(&reached, index)));
+            }
             if next.is_empty() {
                 seen.ends.insert(self.picture(&state, "orders").status.clone());
             }
@@ -386,14 +387,11 @@ impl Explorer {
                     reached.push(Reached { from, by, mishap });
                     u32::try_from(states.len() - 1).unwrap()
                 });
-                let [before, after] =
-                    [&state, &states[number as usize]].map(|state| &self.picture(state, "orders").status);
-                assert!(
-                    before == after || before == "pending",
-                    "{}: {before} became {after}, {}",
-                    walk.name,
-                    self.way(&reached, number as usize)
-                );
+                let status = |state: &State| self.picture(state, "orders").status.clone();
+                let (before, after) = (status(&state), status(&states[number as usize]));
+                if before != after && before != "pending" {
+                    return Err(format!("{before} became {after}, {}", self.way(&reached, number as usize)));
+                }
                 to.push(number);
             }
             to.sort_unstable();
@@ -403,7 +401,21 @@ impl Explorer {
         }
         seen.states = states.len();
         seen.ways = ways(&edges);
-        seen
+        self.all_were_told(walk, &seen).map(|()| seen)
+    }
+
+    /// I6: whatever was said has reached everybody whom the rules lead it to.
+    fn all_were_told(&self, walk: &Walk, seen: &Seen) -> Result<(), String> {
+        for (event, _) in &seen.delivered {
+            for Function { name, .. } in
+                self.routes.listeners(event).filter(|to| !walk.dead.contains(&to.name.as_str()))
+            {
+                if !seen.delivered.contains(&(event.clone(), name.clone())) {
+                    return Err(format!("I6: {event} never reached {name}"));
+                }
+            }
+        }
+        Ok(())
     }
 
     /// What must not be in a state, or at the end of all.

@@ -13,6 +13,7 @@ use aws_sdk_eventbridge::Client as EventBridge;
 use aws_sdk_eventbridge::types::PutEventsRequestEntry;
 use contracts::events::{Event, EventBody, FaultDetected};
 use contracts::{EventId, Timestamp};
+use futures_util::future::try_join_all;
 
 /// The sparse index of unpublished rows: partition `unpublished_shard`, sort `created_at`.
 pub const INDEX: &str = "unpublished";
@@ -304,16 +305,18 @@ impl Relay {
             match self.bus.put(&events).await {
                 Err(fault) => last_error = fault.chain(),
                 Ok(results) => {
-                    let mut failed = Vec::new();
+                    let (mut taken, mut failed) = (Vec::new(), Vec::new());
                     for (entry, error) in open.iter().zip(results) {
                         match error {
-                            None => self.mark_published(&entry.1, now).await?,
+                            None => taken.push(self.mark_published(&entry.1, now)),
                             Some(code) => {
                                 last_error = code;
                                 failed.push(*entry);
                             }
                         }
                     }
+                    // Side by side: whoever waits for an event waits for the marks of those before it.
+                    try_join_all(taken).await?;
                     open = failed;
                 }
             }
