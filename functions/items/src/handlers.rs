@@ -8,8 +8,9 @@ use contracts::{ItemId, Won};
 use kit::auth::UserTokens;
 use kit::http::{Cursor, ListBody};
 use kit::idempotency::{self, IdempotencyKey, StoredAnswer};
+use kit::ids::Mint;
 use kit::queue::Message;
-use kit::{Call, Fault, Problem, Reply, ids};
+use kit::{Call, Fault, Problem, Reply};
 use serde::{Deserialize, Serialize};
 
 /// What the handlers for operators are wired with. The others get the store alone: anyone may ask them.
@@ -71,9 +72,8 @@ pub async fn create_item(deps: &Deps<impl AddItem>, call: Call) -> Result<Reply,
     let caller = deps.users.operator(&call)?;
     let key = IdempotencyKey::of(&call, "POST /admin/items")?;
     let body: NewItemBody = call.json()?;
-    let id = ItemId::parse(ids::ulid(call.now)).map_err(|error| Fault::broken("naming an item", error))?;
     let label = Label::new(&body.name, body.price)?;
-    let item = Item { id, label, stock: Stock::new(body.stock)?, created_at: call.now };
+    let item = Item { id: ItemId::mint(call.now), label, stock: Stock::new(body.stock)?, created_at: call.now };
     let mut reply = Reply::created(ItemBody::from(item.clone()))?;
     reply.location = Some(format!("/items/{}", item.id));
     let once = key.map(|key| Once { user: caller.user, key, answer: StoredAnswer::of(&reply) });

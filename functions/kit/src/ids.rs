@@ -1,6 +1,6 @@
 //! Minting ids: ULIDs, sortable by the moment they were minted.
 
-use contracts::{ConcertId, EventId, Invalid, PaymentId, ReservationId, ScheduleId, Timestamp};
+use contracts::{ConcertId, EventId, Invalid, ItemId, OrderId, PaymentId, ReservationId, ScheduleId, Timestamp};
 
 /// A fresh ULID at `now`, as text: 26 characters of Crockford's base 32.
 pub fn ulid(now: Timestamp) -> String {
@@ -31,4 +31,4 @@ macro_rules! mint {
     )*};
 }
 
-mint!(ConcertId, EventId, PaymentId, ReservationId, ScheduleId);
+mint!(ConcertId, EventId, ItemId, OrderId, PaymentId, ReservationId, ScheduleId);

@@ -98,7 +98,7 @@ pub fn key(event_id: &str) -> (AttributeValue, AttributeValue) {
     (s(format!("OUTBOX#{event_id}")), s("OUTBOX"))
 }
 
-/// Has the sweep publish an event once more, for a listener that may not have heard it: a minute later, and once,
+/// Has the next sweep publish an event once more, for a listener that may not have heard it: within a minute, and once,
 /// however often this is asked for meanwhile. An event that is not in the outbox any more stays unsaid.
 pub async fn publish_again(table: &Table, event_id: &str, now: Timestamp) -> Result<(), Fault> {
     let (pk, sk) = key(event_id);
@@ -109,13 +109,14 @@ pub async fn publish_again(table: &Table, event_id: &str, now: Timestamp) -> Res
         .key(PK, pk)
         .key(SK, sk)
         .update_expression(
-            "SET publish_state = :pending, created_at = :now, unpublished_shard = :shard REMOVE published_at, #ttl",
+            "SET publish_state = :pending, created_at = :since, unpublished_shard = :shard REMOVE published_at, #ttl",
         )
         .condition_expression("publish_state = :published")
         .expression_attribute_names("#ttl", TTL)
         .expression_attribute_values(":pending", s("pending"))
         .expression_attribute_values(":published", s("published"))
-        .expression_attribute_values(":now", at(now))
+        // No relay is at it, so that the sweep need not leave it time.
+        .expression_attribute_values(":since", at(now.plus_millis(-OVERDUE_MILLIS)))
         .expression_attribute_values(":shard", s(fastrand::u64(..SHARDS)))
         .send()
         .await;

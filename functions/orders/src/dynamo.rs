@@ -652,12 +652,12 @@ fn due_of(row: &Item) -> Result<DueOrder, Fault> {
     })
 }
 
-/// Tells that a failed order does not come to an end.
+/// Tells that a failed order does not come to an end. All of them are one fault, and one page.
 fn stuck(due: &DueOrder, nudges: u32, now: Timestamp) -> Result<Event, Fault> {
     let order = &due.order;
-    let fault = format!("order-undo-stuck:{}", order.id);
+    let sign = format!("order-undo-stuck:{}", order.id);
     let body = EventBody::FaultDetected(FaultDetected {
-        fault: fault.clone(),
+        fault: "orders-stuck".to_owned(),
         summary: "A failed order is not undone by everybody".to_owned(),
         detail: format!(
             "order {} of {}, placed {}, was said to have failed {nudges} times more; its work state says who has not answered",
@@ -666,5 +666,5 @@ fn stuck(due: &DueOrder, nudges: u32, now: Timestamp) -> Result<Event, Fault> {
             order.placed_at.rfc3339()
         ),
     });
-    outbox::event(SOURCE, &fault, &order.correlation_id, body, now)
+    outbox::event(SOURCE, &sign, &order.correlation_id, body, now)
 }

@@ -15,7 +15,7 @@ use contracts::{ItemId, OrderId, Timestamp, Won};
 use kit::auth::UserTokens;
 use kit::http::{Cursor, ListBody, StatusCode};
 use kit::idempotency::{self, IdempotencyKey, StoredAnswer};
-use kit::ids;
+use kit::ids::Mint;
 use kit::queue::Message;
 use kit::{Call, Fault, Problem, Reply};
 use serde::{Deserialize, Serialize};
@@ -160,7 +160,7 @@ pub async fn place_order(deps: &PlaceDeps<impl OpenOrder, impl AskItems>, call: 
         user,
         wanted: Wanted::new(lines.into_iter().map(pieces).collect())?,
         key,
-        order: OrderId::parse(ids::ulid(call.now)).map_err(|error| Fault::broken("naming an order", error))?,
+        order: OrderId::mint(call.now),
         correlation_id: call.request_id,
         now: call.now,
     };
