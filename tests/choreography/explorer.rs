@@ -2,7 +2,7 @@
 
 use crate::picture::Picture;
 use crate::routes::{Function, Routes};
-use crate::world::{CONTEXTS, Job, Rows, Trouble, World, canonical, said};
+use crate::world::{Job, Part, Rows, Trouble, World, canonical, said};
 use contracts::Timestamp;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::fmt;
@@ -61,6 +61,7 @@ pub struct Facts {
 /// A message and its reader, or a call of the clock.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 struct Waiting {
+    part: Part,
     function: Function,
     event: Option<(String, String)>,
     not_before: Option<Timestamp>,
@@ -76,8 +77,8 @@ impl Waiting {
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 struct State {
-    /// Each context's rows, by number.
-    tables: [u32; CONTEXTS.len()],
+    /// Each part's rows, by number.
+    tables: [u32; Part::ALL.len()],
     /// What is on the way, by number, rising.
     waiting: Vec<u32>,
     now: Timestamp,
@@ -129,17 +130,12 @@ pub struct Explorer {
     pub world: World,
     pub facts: Facts,
     routes: Routes,
-    tables: [Vec<Table>; CONTEXTS.len()],
-    known: [HashMap<String, u32>; CONTEXTS.len()],
+    tables: [Vec<Table>; Part::ALL.len()],
+    known: [HashMap<String, u32>; Part::ALL.len()],
     waiting: Vec<Waiting>,
     numbers: HashMap<Waiting, u32>,
     tried: HashMap<(u32, Job, Trouble), Rc<Played>>,
     root: State,
-}
-
-/// The place of a context in a state.
-fn place(context: &str) -> usize {
-    CONTEXTS.iter().position(|known| *known == context).unwrap_or_else(|| panic!("{context} takes no part"))
 }
 
 impl Explorer {
@@ -155,16 +151,16 @@ impl Explorer {
             waiting: Vec::new(),
             numbers: HashMap::new(),
             tried: HashMap::new(),
-            root: State { tables: [0; CONTEXTS.len()], waiting: Vec::new(), now: NOW, spent: false },
+            root: State { tables: [0; Part::ALL.len()], waiting: Vec::new(), now: NOW, spent: false },
         };
         let placed = explorer.world.rows("orders").await;
         explorer.world.relay("orders", before, &placed, NOW).await;
-        for (index, context) in CONTEXTS.into_iter().enumerate() {
-            let rows = explorer.world.rows(context).await;
-            if context == "orders" {
+        for part in Part::ALL {
+            let rows = explorer.world.rows_of(part).await;
+            if part == Part::Order {
                 explorer.root.waiting = explorer.heard(said(before, &rows));
             }
-            explorer.root.tables[index] = explorer.keep(index, rows);
+            explorer.root.tables[part as usize] = explorer.keep(part, rows);
         }
         explorer
     }
@@ -174,7 +170,8 @@ impl Explorer {
         self.tried.len()
     }
 
-    fn keep(&mut self, index: usize, rows: Rows) -> u32 {
+    fn keep(&mut self, part: Part, rows: Rows) -> u32 {
+        let index = part as usize;
         let text = canonical(&rows);
         if let Some(number) = self.known[index].get(&text) {
             return *number;
@@ -203,21 +200,22 @@ impl Explorer {
             let listeners: Vec<Function> = self.routes.listeners(event_type).cloned().collect();
             for function in listeners {
                 let event = Some((event_type.to_owned(), text.clone()));
-                messages.push(self.number(Waiting { function, event, not_before: None }));
+                let part = Part::of(&function);
+                messages.push(self.number(Waiting { part, function, event, not_before: None }));
             }
         }
         messages
     }
 
     fn job(&self, waiting: u32, now: Timestamp) -> Job {
-        let Waiting { function, event, not_before } = &self.waiting[waiting as usize];
+        let Waiting { part, function, event, not_before } = &self.waiting[waiting as usize];
         let now = not_before.map_or(now, |earliest| now.max(earliest));
-        Job { function: function.clone(), event: event.as_ref().map(|(_, text)| text.clone()), now }
+        Job { part: *part, function: function.clone(), event: event.as_ref().map(|(_, text)| text.clone()), now }
     }
 
     /// Makes a call on a state's table, or remembers how it was.
     async fn play(&mut self, state: &State, job: &Job, trouble: Trouble) -> Rc<Played> {
-        let index = place(&job.function.context);
+        let index = job.part as usize;
         let key = (state.tables[index], job.clone(), trouble);
         if let Some(played) = self.tried.get(&key) {
             return Rc::clone(played);
@@ -225,9 +223,9 @@ impl Explorer {
         let before = &self.tables[index][key.0 as usize].rows;
         let outcome = self.world.play(before, job, &key.2).await;
         if let (Err(why), Trouble::None) = (&outcome.done, &key.2) {
-            assert!(job.function.context == "notifications", "{job:?} fails without a reason: {why}");
+            assert!(job.part == Part::Report, "{job:?} fails without a reason: {why}");
         }
-        let rows = self.keep(index, outcome.rows);
+        let rows = self.keep(job.part, outcome.rows);
         let said = self.heard(outcome.said);
         let (done, other, writes) = (outcome.done.is_ok(), outcome.other.is_ok(), outcome.writes);
         let played = Rc::new(Played { rows, said, done, other, writes });
@@ -235,15 +233,15 @@ impl Explorer {
         played
     }
 
-    fn picture(&self, state: &State, context: &str) -> &Picture {
-        let index = place(context);
+    fn picture(&self, state: &State, part: Part) -> &Picture {
+        let index = part as usize;
         &self.tables[index][state.tables[index] as usize].picture
     }
 
     /// The state after a call: `kept` still waits, and what was said waits too.
     fn after(&self, state: &State, job: &Job, played: &Played, kept: Vec<u32>, walk: &Walk, spent: bool) -> State {
         let mut next = State { waiting: kept, now: state.now.max(job.now), spent, ..state.clone() };
-        next.tables[place(&job.function.context)] = played.rows;
+        next.tables[job.part as usize] = played.rows;
         let is_dead = |message: &&u32| walk.dead.contains(&self.waiting[**message as usize].function.name.as_str());
         next.waiting.extend(played.said.iter().filter(|message| !is_dead(message)));
         next.waiting.sort_unstable();
@@ -261,7 +259,7 @@ impl Explorer {
             let calm = self.play(state, &job, Trouble::None).await;
             let rest = without(&state.waiting, message);
             if calm.done {
-                let work = self.picture(state, &job.function.context).work.concat();
+                let work = self.picture(state, job.part).work.clone();
                 seen.met.insert((about.0.clone(), about.1.clone(), work));
                 seen.delivered.insert(about.clone());
                 next.push((message, false, self.after(state, &job, &calm, rest.clone(), walk, state.spent)));
@@ -291,8 +289,8 @@ impl Explorer {
                 }
                 Mishap::Crossed => {
                     let others = rest.iter().filter(|other| {
-                        let other = &self.waiting[**other as usize].function;
-                        other.context == job.function.context && !other.name.ends_with("-outbox")
+                        let other = &self.waiting[**other as usize];
+                        other.part == job.part && !other.function.name.ends_with("-outbox")
                     });
                     let mut others: Vec<u32> = others.copied().collect();
                     others.dedup();
@@ -330,24 +328,24 @@ impl Explorer {
     /// left for them either.
     fn tick(&mut self, state: &State) -> Option<State> {
         let overdue = |since: &Timestamp| since.plus_millis(OVERDUE_MILLIS + 1);
-        let mut calls: Vec<(Timestamp, Function)> = Vec::new();
-        for context in CONTEXTS {
-            let picture = self.picture(state, context);
+        let mut calls: Vec<(Timestamp, Part, Function)> = Vec::new();
+        for part in Part::ALL {
+            let picture = self.picture(state, part);
             if let Some(at) = picture.waiting_since.iter().map(overdue).min() {
-                calls.push((at, self.routes.scheduled(context, "outbox").clone()));
+                calls.push((at, part, self.routes.scheduled(part.context(), "outbox").clone()));
             }
             if let Some(at) = picture.due {
-                calls.push((at, self.routes.scheduled(context, "sweep-orders").clone()));
+                calls.push((at, part, self.routes.scheduled(part.context(), "sweep-orders").clone()));
             }
         }
         let patience = (!state.waiting.is_empty()).then(|| state.now.plus_millis(1));
-        let first = calls.iter().map(|(at, _)| *at).chain(patience).min()?.max(state.now.plus_millis(1));
+        let first = calls.iter().map(|(at, ..)| *at).chain(patience).min()?.max(state.now.plus_millis(1));
         let ticks = (first.millis_since(NOW) + TICK_MILLIS - 1) / TICK_MILLIS;
         let now = NOW.plus_millis(ticks * TICK_MILLIS);
         let mut next = State { now, ..state.clone() };
-        for (at, function) in calls {
+        for (at, part, function) in calls {
             if at <= now {
-                next.waiting.push(self.number(Waiting { function, event: None, not_before: Some(now) }));
+                next.waiting.push(self.number(Waiting { part, function, event: None, not_before: Some(now) }));
             }
         }
         next.waiting.sort_unstable();
@@ -361,7 +359,12 @@ impl Explorer {
         root.waiting.retain(|message| !walk.dead.contains(&self.waiting[*message as usize].function.name.as_str()));
         if let Some(deadline) = walk.deadline {
             let function = self.routes.scheduled("orders", "sweep-orders").clone();
-            root.waiting.push(self.number(Waiting { function, event: None, not_before: Some(deadline) }));
+            root.waiting.push(self.number(Waiting {
+                part: Part::Order,
+                function,
+                event: None,
+                not_before: Some(deadline),
+            }));
         }
         root.waiting.sort_unstable();
         let mut states = vec![root.clone()];
@@ -377,7 +380,7 @@ impl Explorer {
                 return Err(format!("{}, {}", wrong.join(", "), self.way(&reached, index)));
             }
             if next.is_empty() {
-                seen.ends.insert(self.picture(&state, "orders").status.clone());
+                seen.ends.insert(self.picture(&state, Part::Order).status.clone());
             }
             let mut to = Vec::with_capacity(next.len());
             let from = u32::try_from(index).unwrap();
@@ -387,7 +390,7 @@ impl Explorer {
                     reached.push(Reached { from, by, mishap });
                     u32::try_from(states.len() - 1).unwrap()
                 });
-                let status = |state: &State| self.picture(state, "orders").status.clone();
+                let status = |state: &State| self.picture(state, Part::Order).status.clone();
                 let (before, after) = (status(&state), status(&states[number as usize]));
                 if before != after && before != "pending" {
                     return Err(format!("{before} became {after}, {}", self.way(&reached, number as usize)));
@@ -421,40 +424,37 @@ impl Explorer {
     /// What must not be in a state, or at the end of all.
     fn wrong(&self, state: &State, is_end: bool) -> Vec<String> {
         let facts = &self.facts;
-        let [items, points, orders, reports] = CONTEXTS.map(|context| self.picture(state, context));
-        let mut wrong: Vec<String> = [items, points, orders, reports].iter().flat_map(|p| p.wrong.clone()).collect();
+        let pictures = Part::ALL.map(|part| self.picture(state, part));
+        let [stock, points, cart, order, _] = pictures;
+        let mut wrong: Vec<String> = pictures.iter().flat_map(|picture| picture.wrong.clone()).collect();
         let mut must = |holds: bool, what: &str| {
             if !holds {
-                wrong.push(format!("{what}: {items:?} {points:?} {orders:?}"));
+                wrong.push(what.to_owned());
             }
         };
-        let taken = |sold: i64, paid: i64| items.sold == sold && points.balance == facts.balance - paid;
-        let is_failed = orders.status.starts_with("failed");
-        must(items.stock + items.sold == facts.stock, "pieces appear or vanish");
-        must(
-            points.entries.len() <= 3 && points.entries.windows(2).all(|pair| pair[0] != pair[1]),
-            "an effect came twice",
-        );
-        let said = |kind: &str| orders.events.iter().filter(|event| *event == kind).count();
+        let taken = |sold: i64, paid: i64| stock.sold == sold && points.balance == facts.balance - paid;
+        let answered = |work: &str| ["stock", "points", "cart"].iter().all(|name| order.answers[*name] == work);
+        let (is_completed, is_failed) = (order.status == "completed", order.status.starts_with("failed"));
+        must(stock.stock + stock.sold == facts.stock, "pieces appear or vanish");
+        must(points.entries.windows(2).all(|pair| pair[0] != pair[1]), "an effect came twice");
+        let said = |kind: &str| order.events.iter().any(|event| event == kind);
         let ends = (said("order.completed"), said("order.failed"));
-        let expected = (usize::from(orders.status == "completed"), usize::from(is_failed));
-        must(ends == expected, "the order's end is not what was said of it");
-        if orders.status == "completed" {
+        must(ends == (is_completed, is_failed), "the order's end is not what was said of it");
+        if is_completed {
             must(taken(facts.pieces, facts.price), "I10: complete without all its debits");
-            must(orders.cart == facts.cart_without, "complete, and its lines are in the cart");
+            must(cart.cart == facts.cart_without, "complete, and its lines are in the cart");
+            must(answered("done"), "complete, and not everybody has done their part");
         }
         if is_end {
-            must(orders.status == "completed" || is_failed, "it never ended");
-            must(orders.due.is_none(), "it is looked after for ever");
-            must(
-                [items, points, orders, reports].iter().all(|p| p.waiting_since.is_empty()),
-                "an event was never said",
-            );
-            if is_failed {
-                must(taken(0, 0), "I10: failed, and not without debits");
-                must(orders.cart == facts.cart, "failed, and the cart is not as it was");
-                must([items, points, orders].iter().all(|p| p.work == ["undone"]), "somebody's part is not undone");
-            }
+            must(is_completed || is_failed, "it never ended");
+            must(order.due.is_none(), "it is looked after for ever");
+            must(pictures.iter().all(|picture| picture.waiting_since.is_empty()), "an event was never said");
+        }
+        if is_end && is_failed {
+            must(taken(0, 0), "I10: failed, and not without debits");
+            must(cart.cart == facts.cart, "failed, and the cart is not as it was");
+            must([stock, points, cart].iter().all(|part| part.work == "undone"), "somebody's part is not undone");
+            must(answered("undone"), "somebody has not said so");
         }
         wrong
     }

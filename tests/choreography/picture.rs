@@ -1,12 +1,13 @@
-//! What a table's rows say about the order, in the terms of the invariants.
+//! What a part's rows say about the order, in the terms of the invariants.
 
 use crate::world::Rows;
+use aws_sdk_dynamodb::types::AttributeValue;
 use contracts::Timestamp;
 use kit::dynamo::{Item, Read};
 use serde_json::Value;
 use std::collections::BTreeMap;
 
-/// One table, looked at.
+/// A part's rows, looked at.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Picture {
     /// Pieces left and pieces sold, over all items.
@@ -19,8 +20,10 @@ pub struct Picture {
     pub cart: BTreeMap<String, i64>,
     /// The order's status, with the reason of a failure.
     pub status: String,
-    /// Where the order's participants in this table stand.
-    pub work: Vec<String>,
+    /// Where the part itself stands with the order; empty, if it never heard of it.
+    pub work: String,
+    /// Where the order has its participants stand.
+    pub answers: BTreeMap<String, String>,
     /// The events that were ever said, by type.
     pub events: Vec<String>,
     /// Since when rows of the outbox wait, and when the order is looked after again.
@@ -31,7 +34,7 @@ pub struct Picture {
 }
 
 impl Picture {
-    /// Looks at a table, which must make sense on its own: I3, and the stock's half of I10.
+    /// Looks at rows, which must make sense on their own: I3, and the stock's half of I10.
     pub fn of(rows: &Rows) -> Self {
         let mut picture = Self::default();
         for ((pk, sk), row) in rows {
@@ -39,7 +42,7 @@ impl Picture {
                 "ITEM" => picture.item(row),
                 "ACCOUNT" => picture.account(row),
                 "CART" => picture.cart(row),
-                "WORK" => picture.work.push(row.text("work_state").unwrap().to_owned()),
+                "WORK" => picture.work = row.text("work_state").unwrap().to_owned(),
                 "OUTBOX" => picture.outbox(row),
                 _ if sk.starts_with("ORDER#") => picture.order(row),
                 _ => assert!(known(pk, sk), "a row that nobody looks at: {pk} {sk}"),
@@ -81,6 +84,9 @@ impl Picture {
     fn outbox(&mut self, row: &Item) {
         let event: Value = row.document("event").unwrap();
         self.events.push(event["type"].as_str().unwrap().to_owned());
+        if let Some(AttributeValue::M(answers)) = row.get("work_state") {
+            self.answers = answers.iter().map(|(name, work)| (name.clone(), work.as_s().unwrap().clone())).collect();
+        }
         if row.text("publish_state").unwrap() == "pending" {
             self.waiting_since.push(row.moment("created_at").unwrap());
             if !row.contains_key("unpublished_shard") {

@@ -23,8 +23,52 @@ use tests::bus::{BUS, Bus};
 use tests::dynamo::{Engine, table_name};
 use tests::proxy::{Fate, Proxy, Rule};
 
-/// The contexts that take part, each with its table.
-pub const CONTEXTS: [&str; 4] = ["items", "points", "orders", "notifications"];
+/// A participant's rows: a table, or the half of one that nobody else's functions touch, which every call is checked for.
+/// What a function does follows from these rows and its message.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Part {
+    Stock,
+    Points,
+    Cart,
+    Order,
+    Report,
+}
+
+impl Part {
+    pub const ALL: [Self; 5] = [Self::Stock, Self::Points, Self::Cart, Self::Order, Self::Report];
+
+    /// Whose table it is in.
+    pub const fn context(self) -> &'static str {
+        match self {
+            Self::Stock => "items",
+            Self::Points => "points",
+            Self::Cart | Self::Order => "orders",
+            Self::Report => "notifications",
+        }
+    }
+
+    /// The part that a function works on.
+    pub fn of(function: &Function) -> Self {
+        if function.name == "clear-cart" {
+            return Self::Cart;
+        }
+        let of_context = |part: &Self| *part != Self::Cart && part.context() == function.context;
+        Self::ALL.into_iter().find(of_context).unwrap_or_else(|| panic!("{function:?} takes no part"))
+    }
+
+    /// Whether a row of its table is its own.
+    pub fn owns(self, pk: &str, sk: &str) -> bool {
+        let is_of_cart = ["CART", "WORK"].contains(&sk) || pk.contains(".cart.");
+        match self {
+            Self::Cart => is_of_cart,
+            Self::Order => !is_of_cart,
+            Self::Stock | Self::Points | Self::Report => true,
+        }
+    }
+}
+
+/// The contexts that take part.
+const CONTEXTS: [&str; 4] = ["items", "points", "orders", "notifications"];
 /// How long the participants may take, in seconds.
 pub const DEADLINE_SECONDS: i64 = 300;
 /// BatchWriteItem takes this many writes.
@@ -36,6 +80,7 @@ pub type Rows = BTreeMap<(String, String), Item>;
 /// A function's call.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct Job {
+    pub part: Part,
     pub function: Function,
     /// What it is told; nothing, if it is the clock that calls it.
     pub event: Option<String>,
@@ -148,9 +193,16 @@ impl World {
         }
     }
 
-    /// Calls a function on its table's rows, and has the relay bring out what it said.
+    /// A part's rows as they are.
+    pub async fn rows_of(&self, part: Part) -> Rows {
+        let mut rows = self.rows(part.context()).await;
+        rows.retain(|(pk, sk), _| part.owns(pk, sk));
+        rows
+    }
+
+    /// Calls a function on its part's rows, and has the relay bring out what it said.
     pub async fn play(&self, before: &Rows, job: &Job, trouble: &Trouble) -> Outcome {
-        let context = job.function.context.as_str();
+        let context = job.part.context();
         self.put(context, before).await;
         self.proxy.forget();
         if let Some(condition) = self.loosened {
@@ -184,10 +236,10 @@ impl World {
         };
         self.proxy.heal();
         let seen = self.proxy.seen();
-        assert!(
-            seen.iter().all(|seen| seen.body.to_string().contains(&table_name(context))),
-            "another's table: {job:?}"
-        );
+        for request in &seen {
+            assert!(request.body.to_string().contains(&table_name(context)), "another's table: {job:?}");
+            assert_own(job, &request.body);
+        }
         let reads = ["GetItem", "BatchGetItem", "Query"];
         let writes = (0..seen.len()).filter(|index| !reads.contains(&seen[*index].action.as_str())).collect();
         let after = self.rows(context).await;
@@ -229,6 +281,21 @@ impl World {
             (other, _) => panic!("{other} is nobody's part in an order"),
         };
         outcome.map_err(|fault| fault.chain())
+    }
+}
+
+/// Every row that a request names must be the part's own.
+fn assert_own(job: &Job, request: &Value) {
+    match request {
+        Value::Object(map) => {
+            if let (Some(pk), Some(sk)) = (map.get(PK), map.get(SK)) {
+                let text = |value: &Value| value["S"].as_str().unwrap().to_owned();
+                assert!(job.part.owns(&text(pk), &text(sk)), "another's row: {pk} {sk} by {job:?}");
+            }
+            map.values().for_each(|value| assert_own(job, value));
+        }
+        Value::Array(list) => list.iter().for_each(|value| assert_own(job, value)),
+        _ => {}
     }
 }
 
