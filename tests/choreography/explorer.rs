@@ -14,12 +14,12 @@ const OVERDUE_MILLIS: i64 = 60_000;
 /// How often the clock calls, in milliseconds.
 const TICK_MILLIS: i64 = 60_000;
 
-/// What can happen to a message, each at most once on a way.
+/// What can happen to a message.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Mishap {
     /// It never arrives.
     Lost,
-    /// It arrives twice.
+    /// It arrives twice, one after the other or both at once.
     Doubled,
     /// Its consumer dies before or after any of its writes; it comes again.
     Crashed,
@@ -39,10 +39,12 @@ impl Mishap {
 /// What is walked.
 #[derive(Debug, Clone, Copy)]
 pub struct Walk {
-    /// What happens once, to any message, at any moment.
-    pub mishap: Option<Mishap>,
-    /// Whether the order's time may be over at any moment.
-    pub deadline: Option<Timestamp>,
+    /// What may happen, to any message, at any moment.
+    pub mishaps: &'static [Mishap],
+    /// How many of them happen on one way, at most.
+    pub at_most: u8,
+    /// Which time it may be at any moment: the orders are swept then.
+    pub swept_at: Option<Timestamp>,
     /// Functions that are dead all the time.
     pub dead: &'static [&'static str],
 }
@@ -82,8 +84,8 @@ struct State {
     /// What is on the way, by number, rising.
     waiting: Vec<u32>,
     now: Timestamp,
-    /// Whether the mishap happened.
-    spent: bool,
+    /// How many mishaps may still happen.
+    left: u8,
 }
 
 /// How a state was first reached.
@@ -119,8 +121,8 @@ pub struct Seen {
     pub ends: BTreeSet<String>,
     /// (event, function), of everything that was delivered.
     pub delivered: BTreeSet<(String, String)>,
-    /// The same of what the mishap happened to.
-    pub struck: BTreeSet<(String, String)>,
+    /// The same of what each mishap happened to.
+    pub struck: BTreeSet<(Mishap, (String, String))>,
     /// (event, function, what the function's table said of the order before): which news came first.
     pub met: BTreeSet<(String, String, String)>,
 }
@@ -151,7 +153,7 @@ impl Explorer {
             waiting: Vec::new(),
             numbers: HashMap::new(),
             tried: HashMap::new(),
-            root: State { tables: [0; Part::ALL.len()], waiting: Vec::new(), now: NOW, spent: false },
+            root: State { tables: [0; Part::ALL.len()], waiting: Vec::new(), now: NOW, left: 0 },
         };
         let placed = explorer.world.rows("orders").await;
         explorer.world.relay("orders", before, &placed, NOW).await;
@@ -239,8 +241,8 @@ impl Explorer {
     }
 
     /// The state after a call: `kept` still waits, and what was said waits too.
-    fn after(&self, state: &State, job: &Job, played: &Played, kept: Vec<u32>, walk: &Walk, spent: bool) -> State {
-        let mut next = State { waiting: kept, now: state.now.max(job.now), spent, ..state.clone() };
+    fn after(&self, state: &State, job: &Job, played: &Played, kept: Vec<u32>, walk: &Walk, left: u8) -> State {
+        let mut next = State { waiting: kept, now: state.now.max(job.now), left, ..state.clone() };
         next.tables[job.part as usize] = played.rows;
         let is_dead = |message: &&u32| walk.dead.contains(&self.waiting[**message as usize].function.name.as_str());
         next.waiting.extend(played.said.iter().filter(|message| !is_dead(message)));
@@ -262,64 +264,85 @@ impl Explorer {
                 let work = self.picture(state, job.part).work.clone();
                 seen.met.insert((about.0.clone(), about.1.clone(), work));
                 seen.delivered.insert(about.clone());
-                next.push((message, false, self.after(state, &job, &calm, rest.clone(), walk, state.spent)));
+                next.push((message, false, self.after(state, &job, &calm, rest.clone(), walk, state.left)));
             }
-            let Some(mishap) = walk.mishap.filter(|_| !state.spent) else { continue };
-            let before = next.len();
-            let is_message = job.event.is_some();
-            let keep = || state.waiting.clone();
-            match mishap {
-                Mishap::Lost if is_message => {
-                    next.push((message, true, State { waiting: rest, spent: true, ..state.clone() }));
-                }
-                Mishap::Doubled => next.push((message, true, self.after(state, &job, &calm, keep(), walk, true))),
-                Mishap::Crashed => {
-                    for &nth in &calm.writes {
-                        let died = self.play(state, &job, Trouble::Dies(nth)).await;
-                        next.push((message, true, self.after(state, &job, &died, keep(), walk, true)));
+            if state.left > 0 {
+                for mishap in walk.mishaps {
+                    let struck = self.strike(state, walk, message, &job, &calm, *mishap).await;
+                    if !struck.is_empty() {
+                        seen.struck.insert((*mishap, about.clone()));
                     }
-                    next.push((message, true, self.after(state, &job, &calm, keep(), walk, true)));
+                    next.extend(struck.into_iter().map(|state| (message, true, state)));
                 }
-                Mishap::Unanswered => {
-                    for &nth in &calm.writes {
-                        let unanswered = self.play(state, &job, Trouble::Unanswered(nth)).await;
-                        let kept = if unanswered.done { rest.clone() } else { keep() };
-                        next.push((message, true, self.after(state, &job, &unanswered, kept, walk, true)));
-                    }
-                }
-                Mishap::Crossed => {
-                    let others = rest.iter().filter(|other| {
-                        let other = &self.waiting[**other as usize];
-                        other.part == job.part && !other.function.name.ends_with("-outbox")
-                    });
-                    let mut others: Vec<u32> = others.copied().collect();
-                    others.dedup();
-                    for other in others {
-                        let crossing = self.job(other, state.now);
-                        let now = job.now.max(crossing.now);
-                        for &nth in &calm.writes {
-                            let crossed = self.play(state, &job, Trouble::Crossed(nth, crossing.clone())).await;
-                            let mut kept = if crossed.done { rest.clone() } else { keep() };
-                            if crossed.other {
-                                kept = without(&kept, other);
-                            }
-                            let after = self.after(state, &job, &crossed, kept, walk, true);
-                            next.push((message, true, State { now: now.max(after.now), ..after }));
-                        }
-                    }
-                }
-                Mishap::Unsaid if !calm.said.is_empty() => {
-                    let unsaid = self.play(state, &job, Trouble::Unsaid).await;
-                    next.push((message, true, self.after(state, &job, &unsaid, rest, walk, true)));
-                }
-                Mishap::Lost | Mishap::Unsaid => {}
-            }
-            if next.len() > before {
-                seen.struck.insert(about);
             }
         }
         if next.iter().all(|(_, is_mishap, _)| *is_mishap) {
             next.extend(self.tick(state).map(|state| (u32::MAX, false, state)));
+        }
+        next
+    }
+
+    /// Where a mishap to a message leads to.
+    async fn strike(
+        &mut self,
+        state: &State,
+        walk: &Walk,
+        message: u32,
+        job: &Job,
+        calm: &Played,
+        mishap: Mishap,
+    ) -> Vec<State> {
+        let left = state.left - 1;
+        let rest = without(&state.waiting, message);
+        let kept = |is_done: bool| if is_done { rest.clone() } else { state.waiting.clone() };
+        let mut next = Vec::new();
+        match mishap {
+            Mishap::Lost if job.event.is_some() => next.push(State { waiting: rest, left, ..state.clone() }),
+            Mishap::Doubled => {
+                next.push(self.after(state, job, calm, kept(false), walk, left));
+                for &nth in &calm.writes {
+                    let both = self.play(state, job, Trouble::Crossed(nth, job.clone())).await;
+                    let again = [both.done, both.other].into_iter().filter(|is_done| !is_done).map(|_| message);
+                    let still = rest.iter().copied().chain(again).collect();
+                    next.push(self.after(state, job, &both, still, walk, left));
+                }
+            }
+            Mishap::Crashed => {
+                for &nth in &calm.writes {
+                    let died = self.play(state, job, Trouble::Dies(nth)).await;
+                    next.push(self.after(state, job, &died, kept(false), walk, left));
+                }
+                next.push(self.after(state, job, calm, kept(false), walk, left));
+            }
+            Mishap::Unanswered => {
+                for &nth in &calm.writes {
+                    let unanswered = self.play(state, job, Trouble::Unanswered(nth)).await;
+                    next.push(self.after(state, job, &unanswered, kept(unanswered.done), walk, left));
+                }
+            }
+            Mishap::Crossed => {
+                let mut others = rest.clone();
+                others.dedup();
+                others.retain(|other| {
+                    let other = &self.waiting[*other as usize];
+                    other.part == job.part && !other.function.name.ends_with("-outbox")
+                });
+                for other in others {
+                    let crossing = self.job(other, state.now);
+                    for &nth in &calm.writes {
+                        let crossed = self.play(state, job, Trouble::Crossed(nth, crossing.clone())).await;
+                        let still = kept(crossed.done);
+                        let still = if crossed.other { without(&still, other) } else { still };
+                        let after = self.after(state, job, &crossed, still, walk, left);
+                        next.push(State { now: after.now.max(crossing.now), ..after });
+                    }
+                }
+            }
+            Mishap::Unsaid if !calm.said.is_empty() => {
+                let unsaid = self.play(state, job, Trouble::Unsaid).await;
+                next.push(self.after(state, job, &unsaid, rest, walk, left));
+            }
+            Mishap::Lost | Mishap::Unsaid => {}
         }
         next
     }
@@ -355,16 +378,11 @@ impl Explorer {
     /// Walks all ways from the order's beginning to its ends. What goes wrong is told with the way that leads there.
     pub async fn walk(&mut self, walk: &Walk) -> Result<Seen, String> {
         let mut seen = Seen::default();
-        let mut root = State { spent: walk.mishap.is_none(), ..self.root.clone() };
+        let mut root = State { left: walk.at_most, ..self.root.clone() };
         root.waiting.retain(|message| !walk.dead.contains(&self.waiting[*message as usize].function.name.as_str()));
-        if let Some(deadline) = walk.deadline {
+        if let Some(at) = walk.swept_at {
             let function = self.routes.scheduled("orders", "sweep-orders").clone();
-            root.waiting.push(self.number(Waiting {
-                part: Part::Order,
-                function,
-                event: None,
-                not_before: Some(deadline),
-            }));
+            root.waiting.push(self.number(Waiting { part: Part::Order, function, event: None, not_before: Some(at) }));
         }
         root.waiting.sort_unstable();
         let mut states = vec![root.clone()];
@@ -465,7 +483,7 @@ impl Explorer {
         while let Some(Reached { from, by, mishap }) = reached.get(index).filter(|reached| reached.from != u32::MAX) {
             let about = self.waiting.get(*by as usize).map(Waiting::about);
             let (event, function) = about.unwrap_or_else(|| ("time".to_owned(), "passes".to_owned()));
-            steps.push(format!("{event} -> {function}{}", if *mishap { " (the mishap)" } else { "" }));
+            steps.push(format!("{event} -> {function}{}", if *mishap { " (a mishap)" } else { "" }));
             index = *from as usize;
         }
         steps.reverse();

@@ -8,7 +8,7 @@ use ::items::ports::{AddItem, WithdrawItem};
 use ::items::usecases::quote_items::quote_items;
 use contracts::ItemId;
 use contracts::events::{Event, EventBody, OrderEvent, OrderFailed, StockEvent, StockRefused, schema_of};
-use contracts::orders::{OrderFailure, OrderLine, Pieces, Quantity};
+use contracts::orders::{ACTED_ON_MILLIS, OrderFailure, OrderLine, Pieces, Quantity};
 use contracts::steps::QuoteItems;
 use kit::dynamo::{Item as Row, Read};
 use kit::outbox::{self, Relay};
@@ -99,6 +99,16 @@ async fn deliver(store: &Items, message: Message) {
         }
     }
     panic!("it never gets through");
+}
+
+#[tokio::test]
+async fn an_order_older_than_what_is_known_of_orders_takes_nothing() {
+    let bench = Bench::start().await;
+    let store = Items::new(bench.proxy.table("items"));
+    let news = placed("o1", &[("poster", 1)]);
+    let late = Message::new(&news.id, news.body.clone(), news.now.plus_millis(ACTED_ON_MILLIS + 1));
+    deduct_stock(&store, late).await.unwrap();
+    assert!(bench.engine.items("items").await.is_empty(), "not even a word of it");
 }
 
 /// The answers in the outbox, by the event's id; each fits its schema.

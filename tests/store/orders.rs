@@ -18,7 +18,7 @@ use contracts::events::{
     CartEvent, Event, EventBody, FaultDetected, OrderEvent, OrderFailed, OrderReported, PointsEvent, PointsRefused,
     StockEvent, StockRefused, schema_of,
 };
-use contracts::orders::{MAX_LINES, OrderFailure, OrderLine, Quantity};
+use contracts::orders::{ACTED_ON_MILLIS, MAX_LINES, OrderFailure, OrderLine, Quantity};
 use contracts::steps::{ItemsQuote, QuoteItems};
 use contracts::{OrderId, Timestamp};
 use kit::dynamo::{Item as Row, Read, s};
@@ -573,6 +573,18 @@ async fn an_order_that_failed_before_it_was_heard_of_takes_nothing() {
     clear_cart(&desk(&bench), news_placed("o1", &[("mug", 1)])).await.unwrap();
     assert_eq!(cart(&bench).await, with(&[("mug", 1), ("poster", 2)]));
     assert_eq!(said_of(&bench, "o1").await, ["cart.restored"]);
+}
+
+#[tokio::test]
+async fn an_order_older_than_what_is_known_of_orders_takes_no_line() {
+    let bench = Bench::start().await;
+    filled(&bench).await;
+    let before = cart(&bench).await;
+    let news = news_placed("o1", &[("poster", 2)]);
+    let late = Message::new(&news.id, news.body.clone(), NOW.plus_millis(ACTED_ON_MILLIS + 1));
+    clear_cart(&Orders::new(bench.proxy.table("orders")), late).await.unwrap();
+    assert_eq!(cart(&bench).await, before);
+    assert!(said(&bench).await.is_empty());
 }
 
 #[tokio::test]

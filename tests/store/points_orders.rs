@@ -7,7 +7,7 @@ use ::points::dynamo::HOT_ENTRIES;
 use ::points::handlers::use_order_points;
 use ::points::usecases::use_points::use_points;
 use contracts::events::{Event, EventBody, OrderEvent, OrderFailed};
-use contracts::orders::{OrderFailure, OrderLine, Quantity};
+use contracts::orders::{ACTED_ON_MILLIS, OrderFailure, OrderLine, Quantity};
 use contracts::{ItemId, OrderId, Timestamp};
 use kit::Fault;
 use kit::dynamo::{Item, Read};
@@ -362,7 +362,8 @@ async fn orders_keep_an_account_small() {
     }
     let hot = async || bench.engine.item("points", "USER#alice", "ACCOUNT").await.unwrap().int("hot").unwrap();
     assert_eq!(hot().await, old, "what is recent stays");
-    hear(&bench, &[&later(&placed("alice", "next", 0), GUARDED_MILLIS + 1)]).await;
+    let next = EventBody::OrderPlaced(order("alice", "next", 0));
+    hear(&bench, &[&told("next", next, NOW.plus_millis(GUARDED_MILLIS + 1))]).await;
     assert_eq!(hot().await, 1);
     hear(&bench, &[&later(&failed("alice", "o0", 0), GUARDED_MILLIS + 1)]).await;
     assert_eq!(ledger(&bench, "alice").await.len() as i64, old + 2, "and is given back although it is archived");
@@ -371,6 +372,16 @@ async fn orders_keep_an_account_small() {
     bench.proxy.inject(Rule::on("GetItem").after(1), Fate::Failed);
     hear(&bench, &[&placed("bob", "o-bob", 0)]).await;
     assert_eq!(work(&bench, "o-bob").await, Some(("done".into(), 0)));
+}
+
+#[tokio::test]
+async fn an_order_older_than_what_is_known_of_orders_costs_nothing() {
+    let bench = Bench::start().await;
+    bench.charge("alice", 300, "k").await;
+    hear(&bench, &[&later(&placed("alice", "o1", 300), ACTED_ON_MILLIS + 1)]).await;
+    assert_eq!((bench.balance("alice").await, work(&bench, "o1").await), (300, None));
+    hear(&bench, &[&later(&placed("alice", "o2", 300), ACTED_ON_MILLIS)]).await;
+    assert_eq!(bench.balance("alice").await, 0);
 }
 
 #[tokio::test]

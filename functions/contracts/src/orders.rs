@@ -1,6 +1,6 @@
 //! Orders: what several contexts say about a line and about why an order failed.
 
-use crate::{Invalid, ItemId, Won};
+use crate::{Invalid, ItemId, Timestamp, Won};
 use serde::{Deserialize, Serialize};
 use std::fmt;
 
@@ -111,6 +111,15 @@ impl std::str::FromStr for Work {
             .find(|work| work.as_str() == text)
             .ok_or(Invalid::new("work_state", "must be pending, done, refused or undone"))
     }
+}
+
+/// For how long after it was placed an order is acted on, in milliseconds: 29 days. Participants know what they did for
+/// one for 30 days; what comes later than that, out of dead letters that were sent again and again, could be done twice.
+pub const ACTED_ON_MILLIS: i64 = 29 * 24 * 3600 * 1000;
+
+/// Whether an order that was placed at a moment is too old to be acted on.
+pub fn is_forgotten(placed_at: Timestamp, now: Timestamp) -> bool {
+    now.millis_since(placed_at) > ACTED_ON_MILLIS
 }
 
 /// Why an order failed: the `failure` of `GET /orders/{id}`.

@@ -29,6 +29,10 @@ const OVERDUE_MILLIS: i64 = 60_000;
 const STUCK_MILLIS: i64 = 600_000;
 /// PutEvents takes ten entries.
 const PUT_EVENTS_LIMIT: usize = 10;
+/// And 256 KB, of which this is left to events. <https://docs.aws.amazon.com/eventbridge/latest/userguide/eb-putevents.html>
+const PUT_EVENTS_BYTES: usize = 240 * 1024;
+/// What source, type and time of an entry count for, generously.
+const ENVELOPE_BYTES: usize = 256;
 /// How often the relay tries an entry before it leaves it to the sweep.
 const ATTEMPTS: u32 = 3;
 
@@ -289,8 +293,13 @@ impl Relay {
                 Err(fault) => tracing::error!(error = fault.chain(), "an outbox row cannot be read"),
             }
         }
-        for chunk in pending.chunks(PUT_EVENTS_LIMIT) {
+        let mut rest = pending.as_slice();
+        while let Some((chunk, later)) = rest.split_at_checked(one_request(rest.iter().map(|(_, row)| size_of(row)))) {
+            if chunk.is_empty() {
+                break;
+            }
             self.publish_chunk(chunk, now).await?;
+            rest = later;
         }
         Ok(())
     }
@@ -372,7 +381,35 @@ impl Relay {
     }
 }
 
+fn size_of(row: &Item) -> usize {
+    row.text("event").map_or(0, str::len)
+}
+
+/// How many of the next events go into one request: at most ten, and no more than it may hold. A bigger one would be
+/// refused as a whole, and again by every sweep.
+fn one_request(sizes: impl Iterator<Item = usize>) -> usize {
+    let mut total = 0;
+    let fits = sizes.take(PUT_EVENTS_LIMIT).enumerate().take_while(|(index, size)| {
+        total += size + ENVELOPE_BYTES;
+        *index == 0 || total <= PUT_EVENTS_BYTES
+    });
+    fits.count()
+}
+
 /// A correlation id for work that no request began.
 pub fn own_correlation(now: Timestamp) -> String {
     ids::ulid(now)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_request_holds_ten_events_or_as_many_as_fit_and_always_one() {
+        assert_eq!(one_request([].into_iter()), 0);
+        assert_eq!(one_request([1_000; 25].into_iter()), 10);
+        assert_eq!(one_request([60_000; 10].into_iter()), 4);
+        assert_eq!(one_request([500_000, 1].into_iter()), 1);
+    }
 }

@@ -414,9 +414,11 @@ impl ListOrders for Orders {
             .send()
             .await
             .map_err(|error| classify("listing orders", error))?;
+        // A page ends at 1 MB, too.
+        let cut_off = got.last_evaluated_key.is_some();
         let mut rows: Vec<Item> = got.items.unwrap_or_default();
         rows.retain(|row| row.get(SK) != Some(&s(&upper)));
-        let more = rows.len() > limit;
+        let more = rows.len() > limit || cut_off;
         rows.truncate(limit);
         let next = rows.last().filter(|_| more).map(|last| last.text(SK).map(str::to_owned)).transpose()?;
         Ok((rows.iter().map(order_of).collect::<Result<_, _>>()?, next))
@@ -607,6 +609,7 @@ impl FindDue for Orders {
             .key_condition_expression("due_shard = :shard AND due_at <= :now")
             .expression_attribute_values(":shard", s(shard))
             .expression_attribute_values(":now", at(now))
+            .limit(i32::try_from(DUE_ROWS).unwrap_or(i32::MAX))
             .into_paginator()
             .send();
         let mut found = Vec::new();

@@ -430,11 +430,13 @@ impl SettleOrder for Accounts {
         let used = order.paid(now);
         let posting = if order.price == Won::ZERO {
             // Who never had points may order what costs none.
-            self.posting(&order.user, &used, None)
+            self.posting(&order.user, &used, Some("attribute_not_exists(hot) OR hot < :full"))
         } else {
-            let posting = self.posting(&order.user, &used, Some("balance >= :price"));
+            // A use and its return stay for a month: orders that fail must not fill the account for everything else.
+            let posting = self.posting(&order.user, &used, Some("balance >= :price AND hot < :full"));
             posting.expression_attribute_values(":price", n(order.price.get()))
         };
+        let posting = posting.expression_attribute_values(":full", n(MAX_HOT_ENTRIES));
         let told = EventBody::PointsUsed(points_event(order, order.price));
         let writes = vec![
             self.work_begun(order, Work::Done, order.price, now)?,

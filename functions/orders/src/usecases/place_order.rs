@@ -65,7 +65,14 @@ pub async fn place_order(
     if let Some(before) = as_before(remembered) {
         return before;
     }
-    let Priced { lines, total } = fix_prices(&ask.wanted, quote?.items, &cart).map_err(PlaceError::Refused)?;
+    let Priced { lines, total } = match fix_prices(&ask.wanted, quote?.items, &cart) {
+        Ok(priced) => priced,
+        Err(refusal) => {
+            // The same request may have been taken since, before whatever it is refused for now.
+            let (remembered, _) = orders.checkout(&ask.user, &ask.key, ask.now).await?;
+            return as_before(remembered).unwrap_or(Err(PlaceError::Refused(refusal)));
+        }
+    };
     let order = Order {
         id: ask.order,
         user: ask.user,
