@@ -163,7 +163,7 @@ enum DlqVerb {
         /// The queue, as `list` names it
         queue: String,
         /// Only this message
-        #[arg(long, value_name = "ID", required_unless_present = "all", conflicts_with = "all")]
+        #[arg(long, value_name = "ID", conflicts_with = "all")]
         message: Option<String>,
         /// All of them
         #[arg(long)]
@@ -250,9 +250,16 @@ async fn dlq(args: DlqArgs) -> Result<ExitCode> {
         }
         DlqVerb::Show { queue } => {
             let letters = dead_letters.show(queue).await?;
-            if args.json { json(serde_json::json!(letters)) } else { letters.iter().map(format_letter).collect() }
+            match letters.is_empty() {
+                false if !args.json => letters.iter().map(format_letter).collect(),
+                true if !args.json => "empty\n".to_owned(),
+                _ => json(serde_json::json!(letters)),
+            }
         }
-        DlqVerb::Redrive { queue, message, all: _ } => {
+        DlqVerb::Redrive { queue, message, all } => {
+            if message.is_none() && !all {
+                return Err(Error::Usage("which? say --message ID, or --all".to_owned()));
+            }
             let done = dead_letters.redrive(queue, message.as_deref()).await?;
             let text = format!("sent again: {}, left: {}\n", done.sent, done.left);
             if args.json { json(serde_json::json!(done)) } else { text }

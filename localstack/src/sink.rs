@@ -509,7 +509,8 @@ impl Server {
                         state.behaviours.insert(target, behaviour);
                         Answer::new(204, Value::Null)
                     }
-                    _ => Answer::new(400, json!({"message": "no such target or behaviour"})),
+                    (None, _) => Answer::new(400, json!({"message": format!("there is no target in {path}")})),
+                    (_, Err(error)) => Answer::new(400, json!({"message": error.to_string()})),
                 }
             }
             ("PUT", ["toss", "payments", key]) => match state.world.register(&client::decode(key), &call.json()) {

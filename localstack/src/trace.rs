@@ -223,7 +223,10 @@ fn heard(line: &LogLine, order: &OrderId, correlation: &str) -> Option<Step> {
     detail.extend(read["receives"].as_u64().map(|receives| format!("received {receives} times")));
     detail.extend(read["wait_seconds"].as_u64().map(|wait| format!("again in {wait} s")));
     detail.extend(read["millis"].as_i64().map(|millis| format!("took {}", brief(millis))));
-    Some(Step { at_ms: line.at_ms, service: line.handler.clone(), what, detail: detail.join("; ") })
+    // A line is written at the end of what it tells of, and what that led to was said before.
+    let begun_ms = line.at_ms - read["millis"].as_i64().unwrap_or(0);
+    let begun_ms = read["received_at"].as_i64().unwrap_or(begun_ms);
+    Some(Step { at_ms: begun_ms, service: line.handler.clone(), what, detail: detail.join("; ") })
 }
 
 /// How the order stands: by itself, by what it heard, and by what each participant wrote down.
@@ -247,7 +250,11 @@ fn standing(id: &OrderId, found: &Found) -> String {
         states.sort();
     }
     let own = |(context, row): &(&str, Item)| {
-        let name = if *context == "orders" { "cart" } else { context };
+        let name = match *context {
+            "orders" => "cart",
+            "items" => "stock",
+            other => other,
+        };
         format!("{name} {}", row.get("work_state").map_or("?".to_owned(), state))
     };
     let own: Vec<String> = found.works.iter().map(own).collect();
@@ -257,7 +264,8 @@ fn standing(id: &OrderId, found: &Found) -> String {
 
 /// The steps in the order of time, a line each.
 fn table(mut steps: Vec<Step>) -> String {
-    steps.sort();
+    // Of the same moment, what is heard comes before what is said to it.
+    steps.sort_by(|one, other| (one.at_ms, &one.what, &one.service).cmp(&(other.at_ms, &other.what, &other.service)));
     let width = |of: fn(&Step) -> &str, least: usize| {
         steps.iter().map(|step| of(step).chars().count()).max().unwrap_or(0).max(least)
     };
@@ -423,7 +431,7 @@ time (UTC)    service       what                 detail
         let expected = "\
 order 01K9Z3ORDER0000000000000A0  failed  timed_out  alice  the sweep looks at it at 11:00:00.000
   as the order heard it   cart done, stock pending
-  as each wrote it down   cart done, items undone
+  as each wrote it down   cart done, stock undone
 ";
         assert_eq!(standing(&id(), &found), expected);
         let nothing = standing(&id(), &Found::default());

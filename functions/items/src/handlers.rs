@@ -4,7 +4,7 @@ use crate::domain::{Item, Label, News, Order, Stock};
 use crate::ports::{AddItem, Added, ChangeItem, FindItem, KeepStock, ListItems, Once, WithdrawItem};
 use crate::usecases::deduct_stock;
 use contracts::events::{EventBody, OrderEvent};
-use contracts::orders;
+use contracts::orders::is_forgotten;
 use contracts::{ItemId, Won};
 use kit::auth::UserTokens;
 use kit::http::{Cursor, ListBody};
@@ -128,7 +128,7 @@ pub async fn withdraw_item(deps: &Deps<impl WithdrawItem>, call: Call) -> Result
 pub async fn deduct_stock(store: &impl KeepStock, message: Message) -> Result<(), Fault> {
     let event = message.event()?;
     let (news, order) = match event.body {
-        EventBody::OrderPlaced(_) if orders::is_forgotten(event.time, message.now) => return Ok(()),
+        EventBody::OrderPlaced(_) if is_forgotten(event.time, message.now) => return Ok(()),
         EventBody::OrderPlaced(order) => (News::Placed, order),
         EventBody::OrderFailed(failed) => (News::Failed, failed.order),
         other => return Err(Fault::broken("reading what became of an order", other.event_type())),

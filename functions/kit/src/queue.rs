@@ -151,11 +151,11 @@ impl Queue {
     /// Carries a verdict out. `true` when SQS may forget the message.
     async fn settle(&self, consumer: &str, message: &Message, outcome: Result<(), Fault>) -> bool {
         let about = message.about();
-        let millis = crate::now().millis_since(message.now);
+        let (received_at, millis) = (message.now.millis(), crate::now().millis_since(message.now));
         let (id, event, correlation) = (&message.id, &about.id, &about.correlationid);
         let verdict = verdict(&outcome, message.receives, message.group.is_some(), fastrand::f64());
         let Err(fault) = outcome else {
-            tracing::info!(consumer, outcome = "done", message = id, event, correlation, millis);
+            tracing::info!(consumer, outcome = "done", message = id, event, correlation, received_at, millis);
             return true;
         };
         let error = fault.chain();
@@ -173,6 +173,7 @@ impl Queue {
                     correlation,
                     receives,
                     wait_seconds,
+                    received_at,
                     millis
                 );
                 self.come_again(consumer, message, wait).await;
@@ -188,6 +189,7 @@ impl Queue {
                         message = id,
                         event,
                         correlation,
+                        received_at,
                         millis
                     );
                     true

@@ -10,7 +10,7 @@ use crate::usecases::put_cart_item::{self, PutCartItem, PutError};
 pub use crate::usecases::sweep_orders::{SweepDeps, sweep_orders};
 use crate::usecases::{clear_cart, track_order};
 use contracts::events::EventBody;
-use contracts::orders;
+use contracts::orders::is_forgotten;
 use contracts::orders::{MAX_LINES, OrderLine, Pieces, Quantity};
 use contracts::{ItemId, OrderId, Timestamp, Won};
 use kit::auth::UserTokens;
@@ -219,7 +219,7 @@ pub async fn get_order(deps: &Deps<impl FindOrder>, call: Call) -> Result<Reply,
 pub async fn clear_cart(store: &(impl KeepCart + SayAgain), message: Message) -> Result<(), Fault> {
     let event = message.event()?;
     let (news, order) = match event.body {
-        EventBody::OrderPlaced(_) if orders::is_forgotten(event.time, message.now) => return Ok(()),
+        EventBody::OrderPlaced(_) if is_forgotten(event.time, message.now) => return Ok(()),
         EventBody::OrderPlaced(order) => (News::Placed { at: event.time }, order),
         EventBody::OrderFailed(failed) => (News::Failed, failed.order),
         _ => return Err(Fault::broken("clearing a cart", "the message tells of no order placed or failed")),

@@ -5,7 +5,7 @@ use crate::ports::{AskPayment, ListEntries, PostEntry, ReadBalance, SettleOrder}
 use crate::usecases::charge_points::{self, ChargeError, ChargePoints};
 use crate::usecases::use_order_points;
 use contracts::events::{EventBody, OrderEvent};
-use contracts::orders;
+use contracts::orders::is_forgotten;
 use contracts::{Timestamp, Won};
 use kit::auth::UserTokens;
 use kit::http::{Cursor, ListBody, StatusCode};
@@ -155,7 +155,7 @@ pub async fn list_point_history(deps: &Deps<impl ListEntries>, call: Call) -> Re
 pub async fn use_order_points(accounts: &impl SettleOrder, message: Message) -> Result<(), Fault> {
     let event = message.event()?;
     let (news, order) = match event.body {
-        EventBody::OrderPlaced(_) if orders::is_forgotten(event.time, message.now) => return Ok(()),
+        EventBody::OrderPlaced(_) if is_forgotten(event.time, message.now) => return Ok(()),
         EventBody::OrderPlaced(order) => (News::Placed, order),
         EventBody::OrderFailed(failed) => (News::Failed, failed.order),
         other => return Err(Fault::broken("reading what became of an order", other.event_type())),

@@ -1,4 +1,4 @@
-//! One module per use case.
+//! One module per use case that decides something. Plain reads and writes go from handler to port.
 
 pub mod cancel_refund;
 pub mod complete_payment;

@@ -1,4 +1,4 @@
-//! One module per use case.
+//! One module per use case that decides something. Plain reads and writes go from handler to port.
 
 pub mod charge_points;
 pub mod credit_charge;
