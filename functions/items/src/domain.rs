@@ -68,15 +68,6 @@ impl Stock {
     }
 }
 
-/// What is heard of an order.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum News {
-    /// It was placed: it wants its pieces.
-    Placed,
-    /// It failed: it may not have any.
-    Failed,
-}
-
 /// An order, as far as the stock is concerned.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Order {
@@ -110,29 +101,6 @@ pub struct Job {
 impl Job {
     /// Nothing was heard of the order.
     pub const NEW: Self = Self { work: Work::Pending, taken: Vec::new() };
-}
-
-/// What to do about news of an order.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Step {
-    /// Take its pieces, all of them, or refuse.
-    Take,
-    /// Put back what was taken, if anything was, and take nothing for it ever.
-    Restore,
-    /// It was done before: whoever asks may not have heard the answer.
-    SayAgain,
-    /// Nothing. The order was placed, but had failed before that was heard here (R12).
-    Nothing,
-}
-
-/// Decides about news of an order whose work stands at `work`. The writes repeat this as their conditions.
-pub const fn decide(news: News, work: Work) -> Step {
-    match (news, work) {
-        (News::Placed, Work::Pending) => Step::Take,
-        (News::Placed, Work::Done | Work::Refused) | (News::Failed, Work::Undone) => Step::SayAgain,
-        (News::Placed, Work::Undone) => Step::Nothing,
-        (News::Failed, Work::Pending | Work::Done | Work::Refused) => Step::Restore,
-    }
 }
 
 /// Why an item's pieces cannot be had.
@@ -193,13 +161,6 @@ mod tests {
         }
         assert_eq!(Stock::new(MAX_STOCK).unwrap().get(), 1_000_000_000);
         assert_eq!(Stock::new(0).unwrap().get(), 0);
-    }
-
-    #[test]
-    fn an_order_that_failed_is_never_done_and_whoever_asks_again_is_answered() {
-        let steps = |news| [Work::Pending, Work::Done, Work::Refused, Work::Undone].map(|work| decide(news, work));
-        assert_eq!(steps(News::Placed), [Step::Take, Step::SayAgain, Step::SayAgain, Step::Nothing]);
-        assert_eq!(steps(News::Failed), [Step::Restore, Step::Restore, Step::Restore, Step::SayAgain]);
     }
 
     #[test]

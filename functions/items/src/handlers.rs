@@ -1,10 +1,10 @@
 //! HTTP and queue in, answers out. The step needs no translation: its input is published.
 
-use crate::domain::{Item, Label, News, Order, Stock};
+use crate::domain::{Item, Label, Order, Stock};
 use crate::ports::{AddItem, Added, ChangeItem, FindItem, KeepStock, ListItems, Once, WithdrawItem};
 use crate::usecases::deduct_stock;
-use contracts::events::{EventBody, OrderEvent};
-use contracts::orders::is_forgotten;
+use contracts::events::OrderEvent;
+use contracts::orders::{News, is_forgotten};
 use contracts::{ItemId, Won};
 use kit::auth::UserTokens;
 use kit::http::{Cursor, ListBody};
@@ -127,12 +127,11 @@ pub async fn withdraw_item(deps: &Deps<impl WithdrawItem>, call: Call) -> Result
 /// The queue of `order.placed` and `order.failed`.
 pub async fn deduct_stock(store: &impl KeepStock, message: Message) -> Result<(), Fault> {
     let event = message.event()?;
-    let (news, order) = match event.body {
-        EventBody::OrderPlaced(_) if is_forgotten(event.time, message.now) => return Ok(()),
-        EventBody::OrderPlaced(order) => (News::Placed, order),
-        EventBody::OrderFailed(failed) => (News::Failed, failed.order),
-        other => return Err(Fault::broken("reading what became of an order", other.event_type())),
-    };
+    let (news, order) = News::of(event.body)
+        .ok_or_else(|| Fault::broken("deducting stock", "the message tells of no order placed or failed"))?;
+    if news == News::Placed && is_forgotten(event.time, message.now) {
+        return Ok(());
+    }
     let OrderEvent { order_id, user_id, lines, .. } = order;
     let order = Order::of(order_id, user_id, lines, event.correlationid);
     deduct_stock::deduct_stock(store, news, &order, message.now).await

@@ -65,44 +65,6 @@ fn total<'a>(lines: impl Iterator<Item = &'a OrderLine>) -> Option<Won> {
     Won::checked_sum(totals?)
 }
 
-/// News of an order that a participant acts on.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum News {
-    /// It was placed.
-    Placed {
-        /// When.
-        at: Timestamp,
-    },
-    /// It failed.
-    Failed,
-}
-
-/// What there is to do about the cart.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Step {
-    /// Take the ordered lines out.
-    Take {
-        /// Those that were there when the order was placed.
-        placed_at: Timestamp,
-    },
-    /// Put back what was taken, and never take anything again.
-    PutBack,
-    /// It is done: answer once more, for the answer may have been lost.
-    SayAgain,
-    /// The order failed before it was heard of.
-    Nothing,
-}
-
-/// Decides what news of an order come to, by where the cart stands with it.
-pub const fn decide_step(news: News, work: Work) -> Step {
-    match (news, work) {
-        (News::Placed { at }, Work::Pending) => Step::Take { placed_at: at },
-        (News::Placed { .. }, Work::Undone) => Step::Nothing,
-        (News::Placed { .. }, Work::Done | Work::Refused) | (News::Failed, Work::Undone) => Step::SayAgain,
-        (News::Failed, Work::Pending | Work::Done | Work::Refused) => Step::PutBack,
-    }
-}
-
 /// An order as its cart has to know it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct CartOrder {
@@ -112,6 +74,8 @@ pub struct CartOrder {
     pub user: UserId,
     /// What is ordered.
     pub lines: Vec<OrderLine>,
+    /// When this was said. Lines that were put into the cart after the order was placed are not its.
+    pub said_at: Timestamp,
     /// The request that placed it.
     pub correlation_id: String,
 }
@@ -549,20 +513,6 @@ mod tests {
             Answer::of(&told(schema["examples"][0].clone())).is_none()
         });
         assert_eq!(deaf.count(), EventBody::TYPES.len() - 9);
-    }
-
-    #[test]
-    fn whatever_comes_again_is_answered_again_and_what_failed_is_never_done_after() {
-        for work in WORKS {
-            let placed = decide_step(News::Placed { at: NOW }, work);
-            let failed = decide_step(News::Failed, work);
-            let expected = match work {
-                Work::Pending => (Step::Take { placed_at: NOW }, Step::PutBack),
-                Work::Done | Work::Refused => (Step::SayAgain, Step::PutBack),
-                Work::Undone => (Step::Nothing, Step::SayAgain),
-            };
-            assert_eq!((placed, failed), expected, "{work:?}");
-        }
     }
 
     #[test]

@@ -1,6 +1,6 @@
 //! HTTP in and out, and events in.
 
-use crate::domain::{Answer, Cart, CartOrder, News, Order, PriceChange, Refusal, Status, Wanted};
+use crate::domain::{Answer, Cart, CartOrder, Order, PriceChange, Refusal, Status, Wanted};
 use crate::ports::{
     AskItems, ChangeCart, EndOrder, FindCart, FindOrder, KeepAnswers, KeepCart, ListOrders, OpenOrder, SayAgain,
     SettleOrder,
@@ -9,9 +9,7 @@ use crate::usecases::place_order::{self, PlaceError, PlaceOrder, Placed};
 use crate::usecases::put_cart_item::{self, PutCartItem, PutError};
 pub use crate::usecases::sweep_orders::{SweepDeps, sweep_orders};
 use crate::usecases::{clear_cart, track_order};
-use contracts::events::EventBody;
-use contracts::orders::is_forgotten;
-use contracts::orders::{MAX_LINES, OrderLine, Pieces, Quantity};
+use contracts::orders::{MAX_LINES, News, OrderLine, Pieces, Quantity, is_forgotten};
 use contracts::{ItemId, OrderId, Timestamp, Won};
 use kit::auth::UserTokens;
 use kit::http::{Cursor, ListBody, StatusCode};
@@ -218,14 +216,18 @@ pub async fn get_order(deps: &Deps<impl FindOrder>, call: Call) -> Result<Reply,
 /// `order.placed` and `order.failed`
 pub async fn clear_cart(store: &(impl KeepCart + SayAgain), message: Message) -> Result<(), Fault> {
     let event = message.event()?;
-    let (news, order) = match event.body {
-        EventBody::OrderPlaced(_) if is_forgotten(event.time, message.now) => return Ok(()),
-        EventBody::OrderPlaced(order) => (News::Placed { at: event.time }, order),
-        EventBody::OrderFailed(failed) => (News::Failed, failed.order),
-        _ => return Err(Fault::broken("clearing a cart", "the message tells of no order placed or failed")),
+    let (news, order) = News::of(event.body)
+        .ok_or_else(|| Fault::broken("clearing a cart", "the message tells of no order placed or failed"))?;
+    if news == News::Placed && is_forgotten(event.time, message.now) {
+        return Ok(());
+    }
+    let order = CartOrder {
+        id: order.order_id,
+        user: order.user_id,
+        lines: order.lines,
+        said_at: event.time,
+        correlation_id: event.correlationid,
     };
-    let order =
-        CartOrder { id: order.order_id, user: order.user_id, lines: order.lines, correlation_id: event.correlationid };
     clear_cart::clear_cart(store, news, &order, message.now).await
 }
 

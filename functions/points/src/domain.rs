@@ -200,15 +200,6 @@ pub fn decide(balance: Won, movement: &Movement) -> Result<Won, Refusal> {
     }
 }
 
-/// What is heard of an order.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum News {
-    /// It was placed: it is to be paid.
-    Placed,
-    /// It failed: it may not cost anything.
-    Failed,
-}
-
 /// An order, as far as points are concerned.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Order {
@@ -260,31 +251,6 @@ pub struct Job {
 impl Job {
     /// Nothing was heard of the order.
     pub const NEW: Self = Self { work: Work::Pending, used: Won::ZERO };
-}
-
-/// What to do about news of an order.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Step {
-    /// Use its price, or refuse.
-    Use,
-    /// Give back what was used, if anything was, and use nothing for it ever.
-    Return,
-    /// It was done before: whoever asks may not have heard the answer.
-    SayAgain,
-    /// Nothing. The order was placed, but had failed before that was heard here (R12).
-    Nothing,
-}
-
-impl Step {
-    /// Decides about news of an order whose work stands at `work`. The writes repeat this as their conditions.
-    pub const fn after(news: News, work: Work) -> Self {
-        match (news, work) {
-            (News::Placed, Work::Pending) => Self::Use,
-            (News::Placed, Work::Done | Work::Refused) | (News::Failed, Work::Undone) => Self::SayAgain,
-            (News::Placed, Work::Undone) => Self::Nothing,
-            (News::Failed, Work::Pending | Work::Done | Work::Refused) => Self::Return,
-        }
-    }
 }
 
 #[cfg(test)]
@@ -340,13 +306,6 @@ mod tests {
             assert_eq!(Kind::parse(kind.as_str()), Some(kind));
         }
         assert_eq!(Kind::parse("gift"), None);
-    }
-
-    #[test]
-    fn an_order_that_failed_is_never_paid_and_whoever_asks_again_is_answered() {
-        let steps = |news| [Work::Pending, Work::Done, Work::Refused, Work::Undone].map(|work| Step::after(news, work));
-        assert_eq!(steps(News::Placed), [Step::Use, Step::SayAgain, Step::SayAgain, Step::Nothing]);
-        assert_eq!(steps(News::Failed), [Step::Return, Step::Return, Step::Return, Step::SayAgain]);
     }
 
     proptest! {

@@ -1,11 +1,11 @@
 //! HTTP and messages in and out. The steps need no translation: their input is the published saga.
 
-use crate::domain::{ChargeAmount, Charging, Entry, News, Order, PaymentKey};
+use crate::domain::{ChargeAmount, Charging, Entry, Order, PaymentKey};
 use crate::ports::{AskPayment, ListEntries, PostEntry, ReadBalance, SettleOrder};
 use crate::usecases::charge_points::{self, ChargeError, ChargePoints};
 use crate::usecases::use_order_points;
-use contracts::events::{EventBody, OrderEvent};
-use contracts::orders::is_forgotten;
+use contracts::events::OrderEvent;
+use contracts::orders::{News, is_forgotten};
 use contracts::{Timestamp, Won};
 use kit::auth::UserTokens;
 use kit::http::{Cursor, ListBody, StatusCode};
@@ -154,12 +154,11 @@ pub async fn list_point_history(deps: &Deps<impl ListEntries>, call: Call) -> Re
 /// An order was placed, or failed.
 pub async fn use_order_points(accounts: &impl SettleOrder, message: Message) -> Result<(), Fault> {
     let event = message.event()?;
-    let (news, order) = match event.body {
-        EventBody::OrderPlaced(_) if is_forgotten(event.time, message.now) => return Ok(()),
-        EventBody::OrderPlaced(order) => (News::Placed, order),
-        EventBody::OrderFailed(failed) => (News::Failed, failed.order),
-        other => return Err(Fault::broken("reading what became of an order", other.event_type())),
-    };
+    let (news, order) = News::of(event.body)
+        .ok_or_else(|| Fault::broken("using points for an order", "the message tells of no order placed or failed"))?;
+    if news == News::Placed && is_forgotten(event.time, message.now) {
+        return Ok(());
+    }
     let OrderEvent { order_id, user_id, total_price, .. } = order;
     let order = Order { id: order_id, user: user_id, price: total_price, correlation_id: event.correlationid };
     use_order_points::use_order_points(accounts, news, &order, message.now).await

@@ -188,7 +188,7 @@ fn refused(refusal: Refusal) -> Problem {
         Refusal::TicketLimit { max_per_user } => Problem::conflict(code, "Too many tickets for one user")
             .detail(format!("at most {max_per_user} tickets held, being paid and paid per user and date"))
             .member("max_per_user", max_per_user),
-        Refusal::SeatsTaken(seats) => Problem::conflict(code, "Somebody else has a seat").member("seats", names(seats)),
+        Refusal::SeatsTaken(seats) => Problem::conflict(code, "A seat is not free").member("seats", names(seats)),
     }
 }
 

@@ -1,9 +1,10 @@
 //! An order wants its pieces, or failed and must not have any. Do and undo are one function on one queue: which comes
 //! first, and how often, is not known.
 
-use crate::domain::{News, Order, Step, decide};
+use crate::domain::Order;
 use crate::ports::{KeepStock, Taken};
 use contracts::Timestamp;
+use contracts::orders::{News, Part, part_in};
 use kit::Fault;
 
 /// How often an order is decided about again after other news of it came in between. There are but two.
@@ -13,18 +14,18 @@ const ATTEMPTS: u32 = 4;
 pub async fn deduct_stock(store: &impl KeepStock, news: News, order: &Order, now: Timestamp) -> Result<(), Fault> {
     for _ in 0..ATTEMPTS {
         let job = store.job(&order.id).await?;
-        let is_settled = match decide(news, job.work) {
-            Step::Take => match store.take(order, now).await? {
+        let is_settled = match part_in(news, job.work) {
+            Part::Do => match store.take(order, now).await? {
                 Taken::All => true,
                 Taken::None(refusal) => store.refuse(order, &refusal, now).await?,
                 Taken::Crossed => false,
             },
-            Step::Restore => store.restore(order, &job, now).await?,
-            Step::SayAgain => {
+            Part::Undo => store.restore(order, &job, now).await?,
+            Part::SayAgain => {
                 store.say_again(&order.id, job.work, now).await?;
                 true
             }
-            Step::Nothing => true,
+            Part::Nothing => true,
         };
         if is_settled {
             return Ok(());

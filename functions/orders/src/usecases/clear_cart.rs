@@ -1,9 +1,10 @@
 //! An order takes its lines out of its user's cart, or failed and gives them back. Do and undo are one function on one
 //! queue: which comes first, and how often, is not known.
 
-use crate::domain::{CartOrder, News, Step, decide_step};
+use crate::domain::CartOrder;
 use crate::ports::{KeepCart, SayAgain};
 use contracts::Timestamp;
+use contracts::orders::{News, Part, part_in};
 use kit::Fault;
 
 /// How often it is decided again after the cart or other news of the order came in between.
@@ -18,21 +19,21 @@ pub async fn clear_cart(
 ) -> Result<(), Fault> {
     for _ in 0..ATTEMPTS {
         let (before, cart) = store.cart_work(order).await?;
-        let is_settled = match decide_step(news, before.work) {
-            Step::Take { placed_at } => {
-                let lines = cart.ordered(&order.lines, placed_at);
+        let is_settled = match part_in(news, before.work) {
+            Part::Do => {
+                let lines = cart.ordered(&order.lines, order.said_at);
                 store.take_lines(order, &cart, &lines, now).await?
             }
-            Step::PutBack => {
+            Part::Undo => {
                 let lines = cart.lacking(&before.taken);
                 store.put_lines_back(order, &before, &cart, &lines, now).await?
             }
-            Step::SayAgain => {
+            Part::SayAgain => {
                 let said = if news == News::Failed { "cart.restored" } else { "cart.cleared" };
                 store.say_again(&order.id, said, now).await?;
                 true
             }
-            Step::Nothing => true,
+            Part::Nothing => true,
         };
         if is_settled {
             return Ok(());

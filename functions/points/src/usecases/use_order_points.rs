@@ -1,9 +1,10 @@
 //! An order is to be paid with its user's points, or failed and must not cost any. Do and undo are one function on one
 //! queue: which comes first, and how often, is not known.
 
-use crate::domain::{News, Order, Step};
+use crate::domain::Order;
 use crate::ports::{SettleOrder, Used};
 use contracts::Timestamp;
+use contracts::orders::{News, Part, part_in};
 use kit::Fault;
 
 /// How often an order is decided about again after other news of it came in between. There are but two.
@@ -18,18 +19,18 @@ pub async fn use_order_points(
 ) -> Result<(), Fault> {
     for _ in 0..ATTEMPTS {
         let job = accounts.job(&order.id).await?;
-        let is_settled = match Step::after(news, job.work) {
-            Step::Use => match accounts.use_price(order, now).await? {
+        let is_settled = match part_in(news, job.work) {
+            Part::Do => match accounts.use_price(order, now).await? {
                 Used::Now => true,
                 Used::TooLow => accounts.refuse(order, now).await?,
                 Used::Crossed => false,
             },
-            Step::Return => accounts.give_back(order, job, now).await?,
-            Step::SayAgain => {
+            Part::Undo => accounts.give_back(order, job, now).await?,
+            Part::SayAgain => {
                 accounts.say_again(&order.id, job.work, now).await?;
                 true
             }
-            Step::Nothing => true,
+            Part::Nothing => true,
         };
         if is_settled {
             return Ok(());
