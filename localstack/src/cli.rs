@@ -6,7 +6,7 @@ use crate::info::{EngineKind, StackInfo};
 use crate::logs::{LogLine, Logs};
 use crate::stack::{self, Options, Outcome};
 use crate::tokens::{TokenRequest, Tokens};
-use crate::{Result, audit, demo, sink, trace};
+use crate::{Result, audit, database, demo, sink, trace};
 use aws_smithy_http_client::tls;
 use clap::{Args, Parser, Subcommand};
 use std::collections::HashSet;
@@ -47,6 +47,9 @@ enum Verb {
     /// Be the sink of a stack. `up` asks for it.
     #[command(hide = true)]
     Sink(Common),
+    /// Be the database of an engine that has none. Prints its port; ends when standard input does.
+    #[command(hide = true)]
+    Dynamodb,
 }
 
 /// The options that every verb has.
@@ -189,6 +192,7 @@ pub async fn run() -> ExitCode {
         Verb::Dlq(args) => dlq(args).await,
         Verb::Trace(TraceVerb::Order(args)) => trace::order(args).await,
         Verb::Sink(common) => be_sink(&common).await,
+        Verb::Dynamodb => database::serve().await.map(|()| ExitCode::SUCCESS),
     };
     match done {
         Ok(code) => code,

@@ -4,7 +4,7 @@ use crate::artifacts::Package;
 use crate::engine::Engine;
 use crate::error::{AtPath, Error};
 use crate::http::Client;
-use crate::info::{EngineKind, StackInfo, sdk_config};
+use crate::info::{StackInfo, sdk_config};
 use crate::{ISSUER, Progress, REGION, Result};
 use ::http::Method;
 use aws_sdk_cloudformation as cfn;
@@ -242,7 +242,7 @@ impl<'a> Deployer<'a> {
         let account = stacks.stacks().first().and_then(|stack| stack.stack_id()?.split(':').nth(4)).unwrap_or_default();
         let named = |kind: &str| by_name(&resources, kind, self.stack);
         Ok(StackInfo {
-            engine: EngineKind::Ministack,
+            engine: engine.kind,
             endpoint_url: self.endpoint.clone(),
             api_url: api_url(&self.endpoint, &resources),
             sink_url: sink_url.to_owned(),

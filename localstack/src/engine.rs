@@ -2,6 +2,8 @@
 
 use crate::error::{AtPath, Error};
 use crate::http::Client;
+use crate::info::EngineKind;
+use crate::python::Requirements;
 use crate::{Progress, Result, files};
 use ::http::Method;
 use rustix::process::{Pid, Signal, kill_process, test_kill_process};
@@ -21,10 +23,32 @@ const STOP_DEADLINE: Duration = Duration::from_secs(10);
 /// Attempts with another free port when the chosen one was taken meanwhile.
 const PORT_ATTEMPTS: u32 = 5;
 
+impl EngineKind {
+    /// What it is installed from.
+    pub fn requirements(self) -> Requirements {
+        let dir = files::workspace().join("localstack");
+        match self {
+            Self::Ministack => Requirements { file: dir.join("requirements.txt"), oldest: (3, 11), before: None },
+            Self::Localstack => {
+                let file = dir.join("requirements-localstack.txt");
+                Requirements { file, oldest: (3, 13), before: Some((3, 14)) }
+            }
+        }
+    }
+
+    fn launcher(self) -> PathBuf {
+        files::workspace().join("localstack").join(format!("{self}_launcher.py"))
+    }
+}
+
 /// How to start an engine.
 pub struct Start<'a> {
+    /// Which one.
+    pub kind: EngineKind,
     /// The interpreter of its virtual environment.
     pub python: &'a Path,
+    /// This crate's program, which serves an engine's database where it has none of its own.
+    pub program: &'a Path,
     /// The stack's directory.
     pub dir: &'a Path,
     /// The port, or any free one.
@@ -38,6 +62,9 @@ pub struct Start<'a> {
 /// A started engine, as `engine.json` remembers it.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Engine {
+    /// Which one.
+    #[serde(default)]
+    pub kind: EngineKind,
     /// Its process.
     pub pid: u32,
     /// What it answers when asked who it is.
@@ -89,7 +116,7 @@ impl Engine {
 
     /// Starts an engine and waits until it answers.
     pub async fn start(options: &Start<'_>, progress: &Progress) -> Result<(Self, Child)> {
-        progress("starting ministack");
+        progress(&format!("starting {}", options.kind));
         let mut attempt = 1;
         loop {
             let port = match options.port {
@@ -126,7 +153,7 @@ impl Engine {
 
         let mut command = Command::new(options.python);
         command
-            .arg(files::workspace().join("localstack").join("ministack_launcher.py"))
+            .arg(options.kind.launcher())
             .args(["--port", &port.to_string(), "--nonce", &nonce])
             .stdout(log)
             .stderr(log_too)
@@ -152,12 +179,15 @@ impl Engine {
         } else {
             command.stdin(Stdio::null());
         }
+        if options.kind == EngineKind::Localstack {
+            command.arg("--database").arg(options.program);
+        }
         command.arg("--remove").arg(&temp);
         for path in options.remove {
             command.arg("--remove").arg(path);
         }
         let mut child = command.spawn().at("starting the engine with", options.python)?;
-        let engine = Self { pid: child.id(), nonce, port };
+        let engine = Self { kind: options.kind, pid: child.id(), nonce, port };
         // Before it answers, so that an interrupted start leaves something to stop.
         files::write_json(&Self::path(dir), &engine)?;
 

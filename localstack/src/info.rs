@@ -19,7 +19,7 @@ pub enum EngineKind {
     /// ministack, in a virtual environment of Python. Needs no Docker.
     #[default]
     Ministack,
-    /// LocalStack. Not yet.
+    /// LocalStack, on the host in a virtual environment of Python. Needs no Docker either, but minutes to deploy.
     Localstack,
 }
 

@@ -11,6 +11,7 @@
 mod artifacts;
 pub mod audit;
 pub mod cli;
+mod database;
 pub mod dead_letters;
 pub mod demo;
 mod deploy;

@@ -6,9 +6,9 @@ use crate::http::Client;
 use crate::{Result, StackInfo};
 use ::http::Method;
 use serde::Deserialize;
-use serde_json::json;
+use serde::de::DeserializeOwned;
+use serde_json::{Value, json};
 use std::collections::BTreeMap;
-use tokio::task::JoinSet;
 
 /// A line of a function's log.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -28,8 +28,23 @@ pub struct LogLine {
 pub struct Logs {
     http: Client,
     endpoint: String,
+    stack: String,
     /// Handler -> function.
     functions: BTreeMap<String, String>,
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct Groups {
+    #[serde(default)]
+    log_groups: Vec<Group>,
+    next_token: Option<String>,
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct Group {
+    log_group_name: String,
 }
 
 #[derive(Deserialize)]
@@ -47,6 +62,8 @@ struct Event {
     message: String,
     #[serde(default)]
     event_id: String,
+    #[serde(default)]
+    log_stream_name: String,
 }
 
 impl Logs {
@@ -62,63 +79,102 @@ impl Logs {
             let known: Vec<&str> = info.functions.keys().map(String::as_str).collect();
             return Err(Error::Usage(format!("there is no handler {handler}; there are {}", known.join(", "))));
         }
-        Ok(Self { http: Client::new(), endpoint: info.endpoint_url.clone(), functions })
+        Ok(Self { http: Client::new(), endpoint: info.endpoint_url.clone(), stack: info.stack.clone(), functions })
     }
 
     /// The lines since a time (milliseconds since 1970), in the order of their times. Without the START, END and REPORT
     /// lines of the platform.
     pub async fn since(&self, from_ms: i64) -> Result<Vec<LogLine>> {
-        let mut reads = JoinSet::new();
-        for (handler, function) in &self.functions {
-            let (this, handler, function) = (self.clone(), handler.clone(), function.clone());
-            reads.spawn(async move { this.of(handler, &function, from_ms).await });
-        }
         let mut lines = Vec::new();
-        while let Some(read) = reads.join_next().await {
-            lines.extend(read.map_err(|e| Error::Engine(format!("reading logs was interrupted: {e}")))??);
+        for group in self.groups().await? {
+            lines.extend(self.of(&group, from_ms).await?);
         }
         // Stable: the lines of one call, which share their time, stay in their order.
         lines.sort_by(|a: &LogLine, b| (a.at_ms, &a.handler).cmp(&(b.at_ms, &b.handler)));
         Ok(lines)
     }
 
-    async fn of(&self, handler: String, function: &str, from_ms: i64) -> Result<Vec<LogLine>> {
-        let mut lines = Vec::new();
+    /// The stack's log groups: one for each context, and those of functions that have their own.
+    async fn groups(&self) -> Result<Vec<String>> {
+        let mut groups = Vec::new();
+        for prefix in [format!("/{}/", self.stack), format!("/aws/lambda/{}-", self.stack)] {
+            let mut token = None;
+            loop {
+                let mut ask = json!({"logGroupNamePrefix": prefix});
+                if let Some(token) = &token {
+                    ask["nextToken"] = json!(token);
+                }
+                let page: Groups = self.ask("DescribeLogGroups", &ask).await?;
+                groups.extend(page.log_groups.into_iter().map(|group| group.log_group_name));
+                match page.next_token {
+                    Some(next) if token.as_ref() != Some(&next) => token = Some(next),
+                    _ => break,
+                }
+            }
+        }
+        Ok(groups)
+    }
+
+    async fn of(&self, group: &str, from_ms: i64) -> Result<Vec<LogLine>> {
+        let own = group.strip_prefix("/aws/lambda/");
+        let of_one = own.and_then(|name| self.functions.iter().find(|(_, function)| *function == name));
+        if own.is_some() && of_one.is_none() {
+            return Ok(Vec::new()); // Not asked for, or of a stack whose name begins the same.
+        }
+        let mut events = Vec::new();
         let mut token = None;
         loop {
-            let mut ask =
-                json!({"logGroupName": format!("/aws/lambda/{function}"), "startTime": from_ms, "limit": 10_000});
+            let mut ask = json!({"logGroupName": group, "startTime": from_ms, "limit": 10_000});
             if let Some(token) = &token {
                 ask["nextToken"] = json!(token);
             }
-            let headers = [
-                ("content-type", "application/x-amz-json-1.1"),
-                ("x-amz-target", "Logs_20140328.FilterLogEvents"),
-                ("authorization", &authorization("logs")),
-            ];
-            let answer = self.http.send(Method::POST, &self.endpoint, &headers, ask.to_string()).await?;
-            let text = answer.text();
-            if !answer.status.is_success() {
-                // A function that was never called has no group yet.
-                if text.contains("ResourceNotFoundException") {
-                    return Ok(lines);
-                }
-                return Err(Error::Engine(format!("the logs of {function}: {} {text}", answer.status)));
-            }
-            let page: Page = serde_json::from_str(&text)
-                .map_err(|e| Error::Engine(format!("the logs of {function} cannot be read: {e}")))?;
-            lines.extend(page.events.into_iter().filter(|event| !is_platform(&event.message)).map(|event| LogLine {
-                at_ms: event.timestamp,
-                handler: handler.clone(),
-                message: event.message,
-                id: event.event_id,
-            }));
+            let page: Page = self.ask("FilterLogEvents", &ask).await?;
+            events.extend(page.events);
             match page.next_token {
                 Some(next) if token.as_ref() != Some(&next) => token = Some(next),
-                _ => return Ok(lines),
+                _ => break,
             }
         }
+        let said_by = handlers_of(&events);
+        let lines = events.into_iter().filter(|event| !is_platform(&event.message)).filter_map(|event| {
+            let named = handler_of(&event.message).or_else(|| said_by.get(&event.log_stream_name).cloned());
+            let handler = of_one.map(|(handler, _)| handler.clone()).or(named)?;
+            self.functions.contains_key(&handler).then_some(LogLine {
+                at_ms: event.timestamp,
+                handler,
+                message: event.message,
+                id: event.event_id,
+            })
+        });
+        Ok(lines.collect())
     }
+
+    async fn ask<T: DeserializeOwned>(&self, operation: &str, ask: &Value) -> Result<T> {
+        let target = format!("Logs_20140328.{operation}");
+        let headers = [
+            ("content-type", "application/x-amz-json-1.1"),
+            ("x-amz-target", target.as_str()),
+            ("authorization", &authorization("logs")),
+        ];
+        let answer = self.http.send(Method::POST, &self.endpoint, &headers, ask.to_string()).await?;
+        let text = answer.text();
+        if !answer.status.is_success() {
+            return Err(Error::Engine(format!("{operation} of {ask}: {} {text}", answer.status)));
+        }
+        serde_json::from_str(&text).map_err(|e| Error::Engine(format!("{operation} cannot be read: {e}")))
+    }
+}
+
+/// The handler that a line of ours names.
+fn handler_of(message: &str) -> Option<String> {
+    let line: Value = serde_json::from_str(message).ok()?;
+    Some(line["handler"].as_str()?.to_owned())
+}
+
+/// Whose each stream is, where one of its lines says so: a metric or a runtime's word does not.
+fn handlers_of(events: &[Event]) -> BTreeMap<String, String> {
+    let said = |event: &Event| Some((event.log_stream_name.clone(), handler_of(&event.message)?));
+    events.iter().filter_map(said).collect()
 }
 
 fn is_platform(message: &str) -> bool {
@@ -128,6 +184,18 @@ fn is_platform(message: &str) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn lines_of_one_stream_are_of_the_handler_that_one_of_them_names() {
+        let line = |stream: &str, message: &str| Event {
+            timestamp: 1,
+            message: message.to_owned(),
+            event_id: String::new(),
+            log_stream_name: stream.to_owned(),
+        };
+        let said = handlers_of(&[line("1", "Held"), line("1", r#"{"handler":"use-points"}"#), line("2", "{}")]);
+        assert_eq!(said, BTreeMap::from([("1".to_owned(), "use-points".to_owned())]));
+    }
 
     #[test]
     fn the_platforms_own_lines_are_left_out() {

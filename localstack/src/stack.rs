@@ -28,6 +28,8 @@ pub fn stderr_progress() -> Progress {
     Arc::new(|line| eprintln!("local: {line}"))
 }
 
+/// The template's parameter that names what is deployed.
+const RELEASE: &str = "Release";
 /// The template's parameters for the world outside, and where the sink plays it.
 const OUTSIDE: [(&str, &str); 6] = [
     ("DataPlatformUrl", "{sink}/data-platform"),
@@ -106,9 +108,6 @@ impl Options {
     }
 
     fn check(&self) -> Result<()> {
-        if self.engine == EngineKind::Localstack {
-            return Err(Error::Usage("the engine localstack is not supported yet; use ministack".to_owned()));
-        }
         let mut letters = self.stack.chars();
         let good = letters.next().is_some_and(|c| c.is_ascii_alphabetic())
             && letters.all(|c| c.is_ascii_alphanumeric() || c == '-')
@@ -243,6 +242,14 @@ pub async fn up(options: &Options) -> Result<(StackInfo, Outcome)> {
         let sink_url = ready.sink_beside(&options.dir).await?;
         return ready.deploy(options, &engine, &sink_url, None).await;
     };
+    if engine.kind != options.engine {
+        return Err(Error::Usage(format!(
+            "the stack in {} runs on {}, not {}; end it first: cargo local down",
+            options.dir.display(),
+            engine.kind,
+            options.engine
+        )));
+    }
     if let Some(port) = options.port.filter(|port| *port != engine.port) {
         return Err(Error::Usage(format!(
             "the stack in {} runs on port {}, not {port}; end it first: cargo local down",
@@ -287,6 +294,7 @@ struct Ready {
     /// Of the stack's directory, held until the stack is up.
     _lock: Lock,
     python: PathBuf,
+    program: PathBuf,
     template: Template,
     packages: Vec<artifacts::Package>,
 }
@@ -297,12 +305,13 @@ impl Ready {
         fs::create_dir_all(&options.dir).at("creating", &options.dir)?;
         let lock = Lock::take(&options.dir.join("lock"), &options.progress).await?;
         let target = CargoTarget::of_this_program();
-        let requirements = files::workspace().join("localstack").join("requirements.txt");
+        let requirements = options.engine.requirements();
         let build = async { if options.build { artifacts::build(&target, &options.progress).await } else { Ok(()) } };
         let (python, ()) = tokio::try_join!(python::environment(&target.dir, &requirements, &options.progress), build)?;
         let template = Template::read(&options.template)?;
         let packages = artifacts::pack(&target, &template.contexts()).await?;
-        Ok(Self { _lock: lock, python, template, packages })
+        let program = target.bin_dir().join("local");
+        Ok(Self { _lock: lock, python, program, template, packages })
     }
 
     /// Has the sink of a stack that stays run in a process of its own; says where it is. A template that names nobody
@@ -316,7 +325,15 @@ impl Ready {
 
     async fn start(&self, options: &Options, attached: bool) -> Result<(Engine, Child)> {
         let remove = if options.ephemeral { vec![options.dir.clone()] } else { Vec::new() };
-        let start = Start { python: &self.python, dir: &options.dir, port: options.port, attached, remove: &remove };
+        let start = Start {
+            kind: options.engine,
+            python: &self.python,
+            program: &self.program,
+            dir: &options.dir,
+            port: options.port,
+            attached,
+            remove: &remove,
+        };
         Engine::start(&start, &options.progress).await
     }
 
@@ -328,12 +345,16 @@ impl Ready {
         sink_url: &str,
         known: Option<&StackInfo>,
     ) -> Result<(StackInfo, Outcome)> {
-        let parameters = parameters(options, &self.template.parameters(), sink_url)?;
+        let mut parameters = parameters(options, &self.template.parameters(), sink_url)?;
         let deployer = Deployer::new(engine.endpoint_url(), &options.stack, &options.progress);
         let keys = self.packages.iter().map(|package| (package.context.clone(), package.key())).collect();
         let template = self.template.clone().deployable(&deployer.bucket(), &keys)?;
         let text = serde_json::to_vec(&parameters).map_err(|e| Error::Template(e.to_string()))?;
         let deployed = files::short_hash(&[template.as_bytes(), &text], 32);
+        // As infra/deploy does: published versions follow what changed.
+        if self.template.parameters().contains(RELEASE) {
+            parameters.insert(RELEASE.to_owned(), deployed.clone());
+        }
         if let Some(known) = known.filter(|known| known.deployed == deployed) {
             (options.progress)("nothing changed");
             return Ok((known.clone(), Outcome::Unchanged));

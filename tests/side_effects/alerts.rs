@@ -1,9 +1,11 @@
 //! Who has to act is told: once a fault, however often it shows, and that it is over.
 
-use crate::{alone, behave};
+use crate::{alone, behave, shared};
 use aws_sdk_dynamodb::types::AttributeValue;
+use aws_sdk_lambda::primitives::Blob;
+use local::Logs;
 use local::sink::{Behaviour, Delivery, Target};
-use serde_json::json;
+use serde_json::{Value, json};
 use tests::cloud::{Cloud, eventually, unique};
 
 /// The pages opened for a fault.
@@ -82,6 +84,25 @@ fn a_dead_letter_calls_somebody_once_and_says_when_it_is_gone() {
             let page = pages(cloud, &fault).await.pop()?;
             let closed = calls.into_iter().filter(|call| call.method == "PATCH" && call.status < 300);
             closed.into_iter().find(|call| call.seq > page.seq && call.body.to_string().contains("Closed"))
+        })
+        .await;
+    });
+}
+
+#[test]
+fn what_must_not_be_is_counted_and_its_line_names_the_handler() {
+    shared(async |cloud| {
+        let info = cloud.stack.info();
+        let lambda = aws_sdk_lambda::Client::new(&info.sdk_config());
+        let run = lambda.invoke().function_name(&info.functions["use-points"]).payload(Blob::new("{}")).send().await;
+        assert!(run.unwrap().function_error().is_some(), "a step took nothing for its input");
+        let logs = Logs::new(info, Some("use-points")).unwrap();
+        eventually("the metric that an alarm looks at, and the reason", async || {
+            let lines = logs.since(0).await.unwrap();
+            let lines: Vec<Value> = lines.iter().filter_map(|line| serde_json::from_str(&line.message).ok()).collect();
+            let counted = lines.iter().any(|line| line["Broken"] == 1 && line["_aws"].is_object());
+            let told = lines.iter().any(|line| line["handler"] == "use-points" && line["outcome"] == "Broken");
+            (counted && told).then_some(())
         })
         .await;
     });

@@ -14,6 +14,8 @@ mod metrics;
 mod names;
 mod permissions;
 mod queues;
+mod releases;
+mod runbook;
 mod sagas;
 mod settings;
 mod template;

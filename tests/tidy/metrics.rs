@@ -61,7 +61,7 @@ impl Metric {
 }
 
 /// The body of the dashboard.
-fn dashboard(template: &Template) -> Value {
+pub fn dashboard(template: &Template) -> Value {
     let (_, dashboard) = template.resources("AWS::CloudWatch::Dashboard").next().expect("there is a dashboard");
     serde_json::from_str(dashboard["DashboardBody"]["Fn::Sub"].as_str().expect("a body")).expect("a body is JSON")
 }

@@ -5,8 +5,9 @@
 
 use crate::code::{Arm, Main, OF_A_CONSUMER, Program};
 use crate::none;
-use crate::template::{Function, Template, grants, logical_id, logical_ids};
+use crate::template::{Function, Template, each, grants, is_tracing, logical_id, logical_ids};
 use crate::workspace::{contexts, pascal};
+use serde_json::Value;
 use std::collections::{BTreeMap, BTreeSet};
 
 /// What a function needs: `(action, resource)`, and what calls it.
@@ -162,4 +163,86 @@ fn a_state_machine_may_do_exactly_what_its_states_do() {
         }
     }
     none(violations);
+}
+
+/// Resources that end in `*`, and why they may.
+const OPEN_ENDS: [(&str, &str); 1] =
+    // An execution is named when it starts. Its saga is named here.
+    [("states:DescribeExecution", ":execution:${")];
+
+/// What allows more than it names: any resource's policy, also those of queues and of what no test has heard of yet.
+fn too_wide(template: &Template) -> Vec<String> {
+    let mut violations = Vec::new();
+    for (id, resource) in template.all() {
+        each(&resource["Properties"], &mut |value| {
+            let texts = |value: &Value| {
+                let mut texts = Vec::new();
+                each(value, &mut |value| texts.extend(value.as_str().map(str::to_owned)));
+                texts
+            };
+            if !value["Effect"].is_null() {
+                let actions = texts(&value["Action"]);
+                let may_end_open = |text: &String| {
+                    let of_one = |(action, part): &(&str, &str)| actions == [*action] && text.contains(part);
+                    text.ends_with("}:*") && OPEN_ENDS.iter().any(of_one)
+                };
+                let wide =
+                    texts(&value["Resource"]).into_iter().filter(|text| text.contains('*') && !may_end_open(text));
+                let wide = wide.chain(actions.iter().filter(|action| action.contains('*')).cloned());
+                let wide = wide.chain(texts(&value["Principal"]).into_iter().filter(|who| who.contains('*')));
+                violations.extend(wide.map(|text| format!("{id} allows {text}")));
+                let turned = ["NotAction", "NotResource", "NotPrincipal"].into_iter().filter(|no| !value[no].is_null());
+                violations.extend(turned.map(|no| format!("{id} allows all but something: {no}")));
+            }
+            let ready_made = value["Policies"].as_array().into_iter().flatten().filter(|policy| !is_tracing(policy));
+            let ready_made =
+                ready_made.filter(|policy| policy["Statement"].is_null() && policy["PolicyDocument"].is_null());
+            let managed = value["ManagedPolicyArns"].as_array().into_iter().flatten();
+            violations
+                .extend(ready_made.chain(managed).map(|policy| format!("{id} has a policy that AWS writes: {policy}")));
+        });
+    }
+    violations
+}
+
+#[test]
+fn no_policy_allows_more_than_it_names() {
+    none(too_wide(&Template::read()));
+}
+
+#[test]
+fn a_policy_that_allows_more_than_it_names_is_found() {
+    let whole = r#"
+Resources:
+  Look:
+    Type: AWS::Serverless::Function
+    Properties:
+      Policies:
+        - Statement:
+            - Effect: Allow
+              Action: [states:DescribeExecution]
+              Resource: !Sub arn:${AWS::Partition}:states:${AWS::Region}:execution:${Saga.Name}:*
+            - { Effect: Allow, Action: sqs:SendMessage, Resource: !GetAtt Work.Arn }
+  Policy:
+    Type: AWS::SQS::QueuePolicy
+    Properties:
+      PolicyDocument:
+        Statement:
+          - { Effect: Allow, Principal: { Service: events.amazonaws.com }, Action: sqs:SendMessage, Resource: [!GetAtt Work.Arn] }
+"#;
+    let wide = |part: &str, broken: &str| too_wide(&Template::parse(&whole.replacen(part, broken, 1)));
+    assert_eq!(wide("", ""), Vec::<String>::new());
+    for (part, broken) in [
+        ("Action: sqs:SendMessage", "Action: sqs:*"),
+        ("Resource: !GetAtt Work.Arn", "Resource: '*'"),
+        ("Resource: !GetAtt Work.Arn", "Resource: !Sub 'arn:${AWS::Partition}:sqs:::${AWS::StackName}-*'"),
+        ("${Saga.Name}:*", "*"),
+        ("[states:DescribeExecution]", "[states:StopExecution]"),
+        ("Service: events.amazonaws.com", "AWS: '*'"),
+        ("Resource: !GetAtt Work.Arn", "NotResource: !GetAtt Work.Arn"),
+        ("- Statement:", "- AmazonSQSFullAccess\n        - Statement:"),
+    ] {
+        assert_ne!(whole.replacen(part, broken, 1), whole, "{part}");
+        assert_eq!(wide(part, broken).len(), 1, "{broken}");
+    }
 }

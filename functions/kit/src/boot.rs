@@ -12,7 +12,7 @@ use crate::queue::{self, Message, Queue};
 use crate::secrets::Secret;
 use crate::step::{self, StepCall, StepError};
 use crate::stream::{self, Record, StreamEvent};
-use crate::{Fault, MainResult, aws, telemetry};
+use crate::{Fault, MainResult, aws, metrics, telemetry};
 use aws_lambda_events::sqs::SqsEvent;
 use aws_smithy_types::timeout::TimeoutConfig;
 use lambda_http::http::Response;
@@ -51,12 +51,21 @@ pub struct BadSetting {
     why: String,
 }
 
+impl BadSetting {
+    fn new(name: impl Into<String>, why: impl Into<String>) -> Self {
+        // The process ends before it could answer anything: whoever watches a deployment learns it from here.
+        metrics::count("Broken", 1);
+        Self { name: name.into(), why: why.into() }
+    }
+}
+
 impl Boot {
     /// Reads `_HANDLER` and starts the logs.
     pub fn start() -> Result<Self, BadSetting> {
-        telemetry::start();
-        let boot = Self { handler: String::new() };
-        Ok(Self { handler: boot.setting("_HANDLER")? })
+        let boot = Self { handler: env::var("_HANDLER").unwrap_or_default() };
+        telemetry::start(&boot.handler);
+        boot.setting("_HANDLER")?;
+        Ok(boot)
     }
 
     /// The handler to be.
@@ -66,16 +75,12 @@ impl Boot {
 
     /// The end of `main`'s match: no such handler.
     pub fn unknown_handler(&self) -> MainResult {
-        Err(BadSetting { name: "_HANDLER".into(), why: format!("{} is no handler of this binary", self.handler) }
-            .into())
+        Err(BadSetting::new("_HANDLER", format!("{} is no handler of this binary", self.handler)).into())
     }
 
     /// A required setting.
     pub fn setting(&self, name: &str) -> Result<String, BadSetting> {
-        env::var(name)
-            .ok()
-            .filter(|value| !value.is_empty())
-            .ok_or_else(|| BadSetting { name: name.into(), why: "is not set".into() })
+        env::var(name).ok().filter(|value| !value.is_empty()).ok_or_else(|| BadSetting::new(name, "is not set"))
     }
 
     /// A setting that parses, or `default` when it is not set.
@@ -86,9 +91,7 @@ impl Boot {
     {
         match env::var(name).ok().filter(|value| !value.is_empty()) {
             None => Ok(default),
-            Some(text) => {
-                text.parse().map_err(|error: T::Err| BadSetting { name: name.into(), why: error.to_string() })
-            }
+            Some(text) => text.parse().map_err(|error: T::Err| BadSetting::new(name, error.to_string())),
         }
     }
 
@@ -270,6 +273,7 @@ impl Boot {
             match &outcome {
                 Ok(()) => tracing::info!(schedule = name.as_str(), outcome = "done", millis),
                 Err(fault) => {
+                    fault.count();
                     tracing::error!(schedule = name.as_str(), outcome = fault.name(), error = fault.chain(), millis);
                 }
             }
@@ -285,7 +289,7 @@ fn keep<T>(value: T) -> &'static T {
 }
 
 fn bad_keys(invalid: contracts::Invalid) -> BadSetting {
-    BadSetting { name: invalid.what.into(), why: invalid.why.into() }
+    BadSetting::new(invalid.what, invalid.why)
 }
 
 /// How long an answer may take: a little less than Lambda gives, so that the caller gets a problem that says to try
@@ -327,6 +331,7 @@ where
             let status = problem.status.as_u16();
             match &problem.fault {
                 Some(fault) => {
+                    fault.count();
                     tracing::error!(
                         http = name,
                         status,

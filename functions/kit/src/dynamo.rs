@@ -1,6 +1,6 @@
 //! DynamoDB: one way to write a transaction, one classification of failures, readers that treat corrupt data as such.
 
-use crate::Fault;
+use crate::{Fault, metrics};
 use aws_sdk_dynamodb::Client;
 use aws_sdk_dynamodb::error::{BuildError, ProvideErrorMetadata, SdkError};
 use aws_sdk_dynamodb::operation::transact_write_items::TransactWriteItemsError;
@@ -135,12 +135,10 @@ fn transact_error(doing: &'static str, error: SdkError<TransactWriteItemsError>)
         .filter(|(_, reason)| reason.code() == Some("ConditionalCheckFailed"))
         .map(|(index, reason)| (index, reason.item().cloned().filter(|item| !item.is_empty())))
         .collect();
-    let contended = |code: Option<&str>| {
-        matches!(
-            code,
-            Some("TransactionConflict" | "ThrottlingError" | "ProvisionedThroughputExceeded" | "RequestLimitExceeded")
-        )
-    };
+    if reasons.iter().any(|reason| reason.code().is_some_and(is_throttling)) {
+        metrics::count("Throttled", 1);
+    }
+    let contended = |code: Option<&str>| code.is_some_and(|code| code == "TransactionConflict" || is_throttling(code));
     let conflicted: HashSet<usize> =
         reasons.iter().enumerate().filter(|(_, reason)| contended(reason.code())).map(|(index, _)| index).collect();
     if !failed.is_empty() {
@@ -150,6 +148,20 @@ fn transact_error(doing: &'static str, error: SdkError<TransactWriteItemsError>)
         return TransactError::Fault(Fault::contended(doing));
     }
     TransactError::Fault(Fault::broken(doing, error))
+}
+
+/// Whether AWS refused a call for a limit: of a table, a partition, a function or the account.
+fn is_throttling(code: &str) -> bool {
+    matches!(
+        code,
+        "ProvisionedThroughputExceededException"
+            | "ThrottlingException"
+            | "RequestLimitExceeded"
+            | "TooManyRequestsException"
+            // As a transaction's reasons have them.
+            | "ProvisionedThroughputExceeded"
+            | "ThrottlingError"
+    )
 }
 
 /// Says who must act on a failed call. A failed condition is not a fault: handle it before.
@@ -164,12 +176,12 @@ where
         _ => return Fault::unavailable(doing, error),
     }
     match error.code().unwrap_or_default() {
-        "ProvisionedThroughputExceededException"
-        | "ThrottlingException"
-        | "RequestLimitExceeded"
-        | "TransactionConflictException"
-        | "TransactionInProgressException"
-        | "TooManyRequestsException" => Fault::contended(doing),
+        code if is_throttling(code) => {
+            // Tried again, here and by whoever asked: nothing is lost, but somebody should know.
+            metrics::count("Throttled", 1);
+            Fault::contended(doing)
+        }
+        "TransactionConflictException" | "TransactionInProgressException" => Fault::contended(doing),
         "ValidationException" | "SerializationException" | "IdempotentParameterMismatchException" => {
             Fault::broken(doing, error)
         }

@@ -1,5 +1,6 @@
 //! Failures that are nobody's business decision, named for who must act.
 
+use crate::metrics;
 use std::error::Error as StdError;
 use std::fmt;
 use std::time::Duration;
@@ -68,6 +69,14 @@ impl Fault {
     fn cause(&self) -> &Cause {
         match self {
             Self::Contended(cause) | Self::Unavailable(cause) | Self::Broken(cause) => cause,
+        }
+    }
+
+    /// Counts it, if no retry will help: such a fault has no place in a healthy system, so one alone calls somebody, and
+    /// stops a deployment.
+    pub(crate) fn count(&self) {
+        if matches!(self, Self::Broken(_)) {
+            metrics::count("Broken", 1);
         }
     }
 

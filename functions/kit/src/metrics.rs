@@ -1,6 +1,7 @@
 //! Metrics as CloudWatch's embedded metric format: one line in the log, no call.
 //! <https://docs.aws.amazon.com/AmazonCloudWatch/latest/monitoring/CloudWatch_Embedded_Metric_Format_Specification.html>
 
+use contracts::Timestamp;
 use serde_json::{Value, json};
 use std::io::Write;
 
@@ -15,6 +16,12 @@ pub fn count(name: &'static str, amount: u64) {
 /// A measured value of one context, for example the age of its oldest unpublished event in seconds.
 pub fn gauge(name: &'static str, unit: &'static str, context: &str, value: u64) {
     say(name, unit, &[("Context", context)], value);
+}
+
+/// How long the oldest of them has waited, in seconds: what a gauge of an age says. Nothing waits: zero.
+pub fn oldest(since: impl Iterator<Item = Timestamp>, now: Timestamp) -> u64 {
+    let oldest = since.fold(now, Timestamp::min);
+    u64::try_from(now.millis_since(oldest) / 1000).unwrap_or(0)
 }
 
 fn say(name: &str, unit: &str, dimensions: &[(&str, &str)], value: u64) {
@@ -49,6 +56,14 @@ fn line(name: &str, unit: &str, stage: &str, more: &[(&str, &str)], value: u64, 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn an_age_is_that_of_the_oldest_and_never_below_zero() {
+        let at = |seconds: i64| Timestamp::from_millis(seconds * 1000);
+        assert_eq!(oldest([at(40), at(10), at(90)].into_iter(), at(60)), 50);
+        assert_eq!(oldest([at(90)].into_iter(), at(60)), 0);
+        assert_eq!(oldest(std::iter::empty(), at(60)), 0);
+    }
 
     #[test]
     fn a_line_names_its_metric_its_dimensions_and_its_value() {

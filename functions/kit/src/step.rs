@@ -70,6 +70,7 @@ where
             tracing::info!(step = name, outcome = "refused", reason, correlation, millis);
         }
         Err(StepError::Fault(fault)) => {
+            fault.count();
             tracing::error!(step = name, outcome = fault.name(), error = fault.chain(), correlation, millis);
         }
     }

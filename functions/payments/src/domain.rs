@@ -139,9 +139,14 @@ impl Payment {
         }
     }
 
+    /// Since when its open saga is on its way.
+    pub fn open_since(&self) -> Timestamp {
+        self.asked().0
+    }
+
     /// Whether its open saga needs a person, who has not been told so yet.
     pub fn is_to_be_told(&self, now: Timestamp) -> bool {
-        let late = now.millis_since(self.asked().0) > STUCK_MILLIS;
+        let late = now.millis_since(self.open_since()) > STUCK_MILLIS;
         !self.told && (late || self.recoveries >= STUCK_RECOVERIES)
     }
 }

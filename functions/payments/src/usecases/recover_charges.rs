@@ -3,7 +3,7 @@
 use crate::charge::{CreditPoints, FindStuckCharges, MoveCharge, PaymentProvider};
 use crate::usecases::pay_charge::{PATIENCE, PayCharges, drive};
 use contracts::Timestamp;
-use kit::Fault;
+use kit::{Fault, metrics};
 
 /// Recovers what is due. One charge that cannot be brought to its end does not keep the others from theirs: it is counted
 /// before it is driven, and the next look at it comes later and later.
@@ -14,7 +14,10 @@ where
     A: CreditPoints,
 {
     let mut last_fault = None;
-    for mut charge in deps.charges.stuck_charges(now).await? {
+    let stuck = deps.charges.stuck_charges(now).await?;
+    let since = stuck.iter().map(|charge| charge.requested_at);
+    metrics::gauge("ChargeAge", "Seconds", "payments", metrics::oldest(since, now));
+    for mut charge in stuck {
         let id = charge.id.clone();
         if !deps.charges.count_charge_recovery(&charge, now).await? {
             continue;

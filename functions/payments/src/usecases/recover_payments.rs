@@ -4,7 +4,7 @@ use crate::domain::{Payment, Recovery, decide_recovery};
 use crate::ports::{FindStuck, StartSaga, WatchSaga};
 use contracts::Timestamp;
 use contracts::saga::{PaymentSaga, RefundSaga};
-use kit::Fault;
+use kit::{Fault, metrics};
 
 /// What the recovery is wired with.
 #[derive(Debug)]
@@ -26,7 +26,9 @@ where
     R: StartSaga<RefundSaga> + WatchSaga,
 {
     let mut last_fault = None;
-    for payment in deps.payments.stuck(now).await? {
+    let stuck = deps.payments.stuck(now).await?;
+    metrics::gauge("SagaAge", "Seconds", "payments", metrics::oldest(stuck.iter().map(Payment::open_since), now));
+    for payment in stuck {
         let saga = payment.saga_name();
         let recovered = match payment.refund_saga() {
             None => recover(&deps.payments, &deps.sagas, &payment.saga, &payment, now).await,

@@ -1,0 +1,33 @@
+"""What CloudFormation makes of the SAM template, worked out here: how many resources, of which types."""
+
+import collections
+import logging
+import os
+from types import SimpleNamespace
+
+from .environment import Refused
+from .template import Template
+
+# CloudFormation's quota, which cannot be raised. Conditions do not matter: what is declared counts.
+MOST_RESOURCES = 500
+# From here on it is said.
+NEAR = 475
+
+
+def resources(text, values, region):
+    """The types of the resources of a deployable template, each with its number."""
+    # It looks for the region there, and nowhere else without a call.
+    os.environ["AWS_DEFAULT_REGION"] = region
+    logging.getLogger("samtranslator").setLevel(logging.ERROR)
+    from samtranslator.model.exceptions import InvalidDocumentException
+    from samtranslator.translator.transform import transform
+
+    try:
+        # No managed policy is asked for by name: the template writes its own.
+        expanded = transform(Template(text).body, dict(values), SimpleNamespace(load=dict))
+    except InvalidDocumentException as error:
+        raise Refused("; ".join(cause.message for cause in error.causes)) from None
+    counts = collections.Counter(resource["Type"] for resource in expanded["Resources"].values())
+    if counts.total() > MOST_RESOURCES:
+        raise Refused(f"the template has {counts.total()} resources; CloudFormation takes {MOST_RESOURCES}")
+    return counts

@@ -1,0 +1,100 @@
+"""Keys and secrets of a stage: made or asked for at the first deployment, kept in SSM, printed nowhere."""
+
+import base64
+import getpass
+import json
+import os
+import secrets
+import sys
+
+from .environment import Refused
+
+QUEUE_TOKEN_KEYS = "queue-token-keys"
+
+# The documents that the functions read, field by field. TEXT is a secret, TABLE a JSON object of texts.
+TEXT, TABLE = "text", "table"
+DOCUMENTS = {
+    "alimtalk": {"app_key": TEXT, "secret_key": TEXT, "sender_key": TEXT, "templates": TABLE},
+    "cash-receipt": {"secret_key": TEXT},
+    "data-platform": {"signing_secret": TEXT},
+    "notion": {"token": TEXT, "database_id": TEXT},
+    "partner": {"signing_secret": TEXT},
+    "payment-provider": {"secret_key": TEXT},
+    "user-directory": {"token": TEXT},
+}
+
+
+def path(stack, name):
+    """Where it is kept."""
+    return f"/{stack}/{name}"
+
+
+def variable(name):
+    """The environment variable that a secret is taken from, as the JSON document."""
+    return f"ENCORE_SECRET_{name.upper().replace('-', '_')}"
+
+
+def needed(of_template, values):
+    """The secrets whose provider the stage has."""
+    return [name for name, url in of_template.items() if values.get(url)]
+
+
+def new_queue_token_keys():
+    """The document of the template's parameter QueueTokenKeys, with one key."""
+    kid = f"q-{secrets.token_urlsafe(6)}"
+    return json.dumps({"current": kid, "keys": [_key(kid)]}, separators=(",", ":"))
+
+
+def with_a_new_key(document):
+    """The same with another key, which signs from now on. What the others signed stays good until they are removed."""
+    keys = json.loads(document)
+    kid = f"q-{secrets.token_urlsafe(6)}"
+    return json.dumps({"current": kid, "keys": [*keys["keys"], _key(kid)]}, separators=(",", ":"))
+
+
+def with_the_current_key_only(document):
+    """The same without the keys that sign no more."""
+    keys = json.loads(document)
+    current = [key for key in keys["keys"] if key["kid"] == keys["current"]]
+    return json.dumps({"current": keys["current"], "keys": current}, separators=(",", ":"))
+
+
+def _key(kid):
+    secret = base64.urlsafe_b64encode(secrets.token_bytes(32)).rstrip(b"=").decode()
+    return {"kid": kid, "secret": secret}
+
+
+def check(name, document):
+    """The document as it is kept. Its content is named by no refusal."""
+    fields = DOCUMENTS.get(name)
+    if fields is None:
+        raise Refused(f"nobody has said what the secret {name} is made of; see infra/delivery/keys.py")
+    if not isinstance(document, dict) or document.keys() != fields.keys():
+        raise Refused(f"the secret {name} is a JSON object of {', '.join(fields)}")
+    for field, kind in fields.items():
+        value = document[field]
+        texts = value.values() if kind == TABLE and isinstance(value, dict) and value else [value]
+        if not all(isinstance(text, str) and text.strip() for text in texts):
+            raise Refused(f"the secret {name} has no proper {field}")
+    return json.dumps(document, separators=(",", ":"), ensure_ascii=False)
+
+
+def obtain(name, environment=os.environ, ask=getpass.getpass, interactive=None):
+    """A secret's document, from its environment variable or by asking for each field without showing it."""
+    given = environment.get(variable(name))
+    if given is not None:
+        try:
+            document = json.loads(given)
+        except ValueError:
+            raise Refused(f"{variable(name)} is no JSON") from None
+        return check(name, document)
+    if not (sys.stdin.isatty() if interactive is None else interactive):
+        raise Refused(f"the secret {name} is not known yet: set {variable(name)}, or run this in a terminal")
+    document = {}
+    for field, kind in DOCUMENTS.get(name, {}).items():
+        answer = ask(f"{name}: {field}{' (a JSON object)' if kind == TABLE else ''}: ")
+        try:
+            document[field] = json.loads(answer) if kind == TABLE else answer
+        except ValueError:
+            raise Refused(f"{name}: {field} is no JSON") from None
+    return check(name, document)

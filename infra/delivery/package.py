@@ -1,0 +1,49 @@
+"""infra/package: builds the programs and packs them for Lambda, under target/package/, with a manifest.
+
+The same sources give the same zips, which the SHA-256 sums that it prints show.
+"""
+
+import argparse
+import sys
+
+from . import packages
+from .environment import Refused, out_dir
+from .template import Template
+
+
+def package(contexts, directory, build=True):
+    """Builds and packs; returns the manifest."""
+    if build:
+        packages.clear(contexts, directory)
+        packages.build(contexts, directory)
+    return packages.pack(contexts, directory)
+
+
+def chosen(only, known):
+    for context in only:
+        if context not in known:
+            raise Refused(f"the template has no context {context}; it has {', '.join(known)}")
+    return only or known
+
+
+def main(arguments=None):
+    parser = argparse.ArgumentParser(prog="infra/package", description="Builds and packs the contexts' programs.")
+    parser.add_argument("contexts", nargs="*", metavar="CONTEXT", help="these only [default: all]")
+    parser.add_argument("--no-build", action="store_true", help="pack what is built already")
+    out_dir(parser)
+    options = parser.parse_args(arguments)
+    directory = packages.directory(options.out_dir)
+    try:
+        contexts = chosen(options.contexts, Template.read().contexts())
+        manifest = package(contexts, directory, not options.no_build)
+    except Refused as refused:
+        print(f"package: {refused}", file=sys.stderr)
+        return 1
+    for context in contexts:
+        entry = manifest[context]
+        print(f"{entry['sha256']}  {directory / entry['file']}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,133 @@
+"""Builds the contexts' programs for arm64 and packs them: the same program gives the same zip, on any machine."""
+
+import hashlib
+import json
+import os
+import shutil
+import struct
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+
+from .environment import ROOT, TARGET, Refused
+
+# The first moment that a zip can name.
+EPOCH = (1980, 1, 1, 0, 0, 0)
+EXECUTABLE = 0o100755
+
+
+def directory(out):
+    """Where programs (`<context>/bootstrap`), the zips made of them and the manifest are."""
+    return out / "package"
+
+
+def build(contexts, packages):
+    """One `cargo lambda build` for all of them."""
+    tools = Path(sys.executable).parent
+    cargo_home = Path(os.environ.get("CARGO_HOME", Path.home() / ".cargo"))
+    # Otherwise the programs name directories of the machine they were built on, and differ from another's.
+    remaps = [f"--remap-path-prefix={cargo_home}=/cargo", f"--remap-path-prefix={ROOT}=/encore"]
+    if "RUSTFLAGS" in os.environ:
+        remaps.append(os.environ["RUSTFLAGS"])
+    variables = dict(
+        os.environ,
+        PATH=f"{tools}{os.pathsep}{os.environ.get('PATH', '')}",
+        RUSTFLAGS=" ".join(remaps),
+        # Nothing is kept outside target/.
+        CARGO_TARGET_DIR=str(TARGET),
+        CARGO_ZIGBUILD_CACHE_DIR=str(TARGET / "zig"),
+        XDG_CACHE_HOME=str(TARGET / "zig"),
+        ZIG_GLOBAL_CACHE_DIR=str(TARGET / "zig" / "global"),
+        ZIG_LOCAL_CACHE_DIR=str(TARGET / "zig" / "local"),
+    )
+    command = ["cargo", "lambda", "build", "--release", "--arm64", "--locked", "--lambda-dir", str(packages)]
+    for context in contexts:
+        command += ["--package", context, "--bin", context]
+    try:
+        status = subprocess.run(command, cwd=ROOT, env=variables).returncode
+    except FileNotFoundError:
+        raise Refused("cargo is not in PATH; Rust 1.95 or newer is needed") from None
+    if status != 0:
+        raise Refused("the programs could not be built; see above")
+
+
+def pack(contexts, packages):
+    """Packs the built programs and writes the manifest: context -> {file, sha256, bytes, program_sha256}."""
+    packages.mkdir(parents=True, exist_ok=True)
+    manifest = read_manifest(packages / "manifest.json")
+    for context in contexts:
+        program = packages / context / "bootstrap"
+        if not program.is_file():
+            raise Refused(f"{context} is not built: {program} is missing")
+        content = program.read_bytes()
+        check_program(context, content)
+        new = packages / f".{context}.{os.getpid()}.new"
+        write_zip(new, {"bootstrap": content})
+        digest = sha256(new.read_bytes())
+        name = f"{context}-{digest[:16]}.zip"
+        size = new.stat().st_size
+        old = manifest.get(context, {}).get("file")
+        if old and old != name:
+            (packages / old).unlink(missing_ok=True)
+        new.replace(packages / name)
+        manifest[context] = {"file": name, "sha256": digest, "bytes": size, "program_sha256": sha256(content)}
+    text = json.dumps(dict(sorted(manifest.items())), indent=2) + "\n"
+    new = packages / f".manifest.{os.getpid()}.new"
+    new.write_text(text)
+    new.replace(packages / "manifest.json")
+    return manifest
+
+
+def check(contexts, packages):
+    """The manifest, if every context's package is there as the manifest has it; what is wrong, otherwise."""
+    manifest = read_manifest(packages / "manifest.json")
+    wrong = []
+    for context in contexts:
+        entry = manifest.get(context)
+        path = packages / entry["file"] if entry else None
+        if path is None or not path.is_file():
+            wrong.append(f"{context} is not packaged")
+        elif sha256(path.read_bytes()) != entry["sha256"]:
+            wrong.append(f"{path.name} is not what the manifest says")
+    return manifest, wrong
+
+
+def read_manifest(path):
+    try:
+        return json.loads(path.read_text())
+    except FileNotFoundError:
+        return {}
+    except ValueError:
+        raise Refused(f"{path} is damaged; remove it and package again") from None
+
+
+def write_zip(path, files):
+    """A zip of executables: sorted, without clock, user or machine."""
+    with zipfile.ZipFile(path, "w") as archive:
+        for name in sorted(files):
+            entry = zipfile.ZipInfo(name, EPOCH)
+            # Otherwise it is the packing machine's.
+            entry.create_system = 3
+            entry.external_attr = EXECUTABLE << 16
+            entry.compress_type = zipfile.ZIP_DEFLATED
+            archive.writestr(entry, files[name], compresslevel=9)
+
+
+def check_program(context, content):
+    """Lambda would find out at the first call only."""
+    if content[:4] != b"\x7fELF" or len(content) < 20:
+        raise Refused(f"{context}'s bootstrap is no program")
+    (machine,) = struct.unpack_from("<H", content, 18)
+    if machine != 0xB7:
+        raise Refused(f"{context}'s bootstrap is not built for arm64")
+
+
+def sha256(content):
+    return hashlib.sha256(content).hexdigest()
+
+
+def clear(contexts, packages):
+    """Removes what an older build left, so that a build that makes nothing cannot pass for one that did."""
+    for context in contexts:
+        shutil.rmtree(packages / context, ignore_errors=True)

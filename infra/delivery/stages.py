@@ -1,0 +1,176 @@
+"""The stages, from infra/samconfig.toml, and the parameters each is deployed with."""
+
+import json
+import re
+import tomllib
+from dataclasses import dataclass
+from pathlib import Path
+
+from .environment import ROOT, Refused
+
+PATH = ROOT / "infra" / "samconfig.toml"
+
+# The stage that sells.
+PRODUCTION = "prod"
+# Made by the first deployment and kept in SSM; never written into a file.
+QUEUE_TOKEN_KEYS = "QueueTokenKeys"
+USER_JWKS = "UserJwks"
+# Made by every deployment, of everything it deploys.
+RELEASE = "Release"
+GRADUAL = "GradualDeployments"
+# What a production stage is never without.
+PRODUCTION_NEEDS = {"AdmissionDefault": "closed", "OpenCharges": "false", GRADUAL: "true"}
+
+
+@dataclass(frozen=True)
+class Stage:
+    """A stage as samconfig.toml has it."""
+
+    name: str
+    stack: str
+    region: str
+    parameters: dict
+    tags: dict
+
+    @property
+    def is_production(self):
+        return self.name == PRODUCTION
+
+
+def read(name, text=None):
+    """The stage of that name."""
+    config = tomllib.loads(PATH.read_text() if text is None else text)
+    stages = sorted(key for key, value in config.items() if isinstance(value, dict) and "deploy" in value)
+    if name not in stages:
+        raise Refused(f"samconfig.toml has no stage {name}; it has {', '.join(stages)}")
+    common = config[name].get("global", {}).get("parameters", {})
+    deploy = {**common, **config[name]["deploy"].get("parameters", {})}
+    pairs = lambda key: dict(_pair(text) for text in deploy.get(key, []))  # noqa: E731
+    try:
+        stage = Stage(name, deploy["stack_name"], deploy["region"], pairs("parameter_overrides"), pairs("tags"))
+    except KeyError as missing:
+        raise Refused(f"samconfig.toml gives {name} no {missing}") from None
+    if stage.parameters.get("Stage") != name:
+        raise Refused(f"samconfig.toml gives the stage {name} the parameter Stage={stage.parameters.get('Stage')}")
+    return stage
+
+
+def _pair(text):
+    key, equals, value = text.partition("=")
+    if not (key and equals):
+        raise Refused(f"`{text}` is not of the form Key=Value")
+    return key, value
+
+
+def asked(arguments):
+    """`Key=Value` of the command line; `Key=@file` is the file's content."""
+    pairs = dict(_pair(text) for text in arguments)
+    for key, value in pairs.items():
+        if value.startswith("@"):
+            try:
+                pairs[key] = Path(value[1:]).read_text().strip()
+            except OSError as error:
+                raise Refused(f"{key}: {value[1:]} cannot be read: {error.strerror}") from None
+    return pairs
+
+
+@dataclass(frozen=True)
+class Resolved:
+    """With what to deploy."""
+
+    # Name -> value.
+    values: dict
+    # Those that keep the value the stack has: without a default, and given neither here nor in samconfig.toml.
+    kept: list
+    # Those without a value from anywhere.
+    missing: list
+
+
+def resolve(declared, stage, given, deployed=(), at_once=False):
+    """The parameters of a deployment: the command line's, then samconfig.toml's, then the template's defaults.
+
+    Only what has no default keeps the value that is `deployed`: everything else stands in a file under version control.
+    `at_once` goes without gradual deployments this time.
+    """
+    for source, values in (("samconfig.toml", stage.parameters), ("the command line", given)):
+        for key in sorted(values.keys() - declared.keys()):
+            raise Refused(f"{source} has the parameter {key}, which the template does not")
+        if RELEASE in values:
+            raise Refused(f"{source} has the parameter {RELEASE}, which every deployment makes of what it deploys")
+    values = {**stage.parameters, **given}
+    for key, description in declared.items():
+        if key not in values and "Default" in description:
+            values[key] = str(description["Default"])
+    absent = [key for key in declared if key not in values and key != QUEUE_TOKEN_KEYS]
+    wrong = [problem for key, value in values.items() if (problem := _wrong(key, value, declared[key]))]
+    wrong += _unsafe(stage, values)
+    if wrong:
+        raise Refused("; ".join(wrong))
+    if at_once:
+        # After it was made sure that this is an exception.
+        values[GRADUAL] = "false"
+    kept = [key for key in absent if key in deployed]
+    return Resolved(values, kept, [key for key in absent if key not in deployed])
+
+
+def _wrong(key, value, description):
+    """What CloudFormation would say against a value, said before."""
+    allowed = [str(one) for one in description.get("AllowedValues", [])]
+    if allowed and value not in allowed:
+        return f"{key}={value} is none of {', '.join(allowed)}"
+    pattern = description.get("AllowedPattern")
+    if pattern and not re.fullmatch(pattern, value):
+        return f"{key}={value} is not of the form {pattern}"
+    if key == USER_JWKS and not _is_jwks(value):
+        return f"{key} is no JWKS document of keys with kid and alg"
+    if description.get("Type") == "Number":
+        try:
+            number = float(value)
+        except ValueError:
+            return f"{key}={value} is no number"
+        least, most = description.get("MinValue", number), description.get("MaxValue", number)
+        if not least <= number <= most:
+            return f"{key}={value} is out of {least} to {most}"
+    return None
+
+
+def _is_jwks(text):
+    """With anything else, no function that is asked by a user would start."""
+    try:
+        keys = json.loads(text)["keys"]
+        return bool(keys) and all(isinstance(key["kid"], str) and isinstance(key["alg"], str) for key in keys)
+    except (ValueError, KeyError, TypeError):
+        return False
+
+
+def _unsafe(stage, values):
+    """What must not be sold with."""
+    if not stage.is_production:
+        return []
+    wrong = [
+        f"{key}={values.get(key)}: production needs {key}={value}"
+        for key, value in PRODUCTION_NEEDS.items()
+        if values.get(key) != value
+    ]
+    for key, value in values.items():
+        if key.endswith("Url") and value and not value.startswith("https://"):
+            wrong.append(f"{key}={value}: production needs https://")
+    return wrong
+
+
+def warnings(values):
+    """What a stage does not do as it is set; no reason to refuse."""
+    said = {
+        "PaymentProviderUrl": "points cannot be charged",
+        "AlarmEmail": "alarms are sent to nobody",
+        "NotionUrl": "administrators are told of no fault",
+        "DataPlatformUrl": "the data platform is told nothing",
+        "PartnerUrl": "the partner is told nothing",
+        "AlimTalkUrl": "buyers are pushed nothing",
+        "CashReceiptUrl": "no cash receipts are issued",
+        "UserDirectoryUrl": "nobody's telephone number is known: no pushes, no cash receipts",
+    }
+    found = [f"{key} is empty: {why}" for key, why in said.items() if values.get(key) == ""]
+    if values.get("OpenCharges") == "true":
+        found.append("OpenCharges is true: anybody charges points without paying")
+    return found

@@ -1,0 +1,113 @@
+"""What the SAM template says: parameters, contexts, secrets; and the template as it is uploaded."""
+
+import json
+import re
+from pathlib import Path
+
+import yaml
+
+from .environment import ROOT, Refused
+
+PATH = ROOT / "infra" / "template.yaml"
+
+# `CodeUri: ../target/lambda/<context>/`, alone in its line.
+CODE = re.compile(r"^(?P<key>\s*CodeUri:\s*)\S*target/lambda/(?P<context>[a-z0-9-]+)/?\s*$", re.M)
+DEFINITION = re.compile(r"^(?P<indent>\s*)DefinitionUri:\s*(?P<file>\S+)\s*$", re.M)
+
+# What CloudFormation takes from a bucket.
+LARGEST = 1_000_000
+# What a name may have, where the stack's name is part of it.
+NAME_LENGTHS = {"FunctionName": 64, "Name": 64, "TableName": 255, "QueueName": 80}
+
+
+class _Loader(getattr(yaml, "CSafeLoader", yaml.SafeLoader)):
+    """YAML with CloudFormation's short forms."""
+
+
+def _long_form(loader, tag, node):
+    construct = {
+        yaml.ScalarNode: loader.construct_scalar,
+        yaml.SequenceNode: lambda n: loader.construct_sequence(n, deep=True),
+        yaml.MappingNode: lambda n: loader.construct_mapping(n, deep=True),
+    }[type(node)]
+    value = construct(node)
+    if tag == "GetAtt" and isinstance(value, str):
+        value = value.split(".", 1)
+    return {tag if tag in ("Ref", "Condition") else f"Fn::{tag}": value}
+
+
+_Loader.add_multi_constructor("!", _long_form)
+# `2010-09-09` is a version, no date.
+_Loader.add_constructor("tag:yaml.org,2002:timestamp", yaml.SafeLoader.construct_scalar)
+
+
+class Template:
+    """A template, parsed beside its text: the text is what is uploaded, comments and all."""
+
+    def __init__(self, text, directory=PATH.parent):
+        self.text, self.directory = text, Path(directory)
+        self.body = yaml.load(text, Loader=_Loader)
+        self.parameters = self.body.get("Parameters", {})
+        self.resources = self.body.get("Resources", {})
+
+    @classmethod
+    def read(cls, path=PATH):
+        return cls(path.read_text(), path.parent)
+
+    def contexts(self):
+        """The contexts whose programs the functions run."""
+        return sorted({match["context"] for match in CODE.finditer(self.text)})
+
+    def secrets(self):
+        """Name in SSM without the stack's prefix -> the parameter whose URL the secret is for.
+
+        A function that is given `X_SECRET` is given `X_URL`, too: the one is of use with the other only.
+        """
+        found = {}
+        for resource in self.resources.values():
+            properties = resource.get("Properties", {})
+            variables = properties.get("Environment", {}).get("Variables", {}) if isinstance(properties, dict) else {}
+            for name, value in variables.items():
+                path = value.get("Fn::Sub", "") if isinstance(value, dict) else ""
+                if name.endswith("_SECRET") and path.startswith("/${AWS::StackName}/"):
+                    url = variables.get(name.removesuffix("_SECRET") + "_URL")
+                    if not isinstance(url, dict) or "Ref" not in url:
+                        raise Refused(f"the template gives {name} without a URL parameter that it belongs to")
+                    found[path.rsplit("/", 1)[1]] = url["Ref"]
+        return dict(sorted(found.items()))
+
+    def long_names(self, stack):
+        """Names that AWS would refuse, because the stack's name makes them too long."""
+        wrong = []
+        for logical_id, resource in self.resources.items():
+            for key, most in NAME_LENGTHS.items():
+                name = (resource.get("Properties") or {}).get(key)
+                name = name.get("Fn::Sub") if isinstance(name, dict) else name
+                full = name.replace("${AWS::StackName}", stack) if isinstance(name, str) else ""
+                if len(full) > most:
+                    wrong.append(f"{logical_id} would be called {full}, {len(full)} letters of {most} allowed")
+        return wrong
+
+    def deployable(self, bucket, keys):
+        """The text with packages in place of paths, and state machines in place."""
+
+        def package(match):
+            if match["context"] not in keys:
+                raise Refused(f"the context {match['context']} is not packaged")
+            return f"{match['key']}s3://{bucket}/{keys[match['context']]}"
+
+        def definition(match):
+            # JSON is YAML. In the template, a changed state machine shows in the change set.
+            machine = json.loads((self.directory / match["file"]).read_text())
+            return f"{match['indent']}Definition: {json.dumps(machine)}"
+
+        text = DEFINITION.sub(definition, CODE.sub(package, self.text))
+        for resource in Template(text).resources.values():
+            properties = resource.get("Properties") or {}
+            for key in ("CodeUri", "DefinitionUri", "ContentUri"):
+                value = properties.get(key, "s3://")
+                if isinstance(value, str) and not value.startswith("s3://"):
+                    raise Refused(f"the template's {key} {value} is a path that a deployment cannot take along")
+        if len(text.encode()) > LARGEST:
+            raise Refused(f"the template has {len(text.encode())} bytes; CloudFormation takes {LARGEST}")
+        return text
