@@ -6,7 +6,7 @@
 use crate::code::{Arm, Main, OF_A_CONSUMER, Program};
 use crate::none;
 use crate::template::{Function, Template, each, grants, is_tracing, logical_id, logical_ids};
-use crate::workspace::{contexts, pascal};
+use crate::workspace::{contexts, pascal, text};
 use serde_json::Value;
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -165,6 +165,102 @@ fn a_state_machine_may_do_exactly_what_its_states_do() {
     none(violations);
 }
 
+/// The policy that bounds all others.
+const BOUNDARY: &str = "Boundary";
+
+/// What AWS's own policies allow functions, with every resource of the account, to be called with queues and streams, to
+/// write logs and traces, and to read what SSM has encrypted.
+const OF_AWS: [&str; 15] = [
+    "dynamodb:DescribeStream",
+    "dynamodb:GetRecords",
+    "dynamodb:GetShardIterator",
+    "dynamodb:ListStreams",
+    "kms:Decrypt",
+    "logs:CreateLogStream",
+    "logs:PutLogEvents",
+    "sqs:DeleteMessage",
+    "sqs:GetQueueAttributes",
+    "sqs:ReceiveMessage",
+    "xray:GetSamplingRules",
+    "xray:GetSamplingStatisticSummaries",
+    "xray:GetSamplingTargets",
+    "xray:PutTelemetryRecords",
+    "xray:PutTraceSegments",
+];
+
+/// Those of them that know no resources, or have a condition instead.
+const WITHOUT_RESOURCES: [&str; 2] = ["dynamodb:ListStreams", "kms:Decrypt"];
+
+/// What is wrong with the boundary of all functions and sagas.
+fn wrong_boundary(template: &Template) -> Vec<String> {
+    let mut violations = Vec::new();
+    let mut bounded = BTreeSet::new();
+    for statement in template.properties(BOUNDARY)["PolicyDocument"]["Statement"].as_array().into_iter().flatten() {
+        let texts = |value: &Value| -> Vec<String> {
+            let mut texts = Vec::new();
+            each(value, &mut |value| texts.extend(value.as_str().map(str::to_owned)));
+            texts
+        };
+        let actions = texts(&statement["Action"]);
+        let may_be_any = |action: &String| action.starts_with("xray:") || WITHOUT_RESOURCES.contains(&action.as_str());
+        for resource in texts(&statement["Resource"]) {
+            let is_of_the_stack = ["/${AWS::StackName}/*", "/${AWS::StackName}-*", ":${AWS::StackName}-*"];
+            let is_of_the_stack = is_of_the_stack.iter().any(|end| resource.ends_with(end));
+            let may_be_all = resource == "*" && actions.iter().all(may_be_any);
+            if !(is_of_the_stack || may_be_all) {
+                violations.push(format!("{actions:?} on {resource} goes beyond the stack"));
+            }
+        }
+        if actions.iter().any(|action| action == "kms:Decrypt")
+            && statement["Condition"]["StringEquals"]["kms:ViaService"].is_null()
+        {
+            violations.push("whatever is encrypted in the account may be read".to_owned());
+        }
+        bounded.extend(actions);
+    }
+    let machines = template.resources("AWS::Serverless::StateMachine");
+    let machines = machines.map(|(id, properties)| (id, &properties["Policies"], &properties["PermissionsBoundary"]));
+    let functions = template.resources("AWS::Serverless::Function");
+    let globals = &template.globals()["PermissionsBoundary"];
+    let functions = functions.map(|(id, properties)| (id, &properties["Policies"], globals));
+    let mut granted: BTreeSet<String> = OF_AWS.map(str::to_owned).into();
+    for (id, policies, boundary) in machines.chain(functions) {
+        if logical_id(boundary).as_deref() != Some(BOUNDARY) {
+            violations.push(format!("{id} is not bounded"));
+        }
+        granted.extend(grants(policies).unwrap_or_default().into_iter().map(|(action, _)| action));
+    }
+    let missing =
+        granted.difference(&bounded).map(|action| format!("{action} is granted in vain: it is out of bounds"));
+    let surplus = bounded.difference(&granted).map(|action| format!("{action} is within bounds, and nobody needs it"));
+    violations.extend(missing.chain(surplus));
+    violations
+}
+
+#[test]
+fn nothing_goes_beyond_the_stack_not_even_with_the_policies_that_aws_writes() {
+    none(wrong_boundary(&Template::read()));
+}
+
+#[test]
+fn a_boundary_that_is_too_narrow_too_wide_or_not_there_is_found() {
+    let whole = text("infra/template.yaml");
+    assert_eq!(wrong_boundary(&Template::parse(&whole)).len(), 0);
+    for (part, broken) in [
+        ("- states:StartExecution", "- states:StopExecution"),
+        ("- sqs:ReceiveMessage\n", ""),
+        ("table/${AWS::StackName}-*", "table/*"),
+        ("parameter/${AWS::StackName}/*", "parameter/*"),
+        ("- dynamodb:ListStreams\n", "- dynamodb:ListStreams\n              - dynamodb:Scan\n"),
+        ("    PermissionsBoundary: !Ref Boundary\n", ""),
+        ("kms:ViaService", "kms:CallerAccount"),
+    ] {
+        let edited = whole.replacen(part, broken, 1);
+        assert_ne!(edited, whole, "{part}");
+        assert!(!wrong_boundary(&Template::parse(&edited)).is_empty(), "{part}");
+    }
+}
+
 /// Resources that end in `*`, and why they may.
 const OPEN_ENDS: [(&str, &str); 1] =
     // An execution is named when it starts. Its saga is named here.
@@ -173,7 +269,8 @@ const OPEN_ENDS: [(&str, &str); 1] =
 /// What allows more than it names: any resource's policy, also those of queues and of what no test has heard of yet.
 fn too_wide(template: &Template) -> Vec<String> {
     let mut violations = Vec::new();
-    for (id, resource) in template.all() {
+    // The boundary allows nothing; what it is wide of has a test of its own.
+    for (id, resource) in template.all().filter(|(id, _)| *id != BOUNDARY) {
         each(&resource["Properties"], &mut |value| {
             let texts = |value: &Value| {
                 let mut texts = Vec::new();

@@ -67,6 +67,11 @@ impl Template {
         self.0["Resources"].as_object().into_iter().flatten().map(|(id, resource)| (id.as_str(), resource))
     }
 
+    /// What all functions have.
+    pub fn globals(&self) -> &Value {
+        &self.0["Globals"]["Function"]
+    }
+
     /// All resources of a type: logical id and properties.
     pub fn resources<'a>(&'a self, kind: &'a str) -> impl Iterator<Item = (&'a str, &'a Value)> {
         let all = self.0["Resources"].as_object().expect("a template has resources");
@@ -100,7 +105,7 @@ impl Template {
 
     /// All functions.
     pub fn functions(&self) -> Vec<Function<'_>> {
-        let globals = &self.0["Globals"]["Function"];
+        let globals = self.globals();
         self.resources("AWS::Serverless::Function")
             .map(|(id, properties)| Function { id, properties, globals })
             .collect()
@@ -429,4 +434,15 @@ fn somebody_is_called_for_a_payment_a_charge_and_an_order_that_do_not_end() {
         };
         assert!(alarms.iter().find(calls).is_some(), "nobody is called for {age}");
     }
+}
+
+#[test]
+fn a_stage_is_told_how_many_functions_reserve_concurrency() {
+    let template = Template::read();
+    let reserves = |function: &Function<'_>| {
+        function.properties["ReservedConcurrentExecutions"]["Fn::If"][1] == json!({"Ref": "ReservedConcurrency"})
+    };
+    let count = template.functions().iter().filter(|function| reserves(function)).count();
+    let told = template.parameter("ReservedConcurrency")["Description"].as_str().expect("a description");
+    assert!(told.contains(&format!(" {count} functions reserve it")), "{count} functions; {told}");
 }

@@ -55,7 +55,9 @@ impl BadSetting {
     fn new(name: impl Into<String>, why: impl Into<String>) -> Self {
         // The process ends before it could answer anything: whoever watches a deployment learns it from here.
         metrics::count("Broken", 1);
-        Self { name: name.into(), why: why.into() }
+        let bad = Self { name: name.into(), why: why.into() };
+        tracing::error!(error = %bad, "a function cannot start");
+        bad
     }
 }
 

@@ -185,8 +185,13 @@ where
         "ValidationException" | "SerializationException" | "IdempotentParameterMismatchException" => {
             Fault::broken(doing, error)
         }
-        // Everything else an operator or time can mend: a missing table, a missing permission, expired credentials.
-        _ => Fault::unavailable(doing, error),
+        code => {
+            // Everything else an operator or time can mend. What only an operator can is no passing trouble.
+            if matches!(code, "AccessDeniedException" | "ResourceNotFoundException") {
+                metrics::count("Broken", 1);
+            }
+            Fault::unavailable(doing, error)
+        }
     }
 }
 
