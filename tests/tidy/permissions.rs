@@ -211,9 +211,10 @@ fn wrong_boundary(template: &Template) -> Vec<String> {
                 violations.push(format!("{actions:?} on {resource} goes beyond the stack"));
             }
         }
-        if actions.iter().any(|action| action == "kms:Decrypt")
-            && statement["Condition"]["StringEquals"]["kms:ViaService"].is_null()
-        {
+        let condition = &statement["Condition"];
+        let of_a_function = &condition["StringLike"]["kms:EncryptionContext:aws:lambda:FunctionArn"];
+        let is_of_somebody = !condition["StringEquals"]["kms:ViaService"].is_null() || !of_a_function.is_null();
+        if actions.iter().any(|action| action == "kms:Decrypt") && !is_of_somebody {
             violations.push("whatever is encrypted in the account may be read".to_owned());
         }
         bounded.extend(actions);
@@ -254,6 +255,7 @@ fn a_boundary_that_is_too_narrow_too_wide_or_not_there_is_found() {
         ("- dynamodb:ListStreams\n", "- dynamodb:ListStreams\n              - dynamodb:Scan\n"),
         ("    PermissionsBoundary: !Ref Boundary\n", ""),
         ("kms:ViaService", "kms:CallerAccount"),
+        ("kms:EncryptionContext:aws:lambda:FunctionArn", "kms:CallerAccount"),
     ] {
         let edited = whole.replacen(part, broken, 1);
         assert_ne!(edited, whole, "{part}");

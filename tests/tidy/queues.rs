@@ -218,14 +218,16 @@ fn may_send(template: &Template, rule: &str, queue: &str) -> bool {
         let values = value.as_array().cloned().unwrap_or_else(|| vec![value.clone()]);
         values.iter().filter_map(logical_id).collect()
     };
+    // SQS takes one resource for a statement: the queue that the policy is set on.
+    let only = |value: &Value| logical_id(value).as_deref() == Some(queue);
     template.resources("AWS::SQS::QueuePolicy").any(|(_, policy)| {
         let statements = policy["PolicyDocument"]["Statement"].as_array().into_iter().flatten();
-        list(&policy["Queues"]).iter().any(|id| id == queue)
+        list(&policy["Queues"]) == [queue]
             && statements.into_iter().any(|statement| {
                 statement["Effect"] == "Allow"
                     && statement["Action"] == "sqs:SendMessage"
                     && statement["Principal"] == json!({"Service": "events.amazonaws.com"})
-                    && list(&statement["Resource"]).iter().any(|id| id == queue)
+                    && only(&statement["Resource"])
                     && list(&statement["Condition"]["ArnEquals"]["aws:SourceArn"]).iter().any(|id| id == rule)
             })
     })
@@ -245,7 +247,11 @@ fn a_rule_may_send_to_its_queue_and_dead_letters_and_no_other_rule_may() {
                 let targets = template.properties(&rule)["Targets"].as_array().into_iter().flatten();
                 let queues =
                     policy["Queues"].as_array().into_iter().flatten().filter_map(logical_id).collect::<Vec<_>>();
-                if !targets.into_iter().any(|target| queues.contains(&logical_id(&target["Arn"]).unwrap_or_default())) {
+                let sends_to = |target: &Value| {
+                    let (work, dead) = (logical_id(&target["Arn"]), logical_id(&target["DeadLetterConfig"]["Arn"]));
+                    work.into_iter().chain(dead).any(|queue| queues.contains(&queue))
+                };
+                if !targets.into_iter().any(sends_to) {
                     violations.push(format!("{id} lets {rule} send, which does not"));
                 }
             }
@@ -265,23 +271,35 @@ Resources:
     Type: AWS::Events::Rule
     Properties:
       Targets: [{ Arn: !GetAtt Work.Arn, DeadLetterConfig: { Arn: !GetAtt Dead.Arn } }]
-  Policy:
+  PolicyOfWork:
     Type: AWS::SQS::QueuePolicy
     Properties:
-      Queues: [!Ref Work, !Ref Dead]
+      Queues: [!Ref Work]
       PolicyDocument:
         Statement:
           - Effect: Allow
             Principal: { Service: events.amazonaws.com }
             Action: sqs:SendMessage
-            Resource: [!GetAtt Work.Arn, !GetAtt Dead.Arn]
+            Resource: !GetAtt Work.Arn
+            Condition: { ArnEquals: { aws:SourceArn: !GetAtt Rule.Arn } }
+  PolicyOfDead:
+    Type: AWS::SQS::QueuePolicy
+    Properties:
+      Queues: [!Ref Dead]
+      PolicyDocument:
+        Statement:
+          - Effect: Allow
+            Principal: { Service: events.amazonaws.com }
+            Action: sqs:SendMessage
+            Resource: !GetAtt Dead.Arn
             Condition: { ArnEquals: { aws:SourceArn: !GetAtt Rule.Arn } }
 "#;
     assert_eq!(wrong_rules(&Template::parse(whole)), Vec::<String>::new());
     for (part, broken, found) in [
         ("DeadLetterConfig: { Arn: !GetAtt Dead.Arn }", "DeadLetterConfig: { Arn: !GetAtt Work.Arn }", 1),
-        ("!Ref Work, ", "", 1),
-        ("[!GetAtt Work.Arn, !GetAtt Dead.Arn]", "!GetAtt Work.Arn", 1),
+        ("[!Ref Work]", "[!Ref Work, !Ref Dead]", 1),
+        ("Resource: !GetAtt Work.Arn", "Resource: [!GetAtt Work.Arn, !GetAtt Dead.Arn]", 1),
+        ("Resource: !GetAtt Dead.Arn", "Resource: !GetAtt Work.Arn", 1),
         ("Rule.Arn }", "Other.Arn }", 2),
         ("events.amazonaws.com", "sns.amazonaws.com", 2),
     ] {

@@ -416,8 +416,8 @@ fn the_api_takes_a_stages_requests_and_no_more() {
         let link = template.resources("AWS::WAFv2::WebACLAssociation").find(names_it);
         let (link, firewall) = link.map(|(link, of)| (link, logical_id(&of["WebACLArn"]))).expect("a firewall");
         let firewall = firewall.expect("a firewall is named");
-        assert_eq!(template.resource(link)["Condition"], "IsProduction");
-        assert_eq!(template.resource(&firewall)["Condition"], "IsProduction");
+        assert_eq!(template.resource(link)["Condition"], "HasFirewall");
+        assert_eq!(template.resource(&firewall)["Condition"], "HasFirewall");
         let rules = template.properties(&firewall)["Rules"].to_string();
         assert!(rules.contains("RateBasedStatement") && rules.contains("SizeConstraintStatement"), "{firewall}");
     }
