@@ -18,11 +18,14 @@ import threading
 import time
 import uuid
 import zipfile
+from collections import defaultdict
 from concurrent.futures import Future
 from concurrent.futures import TimeoutError as FutureTimeoutError
 from pathlib import Path
 
+from gate import Gate
 from localstack import config
+from localstack.aws.api.lambda_ import TooManyRequestsException
 from localstack.services.lambda_.invocation.executor_endpoint import StatusErrorException
 from localstack.services.lambda_.invocation.lambda_models import InvocationResult
 from localstack.services.lambda_.invocation.runtime_executor import RuntimeExecutor
@@ -30,6 +33,8 @@ from localstack.services.lambda_.invocation.runtime_executor import RuntimeExecu
 # How long a function may take to ask for its first event, seconds. Lambda allows ten; a machine busy with 500
 # buyers needs more.
 INIT_SECONDS = 60
+# How long a call waits for a process of its function before it is throttled, seconds.
+QUEUE_SECONDS = 120
 # What a function inherits of the engine's environment. Nothing of the developer's.
 INHERITED = ("PATH", "HOME", "LANG", "TMPDIR", "RUST_BACKTRACE")
 
@@ -167,6 +172,8 @@ def unzipped(code):
 class ProcessExecutor(RuntimeExecutor):
     """One environment of a function: one process, one call at a time."""
 
+    shared_environment = {}
+
     def __init__(self, id, function_version):
         super().__init__(id, function_version)
         self.environment = {}
@@ -266,6 +273,7 @@ class ProcessExecutor(RuntimeExecutor):
                 stderr=log,
                 env={
                     **inherited,
+                    **self.shared_environment,
                     **self.environment,
                     "LAMBDA_TASK_ROOT": str(code),
                     # Lambda gives host and port; lambda_runtime takes a URL as well.
@@ -318,6 +326,25 @@ class ProcessExecutor(RuntimeExecutor):
         return text if not text or text.endswith("\n") else text + "\n"
 
 
+def share_packages(provider, models):
+    """Stores a package once, where LocalStack stores it again for each of the functions that are made of it.
+
+    A package's key in its bucket holds the hash of its content, so one key is one package for ever.
+    """
+    stock, lock, packages = provider.store_s3_bucket_archive, threading.Lock(), {}
+
+    def store(archive_bucket, archive_key, archive_version, **function):
+        key = (archive_bucket, archive_key, archive_version)
+        with lock:
+            if key not in packages:
+                packages[key] = stock(*key, **function)
+            return packages[key]
+
+    provider.store_s3_bucket_archive = store
+    # Another function may be made of it; the engine keeps nothing that outlives it.
+    models.S3Code.destroy = lambda self: None
+
+
 class Snapshots(dict):
     """A dictionary that may be added to while somebody walks over its values."""
 
@@ -331,30 +358,33 @@ def queue_instead_of_throttling(version_manager, per_function):
     As with ministack: a process for every concurrent call would be 500 processes for 500 buyers. One gate per function,
     so that a function that waits for another holds its own gate only.
     """
-    stock, lock, gates = version_manager.LambdaVersionManager.invoke, threading.Condition(), {}
+    stock, gates = version_manager.LambdaVersionManager.invoke, defaultdict(Gate)
 
     def invoke(self, *, invocation):
         reserved = getattr(self.function, "reserved_concurrent_executions", None)
         if reserved == 0:  # Somebody switched the function off: that is an answer, not a queue.
             return stock(self, invocation=invocation)
-        key = self.function_version.id.unqualified_arn()
+        gate = gates[self.function_version.id.unqualified_arn()]
         limit = per_function if reserved is None else min(reserved, per_function)
-        with lock:
-            lock.wait_for(lambda: gates.get(key, 0) < limit)
-            gates[key] = gates.get(key, 0) + 1
+        if not gate.enter(limit, QUEUE_SECONDS):
+            raise TooManyRequestsException("Rate Exceeded.")
         try:
             return stock(self, invocation=invocation)
         finally:
-            with lock:
-                gates[key] -= 1
-                lock.notify_all()
+            gate.leave(limit)
 
     version_manager.LambdaVersionManager.invoke = invoke
 
 
-def install():
-    """Makes LocalStack run functions as processes."""
-    from localstack.services.lambda_.invocation import assignment, runtime_executor, version_manager
+def install(environment):
+    """Makes LocalStack run functions as processes, which get this environment beside their own."""
+    from localstack.services.lambda_ import provider
+    from localstack.services.lambda_.invocation import (
+        assignment,
+        lambda_models,
+        runtime_executor,
+        version_manager,
+    )
     from localstack.services.lambda_.invocation.plugins import RuntimeExecutorPlugin
     from plux import PluginSpec
 
@@ -379,4 +409,9 @@ def install():
         self.environments.default_factory = Snapshots
 
     assignment.AssignmentService.__init__ = init
+    ProcessExecutor.shared_environment = environment
+    for name in ("record_cw_metric_invocation", "record_cw_metric_error"):
+        # A thread and a call for every call, for metrics that nobody here reads.
+        setattr(version_manager, name, lambda **_: None)
+    share_packages(provider, lambda_models)
     queue_instead_of_throttling(version_manager, int(os.environ.get("ENCORE_FUNCTION_CONCURRENCY", "8")))

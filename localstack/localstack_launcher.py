@@ -1,13 +1,13 @@
 """Starts LocalStack for `cargo local --engine localstack`: on the host, without Docker.
 
 LocalStack expects two things of a container: Docker beside it to run functions in, and a Java program as DynamoDB. Here
-functions are processes (localstack_lambda.py), and the database is dynoxide, served by `local dynamodb`.
+functions are processes (localstack_lambda.py), and the database is dynoxide, served by `local dynamodb`. What is patched
+in Docker, too, is in init/start.d.
 
 Each patch says what it is for. `check` stops the start where LocalStack is not what the patch was written for.
 """
 
 import argparse
-import json
 import os
 import re
 import shutil
@@ -15,7 +15,10 @@ import signal
 import subprocess
 import sys
 import threading
+import types
+from pathlib import Path
 
+HERE = Path(__file__).resolve().parent
 LEAVING = threading.Lock()
 PROBLEM = "localstack is not the version that localstack_launcher.py was written for: {} is not as expected"
 
@@ -25,34 +28,25 @@ def check(condition, what):
         raise SystemExit(PROBLEM.format(what))
 
 
-def configure(port, work):
+def configure(port, work, nonce):
     """What LocalStack takes from its environment, before its first module is loaded."""
+    lines = HERE.joinpath("localstack.env").read_text().splitlines()
+    os.environ.update(line.split("=", 1) for line in lines if line and not line.startswith("#"))
     os.environ.update(
+        ENCORE_NONCE=nonce,  # See init/ready.d.
         GATEWAY_LISTEN=f"127.0.0.1:{port}",
         # Part of the host name of APIs; one with an address in it is no host name.
         LOCALSTACK_HOST=f"localhost:{port}",
         OVERRIDE_IN_DOCKER="0",
         FILESYSTEM_ROOT=os.path.join(work, "localstack"),
-        SQS_ENDPOINT_STRATEGY="path",
-        PERSISTENCE="0",
-        # No fixed ports, nothing from outside, nothing to outside.
+        LS_LOG="debug" if os.environ.get("LOG_LEVEL") == "DEBUG" else "warn",
+        # No fixed ports, nothing from outside.
         DNS_ADDRESS="0",
         SKIP_SSL_CERT_DOWNLOAD="1",
-        DISABLE_EVENTS="1",
-        EAGER_SERVICE_LOADING="0",
-        LS_LOG="debug" if os.environ.get("LOG_LEVEL") == "DEBUG" else "warn",
         DOCKER_HOST="unix:///nonexistent/docker.sock",
-        PROVIDER_OVERRIDE_DYNAMODB="v2",
-        PROVIDER_OVERRIDE_DYNAMODBSTREAMS="v2",
         LAMBDA_RUNTIME_EXECUTOR="process",
-        LAMBDA_KEEPALIVE_MS="60000",
         # Bounded per function instead, see queue_instead_of_throttling.
         LAMBDA_LIMITS_CONCURRENT_EXECUTIONS="100000",
-        LAMBDA_EVENT_SOURCE_MAPPING_POLL_INTERVAL_SEC="0.05",
-        LAMBDA_EVENT_SOURCE_MAPPING_MAX_BACKOFF_ON_EMPTY_POLL_SEC="0.25",
-        LAMBDA_EVENT_SOURCE_MAPPING_MAX_BACKOFF_ON_ERROR_SEC="2",
-        # Seconds before a failed asynchronous call comes again; Lambda's is a minute.
-        LAMBDA_RETRY_BASE_DELAY="1",
     )
 
 
@@ -101,74 +95,17 @@ def use_dynoxide(port):
     streams.DynamoDBStreamsProvider.modify_stream_arn_for_ddb_local = of_dynoxide
 
 
-def accept_nulls():
-    """Lets a template hold a null, as state machines do (`"ResultPath": null`).
+def listen_here_only():
+    """Listens on 127.0.0.1, where LocalStack listens on all addresses whatever GATEWAY_LISTEN says; and lets 500 buyers
+    knock at once, where LocalStack lets 50."""
+    from localstack.runtime.server import twisted as server
 
-    LocalStack compares the type of a value with `None` where it means the type of `None`.
-    """
-    from localstack.services.cloudformation.engine.v2.change_set_model import ChangeSetModel
+    stock = server.endpoints.TCP4ServerEndpoint
 
-    stock = ChangeSetModel._is_terminal
-    check(not stock(None) and stock(""), "ChangeSetModel._is_terminal")
-    ChangeSetModel._is_terminal = staticmethod(lambda value: value is None or stock(value))
+    def endpoint(reactor, port):
+        return stock(reactor, port, backlog=1024, interface="127.0.0.1")
 
-
-def transform_first():
-    """Lets a template refer to what SAM makes of it, as `!Ref PayCharge.Alias` does.
-
-    LocalStack resolves every reference of the template as it was written to find an `Fn::Transform`, of which we
-    have none, and only then lets SAM transform it.
-    """
-    from localstack.services.cloudformation.engine.v2.change_set_model_transform import ChangeSetModelTransform
-
-    check(callable(getattr(ChangeSetModelTransform, "_execute_local_transforms", None)), "ChangeSetModelTransform")
-    ChangeSetModelTransform._execute_local_transforms = lambda self: None
-
-
-def make_dashboards():
-    """Deploys dashboards: LocalStack has them, but not as a type of CloudFormation."""
-    from localstack.services.cloudformation import resource_provider as stock
-
-    class Dashboards(stock.ResourceProvider):
-        TYPE = "AWS::CloudWatch::Dashboard"
-        SCHEMA = {"primaryIdentifier": ["/properties/DashboardName"], "properties": {"DashboardName": {}}}
-
-        def create(self, request):
-            model = request.desired_state
-            name = model.setdefault("DashboardName", f"{request.stack_name}-{request.logical_resource_id}")
-            request.aws_client_factory.cloudwatch.put_dashboard(DashboardName=name, DashboardBody=model["DashboardBody"])
-            return stock.ProgressEvent(status=stock.OperationStatus.SUCCESS, resource_model=model)
-
-        update = create
-
-        def delete(self, request):
-            names = [request.desired_state["DashboardName"]]
-            request.aws_client_factory.cloudwatch.delete_dashboards(DashboardNames=names)
-            return stock.ProgressEvent(status=stock.OperationStatus.SUCCESS, resource_model={})
-
-    load = stock.ResourceProviderExecutor.try_load_resource_provider
-    check(load(Dashboards.TYPE) is None, "ResourceProviderExecutor: it has dashboards")
-    stock.ResourceProviderExecutor.try_load_resource_provider = staticmethod(
-        lambda kind: Dashboards() if kind == Dashboards.TYPE else load(kind)
-    )
-
-
-def deploy_quickly():
-    """Looks again after 20 ms, not a second, whether a resource is there. It made 100 functions take 3 minutes."""
-    from localstack.services.cloudformation.resource_provider import ResourceProviderExecutor
-
-    loop = ResourceProviderExecutor.deploy_loop
-    check(loop.__defaults__ is not None and loop.__defaults__[1:] == (1,), "ResourceProviderExecutor.deploy_loop")
-    loop.__defaults__ = (loop.__defaults__[0], 0.02)
-
-
-def identify(nonce):
-    """Answers `GET /_encore/engine` with the nonce, so that the driver knows whom it talks to."""
-    from localstack.http import Response
-    from localstack.services.edge import ROUTER
-
-    body = json.dumps({"nonce": nonce, "pid": os.getpid()})
-    ROUTER.add("/_encore/engine", lambda request: Response(body, mimetype="application/json"))
+    server.endpoints = types.SimpleNamespace(TCP4ServerEndpoint=endpoint)
 
 
 def leave(remove):
@@ -176,7 +113,8 @@ def leave(remove):
 
     Without ceremony: the engine keeps nothing, so there is nothing to save.
     """
-    LEAVING.acquire()  # Never released: who comes second waits for the end.
+    if not LEAVING.acquire(blocking=False):
+        return  # Somebody does it, and never releases this. The group's SIGTERM comes here, too.
     from localstack_lambda import RuntimeApi
 
     for executor in list(RuntimeApi.environments.values()):
@@ -184,7 +122,6 @@ def leave(remove):
         if process is not None and process.poll() is None:
             process.kill()
     if os.getpgrp() == os.getpid():
-        signal.signal(signal.SIGTERM, signal.SIG_IGN)
         os.killpg(0, signal.SIGTERM)
     for directory in remove:
         shutil.rmtree(directory, ignore_errors=True)
@@ -220,7 +157,7 @@ def main():
         pass  # Started as a group leader already.
 
     raise_file_limit()
-    configure(options.port, os.environ["TMPDIR"])
+    configure(options.port, os.environ["TMPDIR"], options.nonce)
     database, database_port = start_database(options.database)
 
     if options.attached:
@@ -235,17 +172,16 @@ def main():
         threading.Thread(target=watch_parent, daemon=True).start()
 
     import localstack_lambda
+    from localstack import config
     from localstack.logging.setup import setup_logging_from_config
     from localstack.runtime import current
 
     setup_logging_from_config()
+    # Its hooks: start.d, which patches what does not depend on Docker or the host, and ready.d.
+    config.dirs.init = str(HERE / "init")
     use_dynoxide(database_port)
-    accept_nulls()
-    transform_first()
-    make_dashboards()
-    deploy_quickly()
-    localstack_lambda.install()
-    identify(options.nonce)
+    listen_here_only()
+    localstack_lambda.install({"AWS_ENDPOINT_URL_DYNAMODB": f"http://127.0.0.1:{database_port}"})
 
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: leave(options.remove))

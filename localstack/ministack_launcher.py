@@ -13,7 +13,6 @@ The environment carries the rest (TMPDIR, AWS_ENDPOINT_URL, ENCORE_FUNCTION_CONC
 
 import argparse
 import asyncio
-import collections
 import json
 import os
 import shutil
@@ -21,6 +20,8 @@ import signal
 import socketserver
 import sys
 import threading
+
+from gate import Gate
 
 # How long a call waits for a free environment of its function before it is throttled. Below the
 # 29 s after which API Gateway gives up on a function.
@@ -34,37 +35,6 @@ def check(condition, what):
     """Refuse to start on an engine that is not the one these patches were written for."""
     if not condition:
         sys.exit(f"ministack_launcher: {what} is not what this launcher expects; check the pinned version")
-
-
-class Gate:
-    """Admits at most `limit` callers at a time, the others in the order in which they came."""
-
-    def __init__(self):
-        self._lock = threading.Lock()
-        self._running = 0
-        self._waiting = collections.deque()
-
-    def enter(self, limit, seconds):
-        with self._lock:
-            if self._running < limit and not self._waiting:
-                self._running += 1
-                return True
-            turn = threading.Event()
-            self._waiting.append(turn)
-        if turn.wait(seconds):
-            return True
-        with self._lock:
-            if turn.is_set():  # Admitted between the timeout and the lock.
-                return True
-            self._waiting.remove(turn)
-            return False
-
-    def leave(self, limit):
-        with self._lock:
-            self._running -= 1
-            while self._waiting and self._running < limit:
-                self._running += 1
-                self._waiting.popleft().set()
 
 
 def queue_instead_of_throttling(svc):

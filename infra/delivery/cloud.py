@@ -38,10 +38,15 @@ class Cloud:
         client = lambda service: session.client(service, config=config)  # noqa: E731
         self.cfn, self.s3, self.ssm = client("cloudformation"), client("s3"), client("ssm")
         self.dynamodb, self.sts, self.codedeploy = client("dynamodb"), client("sts"), client("codedeploy")
+        self.functions = client("lambda")
         self.region, self.stack = region, stack
 
     def account(self):
         return self.sts.get_caller_identity()["Account"]
+
+    def concurrency(self):
+        """Lambda's quota of concurrent executions, of the whole account in this region."""
+        return self.functions.get_account_settings()["AccountLimit"]["ConcurrentExecutions"]
 
     # ------------------------------------------------------------------------------------------------ packages
 
@@ -152,9 +157,7 @@ class Cloud:
     def _changes(self, name, page):
         changes = list(page.get("Changes", []))
         while page.get("NextToken"):
-            page = self.cfn.describe_change_set(
-                StackName=self.stack, ChangeSetName=name, NextToken=page["NextToken"]
-            )
+            page = self.cfn.describe_change_set(StackName=self.stack, ChangeSetName=name, NextToken=page["NextToken"])
             changes += page.get("Changes", [])
         return [change["ResourceChange"] for change in changes if "ResourceChange" in change]
 
@@ -169,6 +172,8 @@ class Cloud:
         began, newest = datetime.datetime.now(datetime.UTC), self._newest_event()
         self.cfn.execute_change_set(StackName=self.stack, ChangeSetName=name)
         for _ in polls("the deployment"):
+            if self._newest_event() == newest:
+                continue  # It has not begun: the status is that of the time before.
             described = self.describe()
             status = described["StackStatus"] if described else "gone"
             if status in ("CREATE_COMPLETE", "UPDATE_COMPLETE"):
@@ -202,21 +207,25 @@ class Cloud:
 
     def gradual_failures(self, since):
         """Why CodeDeploy went back: the alarm that rang, or what else it says. CloudFormation names the alias only."""
-        resources = self.resources()
-        of_type = lambda kind: [r["PhysicalResourceId"] for r in resources if r["ResourceType"] == kind]  # noqa: E731
+        standing = [r for r in self.resources() if not r["ResourceStatus"].startswith("DELETE")]
+        of_type = lambda kind: [r["PhysicalResourceId"] for r in standing if r["ResourceType"] == kind]  # noqa: E731
         found = []
-        for application in of_type("AWS::CodeDeploy::Application"):
-            for group in of_type("AWS::CodeDeploy::DeploymentGroup"):
-                ids = self.codedeploy.list_deployments(
-                    applicationName=application,
-                    deploymentGroupName=group,
-                    includeOnlyStatuses=["Failed", "Stopped"],
-                    createTimeRange={"start": since},
-                )["deployments"]
-                for each in ids:
-                    deployment = self.codedeploy.get_deployment(deploymentId=each)["deploymentInfo"]
-                    why = deployment.get("errorInformation", {}).get("message", "no reason given")
-                    found.append(f"CodeDeploy {each} ({group}): {why}")
+        try:
+            for application in of_type("AWS::CodeDeploy::Application"):
+                for group in of_type("AWS::CodeDeploy::DeploymentGroup"):
+                    ended = self.codedeploy.list_deployments(
+                        applicationName=application,
+                        deploymentGroupName=group,
+                        includeOnlyStatuses=["Failed", "Stopped"],
+                        createTimeRange={"start": since},
+                    )
+                    for each in ended["deployments"]:
+                        deployment = self.codedeploy.get_deployment(deploymentId=each)["deploymentInfo"]
+                        why = deployment.get("errorInformation", {}).get("message", "no reason given")
+                        found.append(f"CodeDeploy {each} ({group}): {why}")
+        except ClientError as error:
+            # What is known already is worth more than this.
+            found.append(f"CodeDeploy does not say why: {error}")
         return found
 
     def resources(self):

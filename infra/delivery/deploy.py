@@ -9,7 +9,7 @@ import sys
 from pathlib import Path
 
 from . import expansion, keys, packages, stages
-from .environment import Refused, out_dir
+from .environment import REQUIREMENTS, TARGET, Refused, out_dir
 from .package import package
 from .template import PATH, Template
 
@@ -18,10 +18,17 @@ LISTED = 30
 
 
 def lint():
-    """Refuses a template that CloudFormation would refuse."""
+    """Refuses a template that CloudFormation would refuse. What was found good before is good, and takes no seconds."""
+    good = TARGET / "deploy" / f"linted-{packages.sha256(REQUIREMENTS.read_bytes() + PATH.read_bytes())[:16]}"
+    if good.exists():
+        return
     linter = Path(sys.executable).with_name("cfn-lint")
     if subprocess.run([linter, str(PATH)]).returncode != 0:
         raise Refused("the template is not valid; see above")
+    good.parent.mkdir(parents=True, exist_ok=True)
+    for older in good.parent.glob("linted-*"):
+        older.unlink(missing_ok=True)
+    good.touch()
 
 
 def release(template, manifest, values):
@@ -30,7 +37,7 @@ def release(template, manifest, values):
     The functions of the money path run published versions. CloudFormation publishes one when this changes only, so a
     changed setting that it did not know of would never be run.
     """
-    body = Template(template.deployable("packages", {context: entry["file"] for context, entry in manifest.items()})).body
+    body = Template(template.deployable("packages", packages.files(manifest))).body
     values = {key: value for key, value in values.items() if key != stages.RELEASE}
     return packages.sha256(json.dumps([body, values], sort_keys=True).encode())[:16]
 
@@ -62,6 +69,8 @@ def plan(stage, template, resolved, manifest, unpackaged, secrets, resources):
             lines.append(f"  {entry['file']} ({entry['bytes']:,} bytes, sha256 {entry['sha256']})")
     lines += ["", f"resources: {resources.total()}, of {expansion.MOST_RESOURCES} that CloudFormation takes"]
     lines += [f"  {count:4} {kind}" for kind, count in sorted(resources.items())]
+    reserved = template.reserved_concurrency(resolved.values)
+    lines += ["", f"concurrency: {reserved} reserved of the account's, {stages.UNRESERVED} have to remain"]
     warnings = stages.warnings(resolved.values)
     if resources.total() >= expansion.NEAR:
         warnings.append(f"there is room for {expansion.MOST_RESOURCES - resources.total()} more resources")
@@ -103,7 +112,9 @@ def losses(changes):
 
 def as_parameters(resolved, declared):
     """As CloudFormation takes them."""
-    values = [{"ParameterKey": key, "ParameterValue": resolved.values[key]} for key in declared if key in resolved.values]
+    values = [
+        {"ParameterKey": key, "ParameterValue": resolved.values[key]} for key in declared if key in resolved.values
+    ]
     return values + [{"ParameterKey": key, "UsePreviousValue": True} for key in resolved.kept]
 
 
@@ -116,16 +127,11 @@ def keep_secrets(cloud, stage, names, replaced, say):
             say(f"kept {path}")
 
 
-def queue_token_keys(cloud, stage, rotate, say):
+def queue_token_keys(cloud, path, say):
     """The keys that sign queue tokens, made at the first deployment."""
-    path = keys.path(stage.stack, keys.QUEUE_TOKEN_KEYS)
     if not cloud.secret_exists(path):
         cloud.keep_secret(path, keys.new_queue_token_keys())
         say(f"made {path}")
-    elif rotate:
-        change = {"begin": keys.with_a_new_key, "finish": keys.with_the_current_key_only}[rotate]
-        cloud.keep_secret(path, change(cloud.secret(path)), replace=True)
-        say(f"changed {path}")
     return cloud.secret(path)
 
 
@@ -137,7 +143,9 @@ def deploy(stage, template, options, say):
     account = cloud.account()
     say(f"account {account}, region {stage.region}, stack {stage.stack}")
     described = cloud.describe()
-    deployed = {p["ParameterKey"]: p.get("ParameterValue") for p in (described or {}).get("Parameters", [])}
+    # A stack that was only looked at has no values that could be kept.
+    standing = described if described and described["StackStatus"] != "REVIEW_IN_PROGRESS" else {}
+    deployed = {p["ParameterKey"]: p.get("ParameterValue") for p in standing.get("Parameters", [])}
     given = stages.asked(options.parameter)
     resolved = stages.resolve(template.parameters, stage, given, deployed, options.at_once)
     if resolved.missing:
@@ -146,23 +154,35 @@ def deploy(stage, template, options, say):
     for name in options.replace_secret:
         if name not in of_template:
             raise Refused(f"there is no secret {name}; there are {', '.join(of_template)}")
-    directory = packages.directory(options.out_dir)
-    manifest = package(template.contexts(), directory, not options.no_build)
-
+    reserved = template.reserved_concurrency(resolved.values)
+    if reserved and cloud.concurrency() < reserved + stages.UNRESERVED:
+        raise Refused(
+            f"{reserved} concurrent executions would be reserved and {stages.UNRESERVED} have to remain; the account has "
+            f"{cloud.concurrency()} in {stage.region}: raise Lambda's quota first (infra/RUNBOOK.md#before-a-sale)"
+        )
+    # Whatever asks or may be refused comes before the build, which takes long.
+    rotate, keys_path, rotated = options.rotate_queue_token_keys, keys.path(stage.stack, keys.QUEUE_TOKEN_KEYS), None
     if stages.QUEUE_TOKEN_KEYS not in given:
-        resolved.values[stages.QUEUE_TOKEN_KEYS] = queue_token_keys(cloud, stage, options.rotate_queue_token_keys, say)
+        resolved.values[stages.QUEUE_TOKEN_KEYS] = queue_token_keys(cloud, keys_path, say)
+        if rotate:
+            rotated = keys.ROTATION[rotate](resolved.values[stages.QUEUE_TOKEN_KEYS])
+            resolved.values[stages.QUEUE_TOKEN_KEYS] = rotated
     needed = keys.needed(of_template, resolved.values)
     keep_secrets(cloud, stage, sorted({*needed, *options.replace_secret}), options.replace_secret, say)
 
-    kept = {key: deployed[key] for key in resolved.kept}
-    resolved.values[stages.RELEASE] = release(template, manifest, {**resolved.values, **kept})
-
     bucket = cloud.bucket(account)
+    directory = packages.directory(options.out_dir)
+    manifest = package(template.contexts(), directory, not options.no_build)
+    kept = {key: deployed[key] for key in resolved.kept}
+    made = release(template, manifest, {**resolved.values, **kept})
+    now, status = datetime.datetime.now(datetime.UTC), standing.get("StackStatus")
+    resolved.values[stages.RELEASE] = stages.next_release(made, deployed.get(stages.RELEASE) or "", status, now)
+
     for context in template.contexts():
         entry = manifest[context]
         if cloud.upload(bucket, account, entry["file"], (directory / entry["file"]).read_bytes()):
             say(f"uploaded {entry['file']}")
-    text = template.deployable(bucket, {context: entry["file"] for context, entry in manifest.items()}).encode()
+    text = template.deployable(bucket, packages.files(manifest)).encode()
     template_key = f"template-{packages.sha256(text)[:16]}.yaml"
     cloud.upload(bucket, account, template_key, text)
 
@@ -172,7 +192,7 @@ def deploy(stage, template, options, say):
     if changes is None:
         say("nothing changed")
     else:
-        exists = bool(described) and described["StackStatus"] != "REVIEW_IN_PROGRESS"
+        exists = bool(standing)
         print("\n".join(shown(changes)))
         lost = losses(changes)
         try:
@@ -187,6 +207,10 @@ def deploy(stage, template, options, say):
         if exists and resolved.values.get(stages.GRADUAL) == "true":
             say("the money path changes for a tenth of its calls first; this takes five minutes and more")
         described = cloud.execute(name)
+    if rotated:
+        # Not before the functions have it: the next step must not be taken from one that never came to be.
+        cloud.keep_secret(keys_path, rotated, replace=True)
+        say(f"changed {keys_path}")
     if stage.is_production:
         cloud.protect(True)
     path = options.out_dir / "deploy" / f"{stage.name}.json"
@@ -210,7 +234,7 @@ def write_outputs(path, stage, account, described, manifest, template_key, resou
         "account": account,
         "region": stage.region,
         "outputs": {output["OutputKey"]: output["OutputValue"] for output in described.get("Outputs", [])},
-        "packages": {context: entry["sha256"] for context, entry in manifest.items()},
+        "packages": {context: entry["program_sha256"] for context, entry in manifest.items()},
         "template": template_key,
         "tables": of_type("AWS::DynamoDB::Table"),
         "queues": of_type("AWS::SQS::Queue"),
@@ -235,8 +259,8 @@ def parser():
         "--replace-secret", action="append", default=[], metavar="NAME", help="ask for a provider's secret again"
     )
     parser.add_argument(
-        "--rotate-queue-token-keys", choices=["begin", "finish"],
-        help="begin: sign with a new key; finish, 30 days later: forget the old ones",
+        "--rotate-queue-token-keys", choices=[*keys.ROTATION],
+        help="in three deployments: add a key; use it; 30 days later, forget the others",
     )  # fmt: skip
     parser.add_argument("--allow-data-loss", action="store_true", help="let tables be replaced or removed")
     parser.add_argument(

@@ -41,22 +41,45 @@ def needed(of_template, values):
 
 def new_queue_token_keys():
     """The document of the template's parameter QueueTokenKeys, with one key."""
-    kid = f"q-{secrets.token_urlsafe(6)}"
-    return json.dumps({"current": kid, "keys": [_key(kid)]}, separators=(",", ":"))
+    kid = _kid()
+    return _document(kid, [_key(kid)])
+
+
+# The keys change in three deployments, because while one is on its way functions of before and after it meet: each must
+# take what the other signs.
 
 
 def with_a_new_key(document):
-    """The same with another key, which signs from now on. What the others signed stays good until they are removed."""
+    """First: every function knows another key, and none signs with it yet."""
     keys = json.loads(document)
-    kid = f"q-{secrets.token_urlsafe(6)}"
-    return json.dumps({"current": kid, "keys": [*keys["keys"], _key(kid)]}, separators=(",", ":"))
+    return _document(keys["current"], [*keys["keys"], _key(_kid())])
+
+
+def with_the_newest_key_current(document):
+    """Then they sign with it. What was signed with the others stays good."""
+    keys = json.loads(document)["keys"]
+    return _document(keys[-1]["kid"], keys)
 
 
 def with_the_current_key_only(document):
-    """The same without the keys that sign no more."""
+    """At last, when no token of theirs is of use any more, the others are forgotten."""
     keys = json.loads(document)
-    current = [key for key in keys["keys"] if key["kid"] == keys["current"]]
-    return json.dumps({"current": keys["current"], "keys": current}, separators=(",", ":"))
+    return _document(keys["current"], [key for key in keys["keys"] if key["kid"] == keys["current"]])
+
+
+ROTATION = {
+    "add": with_a_new_key,
+    "use": with_the_newest_key_current,
+    "forget": with_the_current_key_only,
+}
+
+
+def _document(current, keys):
+    return json.dumps({"current": current, "keys": keys}, separators=(",", ":"))
+
+
+def _kid():
+    return f"q-{secrets.token_urlsafe(6)}"
 
 
 def _key(kid):

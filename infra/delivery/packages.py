@@ -1,4 +1,4 @@
-"""Builds the contexts' programs for arm64 and packs them: the same program gives the same zip, on any machine."""
+"""Builds the contexts' programs for arm64 and packs them: the same program gives the same zip."""
 
 import hashlib
 import json
@@ -64,14 +64,14 @@ def pack(contexts, packages):
         check_program(context, content)
         new = packages / f".{context}.{os.getpid()}.new"
         write_zip(new, {"bootstrap": content})
-        digest = sha256(new.read_bytes())
-        name = f"{context}-{digest[:16]}.zip"
-        size = new.stat().st_size
+        digest, program_digest, size = sha256(new.read_bytes()), sha256(content), new.stat().st_size
+        # By the program: another machine's zlib may press it otherwise, which is no reason to deploy it again.
+        name = f"{context}-{program_digest[:16]}.zip"
         old = manifest.get(context, {}).get("file")
         if old and old != name:
             (packages / old).unlink(missing_ok=True)
         new.replace(packages / name)
-        manifest[context] = {"file": name, "sha256": digest, "bytes": size, "program_sha256": sha256(content)}
+        manifest[context] = {"file": name, "sha256": digest, "bytes": size, "program_sha256": program_digest}
     text = json.dumps(dict(sorted(manifest.items())), indent=2) + "\n"
     new = packages / f".manifest.{os.getpid()}.new"
     new.write_text(text)
@@ -91,6 +91,11 @@ def check(contexts, packages):
         elif sha256(path.read_bytes()) != entry["sha256"]:
             wrong.append(f"{path.name} is not what the manifest says")
     return manifest, wrong
+
+
+def files(manifest):
+    """Context -> its package's name."""
+    return {context: entry["file"] for context, entry in manifest.items()}
 
 
 def read_manifest(path):

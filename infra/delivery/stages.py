@@ -15,6 +15,10 @@ PRODUCTION = "prod"
 # Made by the first deployment and kept in SSM; never written into a file.
 QUEUE_TOKEN_KEYS = "QueueTokenKeys"
 USER_JWKS = "UserJwks"
+# In bytes: a function's settings have 4,096, and the rest of them takes up to 600.
+LONGEST_JWKS = 3_000
+# What Lambda wants an account to keep for functions that reserve nothing.
+UNRESERVED = 100
 # Made by every deployment, of everything it deploys.
 RELEASE = "Release"
 GRADUAL = "GradualDeployments"
@@ -121,6 +125,8 @@ def _wrong(key, value, description):
     pattern = description.get("AllowedPattern")
     if pattern and not re.fullmatch(pattern, value):
         return f"{key}={value} is not of the form {pattern}"
+    if key == USER_JWKS and len(value.encode()) > LONGEST_JWKS:
+        return f"{key} has {len(value.encode())} bytes, of {LONGEST_JWKS} that fit: leave out x5c and old keys"
     if key == USER_JWKS and not _is_jwks(value):
         return f"{key} is no JWKS document of keys with kid and alg"
     if description.get("Type") == "Number":
@@ -174,3 +180,13 @@ def warnings(values):
     if values.get("OpenCharges") == "true":
         found.append("OpenCharges is true: anybody charges points without paying")
     return found
+
+
+def next_release(release, running, status, now):
+    """The release as it is named: by itself, but for one that was rolled back.
+
+    That has left its versions behind, and Lambda publishes nothing twice; another name makes it something new.
+    """
+    if running.endswith(release):
+        return running
+    return f"{int(now.timestamp()):x}{release}" if status == "UPDATE_ROLLBACK_COMPLETE" else release

@@ -58,6 +58,23 @@ class Template:
         """The contexts whose programs the functions run."""
         return sorted({match["context"] for match in CODE.finditer(self.text)})
 
+    def reserved_concurrency(self, values):
+        """How many concurrent executions the functions reserve of the account's, with these parameters."""
+        holds = {
+            "IsProduction": values.get("Stage") == "prod",
+            "IsReserved": values.get("ReservedConcurrency", "0") != "0",
+        }
+        total = 0
+        for resource in self.resources.values():
+            reserved = (resource.get("Properties") or {}).get("ReservedConcurrentExecutions")
+            if isinstance(reserved, dict) and "Fn::If" in reserved:
+                condition, there, _ = reserved["Fn::If"]
+                reserved = there if holds[condition] else None
+            if isinstance(reserved, dict) and "Ref" in reserved:
+                reserved = values[reserved["Ref"]]
+            total += int(reserved or 0)
+        return total
+
     def secrets(self):
         """Name in SSM without the stack's prefix -> the parameter whose URL the secret is for.
 

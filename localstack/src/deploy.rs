@@ -10,7 +10,8 @@ use ::http::Method;
 use aws_sdk_cloudformation as cfn;
 use cfn::error::{DisplayErrorContext, ProvideErrorMetadata, SdkError};
 use cfn::types::{
-    Capability, ChangeSetStatus, ChangeSetType, Parameter, ResourceStatus, StackResourceSummary, StackStatus,
+    Capability, ChangeSetStatus, ChangeSetType, Parameter, ResourceStatus, StackEvent, StackResourceSummary,
+    StackStatus,
 };
 use std::collections::BTreeMap;
 use std::fs;
@@ -206,26 +207,29 @@ impl<'a> Deployer<'a> {
 
     /// What went wrong in the stack, from its events, first things first.
     async fn reasons(&self) -> Result<String> {
-        let events = self.client.describe_stack_events().stack_name(self.stack).send().await;
-        let events = events.map_err(|e| failed("reading the stack's events", e))?;
-        let mut lines: Vec<String> = events
-            .stack_events()
+        let mut lines: Vec<String> = self
+            .events()
+            .await?
             .iter()
             .filter(|event| {
                 let status = event.resource_status().map(ResourceStatus::as_str).unwrap_or_default();
                 status.ends_with("FAILED") || status.contains("ROLLBACK_IN_PROGRESS")
             })
-            .map(|event| {
-                format!(
-                    "  {} ({}): {}",
-                    event.logical_resource_id().unwrap_or("?"),
-                    event.resource_type().unwrap_or("?"),
-                    event.resource_status_reason().unwrap_or("no reason given")
-                )
-            })
+            .map(line)
             .collect();
         lines.reverse();
         Ok(if lines.is_empty() { "  (no event says why)".to_owned() } else { lines.join("\n") })
+    }
+
+    /// The stack's events, newest first.
+    async fn events(&self) -> Result<Vec<StackEvent>> {
+        let mut events = Vec::new();
+        let mut pages = self.client.describe_stack_events().stack_name(self.stack).into_paginator().send();
+        while let Some(page) = pages.next().await {
+            let page = page.map_err(|e| failed("reading the stack's events", e))?;
+            events.extend(page.stack_events.unwrap_or_default());
+        }
+        Ok(events)
     }
 
     /// Where everything is.
@@ -235,6 +239,11 @@ impl<'a> Deployer<'a> {
         while let Some(page) = pages.next().await {
             let page = page.map_err(|e| failed("listing the stack's resources", e))?;
             resources.extend(page.stack_resource_summaries.unwrap_or_default());
+        }
+        let pretended = pretended(&self.events().await?, &resources);
+        if !pretended.is_empty() {
+            let pretended = pretended.join("\n");
+            return Err(Error::Deploy(format!("the engine only pretends to have deployed:\n{pretended}")));
         }
         let stacks = self.client.describe_stacks().stack_name(self.stack).send().await;
         let stacks = stacks.map_err(|e| failed("reading the stack", e))?;
@@ -258,6 +267,29 @@ impl<'a> Deployer<'a> {
             deployed,
         })
     }
+}
+
+/// What the stack has of resources whose type the engine does not know: LocalStack reports them as complete, and says
+/// only in an event that it made nothing.
+fn pretended(events: &[StackEvent], resources: &[StackResourceSummary]) -> Vec<String> {
+    let still_there = |event: &StackEvent| {
+        resources.iter().any(|resource| resource.logical_resource_id() == event.logical_resource_id())
+    };
+    let says_so = |event: &&StackEvent| event.resource_status_reason().is_some_and(|why| why.contains("as a fallback"));
+    let mut lines: Vec<String> = events.iter().filter(says_so).filter(|event| still_there(event)).map(line).collect();
+    lines.sort();
+    lines.dedup();
+    lines
+}
+
+/// An event that says why.
+fn line(event: &StackEvent) -> String {
+    format!(
+        "  {} ({}): {}",
+        event.logical_resource_id().unwrap_or("?"),
+        event.resource_type().unwrap_or("?"),
+        event.resource_status_reason().unwrap_or("no reason given")
+    )
 }
 
 /// The resources of a type: name without the stack's prefix -> physical id.
@@ -326,6 +358,18 @@ mod tests {
         assert_eq!(short_name("http://127.0.0.1:1/000000000000/encore-hold-expiry", "encore"), "hold-expiry");
         assert_eq!(short_name("arn:aws:states:us-east-1:0:stateMachine:encore-payment-saga", "encore"), "payment-saga");
         assert_eq!(short_name("encored", "encore"), "encored");
+    }
+
+    #[test]
+    fn what_was_deployed_as_a_fallback_is_named_while_the_stack_has_it() {
+        let event = |name: &str, why: &str| {
+            let event = StackEvent::builder().logical_resource_id(name).resource_type("AWS::X::Y");
+            event.resource_status(ResourceStatus::CreateComplete).resource_status_reason(why).build()
+        };
+        let why = "Resource type AWS::X::Y is not supported but was deployed as a fallback";
+        let events = [event("Kept", why), event("Kept", why), event("Removed", why), event("Good", "")];
+        let there = |name: &str| StackResourceSummary::builder().logical_resource_id(name).build();
+        assert_eq!(pretended(&events, &[there("Kept"), there("Good")]), [format!("  Kept (AWS::X::Y): {why}")]);
     }
 
     #[test]

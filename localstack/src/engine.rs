@@ -31,6 +31,7 @@ impl EngineKind {
             Self::Ministack => Requirements { file: dir.join("requirements.txt"), oldest: (3, 11), before: None },
             Self::Localstack => {
                 let file = dir.join("requirements-localstack.txt");
+                // 4.14.0 does not load on 3.12 (`Lock | None`), and is not released for 3.14.
                 Requirements { file, oldest: (3, 13), before: Some((3, 14)) }
             }
         }

@@ -10,6 +10,7 @@ use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::fmt;
 use std::path::{Path, PathBuf};
+use std::str::FromStr;
 use std::time::Duration;
 
 /// Which engine plays the cloud.
@@ -21,6 +22,15 @@ pub enum EngineKind {
     Ministack,
     /// LocalStack, on the host in a virtual environment of Python. Needs no Docker either, but minutes to deploy.
     Localstack,
+}
+
+impl FromStr for EngineKind {
+    type Err = String;
+
+    fn from_str(name: &str) -> std::result::Result<Self, String> {
+        <Self as ValueEnum>::from_str(name, false)
+            .map_err(|_| format!("`{name}` is no engine; there are ministack and localstack"))
+    }
 }
 
 impl fmt::Display for EngineKind {

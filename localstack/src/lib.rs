@@ -31,7 +31,7 @@ mod trace;
 pub use error::Error;
 pub use info::{EngineKind, StackInfo};
 pub use logs::{LogLine, Logs};
-pub use stack::{Options, Outcome, Progress, Stack, down, stderr_progress, up};
+pub use stack::{Options, Outcome, Progress, Stack, down, interpreter, stderr_progress, up};
 pub use tokens::{ISSUER, TokenRequest, Tokens};
 
 /// The region of every local stack.

@@ -28,8 +28,6 @@ pub fn stderr_progress() -> Progress {
     Arc::new(|line| eprintln!("local: {line}"))
 }
 
-/// The template's parameter that names what is deployed.
-const RELEASE: &str = "Release";
 /// The template's parameters for the world outside, and where the sink plays it.
 const OUTSIDE: [(&str, &str); 6] = [
     ("DataPlatformUrl", "{sink}/data-platform"),
@@ -268,6 +266,11 @@ pub async fn up(options: &Options) -> Result<(StackInfo, Outcome)> {
     ready.deploy(options, &engine, &sink_url, known.as_ref()).await
 }
 
+/// The Python that an engine runs on, with its packages. Installs them on first need.
+pub async fn interpreter(engine: EngineKind, progress: &Progress) -> Result<PathBuf> {
+    python::environment(&CargoTarget::of_this_program().dir, &engine.requirements(), progress).await
+}
+
 /// Ends the stack of a directory. Says whether there was one.
 pub async fn down(dir: &Path, progress: &Progress) -> Result<bool> {
     if !dir.exists() {
@@ -305,9 +308,8 @@ impl Ready {
         fs::create_dir_all(&options.dir).at("creating", &options.dir)?;
         let lock = Lock::take(&options.dir.join("lock"), &options.progress).await?;
         let target = CargoTarget::of_this_program();
-        let requirements = options.engine.requirements();
         let build = async { if options.build { artifacts::build(&target, &options.progress).await } else { Ok(()) } };
-        let (python, ()) = tokio::try_join!(python::environment(&target.dir, &requirements, &options.progress), build)?;
+        let (python, ()) = tokio::try_join!(interpreter(options.engine, &options.progress), build)?;
         let template = Template::read(&options.template)?;
         let packages = artifacts::pack(&target, &template.contexts()).await?;
         let program = target.bin_dir().join("local");
@@ -345,20 +347,18 @@ impl Ready {
         sink_url: &str,
         known: Option<&StackInfo>,
     ) -> Result<(StackInfo, Outcome)> {
-        let mut parameters = parameters(options, &self.template.parameters(), sink_url)?;
+        let parameters = parameters(options, &self.template.parameters(), sink_url)?;
         let deployer = Deployer::new(engine.endpoint_url(), &options.stack, &options.progress);
         let keys = self.packages.iter().map(|package| (package.context.clone(), package.key())).collect();
         let template = self.template.clone().deployable(&deployer.bucket(), &keys)?;
         let text = serde_json::to_vec(&parameters).map_err(|e| Error::Template(e.to_string()))?;
         let deployed = files::short_hash(&[template.as_bytes(), &text], 32);
-        // As infra/deploy does: published versions follow what changed.
-        if self.template.parameters().contains(RELEASE) {
-            parameters.insert(RELEASE.to_owned(), deployed.clone());
-        }
         if let Some(known) = known.filter(|known| known.deployed == deployed) {
             (options.progress)("nothing changed");
             return Ok((known.clone(), Outcome::Unchanged));
         }
+        // As infra/deploy does: published versions follow what changed.
+        let template = self.template.clone().of_release(&deployed).deployable(&deployer.bucket(), &keys)?;
         deployer.upload(&self.packages).await?;
         deployer.keep_secrets(&Secrets::open(&options.dir)?.documents(&options.stack)).await?;
         let change = deployer.deploy(&template, &parameters).await?;

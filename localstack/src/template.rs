@@ -61,6 +61,15 @@ impl Template {
         Ok(self.body.to_string())
     }
 
+    /// The same template, naming what is deployed where it wants to know: as a default, because engines expand a template
+    /// without the values of its parameters.
+    pub fn of_release(mut self, release: &str) -> Self {
+        if let Some(default) = self.body.pointer_mut("/Parameters/Release/Default") {
+            *default = release.into();
+        }
+        self
+    }
+
     fn resources(&self, kind: &str) -> impl Iterator<Item = (&String, &Map<String, Value>)> {
         let all = self.body.get("Resources").and_then(Value::as_object);
         let kind = kind.to_owned();
@@ -166,6 +175,7 @@ AWSTemplateFormatVersion: 2010-09-09
 Transform: AWS::Serverless-2016-10-31
 Parameters:
   Stage: {Type: String}
+  Release: {Type: String, Default: local}
 Resources:
   JoinQueue:
     Type: AWS::Serverless::Function
@@ -186,6 +196,13 @@ Resources:
     fn deployed(keys: &[(&str, &str)]) -> Result<Value> {
         let keys = keys.iter().map(|(context, key)| ((*context).to_owned(), (*key).to_owned())).collect();
         Ok(serde_json::from_str(&template().deployable("packages", &keys)?).unwrap())
+    }
+
+    #[test]
+    fn a_release_is_named_where_the_template_wants_to_know() {
+        assert_eq!(template().of_release("abc").body["Parameters"]["Release"]["Default"], "abc");
+        let without = Template { body: json!({"Resources": {}}), dir: PathBuf::from(".") };
+        assert_eq!(without.of_release("abc").body, json!({"Resources": {}}));
     }
 
     #[test]

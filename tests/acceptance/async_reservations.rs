@@ -5,7 +5,7 @@ use futures_util::future::join_all;
 use local::http::Answer;
 use local::{LogLine, Logs};
 use serde_json::{Value, json};
-use tests::cloud::{Cloud, Sale, Terms, User, code, eventually, text};
+use tests::cloud::{Ability, Cloud, Sale, Terms, User, code, eventually, skipped, text};
 
 async fn ask(user: &User, sale: &Sale, seats: &[&str], key: Option<&str>) -> Answer {
     let token = user.join(sale).await;
@@ -155,6 +155,9 @@ async fn role_of(cloud: &Cloud, handler: &str) -> String {
 
 #[test]
 fn a_wish_that_cannot_be_decided_for_a_moment_does_not_keep_those_behind_it_waiting_for_long() {
+    if skipped(Ability::Policies) {
+        return;
+    }
     on_cloud(async |cloud| {
         let sale = cloud.sale(Terms::default()).await;
         let user = cloud.user("patient");

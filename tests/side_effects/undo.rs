@@ -2,7 +2,7 @@
 
 use crate::{alone, arrived, sale};
 use local::sink::Target;
-use tests::cloud::{Cloud, eventually};
+use tests::cloud::{Ability, Cloud, eventually, skipped};
 
 pub async fn role_of(cloud: &Cloud, handler: &str) -> String {
     let lambda = aws_sdk_lambda::Client::new(&cloud.stack.info().sdk_config());
@@ -13,6 +13,9 @@ pub async fn role_of(cloud: &Cloud, handler: &str) -> String {
 
 #[test]
 fn a_hold_whose_end_cannot_be_scheduled_is_cancelled_and_everybody_told() {
+    if skipped(Ability::Policies) {
+        return;
+    }
     alone(async |cloud| {
         let sale = sale(cloud).await;
         let user = cloud.user("unlucky");

@@ -4,17 +4,52 @@
 //! own and invents its own users.
 
 use local::http::{Answer, Client};
-use local::{Options, Stack, TokenRequest};
+use local::{EngineKind, Options, Stack, TokenRequest};
 use serde_json::{Value, json};
 use std::future::Future;
+use std::io::Write;
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 use tokio::runtime::Runtime;
 use tokio::time::Instant;
 
-/// How long a condition may take to come true before its test fails. Generous: a loaded machine is slow, not wrong.
-const PATIENCE: Duration = Duration::from_secs(60);
+/// How long a condition may take to come true, and an answer to come, before a test fails. Generous: a loaded machine is
+/// slow, not wrong.
+fn patience() -> Duration {
+    Duration::from_secs(match engine() {
+        EngineKind::Ministack => 60,
+        // One Python process serves every request and every consumer, at some 30 requests a second.
+        EngineKind::Localstack => 180,
+    })
+}
+
+/// What a test may need of the engine that not every engine has.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Ability {
+    /// Functions may do what the policies of their roles allow, and nothing else.
+    Policies,
+    /// It is LocalStack: the test is about how that is run.
+    LocalStack,
+}
+
+/// What engines lack, and why. Listed in the README.
+const LACKS: [(EngineKind, Ability, &str); 2] = [
+    (EngineKind::Localstack, Ability::Policies, "LocalStack enforces no policies without a licence"),
+    (EngineKind::Ministack, Ability::LocalStack, "it is about LocalStack; ENCORE_ENGINE=localstack runs it"),
+];
+
+/// Whether the engine lacks what a test needs. Says so on standard error, past the capture of tests' output.
+pub fn skipped(needs: Ability) -> bool {
+    static COUNT: AtomicU64 = AtomicU64::new(0);
+    let lack = LACKS.iter().find(|(kind, ability, _)| (*kind, *ability) == (engine(), needs));
+    let Some((_, _, reason)) = lack else { return false };
+    let count = COUNT.fetch_add(1, Ordering::Relaxed) + 1;
+    let test = std::thread::current().name().unwrap_or("a test").to_owned();
+    writeln!(std::io::stderr(), "SKIPPED {test}: {reason} ({count} skipped in this program)")
+        .unwrap_or_else(|e| panic!("{e}"));
+    true
+}
 
 /// The cloud and a client.
 #[derive(Debug)]
@@ -89,18 +124,28 @@ fn runtime() -> &'static Runtime {
     })
 }
 
+/// The engine that plays the cloud: `ENCORE_ENGINE`, or ministack.
+pub fn engine() -> EngineKind {
+    static ENGINE: OnceLock<EngineKind> = OnceLock::new();
+    *ENGINE.get_or_init(|| match std::env::var("ENCORE_ENGINE") {
+        Ok(name) => name.parse().unwrap_or_else(|error| panic!("ENCORE_ENGINE: {error}")),
+        Err(_) => EngineKind::default(),
+    })
+}
+
 /// Runs a test against the program's cloud, which the first test starts with these template parameters.
 pub fn with_cloud<F: Future<Output = ()>>(parameters: &[(&str, &str)], test: impl FnOnce(&'static Cloud) -> F) {
     static CLOUD: OnceLock<Cloud> = OnceLock::new();
     let cloud = CLOUD.get_or_init(|| {
         let mut options = Options::ephemeral("test");
         options.progress = local::stderr_progress();
+        options.engine = engine();
         for (name, value) in parameters {
             options = options.parameter(name, value);
         }
         let stack = runtime().block_on(Stack::start(options)).unwrap_or_else(|error| panic!("no cloud: {error}"));
         let charges_are_paid_for = parameters.iter().any(|(name, _)| *name == "PaymentProviderUrl");
-        Cloud { stack, client: Client::new(), charges_are_paid_for }
+        Cloud { stack, client: Client::new().with_timeout(patience()), charges_are_paid_for }
     });
     runtime().block_on(test(cloud));
 }
@@ -118,7 +163,7 @@ pub fn unique(prefix: &str) -> String {
 
 /// Waits until `look` finds something, and returns it. Fails the test with `what` when it never does.
 pub async fn eventually<T, F: Future<Output = Option<T>>>(what: &str, mut look: impl FnMut() -> F) -> T {
-    let deadline = Instant::now() + PATIENCE;
+    let deadline = Instant::now() + patience();
     loop {
         if let Some(found) = look().await {
             return found;

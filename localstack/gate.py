@@ -1,0 +1,35 @@
+"""What the engines let calls of a function wait at, instead of refusing them."""
+
+import collections
+import threading
+
+
+class Gate:
+    """Admits at most `limit` callers at a time, the others in the order in which they came."""
+
+    def __init__(self):
+        self._lock = threading.Lock()
+        self._running = 0
+        self._waiting = collections.deque()
+
+    def enter(self, limit, seconds):
+        with self._lock:
+            if self._running < limit and not self._waiting:
+                self._running += 1
+                return True
+            turn = threading.Event()
+            self._waiting.append(turn)
+        if turn.wait(seconds):
+            return True
+        with self._lock:
+            if turn.is_set():  # Admitted between the timeout and the lock.
+                return True
+            self._waiting.remove(turn)
+            return False
+
+    def leave(self, limit):
+        with self._lock:
+            self._running -= 1
+            while self._waiting and self._running < limit:
+                self._running += 1
+                self._waiting.popleft().set()

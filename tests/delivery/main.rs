@@ -1,0 +1,393 @@
+//! The way to AWS: `infra/package`, `infra/deploy` and `infra/destroy`, run as an operator runs them.
+//!
+//! What they deploy to is a local engine. The programs are stand-ins, the smallest that pass for programs for arm64: what
+//! is proven here is what becomes of a program, not the program.
+
+#![allow(missing_docs, clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+
+mod keys;
+mod stages;
+
+use aws_sdk_cloudformation::types::{Parameter, Stack as Described};
+use aws_sdk_dynamodb::types::AttributeValue;
+use aws_sdk_ssm::types::ParameterType;
+use kit::aws::local_config;
+use local::{Options, Stack};
+use serde_json::Value;
+use std::fs;
+use std::net::TcpListener;
+use std::path::PathBuf;
+use std::process::{Command, Output, Stdio};
+use std::sync::Once;
+use std::sync::atomic::{AtomicU32, Ordering};
+use tests::workspace;
+
+/// The region of every stage.
+const REGION: &str = "ap-northeast-2";
+/// What no output may hold.
+const SECRET: &str = "dont-print-me-2718281828";
+const JWKS: &str = r#"UserJwks={"keys":[{"kid":"k1","alg":"RS256"}]}"#;
+const ISSUER: &str = "UserTokenIssuer=https://issuer.example";
+/// `e_machine` in an ELF file's header.
+const ARM64: u16 = 0xB7;
+const X86_64: u16 = 0x3E;
+
+/// A directory of one test, gone when the test is over.
+struct Scratch(PathBuf);
+
+impl Scratch {
+    fn new() -> Self {
+        static COUNT: AtomicU32 = AtomicU32::new(0);
+        let name = format!("delivery-{}-{}", std::process::id(), COUNT.fetch_add(1, Ordering::Relaxed));
+        let dir = PathBuf::from(env!("CARGO_TARGET_TMPDIR")).join(name);
+        fs::create_dir_all(&dir).unwrap();
+        Self(dir)
+    }
+
+    /// With a stand-in for each context's program.
+    fn built() -> Self {
+        let scratch = Self::new();
+        for context in contexts() {
+            scratch.program(&context, &elf(ARM64, &context));
+        }
+        scratch
+    }
+
+    fn program(&self, context: &str, content: &[u8]) {
+        let dir = self.0.join("package").join(context);
+        fs::create_dir_all(&dir).unwrap();
+        fs::write(dir.join("bootstrap"), content).unwrap();
+    }
+
+    fn json(&self, path: &str) -> Value {
+        serde_json::from_slice(&fs::read(self.0.join(path)).unwrap()).unwrap()
+    }
+}
+
+impl Drop for Scratch {
+    fn drop(&mut self) {
+        fs::remove_dir_all(&self.0).unwrap_or_default();
+    }
+}
+
+/// The header of a program for a machine, and something that tells it from others.
+fn elf(machine: u16, name: &str) -> Vec<u8> {
+    let mut program = b"\x7fELF\x02\x01\x01\0\0\0\0\0\0\0\0\0\x02\0".to_vec();
+    program.extend(machine.to_le_bytes());
+    program.extend(name.bytes());
+    program
+}
+
+/// The contexts are the crates of functions/ with a program.
+fn contexts() -> Vec<String> {
+    let entries = fs::read_dir(workspace("functions")).unwrap().map(|entry| entry.unwrap());
+    let mut found: Vec<String> = entries
+        .filter(|entry| entry.path().join("src/main.rs").exists())
+        .map(|entry| entry.file_name().into_string().unwrap())
+        .collect();
+    found.sort();
+    found
+}
+
+/// One of the scripts, in an environment that knows no account, no home and no terminal.
+fn script(name: &str, scratch: &Scratch, arguments: &[&str]) -> Command {
+    static TOOLS: Once = Once::new();
+    // They are installed on first need, and for that the environment may matter.
+    TOOLS.call_once(|| {
+        let installed = Command::new(workspace("infra/package")).arg("--help").output().unwrap();
+        assert!(installed.status.success(), "{}", String::from_utf8_lossy(&installed.stderr));
+    });
+    let mut command = Command::new(workspace(&format!("infra/{name}")));
+    command.args(arguments).stdin(Stdio::null()).env_clear().env("HOME", &scratch.0);
+    command.env("PATH", std::env::var_os("PATH").unwrap()).env("AWS_EC2_METADATA_DISABLED", "true");
+    if name != "destroy" {
+        command.arg("--out-dir").arg(&scratch.0);
+    }
+    command
+}
+
+/// What a run said, and whether it went well.
+struct Said {
+    text: String,
+    well: bool,
+}
+
+impl Said {
+    fn by(mut command: Command) -> Self {
+        let Output { status, stdout, stderr } = command.output().unwrap();
+        let text = [String::from_utf8_lossy(&stdout), String::from_utf8_lossy(&stderr)].concat();
+        assert!(!text.contains("Traceback"), "{text}");
+        assert!(!text.contains(SECRET), "a secret was printed: {text}");
+        Self { text, well: status.success() }
+    }
+
+    fn has(&self, well: bool, parts: &[&str]) {
+        assert_eq!(self.well, well, "{}", self.text);
+        for part in parts {
+            assert!(self.text.contains(part), "`{part}` is not said: {}", self.text);
+        }
+    }
+}
+
+fn run(name: &str, scratch: &Scratch, arguments: &[&str]) -> Said {
+    Said::by(script(name, scratch, arguments))
+}
+
+/// A local engine with nothing of ours in it.
+struct Account {
+    stack: Stack,
+    scratch: Scratch,
+}
+
+impl Account {
+    async fn open() -> Self {
+        let scratch = Scratch::built();
+        let template = scratch.0.join("empty.yaml");
+        fs::write(&template, "Resources: {Queue: {Type: AWS::SQS::Queue}}\n").unwrap();
+        let options = Options { template, build: false, ..Options::ephemeral("delivery") };
+        Self { stack: Stack::start(options).await.unwrap(), scratch }
+    }
+
+    fn run(&self, name: &str, arguments: &[&str]) -> Said {
+        let mut command = script(name, &self.scratch, arguments);
+        command
+            .env("AWS_ENDPOINT_URL", &self.stack.info().endpoint_url)
+            .env("AWS_ACCESS_KEY_ID", "test")
+            .env("AWS_SECRET_ACCESS_KEY", "test")
+            .env("ENCORE_SECRET_NOTION", format!(r#"{{"token": "{SECRET}", "database_id": "d"}}"#));
+        Said::by(command)
+    }
+
+    fn deploy(&self, more: &[&str]) -> Said {
+        let notion = ["--parameter", "NotionUrl=https://notion.example"];
+        self.run("deploy", &[&["dev", "--no-build"], &notion[..], more].concat())
+    }
+
+    fn cloudformation(&self) -> aws_sdk_cloudformation::Client {
+        aws_sdk_cloudformation::Client::new(&local_config(&self.stack.info().endpoint_url, REGION))
+    }
+
+    fn dynamo(&self) -> aws_sdk_dynamodb::Client {
+        aws_sdk_dynamodb::Client::new(&local_config(&self.stack.info().endpoint_url, REGION))
+    }
+
+    fn ssm(&self) -> aws_sdk_ssm::Client {
+        aws_sdk_ssm::Client::new(&local_config(&self.stack.info().endpoint_url, REGION))
+    }
+
+    async fn described(&self, stack: &str) -> Option<Described> {
+        let found = self.cloudformation().describe_stacks().stack_name(stack).send().await.ok()?;
+        found.stacks().first().cloned()
+    }
+
+    async fn status_of(&self, stack: &str) -> Option<String> {
+        Some(self.described(stack).await?.stack_status()?.as_str().to_owned())
+    }
+
+    /// What the stage was last deployed as.
+    async fn release(&self) -> String {
+        let described = self.described("encore-dev").await.unwrap();
+        let release = described.parameters().iter().find(|parameter| parameter.parameter_key() == Some("Release"));
+        release.unwrap().parameter_value().unwrap().to_owned()
+    }
+}
+
+fn block_on(test: impl Future<Output = ()>) {
+    tokio::runtime::Runtime::new().unwrap().block_on(test);
+}
+
+// ----------------------------------------------------------------------------------------------------- packages
+
+#[test]
+fn the_same_programs_give_the_same_zips_wherever_and_whenever() {
+    let (one, other) = (Scratch::built(), Scratch::built());
+    run("package", &one, &["--no-build"]).has(true, &[]);
+    run("package", &other, &["--no-build"]).has(true, &[]);
+    let manifest = one.json("package/manifest.json");
+    assert_eq!(manifest, other.json("package/manifest.json"));
+    assert_eq!(manifest.as_object().unwrap().len(), contexts().len());
+    for entry in manifest.as_object().unwrap().values() {
+        let zip =
+            |scratch: &Scratch| fs::read(scratch.0.join("package").join(entry["file"].as_str().unwrap())).unwrap();
+        assert!(zip(&one) == zip(&other), "{entry}");
+    }
+
+    other.program("points", &elf(ARM64, "changed"));
+    run("package", &other, &["--no-build"]).has(true, &[]);
+    let changed = other.json("package/manifest.json");
+    for context in contexts() {
+        assert_eq!(manifest[&context] != changed[&context], context == "points", "{context}");
+    }
+}
+
+#[test]
+fn what_lambda_could_not_run_is_not_packed() {
+    let scratch = Scratch::built();
+    scratch.program("points", &elf(X86_64, "points"));
+    run("package", &scratch, &["--no-build"]).has(false, &["points", "not built for arm64"]);
+    scratch.program("points", b"#!/bin/sh\nexec something else\n");
+    run("package", &scratch, &["--no-build"]).has(false, &["points", "no program"]);
+    fs::remove_dir_all(scratch.0.join("package/points")).unwrap();
+    run("package", &scratch, &["--no-build"]).has(false, &["points is not built"]);
+    run("package", &scratch, &["--no-build", "elsewhere"]).has(false, &["no context elsewhere"]);
+}
+
+// ------------------------------------------------------------------------------------------------------ dry run
+
+#[test]
+fn a_dry_run_of_every_stage_asks_nobody_and_prints_no_secret() {
+    let scratch = Scratch::built();
+    run("package", &scratch, &["--no-build"]).has(true, &[]);
+    // Whoever is asked in spite of everything is asked here.
+    let nobody = TcpListener::bind("127.0.0.1:0").unwrap();
+    nobody.set_nonblocking(true).unwrap();
+    let address = format!("http://{}", nobody.local_addr().unwrap());
+    for stage in stages::all() {
+        let secret = format!("QueueTokenKeys={SECRET}");
+        let mut command = script("deploy", &scratch, &[&stage.name, "--dry-run", "--parameter", &secret]);
+        for variable in ["AWS_ENDPOINT_URL", "HTTP_PROXY", "HTTPS_PROXY"] {
+            command.env(variable, &address);
+        }
+        command.env("ENCORE_SECRET_NOTION", SECRET).env("ENCORE_SECRET_PAYMENT_PROVIDER", SECRET);
+        let said = Said::by(command);
+        said.has(true, &["dry run: nothing was deployed", "of 500 that CloudFormation takes", "AWS::DynamoDB::Table"]);
+        said.has(true, &[&format!("stack encore-{}", stage.name), "QueueTokenKeys=(not shown)", "points-"]);
+        for (name, value) in &stage.parameters {
+            said.has(true, &[&format!("  {name}={value}\n")]);
+        }
+    }
+    assert!(nobody.accept().is_err(), "somebody was asked");
+    run("deploy", &scratch, &["prod", "--dry-run"]).has(true, &["480 reserved of the account's"]);
+}
+
+#[test]
+fn a_deployment_that_cannot_be_is_refused_with_the_name_of_what_is_wrong() {
+    let scratch = Scratch::new();
+    let jwks = scratch.0.join("jwks.json");
+    fs::write(&jwks, r#"{"keys": [{"kid": "without alg"}]}"#).unwrap();
+    let jwks = format!("UserJwks=@{}", jwks.display());
+    let long =
+        format!("UserJwks={{\"keys\": [{{\"kid\": \"1\", \"alg\": \"RS256\", \"x5c\": \"{}\"}}]}}", "x".repeat(3000));
+    for (stage, parameter, why) in [
+        ("dev", "NoSuchThing=1", "NoSuchThing"),
+        ("dev", "OpenCharges", "Key=Value"),
+        ("dev", "OpenCharges=maybe", "OpenCharges=maybe is none of true, false"),
+        ("dev", "OrderDeadlineSeconds=5", "OrderDeadlineSeconds=5 is out of 240 to 3600"),
+        ("dev", "QueueShards=many", "QueueShards=many is no number"),
+        ("dev", "UserJwks=@no-such-file", "UserJwks: no-such-file cannot be read"),
+        ("dev", &jwks, "UserJwks is no JWKS"),
+        ("dev", &long, "leave out x5c"),
+        // It is made.
+        ("dev", "Release=1", "Release"),
+        ("prod", "OpenCharges=true", "OpenCharges=true: production needs OpenCharges=false"),
+        ("prod", "AdmissionDefault=open", "AdmissionDefault=open: production needs AdmissionDefault=closed"),
+        ("prod", "GradualDeployments=false", "GradualDeployments=false: production needs GradualDeployments=true"),
+        ("prod", "PartnerUrl=http://partner.example", "PartnerUrl=http://partner.example: production needs https://"),
+        ("nowhere", "LogLevel=info", "no stage nowhere; it has dev, prod, staging"),
+    ] {
+        run("deploy", &scratch, &[stage, "--dry-run", "--parameter", parameter]).has(false, &[why]);
+    }
+}
+
+#[test]
+fn programs_that_are_not_packed_or_were_changed_since_are_named() {
+    let scratch = Scratch::built();
+    run("package", &scratch, &["--no-build"]).has(true, &[]);
+    let zip = scratch.json("package/manifest.json")["items"]["file"].as_str().unwrap().to_owned();
+    fs::write(scratch.0.join("package").join(&zip), "something else").unwrap();
+    let zip_of_points = scratch.json("package/manifest.json")["points"]["file"].as_str().unwrap().to_owned();
+    fs::remove_file(scratch.0.join("package").join(zip_of_points)).unwrap();
+    let wrong = [format!("{zip} is not what the manifest says"), "points is not packaged".to_owned()];
+    let wrong: Vec<&str> = wrong.iter().map(String::as_str).collect();
+    run("deploy", &scratch, &["dev", "--dry-run"]).has(true, &wrong);
+    run("deploy", &scratch, &["dev", "--dry-run", "--no-build"]).has(false, &wrong);
+}
+
+// ------------------------------------------------------------------------------------------------ for real
+
+#[test]
+fn a_stage_is_deployed_once_changed_when_asked_and_destroyed() {
+    block_on(async {
+        let account = Account::open().await;
+        account.deploy(&["--yes"]).has(false, &["UserJwks", "UserTokenIssuer"]);
+        assert_eq!(account.status_of("encore-dev").await, None);
+
+        let first = ["--yes", "--parameter", JWKS, "--parameter", ISSUER];
+        account.deploy(&first).has(true, &["to add", "made /encore-dev/queue-token-keys", "kept /encore-dev/notion"]);
+        assert_eq!(account.status_of("encore-dev").await.as_deref(), Some("CREATE_COMPLETE"));
+        let outputs = account.scratch.json("deploy/dev.json");
+        assert_eq!(outputs["stack"], "encore-dev");
+        assert!(outputs["outputs"]["ApiUrl"].as_str().unwrap().contains(REGION), "{outputs}");
+        assert!(outputs["tables"].as_array().unwrap().iter().any(|name| name == "encore-dev-points"), "{outputs}");
+        let ssm = account.ssm();
+        let names = ["/encore-dev/notion", "/encore-dev/queue-token-keys"].map(str::to_owned).to_vec();
+        let kept = ssm.get_parameters().set_names(Some(names)).with_decryption(true).send().await.unwrap();
+        assert_eq!(kept.parameters().len(), 2);
+        for secret in kept.parameters() {
+            assert_eq!(secret.r#type(), Some(&ParameterType::SecureString));
+            assert!(!outputs.to_string().contains(secret.value().unwrap()));
+        }
+
+        let release = account.release().await;
+
+        // What was given once is kept, and what was made once is not made again.
+        account.deploy(&["--yes"]).has(true, &["nothing changed"]);
+
+        let changed = ["--parameter", "LogLevel=warn"];
+        let shown = ["to modify", "AWS::Lambda::Function", "nobody is there to be asked"];
+        account.deploy(&changed).has(false, &shown);
+        assert_eq!(account.release().await, release);
+        account.deploy(&[&["--yes"], &changed[..]].concat()).has(true, &["to modify", "applying"]);
+        // Otherwise the functions of the money path would go on with the settings they had.
+        assert_ne!(account.release().await, release);
+        assert_eq!(account.status_of("encore-dev").await.as_deref(), Some("UPDATE_COMPLETE"));
+
+        account.run("destroy", &["dev"]).has(false, &["nobody is there to be asked"]);
+        account.run("destroy", &["dev", "--confirm", "prod"]).has(false, &["nothing was destroyed"]);
+        assert_eq!(account.status_of("encore-dev").await.as_deref(), Some("UPDATE_COMPLETE"));
+        account.run("destroy", &["dev", "--confirm", "dev"]).has(true, &["left in SSM: /encore-dev/queue-token-keys"]);
+        assert_eq!(account.status_of("encore-dev").await, None);
+        account.run("destroy", &["dev", "--confirm", "dev", "--with-secrets"]).has(true, &["there is no stack"]);
+        let names = ["/encore-dev/notion", "/encore-dev/queue-token-keys"].map(str::to_owned).to_vec();
+        let kept = ssm.get_parameters().set_names(Some(names)).send().await.unwrap();
+        assert!(kept.parameters().is_empty());
+        account.stack.stop().await.unwrap();
+    });
+}
+
+#[test]
+fn a_production_stage_is_not_destroyed_while_there_is_data_in_it() {
+    block_on(async {
+        let account = Account::open().await;
+        let template = "
+Parameters: {Stage: {Type: String}}
+Resources:
+  Table:
+    Type: AWS::DynamoDB::Table
+    Properties:
+      TableName: encore-prod-points
+      BillingMode: PAY_PER_REQUEST
+      DeletionProtectionEnabled: true
+      AttributeDefinitions: [{AttributeName: pk, AttributeType: S}]
+      KeySchema: [{AttributeName: pk, KeyType: HASH}]
+";
+        let production = Parameter::builder().parameter_key("Stage").parameter_value("prod").build();
+        let create = account.cloudformation().create_stack().stack_name("encore-prod").template_body(template);
+        create.parameters(production).send().await.unwrap();
+        let done = async || (account.status_of("encore-prod").await? == "CREATE_COMPLETE").then_some(());
+        tests::cloud::eventually("the stack is there", done).await;
+        let dynamo = account.dynamo();
+        let key = AttributeValue::S("account#alice".to_owned());
+        dynamo.put_item().table_name("encore-prod-points").item("pk", key.clone()).send().await.unwrap();
+
+        let destroy = ["prod", "--confirm", "prod", "--with-secrets"];
+        account.run("destroy", &destroy).has(false, &["encore-prod-points (at least 1)", "not destroyed"]);
+        let found = dynamo.scan().table_name("encore-prod-points").send().await.unwrap();
+        assert_eq!(found.count(), 1);
+
+        dynamo.delete_item().table_name("encore-prod-points").key("pk", key).send().await.unwrap();
+        account.run("destroy", &destroy).has(true, &["deleting encore-prod"]);
+        assert_eq!(account.status_of("encore-prod").await, None);
+        account.stack.stop().await.unwrap();
+    });
+}
