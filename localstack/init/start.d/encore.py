@@ -105,6 +105,31 @@ def make_what_services_have():
     )
 
 
+def keep_versions_and_aliases():
+    """Updates an alias in place and leaves a published version as it is.
+
+    LocalStack takes a function that is updated for another one, would make its alias anew, which fails, and remove its
+    version. SAM gives a new version a new name.
+    """
+    from localstack.services.cloudformation.resource_provider import OperationStatus, ProgressEvent
+    from localstack.services.lambda_.resource_providers.aws_lambda_version import LambdaVersionProvider
+    from localstack.services.lambda_.resource_providers.lambda_alias import LambdaAliasProvider
+
+    def update_alias(self, request):
+        model = {**request.previous_state, **request.desired_state}
+        names = ("FunctionName", "Name", "FunctionVersion")
+        request.aws_client_factory.lambda_.update_alias(**{name: model[name] for name in names})
+        return ProgressEvent(status=OperationStatus.SUCCESS, resource_model=model)
+
+    def update_version(self, request):
+        return ProgressEvent(status=OperationStatus.SUCCESS, resource_model=dict(request.previous_state))
+
+    for provider, update in ((LambdaAliasProvider, update_alias), (LambdaVersionProvider, update_version)):
+        check("createOnlyProperties" in provider.SCHEMA, provider.TYPE)
+        provider.SCHEMA = {name: value for name, value in provider.SCHEMA.items() if name != "createOnlyProperties"}
+        provider.update = update
+
+
 def deploy_quickly():
     """Looks again after 20 ms, not a second, whether a resource is there. It made 100 functions take 3 minutes."""
     from localstack.services.cloudformation.resource_provider import ResourceProviderExecutor
@@ -232,6 +257,7 @@ def keep_logs_where_told():
 accept_nulls()
 transform_first()
 make_what_services_have()
+keep_versions_and_aliases()
 deploy_quickly()
 pass_bodies_on()
 deliver_logs_as_lambda_does()
