@@ -9,7 +9,7 @@ use local::dead_letters::DeadLetters;
 use local::sink::{Behaviour, Target};
 use serde_json::{Value, json};
 use std::collections::BTreeSet;
-use tests::cloud::{Ability, Cloud, eventually, skipped, text, unique};
+use tests::cloud::{Ability, Cloud, answered, eventually, skipped, text, unique};
 
 fn sqs(cloud: &Cloud) -> aws_sdk_sqs::Client {
     aws_sdk_sqs::Client::new(&cloud.stack.info().sdk_config())
@@ -213,7 +213,7 @@ fn with_the_whole_outside_dead_two_hundred_payments_stay_paid_and_all_is_told_on
         let sale = &sale;
         let payments = side_by_side(users.into_iter().enumerate().map(|(n, user)| async move {
             let reservation = user.hold(sale, &[&format!("A-{}-{}", n / 20 + 1, n % 20 + 1)]).await;
-            let paid = user.pay(&reservation, "pay").await;
+            let paid = answered(async || user.pay(&reservation, "pay").await).await;
             let payment = text(&paid.json(), "payment_id");
             let end: Value = user.final_payment(&payment).await;
             assert_eq!(end["status"], "completed", "{end}");

@@ -173,6 +173,15 @@ pub async fn eventually<T, F: Future<Output = Option<T>>>(what: &str, mut look: 
     }
 }
 
+/// Asks again for as long as the answer is 503, as the API's clients do. For what has a key.
+pub async fn answered<F: Future<Output = Answer>>(mut ask: impl FnMut() -> F) -> Answer {
+    eventually("an answer that is no 503", || {
+        let asked = ask();
+        async { Some(asked.await).filter(|answer| answer.status != 503) }
+    })
+    .await
+}
+
 /// Lets real time pass, for tests that race a real deadline from both sides. Not for waiting until something is so:
 /// that is [`eventually`].
 pub async fn after(time: Duration) {
