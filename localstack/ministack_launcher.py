@@ -47,13 +47,15 @@ def queue_instead_of_throttling(svc):
     """
     for name in ("_acquire_execution_slot", "_release_execution_slot", "_reserved_concurrency", "_inflight_key"):
         check(callable(getattr(svc, name, None)), f"lambda_svc.{name}")
+    check(callable(getattr(svc._functions, "get", None)), "lambda_svc._functions")
     check(svc._ACCOUNT_CONCURRENCY_CAP == 0, "lambda_svc._ACCOUNT_CONCURRENCY_CAP")
     per_function = int(os.environ.get("ENCORE_FUNCTION_CONCURRENCY", "8"))
     check(per_function >= 1, "ENCORE_FUNCTION_CONCURRENCY")
     gates, lock, limits = {}, threading.Lock(), {}
 
     def acquire(func, config):
-        reserved = svc._reserved_concurrency(func, config)
+        # Of the function, whichever of its versions is called; the engine's versions know nothing of it.
+        reserved = svc._reserved_concurrency(svc._functions.get(config.get("FunctionName")) or func, config)
         if reserved == 0:  # Somebody switched the function off: that is an answer, not a queue.
             return None, "function"
         key = svc._inflight_key(config)

@@ -79,7 +79,7 @@ async fn set_table(cloud: &Cloud, handler: &str, table: &str) {
     set_variable(cloud, handler, "TABLE", table).await;
 }
 
-/// Sets a variable of a function; what it was.
+/// Sets a variable of a function, and of its published version where it is called by one; what it was.
 async fn set_variable(cloud: &Cloud, handler: &str, variable: &str, value: &str) -> String {
     let name = &cloud.stack.info().functions[handler];
     let found = lambda(cloud).get_function_configuration().function_name(name).send().await.unwrap();
@@ -87,6 +87,11 @@ async fn set_variable(cloud: &Cloud, handler: &str, variable: &str, value: &str)
     let before = variables.insert(variable.into(), value.into()).unwrap_or_default();
     let environment = Environment::builder().set_variables(Some(variables)).build();
     lambda(cloud).update_function_configuration().function_name(name).environment(environment).send().await.unwrap();
+    if lambda(cloud).get_alias().function_name(name).name("live").send().await.is_ok() {
+        let published = lambda(cloud).publish_version().function_name(name).send().await.unwrap();
+        let live = lambda(cloud).update_alias().function_name(name).name("live");
+        live.function_version(published.version().unwrap()).send().await.unwrap();
+    }
     before
 }
 
