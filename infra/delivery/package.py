@@ -11,12 +11,12 @@ from .environment import Refused, out_dir
 from .template import Template
 
 
-def package(contexts, directory, build=True):
+def package(contexts, directory, build=True, arch="arm64"):
     """Builds and packs; returns the manifest."""
     if build:
         packages.clear(contexts, directory)
-        packages.build(contexts, directory)
-    return packages.pack(contexts, directory)
+        packages.build(contexts, directory, arch)
+    return packages.pack(contexts, directory, arch)
 
 
 def chosen(only, known):
@@ -30,12 +30,13 @@ def main(arguments=None):
     parser = argparse.ArgumentParser(prog="infra/package", description="Builds and packs the contexts' programs.")
     parser.add_argument("contexts", nargs="*", metavar="CONTEXT", help="these only [default: all]")
     parser.add_argument("--no-build", action="store_true", help="pack what is built already")
+    parser.add_argument("--arch", choices=packages.MACHINES, default="arm64", help="the machine [default: arm64]")
     out_dir(parser)
     options = parser.parse_args(arguments)
     directory = packages.directory(options.out_dir)
     try:
         contexts = chosen(options.contexts, Template.read().contexts())
-        manifest = package(contexts, directory, not options.no_build)
+        manifest = package(contexts, directory, not options.no_build, options.arch)
     except Refused as refused:
         print(f"package: {refused}", file=sys.stderr)
         return 1

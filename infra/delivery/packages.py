@@ -1,4 +1,4 @@
-"""Builds the contexts' programs for arm64 and packs them: the same program gives the same zip."""
+"""Builds the contexts' programs for Lambda and packs them: the same program gives the same zip."""
 
 import hashlib
 import json
@@ -15,6 +15,8 @@ from .environment import ROOT, TARGET, Refused
 # The first moment that a zip can name.
 EPOCH = (1980, 1, 1, 0, 0, 0)
 EXECUTABLE = 0o100755
+# How ELF numbers the machines that Lambda has. The template asks for the first.
+MACHINES = {"arm64": 0xB7, "x86_64": 0x3E}
 
 
 def directory(out):
@@ -22,7 +24,7 @@ def directory(out):
     return out / "package"
 
 
-def build(contexts, packages):
+def build(contexts, packages, arch):
     """One `cargo lambda build` for all of them."""
     tools = Path(sys.executable).parent
     cargo_home = Path(os.environ.get("CARGO_HOME", Path.home() / ".cargo"))
@@ -41,7 +43,8 @@ def build(contexts, packages):
         ZIG_GLOBAL_CACHE_DIR=str(TARGET / "zig" / "global"),
         ZIG_LOCAL_CACHE_DIR=str(TARGET / "zig" / "local"),
     )
-    command = ["cargo", "lambda", "build", "--release", "--arm64", "--locked", "--lambda-dir", str(packages)]
+    machine = f"--{arch.replace('_', '-')}"
+    command = ["cargo", "lambda", "build", "--release", machine, "--locked", "--lambda-dir", str(packages)]
     for context in contexts:
         command += ["--package", context, "--bin", context]
     try:
@@ -52,7 +55,7 @@ def build(contexts, packages):
         raise Refused("the programs could not be built; see above")
 
 
-def pack(contexts, packages):
+def pack(contexts, packages, arch):
     """Packs the built programs and writes the manifest: context -> {file, sha256, bytes, program_sha256}."""
     packages.mkdir(parents=True, exist_ok=True)
     manifest = read_manifest(packages / "manifest.json")
@@ -61,7 +64,7 @@ def pack(contexts, packages):
         if not program.is_file():
             raise Refused(f"{context} is not built: {program} is missing")
         content = program.read_bytes()
-        check_program(context, content)
+        check_program(context, content, arch)
         new = packages / f".{context}.{os.getpid()}.new"
         write_zip(new, {"bootstrap": content})
         digest, program_digest, size = sha256(new.read_bytes()), sha256(content), new.stat().st_size
@@ -119,13 +122,13 @@ def write_zip(path, files):
             archive.writestr(entry, files[name], compresslevel=9)
 
 
-def check_program(context, content):
+def check_program(context, content, arch):
     """Lambda would find out at the first call only."""
     if content[:4] != b"\x7fELF" or len(content) < 20:
         raise Refused(f"{context}'s bootstrap is no program")
     (machine,) = struct.unpack_from("<H", content, 18)
-    if machine != 0xB7:
-        raise Refused(f"{context}'s bootstrap is not built for arm64")
+    if machine != MACHINES[arch]:
+        raise Refused(f"{context}'s bootstrap is not built for {arch}")
 
 
 def sha256(content):

@@ -3,6 +3,8 @@
 use crate::error::{AtPath, Error};
 use crate::files::{self, CargoTarget};
 use crate::{Progress, Result};
+use serde::Deserialize;
+use std::collections::BTreeMap;
 use std::fs::{self, File};
 use std::io::{Cursor, IsTerminal, Read, Write};
 use std::path::{Path, PathBuf};
@@ -30,6 +32,13 @@ impl Package {
     }
 }
 
+/// What a package of infra/package is, as its manifest says.
+#[derive(Deserialize)]
+struct Packed {
+    file: String,
+    program_sha256: String,
+}
+
 /// Builds every program of the workspace, in the profile and the target directory of the running one.
 pub async fn build(target: &CargoTarget, progress: &Progress) -> Result<()> {
     progress("building");
@@ -38,8 +47,40 @@ pub async fn build(target: &CargoTarget, progress: &Progress) -> Result<()> {
     command
         .args(["build", "--workspace", "--bins", "--profile", target.profile_name(), "--target-dir"])
         .arg(&target.dir)
-        .current_dir(files::workspace())
-        .stdin(Stdio::null());
+        .current_dir(files::workspace());
+    run("cargo build", &mut command).await
+}
+
+/// Builds and packs the programs for Lambda's own image, whose C library may be older than this machine's.
+pub async fn pack_for_docker(
+    target: &CargoTarget,
+    contexts: &[String],
+    build: bool,
+    progress: &Progress,
+) -> Result<Vec<Package>> {
+    if contexts.is_empty() {
+        return Ok(Vec::new());
+    }
+    progress("building for containers");
+    let out = target.dir.join("docker");
+    let arch = if std::env::consts::ARCH == "aarch64" { "arm64" } else { std::env::consts::ARCH };
+    let mut command = Command::new(files::workspace().join("infra").join("package"));
+    command.args(["--arch", arch, "--out-dir"]).arg(&out).args((!build).then_some("--no-build")).args(contexts);
+    run("infra/package", command.stdout(Stdio::null())).await?;
+    let store = out.join("package");
+    let mut manifest: BTreeMap<String, Packed> = files::read_json(&store.join("manifest.json"))?.unwrap_or_default();
+    let package = |context: &String| {
+        let Packed { file, program_sha256 } =
+            manifest.remove(context).ok_or_else(|| Error::Template(format!("{context} is not packaged")))?;
+        let hash = program_sha256.chars().take(16).collect();
+        Ok(Package { context: context.clone(), hash, path: store.join(file) })
+    };
+    contexts.iter().map(package).collect()
+}
+
+/// Runs what builds: in a terminal it shows what it does, elsewhere only why it failed.
+async fn run(what: &str, command: &mut Command) -> Result<()> {
+    command.stdin(Stdio::null());
     // What cargo tells the program that it runs is no business of another cargo.
     for (name, _) in std::env::vars_os() {
         let told = name.to_str().is_some_and(|name| {
@@ -49,13 +90,13 @@ pub async fn build(target: &CargoTarget, progress: &Progress) -> Result<()> {
             command.env_remove(name);
         }
     }
-    let could_not = |source| Error::Io { what: "cargo could not be run".to_owned(), source };
+    let could_not = |source| Error::Io { what: format!("{what} could not be run"), source };
     if std::io::stderr().is_terminal() {
         let status = command.status().await.map_err(could_not)?;
         return if status.success() {
             Ok(())
         } else {
-            Err(Error::Command { what: "cargo build".to_owned(), output: "see above".to_owned() })
+            Err(Error::Command { what: what.to_owned(), output: "see above".to_owned() })
         };
     }
     let output = command.output().await.map_err(could_not)?;
@@ -63,7 +104,7 @@ pub async fn build(target: &CargoTarget, progress: &Progress) -> Result<()> {
         return Ok(());
     }
     let printed = String::from_utf8_lossy(&output.stderr);
-    Err(Error::Command { what: "cargo build".to_owned(), output: files::tail_of(&printed, 80) })
+    Err(Error::Command { what: what.to_owned(), output: files::tail_of(&printed, 80) })
 }
 
 /// Packs the program of each context. Packages are kept under the target directory by the hash of their program, so

@@ -67,6 +67,9 @@ pub struct Common {
     /// The engine
     #[arg(long, value_enum, default_value_t)]
     pub engine: EngineKind,
+    /// The engine, LocalStack, and the functions in containers instead of processes
+    #[arg(long)]
+    pub docker: bool,
     /// A template parameter, kept for later; `Key=` goes back to the default
     #[arg(long, value_name = "Key=Value", value_parser = key_value)]
     pub parameter: Vec<(String, String)>,
@@ -87,6 +90,7 @@ impl Common {
             port: self.port,
             stack: self.stack.clone(),
             engine: self.engine,
+            docker: self.docker,
             parameters: self.parameter.iter().cloned().collect(),
             progress: stack::stderr_progress(),
             ..Options::new(self.dir()?)

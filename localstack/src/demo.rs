@@ -336,12 +336,12 @@ fn usage(info: &StackInfo, dir: &Path) -> String {
     let dir = std::env::current_dir().ok().and_then(|here| dir.strip_prefix(here).ok()).unwrap_or(dir).display();
     let api = &info.api_url;
     format!(
-        "\nThe stack goes on running (process {}).\n  \
+        "\nThe stack goes on running{}.\n  \
          look    curl {api}/concerts\n  \
          act     curl -H \"Authorization: Bearer $(cargo local token --target-dir {dir} --user me)\" {api}/points\n  \
          logs    cargo local logs --target-dir {dir} --follow\n  \
          audit   cargo local audit --target-dir {dir}\n  \
          stop    cargo local down --target-dir {dir}\n",
-        info.pid
+        info.pid.map(|pid| format!(" (process {pid})")).unwrap_or_default()
     )
 }

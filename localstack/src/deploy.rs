@@ -258,7 +258,7 @@ impl<'a> Deployer<'a> {
             region: REGION.to_owned(),
             account_id: account.to_owned(),
             stack: self.stack.to_owned(),
-            pid: engine.pid,
+            pid: engine.pid(),
             tables: named("AWS::DynamoDB::Table"),
             queues: named("AWS::SQS::Queue"),
             state_machines: named("AWS::StepFunctions::StateMachine"),

@@ -4,7 +4,7 @@ use crate::error::{AtPath, Error};
 use crate::http::Client;
 use crate::info::EngineKind;
 use crate::python::Requirements;
-use crate::{Progress, Result, files};
+use crate::{Progress, Result, docker, files};
 use ::http::Method;
 use rustix::process::{Pid, Signal, kill_process, test_kill_process};
 use serde::{Deserialize, Serialize};
@@ -60,14 +60,25 @@ pub struct Start<'a> {
     pub remove: &'a [PathBuf],
 }
 
+/// As what an engine runs.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+enum RunsAs {
+    /// A process.
+    Pid(u32),
+    /// A project of Docker Compose.
+    Project(String),
+}
+
 /// A started engine, as `engine.json` remembers it.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Engine {
     /// Which one.
     #[serde(default)]
     pub kind: EngineKind,
-    /// Its process.
-    pub pid: u32,
+    /// As what it runs.
+    #[serde(flatten)]
+    runs_as: RunsAs,
     /// What it answers when asked who it is.
     pub nonce: String,
     /// Its port.
@@ -82,6 +93,24 @@ impl Engine {
     /// Where AWS clients go.
     pub fn endpoint_url(&self) -> String {
         format!("http://127.0.0.1:{}", self.port)
+    }
+
+    /// Its process, unless it is in Docker.
+    pub fn pid(&self) -> Option<u32> {
+        match self.runs_as {
+            RunsAs::Pid(pid) => Some(pid),
+            RunsAs::Project(_) => None,
+        }
+    }
+
+    /// Whether it, and its functions, are containers.
+    pub fn in_docker(&self) -> bool {
+        matches!(self.runs_as, RunsAs::Project(_))
+    }
+
+    /// Where functions find what this machine has at `url`.
+    pub fn seen_by_functions(&self, url: &str) -> String {
+        if self.in_docker() { url.replace("//127.0.0.1:", "//host.docker.internal:") } else { url.to_owned() }
     }
 
     /// The engine last started in `dir`, whether or not it still runs.
@@ -115,7 +144,27 @@ impl Engine {
         }
     }
 
-    /// Starts an engine and waits until it answers.
+    /// Starts LocalStack in Docker and waits until it answers. When that fails, nothing stays behind.
+    pub async fn start_in_docker(dir: &Path, stack: &str, port: Option<u16>, progress: &Progress) -> Result<Self> {
+        progress("starting localstack in Docker; the first time, its image is fetched");
+        let project = docker::project(stack, dir);
+        let port = port.map_or_else(free_port, Ok)?;
+        let runs_as = RunsAs::Project(project.clone());
+        let engine = Self { kind: EngineKind::Localstack, runs_as, nonce: fresh_nonce(), port };
+        // Before it is there, so that an interrupted start leaves something to stop.
+        files::write_json(&Self::path(dir), &engine)?;
+        let started = match docker::up(&project, port, &engine.nonce).await {
+            Ok(()) if engine.answers().await => return Ok(engine),
+            Ok(()) => Error::Engine(format!("Docker has it up, but it does not answer at {}", engine.endpoint_url())),
+            Err(error) => error,
+        };
+        // Where this fails, too, there is no Docker that could have anything of it.
+        docker::down(&project).await.ok();
+        Self::forget(dir)?;
+        Err(started)
+    }
+
+    /// Starts an engine as a process and waits until it answers.
     pub async fn start(options: &Start<'_>, progress: &Progress) -> Result<(Self, Child)> {
         progress(&format!("starting {}", options.kind));
         let mut attempt = 1;
@@ -149,7 +198,7 @@ impl Engine {
         let log_path = log_path(dir);
         let log = File::create(&log_path).at("creating", &log_path)?;
         let log_too = log.try_clone().at("opening", &log_path)?;
-        let nonce = format!("{:016x}{:016x}", fastrand::u64(..), fastrand::u64(..));
+        let nonce = fresh_nonce();
         let endpoint = format!("http://127.0.0.1:{port}");
 
         let mut command = Command::new(options.python);
@@ -188,7 +237,7 @@ impl Engine {
             command.arg("--remove").arg(path);
         }
         let mut child = command.spawn().at("starting the engine with", options.python)?;
-        let engine = Self { kind: options.kind, pid: child.id(), nonce, port };
+        let engine = Self { kind: options.kind, runs_as: RunsAs::Pid(child.id()), nonce, port };
         // Before it answers, so that an interrupted start leaves something to stop.
         files::write_json(&Self::path(dir), &engine)?;
 
@@ -215,7 +264,11 @@ impl Engine {
 
     /// Ends the engine and, by that, its functions. Says whether there was anything to end.
     pub async fn stop(&self) -> Result<bool> {
-        let Some(pid) = i32::try_from(self.pid).ok().and_then(Pid::from_raw) else { return Ok(false) };
+        let number = match &self.runs_as {
+            RunsAs::Pid(number) => *number,
+            RunsAs::Project(project) => return docker::down(project).await.map(|()| true),
+        };
+        let Some(pid) = i32::try_from(number).ok().and_then(Pid::from_raw) else { return Ok(false) };
         // The number alone proves nothing: it may be another process's by now.
         if !(self.is_command_of(pid) || self.answers().await) {
             return Ok(false);
@@ -224,7 +277,7 @@ impl Engine {
             if let Err(error) = kill_process(pid, signal) {
                 return match error {
                     rustix::io::Errno::SRCH => Ok(true),
-                    other => Err(Error::Engine(format!("the engine, process {}, cannot be ended: {other}", self.pid))),
+                    other => Err(Error::Engine(format!("the engine, process {number}, cannot be ended: {other}"))),
                 };
             }
             let deadline = Instant::now() + patience;
@@ -235,7 +288,7 @@ impl Engine {
                 sleep(Duration::from_millis(20)).await;
             }
         }
-        Err(Error::Engine(format!("the engine, process {}, does not end", self.pid)))
+        Err(Error::Engine(format!("the engine, process {number}, does not end")))
     }
 
     /// Whether the process was started with this engine's nonce.
@@ -279,6 +332,10 @@ pub fn log_path(dir: &Path) -> PathBuf {
 
 fn temp_dir(dir: &Path) -> PathBuf {
     dir.join("tmp")
+}
+
+fn fresh_nonce() -> String {
+    format!("{:016x}{:016x}", fastrand::u64(..), fastrand::u64(..))
 }
 
 /// A port that nobody listens on right now.

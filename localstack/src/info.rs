@@ -20,7 +20,7 @@ pub enum EngineKind {
     /// ministack, in a virtual environment of Python. Needs no Docker.
     #[default]
     Ministack,
-    /// LocalStack, on the host in a virtual environment of Python. Needs no Docker either, but minutes to deploy.
+    /// LocalStack, in a virtual environment of Python, or in Docker (`--docker`).
     Localstack,
 }
 
@@ -59,8 +59,8 @@ pub struct StackInfo {
     pub account_id: String,
     /// The stack's name, the prefix of every name in it.
     pub stack: String,
-    /// The engine's process.
-    pub pid: u32,
+    /// The engine's process; none of ours when it is in Docker.
+    pub pid: Option<u32>,
     /// Context -> table name.
     pub tables: BTreeMap<String, String>,
     /// Queue -> URL. Dead-letter queues are among them.

@@ -15,6 +15,7 @@ mod database;
 pub mod dead_letters;
 pub mod demo;
 mod deploy;
+mod docker;
 mod engine;
 mod error;
 mod files;

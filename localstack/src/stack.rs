@@ -1,6 +1,5 @@
 //! A stack's life: up, what it is, down.
 
-use crate::artifacts;
 use crate::deploy::{Change, Deployer};
 use crate::engine::{self, Engine, Start};
 use crate::error::{AtPath, Error};
@@ -10,6 +9,7 @@ use crate::sink::{self, Secrets};
 use crate::template::Template;
 use crate::tokens::{self, Tokens};
 use crate::{ISSUER, Result, python};
+use crate::{artifacts, docker};
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::fs;
@@ -54,6 +54,8 @@ pub struct Options {
     pub stack: String,
     /// The engine.
     pub engine: EngineKind,
+    /// Whether the engine is in Docker, which LocalStack can be.
+    pub docker: bool,
     /// Template parameters. Kept in the directory; an empty value goes back to the template's default.
     pub parameters: BTreeMap<String, String>,
     /// The SAM template.
@@ -79,6 +81,7 @@ impl Options {
             port: None,
             stack: "encore".to_owned(),
             engine: EngineKind::Ministack,
+            docker: false,
             parameters: BTreeMap::new(),
             template: files::workspace().join("infra").join("template.yaml"),
             build: true,
@@ -106,6 +109,9 @@ impl Options {
     }
 
     fn check(&self) -> Result<()> {
+        if self.docker && self.engine != EngineKind::Localstack {
+            return Err(Error::Usage(format!("{} does not run in Docker; say --engine localstack", self.engine)));
+        }
         let mut letters = self.stack.chars();
         let good = letters.next().is_some_and(|c| c.is_ascii_alphabetic())
             && letters.all(|c| c.is_ascii_alphanumeric() || c == '-')
@@ -147,6 +153,9 @@ pub struct Stack {
 impl Stack {
     /// Brings a stack up in an engine of its own.
     pub async fn start(options: Options) -> Result<Self> {
+        if options.docker {
+            return Err(Error::Usage("an engine in Docker does not end with its owner; use cargo local up".to_owned()));
+        }
         let ready = Ready::make(&options).await?;
         if let Some(engine) = Engine::remembered(&options.dir)?
             && engine.answers().await
@@ -204,7 +213,8 @@ impl Stack {
     /// Ends the engine and its functions, and removes what they left.
     pub async fn stop(mut self) -> Result<()> {
         drop(self.child.stdin.take());
-        let waiting = || Error::Engine(format!("waiting for the engine, process {}", self.engine.pid));
+        let process = self.child.id();
+        let waiting = || Error::Engine(format!("waiting for the engine, process {process}"));
         let deadline = Instant::now() + STOP_DEADLINE;
         while self.child.try_wait().map_err(|_| waiting())?.is_none() {
             if Instant::now() > deadline {
@@ -236,16 +246,20 @@ pub async fn up(options: &Options) -> Result<(StackInfo, Outcome)> {
         // One that outlived its engine is about to notice.
         sink::Detached::stop(&options.dir).await?;
         clean(&options.dir)?;
-        let (engine, _detached) = ready.start(options, false).await?;
+        let engine = if options.docker {
+            Engine::start_in_docker(&options.dir, &options.stack, options.port, &options.progress).await?
+        } else {
+            ready.start(options, false).await?.0
+        };
         let sink_url = ready.sink_beside(&options.dir).await?;
         return ready.deploy(options, &engine, &sink_url, None).await;
     };
-    if engine.kind != options.engine {
+    let named = |kind: EngineKind, docker| format!("{kind}{}", if docker { " in Docker" } else { "" });
+    let (runs, asked) = (named(engine.kind, engine.in_docker()), named(options.engine, options.docker));
+    if runs != asked {
         return Err(Error::Usage(format!(
-            "the stack in {} runs on {}, not {}; end it first: cargo local down",
+            "the stack in {} runs on {runs}, not {asked}; end it first: cargo local down",
             options.dir.display(),
-            engine.kind,
-            options.engine
         )));
     }
     if let Some(port) = options.port.filter(|port| *port != engine.port) {
@@ -296,7 +310,8 @@ fn clean(dir: &Path) -> Result<()> {
 struct Ready {
     /// Of the stack's directory, held until the stack is up.
     _lock: Lock,
-    python: PathBuf,
+    /// What runs the engine, outside Docker.
+    python: Option<PathBuf>,
     program: PathBuf,
     template: Template,
     packages: Vec<artifacts::Package>,
@@ -308,10 +323,17 @@ impl Ready {
         fs::create_dir_all(&options.dir).at("creating", &options.dir)?;
         let lock = Lock::take(&options.dir.join("lock"), &options.progress).await?;
         let target = CargoTarget::of_this_program();
-        let build = async { if options.build { artifacts::build(&target, &options.progress).await } else { Ok(()) } };
-        let (python, ()) = tokio::try_join!(interpreter(options.engine, &options.progress), build)?;
         let template = Template::read(&options.template)?;
-        let packages = artifacts::pack(&target, &template.contexts()).await?;
+        let contexts = template.contexts();
+        let (python, packages) = if options.docker {
+            docker::check().await?;
+            (None, artifacts::pack_for_docker(&target, &contexts, options.build, &options.progress).await?)
+        } else {
+            let build =
+                async { if options.build { artifacts::build(&target, &options.progress).await } else { Ok(()) } };
+            let (python, ()) = tokio::try_join!(interpreter(options.engine, &options.progress), build)?;
+            (Some(python), artifacts::pack(&target, &contexts).await?)
+        };
         let program = target.bin_dir().join("local");
         Ok(Self { _lock: lock, python, program, template, packages })
     }
@@ -325,11 +347,13 @@ impl Ready {
         Ok(String::new())
     }
 
+    /// Starts the engine as a process.
     async fn start(&self, options: &Options, attached: bool) -> Result<(Engine, Child)> {
+        let Some(python) = &self.python else { return Err(Error::Engine("there is no process in Docker".to_owned())) };
         let remove = if options.ephemeral { vec![options.dir.clone()] } else { Vec::new() };
         let start = Start {
             kind: options.engine,
-            python: &self.python,
+            python,
             program: &self.program,
             dir: &options.dir,
             port: options.port,
@@ -347,7 +371,7 @@ impl Ready {
         sink_url: &str,
         known: Option<&StackInfo>,
     ) -> Result<(StackInfo, Outcome)> {
-        let parameters = parameters(options, &self.template.parameters(), sink_url)?;
+        let parameters = parameters(options, &self.template.parameters(), &engine.seen_by_functions(sink_url))?;
         let deployer = Deployer::new(engine.endpoint_url(), &options.stack, &options.progress);
         let keys = self.packages.iter().map(|package| (package.context.clone(), package.key())).collect();
         let template = self.template.clone().deployable(&deployer.bucket(), &keys)?;

@@ -225,6 +225,9 @@ fn what_lambda_could_not_run_is_not_packed() {
     let scratch = Scratch::built();
     scratch.program("points", &elf(X86_64, "points"));
     run("package", &scratch, &["--no-build"]).has(false, &["points", "not built for arm64"]);
+    run("package", &scratch, &["--no-build", "--arch", "x86_64", "points"]).has(true, &["points-"]);
+    run("package", &scratch, &["--no-build", "--arch", "x86_64", "items"])
+        .has(false, &["items", "not built for x86_64"]);
     scratch.program("points", b"#!/bin/sh\nexec something else\n");
     run("package", &scratch, &["--no-build"]).has(false, &["points", "no program"]);
     fs::remove_dir_all(scratch.0.join("package/points")).unwrap();

@@ -4,13 +4,16 @@
 
 #![allow(missing_docs, clippy::unwrap_used, clippy::panic)]
 
-use local::{EngineKind, Options, Stack};
+use local::http::Client;
+use local::{EngineKind, Options, Stack, StackInfo};
 use serde_norway::Value;
 use std::collections::BTreeSet;
+use std::env;
 use std::fs;
 use std::net::{Ipv4Addr, SocketAddr, TcpStream};
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
-use std::process::Command;
+use std::process::{Command, Output};
 use tests::cloud::{Ability, block_on, skipped};
 
 fn localstack() -> PathBuf {
@@ -120,4 +123,164 @@ fn the_engine_listens_on_this_machines_own_address_only() {
     // Every address of 127.0.0.0/8 is this machine's where one listens on all of them.
     connect(Ipv4Addr::new(127, 0, 0, 2)).unwrap_err();
     block_on(stack.stop()).unwrap();
+}
+
+/// An API that says where the world outside is, as functions see it.
+const API: &str = r#"
+Parameters: {PartnerUrl: {Type: String}}
+Resources:
+  Api: {Type: AWS::ApiGateway::RestApi, Properties: {Name: things}}
+  Partner:
+    Type: AWS::ApiGateway::Resource
+    Properties: {RestApiId: !Ref Api, ParentId: !GetAtt Api.RootResourceId, PathPart: partner}
+  Get:
+    Type: AWS::ApiGateway::Method
+    Properties:
+      RestApiId: !Ref Api
+      ResourceId: !Ref Partner
+      HttpMethod: GET
+      AuthorizationType: NONE
+      MethodResponses: [{StatusCode: "200"}]
+      Integration:
+        Type: MOCK
+        RequestTemplates: {application/json: '{"statusCode": 200}'}
+        IntegrationResponses: [{StatusCode: "200", ResponseTemplates: {application/json: !Ref PartnerUrl}}]
+  Deployment: {Type: AWS::ApiGateway::Deployment, DependsOn: Get, Properties: {RestApiId: !Ref Api}}
+  V1:
+    Type: AWS::ApiGateway::Stage
+    Properties: {RestApiId: !Ref Api, DeploymentId: !Ref Deployment, StageName: v1}
+"#;
+
+/// A program in Docker's place that runs the engine on this machine when it is asked for one in a container.
+const STAND_IN: &str = r#"#!{python}
+import os, signal, subprocess, sys, urllib.request
+from pathlib import Path
+
+def answers():
+    try:
+        urllib.request.urlopen(f"http://127.0.0.1:{port}/_encore/engine")
+    except OSError:
+        return False
+    return True
+
+here, engine = Path(__file__).parent, Path(__file__).with_name("engine")
+with here.joinpath("calls").open("a") as calls:
+    print(*sys.argv[1:], file=calls)
+if sys.argv[1:] == ["compose", "version"]:
+    sys.exit()
+file = Path(sys.argv[5])
+if sys.argv[6:] == ["up", "--detach", "--wait"]:
+    port, nonce = os.environ["ENCORE_PORT"], os.environ["ENCORE_NONCE"]
+    launcher = [sys.executable, file.with_name("localstack_launcher.py"), "--database", "{program}"]
+    process = subprocess.Popen(
+        [*launcher, "--port", port, "--nonce", nonce],
+        env=dict(
+            os.environ, TMPDIR=str(here), AWS_ENDPOINT_URL=f"http://127.0.0.1:{port}",
+            AWS_REGION="us-east-1", AWS_DEFAULT_REGION="us-east-1",
+        ),
+        stdin=subprocess.DEVNULL, stdout=here.joinpath("log").open("w"), stderr=subprocess.STDOUT,
+    )
+    engine.write_text(f"{process.pid} {port}")
+    while not answers():
+        assert process.poll() is None, here.joinpath("log").read_text()
+elif sys.argv[6:] == ["down", "--volumes"]:
+    pid, port = engine.read_text().split()
+    os.kill(int(pid), signal.SIGTERM)
+    while answers():
+        pass
+else:
+    sys.exit(f"what is {sys.argv[6:]}?")
+"#;
+
+/// A stack's directory, and what there is in place of Docker.
+struct Docker {
+    options: Options,
+    path: String,
+}
+
+impl Docker {
+    /// Without any Docker, where `stand_in` is none.
+    fn played_by(stand_in: Option<&str>) -> Self {
+        let options = with_template(API);
+        let bin = options.dir.join("bin");
+        fs::create_dir_all(&bin).unwrap();
+        let mut path = bin.to_str().unwrap().to_owned();
+        if let Some(text) = stand_in {
+            fs::write(bin.join("docker"), text).unwrap();
+            fs::set_permissions(bin.join("docker"), fs::Permissions::from_mode(0o755)).unwrap();
+            path = format!("{path}:{}", env::var("PATH").unwrap());
+        }
+        Self { options, path }
+    }
+
+    fn local(&self, verb: &str) -> Output {
+        let dir = self.options.dir.to_str().unwrap();
+        let mut command = Command::new(program());
+        command.args([verb, "--engine", "localstack", "--docker", "--target-dir", dir]).env("PATH", &self.path);
+        if verb == "up" {
+            command.arg("--template").arg(&self.options.template);
+        }
+        command.output().unwrap()
+    }
+
+    /// What `up` says when it cannot.
+    fn refusal(&self) -> String {
+        let refused = self.local("up");
+        assert!(!refused.status.success());
+        assert!(!self.options.dir.join("engine.json").exists(), "an engine is remembered that there is not");
+        String::from_utf8(refused.stderr).unwrap()
+    }
+}
+
+impl Drop for Docker {
+    fn drop(&mut self) {
+        self.local("down");
+        fs::remove_dir_all(&self.options.dir).unwrap();
+    }
+}
+
+/// `cargo local`, beside the tests' own programs.
+fn program() -> PathBuf {
+    env::current_exe().unwrap().ancestors().nth(2).unwrap().join("local")
+}
+
+#[test]
+fn without_docker_its_name_is_said() {
+    let refusal = Docker::played_by(None).refusal();
+    assert!(refusal.contains("docker is not in PATH"), "{refusal}");
+}
+
+#[test]
+fn what_docker_says_when_it_fails_is_shown() {
+    let stand_in = "#!/bin/sh\ncase \"$*\" in *' up '*) echo 'no daemon' >&2; exit 1;; esac\n";
+    let refusal = Docker::played_by(Some(stand_in)).refusal();
+    assert!(refusal.contains("docker compose up failed:\nno daemon"), "{refusal}");
+}
+
+#[test]
+fn docker_is_told_to_start_the_engine_deployed_to_and_told_to_end_it() {
+    if skipped(Ability::LocalStack) {
+        return;
+    }
+    let python = block_on(local::interpreter(EngineKind::Localstack, &local::stderr_progress())).unwrap();
+    let stand_in = STAND_IN.replace("{python}", python.to_str().unwrap());
+    let docker = Docker::played_by(Some(&stand_in.replace("{program}", program().to_str().unwrap())));
+    let up = docker.local("up");
+    assert!(up.status.success(), "{}", String::from_utf8_lossy(&up.stderr));
+
+    let info = StackInfo::of_running(&docker.options.dir).unwrap();
+    let get = async |url: &str| Client::new().send(http::Method::GET, url, &[], "").await;
+    let partner = block_on(get(&format!("{}/partner", info.api_url))).unwrap();
+    let sink_port = info.sink_url.strip_prefix("http://127.0.0.1:").unwrap();
+    assert_eq!(partner.text(), format!("http://host.docker.internal:{sink_port}/partner"));
+    // Where containers come from is not this machine's own address.
+    TcpStream::connect(SocketAddr::from((Ipv4Addr::new(127, 0, 0, 2), sink_port.parse().unwrap()))).unwrap();
+
+    let again = docker.local("up");
+    assert!(String::from_utf8_lossy(&again.stderr).contains("as it was"), "{again:?}");
+    assert!(docker.local("down").status.success());
+    block_on(get(&info.endpoint_url)).unwrap_err();
+    let calls = fs::read_to_string(docker.options.dir.join("bin").join("calls")).unwrap();
+    let count = |verb: &str| calls.lines().filter(|call| call.ends_with(verb)).count();
+    assert_eq!((count("up --detach --wait"), count("down --volumes")), (1, 1), "{calls}");
 }

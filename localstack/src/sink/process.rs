@@ -21,10 +21,11 @@ const STOP_DEADLINE: Duration = Duration::from_secs(10);
 /// How often a detached sink looks whether its engine still runs.
 const LOOK_EVERY: Duration = Duration::from_secs(2);
 
-async fn listen() -> Result<(TcpListener, String)> {
+/// A port of its own at this address, and how this machine calls it.
+async fn listen(address: Ipv4Addr) -> Result<(TcpListener, String)> {
     let failed = |source| Error::Io { what: "opening a port for the sink".to_owned(), source };
-    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.map_err(failed)?;
-    let url = format!("http://{}", listener.local_addr().map_err(failed)?);
+    let listener = TcpListener::bind((address, 0)).await.map_err(failed)?;
+    let url = format!("http://127.0.0.1:{}", listener.local_addr().map_err(failed)?.port());
     Ok((listener, url))
 }
 
@@ -42,7 +43,7 @@ pub struct Attached {
 impl Attached {
     /// Starts one on the runtime of the caller.
     pub async fn start(secrets: Secrets) -> Result<Self> {
-        let (listener, url) = listen().await?;
+        let (listener, url) = listen(Ipv4Addr::LOCALHOST).await?;
         let task = tokio::spawn(Server::new(secrets, nonce()).serve(listener));
         Ok(Self { url, task })
     }
@@ -120,7 +121,9 @@ impl Detached {
         if let Err(error) = rustix::process::setsid() {
             eprintln!("sink: it stays in its caller's session: {error}");
         }
-        let (listener, url) = listen().await?;
+        // Containers come from another address than this machine's own.
+        let in_docker = Engine::remembered(dir)?.is_some_and(|engine| engine.in_docker());
+        let (listener, url) = listen(if in_docker { Ipv4Addr::UNSPECIFIED } else { Ipv4Addr::LOCALHOST }).await?;
         let me = Self { url, nonce: nonce() };
         let server = Server::new(Secrets::open(dir)?, me.nonce.clone());
         files::write_json(&Self::path(dir), &me)?;

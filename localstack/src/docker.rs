@@ -1,0 +1,67 @@
+//! LocalStack in Docker: `docker compose`, with compose.yaml.
+
+use crate::error::Error;
+use crate::{Result, files};
+use std::io::ErrorKind;
+use std::path::Path;
+use std::process::{Output, Stdio};
+use tokio::process::Command;
+
+/// The name under which Compose knows what a stack has. Of the directory, too: stacks of one name run side by side.
+pub fn project(stack: &str, dir: &Path) -> String {
+    format!("{}-{}", stack.to_lowercase(), files::short_hash(&[dir.as_os_str().as_encoded_bytes()], 8))
+}
+
+/// Whether there is a Docker to ask, before anything is built for it.
+pub async fn check() -> Result<()> {
+    run("docker compose version", Command::new("docker").args(["compose", "version"])).await.map(drop)
+}
+
+/// Starts the engine, and waits until Compose finds it well.
+pub async fn up(project: &str, port: u16, nonce: &str) -> Result<()> {
+    let mut command = compose(project);
+    command.args(["up", "--detach", "--wait"]).env("ENCORE_PORT", port.to_string()).env("ENCORE_NONCE", nonce);
+    let Err(error) = run("docker compose up", &mut command).await else { return Ok(()) };
+    let Error::Command { what, output } = error else { return Err(error) };
+    // What Compose says of a container that is not well is no more than that.
+    let logs = run("docker compose logs", compose(project).args(["logs", "--no-color", "--tail", "20"])).await;
+    let logs = logs.map_or_else(|error| error.chain(), |logs| String::from_utf8_lossy(&logs.stdout).into_owned());
+    Err(Error::Command { what, output: format!("{output}\n{logs}") })
+}
+
+/// Ends the engine and removes what it kept.
+pub async fn down(project: &str) -> Result<()> {
+    run("docker compose down", compose(project).args(["down", "--volumes"])).await.map(drop)
+}
+
+fn compose(project: &str) -> Command {
+    let mut command = Command::new("docker");
+    command.args(["compose", "--project-name", project, "--file"]);
+    command.arg(files::workspace().join("localstack").join("compose.yaml"));
+    command
+}
+
+async fn run(what: &str, command: &mut Command) -> Result<Output> {
+    let output = command.stdin(Stdio::null()).output().await.map_err(|source| match source.kind() {
+        ErrorKind::NotFound => {
+            Error::Missing("docker is not in PATH; LocalStack runs without it, too: leave out --docker".to_owned())
+        }
+        _ => Error::Io { what: "docker could not be run".to_owned(), source },
+    })?;
+    if output.status.success() {
+        return Ok(output);
+    }
+    let printed = String::from_utf8_lossy(&output.stderr);
+    Err(Error::Command { what: what.to_owned(), output: files::tail_of(&printed, 30) })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn stacks_of_one_name_are_projects_of_their_own() {
+        let (one, other) = (project("Encore", Path::new("/a")), project("Encore", Path::new("/b")));
+        assert!(one != other && one.starts_with("encore-"), "{one} {other}");
+    }
+}
