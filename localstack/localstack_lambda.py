@@ -23,7 +23,7 @@ from concurrent.futures import Future
 from concurrent.futures import TimeoutError as FutureTimeoutError
 from pathlib import Path
 
-from gate import Gate
+from gate import QUEUE_SECONDS, Gate
 from localstack import config
 from localstack.aws.api.lambda_ import TooManyRequestsException
 from localstack.services.lambda_.invocation.executor_endpoint import StatusErrorException
@@ -33,8 +33,6 @@ from localstack.services.lambda_.invocation.runtime_executor import RuntimeExecu
 # How long a function may take to ask for its first event, seconds. Lambda allows ten; a machine busy with 500
 # buyers needs more.
 INIT_SECONDS = 60
-# How long a call waits for a process of its function before it is throttled, seconds.
-QUEUE_SECONDS = 120
 # What a function inherits of the engine's environment. Nothing of the developer's.
 INHERITED = ("PATH", "HOME", "LANG", "TMPDIR", "RUST_BACKTRACE")
 

@@ -7,16 +7,16 @@ in Docker, too, is in init/start.d.
 Each patch says what it is for. `check` stops the start where LocalStack is not what the patch was written for.
 """
 
-import argparse
 import os
 import re
 import shutil
 import signal
 import subprocess
-import sys
 import threading
 import types
 from pathlib import Path
+
+import launching
 
 HERE = Path(__file__).resolve().parent
 LEAVING = threading.Lock()
@@ -128,48 +128,18 @@ def leave(remove):
     os._exit(0)
 
 
-def raise_file_limit():
-    """Some hundred connections and processes at a time; the usual soft limit is 1,024 files."""
-    import resource
-
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    wanted = 65536 if hard == resource.RLIM_INFINITY else min(hard, 65536)
-    if soft < wanted:
-        try:
-            resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
-        except (ValueError, OSError) as error:  # macOS allows less than it says.
-            print(f"the limit of open files stays at {soft}: {error}", file=sys.stderr, flush=True)
-
-
 def main():
-    arguments = argparse.ArgumentParser()
-    arguments.add_argument("--port", type=int, required=True)
-    arguments.add_argument("--nonce", required=True)
+    arguments = launching.options()
     arguments.add_argument("--database", required=True, help="the program that serves dynoxide as `PROGRAM dynamodb`")
-    arguments.add_argument("--attached", action="store_true", help="end when standard input does")
-    arguments.add_argument("--remove", action="append", default=[], help="directory to remove at the end")
     options = arguments.parse_args()
 
-    # A session of its own: a Ctrl-C in the terminal that started it is not meant for the engine.
-    try:
-        os.setsid()
-    except PermissionError:
-        pass  # Started as a group leader already.
-
-    raise_file_limit()
+    launching.own_session()
+    launching.raise_file_limit()
     configure(options.port, os.environ["TMPDIR"], options.nonce)
     database, database_port = start_database(options.database)
 
     if options.attached:
-
-        def watch_parent():
-            # The parent holds the other end of this pipe and never writes: the end of the file is the end of the
-            # parent, however it came.
-            while os.read(0, 1024):
-                pass
-            leave(options.remove)
-
-        threading.Thread(target=watch_parent, daemon=True).start()
+        launching.end_with_parent(lambda: leave(options.remove))
 
     import localstack_lambda
     from localstack import config

@@ -11,7 +11,6 @@ name, and not later with wrong numbers.
 The environment carries the rest (TMPDIR, AWS_ENDPOINT_URL, ENCORE_FUNCTION_CONCURRENCY, LOG_LEVEL).
 """
 
-import argparse
 import asyncio
 import json
 import os
@@ -21,11 +20,8 @@ import socketserver
 import sys
 import threading
 
-from gate import Gate
-
-# How long a call waits for a free environment of its function before it is throttled. Below the
-# 29 s after which API Gateway gives up on a function.
-QUEUE_SECONDS = 25.0
+import launching
+from gate import QUEUE_SECONDS, Gate
 
 # Held by the thread that ends the process. The group's SIGTERM reaches this process too.
 LEAVING = threading.Lock()
@@ -285,19 +281,8 @@ def leave(runtime, remove):
 
 
 def main():
-    arguments = argparse.ArgumentParser()
-    arguments.add_argument("--port", type=int, required=True)
-    arguments.add_argument("--nonce", required=True)
-    arguments.add_argument("--attached", action="store_true", help="end when standard input does")
-    arguments.add_argument("--remove", action="append", default=[], help="directory to remove at the end")
-    options = arguments.parse_args()
-
-    # A session of its own: a Ctrl-C in the terminal that started it is not meant for the engine.
-    try:
-        os.setsid()
-    except PermissionError:
-        pass  # Started as a group leader already.
-
+    options = launching.options().parse_args()
+    launching.own_session()
     os.environ.update(
         GATEWAY_PORT=str(options.port),
         MINISTACK_HOST="127.0.0.1",
@@ -336,26 +321,9 @@ def main():
     signal.signal(signal.SIGTERM, lambda *_: leave(runtime, options.remove))
 
     if options.attached:
+        launching.end_with_parent(lambda: leave(runtime, options.remove))
 
-        def watch_parent():
-            # The parent holds the other end of this pipe and never writes: the end of the file is
-            # the end of the parent, however it came.
-            while os.read(0, 1024):
-                pass
-            leave(runtime, options.remove)
-
-        threading.Thread(target=watch_parent, daemon=True).start()
-
-    # Some hundred connections and processes at a time; the usual soft limit is 1,024 files.
-    import resource
-
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    wanted = 65536 if hard == resource.RLIM_INFINITY else min(hard, 65536)
-    if soft < wanted:
-        try:
-            resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
-        except (ValueError, OSError) as error:  # macOS allows less than it says.
-            print(f"the limit of open files stays at {soft}: {error}", file=sys.stderr, flush=True)
+    launching.raise_file_limit()
 
     config = Config()
     config.bind = [f"127.0.0.1:{options.port}"]

@@ -9,7 +9,7 @@ import sys
 from pathlib import Path
 
 from . import expansion, keys, packages, stages
-from .environment import REQUIREMENTS, TARGET, Refused, out_dir
+from .environment import REQUIREMENTS, TARGET, Refused, out_dir, outcome
 from .package import package
 from .template import PATH, Template
 
@@ -271,41 +271,32 @@ def parser():
     return parser
 
 
+def check_and_deploy(options, say):
+    """What can be checked without an account, first; with --dry-run, that alone."""
+    stage = stages.read(options.stage)
+    template = Template.read()
+    resolved = stages.resolve(template.parameters, stage, stages.asked(options.parameter), at_once=options.at_once)
+    if wrong := template.long_names(stage.stack):
+        raise Refused("; ".join(wrong))
+    lint()
+    manifest, unpackaged = packages.check(template.contexts(), packages.directory(options.out_dir))
+    # The same rewriting as for real, so that a path that could not go along is found here.
+    text = template.deployable("packages", dict.fromkeys(template.contexts(), "package.zip"))
+    values = {**dict.fromkeys(template.parameters, ""), **resolved.values}
+    resources = expansion.resources(text, values, stage.region)
+    secrets = keys.needed(template.secrets(), resolved.values)
+    if options.dry_run:
+        if unpackaged and options.no_build:
+            raise Refused("; ".join(unpackaged))
+        print("\n".join(plan(stage, template, resolved, manifest, unpackaged, secrets, resources)))
+        say("dry run: nothing was deployed")
+    else:
+        deploy(stage, template, options, say)
+
+
 def main(arguments=None):
     options = parser().parse_args(arguments)
-    say = lambda line: print(f"deploy: {line}", file=sys.stderr, flush=True)  # noqa: E731
-    try:
-        stage = stages.read(options.stage)
-        template = Template.read()
-        resolved = stages.resolve(template.parameters, stage, stages.asked(options.parameter), at_once=options.at_once)
-        if wrong := template.long_names(stage.stack):
-            raise Refused("; ".join(wrong))
-        lint()
-        manifest, unpackaged = packages.check(template.contexts(), packages.directory(options.out_dir))
-        # The same rewriting as for real, so that a path that could not go along is found here.
-        text = template.deployable("packages", dict.fromkeys(template.contexts(), "package.zip"))
-        values = {**dict.fromkeys(template.parameters, ""), **resolved.values}
-        resources = expansion.resources(text, values, stage.region)
-        secrets = keys.needed(template.secrets(), resolved.values)
-        if options.dry_run:
-            if unpackaged and options.no_build:
-                raise Refused("; ".join(unpackaged))
-            print("\n".join(plan(stage, template, resolved, manifest, unpackaged, secrets, resources)))
-            say("dry run: nothing was deployed")
-            return 0
-        from botocore.exceptions import BotoCoreError, ClientError
-
-        try:
-            deploy(stage, template, options, say)
-        except (BotoCoreError, ClientError) as error:
-            raise Refused(str(error)) from error
-    except Refused as refused:
-        say(str(refused))
-        return 1
-    except KeyboardInterrupt:
-        say("interrupted")
-        return 130
-    return 0
+    return outcome("deploy", lambda say: check_and_deploy(options, say))
 
 
 if __name__ == "__main__":

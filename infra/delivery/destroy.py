@@ -4,7 +4,7 @@ import argparse
 import sys
 
 from . import keys, stages
-from .environment import Refused
+from .environment import Refused, outcome
 
 
 def is_production(stage, described, tables):
@@ -73,18 +73,7 @@ def main(arguments=None):
     parser.add_argument("--confirm", metavar="STAGE", help="the stage's name again, instead of being asked for it")
     parser.add_argument("--with-secrets", action="store_true", help=f"its secrets, and {keys.QUEUE_TOKEN_KEYS}, too")
     options = parser.parse_args(arguments)
-    say = lambda line: print(f"destroy: {line}", file=sys.stderr, flush=True)  # noqa: E731
-    from botocore.exceptions import BotoCoreError, ClientError
-
-    try:
-        destroy(stages.read(options.stage), options, say)
-    except (Refused, BotoCoreError, ClientError) as error:
-        say(str(error))
-        return 1
-    except KeyboardInterrupt:
-        say("interrupted")
-        return 130
-    return 0
+    return outcome("destroy", lambda say: destroy(stages.read(options.stage), options, say))
 
 
 if __name__ == "__main__":

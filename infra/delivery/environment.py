@@ -71,6 +71,22 @@ def make():
     return interpreter
 
 
+def outcome(command, work):
+    """Does a command's work; its exit code. What a person has to put right is told on standard error."""
+    from botocore.exceptions import BotoCoreError, ClientError
+
+    say = lambda line: print(f"{command}: {line}", file=sys.stderr, flush=True)  # noqa: E731
+    try:
+        work(say)
+    except (Refused, BotoCoreError, ClientError) as error:
+        say(str(error))
+        return 1
+    except KeyboardInterrupt:
+        say("interrupted")
+        return 130
+    return 0
+
+
 def run(command):
     """Runs `delivery.<command>` inside the environment, in place of this process."""
     try:

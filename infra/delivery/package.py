@@ -7,7 +7,7 @@ import argparse
 import sys
 
 from . import packages
-from .environment import Refused, out_dir
+from .environment import Refused, out_dir, outcome
 from .template import Template
 
 
@@ -34,16 +34,15 @@ def main(arguments=None):
     out_dir(parser)
     options = parser.parse_args(arguments)
     directory = packages.directory(options.out_dir)
-    try:
+
+    def work(_):
         contexts = chosen(options.contexts, Template.read().contexts())
         manifest = package(contexts, directory, not options.no_build, options.arch)
-    except Refused as refused:
-        print(f"package: {refused}", file=sys.stderr)
-        return 1
-    for context in contexts:
-        entry = manifest[context]
-        print(f"{entry['sha256']}  {directory / entry['file']}")
-    return 0
+        for context in contexts:
+            entry = manifest[context]
+            print(f"{entry['sha256']}  {directory / entry['file']}")
+
+    return outcome("package", work)
 
 
 if __name__ == "__main__":
