@@ -15,12 +15,20 @@ mod orders;
 mod undo;
 
 use local::sink::{Behaviour, Delivery, Target};
-use std::sync::{PoisonError, RwLock};
-use tests::cloud::{Cloud, Sale, Terms, User, eventually, text, with_cloud};
+use std::sync::{Mutex, MutexGuard, PoisonError, RwLock};
+use std::time::{Duration, Instant};
+use tests::cloud::{Cloud, Sale, Terms, User, eventually_after, text, with_cloud};
 
 /// Held for writing by whoever breaks something that all share. A test that failed leaves it poisoned; the others can
 /// still take their turn.
 static OUTSIDE: RwLock<()> = RwLock::new(());
+
+/// Since when the outside has been broken, or was, for the test that has the cloud to itself.
+static OUTAGE: Mutex<Option<Instant>> = Mutex::new(None);
+
+fn outage() -> MutexGuard<'static, Option<Instant>> {
+    OUTAGE.lock().unwrap_or_else(PoisonError::into_inner)
+}
 
 /// Charges are paid for on this program's cloud.
 const PARAMETERS: &[(&str, &str)] = &[("PaymentProviderUrl", "{sink}/toss")];
@@ -37,12 +45,17 @@ fn alone<F: Future<Output = ()>>(test: impl FnOnce(&'static Cloud) -> F) {
     with_cloud(PARAMETERS, async |cloud| {
         // A test before this one may have failed half-way.
         behave(cloud, Target::All, Behaviour::ok()).await;
+        outage().take();
         test(cloud).await;
         behave(cloud, Target::All, Behaviour::ok()).await;
+        outage().take();
     });
 }
 
 async fn behave(cloud: &Cloud, target: Target, behaviour: Behaviour) {
+    if behaviour != Behaviour::ok() {
+        outage().get_or_insert_with(Instant::now);
+    }
     cloud.sink().behave(target, behaviour).await.unwrap();
 }
 
@@ -53,13 +66,15 @@ async fn taken(cloud: &Cloud, target: Target, event: &str) -> Vec<Delivery> {
     deliveries
 }
 
-/// Waits until a target has taken an event.
+/// Waits until a target has taken an event. After an outage messages come again up to twice its length later: each wait
+/// is at most double those before it together (`kit::queue`: doubling, half of it by chance).
 async fn arrived(cloud: &Cloud, target: Target, event: &str) -> Delivery {
     let what = format!("{event} at {target:?}");
-    eventually(&what, async || taken(cloud, target, event).await.pop()).await
+    let again = outage().map_or(Duration::ZERO, |since| since.elapsed() * 2);
+    eventually_after(&what, again, async || taken(cloud, target, event).await.pop()).await
 }
 
-/// Waits until targets have taken an event, and says how often each did.
+/// Waits until targets have taken an event.
 async fn arrived_at(cloud: &Cloud, targets: &[Target], event: &str) {
     for target in targets {
         arrived(cloud, *target, event).await;

@@ -162,8 +162,17 @@ pub fn unique(prefix: &str) -> String {
 }
 
 /// Waits until `look` finds something, and returns it. Fails the test with `what` when it never does.
-pub async fn eventually<T, F: Future<Output = Option<T>>>(what: &str, mut look: impl FnMut() -> F) -> T {
-    let deadline = Instant::now() + patience();
+pub async fn eventually<T, F: Future<Output = Option<T>>>(what: &str, look: impl FnMut() -> F) -> T {
+    eventually_after(what, Duration::ZERO, look).await
+}
+
+/// The same for what takes that long even on a fast machine.
+pub async fn eventually_after<T, F: Future<Output = Option<T>>>(
+    what: &str,
+    takes: Duration,
+    mut look: impl FnMut() -> F,
+) -> T {
+    let deadline = Instant::now() + takes + patience();
     loop {
         if let Some(found) = look().await {
             return found;
