@@ -17,7 +17,11 @@ use std::time::{Duration, Instant};
 use std::{env, fs};
 
 const RUNS: usize = 31;
-const CONTEXTS: [&str; 5] = ["waiting-room", "concerts", "reservations", "points", "payments"];
+const CONTEXTS: [&str; 8] =
+    ["waiting-room", "concerts", "reservations", "points", "payments", "items", "orders", "notifications"];
+
+const QUEUE: &str = "https://sqs.us-east-1.amazonaws.com/000000000000/queue";
+const PROVIDER: &str = "https://provider.example";
 
 /// One start.
 #[derive(Debug, Clone, Copy)]
@@ -135,12 +139,34 @@ fn environment(handler: &str, runtime_api: &str) -> BTreeMap<String, String> {
         ("USER_TOKEN_ISSUER", "https://issuer.example"),
         ("QUEUE_TOKEN_KEYS", &queue_keys),
         ("EVENT_BUS", "bus"),
-        ("PAYMENT_SAGA", "arn:aws:states:us-east-1:000000000000:stateMachine:saga"),
-        ("HOLD_EXPIRY_QUEUE", "https://sqs.us-east-1.amazonaws.com/000000000000/queue"),
-        ("QUOTE_RESERVATION_FUNCTION", "quote-reservation"),
-        ("APPLY_ADMISSION_FUNCTION", "apply-admission"),
-        ("OPEN_WAITING_ROOM_FUNCTION", "open-waiting-room"),
-        ("OPEN_SCHEDULE_FUNCTION", "open-schedule"),
+        ("PAYMENT_SAGA", "arn:aws:states:us-east-1:000000000000:stateMachine:payment-saga"),
+        ("REFUND_SAGA", "arn:aws:states:us-east-1:000000000000:stateMachine:refund-saga"),
+        ("DEAD_LETTER_QUEUES", QUEUE),
+        ("DEAD_LETTERS", QUEUE),
+        ("QUEUE", QUEUE),
+        ("RESERVATION_REQUESTS", QUEUE),
+        ("APPLY_ADMISSION_FUNCTION", "function"),
+        ("CREDIT_CHARGE_FUNCTION", "function"),
+        ("OPEN_SCHEDULE_FUNCTION", "function"),
+        ("OPEN_WAITING_ROOM_FUNCTION", "function"),
+        ("PAY_CHARGE_FUNCTION", "function"),
+        ("QUOTE_ITEMS_FUNCTION", "function"),
+        ("QUOTE_REFUND_FUNCTION", "function"),
+        ("QUOTE_RESERVATION_FUNCTION", "function"),
+        ("ALIMTALK_URL", PROVIDER),
+        ("CASH_RECEIPT_URL", PROVIDER),
+        ("DATA_PLATFORM_URL", PROVIDER),
+        ("NOTION_URL", PROVIDER),
+        ("PARTNER_URL", PROVIDER),
+        ("PAYMENT_PROVIDER_URL", PROVIDER),
+        ("USER_DIRECTORY_URL", PROVIDER),
+        ("ALIMTALK_SECRET", "/secret"),
+        ("CASH_RECEIPT_SECRET", "/secret"),
+        ("DATA_PLATFORM_SECRET", "/secret"),
+        ("NOTION_SECRET", "/secret"),
+        ("PARTNER_SECRET", "/secret"),
+        ("PAYMENT_PROVIDER_SECRET", "/secret"),
+        ("USER_DIRECTORY_SECRET", "/secret"),
     ]
     .into_iter()
     .map(|(name, value)| (name.to_owned(), value.to_owned()))
