@@ -71,7 +71,8 @@ def plan(stage, template, resolved, manifest, unpackaged, secrets, resources):
     lines += [f"  {count:4} {kind}" for kind, count in sorted(resources.items())]
     reserved = template.reserved_concurrency(resolved.values)
     lines += ["", f"concurrency: {reserved} reserved of the account's, {stages.UNRESERVED} have to remain"]
-    warnings = stages.warnings(resolved.values)
+    warnings = [f"{lack}; it would not be deployed" for lack in stages.lacking(stage, resolved.values)]
+    warnings += stages.warnings(resolved.values)
     if resources.total() >= expansion.NEAR:
         warnings.append(f"there is room for {expansion.MOST_RESOURCES - resources.total()} more resources")
     if warnings:
@@ -148,6 +149,8 @@ def deploy(stage, template, options, say):
     deployed = {p["ParameterKey"]: p.get("ParameterValue") for p in standing.get("Parameters", [])}
     given = stages.asked(options.parameter)
     resolved = stages.resolve(template.parameters, stage, given, deployed, options.at_once)
+    if lacking := stages.lacking(stage, resolved.values):
+        raise Refused("; ".join(lacking))
     if resolved.missing:
         raise Refused(f"not known yet: {', '.join(resolved.missing)}; give them, --parameter NAME=VALUE or NAME=@file")
     of_template = template.secrets()

@@ -164,6 +164,13 @@ def _unsafe(stage, values):
     return wrong
 
 
+def lacking(stage, values):
+    """What production is not deployed without, although a dry run is made without it."""
+    if stage.is_production and not values.get("AlarmEmail"):
+        return ["AlarmEmail is empty, and production needs somebody who is told: set it in samconfig.toml"]
+    return []
+
+
 def warnings(values):
     """What a stage does not do as it is set; no reason to refuse."""
     said = {

@@ -279,6 +279,7 @@ impl Secrets {
             "payment_completed": "en-paid",
             "payment_failed": "en-not-paid",
             "payment_refunded": "en-refunded",
+            "payment_refund_failed": "en-not-refunded",
             "order_completed": "en-ordered",
             "order_failed": "en-not-ordered",
         });

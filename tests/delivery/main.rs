@@ -260,7 +260,8 @@ fn a_dry_run_of_every_stage_asks_nobody_and_prints_no_secret() {
         }
     }
     assert!(nobody.accept().is_err(), "somebody was asked");
-    run("deploy", &scratch, &["prod", "--dry-run"]).has(true, &["480 reserved of the account's"]);
+    let mind = ["480 reserved of the account's", "AlarmEmail is empty", "it would not be deployed"];
+    run("deploy", &scratch, &["prod", "--dry-run"]).has(true, &mind);
 }
 
 #[test]
@@ -307,6 +308,21 @@ fn programs_that_are_not_packed_or_were_changed_since_are_named() {
 }
 
 // ------------------------------------------------------------------------------------------------ for real
+
+#[test]
+fn production_is_not_deployed_without_anybody_who_is_told_of_alarms() {
+    block_on(async {
+        let account = Account::open().await;
+        let production = ["prod", "--yes", "--no-build", "--parameter", JWKS, "--parameter", ISSUER];
+        account.run("deploy", &production).has(false, &["AlarmEmail"]);
+        assert_eq!(account.status_of("encore-prod").await, None);
+        // What is refused next is something else.
+        let told = [&production[..], &["--parameter", "AlarmEmail=on-call@example.com"]].concat();
+        let said = account.run("deploy", &told);
+        said.has(false, &[]);
+        assert!(!said.text.contains("AlarmEmail"), "{}", said.text);
+    });
+}
 
 #[test]
 fn a_stage_is_deployed_once_changed_when_asked_and_destroyed() {

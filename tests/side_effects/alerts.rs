@@ -1,6 +1,6 @@
 //! Who has to act is told: once a fault, however often it shows, and that it is over.
 
-use crate::{alone, behave, shared};
+use crate::{alone, behave, buy, sale, shared};
 use aws_sdk_dynamodb::types::AttributeValue;
 use aws_sdk_lambda::primitives::Blob;
 use local::Logs;
@@ -84,6 +84,25 @@ fn a_dead_letter_calls_somebody_once_and_says_when_it_is_gone() {
             let page = pages(cloud, &fault).await.pop()?;
             let closed = calls.into_iter().filter(|call| call.method == "PATCH" && call.status < 300);
             closed.into_iter().find(|call| call.seq > page.seq && call.body.to_string().contains("Closed"))
+        })
+        .await;
+    });
+}
+
+#[test]
+fn what_is_tried_again_says_how_long_it_has_waited() {
+    alone(async |cloud| {
+        let sale = sale(cloud).await;
+        behave(cloud, Target::Partner, Behaviour::fail(503)).await;
+        buy(cloud, &sale, "A-1-1").await;
+        let logs = Logs::new(cloud.stack.info(), Some("notify-partner")).unwrap();
+        eventually("the metric that an alarm looks at", async || {
+            let lines = logs.since(0).await.unwrap();
+            let lines = lines.iter().filter_map(|line| serde_json::from_str::<Value>(&line.message).ok());
+            // By the stage alone: one alarm is on all queues.
+            let of_all = json!([["Stage"]]);
+            let ages = lines.filter(|line| line["_aws"]["CloudWatchMetrics"][0]["Dimensions"] == of_all);
+            ages.filter_map(|line| line["RetryAge"].as_u64()).find(|age| *age >= 2)
         })
         .await;
     });

@@ -11,7 +11,7 @@ use ::payments::usecases::recover_payments::{RecoverPayments, recover_payments};
 use ::reservations::usecases::sweep_holds::sweep_holds;
 use contracts::Timestamp;
 use contracts::saga::{CaughtError, Done, FailPayment, TokenExpiry};
-use kit::dynamo::Read;
+use kit::dynamo::{Read, at, s};
 use kit::{Fault, Problem, Reply, StepError};
 use serde_json::json;
 use std::collections::BTreeSet;
@@ -221,6 +221,25 @@ async fn a_payment_whose_saga_ended_without_an_end_gets_another_one_less_and_les
     }
     assert!(waits.is_sorted(), "{waits:?}");
     assert!(*waits.last().unwrap() <= LONGEST_RECOVERY_WAIT_MILLIS + 90_000, "{waits:?}");
+}
+
+#[tokio::test]
+async fn payments_that_cannot_be_read_keep_none_behind_them_from_its_recovery() {
+    let bench = Bench::start().await;
+    let sagas = Sagas::default();
+    bench.open_payment(&saga_of("alice", "p1", 100), NOW).await;
+    let table = bench.engine.table("payments");
+    let whole = bench.engine.item("payments", "USER#alice", "PAY#p1").await.unwrap();
+    // More than one page of the shard, all of them due before it.
+    for n in 0..120 {
+        let mut unreadable = whole.clone();
+        unreadable.insert("sk".to_owned(), s(format!("PAY#lost-{n}")));
+        unreadable.insert("status".to_owned(), s("who knows"));
+        unreadable.insert("pending_since".to_owned(), at(NOW.plus_millis(-1 - n)));
+        table.client.put_item().table_name(&table.name).set_item(Some(unreadable)).send().await.unwrap();
+    }
+    recover_payments(&recovery(&bench, &sagas), overdue(1)).await.unwrap();
+    assert_eq!(sagas.started(), ["p1"]);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

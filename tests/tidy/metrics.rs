@@ -2,9 +2,9 @@
 
 use crate::code::{Source, path_text};
 use crate::none;
-use crate::template::Template;
-use crate::workspace::{contexts, crate_dir, rust_files};
-use serde_json::Value;
+use crate::template::{Template, logical_id};
+use crate::workspace::{contexts, crate_dir, rust_files, text};
+use serde_json::{Value, json};
 use std::collections::{BTreeMap, BTreeSet};
 use syn::visit::{self, Visit};
 use syn::{Expr, ExprCall, Lit};
@@ -16,8 +16,11 @@ fn said(sources: &[Source]) -> BTreeMap<String, BTreeSet<Vec<String>>> {
     impl<'ast> Visit<'ast> for Said {
         fn visit_expr_call(&mut self, call: &'ast ExprCall) {
             let dimensions: &[&str] = match call.func.as_ref() {
-                Expr::Path(function) if path_text(&function.path).ends_with("metrics::count") => &["Stage"],
-                Expr::Path(function) if path_text(&function.path).ends_with("metrics::gauge") => &["Stage", "Context"],
+                Expr::Path(function) => match path_text(&function.path).rsplit_once("metrics::") {
+                    Some((_, "count" | "waited")) => &["Stage"],
+                    Some((_, "gauge")) => &["Stage", "Context"],
+                    _ => &[],
+                },
                 _ => &[],
             };
             if !dimensions.is_empty() {
@@ -247,6 +250,49 @@ fn somebody_is_called_when_the_events_of_a_context_are_not_published() {
     assert_eq!(values(&on_dashboard(&template), "OutboxAge", "Context"), publishing, "on the dashboard");
 }
 
+/// Functions that run by the clock and of which nobody is told when they no longer do, and metrics that somebody would
+/// miss too late.
+fn unheard(template: &Template) -> Vec<String> {
+    let silence_calls = |alarm: &Value, least: u64| {
+        alarm["TreatMissingData"] == json!({"Fn::If": ["IsLocal", "notBreaching", "breaching"]})
+            && alarm["EvaluationPeriods"].as_u64().is_some_and(|periods| periods >= least)
+    };
+    let alarms: Vec<&Value> = template.resources("AWS::CloudWatch::Alarm").map(|(_, alarm)| alarm).collect();
+    let mut violations = Vec::new();
+    for function in template.functions() {
+        let of_it = |alarm: &&&Value| {
+            alarm["MetricName"] == "Errors"
+                && logical_id(&alarm["Dimensions"][0]["Value"]).as_deref() == Some(function.id)
+        };
+        let by_the_clock = function.triggers().iter().any(|trigger| trigger.kind == "Schedule");
+        // A minute or two without news is CloudWatch's.
+        if by_the_clock && !alarms.iter().filter(of_it).any(|alarm| silence_calls(alarm, 5)) {
+            violations.push(format!("nobody is called when {} does not run", function.id));
+        }
+    }
+    // Should logs no longer become metrics, no alarm on ours would ever go on.
+    let ours = alarms.iter().filter(|alarm| alarm["MetricName"] == "OutboxAge");
+    violations.extend(
+        ours.filter(|alarm| !silence_calls(alarm, 3)).map(|alarm| format!("{} takes no news", alarm["AlarmName"])),
+    );
+    violations
+}
+
+#[test]
+fn somebody_is_called_when_what_runs_by_the_clock_does_not_run() {
+    none(unheard(&Template::read()));
+    let whole = text("infra/template.yaml");
+    for (part, broken) in [
+        ("      EvaluationPeriods: 5\n      DatapointsToAlarm: 1\n", "      EvaluationPeriods: 1\n"),
+        ("      EvaluationPeriods: 3\n", "      EvaluationPeriods: 1\n"),
+        ("!If [IsLocal, notBreaching, breaching]", "notBreaching"),
+        ("!If [IsLocal, notBreaching, breaching]", "!If [IsProduction, notBreaching, breaching]"),
+    ] {
+        assert_ne!(whole.replacen(part, broken, 1), whole, "{part}");
+        assert_eq!(unheard(&Template::parse(&whole.replacen(part, broken, 1))).len(), 1, "{part}");
+    }
+}
+
 #[test]
 fn every_alarm_calls_somebody_and_bears_the_name_of_its_stack() {
     let template = Template::read();
@@ -261,7 +307,7 @@ fn every_alarm_calls_somebody_and_bears_the_name_of_its_stack() {
         if alarm["AlarmActions"].as_array().is_none_or(Vec::is_empty) {
             violations.push(format!("{id} calls nobody"));
         }
-        if !alarm["TreatMissingData"].is_string() {
+        if alarm["TreatMissingData"].is_null() {
             violations.push(format!("{id} does not say what no news means"));
         }
     }

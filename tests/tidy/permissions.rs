@@ -5,6 +5,7 @@
 
 use crate::code::{Arm, Main, OF_A_CONSUMER, Program};
 use crate::none;
+use crate::queues::last_resorts;
 use crate::template::{Function, Template, each, grants, is_tracing, logical_id, logical_ids};
 use crate::workspace::{contexts, pascal, text};
 use serde_json::Value;
@@ -188,13 +189,14 @@ const OF_AWS: [&str; 15] = [
     "xray:PutTraceSegments",
 ];
 
-/// Those of them that know no resources, or have a condition instead.
-const WITHOUT_RESOURCES: [&str; 2] = ["dynamodb:ListStreams", "kms:Decrypt"];
+/// Those of them that know no resources.
+const WITHOUT_RESOURCES: [&str; 1] = ["dynamodb:ListStreams"];
 
 /// What is wrong with the boundary of all functions and sagas.
 fn wrong_boundary(template: &Template) -> Vec<String> {
     let mut violations = Vec::new();
     let mut bounded = BTreeSet::new();
+    let mut denied = Vec::new();
     for statement in template.properties(BOUNDARY)["PolicyDocument"]["Statement"].as_array().into_iter().flatten() {
         let texts = |value: &Value| -> Vec<String> {
             let mut texts = Vec::new();
@@ -202,12 +204,18 @@ fn wrong_boundary(template: &Template) -> Vec<String> {
             texts
         };
         let actions = texts(&statement["Action"]);
+        if statement["Effect"] == "Deny" {
+            denied.push((actions, texts(&statement["Resource"])));
+            continue;
+        }
         let may_be_any = |action: &String| action.starts_with("xray:") || WITHOUT_RESOURCES.contains(&action.as_str());
         for resource in texts(&statement["Resource"]) {
             let is_of_the_stack = ["/${AWS::StackName}/*", "/${AWS::StackName}-*", ":${AWS::StackName}-*"];
             let is_of_the_stack = is_of_the_stack.iter().any(|end| resource.ends_with(end));
             let may_be_all = resource == "*" && actions.iter().all(may_be_any);
-            if !(is_of_the_stack || may_be_all) {
+            // Which key it is says no template; whose it is says the condition.
+            let is_a_key = actions == ["kms:Decrypt"] && resource.ends_with(":${AWS::AccountId}:key/*");
+            if !(is_of_the_stack || may_be_all || is_a_key) {
                 violations.push(format!("{actions:?} on {resource} goes beyond the stack"));
             }
         }
@@ -218,6 +226,22 @@ fn wrong_boundary(template: &Template) -> Vec<String> {
             violations.push("whatever is encrypted in the account may be read".to_owned());
         }
         bounded.extend(actions);
+    }
+    // What waits for a person is the only record of what is open.
+    let kept = |queue: &str| {
+        denied.iter().any(|(actions, resources)| {
+            let are_it = |resource: &String| match resource.rsplit_once("${AWS::AccountId}:") {
+                Some((_, "${AWS::StackName}-*-dead-letters*")) => queue.contains("-dead-letters"),
+                named => named.is_some_and(|(_, name)| name == queue),
+            };
+            actions == &["sqs:DeleteMessage", "sqs:ReceiveMessage"] && resources.iter().any(are_it)
+        })
+    };
+    for queue in last_resorts(template) {
+        let name = template.properties(&queue)["QueueName"]["Fn::Sub"].as_str().unwrap_or_default();
+        if !kept(name) {
+            violations.push(format!("any function that consumes a queue may empty {queue}"));
+        }
     }
     let machines = template.resources("AWS::Serverless::StateMachine");
     let machines = machines.map(|(id, properties)| (id, &properties["Policies"], &properties["PermissionsBoundary"]));
@@ -256,6 +280,8 @@ fn a_boundary_that_is_too_narrow_too_wide_or_not_there_is_found() {
         ("    PermissionsBoundary: !Ref Boundary\n", ""),
         ("kms:ViaService", "kms:CallerAccount"),
         ("kms:EncryptionContext:aws:lambda:FunctionArn", "kms:CallerAccount"),
+        ("${AWS::StackName}-*-dead-letters*", "${AWS::StackName}-order-*-dead-letters*"),
+        ("${AWS::StackName}-parked-payments\n          - Effect", "${AWS::StackName}-parked\n          - Effect"),
     ] {
         let edited = whole.replacen(part, broken, 1);
         assert_ne!(edited, whole, "{part}");
@@ -283,7 +309,8 @@ fn too_wide(template: &Template) -> Vec<String> {
                 let actions = texts(&value["Action"]);
                 let may_end_open = |text: &String| {
                     let of_one = |(action, part): &(&str, &str)| actions == [*action] && text.contains(part);
-                    text.ends_with("}:*") && OPEN_ENDS.iter().any(of_one)
+                    let looks = text == "*" && actions == ["cloudwatch:DescribeAlarms"];
+                    looks || text.ends_with("}:*") && OPEN_ENDS.iter().any(of_one)
                 };
                 let wide =
                     texts(&value["Resource"]).into_iter().filter(|text| text.contains('*') && !may_end_open(text));

@@ -159,7 +159,7 @@ fn one_bad_record_does_not_hold_up_a_stream_unseen() {
 }
 
 /// The queues that no function consumes: what lands there waits for a person.
-fn last_resorts(template: &Template) -> BTreeSet<String> {
+pub fn last_resorts(template: &Template) -> BTreeSet<String> {
     let functions = template.functions();
     let triggers = functions.iter().flat_map(|function| function.triggers());
     let consumed: BTreeSet<String> = triggers.filter_map(|trigger| logical_id(&trigger.properties["Queue"])).collect();

@@ -87,6 +87,12 @@ fn wrong(template: &Template) -> Vec<String> {
         if gradual["Enabled"] != json!({"Ref": "GradualDeployments"}) {
             violations.push(format!("{id} is not deployed gradually"));
         }
+        let role = logical_id(&gradual["Role"]).unwrap_or_default();
+        let repoints = &template.properties(&role)["Policies"][0]["PolicyDocument"]["Statement"][0];
+        let mut of = repoints["Resource"].as_array().into_iter().flatten().filter_map(logical_id);
+        if !of.any(|function| function == *id) {
+            violations.push(format!("{id}: whoever deploys it may not repoint its alias"));
+        }
         let alarms: Vec<String> = gradual["Alarms"].as_array().into_iter().flatten().filter_map(logical_id).collect();
         if alarms.is_empty() || alarms.iter().any(|alarm| template.kind_of(alarm) != "AWS::CloudWatch::Alarm") {
             violations.push(format!("{id}: no alarm stops a deployment"));
@@ -127,7 +133,10 @@ Resources:
       Handler: pay
       AutoPublishAlias: live
       AutoPublishCodeSha256: !Ref Release
-      DeploymentPreference: { Enabled: !Ref GradualDeployments, Alarms: [!Ref Alarm] }
+      DeploymentPreference: { Enabled: !Ref GradualDeployments, Alarms: [!Ref Alarm], Role: !GetAtt Role.Arn }
+  Role:
+    Type: AWS::IAM::Role
+    Properties: { Policies: [{ PolicyDocument: { Statement: [{ Effect: Allow, Resource: [!GetAtt Pay.Arn] }] } }] }
   Look:
     Type: AWS::Serverless::Function
     Properties: { Handler: look, Environment: { Variables: { PAY: !Ref Pay.Alias, OTHER: !Ref Other } } }
@@ -143,7 +152,8 @@ Resources:
         ("!Ref Release", "abc", 1),
         ("!Ref GradualDeployments", "true", 1),
         ("[!Ref Alarm]", "[]", 1),
-        ("Handler: other", "Handler: other, AutoPublishAlias: live", 5),
+        ("[!GetAtt Pay.Arn]", "[!GetAtt Other.Arn]", 1),
+        ("Handler: other", "Handler: other, AutoPublishAlias: live", 6),
     ] {
         assert_ne!(whole.replace(part, broken), whole, "{part}");
         assert_eq!(wrong(part, broken), found, "{part}");

@@ -210,9 +210,26 @@ pub fn at(moment: Timestamp) -> AttributeValue {
     n(moment.millis())
 }
 
-/// A number attribute from the many unsigned ones that `Into<i128>` covers badly.
+/// A value as JSON in a string attribute.
 pub fn json<T: serde::Serialize>(doing: &'static str, value: &T) -> Result<AttributeValue, Fault> {
     serde_json::to_string(value).map(AttributeValue::S).map_err(|error| Fault::broken(doing, error))
+}
+
+/// Those of the rows of an index that can be read. One that cannot must not keep the others from their turn; as nobody ever
+/// takes it out of the index, it calls somebody every time it is found.
+pub fn readable<T>(
+    rows: Option<Vec<Item>>,
+    doing: &'static str,
+    read: impl Fn(&Item) -> Result<T, Fault>,
+) -> impl Iterator<Item = T> {
+    rows.unwrap_or_default().into_iter().filter_map(move |row| {
+        let told = |fault: &Fault| {
+            fault.count();
+            let row = row.text(SK).unwrap_or_default();
+            tracing::error!(doing, row, error = fault.chain(), "a row cannot be read");
+        };
+        read(&row).inspect_err(told).ok()
+    })
 }
 
 /// Readers of an item. A missing or mistyped attribute is corrupt data: [`Fault::Broken`].

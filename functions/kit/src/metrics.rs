@@ -5,12 +5,17 @@ use contracts::Timestamp;
 use serde_json::{Value, json};
 use std::io::Write;
 
-/// The namespace of our own metrics. They have one dimension, `Stage`.
+/// The namespace of our own metrics. They have the dimension `Stage`, those of one context also `Context`.
 pub const NAMESPACE: &str = "Encore";
 
 /// Counts something that happened: `Joined`, `Held`, `Sold`, ...
 pub fn count(name: &'static str, amount: u64) {
     say(name, "Count", &[], amount);
+}
+
+/// How long something has waited, in seconds, whichever context it is in.
+pub fn waited(name: &'static str, seconds: u64) {
+    say(name, "Seconds", &[], seconds);
 }
 
 /// A measured value of one context, for example the age of its oldest unpublished event in seconds.

@@ -176,6 +176,8 @@ impl Queue {
                     received_at,
                     millis
                 );
+                // SQS leaves out of its own age what has been received more than three times.
+                metrics::waited("RetryAge", metrics::oldest([message.sent_at].into_iter(), message.now));
                 self.come_again(consumer, message, wait).await;
                 false
             }

@@ -180,6 +180,14 @@ impl Push {
                 ];
                 (&failed.user_id, parameters)
             }
+            EventBody::PaymentRefundFailed(failed) => {
+                let parameters = vec![
+                    ("payment", failed.payment_id.to_string()),
+                    ("reservation", failed.reservation_id.to_string()),
+                    ("reason", why_not_refunded(&failed.reason).to_owned()),
+                ];
+                (&failed.user_id, parameters)
+            }
             EventBody::OrderCompleted(order) => (&order.user_id, of_order(order)),
             EventBody::OrderFailed(failed) => {
                 let mut parameters = of_order(&failed.order);
@@ -245,6 +253,13 @@ const fn why_failed(failure: PaymentFailure) -> &'static str {
         PaymentFailure::HoldExpired => "선점 시간 만료",
         PaymentFailure::ReservationNotPayable => "결제할 수 없는 예매",
         PaymentFailure::TemporarilyUnavailable => "일시적인 장애",
+    }
+}
+
+fn why_not_refunded(reason: &str) -> &'static str {
+    match reason {
+        "reservation_not_refundable" => "환불할 수 없는 예매",
+        _ => "일시적인 장애",
     }
 }
 
@@ -574,7 +589,7 @@ impl Alert {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use contracts::events::{OrderFailed, PaymentFailed, ReservationRejected};
+    use contracts::events::{OrderFailed, PaymentFailed, PaymentRefundFailed, ReservationRejected};
     use contracts::orders::Quantity;
     use contracts::{ItemId, OrderId};
 
@@ -631,6 +646,15 @@ mod tests {
         let push = Push::of(&failed).unwrap();
         assert!(push.parameters.contains(&("reason", "포인트 부족".to_owned())));
         assert!(!push.is_pointless(NOW.plus_seconds(86_400)));
+        let kept = EventBody::PaymentRefundFailed(PaymentRefundFailed {
+            payment_id: PaymentId::parse("p1").unwrap(),
+            user_id: UserId::parse("alice").unwrap(),
+            reservation_id: contracts::ReservationId::parse("r1").unwrap(),
+            reason: "reservation_not_refundable".into(),
+        });
+        let push = Push::of(&kept).unwrap();
+        assert_eq!((push.template.as_str(), push.user.as_str()), ("payment_refund_failed", "alice"));
+        assert!(push.parameters.contains(&("reason", "환불할 수 없는 예매".to_owned())));
     }
 
     #[test]

@@ -26,7 +26,7 @@ use contracts::events::{CartEvent, Event, EventBody, FaultDetected, OrderEvent, 
 use contracts::orders::{MAX_LINES, OrderFailure, OrderLine, Pieces, Quantity, Work};
 use contracts::{ItemId, OrderId, Timestamp, UserId, Won};
 use kit::Fault;
-use kit::dynamo::{self, Item, PK, Read, SK, TTL, Table, TransactError, at, built, classify, jitter, n, s};
+use kit::dynamo::{self, Item, PK, Read, SK, TTL, Table, TransactError, at, built, classify, jitter, n, readable, s};
 use kit::http::Page;
 use kit::idempotency::{self, IdempotencyKey, StoredAnswer};
 use kit::outbox;
@@ -600,6 +600,7 @@ impl SettleOrder for Orders {
 
 impl FindDue for Orders {
     async fn due_orders(&self, shard: u64, now: Timestamp) -> Result<Vec<DueOrder>, Fault> {
+        const DOING: &str = "finding orders to look after";
         let mut pages = self
             .table
             .client
@@ -614,14 +615,8 @@ impl FindDue for Orders {
             .send();
         let mut found = Vec::new();
         while let Some(page) = pages.next().await {
-            let page = page.map_err(|error| classify("finding orders to look after", error))?;
-            for row in page.items.unwrap_or_default() {
-                match due_of(&row) {
-                    Ok(due) => found.push(due),
-                    // One row that cannot be read must not keep the others from their end.
-                    Err(fault) => tracing::error!(error = fault.chain(), "a due order cannot be read"),
-                }
-            }
+            let page = page.map_err(|error| classify(DOING, error))?;
+            found.extend(readable(page.items, DOING, due_of));
             if found.len() >= DUE_ROWS {
                 break;
             }

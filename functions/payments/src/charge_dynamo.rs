@@ -17,7 +17,7 @@ use contracts::events::{ChargeEvent, Event, EventBody, FaultDetected};
 use contracts::steps::CreditedCharge;
 use contracts::{Timestamp, UserId, Won};
 use kit::Fault;
-use kit::dynamo::{Item, PK, Read, SK, Table, TransactError, at, built, classify, n, s};
+use kit::dynamo::{Item, PK, Read, SK, Table, TransactError, at, built, classify, n, readable, s};
 use kit::outbox;
 
 /// The index of what is open by the moment the recovery should look at it.
@@ -26,7 +26,7 @@ const PENDING_INDEX: &str = "pending";
 /// recovery of the other waiting.
 const CHARGE_SHARDS: u64 = 4;
 /// How many stuck charges of a shard one run of the recovery takes.
-const STUCK_PAGE: i32 = 25;
+const STUCK_PAGE: usize = 25;
 /// Who speaks in our events.
 const SOURCE: &str = "encore/payments";
 
@@ -185,9 +185,10 @@ impl MoveCharge for Charges {
 
 impl FindStuckCharges for Charges {
     async fn stuck_charges(&self, now: Timestamp) -> Result<Vec<Charge>, Fault> {
+        const DOING: &str = "finding stuck charges";
         let mut found = Vec::new();
         for shard in 0..CHARGE_SHARDS {
-            let got = self
+            let mut pages = self
                 .table
                 .client
                 .query()
@@ -196,15 +197,15 @@ impl FindStuckCharges for Charges {
                 .key_condition_expression("pending_shard = :shard AND pending_since < :before")
                 .expression_attribute_values(":shard", s(format!("charge-{shard}")))
                 .expression_attribute_values(":before", at(now.plus_millis(-CHARGE_OPEN_TOO_LONG_MILLIS)))
-                .limit(STUCK_PAGE)
-                .send()
-                .await
-                .map_err(|error| classify("finding stuck charges", error))?;
-            for item in got.items.unwrap_or_default() {
-                match charge_of(&item) {
-                    Ok(charge) => found.push(charge),
-                    // One row that cannot be read must not keep the others from their end.
-                    Err(fault) => tracing::error!(error = fault.chain(), "a charge cannot be read"),
+                .limit(i32::try_from(STUCK_PAGE).unwrap_or(i32::MAX))
+                .into_paginator()
+                .send();
+            let enough = found.len() + STUCK_PAGE;
+            while let Some(page) = pages.next().await {
+                let page = page.map_err(|error| classify(DOING, error))?;
+                found.extend(readable(page.items, DOING, charge_of));
+                if found.len() >= enough {
+                    break;
                 }
             }
         }

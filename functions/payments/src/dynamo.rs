@@ -18,7 +18,7 @@ use contracts::events::{
 use contracts::saga::{PaymentFailure, PaymentSaga, RefundSaga};
 use contracts::{PaymentId, Timestamp, UserId};
 use kit::Fault;
-use kit::dynamo::{Item, PK, Read, SK, Table, TransactError, at, built, classify, n, s};
+use kit::dynamo::{Item, PK, Read, SK, Table, TransactError, at, built, classify, n, readable, s};
 use kit::idempotency::{self, IdempotencyKey, StoredAnswer};
 use kit::outbox;
 
@@ -27,7 +27,7 @@ pub const PENDING_INDEX: &str = "pending";
 /// Over how many partitions of that index payments spread.
 const PENDING_SHARDS: u64 = 4;
 /// How many stuck payments of a shard one run of the recovery takes.
-const STUCK_PAGE: i32 = 50;
+const STUCK_PAGE: usize = 50;
 /// Who speaks in our events.
 const SOURCE: &str = "encore/payments";
 
@@ -269,9 +269,10 @@ impl SettleRefund for Payments {
 
 impl FindStuck for Payments {
     async fn stuck(&self, now: Timestamp) -> Result<Vec<Payment>, Fault> {
+        const DOING: &str = "finding stuck payments";
         let mut found = Vec::new();
         for shard in 0..PENDING_SHARDS {
-            let got = self
+            let mut pages = self
                 .table
                 .client
                 .query()
@@ -280,15 +281,15 @@ impl FindStuck for Payments {
                 .key_condition_expression("pending_shard = :shard AND pending_since < :before")
                 .expression_attribute_values(":shard", s(shard))
                 .expression_attribute_values(":before", at(now.plus_millis(-PENDING_TOO_LONG_MILLIS)))
-                .limit(STUCK_PAGE)
-                .send()
-                .await
-                .map_err(|error| classify("finding stuck payments", error))?;
-            for item in got.items.unwrap_or_default() {
-                match payment_of(&item) {
-                    Ok(payment) => found.push(payment),
-                    // One row that cannot be read must not keep the others from their end.
-                    Err(fault) => tracing::error!(error = fault.chain(), "a payment cannot be read"),
+                .limit(i32::try_from(STUCK_PAGE).unwrap_or(i32::MAX))
+                .into_paginator()
+                .send();
+            let enough = found.len() + STUCK_PAGE;
+            while let Some(page) = pages.next().await {
+                let page = page.map_err(|error| classify(DOING, error))?;
+                found.extend(readable(page.items, DOING, payment_of));
+                if found.len() >= enough {
+                    break;
                 }
             }
         }

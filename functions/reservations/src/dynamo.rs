@@ -34,7 +34,7 @@ use contracts::saga::{PaymentSaga, RefundSaga};
 use contracts::seats::stream;
 use contracts::{ConcertId, PaymentId, ReservationId, ScheduleId, SeatId, Timestamp, UserId, Won};
 use kit::Fault;
-use kit::dynamo::{FailedConditions, Item, PK, Read, SK, Table, TransactError, at, built, classify, n, s};
+use kit::dynamo::{FailedConditions, Item, PK, Read, SK, Table, TransactError, at, built, classify, n, readable, s};
 use kit::http::Page;
 use kit::idempotency::{self, IdempotencyKey, StoredAnswer};
 use kit::outbox;
@@ -494,6 +494,7 @@ fn without_failed(seats: &[SeatId], failed: &FailedConditions, first_seat: usize
 
 impl FindOverdue for Reservations {
     async fn overdue(&self, shard: u64, now: Timestamp) -> Result<Vec<Reservation>, Fault> {
+        const DOING: &str = "finding overdue holds";
         let mut pages = self
             .table
             .client
@@ -507,21 +508,14 @@ impl FindOverdue for Reservations {
             .send();
         let mut found = Vec::new();
         while let Some(page) = pages.next().await {
-            let page = page.map_err(|error| classify("finding overdue holds", error))?;
-            found.extend(readable(page.items.unwrap_or_default(), reservation_of));
+            let page = page.map_err(|error| classify(DOING, error))?;
+            found.extend(readable(page.items, DOING, reservation_of));
             if found.len() >= DUE_ROWS {
                 break;
             }
         }
         Ok(found)
     }
-}
-
-/// What can be read. One row that cannot must not keep the others from their end.
-fn readable<T>(items: Vec<Item>, read: impl Fn(&Item) -> Result<T, Fault>) -> impl Iterator<Item = T> {
-    items.into_iter().filter_map(move |item| {
-        read(&item).inspect_err(|fault| tracing::error!(error = fault.chain(), "a due row cannot be read")).ok()
-    })
 }
 
 impl WritePending for Reservations {
@@ -614,6 +608,7 @@ impl WritePending for Reservations {
 
 impl FindWaiting for Reservations {
     async fn waiting(&self, shard: u64, now: Timestamp) -> Result<Vec<Waiting>, Fault> {
+        const DOING: &str = "finding pending reservations";
         let mut pages = self
             .table
             .client
@@ -627,8 +622,8 @@ impl FindWaiting for Reservations {
             .send();
         let mut found = Vec::new();
         while let Some(page) = pages.next().await {
-            let page = page.map_err(|error| classify("finding pending reservations", error))?;
-            found.extend(readable(page.items.unwrap_or_default(), |item| {
+            let page = page.map_err(|error| classify(DOING, error))?;
+            found.extend(readable(page.items, DOING, |item| {
                 let wish = item.document::<WireWish>("wish")?.into_wish()?;
                 Ok(Waiting { reservation: reservation_of(item)?, wish })
             }));

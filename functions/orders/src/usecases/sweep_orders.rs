@@ -24,7 +24,8 @@ pub struct SweepDeps<S> {
 /// their turn.
 pub async fn sweep_orders<S: FindDue + EndOrder + SayAgain>(deps: &SweepDeps<S>, now: Timestamp) -> Result<(), Fault> {
     let mut last_fault = None;
-    let mut oldest = now;
+    // Where no order is beyond its time, the one that ends next.
+    let mut latest = now;
     // Another one first in each run: where there is too much for one, none is always the last.
     let first = u64::try_from(now.millis() / 60_000).unwrap_or_default();
     for shard in (0..DUE_SHARDS).map(|shard| (first + shard) % DUE_SHARDS) {
@@ -33,7 +34,8 @@ pub async fn sweep_orders<S: FindDue + EndOrder + SayAgain>(deps: &SweepDeps<S>,
             last_fault = Some(fault);
             Vec::new()
         });
-        oldest = due.iter().map(|due| due.order.placed_at).fold(oldest, Timestamp::min);
+        let ends = due.iter().map(|due| due.order.placed_at.plus_seconds(deps.deadline_seconds));
+        latest = ends.fold(latest, Timestamp::min);
         for some in due.chunks(AT_ONCE) {
             let seen_to = join_all(some.iter().map(|due| see_to(deps, due, now))).await;
             for (due, outcome) in some.iter().zip(seen_to) {
@@ -44,7 +46,7 @@ pub async fn sweep_orders<S: FindDue + EndOrder + SayAgain>(deps: &SweepDeps<S>,
             }
         }
     }
-    metrics::gauge("OrderAge", "Seconds", "orders", metrics::oldest([oldest].into_iter(), now));
+    metrics::gauge("OrderAge", "Seconds", "orders", metrics::oldest([latest].into_iter(), now));
     last_fault.map_or(Ok(()), Err)
 }
 

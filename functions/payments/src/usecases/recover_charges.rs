@@ -19,8 +19,14 @@ where
     metrics::gauge("ChargeAge", "Seconds", "payments", metrics::oldest(since, now));
     for mut charge in stuck {
         let id = charge.id.clone();
-        if !deps.charges.count_charge_recovery(&charge, now).await? {
-            continue;
+        match deps.charges.count_charge_recovery(&charge, now).await {
+            Ok(true) => {}
+            Ok(false) => continue,
+            Err(fault) => {
+                tracing::error!(charge = %id, error = fault.chain(), "a stuck charge could not be counted");
+                last_fault = Some(fault);
+                continue;
+            }
         }
         charge.recoveries += 1;
         let driven = tokio::time::timeout(PATIENCE, drive(deps, charge, now)).await;
