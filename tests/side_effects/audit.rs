@@ -1,6 +1,6 @@
 //! What a sale and everything that followed from it leave in the tables, read by the auditor.
 
-use crate::{arrived_at, buy, sale, shared};
+use crate::{arrived, arrived_at, buy, sale, shared};
 use local::audit::{ChargeStatus, Invariant, Patience, PaymentStatus, ReservationStatus, World, audit};
 use local::sink::Target;
 use std::time::Duration;
@@ -12,6 +12,8 @@ fn whatever_became_of_a_sale_is_in_order_in_the_tables() {
     shared(async |cloud| {
         let sale = sale(cloud).await;
         let (kept, given_back) = (buy(cloud, &sale, "A-1-1").await, buy(cloud, &sale, "A-1-2").await);
+        // A payment that is refunded before its receipt was begun gets none, and has none to cancel.
+        arrived(cloud, Target::Toss, &given_back.completed()).await;
         let refund = format!("/payments/{}/refund", given_back.payment);
         let asked = given_back.buyer.send("POST", &refund, &[("idempotency-key", "refund")], None).await;
         assert_eq!(asked.status, 202, "{}", asked.text());
