@@ -17,18 +17,26 @@ from .template import PATH, Template
 LISTED = 30
 
 
-def lint():
+def lint(path, *options):
     """Refuses a template that CloudFormation would refuse. What was found good before is good, and takes no seconds."""
-    good = TARGET / "deploy" / f"linted-{packages.sha256(REQUIREMENTS.read_bytes() + PATH.read_bytes())[:16]}"
+    good = TARGET / "deploy" / f"linted-{packages.sha256(REQUIREMENTS.read_bytes() + path.read_bytes())[:16]}"
     if good.exists():
         return
     linter = Path(sys.executable).with_name("cfn-lint")
-    if subprocess.run([linter, str(PATH)]).returncode != 0:
+    if subprocess.run([linter, *options, "--", str(path)]).returncode != 0:
         raise Refused("the template is not valid; see above")
-    good.parent.mkdir(parents=True, exist_ok=True)
-    for older in good.parent.glob("linted-*"):
-        older.unlink(missing_ok=True)
     good.touch()
+
+
+def expand(stage, text, values):
+    """What CloudFormation makes of the template for a stage: only there is it seen whether what SAM adds fits together."""
+    expanded = expansion.expand(text, values, stage.region)
+    path = TARGET / "deploy" / f"{stage.name}-expanded.json"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(expanded, indent=1))
+    # SAM leaves parameters behind that it has used up.
+    lint(path, "--ignore-checks", "W")
+    return expansion.resources(expanded)
 
 
 def release(template, manifest, values):
@@ -281,12 +289,12 @@ def check_and_deploy(options, say):
     resolved = stages.resolve(template.parameters, stage, stages.asked(options.parameter), at_once=options.at_once)
     if wrong := template.long_names(stage.stack):
         raise Refused("; ".join(wrong))
-    lint()
     manifest, unpackaged = packages.check(template.contexts(), packages.directory(options.out_dir))
     # The same rewriting as for real, so that a path that could not go along is found here.
     text = template.deployable("packages", dict.fromkeys(template.contexts(), "package.zip"))
     values = {**dict.fromkeys(template.parameters, ""), **resolved.values}
-    resources = expansion.resources(text, values, stage.region)
+    resources = expand(stage, text, values)
+    lint(PATH)
     secrets = keys.needed(template.secrets(), resolved.values)
     if options.dry_run:
         if unpackaged and options.no_build:

@@ -14,8 +14,8 @@ MOST_RESOURCES = 500
 NEAR = 475
 
 
-def resources(text, values, region):
-    """The types of the resources of a deployable template, each with its number."""
+def expand(text, values, region):
+    """A deployable template without SAM's transform."""
     # It looks for the region there, and nowhere else without a call.
     os.environ["AWS_DEFAULT_REGION"] = region
     logging.getLogger("samtranslator").setLevel(logging.ERROR)
@@ -24,9 +24,13 @@ def resources(text, values, region):
 
     try:
         # No managed policy is asked for by name: the template writes its own.
-        expanded = transform(Template(text).body, dict(values), SimpleNamespace(load=dict))
+        return transform(Template(text).body, dict(values), SimpleNamespace(load=dict))
     except InvalidDocumentException as error:
         raise Refused("; ".join(cause.message for cause in error.causes)) from None
+
+
+def resources(expanded):
+    """The types of the resources of an expanded template, each with its number."""
     counts = collections.Counter(resource["Type"] for resource in expanded["Resources"].values())
     if counts.total() > MOST_RESOURCES:
         raise Refused(f"the template has {counts.total()} resources; CloudFormation takes {MOST_RESOURCES}")
