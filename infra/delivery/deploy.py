@@ -4,6 +4,7 @@ import argparse
 import collections
 import datetime
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -33,9 +34,14 @@ def expand(stage, text, values):
     expanded = expansion.expand(text, values, stage.region)
     path = TARGET / "deploy" / f"{stage.name}-expanded.json"
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(expanded, indent=1))
-    # SAM leaves parameters behind that it has used up.
-    lint(path, "--ignore-checks", "W")
+    # Another deployment may be at it, too.
+    own = path.with_name(f"{os.getpid()}-{path.name}")
+    own.write_text(json.dumps(expanded, indent=1))
+    try:
+        # SAM leaves parameters behind that it has used up.
+        lint(own, "--ignore-checks", "W")
+    finally:
+        own.replace(path)
     return expansion.resources(expanded)
 
 

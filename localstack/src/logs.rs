@@ -9,6 +9,7 @@ use serde::Deserialize;
 use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
+use std::time::Duration;
 
 /// How often a reading that the engine failed is asked for again.
 const READ_AGAIN: u32 = 20;
@@ -165,6 +166,7 @@ impl Logs {
             if !answer.status.is_server_error() {
                 break;
             }
+            tokio::time::sleep(Duration::from_millis(fastrand::u64(10..50))).await;
             answer = self.http.send(Method::POST, &self.endpoint, &headers, ask.to_string()).await?;
         }
         let text = answer.text();

@@ -12,16 +12,15 @@ use crate::charge::{
     RecordedCharge,
 };
 use crate::domain::wait_after_recovery;
+use crate::dynamo::pending;
 use aws_sdk_dynamodb::types::{AttributeValue, Put, ReturnValuesOnConditionCheckFailure, TransactWriteItem, Update};
 use contracts::events::{ChargeEvent, Event, EventBody, FaultDetected};
 use contracts::steps::CreditedCharge;
 use contracts::{Timestamp, UserId, Won};
 use kit::Fault;
-use kit::dynamo::{Item, PK, Read, SK, Table, TransactError, at, built, classify, n, readable, s};
+use kit::dynamo::{Item, PK, Read, SK, Table, TransactError, at, built, n, s};
 use kit::outbox;
 
-/// The index of what is open by the moment the recovery should look at it.
-const PENDING_INDEX: &str = "pending";
 /// Over how many partitions of the index charges spread. They are others than payments', so that neither keeps the
 /// recovery of the other waiting.
 const CHARGE_SHARDS: u64 = 4;
@@ -185,29 +184,11 @@ impl MoveCharge for Charges {
 
 impl FindStuckCharges for Charges {
     async fn stuck_charges(&self, now: Timestamp) -> Result<Vec<Charge>, Fault> {
-        const DOING: &str = "finding stuck charges";
+        let before = now.plus_millis(-CHARGE_OPEN_TOO_LONG_MILLIS);
         let mut found = Vec::new();
         for shard in 0..CHARGE_SHARDS {
-            let mut pages = self
-                .table
-                .client
-                .query()
-                .table_name(&self.table.name)
-                .index_name(PENDING_INDEX)
-                .key_condition_expression("pending_shard = :shard AND pending_since < :before")
-                .expression_attribute_values(":shard", s(format!("charge-{shard}")))
-                .expression_attribute_values(":before", at(now.plus_millis(-CHARGE_OPEN_TOO_LONG_MILLIS)))
-                .limit(i32::try_from(STUCK_PAGE).unwrap_or(i32::MAX))
-                .into_paginator()
-                .send();
-            let enough = found.len() + STUCK_PAGE;
-            while let Some(page) = pages.next().await {
-                let page = page.map_err(|error| classify(DOING, error))?;
-                found.extend(readable(page.items, DOING, charge_of));
-                if found.len() >= enough {
-                    break;
-                }
-            }
+            let shard = s(format!("charge-{shard}"));
+            found.extend(pending(&self.table, shard, before, STUCK_PAGE, charge_of).await?);
         }
         Ok(found)
     }

@@ -267,31 +267,42 @@ impl SettleRefund for Payments {
     }
 }
 
+/// What is in a shard of the index of what is open since before a moment: at least `page` of it, where there is as much.
+pub(crate) async fn pending<T>(
+    table: &Table,
+    shard: AttributeValue,
+    before: Timestamp,
+    page: usize,
+    read: impl Fn(&Item) -> Result<T, Fault>,
+) -> Result<Vec<T>, Fault> {
+    const DOING: &str = "finding what is stuck";
+    let mut pages = table
+        .client
+        .query()
+        .table_name(&table.name)
+        .index_name(PENDING_INDEX)
+        .key_condition_expression("pending_shard = :shard AND pending_since < :before")
+        .expression_attribute_values(":shard", shard)
+        .expression_attribute_values(":before", at(before))
+        .limit(i32::try_from(page).unwrap_or(i32::MAX))
+        .into_paginator()
+        .send();
+    let mut found = Vec::new();
+    while found.len() < page
+        && let Some(rows) = pages.next().await
+    {
+        let rows = rows.map_err(|error| classify(DOING, error))?;
+        found.extend(readable(rows.items, DOING, &read));
+    }
+    Ok(found)
+}
+
 impl FindStuck for Payments {
     async fn stuck(&self, now: Timestamp) -> Result<Vec<Payment>, Fault> {
-        const DOING: &str = "finding stuck payments";
+        let before = now.plus_millis(-PENDING_TOO_LONG_MILLIS);
         let mut found = Vec::new();
         for shard in 0..PENDING_SHARDS {
-            let mut pages = self
-                .table
-                .client
-                .query()
-                .table_name(&self.table.name)
-                .index_name(PENDING_INDEX)
-                .key_condition_expression("pending_shard = :shard AND pending_since < :before")
-                .expression_attribute_values(":shard", s(shard))
-                .expression_attribute_values(":before", at(now.plus_millis(-PENDING_TOO_LONG_MILLIS)))
-                .limit(i32::try_from(STUCK_PAGE).unwrap_or(i32::MAX))
-                .into_paginator()
-                .send();
-            let enough = found.len() + STUCK_PAGE;
-            while let Some(page) = pages.next().await {
-                let page = page.map_err(|error| classify(DOING, error))?;
-                found.extend(readable(page.items, DOING, payment_of));
-                if found.len() >= enough {
-                    break;
-                }
-            }
+            found.extend(pending(&self.table, s(shard), before, STUCK_PAGE, payment_of).await?);
         }
         Ok(found)
     }

@@ -24,8 +24,8 @@ pub struct SweepDeps<S> {
 /// their turn.
 pub async fn sweep_orders<S: FindDue + EndOrder + SayAgain>(deps: &SweepDeps<S>, now: Timestamp) -> Result<(), Fault> {
     let mut last_fault = None;
-    // Where no order is beyond its time, the one that ends next.
-    let mut latest = now;
+    // When the time of the order was over that is longest beyond it; now, where none is.
+    let mut over_since = now;
     // Another one first in each run: where there is too much for one, none is always the last.
     let first = u64::try_from(now.millis() / 60_000).unwrap_or_default();
     for shard in (0..DUE_SHARDS).map(|shard| (first + shard) % DUE_SHARDS) {
@@ -35,7 +35,7 @@ pub async fn sweep_orders<S: FindDue + EndOrder + SayAgain>(deps: &SweepDeps<S>,
             Vec::new()
         });
         let ends = due.iter().map(|due| due.order.placed_at.plus_seconds(deps.deadline_seconds));
-        latest = ends.fold(latest, Timestamp::min);
+        over_since = ends.fold(over_since, Timestamp::min);
         for some in due.chunks(AT_ONCE) {
             let seen_to = join_all(some.iter().map(|due| see_to(deps, due, now))).await;
             for (due, outcome) in some.iter().zip(seen_to) {
@@ -46,7 +46,7 @@ pub async fn sweep_orders<S: FindDue + EndOrder + SayAgain>(deps: &SweepDeps<S>,
             }
         }
     }
-    metrics::gauge("OrderAge", "Seconds", "orders", metrics::oldest([latest].into_iter(), now));
+    metrics::gauge("OrderAge", "Seconds", "orders", metrics::oldest([over_since].into_iter(), now));
     last_fault.map_or(Ok(()), Err)
 }
 
