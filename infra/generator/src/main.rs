@@ -1,0 +1,43 @@
+//! `cargo stacks`: writes the stacks' templates and the API's description; with `--check` only says which are not what the
+//! sources say.
+
+use std::env;
+use std::fs;
+use std::path::Path;
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    let only_check = match env::args().nth(1).as_deref() {
+        None => false,
+        Some("--check") => true,
+        Some(other) => {
+            eprintln!("stacks: {other} is no option; there is --check");
+            return ExitCode::from(2);
+        }
+    };
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("../..");
+    match run(&root, only_check) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(lines) => {
+            lines.iter().for_each(|line| eprintln!("stacks: {line}"));
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(root: &Path, only_check: bool) -> Result<(), Vec<String>> {
+    let files = stacks::make(root).map_err(|mistakes| mistakes.iter().map(ToString::to_string).collect::<Vec<_>>())?;
+    let differs = |(path, text): &&(String, String)| fs::read_to_string(root.join(path)).ok().as_deref() != Some(text);
+    let stale: Vec<&(String, String)> = files.iter().filter(differs).collect();
+    if only_check {
+        let said = stale.iter().map(|(path, _)| format!("{path} is not what its sources say: run cargo stacks"));
+        return if stale.is_empty() { Ok(()) } else { Err(said.collect()) };
+    }
+    for (path, text) in stale {
+        let to = root.join(path);
+        let made = to.parent().map_or(Ok(()), fs::create_dir_all).and_then(|()| fs::write(&to, text));
+        made.map_err(|error| vec![format!("{path} cannot be written: {error}")])?;
+        println!("{path}");
+    }
+    Ok(())
+}

@@ -1,0 +1,230 @@
+//! All sources together: what contexts say of their stacks, their HTTP operations, their programs' handlers, the catalogue
+//! of events and the state machines.
+
+use crate::blocks::{blocks, inside, line_of};
+use crate::fragment::{Fragment, Function};
+use crate::mistake::Mistake;
+use crate::names::pascal;
+use std::collections::{BTreeMap, BTreeSet};
+use std::fs;
+use std::path::{Path, PathBuf};
+
+/// What an HTTP operation is.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Operation {
+    /// `get`, `post`, ...
+    pub method: String,
+    /// `/orders/{order_id}`.
+    pub path: String,
+    /// The function that serves it.
+    pub id: String,
+}
+
+/// A context: a folder of `functions/` with a `stack.yaml`.
+#[derive(Debug)]
+pub struct Context {
+    /// Its name.
+    pub name: String,
+    /// The text of its `stack.yaml`.
+    pub text: String,
+    /// What that says.
+    pub fragment: Fragment,
+    /// The text of its `openapi.yaml`, if it serves HTTP.
+    pub openapi: Option<String>,
+    /// What that describes.
+    pub operations: Vec<Operation>,
+    /// The handlers that its program has.
+    pub handlers: BTreeSet<String>,
+}
+
+/// Everything.
+#[derive(Debug)]
+pub struct System {
+    /// The project's root.
+    pub root: PathBuf,
+    /// The contexts, by name.
+    pub contexts: Vec<Context>,
+    /// The types of events.
+    pub events: BTreeSet<String>,
+    /// What each state machine's definition is to be given: by machine, the names of functions and queues in Pascal case.
+    pub machines: BTreeMap<String, Vec<String>>,
+    /// The shared part of the API's description.
+    pub openapi: String,
+}
+
+/// A context's function, where it stands.
+#[derive(Debug, Clone, Copy)]
+pub struct Placed<'a> {
+    /// The context.
+    pub context: &'a Context,
+    /// The function's name.
+    pub name: &'a str,
+    /// What is said of it.
+    pub function: &'a Function,
+}
+
+impl Context {
+    /// The file of its fragment, from the root.
+    pub fn file(&self) -> String {
+        format!("functions/{}/stack.yaml", self.name)
+    }
+
+    /// A mistake in its fragment: of a function (or another key), at a word that stands with it.
+    pub fn mistake(&self, key: &str, word: &str, what: impl Into<String>) -> Mistake {
+        let of_functions = blocks(&self.text, 2).into_iter().find(|block| block.key == key);
+        let block = of_functions.or_else(|| blocks(&self.text, 0).into_iter().find(|block| block.key == key));
+        let line = block.map_or(0, |block| line_of(&self.text, block.line, word));
+        Mistake { file: self.file(), line, key: key.to_owned(), what: what.into() }
+    }
+
+    /// Its functions.
+    pub fn functions(&self) -> impl Iterator<Item = Placed<'_>> {
+        self.fragment.functions.iter().map(|(name, function)| Placed { context: self, name, function })
+    }
+
+    fn read(root: &Path, name: &str) -> Result<Self, Vec<Mistake>> {
+        let dir = root.join("functions").join(name);
+        let file = format!("functions/{name}/stack.yaml");
+        let text = read(&dir.join("stack.yaml"), &file)?;
+        let fragment = serde_norway::from_str(&text).map_err(|error| vec![unreadable(&file, &text, &error)])?;
+        let openapi = dir.join("openapi.yaml");
+        let openapi = openapi.is_file().then(|| fs::read_to_string(openapi).unwrap_or_default());
+        let operations = openapi.as_deref().map(operations).unwrap_or_default();
+        let handlers = handlers(&read(&dir.join("src/main.rs"), &format!("functions/{name}/src/main.rs"))?);
+        Ok(Self { name: name.to_owned(), text, fragment, openapi, operations, handlers })
+    }
+}
+
+impl System {
+    /// Reads the sources below the project's root.
+    pub fn read(root: &Path) -> Result<Self, Vec<Mistake>> {
+        let mut contexts = Vec::new();
+        let mut mistakes = Vec::new();
+        for dir in entries(&root.join("functions")) {
+            if dir.join("stack.yaml").is_file() {
+                match Context::read(root, &file_name(&dir)) {
+                    Ok(context) => contexts.push(context),
+                    Err(found) => mistakes.extend(found),
+                }
+            }
+        }
+        if !mistakes.is_empty() {
+            return Err(mistakes);
+        }
+        let events = entries(&root.join("functions/contracts/events"));
+        let events = events.iter().filter_map(|path| Some(file_name(path).strip_suffix(".v1.json")?.to_owned())).collect();
+        let machines = entries(&root.join("infra/statemachines"));
+        let machines = machines.iter().filter_map(|path| {
+            let name = file_name(path).strip_suffix(".asl.json")?.to_owned();
+            Some((name, substitutions(&fs::read_to_string(path).ok()?)))
+        });
+        let machines = machines.collect();
+        let openapi = read(&root.join("functions/contracts/openapi.yaml"), "functions/contracts/openapi.yaml")?;
+        Ok(Self { root: root.to_owned(), contexts, events, machines, openapi })
+    }
+
+    /// All functions, those that are derived left out.
+    pub fn functions(&self) -> impl Iterator<Item = Placed<'_>> {
+        self.contexts.iter().flat_map(Context::functions)
+    }
+
+    /// The function of that name.
+    pub fn function(&self, name: &str) -> Option<Placed<'_>> {
+        self.functions().find(|placed| placed.name == name)
+    }
+
+    /// The function whose name in Pascal case that is.
+    pub fn function_of_id(&self, id: &str) -> Option<Placed<'_>> {
+        self.functions().find(|placed| pascal(placed.name) == id)
+    }
+
+    /// The context of that name.
+    pub fn context(&self, name: &str) -> Option<&Context> {
+        self.contexts.iter().find(|context| context.name == name)
+    }
+
+    /// Whether another context reads the stream of this one's table.
+    pub fn stream_readers(&self, of: &str) -> Vec<Placed<'_>> {
+        let reads = |placed: &Placed<'_>| placed.function.stream.as_ref().is_some_and(|stream| stream.of == of);
+        self.functions().filter(reads).collect()
+    }
+
+    /// The types of events that a pattern lets through: a type, or what a type begins with (`payment.*`).
+    pub fn heard(&self, pattern: &str) -> Vec<&str> {
+        let fits = |event: &&String| match pattern.strip_suffix('*') {
+            Some(prefix) => event.starts_with(prefix),
+            None => *event == pattern,
+        };
+        self.events.iter().filter(fits).map(String::as_str).collect()
+    }
+}
+
+fn read(path: &Path, shown: &str) -> Result<String, Vec<Mistake>> {
+    fs::read_to_string(path).map_err(|error| {
+        vec![Mistake { file: shown.to_owned(), line: 0, key: "-".to_owned(), what: format!("cannot be read: {error}") }]
+    })
+}
+
+/// What serde has against a fragment, as a mistake of the key it stands at.
+fn unreadable(file: &str, text: &str, error: &serde_norway::Error) -> Mistake {
+    let line = error.location().map_or(0, |location| location.line());
+    let what = error.to_string();
+    // `functions.join-queue: unknown field ...` or `table: ...`: the place within the document comes first.
+    let (place, what) = what.split_once(": ").filter(|(place, _)| !place.contains(' ')).unwrap_or(("", &what));
+    let what = what.split(" at line ").next().unwrap_or(what);
+    let of_place = place.rsplit('.').next().filter(|key| !key.is_empty());
+    let named = what.strip_prefix("unknown field `").and_then(|rest| rest.split('`').next());
+    let key = named.or(of_place).unwrap_or("-");
+    let found = of_place.map(|_| place.split('.').nth(1).unwrap_or(place)).and_then(|outer| {
+        let all = blocks(text, 2).into_iter().chain(blocks(text, 0));
+        all.into_iter().find(|block| block.key == outer).map(|block| line_of(text, block.line, key))
+    });
+    let at = if place.is_empty() { String::new() } else { format!(" (in {place})") };
+    Mistake { file: file.to_owned(), line: found.unwrap_or(line), key: key.to_owned(), what: format!("{what}{at}") }
+}
+
+/// The operations of a description: each path's methods.
+fn operations(text: &str) -> Vec<Operation> {
+    let mut found = Vec::new();
+    for section in blocks(text, 0).iter().filter(|block| block.key == "paths") {
+        for path in blocks(&inside(section), 2) {
+            for method in blocks(&inside(&path), 4).iter().filter(|block| block.key != "parameters") {
+                let id = method.text.lines().find_map(|line| line.trim().strip_prefix("operationId: "));
+                found.push(Operation {
+                    method: method.key.clone(),
+                    path: path.key.clone(),
+                    id: id.unwrap_or_default().trim().to_owned(),
+                });
+            }
+        }
+    }
+    found
+}
+
+/// The handlers that a `main.rs` has: the arms of its match.
+fn handlers(main: &str) -> BTreeSet<String> {
+    let arms = main.lines().filter_map(|line| line.trim_start().strip_prefix('"')?.split_once("\" =>"));
+    arms.map(|(name, _)| name.to_owned()).collect()
+}
+
+/// What a definition is to be given: `${Name}`, each once, in order.
+fn substitutions(definition: &str) -> Vec<String> {
+    let mut found: Vec<String> = Vec::new();
+    for part in definition.split("${").skip(1) {
+        let name = part.split('}').next().unwrap_or_default().to_owned();
+        if !found.contains(&name) {
+            found.push(name);
+        }
+    }
+    found
+}
+
+fn entries(dir: &Path) -> Vec<PathBuf> {
+    let mut paths: Vec<PathBuf> = fs::read_dir(dir).into_iter().flatten().flatten().map(|entry| entry.path()).collect();
+    paths.sort();
+    paths
+}
+
+fn file_name(path: &Path) -> String {
+    path.file_name().unwrap_or_default().to_string_lossy().into_owned()
+}
