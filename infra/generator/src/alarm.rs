@@ -98,7 +98,10 @@ impl Alarm {
     /// Executions of a state machine ended otherwise than they should.
     pub fn executions(name: &str, because: &str, metric: &str, saga: &str) -> Self {
         let machine = format!("!Ref {}", pascal(saga));
-        Self { statistic: "Sum", ..Self::new(name, because, "sagas").on("AWS/States", metric, "StateMachineArn", &machine) }
+        Self {
+            statistic: "Sum",
+            ..Self::new(name, because, "sagas").on("AWS/States", metric, "StateMachineArn", &machine)
+        }
     }
 
     /// As a resource.

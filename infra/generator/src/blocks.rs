@@ -63,7 +63,8 @@ pub fn line_of(text: &str, from: usize, word: &str) -> usize {
     let lines: Vec<&str> = text.lines().collect();
     let Some(first) = lines.get(from.saturating_sub(1)) else { return from };
     let indent = indent_of(first);
-    let below = lines.iter().enumerate().skip(from).take_while(|(_, line)| line.trim().is_empty() || indent_of(line) > indent);
+    let below =
+        lines.iter().enumerate().skip(from).take_while(|(_, line)| line.trim().is_empty() || indent_of(line) > indent);
     let is_in = |line: &str| {
         let ends = |c: char| !(c.is_alphanumeric() || c == '-' || c == '_' || c == '.');
         line.match_indices(word).any(|(at, found)| {
@@ -77,7 +78,8 @@ pub fn line_of(text: &str, from: usize, word: &str) -> usize {
 mod tests {
     use super::*;
 
-    const TEXT: &str = "# About all.\nfirst:\n  # Of a.\n  a: { x: 1 }\n\n  b:\n    - y\n    # Between.\n    - z\n\nsecond: 2\n";
+    const TEXT: &str =
+        "# About all.\nfirst:\n  # Of a.\n  a: { x: 1 }\n\n  b:\n    - y\n    # Between.\n    - z\n\nsecond: 2\n";
 
     #[test]
     fn a_block_keeps_its_comments_and_loses_empty_lines_at_its_end() {

@@ -1,9 +1,422 @@
 //! What is wrong with what contexts say, each in a line that names file, key and what to do.
+//!
+//! What a fragment says and the code does is compared both ways: a call that the code does not make may not be granted, and
+//! one that it makes has to be.
 
+use crate::code::{Arm, Main, Program};
+use crate::context::{WATCHED, all_functions, of_outbox};
 use crate::mistake::Mistake;
-use crate::system::System;
+use crate::system::{Context, Placed, System};
+use std::collections::{BTreeMap, BTreeSet};
+
+/// How many consumers a table's stream may have: more slow each other down.
+const MOST_READERS: usize = 2;
+
+/// The alarms that stand in `platform` whatever contexts say.
+const OF_PLATFORM: [&str; 7] =
+    ["api-errors", "api-latency", "broken", "crashes", "functions-throttled", "retries", "throttled"];
 
 /// All mistakes.
-pub fn mistakes(_system: &System) -> Vec<Mistake> {
-    Vec::new()
+pub fn mistakes(system: &System) -> Vec<Mistake> {
+    let mut found: Vec<Mistake> = system.contexts.iter().flat_map(handlers).collect();
+    found.extend(names(system));
+    for placed in system.functions() {
+        found.extend(trigger(system, placed));
+        found.extend(reaches(system, placed));
+    }
+    found.extend(system.contexts.iter().flat_map(operations));
+    found.extend(system.contexts.iter().flat_map(|context| sagas(system, context)));
+    found.extend(streams(system));
+    found.extend(watched(system));
+    // What a program does can be read only where every function has its handler.
+    if found.is_empty() {
+        found.extend(system.contexts.iter().flat_map(|context| calls(system, context)));
+    }
+    found
+}
+
+fn of(placed: Placed<'_>, word: &str, what: impl Into<String>) -> Mistake {
+    placed.context.mistake(placed.name, word, what)
+}
+
+/// A function is a handler of its context's program, and each handler is a function.
+fn handlers(context: &Context) -> Vec<Mistake> {
+    let functions: BTreeSet<String> = all_functions(context).into_iter().collect();
+    let main = format!("functions/{}/src/main.rs", context.name);
+    let without = functions.difference(&context.handlers).map(|name| {
+        context.mistake(
+            name,
+            name,
+            format!("no handler of {main} has this name: add \"{name}\" => ... there, or remove it here"),
+        )
+    });
+    let unsaid = context.handlers.difference(&functions).map(|name| {
+        context.mistake("functions", "functions", format!("{main} has the handler {name}: say here what starts it"))
+    });
+    without.chain(unsaid).collect()
+}
+
+/// Names are physical names, with the system's before them: each may be there once.
+fn names(system: &System) -> Vec<Mistake> {
+    let mut found = Vec::new();
+    let of_platform =
+        OF_PLATFORM.map(|name| (("alarm", name.to_owned()), "infra/generator/shapes/platform.yaml".to_owned()));
+    let mut taken: BTreeMap<(&str, String), String> = of_platform.into();
+    let mut take = |kind, name: &str, context: &Context, key: &str| {
+        let what = |other: &String| format!("the {kind} {name} is of {other} already: choose another name");
+        match taken.get(&(kind, name.to_owned())) {
+            Some(other) => found.push(context.mistake(key, name, what(other))),
+            None => drop(taken.insert((kind, name.to_owned()), format!("{} ({key})", context.file()))),
+        }
+    };
+    for context in &system.contexts {
+        for name in all_functions(context) {
+            take("function", &name, context, &name);
+        }
+        for placed in context.functions() {
+            if let Some(queue) = &placed.function.queue {
+                take("queue", queue, context, placed.name);
+                take("alarm", &format!("{queue}-dead-letters"), context, placed.name);
+                placed.function.late.iter().for_each(|_| take("alarm", &format!("{queue}-age"), context, placed.name));
+            }
+            if placed.function.every_minute.is_some() {
+                take("alarm", placed.name, context, placed.name);
+            }
+            placed.function.stream.iter().for_each(|stream| take("alarm", &stream.lag, context, placed.name));
+            placed.function.logs.iter().for_each(|logs| {
+                take("alarm", &format!("{}-dead-letters", logs.dead_letters), context, placed.name);
+            });
+        }
+        context.fragment.parked.keys().for_each(|name| take("queue", name, context, "parked"));
+        context.fragment.parked.keys().for_each(|name| take("alarm", name, context, "parked"));
+        context.fragment.sagas.keys().for_each(|name| take("state machine", name, context, "sagas"));
+        context.fragment.ages.keys().for_each(|name| take("alarm", name, context, "ages"));
+    }
+    found
+}
+
+/// Exactly one thing starts a function, and what is said of it fits that.
+fn trigger(system: &System, placed: Placed<'_>) -> Vec<Mistake> {
+    let Placed { name, function, .. } = placed;
+    let triggers = function.triggers();
+    let all = "http, step, asked, queue, stream, every-minute, logs";
+    let mut found = Vec::new();
+    match triggers.as_slice() {
+        [] => found.push(of(placed, name, format!("nothing starts it: say one of {all}"))),
+        [_] => {}
+        [_, second, ..] => found.push(of(placed, second, format!("{} start it: keep one", triggers.join(" and ")))),
+    }
+    let of_queues = [
+        (!function.of.is_empty(), "of"),
+        (function.fifo, "fifo"),
+        (function.batch.is_some(), "batch"),
+        (function.at_once.is_some(), "at-once"),
+        (function.postpones, "postpones"),
+        (function.when.is_some(), "when"),
+        (function.alarms, "alarms"),
+        (function.late.is_some(), "late"),
+    ];
+    if function.queue.is_none() {
+        let stray = of_queues.into_iter().filter(|(is, _)| *is);
+        found.extend(stray.map(|(_, key)| of(placed, key, format!("{key} is of a queue: say which, or remove it"))));
+    }
+    if function.every_minute.is_none() && (function.see.is_some() || function.patient) {
+        found.push(of(placed, "see", "see and patient are of what runs every minute: remove them"));
+    }
+    for pattern in &function.of {
+        if system.heard(pattern).is_empty() {
+            let what =
+                format!("no event {pattern} is ever said: see functions/contracts/events/README.md for those that are");
+            found.push(of(placed, pattern, what));
+        }
+    }
+    if let Some(queue) = function.queue.as_ref().filter(|_| function.of.is_empty()) {
+        let sends = |other: &Placed<'_>| {
+            other.context.name == placed.context.name && other.function.sends.as_ref() == Some(queue)
+        };
+        if !system.functions().any(|other| sends(&other)) {
+            found.push(of(
+                placed,
+                queue,
+                format!("nothing comes into {queue}: say the events it is of, or which function sends to it"),
+            ));
+        }
+    }
+    if function.asked && !system.functions().any(|other| other.function.asks.as_deref() == Some(name)) {
+        found.push(of(
+            placed,
+            "asked",
+            format!("no function asks it: say `asks: {name}` where one does, or remove it"),
+        ));
+    }
+    found
+}
+
+/// What a function names is there.
+fn reaches(system: &System, placed: Placed<'_>) -> Vec<Mistake> {
+    let Placed { context, function, .. } = placed;
+    let mut found = Vec::new();
+    if let Some(asked) = &function.asks {
+        match system.function(asked) {
+            None => found.push(of(placed, asked, format!("there is no function {asked}: name one that is asked"))),
+            Some(to) if !to.function.asked => {
+                found.push(of(placed, asked, format!("{asked} answers nobody: say `asked: true` of it")))
+            }
+            Some(_) => {}
+        }
+    }
+    if let Some(queue) = &function.sends
+        && !context.functions().any(|other| other.function.queue.as_ref() == Some(queue))
+    {
+        found.push(of(
+            placed,
+            queue,
+            format!("no function of {} has the queue {queue}: a context sends to its own", context.name),
+        ));
+    }
+    for saga in function.starts.iter().chain(&function.looks_at) {
+        if !context.fragment.sagas.contains_key(saga) {
+            found.push(of(
+                placed,
+                saga,
+                format!("{} has no saga {saga}: add it under sagas, or name one of those", context.name),
+            ));
+        }
+    }
+    for index in function.index.keys() {
+        if !context.fragment.table.contains_key(index) && !(context.fragment.outbox && index == "unpublished") {
+            found.push(of(placed, index, format!("the table has no index {index}: add it under table")));
+        }
+    }
+    if let Some(logs) = &function.logs {
+        for name in logs.of.iter().filter(|name| !context.fragment.functions.contains_key(*name)) {
+            found.push(of(
+                placed,
+                name,
+                format!("{} has no function {name}: a context reads its own logs", context.name),
+            ));
+        }
+    }
+    if let Some(stream) = &function.stream
+        && system.context(&stream.of).is_none()
+    {
+        found.push(of(placed, &stream.of, format!("there is no context {}", stream.of)));
+    }
+    let parameters = function.settings.values().chain(function.outside.values());
+    for parameter in parameters.filter(|name| !crate::template::has("Parameters", name)) {
+        let what = format!("there is no parameter {parameter}: add it to infra/generator/shapes/parameters.yaml");
+        found.push(of(placed, parameter, what));
+    }
+    if let Some(condition) = function.when.as_ref().filter(|name| !crate::template::has("Conditions", name)) {
+        let what = format!("there is no condition {condition}: add it to infra/generator/shapes/parameters.yaml");
+        found.push(of(placed, condition, what));
+    }
+    found
+}
+
+/// An operation of the description is a function that HTTP starts, and the other way round.
+fn operations(context: &Context) -> Vec<Mistake> {
+    let file = format!("functions/{}/openapi.yaml", context.name);
+    let mut found = Vec::new();
+    for operation in &context.operations {
+        let served = context.fragment.functions.get(&operation.id).is_some_and(|function| function.http);
+        if !served {
+            let key = format!("{} {}", operation.method.to_uppercase(), operation.path);
+            let what = format!(
+                "operationId `{}` is no function with `http: true` in {}: add it there",
+                operation.id,
+                context.file()
+            );
+            let line = context.openapi.as_deref().map_or(0, |text| {
+                text.lines()
+                    .position(|line| line.trim() == format!("operationId: {}", operation.id))
+                    .map_or(0, |line| line + 1)
+            });
+            found.push(Mistake { file: file.clone(), line, key, what });
+        }
+    }
+    let described = |name: &str| context.operations.iter().any(|operation| operation.id == name);
+    for placed in context.functions().filter(|placed| placed.function.http && !described(placed.name)) {
+        found.push(of(
+            placed,
+            "http",
+            format!("{file} has no operation with operationId: {}: describe it there", placed.name),
+        ));
+    }
+    found
+}
+
+/// A step is called by the machines it says, and a machine calls steps that say so.
+fn sagas(system: &System, context: &Context) -> Vec<Mistake> {
+    let mut found = Vec::new();
+    for (name, saga) in &context.fragment.sagas {
+        let Some(given) = system.machines.get(name) else {
+            found.push(context.mistake(
+                "sagas",
+                name,
+                format!("infra/statemachines/{name}.asl.json is not there: add it"),
+            ));
+            continue;
+        };
+        if !context.fragment.parked.contains_key(&saga.parks) {
+            found.push(context.mistake(
+                "sagas",
+                &saga.parks,
+                format!("there is no queue {}: add it under parked", saga.parks),
+            ));
+        }
+        let parked = format!("{}Queue", crate::names::pascal(&saga.parks));
+        for id in given.iter().filter(|id| **id != parked) {
+            let step = system.function_of_id(id).filter(|step| step.function.step.names().contains(name));
+            if step.is_none() {
+                let what = format!("{name}.asl.json calls ${{{id}}}: no function of that name says `step: {name}`");
+                found.push(context.mistake("sagas", name, what));
+            }
+        }
+    }
+    for placed in context.functions() {
+        for saga in placed.function.step.names() {
+            let id = crate::names::pascal(placed.name);
+            if !system.machines.get(saga).is_some_and(|given| given.contains(&id)) {
+                let what = format!(
+                    "infra/statemachines/{saga}.asl.json does not call ${{{id}}}: add the state, or remove the step"
+                );
+                found.push(of(placed, saga, what));
+            }
+        }
+    }
+    found
+}
+
+/// The alarms that take a gradual deployment back are there.
+fn watched(system: &System) -> Vec<Mistake> {
+    let is_there = |name: &&str| {
+        OF_PLATFORM.contains(name) || system.contexts.iter().any(|context| context.fragment.parked.contains_key(*name))
+    };
+    let canaries = || system.functions().filter(|placed| placed.function.canary);
+    let missing = WATCHED.iter().filter(|name| !is_there(name));
+    missing
+        .flat_map(|name| {
+            let what = format!("its deployment watches the alarm {name}, and no context has {name} under parked");
+            canaries().next().map(|placed| of(placed, "canary", what))
+        })
+        .collect()
+}
+
+/// A stream has few readers.
+fn streams(system: &System) -> Vec<Mistake> {
+    let mut found = Vec::new();
+    for context in &system.contexts {
+        let readers = system.stream_readers(&context.name);
+        let relay = usize::from(context.fragment.outbox);
+        for placed in readers.iter().skip(MOST_READERS - relay) {
+            let what = format!(
+                "the stream of {} has {MOST_READERS} readers already: hear its events by a queue",
+                context.name
+            );
+            found.push(of(*placed, "stream", what));
+        }
+    }
+    found
+}
+
+/// What a function may do is what its code does.
+fn calls(system: &System, context: &Context) -> Vec<Mistake> {
+    let program = Program::below(&system.root, &context.name);
+    let main = Main::below(&system.root, &context.name);
+    let derived = of_outbox(&context.name);
+    let derived = derived.iter().filter(|_| context.fragment.outbox);
+    let derived = derived.map(|(name, function)| Placed { context, name, function });
+    let own = context.functions().chain(derived);
+    own.flat_map(|placed| main.arms.get(placed.name).map(|arm| compared(placed, &program, arm)).unwrap_or_default())
+        .collect()
+}
+
+fn compared(placed: Placed<'_>, program: &Program, arm: &Arm) -> Vec<Mistake> {
+    let is = match (arm.kind.as_str(), placed.function.triggers().first().copied()) {
+        ("http", trigger) => trigger == Some("http"),
+        ("step", trigger) => matches!(trigger, Some("step" | "asked")),
+        ("queue" | "batch", trigger) => trigger == Some("queue"),
+        // A relay is derived, and says nothing.
+        ("stream", trigger) => matches!(trigger, Some("stream") | None),
+        ("schedule", trigger) => trigger == Some("every-minute"),
+        ("logs", trigger) => trigger == Some("logs"),
+        _ => false,
+    };
+    if !is {
+        return vec![of(
+            placed,
+            placed.name,
+            format!("main.rs serves it by boot.{}: say what starts it accordingly", arm.kind),
+        )];
+    }
+    if !program.has(&arm.serves) {
+        return vec![of(
+            placed,
+            placed.name,
+            format!("main.rs serves it by {}, which is no function of the context", arm.serves),
+        )];
+    }
+    let made: BTreeSet<(String, String)> = program
+        .aws_calls(&arm.serves)
+        .into_keys()
+        .map(|(action, index)| (action.to_owned(), index.unwrap_or_default()))
+        .collect();
+    let said = said(placed);
+    let surplus = said.iter().filter(|(call, _)| !made.contains(call)).map(|((action, index), word)| {
+        let on = if index.is_empty() { String::new() } else { format!(" on {index}") };
+        of(placed, word, format!("its code does not make the call {action}{on}: remove `{word}`"))
+    });
+    let missing = made.iter().filter(|call| !said.contains_key(*call)).map(|(action, index)| {
+        let on = if index.is_empty() { String::new() } else { format!(" on {index}") };
+        of(
+            placed,
+            placed.name,
+            format!("its code makes the call {action}{on}, which it may not: say {}", grants(action)),
+        )
+    });
+    surplus.chain(missing).collect()
+}
+
+/// The calls that a function is allowed, each with the word that says so.
+fn said(placed: Placed<'_>) -> BTreeMap<(String, String), String> {
+    let function = placed.function;
+    let mut said = BTreeMap::new();
+    let mut say = |action: &str, index: &str, word: &str| {
+        said.insert((action.to_owned(), index.to_owned()), word.to_owned());
+    };
+    function.table.iter().for_each(|call| say(&format!("dynamodb:{call}"), "", call));
+    for (index, calls) in &function.index {
+        calls.iter().for_each(|call| say(&format!("dynamodb:{call}"), index, call));
+    }
+    for (is, action, word) in [
+        (function.postpones, "sqs:SendMessage", "postpones"),
+        (function.sends.is_some(), "sqs:SendMessage", "sends"),
+        (function.says, "events:PutEvents", "says"),
+        (function.asks.is_some(), "lambda:InvokeFunction", "asks"),
+        (!function.starts.is_empty(), "states:StartExecution", "starts"),
+        (!function.looks_at.is_empty(), "states:DescribeExecution", "looks-at"),
+        (!function.outside.is_empty(), "ssm:GetParameter", "outside"),
+        (function.watches_dead_letters, "sqs:GetQueueAttributes", "watches-dead-letters"),
+    ] {
+        if is {
+            say(action, "", word);
+        }
+    }
+    said
+}
+
+/// How a call is said to be allowed.
+fn grants(action: &str) -> String {
+    let key = match action {
+        "sqs:SendMessage" => "sends: QUEUE, or postpones: true",
+        "events:PutEvents" => "says: true",
+        "lambda:InvokeFunction" => "asks: FUNCTION",
+        "states:StartExecution" => "starts: [SAGA]",
+        "states:DescribeExecution" => "looks-at: [SAGA]",
+        "ssm:GetParameter" => "outside: { SECRET: UrlParameter }",
+        "sqs:GetQueueAttributes" => "watches-dead-letters: true",
+        of_table => return format!("table: [{}], or index", of_table.rsplit(':').next().unwrap_or_default()),
+    };
+    key.to_owned()
 }

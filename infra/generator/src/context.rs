@@ -84,7 +84,8 @@ pub fn indexes(fragment: &Fragment) -> Vec<(&str, &str, &str)> {
 
 /// The queues of a context that functions consume, with the ending that FIFO queues must have.
 pub fn queues(context: &Context) -> Vec<String> {
-    let consumed = context.functions().filter_map(|placed| Some((placed.function.queue.as_ref()?, placed.function.fifo)));
+    let consumed =
+        context.functions().filter_map(|placed| Some((placed.function.queue.as_ref()?, placed.function.fifo)));
     consumed.map(|(queue, fifo)| format!("{queue}{}", ending(fifo))).collect()
 }
 
@@ -220,7 +221,9 @@ impl Writer<'_> {
         let Placed { name, function, .. } = placed;
         let reserved = match function.reserved {
             Reserved::Share(false) => None,
-            Reserved::Share(true) => Some(r#"!If [IsReserved, !Ref ReservedConcurrency, !Ref "AWS::NoValue"]"#.to_owned()),
+            Reserved::Share(true) => {
+                Some(r#"!If [IsReserved, !Ref ReservedConcurrency, !Ref "AWS::NoValue"]"#.to_owned())
+            }
             Reserved::InProduction(count) => Some(format!(r#"!If [IsProduction, {count}, !Ref "AWS::NoValue"]"#)),
         };
         fill(
@@ -238,7 +241,8 @@ impl Writer<'_> {
 
     /// The log that a function writes into: the context's, or, where that is read, the one that Lambda gives each.
     fn log_of(&self, name: &str) -> Option<String> {
-        let mut read = self.context.functions().filter_map(|placed| placed.function.logs.as_ref()).flat_map(|logs| &logs.of);
+        let mut read =
+            self.context.functions().filter_map(|placed| placed.function.logs.as_ref()).flat_map(|logs| &logs.of);
         (!read.any(|read| read == name)).then(|| format!("{}Logs", self.id))
     }
 
@@ -292,8 +296,11 @@ impl Writer<'_> {
             may.push(May::calls(calls, format!("!Sub ${{{}Table.Arn}}/index/{index}", self.id)));
         }
         if let Some(queue) = &function.queue {
-            let own: &[&str] =
-                if function.postpones { &["sqs:SendMessage", "sqs:ChangeMessageVisibility"] } else { &["sqs:ChangeMessageVisibility"] };
+            let own: &[&str] = if function.postpones {
+                &["sqs:SendMessage", "sqs:ChangeMessageVisibility"]
+            } else {
+                &["sqs:ChangeMessageVisibility"]
+            };
             may.push(May::new(own, [format!("!GetAtt {}Queue.Arn", pascal(queue))]));
             may.push(May::new(&["sqs:SendMessage"], [format!("!GetAtt {}DeadLetters.Arn", pascal(queue))]));
         }
@@ -318,11 +325,15 @@ impl Writer<'_> {
         }
         if !function.outside.is_empty() {
             let secrets = function.outside.keys();
-            let secrets = secrets.map(|secret| format!("!Sub {}", arn("ssm", &format!("parameter/${{System}}/{secret}"))));
+            let secrets =
+                secrets.map(|secret| format!("!Sub {}", arn("ssm", &format!("parameter/${{System}}/{secret}"))));
             may.push(May::new(&["ssm:GetParameter"], secrets));
         }
         if let Some(logs) = &function.logs {
-            may.push(May::new(&["sqs:SendMessage"], [format!("!GetAtt {}DeadLetters.Arn", pascal(&logs.dead_letters))]));
+            may.push(May::new(
+                &["sqs:SendMessage"],
+                [format!("!GetAtt {}DeadLetters.Arn", pascal(&logs.dead_letters))],
+            ));
         }
         if function.watches_dead_letters {
             let queues = self.system.contexts.iter().flat_map(last_resorts);

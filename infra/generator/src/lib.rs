@@ -10,6 +10,7 @@
 pub mod alarm;
 pub mod blocks;
 pub mod check;
+pub mod code;
 pub mod context;
 pub mod edge;
 pub mod fragment;
@@ -22,8 +23,14 @@ pub mod system;
 pub mod template;
 
 use mistake::Mistake;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use system::System;
+
+/// The project's root.
+pub fn root() -> PathBuf {
+    let own = Path::new(env!("CARGO_MANIFEST_DIR"));
+    own.ancestors().nth(2).unwrap_or(own).to_owned()
+}
 
 /// The files that the sources below `root` make: path from there, text.
 pub fn make(root: &Path) -> Result<Vec<(String, String)>, Vec<Mistake>> {
@@ -34,7 +41,8 @@ pub fn make(root: &Path) -> Result<Vec<(String, String)>, Vec<Mistake>> {
         return Err(mistakes);
     }
     let stacks = template::all(&system).into_iter();
-    let mut files: Vec<(String, String)> = stacks.map(|(name, text)| (format!("infra/stacks/{name}.yaml"), text)).collect();
+    let mut files: Vec<(String, String)> =
+        stacks.map(|(name, text)| (format!("infra/stacks/{name}.yaml"), text)).collect();
     files.push(("infra/openapi.yaml".to_owned(), openapi::bundle(&system)));
     Ok(files)
 }

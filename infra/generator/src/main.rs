@@ -15,8 +15,7 @@ fn main() -> ExitCode {
             return ExitCode::from(2);
         }
     };
-    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("../..");
-    match run(&root, only_check) {
+    match run(&stacks::root(), only_check) {
         Ok(()) => ExitCode::SUCCESS,
         Err(lines) => {
             lines.iter().for_each(|line| eprintln!("stacks: {line}"));

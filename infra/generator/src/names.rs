@@ -23,7 +23,9 @@ pub fn singular(context: &str) -> &str {
 
 /// A text as a YAML scalar: quoted only where it has to be.
 pub fn scalar(text: &str) -> String {
-    let plain = !text.contains(": ") && !text.contains(" #") && !text.starts_with(['"', '\'', '{', '[', '!', '&', '*', '@', '`', '%', '|', '>', '?', '-']);
+    let plain = !text.contains(": ")
+        && !text.contains(" #")
+        && !text.starts_with(['"', '\'', '{', '[', '!', '&', '*', '@', '`', '%', '|', '>', '?', '-']);
     if plain { text.to_owned() } else { serde_json::Value::from(text).to_string() }
 }
 

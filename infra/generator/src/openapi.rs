@@ -13,7 +13,9 @@ pub fn bundle(system: &System) -> String {
     let base = blocks(&system.openapi, 0);
     let mut text = vec![FIRST.to_owned()];
     let head = base.iter().filter(|block| !["tags", "components"].contains(&block.key.as_str()));
-    text.extend(head.map(|block| block.text.lines().skip_while(|line| line.starts_with('#')).collect::<Vec<_>>().join("\n")));
+    text.extend(
+        head.map(|block| block.text.lines().skip_while(|line| line.starts_with('#')).collect::<Vec<_>>().join("\n")),
+    );
     text.push("tags:".to_owned());
     let tags = parts.iter().chain([&base]).flat_map(|part| entries(part, "tags", 2));
     text.extend(tags.map(|block| block.text));
@@ -29,7 +31,8 @@ pub fn bundle(system: &System) -> String {
             let entries = section.map(|section| blocks(&inside(section), 4)).unwrap_or_default();
             entries.into_iter().map(|block| block.text).collect::<Vec<_>>().join("\n")
         };
-        let groups: Vec<String> = [&base].into_iter().chain(&parts).map(of_part).filter(|text| !text.is_empty()).collect();
+        let groups: Vec<String> =
+            [&base].into_iter().chain(&parts).map(of_part).filter(|text| !text.is_empty()).collect();
         if !groups.is_empty() {
             sections.push(format!("  {name}:\n{}", groups.join("\n\n")));
         }

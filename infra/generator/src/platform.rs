@@ -160,7 +160,8 @@ fn messages(system: &System) -> Vec<Widget> {
 
 fn api(system: &System) -> Vec<Widget> {
     let outboxes = system.contexts.iter().filter(|context| context.fragment.outbox);
-    let outboxes = outboxes.map(|context| line(&["Encore", "OutboxAge", "Stage", "${Stage}", "Context", &context.name]));
+    let outboxes =
+        outboxes.map(|context| line(&["Encore", "OutboxAge", "Stage", "${Stage}", "Context", &context.name]));
     let of_api = ["ApiName", "${System}-api", "Stage", "${Stage}"];
     let latency = |stat: &str| {
         let metric = each_metric("AWS/ApiGateway", &["Latency"], &of_api).remove(0);

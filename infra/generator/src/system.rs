@@ -44,8 +44,8 @@ pub struct System {
     pub root: PathBuf,
     /// The contexts, by name.
     pub contexts: Vec<Context>,
-    /// The types of events.
-    pub events: BTreeSet<String>,
+    /// The types of events, each with the context that says it, where only one may.
+    pub events: BTreeMap<String, Option<String>>,
     /// What each state machine's definition is to be given: by machine, the names of functions and queues in Pascal case.
     pub machines: BTreeMap<String, Vec<String>>,
     /// The shared part of the API's description.
@@ -75,6 +75,11 @@ impl Context {
         let block = of_functions.or_else(|| blocks(&self.text, 0).into_iter().find(|block| block.key == key));
         let line = block.map_or(0, |block| line_of(&self.text, block.line, word));
         Mistake { file: self.file(), line, key: key.to_owned(), what: what.into() }
+    }
+
+    /// Whether it brings events to the bus.
+    pub fn says(&self) -> bool {
+        self.fragment.outbox || self.fragment.functions.values().any(|function| function.says)
     }
 
     /// Its functions.
@@ -112,7 +117,13 @@ impl System {
             return Err(mistakes);
         }
         let events = entries(&root.join("functions/contracts/events"));
-        let events = events.iter().filter_map(|path| Some(file_name(path).strip_suffix(".v1.json")?.to_owned())).collect();
+        let events = events.iter().filter_map(|path| {
+            let schema: serde_json::Value = serde_json::from_str(&fs::read_to_string(path).ok()?).ok()?;
+            let source = schema["properties"]["source"]["const"].as_str();
+            let context = source.and_then(|source| source.strip_prefix("encore/")).map(str::to_owned);
+            Some((file_name(path).strip_suffix(".v1.json")?.to_owned(), context))
+        });
+        let events = events.collect();
         let machines = entries(&root.join("infra/statemachines"));
         let machines = machines.iter().filter_map(|path| {
             let name = file_name(path).strip_suffix(".asl.json")?.to_owned();
@@ -149,13 +160,15 @@ impl System {
         self.functions().filter(reads).collect()
     }
 
-    /// The types of events that a pattern lets through: a type, or what a type begins with (`payment.*`).
+    /// The types of events that somebody says and a pattern lets through: a type, or what a type begins with (`payment.*`).
     pub fn heard(&self, pattern: &str) -> Vec<&str> {
-        let fits = |event: &&String| match pattern.strip_suffix('*') {
+        let fits = |event: &str| match pattern.strip_suffix('*') {
             Some(prefix) => event.starts_with(prefix),
-            None => *event == pattern,
+            None => event == pattern,
         };
-        self.events.iter().filter(fits).map(String::as_str).collect()
+        let is_said =
+            |by: &Option<String>| by.as_ref().is_none_or(|name| self.context(name).is_some_and(Context::says));
+        self.events.iter().filter(|(event, by)| fits(event) && is_said(by)).map(|(event, _)| event.as_str()).collect()
     }
 }
 

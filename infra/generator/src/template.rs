@@ -69,7 +69,13 @@ fn of_edge(system: &System) -> String {
     put_together(system, head, None, &edge::resources(system), Some(OUTPUTS))
 }
 
-fn put_together(system: &System, head: String, globals: Option<&str>, resources: &[String], outputs: Option<&str>) -> String {
+fn put_together(
+    system: &System,
+    head: String,
+    globals: Option<&str>,
+    resources: &[String],
+    outputs: Option<&str>,
+) -> String {
     let resources: Vec<&str> = resources.iter().map(|text| text.trim_end()).collect();
     let resources = format!("Resources:\n{}\n", resources.join("\n\n"));
     let body: Vec<&str> = globals.into_iter().chain([resources.as_str()]).chain(outputs).collect();
@@ -113,7 +119,8 @@ impl Used {
         let mut texts = Vec::new();
         for section in sections() {
             let kept = blocks(&inside(&section), 2).into_iter().filter(|block| self.0.contains(&block.key));
-            let kept: Vec<String> = kept.map(|block| block.text.replace("<reserving>", &reserving.to_string())).collect();
+            let kept: Vec<String> =
+                kept.map(|block| block.text.replace("<reserving>", &reserving.to_string())).collect();
             if !kept.is_empty() {
                 let space = if section.key == "Rules" { "\n\n" } else { "\n" };
                 texts.push(format!("{}:\n{}\n", section.key, kept.join(space)));
@@ -129,12 +136,24 @@ fn sections() -> Vec<Block> {
 
 /// Whether a text refers to a parameter or a condition.
 fn names(text: &str, name: &str) -> bool {
-    [format!("!Ref {name}"), format!("${{{name}}}"), format!("!If [{name},"), format!("Condition: {name}"), format!("!Condition {name}")]
-        .iter()
-        .any(|form| {
-            text.match_indices(form.as_str()).any(|(at, found)| {
-                let after = text[at + found.len()..].chars().next();
-                found.ends_with([',', '}']) || after.is_none_or(|c| !c.is_alphanumeric() && c != '.')
-            })
+    [
+        format!("!Ref {name}"),
+        format!("${{{name}}}"),
+        format!("!If [{name},"),
+        format!("Condition: {name}"),
+        format!("!Condition {name}"),
+    ]
+    .iter()
+    .any(|form| {
+        text.match_indices(form.as_str()).any(|(at, found)| {
+            let after = text[at + found.len()..].chars().next();
+            found.ends_with([',', '}']) || after.is_none_or(|c| !c.is_alphanumeric() && c != '.')
         })
+    })
+}
+
+/// Whether there is such a parameter or condition (`section` is `Parameters` or `Conditions`).
+pub fn has(section: &str, name: &str) -> bool {
+    let of_it = sections().into_iter().filter(|block| block.key == section);
+    of_it.flat_map(|section| blocks(&inside(&section), 2)).any(|block| block.key == name)
 }
