@@ -247,6 +247,178 @@ def enforce_policies_of_functions(evaluator, sts):
     evaluator.enforce, evaluator.check_credentials = enforce, check_credentials
 
 
+def import_all_that_a_body_says(gateway):
+    """Keeps what an API's Body says of an integration beside its type, method and URI, and its gateway responses.
+
+    The stock engine drops the rest: the role that the integration calls with, what a mock answers (a preflight, with
+    its headers), and what the gateway answers in the API's name. API Gateway keeps all of it, and refuses what it
+    cannot read.
+    """
+    for name in ("_put_integration", "_put_integration_response", "_put_gateway_response", "_delete_rest_api"):
+        check(callable(getattr(gateway, name, None)), f"apigateway_v1.{name}")
+    check("credentials" not in gateway._import_operation.__code__.co_consts, "apigateway_v1._import_operation")
+    check("_put_gateway_response" not in gateway._import_rest_api.__code__.co_names, "apigateway_v1._import_rest_api")
+    stock_operation, stock_api = gateway._import_operation, gateway._import_rest_api
+
+    def accepted(what, answer):
+        status, _headers, body = answer
+        if status >= 400:
+            raise ValueError(f"{what}: {json.loads(body).get('message')}")
+
+    def import_operation(api, resource, method, operation, *security):
+        stock_operation(api, resource, method, operation, *security)
+        integration = (operation or {}).get("x-amazon-apigateway-integration")
+        if not integration:
+            return
+        # An extension writes in small letters what the API writes in capitals.
+        capitals = ("type", "passthroughBehavior", "connectionType", "contentHandling")
+        told = {name: value.upper() if name in capitals else value for name, value in integration.items()}
+        accepted("integration", gateway._put_integration(api, resource, method, told))
+        for pattern, response in (integration.get("responses") or {}).items():
+            said = {**response, "selectionPattern": "" if pattern == "default" else pattern}
+            status = str(response.get("statusCode", "200"))
+            accepted("response", gateway._put_integration_response(api, resource, method, status, said))
+
+    def import_api(spec, base=None):
+        api = stock_api(spec, base)
+        try:
+            for kind, response in (spec.get("x-amazon-apigateway-gateway-responses") or {}).items():
+                accepted(f"gateway response {kind}", gateway._put_gateway_response(api, kind, response))
+        except ValueError:
+            gateway._delete_rest_api(api)
+            raise
+        return api
+
+    gateway._import_operation, gateway._import_rest_api = import_operation, import_api
+
+
+def update_apis_in_place(gateway, provisioners):
+    """Reads a changed Body into the API that is there, which keeps its id, and so its URL.
+
+    The stock engine makes another API of it.
+    """
+    stores = ("_resources", "_authorizers_v1", "_models", "_gateway_responses")
+    for name in stores:
+        check(hasattr(gateway, name), f"apigateway_v1.{name}")
+    handlers = provisioners._RESOURCE_HANDLERS["AWS::ApiGateway::RestApi"]
+    check(handlers.get("update_with_logical_id") is True, "provisioners._RESOURCE_HANDLERS[RestApi]")
+    stock = handlers["update"]
+    check("_apigw_rest_api_create" in stock.__code__.co_names, "provisioners._apigw_rest_api_update")
+
+    def update(id, old, new, stack, logical_id=None):
+        body = new.get("Body")
+        if isinstance(body, dict) and body != old.get("Body") and id in gateway._rest_apis:
+            fresh, _ = handlers["create"](logical_id or id, new, stack)
+            for name in stores:
+                store = getattr(gateway, name)
+                store[id] = store[fresh]
+            gateway._delete_rest_api(fresh)
+            old = {**old, "Body": body}
+        return stock(id, old, new, stack, logical_id)
+
+    handlers["update"] = update
+
+
+def answer_for_functions_that_fail(gateway):
+    """Answers 502 and the API's DEFAULT_5XX for a function that ended or failed, as API Gateway does.
+
+    The stock engine tells the caller what the function died of.
+    """
+    check("_lambda_proxy_response" in gateway._invoke_lambda_proxy_v1.__code__.co_names, "_invoke_lambda_proxy_v1")
+    check("_GatewayError" in gateway._handle_execute_in_scope.__code__.co_names, "_handle_execute_in_scope")
+    stock_invoke, stock_response = gateway._invoke_lambda_proxy_v1, gateway._lambda_proxy_response
+    stock_answer = gateway._gateway_error_response
+
+    class Failed(Exception):
+        pass
+
+    def response(result):
+        answer, error = stock_response(result)
+        if error:
+            raise Failed
+        return answer, None
+
+    async def invoke(*args, **kwargs):
+        try:
+            return await stock_invoke(*args, **kwargs)
+        except Failed:
+            error = gateway._gw_error("DEFAULT_5XX", "Internal server error")
+            error.status = 502
+            return error
+
+    def answer(error, request):
+        status, headers, body = stock_answer(error, request)
+        # DEFAULT_5XX has no status of its own unless the API gives it one; the engine takes 500.
+        return (getattr(error, "status", 500) if status == 500 else status), headers, body
+
+    gateway._lambda_proxy_response, gateway._invoke_lambda_proxy_v1 = response, invoke
+    gateway._gateway_error_response = answer
+
+
+def enforce_roles_of_integrations(gateway, evaluator, iam):
+    """Holds an API to the role that an integration calls its function with.
+
+    The stock engine calls whatever it is told to. API Gateway has to be trusted by the role, and the role has to allow
+    the call; otherwise it answers 500, and so does this, so that a function that the role forgets fails here, too.
+    """
+    used = ("EvalContext", "evaluate", "evaluate_resource_policy", "_gather_role_policies", "_permissions_boundary")
+    for name in used:
+        check(callable(getattr(evaluator, name, None)), f"iam_evaluator.{name}")
+    check(callable(getattr(gateway, "_extract_lambda_ref_from_integration_uri", None)), "apigateway_v1")
+    stock = gateway._invoke_lambda_proxy_v1
+
+    def may(role, function, account, region):
+        name = role.rsplit("/", 1)[-1]
+        record = iam._roles.get(name)
+        if record is None:
+            return False
+
+        def asking(action, resource):
+            return evaluator.EvalContext(f"arn:aws:sts::{account}:assumed-role/{name}/api", "AssumedRole", account,
+                                         action, resource, region)
+
+        trust = record["AssumeRolePolicyDocument"]
+        trusted = evaluator.evaluate_resource_policy(trust, asking("sts:AssumeRole", "*"), "apigateway.amazonaws.com")
+        policies = evaluator._gather_role_policies(name, account)
+        limits = evaluator._permissions_boundary(iam._roles, name, account)
+        allowed = evaluator.evaluate(asking("lambda:InvokeFunction", function), policies, *limits)
+        return trusted.decision == allowed.decision == "Allow"
+
+    async def invoke(integration, *args, owner_account_id=None, owner_region=None, **kwargs):
+        role = integration.get("credentials")
+        function = gateway._extract_lambda_ref_from_integration_uri(integration.get("uri", ""))
+        if role and not may(role, function, owner_account_id, owner_region):
+            print(f"API Gateway may not call {function} as {role}", file=sys.stderr, flush=True)
+            return gateway._gw_error("API_CONFIGURATION_ERROR", "Internal server error")
+        owner = {"owner_account_id": owner_account_id, "owner_region": owner_region}
+        return await stock(integration, *args, **owner, **kwargs)
+
+    gateway._invoke_lambda_proxy_v1 = invoke
+
+
+def bound_roles(iam, provisioners):
+    """Keeps the boundary that a template gives a role, and refuses a boundary that is not there.
+
+    The stock engine ignores it, so neither a permission beyond the boundary nor a wrong name would be noticed here.
+    """
+    check(callable(getattr(iam, "_boundary_policy_error", None)), "iam._boundary_policy_error")
+    handlers = provisioners._RESOURCE_HANDLERS["AWS::IAM::Role"]
+    for name in ("create", "update"):
+        check("PermissionsBoundary" not in handlers[name].__code__.co_consts, f"provisioners._iam_role_{name}")
+    stock_create, stock_update = handlers["create"], handlers["update"]
+
+    def bounded(properties, provision):
+        boundary = properties.get("PermissionsBoundary")
+        if boundary and iam._boundary_policy_error(boundary):
+            raise ValueError(f"Scope ARN: {boundary} does not exist or is not attachable.")
+        name, attributes = provision()
+        iam._roles[name]["PermissionsBoundary"] = boundary
+        return name, attributes
+
+    handlers["create"] = lambda id, new, stack: bounded(new, lambda: stock_create(id, new, stack))
+    handlers["update"] = lambda id, old, new, *more: bounded(new, lambda: stock_update(id, old, new, *more))
+
+
 def identify(app, nonce):
     """Answers `GET /_encore/engine` with the nonce, so that the driver knows whom it talks to."""
     body = json.dumps({"nonce": nonce, "pid": os.getpid()}).encode()
@@ -306,7 +478,8 @@ def main():
     from ministack import app as engine
     from ministack.core import iam_evaluator
     from ministack.core import lambda_runtime as runtime
-    from ministack.services import cloudwatch_logs, eventbridge, lambda_svc, sqs, stepfunctions, sts
+    from ministack.services import apigateway_v1, cloudwatch_logs, eventbridge, iam, lambda_svc, sqs, stepfunctions, sts
+    from ministack.services.cloudformation import provisioners
 
     remove_dead_time(runtime, stepfunctions, eventbridge)
     queue_instead_of_throttling(lambda_svc)
@@ -316,6 +489,11 @@ def main():
     retry_what_log_subscriptions_deliver(lambda_svc, cloudwatch_logs)
     run_groups_of_fifo_queues_side_by_side(lambda_svc, sqs)
     enforce_policies_of_functions(iam_evaluator, sts)
+    bound_roles(iam, provisioners)
+    import_all_that_a_body_says(apigateway_v1)
+    update_apis_in_place(apigateway_v1, provisioners)
+    answer_for_functions_that_fail(apigateway_v1)
+    enforce_roles_of_integrations(apigateway_v1, iam_evaluator, iam)
 
     # Until the event loop takes the signal over.
     signal.signal(signal.SIGTERM, lambda *_: leave(runtime, options.remove))

@@ -1,17 +1,19 @@
-"""infra/destroy: removes a stage. A production stage with data is never removed."""
+"""infra/destroy: removes a stage's stacks, the API first. A production stage with data is never removed."""
 
 import argparse
 import sys
 
-from . import keys, stages
+from . import keys, order, stages
 from .environment import Refused, outcome
+from .system import System
 
 
 def is_production(stage, described, tables):
-    """By its name, by what it was deployed as, or by what it holds: one sign is enough."""
-    deployed = {p["ParameterKey"]: p.get("ParameterValue") for p in described.get("Parameters", [])}
+    """By its name, by what a stack of it was deployed as, or by what it holds: one sign is enough."""
+    parameters = [parameter for found in described for parameter in found.get("Parameters", [])]
+    deployed = {p.get("ParameterValue") for p in parameters if p["ParameterKey"] == "Stage"}
     protected = any(table["protected"] for table in tables)
-    return stage.is_production or deployed.get("Stage") == stages.PRODUCTION or protected
+    return stage.is_production or stages.PRODUCTION in deployed or protected
 
 
 def refuse_data(production, tables):
@@ -22,34 +24,38 @@ def refuse_data(production, tables):
         raise Refused(f"this is a production stage with data in {held}: it is not destroyed")
 
 
+def removal(before):
+    """The way back: stack -> stacks that go first, of stack -> stacks that come first."""
+    return {name: [other for other, first in before.items() if name in first] for name in before}
+
+
 def destroy(stage, options, say):
     from .cloud import Cloud
+    from .stack import Stack
 
-    cloud = Cloud(stage.region, stage.stack)
+    cloud, system = Cloud(stage.region), System.read()
     account = cloud.account()
-    described = cloud.describe()
-    if described is None:
-        say(f"there is no stack {stage.stack} in account {account}, region {stage.region}")
+    stacks = {name: Stack(cloud, stage.stack(name)) for name in system.templates}
+    described = {name: found for name, stack in stacks.items() if (found := stack.describe())}
+    if not described:
+        say(f"there is no stack of {stage.system} in account {account}, region {stage.region}")
     else:
-        tables = cloud.tables()
-        production = is_production(stage, described, tables)
+        listed = lambda: [table for name in described for table in stacks[name].tables()]  # noqa: E731
+        tables = listed()
+        production = is_production(stage, described.values(), tables)
         refuse_data(production, tables)
         for table in tables:
             say(f"{table['name']}: {'at least ' + format(table['items'], ',') if table['items'] else 'no'} items")
         confirm(stage, account, options.confirm)
-        if described.get("EnableTerminationProtection"):
-            cloud.protect(False)
         # Somebody may have written since.
-        refuse_data(production, cloud.tables())
-        for table in tables:
-            if table["protected"]:
-                cloud.unprotect(table["name"])
-        say(f"deleting {stage.stack}")
-        for left in cloud.delete():
-            say(f"left standing, because the template says so: {left}")
-    paths = cloud.secrets_under(f"/{stage.stack}/")
+        refuse_data(production, listed())
+        remove = lambda name: delete(stacks[name], described[name], production, say)  # noqa: E731
+        done, failed = order.run(removal(system.before(described)), remove)
+        if failed:
+            raise Refused("\n  ".join(["not everything is gone:", *order.told(described, done, failed)]))
+    paths = cloud.secrets_under(f"/{stage.system}/")
     if options.with_secrets:
-        if described is None:
+        if not described:
             confirm(stage, account, options.confirm)
         cloud.forget_secrets(paths)
         paths = []
@@ -57,12 +63,27 @@ def destroy(stage, options, say):
         say(f"left in SSM: {path} (--with-secrets removes it)")
 
 
+def delete(stack, described, production, say):
+    """Removes a stack, whose data was looked for before; once more, because what goes before it takes its time."""
+    tables = stack.tables()
+    refuse_data(production, tables)
+    if described.get("EnableTerminationProtection"):
+        stack.protect(False)
+    for table in tables:
+        if table["protected"]:
+            stack.unprotect(table["name"])
+    say(f"deleting {stack.name}")
+    for left in stack.delete():
+        say(f"left standing, because the template says so: {left}")
+    return "gone"
+
+
 def confirm(stage, account, given):
     """Who destroys a stage writes its name."""
     if given is None:
         if not sys.stdin.isatty():
             raise Refused(f"nobody is there to be asked: --confirm {stage.name}, or run this in a terminal")
-        given = input(f"{stage.stack} in account {account} and all its data go. The stage's name, to go on: ").strip()
+        given = input(f"{stage.system} in account {account} and all its data go. The stage's name, to go on: ").strip()
     if given != stage.name:
         raise Refused(f"`{given}` is not {stage.name}: nothing was destroyed")
 

@@ -75,7 +75,8 @@ def outcome(command, work):
     """Does a command's work; its exit code. What a person has to put right is told on standard error."""
     from botocore.exceptions import BotoCoreError, ClientError
 
-    say = lambda line: print(f"{command}: {line}", file=sys.stderr, flush=True)  # noqa: E731
+    # In one piece: several stacks talk at once.
+    say = lambda line: print(f"{command}: {line}\n", end="", file=sys.stderr, flush=True)  # noqa: E731
     try:
         work(say)
     except (Refused, BotoCoreError, ClientError) as error:

@@ -1,12 +1,12 @@
-"""What CloudFormation makes of the SAM template, worked out here: how many resources, of which types."""
+"""What CloudFormation makes of a SAM template, worked out here: how many resources, of which types."""
 
 import collections
+import json
 import logging
 import os
 from types import SimpleNamespace
 
 from .environment import Refused
-from .template import Template
 
 # CloudFormation's quota, which cannot be raised. Conditions do not matter: what is declared counts.
 MOST_RESOURCES = 500
@@ -14,8 +14,8 @@ MOST_RESOURCES = 500
 NEAR = 475
 
 
-def expand(text, values, region):
-    """A deployable template without SAM's transform."""
+def expand(template, values, region):
+    """A deployable template without SAM's transform. It is of no use afterwards."""
     # It looks for the region there, and nowhere else without a call.
     os.environ["AWS_DEFAULT_REGION"] = region
     logging.getLogger("samtranslator").setLevel(logging.ERROR)
@@ -24,14 +24,23 @@ def expand(text, values, region):
 
     try:
         # No managed policy is asked for by name: the template writes its own.
-        return transform(Template(text).body, dict(values), SimpleNamespace(load=dict))
+        return transform(template.body, dict(values), SimpleNamespace(load=dict))
     except InvalidDocumentException as error:
         raise Refused("; ".join(cause.message for cause in error.causes)) from None
 
 
-def resources(expanded):
+def resources(name, expanded):
     """The types of the resources of an expanded template, each with its number."""
     counts = collections.Counter(resource["Type"] for resource in expanded["Resources"].values())
     if counts.total() > MOST_RESOURCES:
-        raise Refused(f"the template has {counts.total()} resources; CloudFormation takes {MOST_RESOURCES}")
+        raise Refused(f"the stack {name} has {counts.total()} resources; CloudFormation takes {MOST_RESOURCES}")
     return counts
+
+
+def write(directory, expanded):
+    """Writes expanded templates, stack -> template; their paths."""
+    directory.mkdir(parents=True, exist_ok=True)
+    paths = [directory / f"{name}.json" for name in expanded]
+    for path, template in zip(paths, expanded.values()):
+        path.write_text(json.dumps(template, indent=1))
+    return paths

@@ -24,9 +24,9 @@ DOCUMENTS = {
 }
 
 
-def path(stack, name):
+def path(system, name):
     """Where it is kept."""
-    return f"/{stack}/{name}"
+    return f"/{system}/{name}"
 
 
 def variable(name):
@@ -40,7 +40,7 @@ def needed(of_template, values):
 
 
 def new_queue_token_keys():
-    """The document of the template's parameter QueueTokenKeys, with one key."""
+    """The document of the parameter QueueTokenKeys, with one key."""
     kid = _kid()
     return _document(kid, [_key(kid)])
 

@@ -8,7 +8,7 @@ import sys
 
 from . import packages
 from .environment import Refused, out_dir, outcome
-from .template import Template
+from .system import System
 
 
 def package(contexts, directory, build=True, arch="arm64"):
@@ -22,7 +22,7 @@ def package(contexts, directory, build=True, arch="arm64"):
 def chosen(only, known):
     for context in only:
         if context not in known:
-            raise Refused(f"the template has no context {context}; it has {', '.join(known)}")
+            raise Refused(f"there is no context {context}; there are {', '.join(known)}")
     return only or known
 
 
@@ -36,7 +36,7 @@ def main(arguments=None):
     directory = packages.directory(options.out_dir)
 
     def work(_):
-        contexts = chosen(options.contexts, Template.read().contexts())
+        contexts = chosen(options.contexts, System.read().contexts())
         manifest = package(contexts, directory, not options.no_build, options.arch)
         for context in contexts:
             entry = manifest[context]

@@ -19,8 +19,10 @@ USER_JWKS = "UserJwks"
 LONGEST_JWKS = 3_000
 # What Lambda wants an account to keep for functions that reserve nothing.
 UNRESERVED = 100
-# Made by every deployment, of everything it deploys.
+# Made by every deployment, of everything that a stack is deployed with.
 RELEASE = "Release"
+# What the names of everything begin with.
+SYSTEM = "System"
 GRADUAL = "GradualDeployments"
 # What a production stage is never without.
 PRODUCTION_NEEDS = {"AdmissionDefault": "closed", "OpenCharges": "false", GRADUAL: "true"}
@@ -31,7 +33,7 @@ class Stage:
     """A stage as samconfig.toml has it."""
 
     name: str
-    stack: str
+    system: str
     region: str
     parameters: dict
     tags: dict
@@ -39,6 +41,10 @@ class Stage:
     @property
     def is_production(self):
         return self.name == PRODUCTION
+
+    def stack(self, name):
+        """What CloudFormation calls the system's stack of that name."""
+        return f"{self.system}-{name}"
 
 
 def read(name, text=None):
@@ -51,7 +57,7 @@ def read(name, text=None):
     deploy = {**common, **config[name]["deploy"].get("parameters", {})}
     pairs = lambda key: dict(_pair(text) for text in deploy.get(key, []))  # noqa: E731
     try:
-        stage = Stage(name, deploy["stack_name"], deploy["region"], pairs("parameter_overrides"), pairs("tags"))
+        stage = Stage(name, deploy["system"], deploy["region"], pairs("parameter_overrides"), pairs("tags"))
     except KeyError as missing:
         raise Refused(f"samconfig.toml gives {name} no {missing}") from None
     if stage.parameters.get("Stage") != name:
@@ -78,43 +84,54 @@ def asked(arguments):
     return pairs
 
 
-@dataclass(frozen=True)
-class Resolved:
-    """With what to deploy."""
+def resolve(declared, taken, stage, given, deployed, at_once):
+    """The parameters of a deployment: the command line's, then samconfig.toml's, then the templates' defaults. Name ->
+    value, the same for every stack that has it; and the names of those without a value from anywhere.
 
-    # Name -> value.
-    values: dict
-    # Those that keep the value the stack has: without a default, and given neither here nor in samconfig.toml.
-    kept: list
-    # Those without a value from anywhere.
-    missing: list
-
-
-def resolve(declared, stage, given, deployed=(), at_once=False):
-    """The parameters of a deployment: the command line's, then samconfig.toml's, then the template's defaults.
-
-    Only what has no default keeps the value that is `deployed`: everything else stands in a file under version control.
-    `at_once` goes without gradual deployments this time.
+    `declared` has those of all stacks, `taken` those of the stacks that are deployed now. Only what has no default keeps
+    the value it has in the stacks that are `deployed` already (name -> parameters): everything else stands in a file under
+    version control. `at_once` goes without gradual deployments this time.
     """
     for source, values in (("samconfig.toml", stage.parameters), ("the command line", given)):
         for key in sorted(values.keys() - declared.keys()):
-            raise Refused(f"{source} has the parameter {key}, which the template does not")
-        if RELEASE in values:
-            raise Refused(f"{source} has the parameter {RELEASE}, which every deployment makes of what it deploys")
-    values = {**stage.parameters, **given}
+            raise Refused(f"{source} has the parameter {key}, which no template does")
+        for key in (RELEASE, SYSTEM):
+            if key in values:
+                raise Refused(f"{source} has the parameter {key}, which every deployment makes itself")
+    values = {**stage.parameters, **given, SYSTEM: stage.system}
     for key, description in declared.items():
         if key not in values and "Default" in description:
             values[key] = str(description["Default"])
-    absent = [key for key in declared if key not in values and key != QUEUE_TOKEN_KEYS]
-    wrong = [problem for key, value in values.items() if (problem := _wrong(key, value, declared[key]))]
+    wrong = [problem for key, value in values.items() if (problem := _wrong(key, value, declared.get(key, {})))]
     wrong += _unsafe(stage, values)
     if wrong:
         raise Refused("; ".join(wrong))
     if at_once:
         # After it was made sure that this is an exception.
         values[GRADUAL] = "false"
-    kept = [key for key in absent if key in deployed]
-    return Resolved(values, kept, [key for key in absent if key not in deployed])
+    absent = [key for key in taken if key not in values and key != QUEUE_TOKEN_KEYS]
+    kept = {key: value for key in absent if (value := _kept(key, deployed)) is not None}
+    return {**values, **kept}, [key for key in absent if key not in kept]
+
+
+def _kept(key, deployed):
+    """The value that the stacks have, `None` when none has one."""
+    values = {parameters[key]: name for name, parameters in deployed.items() if key in parameters}
+    if len(values) > 1:
+        raise Refused(f"{key} is not the same in {' and '.join(values.values())}: give it, --parameter {key}=VALUE")
+    return next(iter(values), None)
+
+
+def left_behind(taken, given, values, deployed):
+    """What of the values does not come to all that have them, in lines: `taken` has the parameters of the stacks that are
+    deployed now, `deployed` those of the others (name -> values)."""
+    lines = [f"{key} is given, and no stack that is deployed now has it" for key in given if key not in taken]
+    for key, description in taken.items():
+        others = [name for name, has in deployed.items() if key in has and has[key] != values.get(key)]
+        # What is not shown is not told either.
+        if others and key != RELEASE and not description.get("NoEcho"):
+            lines.append(f"{key} changes in the named stacks only; {', '.join(others)} would go on with the old value")
+    return lines
 
 
 def _wrong(key, value, description):
@@ -166,7 +183,7 @@ def _unsafe(stage, values):
 
 def lacking(stage, values):
     """What production is not deployed without, although a dry run is made without it."""
-    if stage.is_production and not values.get("AlarmEmail"):
+    if stage.is_production and values.get("AlarmEmail") == "":
         return ["AlarmEmail is empty, and production needs somebody who is told: set it in samconfig.toml"]
     return []
 

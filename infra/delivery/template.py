@@ -1,23 +1,24 @@
-"""What the SAM template says: parameters, contexts, secrets; and the template as it is uploaded."""
+"""What the SAM template of a stack says: parameters, contexts, secrets, routes; and the template as it is uploaded."""
 
 import json
 import re
-from pathlib import Path
 
 import yaml
 
-from .environment import ROOT, Refused
+from .environment import Refused
 
-PATH = ROOT / "infra" / "template.yaml"
-
-# `CodeUri: ../target/lambda/<context>/`, alone in its line.
+# `CodeUri: ../../target/lambda/<context>/`, alone in its line.
 CODE = re.compile(r"^(?P<key>\s*CodeUri:\s*)\S*target/lambda/(?P<context>[a-z0-9-]+)/?\s*$", re.M)
+# What that becomes.
+PACKAGE = re.compile(r"s3://[^/\s]+/(?P<file>(?P<context>[a-z-]+)-[0-9a-f]{16}\.zip)")
 DEFINITION = re.compile(r"^(?P<indent>\s*)DefinitionUri:\s*(?P<file>\S+)\s*$", re.M)
 
 # What CloudFormation takes from a bucket.
 LARGEST = 1_000_000
-# What a name may have, where the stack's name is part of it.
-NAME_LENGTHS = {"FunctionName": 64, "Name": 64, "TableName": 255, "QueueName": 80}
+# What a name may have, where the system's name is part of it.
+NAME_LENGTHS = {"FunctionName": 64, "Name": 64, "RoleName": 64, "TableName": 255, "QueueName": 80}
+# What physical names begin with.
+PREFIX = "${System}"
 
 
 class _Loader(getattr(yaml, "CSafeLoader", yaml.SafeLoader)):
@@ -44,19 +45,30 @@ _Loader.add_constructor("tag:yaml.org,2002:timestamp", yaml.SafeLoader.construct
 class Template:
     """A template, parsed beside its text: the text is what is uploaded, comments and all."""
 
-    def __init__(self, text, directory=PATH.parent):
-        self.text, self.directory = text, Path(directory)
+    def __init__(self, text, path=None):
+        self.text, self.path = text, path
         self.body = yaml.load(text, Loader=_Loader)
         self.parameters = self.body.get("Parameters", {})
         self.resources = self.body.get("Resources", {})
+        encore = self.body.get("Metadata", {}).get("Encore", {})
+        # Of which stack it is, what has to be deployed before, and what comes before in the same deployment.
+        self.stack, self.needs, self.after = encore.get("Stack"), encore.get("Needs", []), encore.get("After", [])
 
     @classmethod
-    def read(cls, path=PATH):
-        return cls(path.read_text(), path.parent)
+    def read(cls, path):
+        return cls(path.read_text(), path)
 
     def contexts(self):
         """The contexts whose programs the functions run."""
         return sorted({match["context"] for match in CODE.finditer(self.text)})
+
+    def packages(self):
+        """Context -> package, of a template that was deployed."""
+        return {match["context"]: match["file"] for match in PACKAGE.finditer(self.text)}
+
+    def values(self, values):
+        """Those of the system's parameters that this stack has."""
+        return {key: values[key] for key in self.parameters if key in values}
 
     def reserved_concurrency(self, values):
         """How many concurrent executions the functions reserve of the account's, with these parameters."""
@@ -76,7 +88,7 @@ class Template:
         return total
 
     def secrets(self):
-        """Name in SSM without the stack's prefix -> the parameter whose URL the secret is for.
+        """Name in SSM without the system's prefix -> the parameter whose URL the secret is for.
 
         A function that is given `X_SECRET` is given `X_URL`, too: the one is of use with the other only.
         """
@@ -86,27 +98,56 @@ class Template:
             variables = properties.get("Environment", {}).get("Variables", {}) if isinstance(properties, dict) else {}
             for name, value in variables.items():
                 path = value.get("Fn::Sub", "") if isinstance(value, dict) else ""
-                if name.endswith("_SECRET") and path.startswith("/${AWS::StackName}/"):
+                if name.endswith("_SECRET") and path.startswith(f"/{PREFIX}/"):
                     url = variables.get(name.removesuffix("_SECRET") + "_URL")
                     if not isinstance(url, dict) or "Ref" not in url:
                         raise Refused(f"the template gives {name} without a URL parameter that it belongs to")
                     found[path.rsplit("/", 1)[1]] = url["Ref"]
-        return dict(sorted(found.items()))
+        return found
 
-    def long_names(self, stack):
-        """Names that AWS would refuse, because the stack's name makes them too long."""
+    def long_names(self, prefix):
+        """Names that AWS would refuse, because the system's name makes them too long."""
         wrong = []
         for logical_id, resource in self.resources.items():
             for key, most in NAME_LENGTHS.items():
                 name = (resource.get("Properties") or {}).get(key)
                 name = name.get("Fn::Sub") if isinstance(name, dict) else name
-                full = name.replace("${AWS::StackName}", stack) if isinstance(name, str) else ""
+                full = name.replace(PREFIX, prefix) if isinstance(name, str) else ""
                 if len(full) > most:
                     wrong.append(f"{logical_id} would be called {full}, {len(full)} letters of {most} allowed")
         return wrong
 
+    # -------------------------------------------------------------------------------------------------- routes
+
+    def served(self):
+        """The contexts whose routes the API has."""
+        return {context for path in self._paths().values() for context in _tags(*path.values())}
+
+    def serving(self, contexts):
+        """With the routes of these contexts only: of the others there is no function that could answer."""
+        if self.served() <= {*contexts}:
+            return self
+        less = Template(json.dumps(self.body), self.path)
+        paths = less._paths()
+        for name, path in list(paths.items()):
+            kept = {method: operation for method, operation in path.items() if _tags(operation) <= {*contexts}}
+            # What is left of a path without a context's operation answers for nobody.
+            paths[name] = kept
+            if not _tags(*kept.values()):
+                del paths[name]
+        less.text = json.dumps(less.body)
+        return less
+
+    def _paths(self):
+        for resource in self.resources.values():
+            if resource["Type"] == "AWS::Serverless::Api":
+                return resource["Properties"].get("DefinitionBody", {}).get("paths", {})
+        return {}
+
+    # -------------------------------------------------------------------------------------------------- upload
+
     def deployable(self, bucket, keys):
-        """The text with packages in place of paths, and state machines in place."""
+        """The template with packages in place of paths, and state machines in place."""
 
         def package(match):
             if match["context"] not in keys:
@@ -115,16 +156,20 @@ class Template:
 
         def definition(match):
             # JSON is YAML. In the template, a changed state machine shows in the change set.
-            machine = json.loads((self.directory / match["file"]).read_text())
+            machine = json.loads((self.path.parent / match["file"]).read_text())
             return f"{match['indent']}Definition: {json.dumps(machine)}"
 
-        text = DEFINITION.sub(definition, CODE.sub(package, self.text))
-        for resource in Template(text).resources.values():
+        made = Template(DEFINITION.sub(definition, CODE.sub(package, self.text)))
+        for resource in made.resources.values():
             properties = resource.get("Properties") or {}
             for key in ("CodeUri", "DefinitionUri", "ContentUri"):
                 value = properties.get(key, "s3://")
                 if isinstance(value, str) and not value.startswith("s3://"):
                     raise Refused(f"the template's {key} {value} is a path that a deployment cannot take along")
-        if len(text.encode()) > LARGEST:
-            raise Refused(f"the template has {len(text.encode())} bytes; CloudFormation takes {LARGEST}")
-        return text
+        if (size := len(made.text.encode())) > LARGEST:
+            raise Refused(f"the template has {size} bytes; CloudFormation takes {LARGEST}")
+        return made
+
+
+def _tags(*operations):
+    return {tag for operation in operations if isinstance(operation, dict) for tag in operation.get("tags", [])}

@@ -61,7 +61,7 @@ pub struct Common {
     /// The engine's port [default: any free one]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..))]
     pub port: Option<u16>,
-    /// The stack's name
+    /// The system's name
     #[arg(long, value_name = "NAME", default_value = "encore")]
     pub stack: String,
     /// The engine
@@ -100,13 +100,16 @@ impl Common {
 
 #[derive(Debug, Args)]
 struct UpArgs {
+    /// Which stacks: contexts, platform, edge; with what they need and is not there yet [default: all]
+    #[arg(value_name = "STACK")]
+    stacks: Vec<String>,
     #[command(flatten)]
     common: Common,
     /// Deploy what is built already
     #[arg(long)]
     no_build: bool,
-    /// The SAM template [default: infra/template.yaml]
-    #[arg(long, value_name = "FILE")]
+    /// The directory of the stacks' SAM templates, or the one template of a system of one stack [default: infra/stacks]
+    #[arg(long, value_name = "PATH")]
     template: Option<PathBuf>,
 }
 
@@ -212,6 +215,7 @@ pub async fn run() -> ExitCode {
 async fn up(args: UpArgs) -> Result<ExitCode> {
     let mut options = args.common.options()?;
     options.build = !args.no_build;
+    options.stacks = args.stacks;
     if let Some(template) = args.template {
         options.template = template;
     }
@@ -411,6 +415,13 @@ mod tests {
         let expected = [("A".to_owned(), "b=c".to_owned()), ("Empty".to_owned(), String::new())];
         assert_eq!(args.common.parameter, expected);
         assert!(Cli::try_parse_from(["local", "up", "--parameter", "=x"]).is_err());
+    }
+
+    #[test]
+    fn stacks_are_named_and_the_system_has_a_name_of_its_own() {
+        let cli = Cli::try_parse_from(["local", "up", "items", "edge", "--stack", "mine"]).unwrap();
+        let Verb::Up(args) = cli.verb else { panic!("not up") };
+        assert_eq!((args.stacks.join(" "), args.common.stack), ("items edge".to_owned(), "mine".to_owned()));
     }
 
     #[test]

@@ -42,7 +42,7 @@ impl fmt::Display for EngineKind {
     }
 }
 
-/// A deployed stack. Names are without the stack's prefix: `encore-points` is the table `points`.
+/// A deployed system. Names are without its prefix: `encore-points` is the table `points`.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct StackInfo {
     /// The engine that runs it.
@@ -51,13 +51,13 @@ pub struct StackInfo {
     pub endpoint_url: String,
     /// The root of the REST API, without a slash at the end.
     pub api_url: String,
-    /// Where the sink is that plays the world outside: [`crate::sink`]. Empty when the template names nobody there.
+    /// Where the sink is that plays the world outside: [`crate::sink`]. Empty when no template names anybody there.
     pub sink_url: String,
     /// The region, [`crate::REGION`].
     pub region: String,
     /// The made-up account.
     pub account_id: String,
-    /// The stack's name, the prefix of every name in it.
+    /// The system's name, the prefix of every name in it.
     pub stack: String,
     /// The engine's process; none of ours when it is in Docker.
     pub pid: Option<u32>,
@@ -71,8 +71,9 @@ pub struct StackInfo {
     pub functions: BTreeMap<String, String>,
     /// Who issues user tokens.
     pub issuer: String,
-    /// Hash of the template and the parameters it was deployed with.
-    pub deployed: String,
+    /// Stack of the system -> hash of the template, programs and parameters it was deployed with; empty where the last
+    /// deployment failed or did not come to it.
+    pub deployed: BTreeMap<String, String>,
 }
 
 impl StackInfo {

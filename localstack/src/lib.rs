@@ -1,4 +1,4 @@
-//! The local cloud: starts an engine that speaks AWS's APIs, deploys the template into it, and says where everything is.
+//! The local cloud: starts an engine that speaks AWS's APIs, deploys the templates into it, and says where everything is.
 //!
 //! `cargo local up` uses it for a stack that stays, tests and the demo use [`Stack::start`] for one that ends with them.
 //! Everything of a stack lives in one directory ([`Options::dir`]), on a free port, so that any number run side by side.
@@ -10,7 +10,9 @@
 
 mod artifacts;
 pub mod audit;
+mod bucket;
 pub mod cli;
+mod cloudformation;
 mod database;
 pub mod dead_letters;
 pub mod demo;
@@ -21,10 +23,14 @@ mod error;
 mod files;
 pub mod http;
 mod info;
+mod inventory;
 mod logs;
+mod parameters;
 mod python;
+mod ready;
 pub mod sink;
 mod stack;
+mod stacks;
 mod template;
 mod tokens;
 mod trace;

@@ -1,18 +1,15 @@
 //! A stack's life: up, what it is, down.
 
-use crate::deploy::{Change, Deployer};
-use crate::engine::{self, Engine, Start};
-use crate::error::{AtPath, Error};
+use crate::engine::{self, Engine};
+use crate::error::Error;
 use crate::files::{self, CargoTarget, Lock};
 use crate::info::{EngineKind, StackInfo};
+use crate::ready::Ready;
 use crate::sink::{self, Secrets};
-use crate::template::Template;
-use crate::tokens::{self, Tokens};
-use crate::{ISSUER, Result, python};
-use crate::{artifacts, docker};
-use std::collections::{BTreeMap, BTreeSet};
+use crate::tokens::Tokens;
+use crate::{Result, python};
+use std::collections::BTreeMap;
 use std::fmt;
-use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{self, Child};
 use std::sync::Arc;
@@ -28,16 +25,6 @@ pub fn stderr_progress() -> Progress {
     Arc::new(|line| eprintln!("local: {line}"))
 }
 
-/// The template's parameters for the world outside, and where the sink plays it.
-const OUTSIDE: [(&str, &str); 6] = [
-    ("DataPlatformUrl", "{sink}/data-platform"),
-    ("PartnerUrl", "{sink}/partner"),
-    ("AlimTalkUrl", "{sink}/alimtalk"),
-    ("CashReceiptUrl", "{sink}/toss"),
-    ("NotionUrl", "{sink}/notion"),
-    ("UserDirectoryUrl", "{sink}/directory"),
-];
-
 /// How long an attached engine may take to end.
 const STOP_DEADLINE: Duration = Duration::from_secs(10);
 
@@ -50,15 +37,17 @@ pub struct Options {
     pub ephemeral: bool,
     /// The engine's port, any free one when `None`.
     pub port: Option<u16>,
-    /// The stack's name.
+    /// The system's name, which all its names begin with.
     pub stack: String,
+    /// Which of its stacks to deploy, with what they need and is not there yet; all when none is named.
+    pub stacks: Vec<String>,
     /// The engine.
     pub engine: EngineKind,
     /// Whether the engine is in Docker, which LocalStack can be.
     pub docker: bool,
     /// Template parameters. Kept in the directory; an empty value goes back to the template's default.
     pub parameters: BTreeMap<String, String>,
-    /// The SAM template.
+    /// The directory of the stacks' SAM templates; or one template, for a stack that has the system's name.
     pub template: PathBuf,
     /// Whether to build the programs first.
     pub build: bool,
@@ -73,17 +62,18 @@ impl fmt::Debug for Options {
 }
 
 impl Options {
-    /// The stack `encore` in `dir`, on any free port, with the repository's template, built first, in silence.
+    /// The system `encore` in `dir`, on any free port, with the repository's stacks, built first, in silence.
     pub fn new(dir: impl Into<PathBuf>) -> Self {
         Self {
             dir: dir.into(),
             ephemeral: false,
             port: None,
             stack: "encore".to_owned(),
+            stacks: Vec::new(),
             engine: EngineKind::Ministack,
             docker: false,
             parameters: BTreeMap::new(),
-            template: files::workspace().join("infra").join("template.yaml"),
+            template: files::workspace().join("infra").join("stacks"),
             build: true,
             progress: Arc::new(|_| {}),
         }
@@ -108,7 +98,14 @@ impl Options {
         self
     }
 
-    fn check(&self) -> Result<()> {
+    /// With these stacks only.
+    #[must_use]
+    pub fn stacks(mut self, names: &[&str]) -> Self {
+        self.stacks = names.iter().map(|name| (*name).to_owned()).collect();
+        self
+    }
+
+    pub(crate) fn check(&self) -> Result<()> {
         if self.docker && self.engine != EngineKind::Localstack {
             return Err(Error::Usage(format!("{} does not run in Docker; say --engine localstack", self.engine)));
         }
@@ -166,10 +163,11 @@ impl Stack {
             )));
         }
         clean(&options.dir)?;
+        let plan = ready.plan(&options, None).await?;
         let (engine, child) = ready.start(&options, true).await?;
         let sink = sink::Attached::start(Secrets::open(&options.dir)?).await?;
         let mut stack = Self {
-            info: ready.deploy(&options, &engine, sink.url(), None).await?.0,
+            info: ready.deploy(&options, plan, &engine, sink.url(), None).await?.0,
             tokens: Tokens::open(&options.dir)?,
             options,
             engine,
@@ -202,12 +200,23 @@ impl Stack {
 
     /// Deploys again with these parameters beside those it has. Data stays.
     pub async fn update(&mut self, parameters: &BTreeMap<String, String>) -> Result<Outcome> {
-        let mut options = self.options.clone();
-        options.parameters = parameters.clone();
-        let ready = Ready::make(&options).await?;
-        let (info, outcome) = ready.deploy(&options, &self.engine, self.sink.url(), Some(&self.info)).await?;
-        self.info = info;
-        Ok(outcome)
+        let options = Options { parameters: parameters.clone(), ..self.options.clone() };
+        self.deploy(&options).await
+    }
+
+    /// Deploys some of its stacks again, from these templates.
+    pub async fn update_stacks(&mut self, names: &[&str], template: &Path) -> Result<Outcome> {
+        let options = Options { template: template.to_owned(), ..self.options.clone() }.stacks(names);
+        self.deploy(&options).await
+    }
+
+    async fn deploy(&mut self, options: &Options) -> Result<Outcome> {
+        let ready = Ready::make(options).await?;
+        let plan = ready.plan(options, Some(&self.info)).await?;
+        let deployed = ready.deploy(options, plan, &self.engine, self.sink.url(), Some(&self.info)).await;
+        // What is there after a failure is in the file.
+        self.info = StackInfo::of_running(&options.dir)?;
+        Ok(deployed?.1)
     }
 
     /// Ends the engine and its functions, and removes what they left.
@@ -246,13 +255,14 @@ pub async fn up(options: &Options) -> Result<(StackInfo, Outcome)> {
         // One that outlived its engine is about to notice.
         sink::Detached::stop(&options.dir).await?;
         clean(&options.dir)?;
+        let plan = ready.plan(options, None).await?;
         let engine = if options.docker {
             Engine::start_in_docker(&options.dir, &options.stack, options.port, &options.progress).await?
         } else {
             ready.start(options, false).await?.0
         };
         let sink_url = ready.sink_beside(&options.dir).await?;
-        return ready.deploy(options, &engine, &sink_url, None).await;
+        return ready.deploy(options, plan, &engine, &sink_url, None).await;
     };
     let named = |kind: EngineKind, docker| format!("{kind}{}", if docker { " in Docker" } else { "" });
     let (runs, asked) = (named(engine.kind, engine.in_docker()), named(options.engine, options.docker));
@@ -276,8 +286,9 @@ pub async fn up(options: &Options) -> Result<(StackInfo, Outcome)> {
             known.stack
         )));
     }
+    let plan = ready.plan(options, known.as_ref()).await?;
     let sink_url = ready.sink_beside(&options.dir).await?;
-    ready.deploy(options, &engine, &sink_url, known.as_ref()).await
+    ready.deploy(options, plan, &engine, &sink_url, known.as_ref()).await
 }
 
 /// The Python that an engine runs on, with its packages. Installs them on first need.
@@ -306,167 +317,13 @@ fn clean(dir: &Path) -> Result<()> {
     Engine::forget(dir)
 }
 
-/// All that is needed before an engine: interpreter, programs, template.
-struct Ready {
-    /// Of the stack's directory, held until the stack is up.
-    _lock: Lock,
-    /// What runs the engine, outside Docker.
-    python: Option<PathBuf>,
-    program: PathBuf,
-    template: Template,
-    packages: Vec<artifacts::Package>,
-}
-
-impl Ready {
-    async fn make(options: &Options) -> Result<Self> {
-        options.check()?;
-        fs::create_dir_all(&options.dir).at("creating", &options.dir)?;
-        let lock = Lock::take(&options.dir.join("lock"), &options.progress).await?;
-        let target = CargoTarget::of_this_program();
-        let template = Template::read(&options.template)?;
-        let contexts = template.contexts();
-        let (python, packages) = if options.docker {
-            docker::check().await?;
-            (None, artifacts::pack_for_docker(&target, &contexts, options.build, &options.progress).await?)
-        } else {
-            let build =
-                async { if options.build { artifacts::build(&target, &options.progress).await } else { Ok(()) } };
-            let (python, ()) = tokio::try_join!(interpreter(options.engine, &options.progress), build)?;
-            (Some(python), artifacts::pack(&target, &contexts).await?)
-        };
-        let program = target.bin_dir().join("local");
-        Ok(Self { _lock: lock, python, program, template, packages })
-    }
-
-    /// Has the sink of a stack that stays run in a process of its own; says where it is. A template that names nobody
-    /// outside needs none.
-    async fn sink_beside(&self, dir: &Path) -> Result<String> {
-        if OUTSIDE.iter().any(|(name, _)| self.template.parameters().contains(*name)) {
-            return Ok(sink::Detached::start(dir).await?.url().to_owned());
-        }
-        Ok(String::new())
-    }
-
-    /// Starts the engine as a process.
-    async fn start(&self, options: &Options, attached: bool) -> Result<(Engine, Child)> {
-        let Some(python) = &self.python else { return Err(Error::Engine("there is no process in Docker".to_owned())) };
-        let remove = if options.ephemeral { vec![options.dir.clone()] } else { Vec::new() };
-        let start = Start {
-            kind: options.engine,
-            python,
-            program: &self.program,
-            dir: &options.dir,
-            port: options.port,
-            attached,
-            remove: &remove,
-        };
-        Engine::start(&start, &options.progress).await
-    }
-
-    /// Deploys, unless `known` says that this very thing is deployed already, and writes `stack.json`.
-    async fn deploy(
-        &self,
-        options: &Options,
-        engine: &Engine,
-        sink_url: &str,
-        known: Option<&StackInfo>,
-    ) -> Result<(StackInfo, Outcome)> {
-        let parameters = parameters(options, &self.template.parameters(), &engine.seen_by_functions(sink_url))?;
-        let deployer = Deployer::new(engine.endpoint_url(), &options.stack, &options.progress);
-        let keys = self.packages.iter().map(|package| (package.context.clone(), package.key())).collect();
-        let template = self.template.clone().deployable(&deployer.bucket(), &keys)?;
-        let text = serde_json::to_vec(&parameters).map_err(|e| Error::Template(e.to_string()))?;
-        let deployed = files::short_hash(&[template.as_bytes(), &text], 32);
-        if let Some(known) = known.filter(|known| known.deployed == deployed) {
-            (options.progress)("nothing changed");
-            return Ok((known.clone(), Outcome::Unchanged));
-        }
-        // As infra/deploy does: published versions follow what changed.
-        let template = self.template.clone().of_release(&deployed).deployable(&deployer.bucket(), &keys)?;
-        deployer.upload(&self.packages).await?;
-        deployer.keep_secrets(&Secrets::open(&options.dir)?.documents(&options.stack)).await?;
-        let change = deployer.deploy(&template, &parameters).await?;
-        let info = deployer.describe(engine, sink_url, deployed).await?;
-        files::write_json(&StackInfo::path(&options.dir), &info)?;
-        Ok((
-            info,
-            match change {
-                Change::Created => Outcome::Created,
-                Change::Updated => Outcome::Updated,
-                Change::None => Outcome::Unchanged,
-            },
-        ))
-    }
-}
-
-/// The parameters to deploy with: those of the local cloud, then the remembered ones, then those asked for now.
-///
-/// `{sink}` in a value stands for the sink's URL, which is known only now.
-fn parameters(options: &Options, declared: &BTreeSet<String>, sink_url: &str) -> Result<BTreeMap<String, String>> {
-    let path = options.dir.join("parameters.json");
-    let remembered: BTreeMap<String, String> = files::read_json(&path)?.unwrap_or_default();
-    let chosen = merge(remembered.clone(), &options.parameters);
-    if let Some(unknown) = options.parameters.keys().find(|key| !declared.contains(*key)) {
-        let known: Vec<&str> = declared.iter().map(String::as_str).collect();
-        return Err(Error::Usage(format!("the template has no parameter {unknown}; it has {}", known.join(", "))));
-    }
-    if chosen != remembered {
-        files::write_json(&path, &chosen)?;
-    }
-    let tokens = Tokens::open(&options.dir)?;
-    let mut all = BTreeMap::from([
-        ("UserJwks".to_owned(), tokens.jwks().to_string()),
-        ("UserTokenIssuer".to_owned(), ISSUER.to_owned()),
-        ("QueueTokenKeys".to_owned(), tokens::queue_token_keys(&options.dir)?),
-        ("Stage".to_owned(), "local".to_owned()),
-        // Nobody pays here, unless a payment provider is asked for: `PaymentProviderUrl={sink}/toss`.
-        ("OpenCharges".to_owned(), "true".to_owned()),
-    ]);
-    all.extend(OUTSIDE.map(|(name, url)| (name.to_owned(), url.to_owned())));
-    all.extend(chosen);
-    for value in all.values_mut() {
-        *value = value.replace("{sink}", sink_url);
-    }
-    all.retain(|key, _| declared.contains(key));
-    Ok(all)
-}
-
-/// What is asked for goes over what is remembered; an empty value forgets.
-fn merge(mut remembered: BTreeMap<String, String>, asked: &BTreeMap<String, String>) -> BTreeMap<String, String> {
-    remembered.extend(asked.clone());
-    remembered.retain(|_, value| !value.is_empty());
-    remembered
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::fs;
 
     fn map(pairs: &[(&str, &str)]) -> BTreeMap<String, String> {
         pairs.iter().map(|(key, value)| ((*key).to_owned(), (*value).to_owned())).collect()
-    }
-
-    #[test]
-    fn parameters_are_remembered_until_told_otherwise() {
-        let remembered = map(&[("TokenExpiry", "strict"), ("AdmissionDefault", "closed")]);
-        assert_eq!(merge(remembered.clone(), &map(&[])), remembered);
-        assert_eq!(
-            merge(remembered, &map(&[("TokenExpiry", "event"), ("AdmissionDefault", "")])),
-            map(&[("TokenExpiry", "event")])
-        );
-    }
-
-    #[test]
-    fn only_declared_parameters_are_passed_and_unknown_ones_refused() {
-        let options = Options::ephemeral("test-parameters").parameter("TokenExpiry", "strict");
-        fs::create_dir_all(&options.dir).unwrap();
-        let declared = BTreeSet::from(["TokenExpiry".to_owned(), "Stage".to_owned()]);
-        let passed = parameters(&options, &declared, "http://sink").unwrap();
-        assert_eq!(passed, map(&[("Stage", "local"), ("TokenExpiry", "strict")]));
-        let error =
-            parameters(&options.clone().parameter("Tpyo", "1"), &declared, "http://sink").unwrap_err().to_string();
-        assert!(error.contains("Tpyo") && error.contains("TokenExpiry"), "{error}");
-        files::remove(&options.dir).unwrap();
     }
 
     #[test]

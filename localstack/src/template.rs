@@ -1,23 +1,39 @@
-//! Turns the SAM template into what the local cloud takes: plain JSON, packages in place of paths, and state machines
+//! Turns a SAM template into what the local cloud takes: plain JSON, packages in place of paths, and state machines
 //! in place.
 //!
 //! Short forms of functions (`!Sub`, `!Ref`, ...) are YAML tags; everything here works on the long forms.
 
 use crate::Result;
 use crate::error::{AtPath, Error};
+use serde::Deserialize;
 use serde_json::{Map, Value, json};
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::{Path, PathBuf};
 
-/// Where packages are expected, relative to the template: `../target/lambda/<context>/`.
+/// Where packages are expected, relative to the template: `../../target/lambda/<context>/`.
 const PACKAGE_PARENT: &str = "lambda";
+
+/// The parameter that names the system a stack is of.
+pub const SYSTEM: &str = "System";
 
 /// A template, parsed.
 #[derive(Clone, Debug)]
 pub struct Template {
     body: Value,
-    dir: PathBuf,
+    path: PathBuf,
+}
+
+/// What a stack says of its place among the others, under `Metadata.Encore`.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "PascalCase", deny_unknown_fields)]
+pub struct Place {
+    /// Its name.
+    pub stack: String,
+    /// Whom it needs: they have to be there before it.
+    pub needs: Vec<String>,
+    /// Whom it comes after, if they are deployed with it.
+    pub after: Vec<String>,
 }
 
 impl Template {
@@ -26,8 +42,36 @@ impl Template {
         let text = fs::read_to_string(path).at("reading", path)?;
         let wrong = |why: String| Error::Template(format!("{}: {why}", path.display()));
         let body = parse(&text).map_err(wrong)?;
-        let dir = path.parent().unwrap_or(Path::new(".")).to_owned();
-        Ok(Self { body, dir })
+        Ok(Self { body, path: path.to_owned() })
+    }
+
+    /// Its place among the stacks of a system.
+    pub fn place(&self) -> Result<Place> {
+        let said = self.body.pointer("/Metadata/Encore").ok_or("it is not there".to_owned());
+        let place = said.and_then(|said| Place::deserialize(said).map_err(|e| e.to_string()));
+        let says = "Metadata.Encore has to say Stack, Needs and After";
+        place.map_err(|why| Error::Template(format!("{}: {says}: {why}", self.path.display())))
+    }
+
+    /// Without the API's operations of contexts that are not there: their functions are not, either. A path without
+    /// operations is none.
+    pub fn without_operations(mut self, is_missing: impl Fn(&str) -> bool) -> Self {
+        let of_missing = |operation: &Value| {
+            let tags = operation.get("tags").and_then(Value::as_array);
+            tags.into_iter().flatten().filter_map(Value::as_str).any(&is_missing)
+        };
+        let resources = self.body.get_mut("Resources").and_then(Value::as_object_mut);
+        for (_, resource) in resources.into_iter().flatten() {
+            let paths = resource.pointer_mut("/Properties/DefinitionBody/paths").and_then(Value::as_object_mut);
+            let Some(paths) = paths else { continue };
+            paths.retain(|_, path| {
+                let Some(operations) = path.as_object_mut() else { return true };
+                let before = operations.len();
+                operations.retain(|_, operation| !of_missing(operation));
+                operations.len() == before || operations.values().any(|operation| operation.get("tags").is_some())
+            });
+        }
+        self
     }
 
     /// The contexts whose programs the functions run.
@@ -47,7 +91,7 @@ impl Template {
 
     /// Replaces each function's path by the package of its context, and each state machine's file by its content.
     pub fn deployable(mut self, bucket: &str, keys: &BTreeMap<String, String>) -> Result<String> {
-        let dir = self.dir.clone();
+        let dir = self.path.parent().unwrap_or(Path::new(".")).to_owned();
         let resources = self.body.get_mut("Resources").and_then(Value::as_object_mut);
         for (name, resource) in resources.into_iter().flatten() {
             let kind = resource.get("Type").and_then(Value::as_str).unwrap_or_default().to_owned();
@@ -89,7 +133,7 @@ fn place_package(
     let code = properties.get("CodeUri").unwrap_or(&Value::Null);
     let Some(context) = context(code) else {
         return Err(Error::Template(format!(
-            "the function {name} has no CodeUri of the form ../target/lambda/<context>/ but {code}"
+            "the function {name} has no CodeUri of the form ../../target/lambda/<context>/ but {code}"
         )));
     };
     let key = keys
@@ -181,16 +225,16 @@ Resources:
     Type: AWS::Serverless::Function
     Properties:
       FunctionName: !Sub ${AWS::StackName}-join-queue
-      CodeUri: ../target/lambda/waiting-room/
+      CodeUri: ../../target/lambda/waiting-room/
       Environment: {Variables: {TABLE: !Ref Table, ARN: !GetAtt Table.Arn, X: !GetAtt [Nested, Outputs.X]}}
   GetPoints:
     Type: AWS::Serverless::Function
-    Properties: {CodeUri: ../target/lambda/points}
+    Properties: {CodeUri: ../../target/lambda/points}
   Table: {Type: AWS::DynamoDB::Table, Condition: Always, Properties: {Name: !If [Always, a, !Join ['-', [b, c]]]}}
 ";
 
     fn template() -> Template {
-        Template { body: parse(TEXT).unwrap(), dir: PathBuf::from(".") }
+        Template { body: parse(TEXT).unwrap(), path: PathBuf::from("stack.yaml") }
     }
 
     fn deployed(keys: &[(&str, &str)]) -> Result<Value> {
@@ -201,7 +245,7 @@ Resources:
     #[test]
     fn a_release_is_named_where_the_template_wants_to_know() {
         assert_eq!(template().of_release("abc").body["Parameters"]["Release"]["Default"], "abc");
-        let without = Template { body: json!({"Resources": {}}), dir: PathBuf::from(".") };
+        let without = Template { body: json!({"Resources": {}}), path: PathBuf::from("stack.yaml") };
         assert_eq!(without.of_release("abc").body, json!({"Resources": {}}));
     }
 
@@ -221,6 +265,52 @@ Resources:
             body["Resources"]["JoinQueue"]["Properties"]["FunctionName"],
             json!({"Fn::Sub": "${AWS::StackName}-join-queue"})
         );
+    }
+
+    const API: &str = "
+Metadata: {Encore: {Stack: edge, Needs: [platform], After: [items, orders]}}
+Resources:
+  Api:
+    Type: AWS::Serverless::Api
+    Properties:
+      DefinitionBody:
+        paths:
+          /items:
+            get: {tags: [items], operationId: list-items}
+            options: {operationId: preflight}
+          /orders:
+            post: {tags: [orders], operationId: place-order}
+            options: {operationId: preflight}
+          /cart/{item}:
+            parameters: [{name: item, in: path}]
+            put: {tags: [orders], operationId: put-in-cart}
+            get: {tags: [items], operationId: get-in-cart}
+";
+
+    #[test]
+    fn operations_of_contexts_that_are_not_there_are_left_out() {
+        let template = Template { body: parse(API).unwrap(), path: PathBuf::from("edge.yaml") };
+        let whole = template.clone().without_operations(|_| false);
+        assert_eq!(whole.body, template.body);
+        let body = template.without_operations(|context| context == "orders").body;
+        let paths = &body["Resources"]["Api"]["Properties"]["DefinitionBody"]["paths"];
+        let expected = json!({
+            "/items": {"get": {"tags": ["items"], "operationId": "list-items"}, "options": {"operationId": "preflight"}},
+            "/cart/{item}": {
+                "parameters": [{"name": "item", "in": "path"}],
+                "get": {"tags": ["items"], "operationId": "get-in-cart"},
+            },
+        });
+        assert_eq!(*paths, expected);
+    }
+
+    #[test]
+    fn a_stack_says_its_place() {
+        let place = |text: &str| Template { body: parse(text).unwrap(), path: PathBuf::from("x.yaml") }.place();
+        let (needs, after) = (vec!["platform".to_owned()], vec!["items".to_owned(), "orders".to_owned()]);
+        assert_eq!(place(API).unwrap(), Place { stack: "edge".to_owned(), needs, after });
+        let refused = place("Metadata: {Encore: {Stack: edge, Needs: []}}").unwrap_err().to_string();
+        assert!(refused.starts_with("x.yaml: Metadata.Encore") && refused.contains("After"), "{refused}");
     }
 
     #[test]
@@ -255,7 +345,7 @@ Resources:
     Type: AWS::Serverless::StateMachine
     Properties: {DefinitionUri: saga.asl.json, DefinitionSubstitutions: {First: !GetAtt F.Arn}}
 ";
-        let template = Template { body: parse(text).unwrap(), dir: dir.clone() };
+        let template = Template { body: parse(text).unwrap(), path: dir.join("stack.yaml") };
         let body: Value = serde_json::from_str(&template.deployable("b", &BTreeMap::new()).unwrap()).unwrap();
         let properties = &body["Resources"]["Saga"]["Properties"];
         assert_eq!(properties["Definition"], json!({"StartAt": "${First}"}));

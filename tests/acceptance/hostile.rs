@@ -61,6 +61,19 @@ fn no_route_takes_a_missing_expired_forged_or_unsigned_user_token() {
 }
 
 #[test]
+fn a_route_or_method_that_there_is_not_is_not_found_with_or_without_a_token() {
+    on_cloud(async |cloud| {
+        for (method, path) in [("GET", "/nowhere"), ("GET", "/"), ("GET", "/points/of/all"), ("DELETE", "/points")] {
+            for user in [cloud.nobody(), cloud.bearer("nonsense"), cloud.user("fan")] {
+                let answer = user.send(method, path, &[], None).await;
+                assert_eq!((answer.status.as_u16(), code(&answer).as_str()), (404, "not_found"), "{method} {path}");
+                assert!(answer.headers.contains_key("x-request-id"), "{method} {path}");
+            }
+        }
+    });
+}
+
+#[test]
 fn no_forged_queue_token_opens_the_door() {
     on_cloud(async |cloud| {
         let sale = cloud.sale(Terms::default()).await;

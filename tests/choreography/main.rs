@@ -1,6 +1,6 @@
 //! The choreography of an order, in every order of delivery and under every fault.
 //!
-//! The participants' real functions run on real tables (an embedded engine); the bus's rules are read from the template.
+//! The participants' real functions run on real tables (an embedded engine); the bus's rules are read from the stacks.
 //! Of the messages that wait, each is delivered next, and from each state that this leads to again, until nothing is on
 //! the way and nothing is due: every delivery order is walked, not a sample of them. Two things make that possible. A
 //! state that is reached on several ways is one state. And what a function does follows from its message and the rows of

@@ -1,4 +1,4 @@
-//! Who hears what, and who is called by the clock: as the template has it.
+//! Who hears what, and who is called by the clock: as the stacks have it.
 
 use serde_json::Value;
 use std::collections::BTreeMap;
@@ -11,7 +11,7 @@ pub struct Function {
     pub context: String,
 }
 
-/// The rules, queues and schedules of the template.
+/// The rules, queues and schedules of all stacks.
 #[derive(Debug)]
 pub struct Routes {
     /// Event pattern of each rule, and who reads the queue it leads to.
@@ -21,26 +21,27 @@ pub struct Routes {
 
 impl Routes {
     pub fn read() -> Self {
-        let all = |kind: &'static str| resources().iter().filter(move |(_, resource)| resource["Type"] == kind);
+        let all = |kind: &'static str| {
+            let found = resources().iter().filter(move |resource| resource.definition["Type"] == kind);
+            found.map(|resource| (resource.stack.as_str(), &resource.definition["Properties"]))
+        };
         let mut readers = BTreeMap::new();
         let mut schedules = Vec::new();
-        for (_, resource) in all("AWS::Serverless::Function") {
-            let properties = &resource["Properties"];
+        for (stack, properties) in all("AWS::Serverless::Function") {
             let context = properties["CodeUri"].as_str().unwrap().trim_end_matches('/').rsplit('/').next().unwrap();
             let name = properties["Handler"].as_str().unwrap().to_owned();
             let function = Function { name, context: context.to_owned() };
             for (_, event) in properties["Events"].as_object().into_iter().flatten() {
                 match event["Type"].as_str().unwrap() {
-                    "SQS" => drop(readers.insert(target(&event["Properties"]["Queue"]), function.clone())),
+                    "SQS" => drop(readers.insert((stack, target(&event["Properties"]["Queue"])), function.clone())),
                     "Schedule" => schedules.push(function.clone()),
                     _ => {}
                 }
             }
         }
-        let rules = all("AWS::Events::Rule").filter(|(_, rule)| rule["Properties"].get("EventBusName").is_some());
-        let rules = rules.flat_map(|(_, rule)| {
-            let rule = &rule["Properties"];
-            let queues = rule["Targets"].as_array().unwrap().iter().map(|to| target(&to["Arn"]));
+        let rules = all("AWS::Events::Rule").filter(|(_, rule)| rule.get("EventBusName").is_some());
+        let rules = rules.flat_map(|(stack, rule)| {
+            let queues = rule["Targets"].as_array().unwrap().iter().map(|to| (stack, target(&to["Arn"])));
             queues.map(|queue| (rule["EventPattern"].clone(), readers[&queue].clone())).collect::<Vec<_>>()
         });
         Self { rules: rules.collect(), schedules }

@@ -6,14 +6,16 @@
 #![allow(missing_docs, clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
 mod keys;
+mod stacks;
 mod stages;
 
-use aws_sdk_cloudformation::types::{Parameter, Stack as Described};
+use aws_sdk_cloudformation::types::{ExecutionStatus, Parameter, Stack as Described};
 use aws_sdk_dynamodb::types::AttributeValue;
 use aws_sdk_ssm::types::ParameterType;
 use kit::aws::local_config;
 use local::{Options, Stack};
 use serde_json::Value;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::net::TcpListener;
 use std::path::PathBuf;
@@ -59,6 +61,28 @@ impl Scratch {
         fs::write(dir.join("bootstrap"), content).unwrap();
     }
 
+    /// The scripts and what they deploy are those of the workspace, until a test changes something.
+    fn sources(&self) -> PathBuf {
+        let own = self.0.join("sources");
+        if own.exists() { own } else { workspace("") }
+    }
+
+    /// Changes a file under `infra/` of this test's own sources. The tools are the workspace's.
+    fn change(&self, file: &str, change: impl FnOnce(String) -> String) {
+        let own = self.0.join("sources");
+        if !own.exists() {
+            fs::create_dir(&own).unwrap();
+            let copied = Command::new("cp").arg("-R").arg(workspace("infra")).arg(&own).status().unwrap();
+            assert!(copied.success());
+            std::os::unix::fs::symlink(workspace("target"), own.join("target")).unwrap();
+        }
+        let path = own.join("infra").join(file);
+        let before = fs::read_to_string(&path).unwrap();
+        let after = change(before.clone());
+        assert!(before != after, "{file} is as it was");
+        fs::write(path, after).unwrap();
+    }
+
     fn json(&self, path: &str) -> Value {
         serde_json::from_slice(&fs::read(self.0.join(path)).unwrap()).unwrap()
     }
@@ -97,7 +121,7 @@ fn script(name: &str, scratch: &Scratch, arguments: &[&str]) -> Command {
         let installed = Command::new(workspace("infra/package")).arg("--help").output().unwrap();
         assert!(installed.status.success(), "{}", String::from_utf8_lossy(&installed.stderr));
     });
-    let mut command = Command::new(workspace(&format!("infra/{name}")));
+    let mut command = Command::new(scratch.sources().join("infra").join(name));
     command.args(arguments).stdin(Stdio::null()).env_clear().env("HOME", &scratch.0);
     command.env("PATH", std::env::var_os("PATH").unwrap()).env("AWS_EC2_METADATA_DISABLED", "true");
     if name != "destroy" {
@@ -184,11 +208,30 @@ impl Account {
         Some(self.described(stack).await?.stack_status()?.as_str().to_owned())
     }
 
-    /// What the stage was last deployed as.
-    async fn release(&self) -> String {
-        let described = self.described("encore-dev").await.unwrap();
-        let release = described.parameters().iter().find(|parameter| parameter.parameter_key() == Some("Release"));
-        release.unwrap().parameter_value().unwrap().to_owned()
+    /// The change sets of a stack of the stage `dev` that were neither applied nor thrown away.
+    async fn change_sets(&self, stack: &str) -> Vec<String> {
+        let all =
+            self.cloudformation().list_change_sets().stack_name(format!("encore-dev-{stack}")).send().await.unwrap();
+        let open = all.summaries().iter().filter(|set| set.execution_status() == Some(&ExecutionStatus::Available));
+        open.map(|set| set.change_set_name().unwrap().to_owned()).collect()
+    }
+
+    /// The status of each stack of the stage `dev` that there is.
+    async fn statuses(&self) -> BTreeMap<String, String> {
+        let mut found = BTreeMap::new();
+        for stack in stages::stacks() {
+            if let Some(status) = self.status_of(&format!("encore-dev-{stack}")).await {
+                found.insert(stack, status);
+            }
+        }
+        found
+    }
+
+    /// What a stack of the stage `dev` was last deployed with.
+    async fn parameter(&self, stack: &str, name: &str) -> String {
+        let described = self.described(&format!("encore-dev-{stack}")).await.unwrap();
+        let found = described.parameters().iter().find(|parameter| parameter.parameter_key() == Some(name));
+        found.unwrap().parameter_value().unwrap().to_owned()
     }
 }
 
@@ -253,8 +296,19 @@ fn a_dry_run_of_every_stage_asks_nobody_and_prints_no_secret() {
         }
         command.env("ENCORE_SECRET_NOTION", SECRET).env("ENCORE_SECRET_PAYMENT_PROVIDER", SECRET);
         let said = Said::by(command);
-        said.has(true, &["dry run: nothing was deployed", "of 500 that CloudFormation takes", "AWS::DynamoDB::Table"]);
-        said.has(true, &[&format!("stack encore-{}", stage.name), "QueueTokenKeys=(not shown)", "points-"]);
+        said.has(
+            true,
+            &["dry run: nothing was deployed", "AWS::DynamoDB::Table", "QueueTokenKeys=(not shown)", "points-"],
+        );
+        said.has(true, &[&format!("system encore-{}", stage.name)]);
+        for stack in stages::stacks() {
+            let line = said.text.lines().find(|line| line.starts_with(&format!("stack {stack}: ")));
+            assert!(
+                line.is_some_and(|line| line.ends_with("resources, of 500 that CloudFormation takes")),
+                "{}",
+                said.text
+            );
+        }
         for (name, value) in &stage.parameters {
             said.has(true, &[&format!("  {name}={value}\n")]);
         }
@@ -262,6 +316,31 @@ fn a_dry_run_of_every_stage_asks_nobody_and_prints_no_secret() {
     assert!(nobody.accept().is_err(), "somebody was asked");
     let mind = ["480 reserved of the account's", "AlarmEmail is empty", "it would not be deployed"];
     run("deploy", &scratch, &["prod", "--dry-run"]).has(true, &mind);
+}
+
+/// From here on a stack has no room for what comes next: CloudFormation takes 500.
+const ROOM: u32 = 350;
+
+#[test]
+fn every_stack_has_room_and_the_readme_says_how_much() {
+    let said = run("deploy", &Scratch::new(), &["prod", "--dry-run"]);
+    let counted: BTreeMap<String, u32> = said
+        .text
+        .lines()
+        .filter_map(|line| line.strip_prefix("stack ")?.split_once(" resources, of 500")?.0.split_once(": "))
+        .map(|(stack, count)| (stack.to_owned(), count.parse().unwrap()))
+        .collect();
+    assert_eq!(counted.keys().cloned().collect::<BTreeSet<_>>(), stages::stacks(), "{}", said.text);
+    let full: Vec<_> = counted.iter().filter(|(_, count)| **count > ROOM).collect();
+    assert!(full.is_empty(), "split a context before it passes {ROOM} resources: {full:?}");
+    let readme = fs::read_to_string(workspace("README.md")).unwrap();
+    let told: BTreeMap<String, u32> = readme
+        .lines()
+        .filter_map(|line| line.strip_prefix("| ")?.strip_suffix(" |")?.split_once(" | "))
+        .filter_map(|(stack, count)| Some((stack.to_owned(), count.parse().ok()?)))
+        .filter(|(stack, _)| counted.contains_key(stack))
+        .collect();
+    assert_eq!(told, counted, "README.md, the table of stacks");
 }
 
 #[test]
@@ -283,6 +362,7 @@ fn a_deployment_that_cannot_be_is_refused_with_the_name_of_what_is_wrong() {
         ("dev", &long, "leave out x5c"),
         // It is made.
         ("dev", "Release=1", "Release"),
+        ("dev", "System=encore-prod", "System"),
         ("prod", "OpenCharges=true", "OpenCharges=true: production needs OpenCharges=false"),
         ("prod", "AdmissionDefault=open", "AdmissionDefault=open: production needs AdmissionDefault=closed"),
         ("prod", "GradualDeployments=false", "GradualDeployments=false: production needs GradualDeployments=true"),
@@ -315,7 +395,7 @@ fn production_is_not_deployed_without_anybody_who_is_told_of_alarms() {
         let account = Account::open().await;
         let production = ["prod", "--yes", "--no-build", "--parameter", JWKS, "--parameter", ISSUER];
         account.run("deploy", &production).has(false, &["AlarmEmail"]);
-        assert_eq!(account.status_of("encore-prod").await, None);
+        assert_eq!(account.status_of("encore-prod-platform").await, None);
         // What is refused next is something else.
         let told = [&production[..], &["--parameter", "AlarmEmail=on-call@example.com"]].concat();
         let said = account.run("deploy", &told);
@@ -329,13 +409,18 @@ fn a_stage_is_deployed_once_changed_when_asked_and_destroyed() {
     block_on(async {
         let account = Account::open().await;
         account.deploy(&["--yes"]).has(false, &["UserJwks", "UserTokenIssuer"]);
-        assert_eq!(account.status_of("encore-dev").await, None);
+        assert!(account.statuses().await.is_empty());
 
-        let first = ["--yes", "--parameter", JWKS, "--parameter", ISSUER];
-        account.deploy(&first).has(true, &["to add", "made /encore-dev/queue-token-keys", "kept /encore-dev/notion"]);
-        assert_eq!(account.status_of("encore-dev").await.as_deref(), Some("CREATE_COMPLETE"));
+        let said = account.deploy(&["--yes", "--parameter", JWKS, "--parameter", ISSUER]);
+        said.has(true, &["points: new stack", "made /encore-dev/queue-token-keys", "kept /encore-dev/notion"]);
+        stacks::in_order(&said, &["platform: done", "reservations: done", "concerts: applying", "edge: applying"]);
+        let created = |status: &str| stages::stacks().into_iter().map(|name| (name, status.to_owned())).collect();
+        let created: BTreeMap<String, String> = created("CREATE_COMPLETE");
+        assert_eq!(account.statuses().await, created);
         let outputs = account.scratch.json("deploy/dev.json");
-        assert_eq!(outputs["stack"], "encore-dev");
+        assert_eq!(outputs["system"], "encore-dev");
+        assert_eq!(outputs["stacks"]["items"], "encore-dev-items");
+        assert_eq!(outputs["packages"].as_object().unwrap().len(), contexts().len());
         assert!(outputs["outputs"]["ApiUrl"].as_str().unwrap().contains(REGION), "{outputs}");
         assert!(outputs["tables"].as_array().unwrap().iter().any(|name| name == "encore-dev-points"), "{outputs}");
         let ssm = account.ssm();
@@ -347,7 +432,7 @@ fn a_stage_is_deployed_once_changed_when_asked_and_destroyed() {
             assert!(!outputs.to_string().contains(secret.value().unwrap()));
         }
 
-        let release = account.release().await;
+        let release = account.parameter("points", "Release").await;
 
         // What was given once is kept, and what was made once is not made again.
         account.deploy(&["--yes"]).has(true, &["nothing changed"]);
@@ -355,17 +440,24 @@ fn a_stage_is_deployed_once_changed_when_asked_and_destroyed() {
         let changed = ["--parameter", "LogLevel=warn"];
         let shown = ["to modify", "AWS::Lambda::Function", "nobody is there to be asked"];
         account.deploy(&changed).has(false, &shown);
-        assert_eq!(account.release().await, release);
-        account.deploy(&[&["--yes"], &changed[..]].concat()).has(true, &["to modify", "applying"]);
+        assert_eq!(account.statuses().await, created);
+        assert!(account.change_sets("points").await.is_empty(), "a change set is left");
+        account
+            .deploy(&[&["--yes"], &changed[..]].concat())
+            .has(true, &["points: ", "to modify", "unchanged: platform, edge"]);
         // Otherwise the functions of the money path would go on with the settings they had.
-        assert_ne!(account.release().await, release);
-        assert_eq!(account.status_of("encore-dev").await.as_deref(), Some("UPDATE_COMPLETE"));
+        assert_ne!(account.parameter("points", "Release").await, release);
+        assert_eq!(account.statuses().await["points"], "UPDATE_COMPLETE");
 
         account.run("destroy", &["dev"]).has(false, &["nobody is there to be asked"]);
         account.run("destroy", &["dev", "--confirm", "prod"]).has(false, &["nothing was destroyed"]);
-        assert_eq!(account.status_of("encore-dev").await.as_deref(), Some("UPDATE_COMPLETE"));
-        account.run("destroy", &["dev", "--confirm", "dev"]).has(true, &["left in SSM: /encore-dev/queue-token-keys"]);
-        assert_eq!(account.status_of("encore-dev").await, None);
+        assert_eq!(account.statuses().await.len(), stages::stacks().len());
+        let said = account.run("destroy", &["dev", "--confirm", "dev"]);
+        said.has(true, &["left in SSM: /encore-dev/queue-token-keys"]);
+        let deleting = |stack: &str| format!("deleting encore-dev-{stack}\n");
+        let order = ["edge", "concerts", "reservations", "platform"].map(deleting);
+        stacks::in_order(&said, &order.each_ref().map(String::as_str));
+        assert!(account.statuses().await.is_empty());
         account.run("destroy", &["dev", "--confirm", "dev", "--with-secrets"]).has(true, &["there is no stack"]);
         let names = ["/encore-dev/notion", "/encore-dev/queue-token-keys"].map(str::to_owned).to_vec();
         let kept = ssm.get_parameters().set_names(Some(names)).send().await.unwrap();
@@ -391,10 +483,15 @@ Resources:
       KeySchema: [{AttributeName: pk, KeyType: HASH}]
 ";
         let production = Parameter::builder().parameter_key("Stage").parameter_value("prod").build();
-        let create = account.cloudformation().create_stack().stack_name("encore-prod").template_body(template);
+        let create = account.cloudformation().create_stack().stack_name("encore-prod-points").template_body(template);
         create.parameters(production).send().await.unwrap();
-        let done = async || (account.status_of("encore-prod").await? == "CREATE_COMPLETE").then_some(());
-        tests::cloud::eventually("the stack is there", done).await;
+        let empty = "Resources: {Queue: {Type: AWS::SQS::Queue}}";
+        let create = account.cloudformation().create_stack().stack_name("encore-prod-edge").template_body(empty);
+        create.send().await.unwrap();
+        for stack in ["encore-prod-points", "encore-prod-edge"] {
+            let done = async || (account.status_of(stack).await? == "CREATE_COMPLETE").then_some(());
+            tests::cloud::eventually("the stack is there", done).await;
+        }
         let dynamo = account.dynamo();
         let key = AttributeValue::S("account#alice".to_owned());
         dynamo.put_item().table_name("encore-prod-points").item("pk", key.clone()).send().await.unwrap();
@@ -403,10 +500,12 @@ Resources:
         account.run("destroy", &destroy).has(false, &["encore-prod-points (at least 1)", "not destroyed"]);
         let found = dynamo.scan().table_name("encore-prod-points").send().await.unwrap();
         assert_eq!(found.count(), 1);
+        // What has no data in it stays, too: it is one stage.
+        assert_eq!(account.status_of("encore-prod-edge").await.as_deref(), Some("CREATE_COMPLETE"));
 
         dynamo.delete_item().table_name("encore-prod-points").key("pk", key).send().await.unwrap();
-        account.run("destroy", &destroy).has(true, &["deleting encore-prod"]);
-        assert_eq!(account.status_of("encore-prod").await, None);
+        account.run("destroy", &destroy).has(true, &["deleting encore-prod-edge", "deleting encore-prod-points"]);
+        assert_eq!(account.status_of("encore-prod-points").await, None);
         account.stack.stop().await.unwrap();
     });
 }

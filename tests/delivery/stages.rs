@@ -1,4 +1,4 @@
-//! The stages of `infra/samconfig.toml` and the template they deploy.
+//! The stages of `infra/samconfig.toml` and the parameters of the stacks they deploy.
 
 use crate::workspace;
 use serde_json::Value;
@@ -19,8 +19,18 @@ pub struct Stage {
 
 /// What a line of Python says, with the deployment's modules at hand.
 pub fn python(line: &str) -> Value {
-    let script = format!("import json\nfrom delivery import keys, stages\n{line}");
-    let mut command = Command::new("python3");
+    by("python3", &format!("from delivery import keys, stages\n{line}"))
+}
+
+/// The same for what needs the deployment's tools.
+pub fn tools(line: &str) -> Value {
+    let interpreter = python("from delivery import environment\nprint(json.dumps(str(environment.make())))");
+    by(interpreter.as_str().unwrap(), line)
+}
+
+fn by(interpreter: &str, line: &str) -> Value {
+    let script = format!("import json\n{line}");
+    let mut command = Command::new(interpreter);
     command.args(["-B", "-c", &script]).env("PYTHONPATH", workspace("infra"));
     let output = command.output().unwrap();
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
@@ -41,21 +51,27 @@ pub fn all() -> Vec<Stage> {
         .collect()
 }
 
-/// The template's parameters: name -> whether it has a default.
-fn declared() -> BTreeMap<String, bool> {
-    let text = fs::read_to_string(workspace("infra/template.yaml")).unwrap();
+/// The stacks that there are templates of.
+pub fn stacks() -> BTreeSet<String> {
+    let files = fs::read_dir(workspace("infra/stacks")).unwrap().map(|entry| entry.unwrap().path());
+    files.map(|path| path.file_stem().unwrap().to_str().unwrap().to_owned()).collect()
+}
+
+/// What a stack says of its parameters.
+fn parameters(stack: &str) -> BTreeMap<String, serde_norway::Value> {
+    let text = fs::read_to_string(workspace(&format!("infra/stacks/{stack}.yaml"))).unwrap();
     let template: serde_norway::Value = serde_norway::from_str(&text).unwrap();
-    let parameters = template["Parameters"].as_mapping().unwrap().iter();
-    parameters.map(|(name, it)| (name.as_str().unwrap().to_owned(), it.get("Default").is_some())).collect()
+    serde_norway::from_value(template["Parameters"].clone()).unwrap()
 }
 
 #[test]
-fn the_stages_set_what_the_template_has_and_the_template_has_nothing_that_nobody_gives() {
-    let declared = declared();
+fn the_stages_set_what_some_stack_has_and_no_stack_has_anything_that_nobody_gives() {
+    let said = stacks().into_iter().flat_map(|stack| parameters(&stack));
+    let declared: BTreeMap<String, bool> = said.map(|(name, it)| (name, it.get("Default").is_some())).collect();
     for stage in all() {
         let set: BTreeSet<&String> = stage.parameters.keys().collect();
         let unknown: Vec<_> = set.iter().filter(|name| !declared.contains_key(**name)).collect();
-        assert!(unknown.is_empty(), "{} sets {unknown:?}, which the template does not have", stage.name);
+        assert!(unknown.is_empty(), "{} sets {unknown:?}, which no stack has", stage.name);
         let made: Vec<_> = set.iter().filter(|name| GIVEN.contains(&name.as_str())).collect();
         assert!(made.is_empty(), "{} sets {made:?}, which belong in no file", stage.name);
         assert_eq!(stage.parameters["Stage"], stage.name);
@@ -65,7 +81,18 @@ fn the_stages_set_what_the_template_has_and_the_template_has_nothing_that_nobody
         }
     }
     for name in GIVEN {
-        assert!(declared.contains_key(name), "the template does not have {name}");
+        assert!(declared.contains_key(name), "no stack has {name}");
+    }
+}
+
+#[test]
+fn every_stack_says_the_same_of_a_parameter() {
+    let mut said = BTreeMap::new();
+    for stack in stacks() {
+        for (name, it) in parameters(&stack) {
+            let (first, of_first) = said.entry(name.clone()).or_insert_with(|| (stack.clone(), it.clone()));
+            assert_eq!(it, *of_first, "{name} in {first} and in {stack}");
+        }
     }
 }
 

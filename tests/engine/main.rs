@@ -1,8 +1,11 @@
-//! The second engine, LocalStack: what the local cloud adds to it, and its set-up in Docker.
+//! What an engine is asked to be: to deploy a system's stacks one by one, whichever engine it is; and the second one,
+//! LocalStack: what the local cloud adds to it, and its set-up in Docker.
 //!
 //! What needs LocalStack itself runs where `ENCORE_ENGINE=localstack` asks for it, as the other suites do.
 
 #![allow(missing_docs, clippy::unwrap_used, clippy::panic)]
+
+mod stacks;
 
 use local::http::Client;
 use local::{EngineKind, Options, Stack, StackInfo};

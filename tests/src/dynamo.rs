@@ -1,5 +1,5 @@
-//! DynamoDB inside the test's process, with the tables that `infra/template.yaml` defines, so that a key, an index or a
-//! stream which a store needs and the template forgets is a failing test.
+//! DynamoDB inside the test's process, with the tables that `infra/stacks` define, so that a key, an index or a stream
+//! which a store needs and its stack forgets is a failing test.
 
 use crate::workspace;
 use aws_sdk_dynamodb::Client;
@@ -15,12 +15,13 @@ use serde::Deserialize;
 use serde::de::DeserializeOwned;
 use serde_json::{Map, Value, json};
 use std::fs;
+use std::path::{Path, PathBuf};
 use std::sync::LazyLock;
 use std::time::Duration;
 use tokio::net::TcpListener;
 use tokio::sync::oneshot;
 
-/// The stack's name in table names.
+/// The system's name in table names.
 pub const STACK: &str = "encore";
 /// Every context with a table.
 pub const CONTEXTS: [&str; 8] =
@@ -44,11 +45,11 @@ impl std::fmt::Debug for Engine {
 }
 
 impl Engine {
-    /// Starts it with all tables of the template, on a free port.
+    /// Starts it with all tables of the stacks, on a free port.
     pub async fn start() -> Self {
         let database = Database::memory().expect("a database in memory");
-        for table in template_tables() {
-            database.create_table(request(table)).expect("the template's table can be created");
+        for table in tables() {
+            database.create_table(request(table)).expect("the stack's table can be created");
         }
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
         let url = format!("http://{}", listener.local_addr().expect("a bound port"));
@@ -96,7 +97,7 @@ impl Engine {
     pub fn changes(&self, context: &str) -> Vec<Record> {
         let database = &self.database;
         let streams = database.list_streams(request(json!({ "TableName": table_name(context) }))).expect("streams");
-        let arn = &streams.streams.first().expect("the template gives the table a stream").stream_arn;
+        let arn = &streams.streams.first().expect("the stack gives the table a stream").stream_arn;
         let stream = database.describe_stream(request(json!({ "StreamArn": arn }))).expect("a stream");
         assert_eq!(stream.stream_description.stream_view_type, "NEW_AND_OLD_IMAGES");
         let mut records = Vec::new();
@@ -147,24 +148,46 @@ fn request<T: DeserializeOwned>(json: Value) -> T {
     serde_json::from_value(json).expect("a request of DynamoDB")
 }
 
-/// The resources that the template defines: logical id and definition, in its order.
-pub fn resources() -> &'static [(String, Value)] {
-    static RESOURCES: LazyLock<Vec<(String, Value)>> = LazyLock::new(|| {
-        let text = fs::read_to_string(workspace("infra/template.yaml")).expect("the template");
-        let template = Template::deserialize(serde_norway::Deserializer::from_str(&text)).expect("a template");
-        let named =
-            |(id, resource): (serde_norway::Value, _)| (id.as_str().expect("a name").to_owned(), plain(resource));
-        template.resources.into_iter().map(named).collect()
+/// A resource that a stack defines.
+#[derive(Debug)]
+pub struct Resource {
+    /// The stack.
+    pub stack: String,
+    /// Its type and properties.
+    pub definition: Value,
+}
+
+/// The resources of all stacks, each stack's in its order.
+pub fn resources() -> &'static [Resource] {
+    static RESOURCES: LazyLock<Vec<Resource>> = LazyLock::new(|| {
+        let mut files: Vec<PathBuf> = fs::read_dir(workspace("infra/stacks"))
+            .expect("the stacks' directory")
+            .map(|entry| entry.expect("a file").path())
+            .filter(|path| path.extension().is_some_and(|ending| ending == "yaml"))
+            .collect();
+        files.sort();
+        files.iter().flat_map(|file| resources_of(file)).collect()
     });
     &RESOURCES
 }
 
-/// `CreateTable` requests, one for each table of the template.
-fn template_tables() -> Vec<Value> {
-    let tables = resources().iter().filter(|(_, resource)| resource["Type"] == "AWS::DynamoDB::Table");
-    let tables: Vec<Value> = tables.map(|(_, resource)| create_table(&resource["Properties"])).collect();
-    let names: Vec<&str> = tables.iter().filter_map(|table| table["TableName"].as_str()).collect();
-    assert_eq!(names, CONTEXTS.map(table_name), "the template's tables");
+fn resources_of(file: &Path) -> Vec<Resource> {
+    let stack = file.file_stem().and_then(|name| name.to_str()).expect("a stack's name");
+    let text = fs::read_to_string(file).expect("the stack's template");
+    let template = Template::deserialize(serde_norway::Deserializer::from_str(&text)).expect("a template");
+    let all = template.resources.into_iter();
+    all.map(|(_, resource)| Resource { stack: stack.to_owned(), definition: plain(resource) }).collect()
+}
+
+/// `CreateTable` requests, one for each table of the stacks.
+fn tables() -> Vec<Value> {
+    let tables = resources().iter().filter(|resource| resource.definition["Type"] == "AWS::DynamoDB::Table");
+    let tables: Vec<Value> = tables.map(|resource| create_table(&resource.definition["Properties"])).collect();
+    let mut names: Vec<&str> = tables.iter().filter_map(|table| table["TableName"].as_str()).collect();
+    let mut expected = CONTEXTS.map(table_name);
+    names.sort_unstable();
+    expected.sort_unstable();
+    assert_eq!(names, expected, "the stacks' tables");
     tables
 }
 
@@ -174,7 +197,7 @@ struct Template {
     resources: serde_norway::Mapping,
 }
 
-/// YAML as JSON. Of CloudFormation's functions only `!Sub` of the stack's name is understood, which is all that the
+/// YAML as JSON. Of CloudFormation's functions only `!Sub` of the system's name is understood, which is all that the
 /// definition of a table's structure needs; the others are left as their argument.
 fn plain(yaml: impl Into<serde_norway::Value>) -> Value {
     use serde_norway::Value as Yaml;
@@ -182,7 +205,7 @@ fn plain(yaml: impl Into<serde_norway::Value>) -> Value {
         Yaml::Null => Value::Null,
         Yaml::Bool(value) => value.into(),
         Yaml::Number(value) => serde_json::to_value(value).expect("a number"),
-        Yaml::String(text) => text.replace("${AWS::StackName}", STACK).into(),
+        Yaml::String(text) => text.replace("${System}", STACK).into(),
         Yaml::Sequence(values) => values.into_iter().map(plain).collect(),
         Yaml::Mapping(pairs) => pairs
             .into_iter()

@@ -1,4 +1,4 @@
-//! What the tests share: an embedded DynamoDB with the template's own tables, a proxy that counts and breaks, a bus that
+//! What the tests share: an embedded DynamoDB with the stacks' own tables, a proxy that counts and breaks, a bus that
 //! records, and calls made by hand.
 //!
 //! Nothing here imitates a store: tests run the contexts' real stores against a real endpoint.

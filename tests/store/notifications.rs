@@ -7,7 +7,7 @@ use ::notifications::handlers::{
     Deps, PersonalDeps, WatchDeps, alert_administrator, deliver_to_data_platform, issue_cash_receipt, notify_partner,
     push_alimtalk, watch_dead_letters,
 };
-use ::notifications::neighbours::{AlimTalk, CashReceipts, Directory, Notion, Webhook};
+use ::notifications::neighbours::{self, AlimTalk, CashReceipts, Directory, Notion, Webhook};
 use ::notifications::ports::LookAtQueue;
 use aws_lc_rs::hmac;
 use base64::Engine as _;
@@ -26,6 +26,8 @@ use std::time::Duration;
 use tests::bus::{BUS, Bus};
 use tests::outside::{Heard, Outside};
 use tests::proxy::{Fate, Proxy, Rule};
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::TcpListener;
 
 /// The key of the Standard Webhooks libraries' own tests.
 const SIGNING: &str = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw";
@@ -774,6 +776,45 @@ async fn a_queue_that_does_not_answer_holds_up_no_other_and_is_told() {
     let deps = desk.watch(Queues::holding(&[("encore-gone-dead-letters", u64::MAX), ("encore-b-dead-letters", 1)]));
     assert!(is_unavailable(&watch_dead_letters(&deps, NOW).await));
     assert_eq!(desk.pages(), [("Open".to_owned(), 1)]);
+}
+
+/// SQS, as far as it is asked what a queue holds: it gives everybody this answer.
+async fn queues_of_sqs(status: &str, header: &str, body: &str) -> neighbours::Queues {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let url = format!("http://{}", listener.local_addr().unwrap());
+    let kind = "content-type: application/x-amz-json-1.0\r\nconnection: close";
+    let answer = format!("HTTP/1.1 {status}\r\n{kind}\r\n{header}content-length: {}\r\n\r\n{body}", body.len());
+    tokio::spawn(async move {
+        while let Ok((mut stream, _)) = listener.accept().await {
+            let mut heard = Vec::new();
+            // A request is heard when its body, a JSON object, is.
+            while !heard.ends_with(b"}") && stream.read_buf(&mut heard).await.is_ok_and(|read| read > 0) {}
+            stream.write_all(answer.as_bytes()).await.unwrap();
+        }
+    });
+    neighbours::Queues::new(aws_sdk_sqs::Client::new(&kit::aws::local_config(&url, "us-east-1")))
+}
+
+#[tokio::test]
+async fn a_queue_that_is_not_there_is_empty_and_whatever_else_sqs_says_is_a_fault() {
+    let url = "https://sqs.us-east-1.amazonaws.com/000000000000/encore-a-dead-letters";
+    let counts = json!({"Attributes": {
+        "ApproximateNumberOfMessages": "2", "ApproximateNumberOfMessagesNotVisible": "1",
+        "ApproximateNumberOfMessagesDelayed": "0",
+    }});
+    let there = queues_of_sqs("200 OK", "", &counts.to_string()).await;
+    assert_eq!(there.waiting(url).await.unwrap(), 3);
+    let refusing = |header: &'static str, code: &str| {
+        let body = json!({"__type": format!("com.amazonaws.sqs#{code}"), "message": "no"}).to_string();
+        async move { queues_of_sqs("400 Bad Request", header, &body).await.waiting(url).await }
+    };
+    let as_before = "x-amzn-query-error: AWS.SimpleQueueService.NonExistentQueue;Sender\r\n";
+    for (header, code) in [("", "QueueDoesNotExist"), (as_before, "QueueDoesNotExist")] {
+        assert_eq!(refusing(header, code).await.unwrap(), 0, "{header}");
+    }
+    for code in ["AccessDeniedException", "InvalidAddress", "InvalidSecurity"] {
+        assert!(matches!(refusing("", code).await, Err(Fault::Unavailable(_))), "{code}");
+    }
 }
 
 #[tokio::test]

@@ -112,7 +112,7 @@ impl<'ast> Visit<'ast> for Slips {
 fn sources() -> Vec<(PathBuf, Sleep)> {
     let tests = root().join("tests");
     let of = |dir: &str| rust_files(&root().join(dir));
-    let all = ["functions", "localstack", "tests"].into_iter().flat_map(of);
+    let all = ["functions", "infra", "localstack", "tests"].into_iter().flat_map(of);
     all.map(|path| {
         let in_tests = path.starts_with(&tests) && !path.starts_with(tests.join("src"));
         (path, if in_tests { Sleep::Nowhere } else { Sleep::Anywhere })
@@ -236,7 +236,8 @@ fn the_readme_names_every_crate() {
     let readme = text("README.md");
     let functions = entries(&root().join("functions"));
     assert!(contexts().len() < functions.len());
-    let crates = functions.iter().map(|path| shown(path)).chain(["localstack".to_owned(), "tests".to_owned()]);
+    let others = ["infra/generator", "localstack", "tests"].map(str::to_owned);
+    let crates = functions.iter().map(|path| shown(path)).chain(others);
     let names = crates.map(|path| path.rsplit('/').next().unwrap_or_default().to_owned());
     none(names.filter(|name| !readme.contains(name)).map(|name| format!("README.md does not name {name}")).collect());
 }

@@ -1,16 +1,20 @@
 //! The invariants of the structure, each a test: what no compiler, `cfn-lint` or reviewer sees for sure.
 //!
-//! A check reads sources, template, state machines and API description, and returns what it finds wrong as sentences.
+//! A check reads sources, the stacks' templates, state machines and API description, and returns what it finds wrong as sentences.
 //! Where a check could pass by finding nothing to look at, a second test shows it something broken.
 
 #![allow(clippy::expect_used, clippy::unwrap_used)]
 
+mod api;
 mod code;
 mod contexts;
 mod dependencies;
 mod events;
+mod generated;
 mod hygiene;
+mod layout;
 mod metrics;
+mod named;
 mod names;
 mod permissions;
 mod queues;

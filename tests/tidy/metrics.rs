@@ -2,8 +2,8 @@
 
 use crate::code::{Source, path_text};
 use crate::none;
-use crate::template::{Template, logical_id};
-use crate::workspace::{contexts, crate_dir, rust_files, text};
+use crate::template::{Stacks, Template, logical_id};
+use crate::workspace::{contexts, crate_dir, rust_files};
 use serde_json::{Value, json};
 use std::collections::{BTreeMap, BTreeSet};
 use syn::visit::{self, Visit};
@@ -187,12 +187,15 @@ fn called(template: &Template, kind: &str, name: &str) -> BTreeSet<String> {
     template.resources(kind).map(|(_, properties)| text(properties)).collect()
 }
 
+/// What stands before the name of a state machine in its ARN.
+const SAGA_ARN: &str = "arn:${AWS::Partition}:states:${AWS::Region}:${AWS::AccountId}:stateMachine:";
+
 #[test]
 fn every_function_queue_table_and_saga_is_on_the_dashboard_and_nothing_that_is_no_more() {
     let template = Template::read();
     let shown = on_dashboard(&template);
-    let sagas = template.resources("AWS::Serverless::StateMachine").map(|(id, _)| format!("${{{id}}}"));
-    let sagas: BTreeSet<String> = sagas.collect();
+    let sagas = called(&template, "AWS::Serverless::StateMachine", "Name").into_iter();
+    let sagas: BTreeSet<String> = sagas.map(|name| format!("{SAGA_ARN}{name}")).collect();
     let functions = called(&template, "AWS::Serverless::Function", "FunctionName");
     let queues = called(&template, "AWS::SQS::Queue", "QueueName");
     let tables = called(&template, "AWS::DynamoDB::Table", "TableName");
@@ -281,30 +284,70 @@ fn unheard(template: &Template) -> Vec<String> {
 #[test]
 fn somebody_is_called_when_what_runs_by_the_clock_does_not_run() {
     none(unheard(&Template::read()));
-    let whole = text("infra/template.yaml");
+    let stacks = Stacks::read();
     for (part, broken) in [
         ("      EvaluationPeriods: 5\n      DatapointsToAlarm: 1\n", "      EvaluationPeriods: 1\n"),
         ("      EvaluationPeriods: 3\n", "      EvaluationPeriods: 1\n"),
         ("!If [IsLocal, notBreaching, breaching]", "notBreaching"),
         ("!If [IsLocal, notBreaching, breaching]", "!If [IsProduction, notBreaching, breaching]"),
     ] {
-        assert_ne!(whole.replacen(part, broken, 1), whole, "{part}");
-        assert_eq!(unheard(&Template::parse(&whole.replacen(part, broken, 1))).len(), 1, "{part}");
+        assert_eq!(unheard(&stacks.edited(part, broken).template()).len(), 1, "{part}");
+    }
+}
+
+/// Logs in which nobody would see that Lambda ended a function, which then cannot say so itself.
+fn unseen_crashes(template: &Template) -> Vec<String> {
+    let alarm = template.properties("CrashesAlarm");
+    let counts = |id: &str, filter: &Value| {
+        let metric = &filter["MetricTransformations"][0];
+        logical_id(&filter["LogGroupName"]).as_deref() == Some(id)
+            && CRASHES.iter().all(|crash| filter["FilterPattern"].as_str().is_some_and(|all| all.contains(crash)))
+            && metric["MetricNamespace"] == alarm["Namespace"]
+            && metric["MetricName"] == alarm["MetricName"]
+            && metric["MetricValue"] == "1"
+    };
+    let filters: Vec<&Value> = template.resources("AWS::Logs::MetricFilter").map(|(_, filter)| filter).collect();
+    let groups = template.resources("AWS::Logs::LogGroup").map(|(id, _)| id);
+    let unseen = groups.filter(|id| filters.iter().filter(|filter| counts(id, filter)).count() != 1);
+    unseen.map(|id| format!("nobody is called when a function that writes into {id} is ended")).collect()
+}
+
+/// How Lambda says that it ended a function.
+const CRASHES: [&str; 4] =
+    ["\"Task timed out\"", "\"Runtime.ExitError\"", "\"Runtime.OutOfMemory\"", "\"Runtime.InvalidEntrypoint\""];
+
+#[test]
+fn somebody_is_called_when_lambda_ends_a_function_whichever_log_it_writes_into() {
+    let stacks = Stacks::read();
+    let template = stacks.template();
+    none(unseen_crashes(&template));
+    let logs = template.resources("AWS::Logs::LogGroup").count();
+    assert!(logs >= contexts().len() + 2, "logs went missing");
+    for (part, broken, found) in [
+        // One that nobody counts, and one that is counted twice.
+        ("LogGroupName: !Ref PointsLogs", "LogGroupName: !Ref ItemsLogs", 2),
+        (" ?\"Runtime.OutOfMemory\"", "", 1),
+        ("MetricNamespace: Encore/Lambda", "MetricNamespace: Encore", 1),
+        ("MetricName: !Sub \"${System}-crashes\"", "MetricName: !Sub \"${System}-ends\"", 1),
+        ("MetricName: !Sub ${System}-crashes", "MetricName: !Sub ${System}-ends", logs),
+    ] {
+        assert_eq!(unseen_crashes(&stacks.edited(part, broken).template()).len(), found, "{part}");
     }
 }
 
 #[test]
-fn every_alarm_calls_somebody_and_bears_the_name_of_its_stack() {
+fn every_alarm_calls_somebody_and_bears_the_name_of_its_system() {
     let template = Template::read();
     let mut names = BTreeSet::new();
     let mut violations = Vec::new();
     for (id, alarm) in template.resources("AWS::CloudWatch::Alarm") {
         let name = alarm["AlarmName"]["Fn::Sub"].as_str().unwrap_or_default();
         // By this the rule for administrators knows our alarms from others of the account.
-        if !name.starts_with("${AWS::StackName}-") || !names.insert(name) {
+        if !name.starts_with("${System}-") || !names.insert(name) {
             violations.push(format!("{id} is called {name:?}"));
         }
-        if alarm["AlarmActions"].as_array().is_none_or(Vec::is_empty) {
+        let topics = alarm["AlarmActions"].as_array().into_iter().flatten().filter_map(logical_id);
+        if topics.filter(|topic| template.kind_of(topic) == "AWS::SNS::Topic").count() != 1 {
             violations.push(format!("{id} calls nobody"));
         }
         if alarm["TreatMissingData"].is_null() {

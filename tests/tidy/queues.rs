@@ -2,7 +2,7 @@
 
 use crate::code::Source;
 use crate::none;
-use crate::template::{Template, logical_id, logical_ids};
+use crate::template::{Stacks, Template, logical_id, logical_ids};
 use crate::workspace::{contexts, crate_dir, pascal, rust_files};
 use serde_json::{Value, json};
 use std::collections::BTreeSet;
@@ -89,11 +89,11 @@ Resources:
       RedrivePolicy: { deadLetterTargetArn: !GetAtt Dead.Arn, maxReceiveCount: 5 }
   Dead:
     Type: AWS::SQS::Queue
-    Properties: { QueueName: !Sub "${AWS::StackName}-dead" }
+    Properties: { QueueName: !Sub "${System}-dead" }
   Alarm:
     Type: AWS::CloudWatch::Alarm
     Properties:
-      AlarmName: !Sub "${AWS::StackName}-dead"
+      AlarmName: !Sub "${System}-dead"
       Namespace: AWS/SQS
       MetricName: ApproximateNumberOfMessagesVisible
       Dimensions: [{ Name: QueueName, Value: !GetAtt Dead.QueueName }]
@@ -107,7 +107,7 @@ Resources:
         ("Timeout: 20\n      Env", "Timeout: 21\n      Env"),
         ("QUEUE: !Ref Work", "QUEUE: !Ref Dead"),
         ("DEAD_LETTERS: !Ref Dead", "DEAD_LETTERS: !Ref Work"),
-        ("AlarmName: !Sub \"${AWS::StackName}-dead\"", "AlarmName: !Sub \"${AWS::StackName}-work\""),
+        ("AlarmName: !Sub \"${System}-dead\"", "AlarmName: !Sub \"${System}-work\""),
         ("VisibilityTimeout: 20", "DelaySeconds: 20"),
         (", maxReceiveCount: 5", ""),
         ("Dead.QueueName", "Work.QueueName"),
@@ -449,15 +449,15 @@ fn every_context_with_an_outbox_has_a_relay_and_a_sweep_that_somebody_is_called_
 
 #[test]
 fn an_outbox_without_a_relay_and_a_relay_without_an_outbox_are_found() {
-    let yaml = crate::workspace::text("infra/template.yaml");
+    let stacks = Stacks::read();
     let contexts = contexts();
     for (part, broken) in [
         ("IndexName: unpublished", "IndexName: another"),
-        ("EVENT_BUS: !Ref Bus", "ANOTHER_BUS: !Ref Bus"),
+        ("EVENT_BUS: !Sub ${System}-bus", "ANOTHER_BUS: !Sub ${System}-bus"),
         ("Stream: !GetAtt WaitingRoomTable.StreamArn", "Stream: !GetAtt PointsTable.StreamArn"),
-        ("outbox", "anything"),
+        ("[\"outbox\"]", "[\"anything\"]"),
     ] {
-        let template = Template::parse(&yaml.replacen(part, broken, 1));
+        let template = stacks.edited(part, broken).template();
         assert!(!wrong_outboxes(&template, &contexts).is_empty(), "{part}");
     }
 }

@@ -10,8 +10,11 @@ use std::collections::BTreeSet;
 const DOORS: [&str; 3] = ["reserve-seats", "start-payment", "charge-points"];
 /// The saga of a sale.
 const SAGA: &str = "PaymentSaga";
+/// Types of what calls functions: the API in its role, others by themselves.
+const CALLERS: [&str; 4] =
+    ["AWS::IAM::Role", "AWS::Serverless::Api", "AWS::Serverless::Function", "AWS::Serverless::StateMachine"];
 
-/// A template's functions by how they are called.
+/// The templates' functions by how they are called.
 struct Calls<'a> {
     template: &'a Template,
 }
@@ -71,6 +74,13 @@ fn named<'a>(value: &'a Value, found: &mut Vec<(&'a str, bool)>) {
     }
 }
 
+/// The alarms by which gradual deployments go back.
+pub fn watched_by_canaries(template: &Template) -> BTreeSet<String> {
+    let functions = template.resources("AWS::Serverless::Function");
+    let alarms = functions.flat_map(|(_, function)| function["DeploymentPreference"]["Alarms"].as_array());
+    alarms.flatten().filter_map(logical_id).collect()
+}
+
 fn wrong(template: &Template) -> Vec<String> {
     let calls = Calls { template };
     let (released, money) = (calls.released(), calls.on_the_money_path());
@@ -96,7 +106,7 @@ fn wrong(template: &Template) -> Vec<String> {
             violations.push(format!("{id}: no alarm stops a deployment"));
         }
     }
-    for kind in ["AWS::Serverless::Function", "AWS::Serverless::StateMachine"] {
+    for kind in CALLERS {
         for (id, properties) in template.resources(kind) {
             let mut functions = Vec::new();
             named(properties, &mut functions);

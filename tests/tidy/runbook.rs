@@ -2,7 +2,7 @@
 
 use crate::code::{Source, path_text};
 use crate::none;
-use crate::template::{Template, logical_id};
+use crate::template::{Stacks, Template, logical_id};
 use crate::workspace::{contexts, crate_dir, root, rust_files, text};
 use contracts::events::EventBody;
 use serde_json::Value;
@@ -146,7 +146,14 @@ fn verbs(of: &str) -> BTreeSet<String> {
     verbs.flatten().map(|verb| verb.ident.to_string().to_lowercase()).collect()
 }
 
-/// What there is to be named, without the stack's name in front.
+/// The stages that can be deployed.
+fn stages() -> BTreeSet<String> {
+    let config = text("infra/samconfig.toml");
+    let stages = config.lines().filter_map(|line| line.strip_prefix('[')?.strip_suffix(".deploy.parameters]"));
+    stages.map(str::to_owned).collect()
+}
+
+/// What there is to be named, without the system's name in front.
 struct Names {
     functions: BTreeSet<String>,
     /// Functions that a queue or a stream feeds.
@@ -163,14 +170,15 @@ struct Names {
     outputs: BTreeSet<String>,
     /// The firewall's rules.
     firewall: BTreeSet<String>,
-    /// Other things whose name begins with the stack's.
+    /// Other things whose name begins with the system's.
     others: BTreeSet<String>,
+    stacks: BTreeSet<String>,
 }
 
 impl Names {
     fn of(template: &Template) -> Self {
         let name = |properties: &Value, property: &str| -> Option<String> {
-            properties[property]["Fn::Sub"].as_str()?.strip_prefix("${AWS::StackName}-").map(str::to_owned)
+            properties[property]["Fn::Sub"].as_str()?.strip_prefix("${System}-").map(str::to_owned)
         };
         let called = |kind: &str, property: &str| -> BTreeSet<String> {
             template.resources(kind).filter_map(|(_, properties)| name(properties, property)).collect()
@@ -217,6 +225,7 @@ impl Names {
             .flat_map(|(kind, property)| called(kind, property))
             .collect(),
             firewall: rules.filter_map(|rule| rule["Name"].as_str().map(str::to_owned)).collect(),
+            stacks: template.stacks().keys().cloned().collect(),
         }
     }
 
@@ -224,9 +233,9 @@ impl Names {
         self.tables.values().flatten().cloned().collect()
     }
 
-    /// Everything whose name begins with the stack's.
-    fn of_stack(&self) -> BTreeSet<String> {
-        let sets = [&self.functions, &self.queues, &self.sagas, &self.others].into_iter().flatten();
+    /// Everything whose name begins with the system's.
+    fn of_system(&self) -> BTreeSet<String> {
+        let sets = [&self.functions, &self.queues, &self.sagas, &self.others, &self.stacks].into_iter().flatten();
         sets.chain(self.tables.keys()).chain(self.alarms.keys()).cloned().collect()
     }
 }
@@ -309,7 +318,7 @@ impl Book {
         let widgets: BTreeSet<String> = rows.map(|row| row[0].clone()).collect();
         let explained: BTreeSet<String> = self.section("Faults").entries().into_iter().collect();
         let text = self.text();
-        let secrets: BTreeSet<String> = names_after(&text, "/$STACK/").map(str::to_owned).collect();
+        let secrets: BTreeSet<String> = names_after(&text, "/$SYSTEM/").map(str::to_owned).collect();
         [
             one_way("the runbook has no widget", &self.names.widgets, &widgets),
             one_way("the dashboard has no widget", &widgets, &self.names.widgets),
@@ -332,7 +341,7 @@ impl Book {
     /// What is in backticks, where it is the name of something.
     fn wrong_names(&self) -> Vec<String> {
         let known: BTreeSet<String> =
-            [self.names.of_stack(), self.names.indexes(), self.names.firewall.clone(), self.faults.clone()]
+            [self.names.of_system(), self.names.indexes(), self.names.firewall.clone(), self.faults.clone()]
                 .into_iter()
                 .flatten()
                 .collect();
@@ -355,10 +364,10 @@ impl Book {
                 violations.push(format!("there is no {span}"));
             }
         }
-        let of_stack = self.names.of_stack();
-        for name in names_after(&self.text(), "$STACK-") {
-            if !of_stack.contains(name) {
-                violations.push(format!("there is no $STACK-{name}"));
+        let of_system = self.names.of_system();
+        for name in names_after(&self.text(), "$SYSTEM-") {
+            if !of_system.contains(name) {
+                violations.push(format!("there is no $SYSTEM-{name}"));
             }
         }
         violations
@@ -372,7 +381,7 @@ impl Book {
         let waiting = names.queues.iter().filter(|name| names.alarms.contains_key(name.trim_end_matches(".fifo")));
         let waiting: BTreeSet<String> = waiting.cloned().collect();
         // A command of the runbook or the project, and what its arguments are, one by one.
-        let commands: [(&[&str], Vec<BTreeSet<String>>); 15] = [
+        let commands: [(&[&str], Vec<BTreeSet<String>>); 17] = [
             (&["log_of"], vec![names.functions.clone()]),
             (&["switch"], vec![names.fed.clone()]),
             (&["sagas"], vec![names.sagas.clone()]),
@@ -381,6 +390,8 @@ impl Book {
             (&["left"], vec![tables.clone(), names.indexes()]),
             (&["stuck"], vec![tables.clone(), names.indexes()]),
             (&["count"], vec![tables]),
+            (&["reasons"], vec![names.stacks.clone()]),
+            (&["infra/deploy"], vec![stages(), names.stacks.clone()]),
             (&["versions"], vec![names.functions.clone()]),
             (&["back_to"], vec![names.functions.clone()]),
             (&["dlq"], vec![verbs("DlqVerb")]),
@@ -480,9 +491,9 @@ fn every_command_of_the_runbook_is_shell() {
 }
 
 #[test]
-fn whatever_the_runbook_or_the_template_loses_is_found() {
-    let (runbook, yaml, faults) = (text(PATH), text("infra/template.yaml"), faults());
-    let template = Template::parse(&yaml);
+fn whatever_the_runbook_or_the_templates_lose_is_found() {
+    let (runbook, stacks, faults) = (text(PATH), Stacks::read(), faults());
+    let template = stacks.template();
     let found = |runbook: &str, template: &Template| Book::new(runbook, template, faults.clone()).wrong();
     for (part, broken, expected) in [
         ("| `parked-payments` |", "| parked-payments |", "the alarm parked-payments has no entry"),
@@ -494,7 +505,7 @@ fn whatever_the_runbook_or_the_template_loses_is_found() {
         ("| The sale |", "| A sale |", "the runbook has no widget \"The sale\""),
         ("| `charges-stuck` |", "| charges-stuck |", "the runbook has no fault \"charges-stuck\""),
         ("| `orders-stuck` |", "| `orders-late` |", "nobody tells of the fault \"orders-late\""),
-        ("\"/$STACK/partner\"", "\"/$STACK/partners\"", "no function reads the secret \"partners\""),
+        ("\"/$SYSTEM/partner\"", "\"/$SYSTEM/partners\"", "no function reads the secret \"partners\""),
         ("log_of start-payment", "log_of begin-sale", "log_of takes no begin-sale"),
         ("switch push-alimtalk", "switch reserve-seats", "switch takes no reserve-seats"),
         ("sagas refund-saga", "sagas reward-saga", "sagas takes no reward-saga"),
@@ -510,9 +521,13 @@ fn whatever_the_runbook_or_the_template_loses_is_found() {
             "redrive alimtalk-dead-letters",
             "redrive takes no alimtalk-dead-letters",
         ),
+        ("reasons payments", "reasons payment", "reasons takes no payment"),
+        ("infra/deploy prod items", "infra/deploy prod item", "infra/deploy takes no item"),
+        ("infra/deploy prod waiting-room", "infra/deploy production waiting-room", "infra/deploy takes no production"),
+        ("$SYSTEM-edge", "$SYSTEM-front", "there is no $SYSTEM-front"),
         ("cargo local audit", "cargo local check", "cargo local takes no check"),
         ("\"IndexName\": \"due\"", "\"IndexName\": \"ended\"", "IndexName : takes no ended"),
-        ("$STACK-bus", "$STACK-bush", "there is no $STACK-bush"),
+        ("$SYSTEM-bus", "$SYSTEM-bush", "there is no $SYSTEM-bush"),
         ("`expire-hold`", "`end-hold`", "there is no end-hold"),
         ("`payment.refund_failed`", "`payment.lost`", "there is no payment.lost"),
         ("`JoinBeforeOpen`", "`JoinEarly`", "there is no JoinEarly"),
@@ -529,12 +544,11 @@ fn whatever_the_runbook_or_the_template_loses_is_found() {
     for (part, broken, expected) in [
         (". See infra/RUNBOOK.md#parked-payments", ".", "the alarm parked-payments does not lead to"),
         ("RUNBOOK.md#seat-map", "RUNBOOK.md#api", "the alarm seat-map-lag does not lead to"),
-        ("${AWS::StackName}-watch-dead-letters", "${AWS::StackName}-look", "there is no alarm watch-dead-letters"),
+        ("${System}-watch-dead-letters", "${System}-look", "there is no alarm watch-dead-letters"),
         ("\"title\": \"The sale\"", "\"title\": \"Sales\"", "the runbook has no widget \"Sales\""),
         ("/notion", "/pages", "the runbook does not look at the secret \"pages\""),
     ] {
-        assert!(yaml.contains(part), "{part}");
-        let found = found(&runbook, &Template::parse(&yaml.replace(part, broken)));
+        let found = found(&runbook, &stacks.edited_everywhere(part, broken).template());
         assert!(found.iter().any(|violation| violation.contains(expected)), "{expected:?} not in {found:?}");
     }
 }

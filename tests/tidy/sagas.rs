@@ -211,7 +211,8 @@ fn machines() -> Vec<(String, Value, Substitutions)> {
     let handlers: BTreeMap<&str, &str> = template.functions().iter().map(|f| (f.id, f.handler())).collect();
     let mut found = Vec::new();
     for (_, properties) in template.resources("AWS::Serverless::StateMachine") {
-        let file = properties["DefinitionUri"].as_str().expect("a definition").to_owned();
+        let uri = properties["DefinitionUri"].as_str().and_then(|uri| uri.strip_prefix("../"));
+        let file = uri.expect("a definition beside the stacks").to_owned();
         let definition = serde_json::from_str(&text(&format!("infra/{file}"))).expect("a definition is JSON");
         let substitutions = properties["DefinitionSubstitutions"].as_object().into_iter().flatten();
         let given = substitutions.map(|(name, value)| {

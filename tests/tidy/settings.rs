@@ -3,7 +3,7 @@
 use crate::code::{Arm, Main};
 use crate::none;
 use crate::template::Template;
-use crate::workspace::{contexts, text};
+use crate::workspace::contexts;
 use std::collections::{BTreeMap, BTreeSet};
 
 /// What is wrong with the variables `given` to the function of an arm.
@@ -14,7 +14,7 @@ fn wrong_settings(handler: &str, arm: &Arm, always: &BTreeMap<String, bool>, giv
     let required = always.iter().filter(|(_, has_default)| !**has_default).chain(&arm.settings);
     for name in required.map(|(name, _)| name).collect::<BTreeSet<_>>() {
         if !given.contains(name) {
-            violations.push(format!("{handler} reads {name}, which the template does not give"));
+            violations.push(format!("{handler} reads {name}, which its stack does not give"));
         }
     }
     for name in given {
@@ -58,17 +58,4 @@ fn a_forgotten_and_an_unread_setting_are_found() {
     assert_eq!(wrong(&["BUS", "MODE"]), 1);
     assert_eq!(wrong(&["TABLE", "BUS"]), 1);
     assert_eq!(wrong(&["TABLE", "BUS", "MODE", "OTHER"]), 1);
-}
-
-#[test]
-fn every_parameter_of_the_template_is_used() {
-    let (template, yaml) = (Template::read(), text("infra/template.yaml"));
-    let mut unused = Vec::new();
-    for name in template.parameters() {
-        let used = [format!("!Ref {name}\n"), format!("!Ref {name},"), format!("!Ref {name}]"), format!("${{{name}}}")];
-        if !used.iter().any(|used| yaml.contains(used)) {
-            unused.push(format!("the parameter {name} is used nowhere"));
-        }
-    }
-    none(unused);
 }

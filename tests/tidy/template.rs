@@ -1,18 +1,54 @@
-//! The SAM template, with CloudFormation's short forms written out (`!Ref X` as `{"Ref": "X"}`).
+//! The stacks' templates as one, with CloudFormation's short forms written out (`!Ref X` as `{"Ref": "X"}`) and with
+//! references in place of the names by which stacks know each other ([`crate::named`]).
+//!
+//! So a check sees what hangs on what, wherever it stands; which stack that is says [`Template::stack_of`].
 
-use crate::workspace::text;
+use crate::named::{Catalogue, Naming};
+use crate::workspace::{entries, file_name, pascal, read, root};
 use serde_json::{Map, Value, json};
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::PathBuf;
+use std::sync::{Arc, LazyLock};
 
-/// The template.
-pub struct Template(Value);
+/// The stacks' templates as they are written, by the stacks' names.
+#[derive(Clone)]
+pub struct Stacks(BTreeMap<String, Arc<Written>>);
 
-/// A function of the template.
+/// A template's text, and what it says.
+struct Written {
+    text: String,
+    document: Value,
+}
+
+/// The templates.
+pub struct Template {
+    stacks: BTreeMap<String, Value>,
+    /// Of all stacks, with references in place of names.
+    resources: Map<String, Value>,
+    /// What all functions of a stack have, the same way.
+    globals: BTreeMap<String, Value>,
+    placed: BTreeMap<String, String>,
+    catalogue: Catalogue,
+    twice: Vec<String>,
+}
+
+/// A function of the templates.
 pub struct Function<'a> {
     /// Its logical id.
     pub id: &'a str,
     properties: &'a Value,
     globals: &'a Value,
+    routes: Vec<Route<'a>>,
+}
+
+/// An operation of the API.
+pub struct Route<'a> {
+    /// `GET`, `POST`, ...
+    pub method: String,
+    /// `/orders/{order_id}`.
+    pub path: &'a str,
+    /// Its `operationId`, tags and integration.
+    pub operation: &'a Value,
 }
 
 /// Something that starts a function.
@@ -23,31 +59,135 @@ pub struct Trigger<'a> {
     pub properties: &'a Value,
 }
 
+impl Written {
+    fn new(text: String) -> Arc<Self> {
+        let document = long_form(serde_norway::from_str(&text).expect("a template is no YAML"));
+        Arc::new(Self { text, document })
+    }
+}
+
+impl Stacks {
+    /// The project's.
+    pub fn read() -> Self {
+        // Most tests break a line or two of them: what stays the same is parsed once.
+        static READ: LazyLock<Stacks> = LazyLock::new(|| {
+            let files = entries(&root().join("infra/stacks"));
+            let name = |path: &PathBuf| file_name(path).trim_end_matches(".yaml").to_owned();
+            Stacks(files.iter().map(|path| (name(path), Written::new(read(path)))).collect())
+        });
+        READ.clone()
+    }
+
+    /// These, with the first place that says `part` changed.
+    pub fn edited(&self, part: &str, broken: &str) -> Self {
+        let has = self.0.iter().find(|(_, written)| written.text.contains(part));
+        let (name, written) = has.unwrap_or_else(|| panic!("no {part}"));
+        self.with(name, written.text.replacen(part, broken, 1))
+    }
+
+    /// These, with every place that says `part` changed.
+    pub fn edited_everywhere(&self, part: &str, broken: &str) -> Self {
+        let have = self.0.iter().filter(|(_, written)| written.text.contains(part));
+        let edited = have.map(|(name, written)| (name, written.text.replace(part, broken)));
+        let edited: Vec<(&String, String)> = edited.collect();
+        assert!(!edited.is_empty(), "no {part}");
+        edited.into_iter().fold(self.clone(), |stacks, (name, text)| stacks.with(name, text))
+    }
+
+    fn with(&self, name: &str, text: String) -> Self {
+        assert_ne!(text, self.0[name].text, "{name} is as it was");
+        let mut stacks = self.clone();
+        stacks.0.insert(name.to_owned(), Written::new(text));
+        stacks
+    }
+
+    /// As one.
+    pub fn template(&self) -> Template {
+        Template::of(self.0.iter().map(|(name, written)| (name.clone(), written.document.clone())).collect())
+    }
+}
+
 impl Template {
     /// The project's.
     pub fn read() -> Self {
-        Self::parse(&text("infra/template.yaml"))
+        let template = Stacks::read().template();
+        assert!(template.stacks.len() >= 10, "stacks went missing: {:?}", template.stacks.keys());
+        template
     }
 
-    /// From YAML.
+    /// Of one stack, from YAML.
     pub fn parse(yaml: &str) -> Self {
-        let yaml: serde_norway::Value = serde_norway::from_str(yaml).expect("the template is no YAML");
-        Self(long_form(yaml))
+        Stacks(BTreeMap::from([("one".to_owned(), Written::new(yaml.to_owned()))])).template()
     }
 
-    /// The names of its parameters.
+    fn of(stacks: BTreeMap<String, Value>) -> Self {
+        let (mut resources, mut placed, mut twice) = (Map::new(), BTreeMap::new(), Vec::new());
+        for (stack, document) in &stacks {
+            for (id, resource) in members(&document["Resources"]) {
+                if let Some(other) = placed.insert(id.to_owned(), stack.clone()) {
+                    twice.push(format!("{id} is in {other} and in {stack}"));
+                }
+                resources.insert(id.to_owned(), resource.clone());
+            }
+        }
+        let mut catalogue = Catalogue::of(resources.iter().map(|(id, resource)| (id.as_str(), resource)));
+        twice.extend(catalogue.twice());
+        for (id, resource) in &mut resources {
+            let kind = resource["Type"].as_str().unwrap_or_default().to_owned();
+            catalogue.resolve(id, &kind, &mut resource["Properties"]);
+        }
+        let mut globals = BTreeMap::new();
+        for (stack, document) in &stacks {
+            let mut of_functions = document["Globals"]["Function"].clone();
+            catalogue.resolve(&format!("all functions of {stack}"), "", &mut of_functions);
+            globals.insert(stack.clone(), of_functions);
+        }
+        Self { stacks, resources, globals, placed, catalogue, twice }
+    }
+
+    /// The stacks as they are written, by name.
+    pub fn stacks(&self) -> &BTreeMap<String, Value> {
+        &self.stacks
+    }
+
+    /// The stack that a resource is in.
+    pub fn stack_of(&self, id: &str) -> &str {
+        self.placed.get(id).map(String::as_str).unwrap_or_default()
+    }
+
+    /// Who names whom.
+    pub fn namings(&self) -> &[Naming] {
+        &self.catalogue.namings
+    }
+
+    /// What names something that there is not.
+    pub fn unknown(&self) -> &[String] {
+        &self.catalogue.unknown
+    }
+
+    /// What there is twice: ids, and names of one type.
+    pub fn twice(&self) -> &[String] {
+        &self.twice
+    }
+
+    /// The names of the stacks' parameters.
     pub fn parameters(&self) -> Vec<&str> {
-        self.0["Parameters"].as_object().into_iter().flatten().map(|(name, _)| name.as_str()).collect()
+        let all = self.stacks.values().flat_map(|stack| members(&stack["Parameters"]).map(|(name, _)| name));
+        all.collect::<BTreeSet<&str>>().into_iter().collect()
     }
 
-    /// A parameter.
+    /// A parameter, of the first stack that has it.
     pub fn parameter(&self, name: &str) -> &Value {
-        &self.0["Parameters"][name]
+        self.declared("Parameters", name)
+    }
+
+    fn declared(&self, section: &str, name: &str) -> &Value {
+        self.stacks.values().map(|stack| &stack[section][name]).find(|found| !found.is_null()).unwrap_or(&Value::Null)
     }
 
     /// The parameters that a condition wants not to be empty.
     pub fn wanted_by(&self, condition: &str) -> BTreeSet<String> {
-        self.wanted_in(&self.0["Conditions"][condition])
+        self.wanted_in(self.declared("Conditions", condition))
     }
 
     fn wanted_in(&self, condition: &Value) -> BTreeSet<String> {
@@ -64,20 +204,18 @@ impl Template {
 
     /// All resources, whole.
     pub fn all(&self) -> impl Iterator<Item = (&str, &Value)> {
-        self.0["Resources"].as_object().into_iter().flatten().map(|(id, resource)| (id.as_str(), resource))
+        self.resources.iter().map(|(id, resource)| (id.as_str(), resource))
     }
 
-    /// What all functions have.
-    pub fn globals(&self) -> &Value {
-        &self.0["Globals"]["Function"]
+    /// What all functions of the stack that a resource is in have.
+    pub fn globals_of(&self, id: &str) -> &Value {
+        self.globals.get(self.stack_of(id)).unwrap_or(&Value::Null)
     }
 
     /// All resources of a type: logical id and properties.
     pub fn resources<'a>(&'a self, kind: &'a str) -> impl Iterator<Item = (&'a str, &'a Value)> {
-        let all = self.0["Resources"].as_object().expect("a template has resources");
-        all.iter()
-            .filter(move |(_, resource)| resource["Type"] == kind)
-            .map(|(id, resource)| (id.as_str(), &resource["Properties"]))
+        let of_kind = self.all().filter(move |(_, resource)| resource["Type"] == kind);
+        of_kind.map(|(id, resource)| (id, &resource["Properties"]))
     }
 
     /// The type of a resource.
@@ -85,30 +223,70 @@ impl Template {
         if id.starts_with("parameter/") {
             return "AWS::SSM::Parameter";
         }
-        self.0["Resources"][id]["Type"].as_str().unwrap_or_default()
+        self.resource(id)["Type"].as_str().unwrap_or_default()
     }
 
     /// The properties of a resource.
     pub fn properties(&self, id: &str) -> &Value {
-        &self.0["Resources"][id]["Properties"]
+        &self.resource(id)["Properties"]
     }
 
     /// A resource whole: type, conditions, policies and properties.
     pub fn resource(&self, id: &str) -> &Value {
-        &self.0["Resources"][id]
+        self.resources.get(id).unwrap_or(&Value::Null)
     }
 
-    /// The names of its outputs.
+    /// The names of the stacks' outputs.
     pub fn outputs(&self) -> Vec<&str> {
-        self.0["Outputs"].as_object().into_iter().flatten().map(|(name, _)| name.as_str()).collect()
+        self.stacks.values().flat_map(|stack| members(&stack["Outputs"]).map(|(name, _)| name)).collect()
     }
 
     /// All functions.
     pub fn functions(&self) -> Vec<Function<'_>> {
-        let globals = self.globals();
-        self.resources("AWS::Serverless::Function")
-            .map(|(id, properties)| Function { id, properties, globals })
-            .collect()
+        let mut routes: BTreeMap<String, Vec<Route<'_>>> = BTreeMap::new();
+        for route in self.routes() {
+            routes.entry(route.function().unwrap_or_default()).or_default().push(route);
+        }
+        let functions = self.resources("AWS::Serverless::Function");
+        let of = |(id, properties)| Function {
+            id,
+            properties,
+            globals: self.globals_of(id),
+            routes: routes.remove(id).unwrap_or_default(),
+        };
+        functions.map(of).collect()
+    }
+
+    /// The operations of the API.
+    pub fn routes(&self) -> Vec<Route<'_>> {
+        let mut routes = Vec::new();
+        for (_, api) in self.resources("AWS::Serverless::Api") {
+            for (path, item) in members(&api["DefinitionBody"]["paths"]) {
+                let operations = members(item);
+                routes.extend(operations.map(|(method, operation)| Route {
+                    method: method.to_uppercase(),
+                    path,
+                    operation,
+                }));
+            }
+        }
+        routes
+    }
+}
+
+fn members(value: &Value) -> impl Iterator<Item = (&str, &Value)> {
+    value.as_object().into_iter().flatten().map(|(name, member)| (name.as_str(), member))
+}
+
+impl Route<'_> {
+    /// What it calls.
+    pub fn integration(&self) -> &Value {
+        &self.operation["x-amazon-apigateway-integration"]
+    }
+
+    /// The function that it calls.
+    pub fn function(&self) -> Option<String> {
+        logical_id(&self.integration()["uri"])
     }
 }
 
@@ -121,7 +299,7 @@ impl<'a> Function<'a> {
     /// The context whose program it runs.
     pub fn context(&self) -> &'a str {
         let uri = self.properties["CodeUri"].as_str().unwrap_or_default();
-        uri.strip_prefix("../target/lambda/").and_then(|rest| rest.strip_suffix('/')).unwrap_or_default()
+        uri.strip_prefix("../../target/lambda/").and_then(|rest| rest.strip_suffix('/')).unwrap_or_default()
     }
 
     /// Its name, as written.
@@ -146,21 +324,13 @@ impl<'a> Function<'a> {
 
     /// What starts it.
     pub fn triggers(&self) -> Vec<Trigger<'a>> {
-        let events = self.properties["Events"].as_object().into_iter().flatten();
-        events
-            .map(|(_, event)| Trigger {
-                kind: event["Type"].as_str().unwrap_or_default(),
-                properties: &event["Properties"],
-            })
-            .collect()
-    }
-
-    /// Method and path of its route, if it has one.
-    pub fn route(&self) -> Option<(String, String)> {
-        let triggers = self.triggers();
-        let api = triggers.iter().find(|trigger| trigger.kind == "Api")?;
-        let part = |name: &str| api.properties[name].as_str().unwrap_or_default().to_owned();
-        Some((part("Method").to_uppercase(), part("Path")))
+        let events = members(&self.properties["Events"]);
+        let events = events.map(|(_, event)| Trigger {
+            kind: event["Type"].as_str().unwrap_or_default(),
+            properties: &event["Properties"],
+        });
+        let routes = self.routes.iter().map(|route| Trigger { kind: "Api", properties: route.operation });
+        events.chain(routes).collect()
     }
 
     /// Where what it was asked asynchronously and could not do is kept.
@@ -170,15 +340,15 @@ impl<'a> Function<'a> {
 
     /// What it may do.
     pub fn grants(&self) -> Result<Vec<(String, String)>, String> {
-        grants(&self.properties["Policies"])
+        grants(self.properties["Policies"].as_array().into_iter().flatten())
     }
 }
 
 /// `(action, resource)` for each pair of a list of policy documents. A resource is named by its logical id, an index by
 /// `<table>/index/<name>`.
-pub fn grants(policies: &Value) -> Result<Vec<(String, String)>, String> {
+pub fn grants<'a>(policies: impl IntoIterator<Item = &'a Value>) -> Result<Vec<(String, String)>, String> {
     let mut granted = Vec::new();
-    for policy in policies.as_array().into_iter().flatten().filter(|policy| !is_tracing(policy)) {
+    for policy in policies.into_iter().filter(|policy| !is_tracing(policy)) {
         let Some(statements) = policy["Statement"].as_array() else {
             return Err(format!("a policy that is no document: {policy}"));
         };
@@ -218,10 +388,10 @@ pub fn logical_ids(value: &Value) -> Vec<String> {
     }
 }
 
-/// What a parameter of SSM is called here: `parameter/<name>` of `/<stack>/<name>` and of its ARN.
+/// What a parameter of SSM is called here: `parameter/<name>` of `/<system>/<name>` and of its ARN.
 fn parameter(sub: &str) -> Option<String> {
     let arn = "arn:${AWS::Partition}:ssm:${AWS::Region}:${AWS::AccountId}:parameter";
-    let name = sub.strip_prefix(arn).unwrap_or(sub).strip_prefix("/${AWS::StackName}/")?;
+    let name = sub.strip_prefix(arn).unwrap_or(sub).strip_prefix("/${System}/")?;
     Some(format!("parameter/{name}"))
 }
 
@@ -240,7 +410,7 @@ pub fn logical_id(value: &Value) -> Option<String> {
     }
     let (before, after) = text.rsplit_once("${")?;
     let (reference, rest) = after.split_once('}')?;
-    let id = reference.split('.').next().filter(|id| !id.starts_with("AWS::"))?;
+    let id = reference.split('.').next().filter(|id| !id.starts_with("AWS::") && *id != "System")?;
     let index = rest.starts_with("/index/") && before.is_empty();
     Some(if index { format!("{id}{rest}") } else { id.to_owned() })
 }
@@ -280,25 +450,24 @@ fn a_resource_is_found_behind_every_way_to_name_it() {
         id("!Sub arn:${AWS::Partition}:states:${AWS::Region}:execution:${Saga.Name}:*").as_deref(),
         Some("Saga")
     );
-    let arn = "!Sub arn:${AWS::Partition}:ssm:${AWS::Region}:${AWS::AccountId}:parameter/${AWS::StackName}/notion";
+    let arn = "!Sub arn:${AWS::Partition}:ssm:${AWS::Region}:${AWS::AccountId}:parameter/${System}/notion";
     assert_eq!(id(arn).as_deref(), Some("parameter/notion"));
-    assert_eq!(id("!Sub /${AWS::StackName}/notion").as_deref(), Some("parameter/notion"));
+    assert_eq!(id("!Sub /${System}/notion").as_deref(), Some("parameter/notion"));
     assert_eq!(id("'*'"), None);
+    assert_eq!(id("!Sub ${System}-bus"), None, "a name is no reference, until it is resolved");
     assert_eq!(id("!Sub arn:${AWS::Partition}:dynamodb:*"), None);
 }
 
 #[test]
 fn a_wildcard_is_no_grant() {
     let policies = |action: &str, resource: Value| {
-        json!([{"Statement": [
-            {"Effect": "Allow", "Action": [action], "Resource": resource}
-        ]}])
+        [json!({"Statement": [{"Effect": "Allow", "Action": [action], "Resource": resource}]})]
     };
     let table = json!({"Fn::GetAtt": "T.Arn"});
     assert_eq!(grants(&policies("dynamodb:GetItem", table.clone())).unwrap().len(), 1);
     assert!(grants(&policies("dynamodb:*", table)).is_err());
     assert!(grants(&policies("dynamodb:GetItem", json!("*"))).is_err());
-    assert!(grants(&json!(["AdministratorAccess"])).is_err());
+    assert!(grants(&[json!("AdministratorAccess")]).is_err());
 }
 
 /// What a table lacks of what keeps its data.
@@ -325,8 +494,8 @@ fn unsafe_tables(template: &Template) -> Vec<String> {
 
 #[test]
 fn a_table_is_encrypted_can_be_restored_and_is_protected_in_production() {
-    let yaml = text("infra/template.yaml");
-    let template = Template::parse(&yaml);
+    let stacks = Stacks::read();
+    let template = stacks.template();
     assert_eq!(unsafe_tables(&template), Vec::<String>::new());
     let tables = template.resources("AWS::DynamoDB::Table").count();
     for (part, broken) in [
@@ -336,7 +505,8 @@ fn a_table_is_encrypted_can_be_restored_and_is_protected_in_production() {
         ("UpdateReplacePolicy: Retain", "UpdateReplacePolicy: Delete"),
         ("DeletionPolicy: Delete", "Comment: Delete"),
     ] {
-        assert_eq!(unsafe_tables(&Template::parse(&yaml.replace(part, broken))).len(), tables, "{part}");
+        let edited = stacks.edited_everywhere(part, broken).template();
+        assert_eq!(unsafe_tables(&edited).len(), tables, "{part}");
     }
 }
 
@@ -350,7 +520,7 @@ fn wrong_logs(template: &Template) -> Vec<String> {
         }
     }
     for function in template.functions() {
-        let of_context = format!("{}Logs", crate::workspace::pascal(function.context()));
+        let of_context = format!("{}Logs", pascal(function.context()));
         let own = format!("/aws/lambda/{}", function.name());
         let has_own = groups.iter().any(|(_, group)| group["LogGroupName"]["Fn::Sub"] == own);
         match function.log() {
@@ -364,15 +534,15 @@ fn wrong_logs(template: &Template) -> Vec<String> {
 
 #[test]
 fn every_function_has_a_log_and_every_log_an_end() {
-    let yaml = text("infra/template.yaml");
-    assert_eq!(wrong_logs(&Template::parse(&yaml)), Vec::<String>::new());
+    let stacks = Stacks::read();
+    assert_eq!(wrong_logs(&stacks.template()), Vec::<String>::new());
     for (part, broken) in [
         ("RetentionInDays: ", "Comment: "),
         ("LogGroup: !Ref PointsLogs", "LogGroup: !Ref PaymentsLogs"),
         ("LoggingConfig: { LogGroup: !Ref PaymentsLogs }", "MemorySize: 256"),
-        ("/aws/lambda/${AWS::StackName}-join-queue", "/aws/lambda/${AWS::StackName}-join"),
+        ("/aws/lambda/${System}-join-queue", "/aws/lambda/${System}-join"),
     ] {
-        assert!(!wrong_logs(&Template::parse(&yaml.replacen(part, broken, 1))).is_empty(), "{part}");
+        assert!(!wrong_logs(&stacks.edited(part, broken).template()).is_empty(), "{part}");
     }
 }
 
@@ -390,8 +560,9 @@ pub fn each<'a>(value: &'a Value, look: &mut impl FnMut(&'a Value)) {
 fn everything_is_traced_where_a_stage_is_and_may_say_so() {
     let template = Template::read();
     let traced = json!({"Fn::If": ["IsTraced", true, false]});
-    let globals = &template.0["Globals"]["Function"];
-    assert_eq!(globals["Tracing"], json!({"Ref": "Tracing"}));
+    for function in template.functions() {
+        assert_eq!(function.globals["Tracing"], json!({"Ref": "Tracing"}), "{}", function.id);
+    }
     for (id, api) in template.resources("AWS::Serverless::Api") {
         assert_eq!(api["TracingEnabled"], traced, "{id}");
     }
@@ -443,6 +614,10 @@ fn a_stage_is_told_how_many_functions_reserve_concurrency() {
         function.properties["ReservedConcurrentExecutions"]["Fn::If"][1] == json!({"Ref": "ReservedConcurrency"})
     };
     let count = template.functions().iter().filter(|function| reserves(function)).count();
-    let told = template.parameter("ReservedConcurrency")["Description"].as_str().expect("a description");
-    assert!(told.contains(&format!(" {count} functions reserve it")), "{count} functions; {told}");
+    assert!(count > 10, "only {count}");
+    // Each stack tells of all: the account's concurrency is one.
+    for (stack, document) in template.stacks() {
+        let Some(told) = document["Parameters"]["ReservedConcurrency"]["Description"].as_str() else { continue };
+        assert!(told.contains(&format!(" {count} functions reserve it")), "{stack}: {count} functions; {told}");
+    }
 }

@@ -277,7 +277,8 @@ fn every_problem_code_is_described_where_it_is_made_and_made_where_it_is_describ
         let ids: BTreeSet<&str> = template
             .functions()
             .iter()
-            .filter(|function| function.context() == context && function.route().is_some())
+            .filter(|function| function.context() == context)
+            .filter(|function| function.triggers().iter().any(|trigger| trigger.kind == "Api"))
             .map(|function| function.handler())
             .collect();
         let mut described = BTreeSet::new();

@@ -66,6 +66,8 @@ fn notion(boot: &Boot, url: String) -> Wired<Notion> {
 fn watching(boot: &Boot, store: Notifications) -> Wired<WatchDeps<Notifications, Notion, Queues>> {
     let url = boot.setting_or("NOTION_URL", String::new())?;
     let pages = if url.is_empty() { None } else { Some(notion(boot, url)?) };
-    let queues = boot.setting("DEAD_LETTER_QUEUES")?.split(',').map(str::to_owned).collect();
+    // What stands before the name of each in its URL.
+    let before = boot.setting("QUEUES")?;
+    let queues = boot.setting("DEAD_LETTER_QUEUES")?.split(',').map(|name| format!("{before}{name}")).collect();
     Ok(WatchDeps { store, pages, look: Queues::new(boot.sqs()), queues })
 }

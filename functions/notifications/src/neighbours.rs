@@ -1,11 +1,12 @@
 //! Everybody outside: the data platform, the partner, the users' directory, the providers of messages and receipts,
-//! the administrators' pages, and the queues of the stack.
+//! the administrators' pages, and the queues of the system.
 
 use crate::domain::{Alert, Phone, Push, Sale};
 use crate::ports::{
     CancelReceipt, DeliverEvents, FindPhone, IssueReceipt, KeepPages, LookAtQueue, NotifyPartner, SendPush,
 };
 use aws_lc_rs::{digest, hmac};
+use aws_sdk_sqs::error::ProvideErrorMetadata as _;
 use aws_sdk_sqs::types::QueueAttributeName;
 use base64::Engine;
 use base64::engine::general_purpose::{STANDARD, URL_SAFE_NO_PAD};
@@ -468,7 +469,10 @@ impl KeepPages for Notion {
 
 // ------------------------------------------------------------------------------------------------ queues
 
-/// The queues of the stack.
+/// What SQS says of a queue that there is none of: in today's protocol, and in the one that it keeps up for older programs.
+const NO_QUEUE: [&str; 2] = ["QueueDoesNotExist", "AWS.SimpleQueueService.NonExistentQueue"];
+
+/// The queues of the system. One that is not there holds nothing: a system may be without some of its contexts.
 #[derive(Debug, Clone)]
 pub struct Queues {
     client: aws_sdk_sqs::Client,
@@ -490,8 +494,14 @@ impl LookAtQueue for Queues {
             QueueAttributeName::ApproximateNumberOfMessagesDelayed,
         ];
         let asked = self.client.get_queue_attributes().queue_url(queue).set_attribute_names(Some(counts.to_vec()));
-        let answer = asked.send().await.map_err(|error| kit::dynamo::classify("looking at a queue", error))?;
-        let attributes = answer.attributes.unwrap_or_default();
+        let attributes = match asked.send().await {
+            Ok(answer) => answer.attributes.unwrap_or_default(),
+            Err(error) if error.code().is_some_and(|code| NO_QUEUE.contains(&code)) => {
+                tracing::warn!(queue, "a queue that is watched is not there: its context is not deployed");
+                return Ok(0);
+            }
+            Err(error) => return Err(kit::dynamo::classify("looking at a queue", error)),
+        };
         Ok(counts.iter().filter_map(|name| attributes.get(name)?.parse::<u64>().ok()).sum())
     }
 }

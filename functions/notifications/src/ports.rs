@@ -111,6 +111,6 @@ pub trait KeepPages: Send + Sync {
 
 /// Looks at queues.
 pub trait LookAtQueue: Send + Sync {
-    /// How many messages a queue holds, by its URL.
+    /// How many messages a queue holds, by its URL. One that is not there holds none.
     fn waiting(&self, queue: &str) -> impl Future<Output = Result<u64, Fault>> + Send;
 }

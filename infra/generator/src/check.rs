@@ -184,7 +184,8 @@ fn reaches(system: &System, placed: Placed<'_>) -> Vec<Mistake> {
         }
     }
     for index in function.index.keys() {
-        if !context.fragment.table.contains_key(index) && !(context.fragment.outbox && index == "unpublished") {
+        let of_outbox = context.fragment.outbox && index == "unpublished";
+        if !of_outbox && !context.fragment.table.contains_key(index) {
             found.push(of(placed, index, format!("the table has no index {index}: add it under table")));
         }
     }

@@ -4,7 +4,10 @@ use minijinja::{Environment, UndefinedBehavior, value::Value};
 use serde::Serialize;
 use std::sync::LazyLock;
 
-static SHAPES: LazyLock<Environment<'static>> = LazyLock::new(|| {
+static SHAPES: LazyLock<Environment<'static>> = LazyLock::new(read);
+
+#[expect(clippy::expect_used, reason = "shapes are compiled in, and every test reads them")]
+fn read() -> Environment<'static> {
     let mut shapes = Environment::new();
     shapes.set_trim_blocks(true);
     shapes.set_lstrip_blocks(true);
@@ -31,7 +34,7 @@ static SHAPES: LazyLock<Environment<'static>> = LazyLock::new(|| {
         shapes.add_template(name, text).expect("a shape can be read");
     }
     shapes
-});
+}
 
 /// A shape with its holes filled. A hole that is not filled is a bug of this crate, which its tests find.
 #[expect(clippy::expect_used, reason = "shapes are compiled in, and each is filled by a test")]

@@ -8,6 +8,7 @@ then keeps silent, and the driver gives up with this file's error in the engine'
 import base64
 import gzip
 import json
+import re
 import shlex
 import time
 from datetime import date
@@ -57,7 +58,10 @@ def make_what_services_have():
                 put(getattr(request.aws_client_factory, service), model)
                 return stock.ProgressEvent(status=stock.OperationStatus.SUCCESS, resource_model=model)
 
-            update = create
+            def update(self, request):
+                # Where there is one of that name already, LocalStack may add a second.
+                remove(getattr(request.aws_client_factory, service), request.previous_state)
+                return self.create(request)
 
             def delete(self, request):
                 remove(getattr(request.aws_client_factory, service), request.desired_state)
@@ -105,38 +109,542 @@ def make_what_services_have():
     )
 
 
-def keep_versions_and_aliases():
-    """Updates an alias in place and leaves a published version as it is.
+def replace_only_what_must_be():
+    """Replaces a resource when a property that cannot be changed has another value.
 
-    LocalStack takes a function that is updated for another one, would make its alias anew, which fails, and remove its
-    version. SAM gives a new version a new name.
+    LocalStack replaces whatever names, in such a property, a resource that is updated: a stage because its API is, an
+    alias because its function is. The new one collides with the old one, or goes with it.
+    """
+    from localstack.services.cloudformation.engine.v2.change_set_model import is_nothing
+    from localstack.services.cloudformation.engine.v2.change_set_model_executor import ChangeSetModelExecutor
+
+    stock = ChangeSetModelExecutor._execute_resource_change
+    check("requires_replacement" in stock.__code__.co_names, "ChangeSetModelExecutor._execute_resource_change")
+
+    def execute(self, name, before, after):
+        changed = None
+        if not is_nothing(before) and not is_nothing(after):
+            was, wanted = before.properties.properties, after.properties.properties
+            changed = {key for key in {*was, *wanted} if was.get(key) != wanted.get(key)}
+            provider = self.resource_provider_executor.try_load_resource_provider(after.resource_type)
+            fixed = getattr(provider, "SCHEMA", {}).get("createOnlyProperties", [])
+            after.requires_replacement = any(f"/properties/{key}" in fixed for key in changed)
+        # For fail_by_name.
+        self.resource_provider_executor.changed = changed
+        stock(self, name, before, after)
+
+    ChangeSetModelExecutor._execute_resource_change = execute
+
+
+def updates(provider, stock=False):
+    """The decorated function is how a provider updates what is there, where LocalStack does not, or (`stock`) not well.
+
+    It is told what was and what is to be, with what only the service knows (ids), and returns what else there is to
+    remember.
     """
     from localstack.services.cloudformation.resource_provider import OperationStatus, ProgressEvent
-    from localstack.services.lambda_.resource_providers.aws_lambda_version import LambdaVersionProvider
-    from localstack.services.lambda_.resource_providers.lambda_alias import LambdaAliasProvider
 
-    def update_alias(self, request):
-        model = {**request.previous_state, **request.desired_state}
+    pretends = "NotImplementedError" in provider.update.__code__.co_names
+    check(pretends != stock, f"{provider.TYPE}: its update")
+
+    def decorate(change):
+        def update(self, request):
+            was, schema = request.previous_state, self.SCHEMA
+            kept = [*schema.get("readOnlyProperties", []), *schema.get("createOnlyProperties", [])]
+            kept = {path.removeprefix("/properties/") for path in (*kept, *schema["primaryIdentifier"])}
+            model = {**{name: was[name] for name in was if name in kept}, **request.desired_state}
+            model.update(change(request, was, model) or {})
+            return ProgressEvent(status=OperationStatus.SUCCESS, resource_model=model)
+
+        provider.update = update
+
+    return decorate
+
+
+def told(model, *names):
+    """These properties as API Gateway and the logs call them."""
+    return {f"{name[0].lower()}{name[1:]}": model[name] for name in names if name in model}
+
+
+def update_apis():
+    """Reads an API's changed Body, and has its stage serve the new deployment."""
+    from localstack.services.apigateway.resource_providers import (
+        aws_apigateway_deployment,
+        aws_apigateway_gatewayresponse,
+        aws_apigateway_restapi,
+        aws_apigateway_stage,
+    )
+
+    def patches(was, model, *names):
+        for name in names:
+            if was.get(name) != model.get(name):
+                value = model.get(name)
+                text = str(value).lower() if isinstance(value, bool) else str(value or "")
+                yield {"op": "replace", "path": f"/{name[0].lower()}{name[1:]}", "value": text}
+
+    @updates(aws_apigateway_restapi.ApiGatewayRestApiProvider)
+    def api(request, was, model):
+        client, id = request.aws_client_factory.apigateway, {"restApiId": model["RestApiId"]}
+        if was.get("Body") != model.get("Body"):
+            parameters = {"basepath": "ignore", **model.get("Parameters", {})}
+            client.put_rest_api(**id, mode="overwrite", parameters=parameters, body=json.dumps(model["Body"]))
+        if changes := list(patches(was, model, "Name", "Description", "MinimumCompressionSize")):
+            client.update_rest_api(**id, patchOperations=changes)
+        roots = [item["id"] for item in client.get_resources(**id)["items"] if item["path"] == "/"]
+        return {"RootResourceId": roots[0]} if roots else {}
+
+    @updates(aws_apigateway_deployment.ApiGatewayDeploymentProvider)
+    def deployment(request, was, model):
+        changes = list(patches(was, model, "Description"))
+        which = told(model, "RestApiId", "DeploymentId")
+        request.aws_client_factory.apigateway.update_deployment(**which, patchOperations=changes)
+
+    @updates(aws_apigateway_stage.ApiGatewayStageProvider)
+    def stage(request, was, model):
+        changes = list(patches(was, model, "DeploymentId", "Description", "TracingEnabled"))
+        old, new = was.get("Variables") or {}, model.get("Variables") or {}
+        changes += [{"op": "remove", "path": f"/variables/{name}"} for name in old if name not in new]
+        changes += [{"op": "replace", "path": f"/variables/{name}", "value": new[name]} for name in new]
+        which = told(model, "RestApiId", "StageName")
+        request.aws_client_factory.apigateway.update_stage(**which, patchOperations=changes)
+
+    @updates(aws_apigateway_gatewayresponse.ApiGatewayGatewayResponseProvider)
+    def gateway_response(request, was, model):
+        names = ("RestApiId", "ResponseType", "StatusCode", "ResponseParameters", "ResponseTemplates")
+        request.aws_client_factory.apigateway.put_gateway_response(**told(model, *names))
+
+
+def update_rules():
+    """Updates event rules, and deletes them on the bus where they are: LocalStack looks for them on the default one,
+    and they go on."""
+    from localstack.services.cloudformation.resource_provider import OperationStatus, ProgressEvent
+    from localstack.services.events.resource_providers.aws_events_rule import EventsRuleProvider, extract_rule_name
+
+    check("EventBusName" not in EventsRuleProvider.delete.__code__.co_consts, "EventsRuleProvider.delete")
+    check("NotImplementedError" in EventsRuleProvider.update.__code__.co_names, "EventsRuleProvider.update")
+
+    def remove(events, model, kept=None):
+        """Its targets, but for those that are kept, and itself if there is no talk of any."""
+        bus, name = {"EventBusName": model.get("EventBusName", "default")}, extract_rule_name(model["Id"])
+        targets = [target["Id"] for target in events.list_targets_by_rule(Rule=name, **bus)["Targets"]]
+        if gone := [target for target in targets if target not in (kept or ())]:
+            events.remove_targets(Rule=name, Ids=gone, Force=True, **bus)
+        if kept is None:
+            events.delete_rule(Name=name, **bus)
+
+    def delete(self, request):
+        remove(request.aws_client_factory.events, request.desired_state)
+        return ProgressEvent(status=OperationStatus.SUCCESS, resource_model=request.desired_state)
+
+    def update(self, request):
+        was, model = request.previous_state, request.desired_state
+        model["Name"] = extract_rule_name(was["Id"])
+        # A schedule's clock goes on for ever: it finds nobody to call once its rule is gone.
+        timed = "ScheduleExpression" in was or "ScheduleExpression" in model
+        kept = None if timed else [target["Id"] for target in model.get("Targets") or []]
+        remove(request.aws_client_factory.events, was, kept)
+        return self.create(request)
+
+    EventsRuleProvider.delete, EventsRuleProvider.update = delete, update
+
+
+def update_what_is_watched():
+    """Updates alarms, log groups and what subscribes to them; keeps lines as long as a group says, which LocalStack
+    takes no notice of."""
+    from localstack.services.cloudwatch.resource_providers import aws_cloudwatch_alarm, aws_cloudwatch_compositealarm
+    from localstack.services.logs.resource_providers import aws_logs_loggroup, aws_logs_subscriptionfilter
+
+    def puts(provider, name):
+        """What its creation does, it does to one that is there, too."""
+
+        def update(self, request):
+            request.desired_state.setdefault(name, request.previous_state[name])
+            return self.create(request)
+
+        check("NotImplementedError" in provider.update.__code__.co_names, f"{provider.TYPE}: its update")
+        provider.update = update
+
+    puts(aws_cloudwatch_alarm.CloudWatchAlarmProvider, "AlarmName")
+    puts(aws_cloudwatch_compositealarm.CloudWatchCompositeAlarmProvider, "AlarmName")
+    puts(aws_logs_subscriptionfilter.LogsSubscriptionFilterProvider, "LogGroupName")
+
+    Groups = aws_logs_loggroup.LogsLogGroupProvider
+    stock = Groups.create
+    check("put_retention_policy" not in stock.__code__.co_names, f"{Groups.TYPE}: its create")
+
+    def create(self, request):
+        event = stock(self, request)
+        if days := event.resource_model.get("RetentionInDays"):
+            name = event.resource_model["LogGroupName"]
+            request.aws_client_factory.logs.put_retention_policy(logGroupName=name, retentionInDays=int(days))
+        return event
+
+    Groups.create = create
+
+    @updates(Groups)
+    def group(request, was, model):
+        logs, which = request.aws_client_factory.logs, told(model, "LogGroupName")
+        if days := model.get("RetentionInDays"):
+            logs.put_retention_policy(**which, retentionInDays=int(days))
+        else:
+            logs.delete_retention_policy(**which)
+
+
+def update_roles():
+    """Updates roles, of which LocalStack updates those only whose managed policies change, by making them anew; and
+    managed policies."""
+    from localstack.services.iam.resource_providers import aws_iam_managedpolicy, aws_iam_role
+
+    @updates(aws_iam_managedpolicy.IAMManagedPolicyProvider)
+    def managed_policy(request, was, model):
+        iam, arn = request.aws_client_factory.iam, {"PolicyArn": model["Id"]}
+        for version in iam.list_policy_versions(**arn)["Versions"]:
+            if not version["IsDefaultVersion"]:  # There may be five.
+                iam.delete_policy_version(**arn, VersionId=version["VersionId"])
+        iam.create_policy_version(**arn, PolicyDocument=json.dumps(model["PolicyDocument"]), SetAsDefault=True)
+
+    @updates(aws_iam_role.IAMRoleProvider, stock=True)
+    def role(request, was, model):
+        iam, role = request.aws_client_factory.iam, {"RoleName": model["RoleName"]}
+        iam.update_assume_role_policy(**role, PolicyDocument=json.dumps(model["AssumeRolePolicyDocument"]))
+        new = {policy["PolicyName"]: json.dumps(policy["PolicyDocument"]) for policy in model.get("Policies", [])}
+        for name in {policy["PolicyName"] for policy in was.get("Policies", [])} - new.keys():
+            iam.delete_role_policy(**role, PolicyName=name)
+        for name, document in new.items():
+            iam.put_role_policy(**role, PolicyName=name, PolicyDocument=document)
+        old, new = set(was.get("ManagedPolicyArns", [])), set(model.get("ManagedPolicyArns", []))
+        for arn in old - new:
+            iam.detach_role_policy(**role, PolicyArn=arn)
+        for arn in new - old:
+            iam.attach_role_policy(**role, PolicyArn=arn)
+        if boundary := model.get("PermissionsBoundary"):
+            iam.put_role_permissions_boundary(**role, PermissionsBoundary=boundary)
+
+
+def update_functions():
+    """Updates functions without waiting, aliases and what becomes of failed calls; a published version stays as it is.
+
+    LocalStack's own uploads a program that is there already, and looks once a second whether it is done. It has no
+    update of the others. SAM gives a new version a new name.
+    """
+    from localstack.services.lambda_.resource_providers import (
+        aws_lambda_eventinvokeconfig,
+        aws_lambda_function,
+        aws_lambda_version,
+        lambda_alias,
+    )
+
+    @updates(aws_lambda_function.LambdaFunctionProvider, stock=True)
+    def function(request, was, model):
+        client, name = request.aws_client_factory.lambda_, {"FunctionName": model["FunctionName"]}
+
+        def settle():
+            while (now := client.get_function_configuration(**name))["LastUpdateStatus"] == "InProgress":
+                time.sleep(0.02)
+            if now["LastUpdateStatus"] != "Successful":
+                raise ValueError(now.get("LastUpdateStatusReason"))
+
+        program, reserved = {"Code", "Architectures"}, {"ReservedConcurrentExecutions"}
+        settings = CHANGEABLE["AWS::Lambda::Function"] - program - reserved
+        if any(was.get(key) != model.get(key) for key in program):
+            client.update_function_code(**name, **aws_lambda_function._get_lambda_code_param(model, _include_arch=True))
+            settle()
+        if any(was.get(key) != model.get(key) for key in settings):
+            new = {key: model[key] for key in settings if key in model}
+            new |= {key: int(new[key]) for key in ("MemorySize", "Timeout") if key in new}
+            if "Environment" in new:
+                variables = new["Environment"].get("Variables", {})
+                new["Environment"] = {"Variables": {key: str(value) for key, value in variables.items()}}
+            client.update_function_configuration(**name, **new)
+            settle()
+
+    @updates(lambda_alias.LambdaAliasProvider)
+    def alias(request, was, model):
         names = ("FunctionName", "Name", "FunctionVersion")
         request.aws_client_factory.lambda_.update_alias(**{name: model[name] for name in names})
-        return ProgressEvent(status=OperationStatus.SUCCESS, resource_model=model)
 
-    def update_version(self, request):
-        return ProgressEvent(status=OperationStatus.SUCCESS, resource_model=dict(request.previous_state))
+    @updates(aws_lambda_version.LambdaVersionProvider)
+    def version(request, was, model):
+        pass
 
-    for provider, update in ((LambdaAliasProvider, update_alias), (LambdaVersionProvider, update_version)):
-        check("createOnlyProperties" in provider.SCHEMA, provider.TYPE)
-        provider.SCHEMA = {name: value for name, value in provider.SCHEMA.items() if name != "createOnlyProperties"}
-        provider.update = update
+    @updates(aws_lambda_eventinvokeconfig.LambdaEventInvokeConfigProvider)
+    def event_invoke_config(request, was, model):
+        new = {name: value for name, value in model.items() if name != "Id"}
+        request.aws_client_factory.lambda_.put_function_event_invoke_config(**new)
+
+
+def update_tables():
+    """Gives a table indexes, takes them away, and lets its items expire or not. LocalStack updates no table."""
+    from localstack.services.dynamodb.resource_providers.aws_dynamodb_table import DynamoDBTableProvider
+
+    @updates(DynamoDBTableProvider)
+    def table(request, was, model):
+        client, name = request.aws_client_factory.dynamodb, {"TableName": model["TableName"]}
+        old = {index["IndexName"]: index for index in was.get("GlobalSecondaryIndexes") or []}
+        new = {index["IndexName"]: index for index in model.get("GlobalSecondaryIndexes") or []}
+        if other := [index for index in old if index in new and old[index] != new[index]]:
+            raise ValueError(f"its index {other[0]} is another one now, and needs another name")
+        for index in old.keys() - new.keys():
+            client.update_table(**name, GlobalSecondaryIndexUpdates=[{"Delete": {"IndexName": index}}])
+        for index in new.keys() - old.keys():
+            attributes = {"AttributeDefinitions": model["AttributeDefinitions"]}
+            client.update_table(**name, **attributes, GlobalSecondaryIndexUpdates=[{"Create": new[index]}])
+        old, new = was.get("TimeToLiveSpecification"), model.get("TimeToLiveSpecification")
+        if old != new:
+            client.update_time_to_live(**name, TimeToLiveSpecification=new or {**old, "Enabled": False})
+
+
+# What of a type's properties an update of LocalStack's, or of ours above, takes care of; of other types: all. And what
+# LocalStack takes no notice of when it makes one, either: a stage's limits, what is reserved for a function, how a
+# table is protected.
+CHANGEABLE = {
+    "AWS::ApiGateway::Deployment": {"Description"},
+    "AWS::ApiGateway::RestApi": {"Body", "Description", "MinimumCompressionSize", "Name"},
+    "AWS::ApiGateway::Stage": {"DeploymentId", "Description", "MethodSettings", "TracingEnabled", "Variables"},
+    "AWS::DynamoDB::Table": {
+        *("AttributeDefinitions", "GlobalSecondaryIndexes", "TimeToLiveSpecification"),
+        *("DeletionProtectionEnabled", "PointInTimeRecoverySpecification"),
+    },
+    "AWS::IAM::ManagedPolicy": {"PolicyDocument"},
+    "AWS::IAM::Role": {"AssumeRolePolicyDocument", "ManagedPolicyArns", "PermissionsBoundary", "Policies"},
+    "AWS::Lambda::Alias": {"FunctionVersion"},
+    "AWS::Lambda::EventSourceMapping": {
+        *("BatchSize", "BisectBatchOnFunctionError", "DestinationConfig", "Enabled", "FilterCriteria", "FunctionName"),
+        *("FunctionResponseTypes", "MaximumBatchingWindowInSeconds", "MaximumRecordAgeInSeconds"),
+        *("MaximumRetryAttempts", "ParallelizationFactor", "ScalingConfig"),
+    },
+    "AWS::Lambda::Function": {
+        *("Architectures", "Code", "DeadLetterConfig", "Description", "Environment", "Handler", "Layers"),
+        *("LoggingConfig", "MemorySize", "ReservedConcurrentExecutions", "Role", "Runtime", "Timeout", "TracingConfig"),
+    },
+    "AWS::Logs::LogGroup": {"DeletionProtectionEnabled", "RetentionInDays"},
+    "AWS::SNS::Topic": {"DisplayName"},
+    "AWS::StepFunctions::StateMachine": {
+        *("Definition", "DefinitionString", "DefinitionSubstitutions", "LoggingConfiguration"),
+    },
+}
+# Of functions, mappings and state machines LocalStack leaves as it was what a template says no longer.
+LASTING = {
+    *("DeadLetterConfig", "Description", "Environment", "Layers", "LoggingConfig", "MemorySize", "Timeout"),
+    *("TracingConfig", "BisectBatchOnFunctionError", "DestinationConfig", "Enabled", "FilterCriteria"),
+    *("FunctionResponseTypes", "MaximumBatchingWindowInSeconds", "MaximumRecordAgeInSeconds", "MaximumRetryAttempts"),
+    *("ParallelizationFactor", "ScalingConfig", "LoggingConfiguration", "PermissionsBoundary"),
+}
+
+
+def fail_by_name():
+    """Fails an update that LocalStack cannot make.
+
+    It reports success, whether it knows no update of the type, or one that has no such property; and it takes what an
+    update says it has not found for success, too.
+    """
+    from localstack.services.cloudformation import resource_provider as stock
+
+    execute_stock = stock.ResourceProviderExecutor.execute_action
+    check("check_not_found_exception" in execute_stock.__code__.co_names, "ResourceProviderExecutor.execute_action")
+
+    def failed(why):
+        return stock.ProgressEvent(status=stock.OperationStatus.FAILED, resource_model={}, message=why)
+
+    def impossible(names):
+        what = ", ".join(sorted(names))
+        return failed(f"LocalStack cannot change its {what}; to have everything made anew: cargo local down, then up")
+
+    def execute(self, provider, payload):
+        request = stock.convert_payload(self.stack_name, self.stack_id, payload)
+        if payload["action"] != "Modify" or request.previous_state is None:
+            return execute_stock(self, provider, payload)
+        changed = self.changed or set()
+        known = CHANGEABLE.get(request.resource_type, changed)
+        gone = {name for name in changed & LASTING if request.desired_state.get(name) is None}
+        if request.resource_type in CHANGEABLE and (unknown := changed - known | gone):
+            return impossible(unknown)
+        try:
+            return provider.update(request)
+        except NotImplementedError:
+            return impossible(changed)
+        except Exception as error:
+            return failed(str(error))
+
+    stock.ResourceProviderExecutor.execute_action = execute
+
+
+def undo_failed_updates():
+    """Takes back what an update that fails has done, and leaves the stack on the template that it had.
+
+    LocalStack leaves it half done, forgets the resources that it did not come to, takes the new template for deployed,
+    and calls the stack ROLLBACK_COMPLETE, as one whose creation failed.
+    """
+    from localstack.aws.api.cloudformation import ChangeSetType, StackStatus
+    from localstack.services.cloudformation.engine.v2 import change_set_model_executor as engine
+
+    Executor = engine.ChangeSetModelExecutor
+    check("_deferred_actions" in Executor.execute.__code__.co_names, "ChangeSetModelExecutor.execute")
+    check("deploy_loop" in Executor._execute_resource_action.__code__.co_names, "_execute_resource_action")
+    stock_execute, stock_process, stock_action = Executor.execute, Executor.process, Executor._execute_resource_action
+    stock_change = Executor._execute_resource_change
+
+    def action(self, **told):
+        event = stock_action(self, **told)
+        kind, model = told["action"].value, event.resource_model
+        if event.status != engine.OperationStatus.SUCCESS or kind not in ("Add", "Modify"):
+            return event
+        back = {"before_properties": engine.PreprocProperties(model), "after_properties": self.written}
+        back["action"] = engine.ChangeAction.Remove if kind == "Add" else engine.ChangeAction.Modify
+
+        def undo():
+            self.resource_provider_executor.changed = None
+            again = stock_action(self, **{**told, **back})
+            if again.status != engine.OperationStatus.SUCCESS:
+                self.undone = False
+            self._process_event(
+                action=back["action"],
+                logical_resource_id=told["logical_resource_id"],
+                event_status=again.status,
+                resource_type=told["resource_type"],
+                reason=again.message,
+            )
+
+        self.undoing.append(engine.Deferred(f"undo {told['logical_resource_id']}", undo))
+        return event
+
+    def change(self, name, before, after):
+        # As its template says it: what is remembered of a resource holds what it cannot be told again.
+        self.written = None if engine.is_nothing(before) else before.properties
+        stock_change(self, name, before, after)
+
+    def process(self):
+        self.undoing, self.undone = [], True
+        try:
+            stock_process(self)
+        except Exception:
+            if is_update(self):
+                self._deferred_actions[:] = self.undoing
+            raise
+
+    def is_update(self):
+        deleting = self._change_set.stack.status == StackStatus.DELETE_IN_PROGRESS
+        return self._change_set.change_set_type == ChangeSetType.UPDATE and not deleting
+
+    def execute(self):
+        updates, stack, change_set = is_update(self), self._change_set.stack, self._change_set
+        resources = stack.resolved_resources
+        result = stock_execute(self)
+        if updates and result.failure_message:
+            result.resources = resources
+            for name in ("resolved_parameters", "template", "processed_template", "template_body"):
+                setattr(change_set, name, getattr(stack, name))
+            status = StackStatus.UPDATE_ROLLBACK_COMPLETE if self.undone else StackStatus.UPDATE_ROLLBACK_FAILED
+            stack.set_stack_status(status, result.failure_message)
+        return result
+
+    Executor.execute, Executor.process = execute, process
+    Executor._execute_resource_change, Executor._execute_resource_action = change, action
+    # It has no words of its own where a resource waits for one that failed.
+    engine.TriggerRollback.__str__ = lambda self: f"it waits for {self.logical_resource_id}, which failed"
+
+
+def import_gateway_responses():
+    """Keeps the gateway responses of an API's Body, and forgets those that it no longer says.
+
+    LocalStack passes over them.
+    """
+    from localstack.aws.api.apigateway import BadRequestException
+    from localstack.services.apigateway.helpers import OpenAPIExt, get_apigateway_store
+    from localstack.services.apigateway.legacy import provider
+    from localstack.services.apigateway.next_gen.execute_api import gateway_response as gateway
+
+    stock = provider.import_api_from_openapi_spec
+    check("GATEWAY_RESPONSES" not in stock.__code__.co_names, "apigateway import_api_from_openapi_spec")
+
+    def read(rest_api, context, open_api_spec, mode):
+        responses = {}
+        for kind, told in (open_api_spec.get(OpenAPIExt.GATEWAY_RESPONSES) or {}).items():
+            if kind not in gateway.DEFAULT_GATEWAY_RESPONSES:
+                raise BadRequestException(f"there is no gateway response {kind}")
+            status = told.get("statusCode")
+            responses[kind] = gateway.build_gateway_response(
+                kind,
+                status_code=None if status is None else str(status),
+                response_parameters=told.get("responseParameters"),
+                response_templates=told.get("responseTemplates"),
+                default_response=False,
+            )
+        answer = stock(rest_api, context=context, open_api_spec=open_api_spec, mode=mode)
+        # Others, not the same with something else in them: a deployment has those of its day.
+        get_apigateway_store(context=context).rest_apis[rest_api.id].gateway_responses = responses
+        return answer
+
+    provider.import_api_from_openapi_spec = read
+
+
+def answer_with_gateway_responses():
+    """Answers in the API's own name as its gateway responses say.
+
+    LocalStack takes their status only. A template knows variables and nothing else; as on AWS, the status is not known
+    to it, because no integration has answered.
+    """
+    from localstack.services.apigateway.next_gen.execute_api.gateway_response import get_gateway_response_or_default
+    from localstack.services.apigateway.next_gen.execute_api.handlers import gateway_exception
+
+    handler = gateway_exception.GatewayExceptionHandler
+    stock = handler.create_exception_response
+    check("responseTemplates" not in stock.__code__.co_consts, "GatewayExceptionHandler.create_exception_response")
+    variable = re.compile(r"\$(?:\{(context(?:\.\w+)+)\}|(context(?:\.\w+)+))")
+
+    def value(name, exception, context):
+        message = exception.message
+        own = {
+            "context.error.message": message or "",
+            "context.error.messageString": json.dumps(message),
+            "context.error.responseType": exception.type,
+            "context.status": "",
+        }
+        if name in own:
+            return own[name]
+        found = context.context_variables
+        for part in name.split(".")[1:]:
+            found = found.get(part, "") if isinstance(found, dict) else ""
+        return str(found)
+
+    def source(told, exception, context):
+        if told.startswith("'"):
+            return told.strip("'")
+        if told.startswith("context."):
+            return value(told, exception, context)
+        if told.startswith("method.request.header."):
+            return context.invocation_request["headers"].get(told.removeprefix("method.request.header."))
+        return None
+
+    def create(self, exception, context):
+        response = stock(self, exception, context)
+        told = get_gateway_response_or_default(exception.type, context.deployment.rest_api.gateway_responses)
+        template = told["responseTemplates"].get("application/json", "")
+        if template != '{"message":$context.error.messageString}':  # The default, of which the stock one knows more.
+            response.data = variable.sub(lambda match: value(match[1] or match[2], exception, context), template)
+        for name, what in told["responseParameters"].items():
+            header = source(what, exception, context)
+            if header is not None:
+                response.headers[name.removeprefix("gatewayresponse.header.")] = header
+        return response
+
+    handler.create_exception_response = create
 
 
 def deploy_quickly():
-    """Looks again after 20 ms, not a second, whether a resource is there. It made 100 functions take 3 minutes."""
+    """Looks again after 20 ms, not a second, whether a resource is there. It made 100 functions take 3 minutes.
+
+    And each look at a function made a client of S3, to sign an address of its program that nobody asks for.
+    """
     from localstack.services.cloudformation.resource_provider import ResourceProviderExecutor
+    from localstack.services.lambda_.invocation.lambda_models import S3Code
 
     loop = ResourceProviderExecutor.deploy_loop
     check(loop.__defaults__ is not None and loop.__defaults__[1:] == (1,), "ResourceProviderExecutor.deploy_loop")
     loop.__defaults__ = (loop.__defaults__[0], 0.02)
+
+    check("client" in S3Code.generate_presigned_url.__code__.co_names, "S3Code.generate_presigned_url")
+    S3Code.generate_presigned_url = lambda self, endpoint_url: f"{endpoint_url}/{self.s3_bucket}/{self.s3_key}"
 
 
 def pass_bodies_on():
@@ -257,7 +765,17 @@ def keep_logs_where_told():
 accept_nulls()
 transform_first()
 make_what_services_have()
-keep_versions_and_aliases()
+replace_only_what_must_be()
+update_apis()
+update_rules()
+update_what_is_watched()
+update_roles()
+update_functions()
+update_tables()
+fail_by_name()
+undo_failed_updates()
+import_gateway_responses()
+answer_with_gateway_responses()
 deploy_quickly()
 pass_bodies_on()
 deliver_logs_as_lambda_does()

@@ -1,0 +1,115 @@
+"""The stacks of a deployment, brought to what they should be: one change set each, in their order."""
+
+from dataclasses import dataclass
+
+from botocore.exceptions import BotoCoreError, ClientError
+
+from . import order
+from .changes import losses, shown
+from .environment import Refused
+from .stack import Stack
+
+SAME = "nothing changed"
+
+
+@dataclass
+class Part:
+    """A stack, and what it is to be."""
+
+    stack: Stack
+    template_url: str
+    parameters: dict
+    tags: dict
+    # How many resources it has.
+    resources: int
+    exists: bool
+    # Whether its change set can be made now: what is new is shown by its size, and not made before it is agreed to;
+    # and what refers to something of a stack that it needs cannot be asked about before that is there.
+    shows: bool
+    # Of the change set; `None` when there is nothing to change.
+    changes: list | None = None
+    # Whether there is a change set that was not applied yet.
+    pending: bool = False
+
+
+class Rollout:
+    """A deployment's parts (stack -> part) and the order they go in (stack -> stacks that come before)."""
+
+    def __init__(self, name, parts, before, allow_data_loss, protect, say):
+        self.name, self.parts, self.before, self.say = name, parts, before, say
+        self.allow_data_loss, self.protect = allow_data_loss, protect
+
+    def prepare(self):
+        """Makes the change sets that can be made before anything is changed."""
+        early = {name: () for name, part in self.parts.items() if part.shows}
+        done, failed = order.run(early, lambda name: self._make(self.parts[name]))
+        if failed:
+            first = f"{len(failed)} of {len(early)} change sets failed, and nothing was changed"
+            raise Refused("\n  ".join([first, *order.told(early, done, failed)]))
+        self._refuse_losses(self.parts.values())
+
+    def changes(self):
+        """Whether there is anything to do."""
+        return any(part.changes or not part.shows for part in self.parts.values())
+
+    def lines(self):
+        """What would be done."""
+        lines = []
+        for name, part in self.parts.items():
+            if not part.exists:
+                lines.append(f"{name}: new stack, {part.resources} resources")
+            elif not part.shows:
+                lines.append(f"{name}: known when {', '.join(self.before[name])} is there, and applied without asking again")
+            elif part.changes:
+                first, *rest = shown(part.changes)
+                lines += [f"{name}: {first}", *rest]
+        same = [name for name, part in self.parts.items() if part.shows and not part.changes]
+        return lines + ([f"unchanged: {', '.join(same)}"] if same else [])
+
+    def apply(self):
+        """Does it. When a stack fails, those that are at it are waited for, and no other is begun."""
+        done, failed = order.run(self.before, self._bring)
+        if failed:
+            first = f"{len(failed)} of {len(self.parts)} stacks failed; once it is put right, the same command goes on"
+            raise Refused("\n  ".join([first, *order.told(self.parts, done, failed)]))
+
+    def discard(self):
+        """Forgets what was not applied."""
+        for part in self.parts.values():
+            if part.pending:
+                part.pending = False
+                try:
+                    part.stack.discard(self.name, part.exists)
+                except (BotoCoreError, ClientError) as error:
+                    # What is to be told before is worth more than this.
+                    self.say(f"the change set {self.name} of {part.stack.name} is left: {error}")
+
+    def _bring(self, name):
+        try:
+            return self._change(name, self.parts[name])
+        except Exception:
+            self.say(f"{name}: failed; what is at it is waited for")
+            raise
+
+    def _change(self, name, part):
+        if not part.shows:
+            self._make(part)
+            self._refuse_losses([part])
+        if part.pending:
+            self.say(f"{name}: applying")
+            part.pending = False
+            part.stack.execute(self.name)
+            self.say(f"{name}: done")
+        if self.protect:
+            part.stack.protect(True)
+        return "done" if part.changes else SAME
+
+    def _make(self, part):
+        part.changes = part.stack.change_set(self.name, part.exists, part.template_url, part.parameters, part.tags)
+        part.pending = part.changes is not None
+        return "could be changed" if part.pending else SAME
+
+    def _refuse_losses(self, parts):
+        lost = [table for part in parts for table in losses(part.changes or [])]
+        if lost and not self.allow_data_loss:
+            raise Refused(f"{', '.join(lost)} would lose their data; --allow-data-loss takes that on")

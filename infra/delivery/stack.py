@@ -1,0 +1,246 @@
+"""One stack: what is asked of CloudFormation, and of CodeDeploy and DynamoDB about what is in it."""
+
+import datetime
+import json
+import time
+
+from botocore.exceptions import ClientError
+
+from .cloud import code
+from .environment import Refused
+from .template import Template
+
+# A stack of this size is made in a quarter of an hour; functions that depend on each other change gradually one after
+# the other, and a rollback takes as long as the way there.
+DEADLINE_SECONDS = 2 * 3600
+# No answer changes faster; a local engine's does.
+POLL_SECONDS, FIRST_POLL_SECONDS = 5, 0.1
+
+# How CloudFormation says that a change set is empty.
+NO_CHANGES = ("didn't contain changes", "No updates are to be performed", "No changes")
+
+# On these nothing can be deployed any more.
+DEAD = ("ROLLBACK_FAILED", "CREATE_FAILED", "DELETE_FAILED")
+# What CloudFormation says of a resource that failed because another one did.
+ECHOES = ("Resource creation cancelled", "Resource update cancelled")
+
+
+def is_deployed(described):
+    """Whether there was ever a deployment that came to its end, and no removal that was begun since."""
+    status = described["StackStatus"] if described else ""
+    return status == "CREATE_COMPLETE" or status.startswith(("UPDATE_", "IMPORT_"))
+
+
+def is_empty(status, reason):
+    """Whether a change set failed for having nothing to change, which is what a second deployment hopes for."""
+    return status == "FAILED" and any(text in (reason or "") for text in NO_CHANGES)
+
+
+class Stack:
+    """One stack, by its name."""
+
+    def __init__(self, cloud, name):
+        self.cloud, self.cfn, self.name = cloud, cloud.cfn, name
+
+    def describe(self, stack_id=None):
+        """The stack as CloudFormation describes it, `None` when there is none."""
+        try:
+            stacks = self.cfn.describe_stacks(StackName=stack_id or self.name)["Stacks"]
+        except ClientError as error:
+            if code(error) == "ValidationError":
+                return None
+            raise
+        return next((stack for stack in stacks if stack["StackStatus"] != "DELETE_COMPLETE"), None)
+
+    def refuse_unready(self, described):
+        """Refuses a stack that nothing can be deployed onto now."""
+        status = described["StackStatus"] if described else ""
+        at = f"--stack-name {self.name} --region {self.cloud.region}"
+        if status in DEAD:
+            raise Refused(
+                f"the stack {self.name} is {status}: put right what its events name, then aws cloudformation delete-stack "
+                f"{at}, then deploy again"
+            )
+        if status == "UPDATE_ROLLBACK_FAILED":
+            raise Refused(
+                f"the stack {self.name} is {status}: put right what its events name, then "
+                f"aws cloudformation continue-update-rollback {at}"
+            )
+        if status.endswith("_IN_PROGRESS") and status != "REVIEW_IN_PROGRESS":
+            raise Refused(f"the stack {self.name} is {status}: somebody else is at it")
+
+    def template(self):
+        """The template it was deployed with."""
+        body = self.cfn.get_template(StackName=self.name, TemplateStage="Original")["TemplateBody"]
+        return Template(body if isinstance(body, str) else json.dumps(body))
+
+    # ------------------------------------------------------------------------------------------------- changes
+
+    def change_set(self, name, exists, template_url, parameters, tags):
+        """Makes a change set and waits for it. Its changes, or `None` when there are none."""
+        if not exists and (self.describe() or {}).get("StackStatus") == "ROLLBACK_COMPLETE":
+            # What a first deployment that failed left behind: a name, and nothing else.
+            self.delete()
+        self.cfn.create_change_set(
+            StackName=self.name,
+            ChangeSetName=name,
+            ChangeSetType="UPDATE" if exists else "CREATE",
+            TemplateURL=template_url,
+            Capabilities=["CAPABILITY_IAM", "CAPABILITY_NAMED_IAM", "CAPABILITY_AUTO_EXPAND"],
+            Parameters=[{"ParameterKey": key, "ParameterValue": value} for key, value in parameters.items()],
+            Tags=[{"Key": key, "Value": value} for key, value in sorted(tags.items())],
+        )
+        for _ in polls("the change set"):
+            found = self.cfn.describe_change_set(StackName=self.name, ChangeSetName=name)
+            if found["Status"] == "CREATE_COMPLETE":
+                return self._changes(name, found)
+            if is_empty(found["Status"], found.get("StatusReason")):
+                self.cfn.delete_change_set(StackName=self.name, ChangeSetName=name)
+                return None
+            if found["Status"] == "FAILED":
+                reason = found.get("StatusReason")
+                self.discard(name, exists)
+                raise Refused(f"the change set failed: {reason}")
+
+    def _changes(self, name, page):
+        changes = list(page.get("Changes", []))
+        while page.get("NextToken"):
+            page = self.cfn.describe_change_set(StackName=self.name, ChangeSetName=name, NextToken=page["NextToken"])
+            changes += page.get("Changes", [])
+        return [change["ResourceChange"] for change in changes if "ResourceChange" in change]
+
+    def discard(self, name, exists):
+        """Forgets a change set, and with it a stack that consists of nothing else."""
+        self.cfn.delete_change_set(StackName=self.name, ChangeSetName=name)
+        if not exists:
+            self.cfn.delete_stack(StackName=self.name)
+
+    def execute(self, name):
+        """Applies a change set and waits for its end; refuses with the stack's reasons."""
+        began, newest = datetime.datetime.now(datetime.UTC), self._newest_event()
+        self.cfn.execute_change_set(StackName=self.name, ChangeSetName=name)
+        for _ in polls("the deployment"):
+            if self._newest_event() == newest:
+                continue  # It has not begun: the status is that of the time before.
+            described = self.describe()
+            status = described["StackStatus"] if described else "gone"
+            if status in ("CREATE_COMPLETE", "UPDATE_COMPLETE"):
+                return described
+            if not status.endswith("_IN_PROGRESS"):
+                reasons = [*self.reasons(since=newest), *self.gradual_failures(since=began)]
+                raise Refused("\n  ".join([f"the stack {self.name} is {status}:", *reasons]))
+
+    def protect(self, on):
+        self.cfn.update_termination_protection(StackName=self.name, EnableTerminationProtection=on)
+
+    def _newest_event(self):
+        return next((event["EventId"] for event in self._events()), None)
+
+    def _events(self, name=None):
+        pages = self.cfn.get_paginator("describe_stack_events").paginate(StackName=name or self.name)
+        return (event for page in pages for event in page["StackEvents"])
+
+    def reasons(self, since=None, name=None):
+        """What went wrong, first things first; what only went wrong with it is left out."""
+        found = []
+        for event in self._events(name):
+            if event["EventId"] == since:
+                break
+            if event.get("ResourceStatus", "").endswith("FAILED"):
+                why = event.get("ResourceStatusReason", "no reason given")
+                if why.startswith(ECHOES):
+                    continue
+                found.append(f"{event['LogicalResourceId']} ({event['ResourceType']}): {why}")
+        return found[::-1] or ["no event says why"]
+
+    def gradual_failures(self, since):
+        """Why CodeDeploy went back: the alarm that rang, or what else it says. CloudFormation names the alias only."""
+        standing = [r for r in self.resources() if not r["ResourceStatus"].startswith("DELETE")]
+        of_type = lambda kind: [r["PhysicalResourceId"] for r in standing if r["ResourceType"] == kind]  # noqa: E731
+        found = []
+        try:
+            for application in of_type("AWS::CodeDeploy::Application"):
+                for group in of_type("AWS::CodeDeploy::DeploymentGroup"):
+                    ended = self.cloud.codedeploy.list_deployments(
+                        applicationName=application,
+                        deploymentGroupName=group,
+                        includeOnlyStatuses=["Failed", "Stopped"],
+                        createTimeRange={"start": since},
+                    )
+                    for each in ended["deployments"]:
+                        deployment = self.cloud.codedeploy.get_deployment(deploymentId=each)["deploymentInfo"]
+                        why = deployment.get("errorInformation", {}).get("message", "no reason given")
+                        found.append(f"CodeDeploy {each} ({group}): {why}")
+        except ClientError as error:
+            # What is known already is worth more than this.
+            found.append(f"CodeDeploy does not say why: {error}")
+        return found
+
+    def resources(self):
+        pages = self.cfn.get_paginator("list_stack_resources").paginate(StackName=self.name)
+        return [resource for page in pages for resource in page["StackResourceSummaries"]]
+
+    # ----------------------------------------------------------------------------------------------------- end
+
+    def tables(self):
+        """The stack's tables: name, whether they are protected, whether anything is in them."""
+        found = []
+        for resource in self.resources():
+            gone = resource["ResourceStatus"] in ("DELETE_COMPLETE", "DELETE_SKIPPED")
+            name = resource.get("PhysicalResourceId")
+            if resource["ResourceType"] != "AWS::DynamoDB::Table" or gone or not name:
+                continue
+            try:
+                table = self.cloud.dynamodb.describe_table(TableName=name)["Table"]
+            except self.cloud.dynamodb.exceptions.ResourceNotFoundException:
+                continue
+            # DynamoDB counts every six hours only; one item is enough to know now.
+            items = self.cloud.dynamodb.scan(TableName=name, Limit=1, ConsistentRead=True)["Count"]
+            found.append(
+                {
+                    "name": name,
+                    "protected": table.get("DeletionProtectionEnabled", False),
+                    "items": max(table.get("ItemCount", 0), items) if items else 0,
+                }
+            )
+        return found
+
+    def unprotect(self, table):
+        self.cloud.dynamodb.update_table(TableName=table, DeletionProtectionEnabled=False)
+        for _ in polls(f"the table {table}"):
+            if self.cloud.dynamodb.describe_table(TableName=table)["Table"]["TableStatus"] == "ACTIVE":
+                return
+
+    def delete(self):
+        """Deletes the stack; returns what CloudFormation left standing."""
+        described = self.describe()
+        self.cfn.delete_stack(StackName=self.name)
+        for _ in polls("the deletion"):
+            # By id: a deleted stack has no name.
+            status = (self.describe(described["StackId"]) or {}).get("StackStatus", "DELETE_COMPLETE")
+            if status == "DELETE_COMPLETE":
+                return self._left(described["StackId"])
+            if not status.endswith("_IN_PROGRESS"):
+                raise Refused("\n  ".join([f"the stack is {status}:", *self.reasons(name=described["StackId"])]))
+
+    def _left(self, stack_id):
+        try:
+            events = [e for e in self._events(stack_id) if e.get("ResourceStatus") == "DELETE_SKIPPED"]
+        except ClientError as error:
+            # An engine that forgets a deleted stack altogether.
+            if code(error) == "ValidationError":
+                return []
+            raise
+        # A version goes with its function, whatever the template says.
+        skipped = [event for event in events if event["ResourceType"] != "AWS::Lambda::Version"]
+        return sorted(event.get("PhysicalResourceId", event["LogicalResourceId"]) for event in skipped)
+
+
+def polls(what):
+    """Once now, and again and again, less and less often, until it takes too long."""
+    deadline, pause = time.monotonic() + DEADLINE_SECONDS, FIRST_POLL_SECONDS
+    while time.monotonic() < deadline:
+        yield
+        time.sleep(pause)
+        pause = min(pause * 1.5, POLL_SECONDS)
+    raise Refused(f"{what} takes longer than {DEADLINE_SECONDS // 60} minutes; it goes on without being watched")
