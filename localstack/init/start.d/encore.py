@@ -485,18 +485,16 @@ def undo_failed_updates():
     stock_change = Executor._execute_resource_change
 
     def action(self, **told):
-        event = stock_action(self, **told)
-        kind, model = told["action"].value, event.resource_model
-        if event.status != engine.OperationStatus.SUCCESS or kind not in ("Add", "Modify"):
+        event, added = stock_action(self, **told), told["action"] == engine.ChangeAction.Add
+        if event.status != engine.OperationStatus.SUCCESS or told["action"] == engine.ChangeAction.Remove:
             return event
-        back = {"before_properties": engine.PreprocProperties(model), "after_properties": self.written}
-        back["action"] = engine.ChangeAction.Remove if kind == "Add" else engine.ChangeAction.Modify
+        back = {"before_properties": engine.PreprocProperties(event.resource_model), "after_properties": self.written}
+        back["action"] = engine.ChangeAction.Remove if added else engine.ChangeAction.Modify
 
         def undo():
             self.resource_provider_executor.changed = None
             again = stock_action(self, **{**told, **back})
-            if again.status != engine.OperationStatus.SUCCESS:
-                self.undone = False
+            self.undone &= again.status == engine.OperationStatus.SUCCESS
             self._process_event(
                 action=back["action"],
                 logical_resource_id=told["logical_resource_id"],
