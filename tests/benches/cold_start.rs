@@ -141,7 +141,7 @@ fn environment(handler: &str, runtime_api: &str) -> BTreeMap<String, String> {
         ("EVENT_BUS", "bus"),
         ("PAYMENT_SAGA", "arn:aws:states:us-east-1:000000000000:stateMachine:payment-saga"),
         ("REFUND_SAGA", "arn:aws:states:us-east-1:000000000000:stateMachine:refund-saga"),
-        ("QUEUES", "https://sqs.us-east-1.amazonaws.com/000000000000/encore-"),
+        ("QUEUE_URL_PREFIX", "https://sqs.us-east-1.amazonaws.com/000000000000/encore-"),
         ("DEAD_LETTER_QUEUES", "work-dead-letters"),
         ("DEAD_LETTERS", QUEUE),
         ("QUEUE", QUEUE),

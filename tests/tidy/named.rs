@@ -156,7 +156,7 @@ impl Catalogue {
     fn walk_fields(&mut self, place: &Place<'_>, fields: &mut Map<String, Value>) {
         let list = fields.get("DEAD_LETTER_QUEUES").and_then(Value::as_str).map(str::to_owned);
         if let Some(list) = list {
-            let prefix = fields.get("QUEUES").and_then(|queues| queues["Fn::Sub"].as_str());
+            let prefix = fields.get("QUEUE_URL_PREFIX").and_then(|queues| queues["Fn::Sub"].as_str());
             let joined = self.listed(place.id, &list, prefix);
             fields.insert("DEAD_LETTER_QUEUES".to_owned(), joined);
         }
@@ -170,7 +170,7 @@ impl Catalogue {
     /// A list of queues' names, in the setting of those that a function looks at.
     fn listed(&mut self, id: &str, list: &str, prefix: Option<&str>) -> Value {
         if prefix != Some(QUEUE_URLS) {
-            self.unknown.push(format!("{id}: QUEUES is no beginning of the URLs of this system's queues: {prefix:?}"));
+            self.unknown.push(format!("{id}: QUEUE_URL_PREFIX is no beginning of the URLs of this system's queues: {prefix:?}"));
         }
         let mut queues = Vec::new();
         for name in list.split(',') {
@@ -184,7 +184,7 @@ impl Catalogue {
     fn found(&mut self, place: &Place<'_>, text: &str) -> Option<Value> {
         let is_own = NAMES.contains(&(place.kind, place.key.as_str()));
         let is_secret = text.starts_with("/${System}/") || text.contains(":parameter/${System}/");
-        let is_label = LABELS.contains(&(place.kind, place.key.as_str())) || place.key == "QUEUES";
+        let is_label = LABELS.contains(&(place.kind, place.key.as_str())) || place.key == "QUEUE_URL_PREFIX";
         // What ends open names nothing; who may is another test's.
         if is_own || is_label || is_secret || text.ends_with('*') {
             return None;
@@ -275,7 +275,7 @@ fn whatever_a_stack_names_that_is_not_there_is_found() {
             "sqs:${AWS::Region}:${AWS::AccountId}:${System}-order-cart-dead-letters",
             "sqs:::${System}-order-cart-dead-letters",
         ),
-        ("QUEUES: !Sub https://sqs.", "QUEUES: !Sub http://sqs."),
+        ("QUEUE_URL_PREFIX: !Sub https://sqs.", "QUEUE_URL_PREFIX: !Sub http://sqs."),
         ("QueueName: !Sub ${System}-parked-payments", "QueueName: !Sub ${System}-parked"),
         // Names in a place that nobody has thought of, and one that stays as it is written.
         ("Handler: use-points", "Handler: !Sub ${System}-use-points"),

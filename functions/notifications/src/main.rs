@@ -67,7 +67,7 @@ fn watching(boot: &Boot, store: Notifications) -> Wired<WatchDeps<Notifications,
     let url = boot.setting_or("NOTION_URL", String::new())?;
     let pages = if url.is_empty() { None } else { Some(notion(boot, url)?) };
     // What stands before the name of each in its URL.
-    let before = boot.setting("QUEUES")?;
+    let before = boot.setting("QUEUE_URL_PREFIX")?;
     let queues = boot.setting("DEAD_LETTER_QUEUES")?.split(',').map(|name| format!("{before}{name}")).collect();
     Ok(WatchDeps { store, pages, look: Queues::new(boot.sqs()), queues })
 }

@@ -95,6 +95,27 @@ impl FromStr for DefaultAdmission {
     }
 }
 
+/// Who enforces admission plans, and is told of a new one before the change is answered.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum EnforcedBy {
+    /// The context reservations.
+    #[default]
+    Reservations,
+    /// Nobody in this system: the waiting room is deployed alone.
+    Nobody,
+}
+
+impl FromStr for EnforcedBy {
+    type Err = Invalid;
+    fn from_str(text: &str) -> Result<Self, Invalid> {
+        match text {
+            "reservations" => Ok(Self::Reservations),
+            "nobody" => Ok(Self::Nobody),
+            _ => Err(Invalid::new("ADMISSION_ENFORCED_BY", "must be reservations or nobody")),
+        }
+    }
+}
+
 /// Parses an operator's change of the plan.
 pub fn plan_change(opens_at: Timestamp, rate_per_minute: i64, active_seconds: i64) -> Result<PlanChange, Invalid> {
     let within = |value: i64, least: i64, most: i64, wrong: Invalid| {
@@ -352,6 +373,13 @@ mod tests {
         let closed = "closed".parse::<DefaultAdmission>().unwrap().plan(OPEN);
         assert_eq!(Place::by_plan(&closed, 1, OPEN, at(3_600)).status, Status::Waiting);
         assert!("ajar".parse::<DefaultAdmission>().is_err());
+    }
+
+    #[test]
+    fn reservations_enforces_plans_unless_a_stage_says_that_nobody_does() {
+        assert_eq!(EnforcedBy::default(), "reservations".parse().unwrap());
+        assert_eq!(EnforcedBy::Nobody, "nobody".parse().unwrap());
+        assert!("somebody".parse::<EnforcedBy>().is_err());
     }
 
     #[test]

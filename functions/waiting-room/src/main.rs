@@ -1,12 +1,12 @@
 //! The functions of the waiting room: handler, trigger, wiring.
 
 use kit::boot::BadSetting;
-use kit::invoke::Step;
 use kit::outbox::Relay;
 use kit::{Boot, MainResult};
-use waiting_room::domain::{DefaultAdmission, ShardCount};
+use waiting_room::domain::{DefaultAdmission, EnforcedBy, ShardCount};
 use waiting_room::dynamo::Lines;
 use waiting_room::handlers::{self, AdmissionDeps, JoinDeps, StatusDeps};
+use waiting_room::neighbours::Enforcer;
 use waiting_room::usecases::expire_queue_token::expire_queue_token;
 use waiting_room::usecases::open_waiting_room::{Opening, open_waiting_room};
 use waiting_room::usecases::restore_queue_token::restore_queue_token;
@@ -46,15 +46,18 @@ fn checking(boot: &Boot, line: Lines) -> Result<StatusDeps<Lines>, BadSetting> {
     Ok(StatusDeps { line, users: boot.user_tokens()?, queue_tokens: boot.queue_tokens()? })
 }
 
-fn admission(boot: &Boot, line: Lines) -> Result<AdmissionDeps<Lines, Step>, BadSetting> {
+fn admission(boot: &Boot, line: Lines) -> Result<AdmissionDeps<Lines, Enforcer>, BadSetting> {
     Ok(AdmissionDeps { line, reservations: reservations(boot)?, users: boot.user_tokens()? })
 }
 
-fn opening(boot: &Boot, line: Lines) -> Result<Opening<Lines, Step>, BadSetting> {
+fn opening(boot: &Boot, line: Lines) -> Result<Opening<Lines, Enforcer>, BadSetting> {
     let admission = boot.setting_or("ADMISSION_DEFAULT", DefaultAdmission::default())?;
     Ok(Opening { line, reservations: reservations(boot)?, admission })
 }
 
-fn reservations(boot: &Boot) -> Result<Step, BadSetting> {
-    boot.step_of("APPLY_ADMISSION_FUNCTION")
+fn reservations(boot: &Boot) -> Result<Enforcer, BadSetting> {
+    Ok(match boot.setting_or("ADMISSION_ENFORCED_BY", EnforcedBy::default())? {
+        EnforcedBy::Reservations => Enforcer::Reservations(boot.step_of("APPLY_ADMISSION_FUNCTION")?),
+        EnforcedBy::Nobody => Enforcer::Nobody,
+    })
 }

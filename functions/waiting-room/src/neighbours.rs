@@ -9,10 +9,20 @@ use kit::Fault;
 use kit::invoke::Step;
 use kit::outbox::Bus;
 
-impl ApplyPlan for Step {
+/// Who enforces admission plans.
+#[derive(Debug)]
+pub enum Enforcer {
+    /// The context reservations, which is asked to.
+    Reservations(Step),
+    /// Nobody in this system: the waiting room is deployed alone, and whoever sells asks for the queue token's status.
+    Nobody,
+}
+
+impl ApplyPlan for Enforcer {
     async fn apply(&self, concert: &ConcertId, plan: &AdmissionPlan) -> Result<(), Fault> {
+        let Self::Reservations(step) = self else { return Ok(()) };
         let input = ApplyAdmission { concert_id: concert.clone(), plan: plan.clone() };
-        let Opened {} = self.ask("applying an admission plan", &input).await?;
+        let Opened {} = step.ask("applying an admission plan", &input).await?;
         Ok(())
     }
 }

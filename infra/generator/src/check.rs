@@ -3,10 +3,10 @@
 //! What a fragment says and the code does is compared both ways: a call that the code does not make may not be granted, and
 //! one that it makes has to be.
 
-use crate::code::{Arm, Main, Program};
 use crate::context::{WATCHED, all_functions, of_outbox};
 use crate::mistake::Mistake;
 use crate::system::{Context, Placed, System};
+use programs::{Arm, Program};
 use std::collections::{BTreeMap, BTreeSet};
 
 /// How many consumers a table's stream may have: more slow each other down.
@@ -42,15 +42,16 @@ fn of(placed: Placed<'_>, word: &str, what: impl Into<String>) -> Mistake {
 /// A function is a handler of its context's program, and each handler is a function.
 fn handlers(context: &Context) -> Vec<Mistake> {
     let functions: BTreeSet<String> = all_functions(context).into_iter().collect();
+    let handlers: BTreeSet<String> = context.main.arms.keys().cloned().collect();
     let main = format!("functions/{}/src/main.rs", context.name);
-    let without = functions.difference(&context.handlers).map(|name| {
+    let without = functions.difference(&handlers).map(|name| {
         context.mistake(
             name,
             name,
             format!("no handler of {main} has this name: add \"{name}\" => ... there, or remove it here"),
         )
     });
-    let unsaid = context.handlers.difference(&functions).map(|name| {
+    let unsaid = handlers.difference(&functions).map(|name| {
         context.mistake("functions", "functions", format!("{main} has the handler {name}: say here what starts it"))
     });
     without.chain(unsaid).collect()
@@ -73,26 +74,56 @@ fn names(system: &System) -> Vec<Mistake> {
         for name in all_functions(context) {
             take("function", &name, context, &name);
         }
-        for placed in context.functions() {
-            if let Some(queue) = &placed.function.queue {
-                take("queue", queue, context, placed.name);
-                take("alarm", &format!("{queue}-dead-letters"), context, placed.name);
-                placed.function.late.iter().for_each(|_| take("alarm", &format!("{queue}-age"), context, placed.name));
-            }
-            if placed.function.every_minute.is_some() {
-                take("alarm", placed.name, context, placed.name);
-            }
-            placed.function.stream.iter().for_each(|stream| take("alarm", &stream.lag, context, placed.name));
-            placed.function.logs.iter().for_each(|logs| {
-                take("alarm", &format!("{}-dead-letters", logs.dead_letters), context, placed.name);
-            });
+        for (kind, name, key) in physical_names(context) {
+            take(kind, &name, context, &key);
         }
-        context.fragment.parked.keys().for_each(|name| take("queue", name, context, "parked"));
-        context.fragment.parked.keys().for_each(|name| take("alarm", name, context, "parked"));
-        context.fragment.sagas.keys().for_each(|name| take("state machine", name, context, "sagas"));
-        context.fragment.ages.keys().for_each(|name| take("alarm", name, context, "ages"));
     }
     found
+}
+
+/// What a context calls its queues, state machines and alarms: kind, name, and the key that says so.
+fn physical_names(context: &Context) -> Vec<(&'static str, String, String)> {
+    let mut names = Vec::new();
+    let mut add = |kind, name: String, key: &str| names.push((kind, name, key.to_owned()));
+    for placed in context.functions() {
+        let dead_letters =
+            placed.function.queue.iter().chain(placed.function.logs.iter().map(|logs| &logs.dead_letters));
+        for queue in dead_letters.map(|queue| format!("{queue}-dead-letters")) {
+            add("queue", queue.clone(), placed.name);
+            add("alarm", queue, placed.name);
+        }
+        if let Some(queue) = &placed.function.queue {
+            add("queue", queue.clone(), placed.name);
+            if placed.function.late.is_some() {
+                add("alarm", format!("{queue}-age"), placed.name);
+            }
+        }
+        if placed.function.every_minute.is_some() {
+            add("alarm", placed.name.to_owned(), placed.name);
+        }
+        if let Some(stream) = &placed.function.stream {
+            add("alarm", stream.lag.clone(), placed.name);
+        }
+    }
+    if context.fragment.outbox {
+        let [(relay, _), (sweep, _)] = of_outbox(&context.name);
+        add("alarm", context.fragment.relay_lag.clone().unwrap_or_else(|| format!("{relay}-lag")), "relay-lag");
+        add("alarm", format!("outbox-age-{}", context.name), "outbox");
+        add("alarm", sweep, "outbox");
+    }
+    for name in context.fragment.parked.keys() {
+        add("queue", name.clone(), "parked");
+        add("alarm", name.clone(), "parked");
+    }
+    for name in context.fragment.sagas.keys() {
+        add("state machine", name.clone(), "sagas");
+        add("alarm", format!("{name}-failed"), "sagas");
+        add("alarm", format!("{name}-timed-out"), "sagas");
+    }
+    for name in context.fragment.ages.keys() {
+        add("alarm", name.clone(), "ages");
+    }
+    names
 }
 
 /// Exactly one thing starts a function, and what is said of it fits that.
@@ -323,14 +354,20 @@ fn streams(system: &System) -> Vec<Mistake> {
 
 /// What a function may do is what its code does.
 fn calls(system: &System, context: &Context) -> Vec<Mistake> {
-    let program = Program::below(&system.root, &context.name);
-    let main = Main::below(&system.root, &context.name);
+    let program = match Program::below(&system.root, &context.name) {
+        Ok(program) => program,
+        Err(why) => {
+            return vec![context.mistake("functions", "functions", format!("the program cannot be read: {why}"))];
+        }
+    };
     let derived = of_outbox(&context.name);
     let derived = derived.iter().filter(|_| context.fragment.outbox);
     let derived = derived.map(|(name, function)| Placed { context, name, function });
     let own = context.functions().chain(derived);
-    own.flat_map(|placed| main.arms.get(placed.name).map(|arm| compared(placed, &program, arm)).unwrap_or_default())
-        .collect()
+    own.flat_map(|placed| {
+        context.main.arms.get(placed.name).map(|arm| compared(placed, &program, arm)).unwrap_or_default()
+    })
+    .collect()
 }
 
 fn compared(placed: Placed<'_>, program: &Program, arm: &Arm) -> Vec<Mistake> {

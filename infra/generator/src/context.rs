@@ -12,7 +12,7 @@ use serde::Serialize;
 pub const WATCHED: [&str; 4] = ["broken", "crashes", "api-errors", "parked-payments"];
 
 /// What stands before the name of each queue of the system in its URL.
-const QUEUES: &str = "https://sqs.${AWS::Region}.${AWS::URLSuffix}/${AWS::AccountId}/${System}-";
+const QUEUE_URL_PREFIX: &str = "https://sqs.${AWS::Region}.${AWS::URLSuffix}/${AWS::AccountId}/${System}-";
 
 /// What a function may do, as a statement of its policy.
 #[derive(Debug, Serialize)]
@@ -280,7 +280,7 @@ impl Writer<'_> {
         if function.watches_dead_letters {
             let queues: Vec<String> = self.system.contexts.iter().flat_map(last_resorts).collect();
             // The names alone fit into a function's settings, many times over; what stands before each stands once.
-            tell("QUEUES", format!("!Sub {QUEUES}"));
+            tell("QUEUE_URL_PREFIX", format!("!Sub {QUEUE_URL_PREFIX}"));
             tell("DEAD_LETTER_QUEUES", queues.join(","));
         }
         told_of

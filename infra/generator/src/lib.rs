@@ -10,7 +10,6 @@
 pub mod alarm;
 pub mod blocks;
 pub mod check;
-pub mod code;
 pub mod context;
 pub mod edge;
 pub mod fragment;
@@ -23,14 +22,8 @@ pub mod system;
 pub mod template;
 
 use mistake::Mistake;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use system::System;
-
-/// The project's root.
-pub fn root() -> PathBuf {
-    let own = Path::new(env!("CARGO_MANIFEST_DIR"));
-    own.ancestors().nth(2).unwrap_or(own).to_owned()
-}
 
 /// The files that the sources below `root` make: path from there, text.
 pub fn make(root: &Path) -> Result<Vec<(String, String)>, Vec<Mistake>> {

@@ -15,7 +15,7 @@ fn main() -> ExitCode {
             return ExitCode::from(2);
         }
     };
-    match run(&stacks::root(), only_check) {
+    match run(&programs::root(), only_check) {
         Ok(()) => ExitCode::SUCCESS,
         Err(lines) => {
             lines.iter().for_each(|line| eprintln!("stacks: {line}"));

@@ -5,7 +5,8 @@ use crate::blocks::{blocks, inside, line_of};
 use crate::fragment::{Fragment, Function};
 use crate::mistake::Mistake;
 use crate::names::pascal;
-use std::collections::{BTreeMap, BTreeSet};
+use programs::Main;
+use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
 
@@ -21,7 +22,6 @@ pub struct Operation {
 }
 
 /// A context: a folder of `functions/` with a `stack.yaml`.
-#[derive(Debug)]
 pub struct Context {
     /// Its name.
     pub name: String,
@@ -33,12 +33,11 @@ pub struct Context {
     pub openapi: Option<String>,
     /// What that describes.
     pub operations: Vec<Operation>,
-    /// The handlers that its program has.
-    pub handlers: BTreeSet<String>,
+    /// The handlers that its program has, and what it serves them with.
+    pub main: Main,
 }
 
 /// Everything.
-#[derive(Debug)]
 pub struct System {
     /// The project's root.
     pub root: PathBuf,
@@ -53,7 +52,7 @@ pub struct System {
 }
 
 /// A context's function, where it stands.
-#[derive(Debug, Clone, Copy)]
+#[derive(Clone, Copy)]
 pub struct Placed<'a> {
     /// The context.
     pub context: &'a Context,
@@ -91,12 +90,18 @@ impl Context {
         let dir = root.join("functions").join(name);
         let file = format!("functions/{name}/stack.yaml");
         let text = read(&dir.join("stack.yaml"), &file)?;
-        let fragment = serde_norway::from_str(&text).map_err(|error| vec![unreadable(&file, &text, &error)])?;
-        let openapi = dir.join("openapi.yaml");
-        let openapi = openapi.is_file().then(|| fs::read_to_string(openapi).unwrap_or_default());
+        // A value refuses a key that is there twice; a map would take the last.
+        let fragment = serde_norway::from_str::<serde_norway::Value>(&text).and_then(|_| serde_norway::from_str(&text));
+        let fragment = fragment.map_err(|error| vec![unreadable(&file, &text, &error)])?;
+        let described = dir.join("openapi.yaml");
+        let openapi = match described.is_file() {
+            true => Some(read(&described, &format!("functions/{name}/openapi.yaml"))?),
+            false => None,
+        };
         let operations = openapi.as_deref().map(operations).unwrap_or_default();
-        let handlers = handlers(&read(&dir.join("src/main.rs"), &format!("functions/{name}/src/main.rs"))?);
-        Ok(Self { name: name.to_owned(), text, fragment, openapi, operations, handlers })
+        let main = Main::below(root, name);
+        let main = main.map_err(|why| vec![whole(&format!("functions/{name}/src/main.rs"), &why)])?;
+        Ok(Self { name: name.to_owned(), text, fragment, openapi, operations, main })
     }
 }
 
@@ -116,20 +121,11 @@ impl System {
         if !mistakes.is_empty() {
             return Err(mistakes);
         }
-        let events = entries(&root.join("functions/contracts/events"));
-        let events = events.iter().filter_map(|path| {
-            let schema: serde_json::Value = serde_json::from_str(&fs::read_to_string(path).ok()?).ok()?;
+        let events = files_of(root, "functions/contracts/events", ".v1.json", |schema, _| {
             let source = schema["properties"]["source"]["const"].as_str();
-            let context = source.and_then(|source| source.strip_prefix("encore/")).map(str::to_owned);
-            Some((file_name(path).strip_suffix(".v1.json")?.to_owned(), context))
-        });
-        let events = events.collect();
-        let machines = entries(&root.join("infra/statemachines"));
-        let machines = machines.iter().filter_map(|path| {
-            let name = file_name(path).strip_suffix(".asl.json")?.to_owned();
-            Some((name, substitutions(&fs::read_to_string(path).ok()?)))
-        });
-        let machines = machines.collect();
+            source.and_then(|source| source.strip_prefix("encore/")).map(str::to_owned)
+        })?;
+        let machines = files_of(root, "infra/statemachines", ".asl.json", |_, text| substitutions(text))?;
         let openapi = read(&root.join("functions/contracts/openapi.yaml"), "functions/contracts/openapi.yaml")?;
         Ok(Self { root: root.to_owned(), contexts, events, machines, openapi })
     }
@@ -154,7 +150,7 @@ impl System {
         self.contexts.iter().find(|context| context.name == name)
     }
 
-    /// Whether another context reads the stream of this one's table.
+    /// The functions that read the stream of a context's table, its own relay left out.
     pub fn stream_readers(&self, of: &str) -> Vec<Placed<'_>> {
         let reads = |placed: &Placed<'_>| placed.function.stream.as_ref().is_some_and(|stream| stream.of == of);
         self.functions().filter(reads).collect()
@@ -172,10 +168,32 @@ impl System {
     }
 }
 
+/// What is in the JSON files of a folder, by their names without the ending.
+fn files_of<T>(
+    root: &Path,
+    dir: &str,
+    ending: &str,
+    take: impl Fn(&serde_json::Value, &str) -> T,
+) -> Result<BTreeMap<String, T>, Vec<Mistake>> {
+    let mut found = BTreeMap::new();
+    for path in entries(&root.join(dir)) {
+        let file = file_name(&path);
+        let Some(name) = file.strip_suffix(ending) else { continue };
+        let shown = format!("{dir}/{file}");
+        let text = read(&path, &shown)?;
+        let json = serde_json::from_str(&text).map_err(|error| vec![whole(&shown, &error.to_string())])?;
+        found.insert(name.to_owned(), take(&json, &text));
+    }
+    Ok(found)
+}
+
+/// A mistake of a file as a whole.
+fn whole(file: &str, why: &str) -> Mistake {
+    Mistake { file: file.to_owned(), line: 0, key: "-".to_owned(), what: format!("cannot be read: {why}") }
+}
+
 fn read(path: &Path, shown: &str) -> Result<String, Vec<Mistake>> {
-    fs::read_to_string(path).map_err(|error| {
-        vec![Mistake { file: shown.to_owned(), line: 0, key: "-".to_owned(), what: format!("cannot be read: {error}") }]
-    })
+    fs::read_to_string(path).map_err(|error| vec![whole(shown, &error.to_string())])
 }
 
 /// What serde has against a fragment, as a mistake of the key it stands at.
@@ -212,12 +230,6 @@ fn operations(text: &str) -> Vec<Operation> {
         }
     }
     found
-}
-
-/// The handlers that a `main.rs` has: the arms of its match.
-fn handlers(main: &str) -> BTreeSet<String> {
-    let arms = main.lines().filter_map(|line| line.trim_start().strip_prefix('"')?.split_once("\" =>"));
-    arms.map(|(name, _)| name.to_owned()).collect()
 }
 
 /// What a definition is to be given: `${Name}`, each once, in order.

@@ -33,7 +33,7 @@ fn of_platform(system: &System) -> String {
     let head = fill(
         "header",
         holes! {
-            sources => "infra/generator/shapes/platform.yaml and functions/*/stack.yaml",
+            sources => "functions/*/stack.yaml and infra/generator/shapes",
             description => "Encore, what all stacks stand on, which is the bus, the alarms' topic, what bounds functions, the dashboard.",
             stack => PLATFORM, needs => Vec::<&str>::new(), after => Vec::<&str>::new(),
         },
@@ -61,7 +61,7 @@ fn of_edge(system: &System) -> String {
     let head = fill(
         "header",
         holes! {
-            sources => "functions/*/openapi.yaml, functions/*/stack.yaml and infra/generator/shapes/edge.yaml",
+            sources => "functions/*/openapi.yaml, functions/*/stack.yaml and infra/generator/shapes",
             description => "Encore, what is in front, which is the API with its firewall and sampling.",
             stack => EDGE, needs => [PLATFORM], after,
         },

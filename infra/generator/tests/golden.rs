@@ -111,6 +111,31 @@ fn a_mistake_is_one_line_that_names_file_key_and_what_to_do() {
             "POST /tickets: operationId `cell` is no function",
         ),
         ("functions/audience/src/main.rs", "boot.stream", "boot.step", "count: main.rs serves it by boot.step"),
+        ("functions/audience/src/main.rs", "boot.stream", "serve", "functions/audience/src/main.rs: -: cannot be read"),
+        (
+            "functions/audience/src/handlers.rs",
+            "pub async fn count()",
+            "pub async fn count(",
+            "functions: the program cannot be read",
+        ),
+        (
+            "functions/audience/src/handlers.rs",
+            "fn count()",
+            "fn tally()",
+            "count: main.rs serves it by handlers::count, which is no function",
+        ),
+        (
+            "functions/contracts/events/ticket.sold.v1.json",
+            "{",
+            "[",
+            "functions/contracts/events/ticket.sold.v1.json: -: cannot be read",
+        ),
+        (
+            "infra/statemachines/sell-saga.asl.json",
+            "{",
+            "[",
+            "infra/statemachines/sell-saga.asl.json: -: cannot be read",
+        ),
     ] {
         let project = Project::new(file, part, broken);
         let said: Vec<String> = stacks::make(&project.0).unwrap_err().iter().map(ToString::to_string).collect();

@@ -1,4 +1,5 @@
-//! Rust sources, parsed: which paths they name, and which calls a function makes in the end.
+//! The contexts' programs, read from their sources: which handlers a `main` has and what it wires them with, and which calls to
+//! AWS a function makes in the end. Nothing is compiled and no type is known; names decide.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
@@ -7,6 +8,12 @@ use std::sync::LazyLock;
 use syn::punctuated::Punctuated;
 use syn::visit::{self, Visit};
 use syn::{Attribute, Expr, ExprAwait, ExprCall, ExprMethodCall, ExprPath, Item, Macro, Token, UseTree};
+
+/// The project's root.
+pub fn root() -> PathBuf {
+    let own = Path::new(env!("CARGO_MANIFEST_DIR"));
+    own.ancestors().nth(2).unwrap_or(own).to_owned()
+}
 
 /// One source file.
 pub struct Source {
@@ -17,17 +24,26 @@ pub struct Source {
 }
 
 impl Source {
-    /// Reads a file.
+    /// Reads a file, and panics where it cannot.
     pub fn read(path: &Path) -> Self {
-        let text = fs::read_to_string(path).unwrap_or_else(|error| panic!("{}: {error}", path.display()));
-        // As people know it: from the root, which is above `functions` and the like.
-        let shown = path.strip_prefix(crate::root()).unwrap_or(path).display().to_string();
-        Self::parse(&shown, &text)
+        Self::try_read(&root(), path).unwrap_or_else(|why| panic!("{why}"))
     }
 
-    /// Parses a text.
+    /// Parses a text, and panics where it cannot.
     pub fn parse(path: &str, text: &str) -> Self {
-        Self { path: path.to_owned(), file: syn::parse_file(text).unwrap_or_else(|error| panic!("{path}: {error}")) }
+        Self::try_parse(path, text).unwrap_or_else(|why| panic!("{why}"))
+    }
+
+    /// Reads a file below a project's root, from which it is shown.
+    fn try_read(root: &Path, path: &Path) -> Result<Self, String> {
+        let shown = path.strip_prefix(root).unwrap_or(path).display().to_string();
+        let text = fs::read_to_string(path).map_err(|error| format!("{shown}: {error}"))?;
+        Self::try_parse(&shown, &text)
+    }
+
+    fn try_parse(path: &str, text: &str) -> Result<Self, String> {
+        let file = syn::parse_file(text).map_err(|error| format!("{path}: {error}"))?;
+        Ok(Self { path: path.to_owned(), file })
     }
 
     /// The same without its unit tests.
@@ -276,15 +292,16 @@ pub const OF_A_CONSUMER: [(&str, &str); 2] = [("Queue::come_again", "QUEUE"), ("
 impl Program {
     /// The program of a context, with what it uses of `kit`.
     pub fn of(context: &str) -> Self {
-        Self::below(&crate::root(), context)
+        Self::below(&root(), context).unwrap_or_else(|why| panic!("{why}"))
     }
 
     /// As [`Program::of`], of the project with that root.
-    pub fn below(root: &Path, context: &str) -> Self {
+    pub fn below(root: &Path, context: &str) -> Result<Self, String> {
         let of_crate = |name: &str| rust_files(&root.join("functions").join(name).join("src"));
         let is_known = |path: &PathBuf| path.file_stem().is_some_and(|stem| KIT.iter().any(|known| stem == *known));
         let kit = of_crate("kit").into_iter().filter(is_known);
-        Self::from(of_crate(context).into_iter().chain(kit).map(|path| Source::read(&path)).collect())
+        let files = of_crate(context).into_iter().chain(kit);
+        Ok(Self::from(files.map(|path| Source::try_read(root, &path)).collect::<Result<_, _>>()?))
     }
 
     /// Whether there is a function that `main` names so.
@@ -504,7 +521,7 @@ fn boot_settings() -> BTreeMap<String, BTreeSet<String>> {
             visit::visit_expr_method_call(self, call);
         }
     }
-    let boot = Source::read(&crate::root().join("functions/kit/src/boot.rs"));
+    let boot = Source::read(&root().join("functions/kit/src/boot.rs"));
     let mut methods = BTreeMap::new();
     for item in &boot.file.items {
         let Item::Impl(block) = item else { continue };
@@ -578,16 +595,20 @@ impl<'ast> Visit<'ast> for Wiring {
 impl Main {
     /// A context's.
     pub fn of(context: &str) -> Self {
-        Self::below(&crate::root(), context)
+        Self::below(&root(), context).unwrap_or_else(|why| panic!("{why}"))
     }
 
     /// As [`Main::of`], of the project with that root.
-    pub fn below(root: &Path, context: &str) -> Self {
-        Self::parse(&Source::read(&root.join("functions").join(context).join("src/main.rs")))
+    pub fn below(root: &Path, context: &str) -> Result<Self, String> {
+        Self::try_parse(&Source::try_read(root, &root.join("functions").join(context).join("src/main.rs"))?)
     }
 
-    /// From its source.
+    /// From its source; panics where that is no `main` of a context.
     pub fn parse(source: &Source) -> Self {
+        Self::try_parse(source).unwrap_or_else(|why| panic!("{why}"))
+    }
+
+    fn try_parse(source: &Source) -> Result<Self, String> {
         let mut helpers: BTreeMap<String, Wiring> = BTreeMap::new();
         let mut main = None;
         for item in &source.file.items {
@@ -601,7 +622,7 @@ impl Main {
                 }
             }
         }
-        let main = main.unwrap_or_else(|| panic!("{} has no main", source.path));
+        let main = main.ok_or_else(|| format!("{} has no main", source.path))?;
         let mut always = Wiring::default();
         let mut arms = Vec::new();
         for statement in &main.stmts {
@@ -625,14 +646,18 @@ impl Main {
             let syn::Pat::Lit(syn::ExprLit { lit: syn::Lit::Str(name), .. }) = &arm.pat else { continue };
             let mut wiring = Wiring::default();
             wiring.visit_expr(&arm.body);
-            let (kind, serves) =
-                wiring.serves.clone().unwrap_or_else(|| panic!("{}: {} serves nothing", source.path, name.value()));
+            let serves = wiring.serves.clone();
+            let (kind, serves) = serves.ok_or_else(|| {
+                format!("{}: {} serves nothing: call boot.http, boot.step, ...", source.path, name.value())
+            })?;
             let whole = with_helpers(&wiring, &helpers);
             let (settings, named) = (whole.all_settings(), whole.settings.into_keys().collect());
             handlers.insert(name.value(), Arm { kind, serves, settings, named });
         }
-        assert!(!handlers.is_empty(), "{} has no handlers", source.path);
-        Self { arms: handlers, always: with_helpers(&always, &helpers).all_settings() }
+        if handlers.is_empty() {
+            return Err(format!("{} has no handlers", source.path));
+        }
+        Ok(Self { arms: handlers, always: with_helpers(&always, &helpers).all_settings() })
     }
 }
 
