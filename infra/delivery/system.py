@@ -46,7 +46,7 @@ class System:
         contexts = [name for name in taken if self.templates[name].contexts()]
         if EDGE not in taken and contexts:
             routed = self.templates[EDGE].served()
-            if not {*contexts} <= {*deployed} or not routed.intersection(contexts) <= {*served()}:
+            if not routed.intersection(contexts) <= {*served()}:
                 taken.add(EDGE)
         # Backwards, so that what is needed by something that is only needed itself is found, too.
         for name in reversed(self.templates):

@@ -1,4 +1,4 @@
-//! The API calls each function by its name, in one role. No engine looks at that role, so this does.
+//! The API: its role, its routes and its description say the same. LocalStack does not look at that role.
 
 use crate::none;
 use crate::template::{Route, Stacks, Template, logical_id};

@@ -170,7 +170,9 @@ impl Catalogue {
     /// A list of queues' names, in the setting of those that a function looks at.
     fn listed(&mut self, id: &str, list: &str, prefix: Option<&str>) -> Value {
         if prefix != Some(QUEUE_URLS) {
-            self.unknown.push(format!("{id}: QUEUE_URL_PREFIX is no beginning of the URLs of this system's queues: {prefix:?}"));
+            self.unknown.push(format!(
+                "{id}: QUEUE_URL_PREFIX is no beginning of the URLs of this system's queues: {prefix:?}"
+            ));
         }
         let mut queues = Vec::new();
         for name in list.split(',') {
