@@ -71,8 +71,7 @@ impl Ready {
         let mut known = known.map(|known| known.deployed.clone()).unwrap_or_default();
         known.retain(|stack, _| self.stacks.templates().any(|(name, _)| name == stack));
         let there: BTreeSet<String> = known.keys().cloned().collect();
-        let settled = known.iter().filter(|(_, fingerprint)| !fingerprint.is_empty()).map(|(stack, _)| stack.clone());
-        let chosen = self.stacks.order().chosen(&options.stacks, &there, &settled.collect());
+        let chosen = self.stacks.order().chosen(&options.stacks, &there);
         let templates = self.stacks.templates().filter(|(stack, _)| chosen.contains(*stack));
         let contexts: BTreeSet<String> = templates.flat_map(|(_, template)| template.contexts()).collect();
         let contexts: Vec<String> = contexts.into_iter().collect();

@@ -87,6 +87,11 @@ fn templates_in(dir: &Path) -> Result<Vec<PathBuf>> {
     Ok(files)
 }
 
+/// The stack that all others stand on.
+const PLATFORM: &str = "platform";
+/// The stack that is in front of all others.
+const EDGE: &str = "edge";
+
 /// What has to come before what.
 #[derive(Clone, Debug)]
 pub struct Order {
@@ -130,11 +135,10 @@ impl Order {
         }
     }
 
-    /// The stacks that a deployment takes: all when none is named; or those that are named, with what they need and is not
-    /// there yet, and whoever comes after one that is new, because it is made of those before it.
-    ///
-    /// `settled` says whether a stack that is there is as it was meant to be.
-    pub fn chosen(&self, named: &[String], there: &BTreeSet<String>, settled: &BTreeSet<String>) -> BTreeSet<String> {
+    /// The stacks that a deployment takes: all when none is named; or those that are named, what they need and is not there
+    /// yet, and with them the platform, which bounds what they may do, and the edge, which has their routes. What of these is
+    /// as it should be already is left alone by whoever deploys.
+    pub fn chosen(&self, named: &[String], there: &BTreeSet<String>) -> BTreeSet<String> {
         if named.is_empty() {
             return self.places.keys().cloned().collect();
         }
@@ -142,10 +146,10 @@ impl Order {
         let mut wanted: Vec<String> = named.to_vec();
         while let Some(stack) = wanted.pop() {
             let Some(place) = self.places.get(&stack).filter(|_| !chosen.contains(&stack)) else { continue };
-            wanted.extend(place.needs.iter().filter(|need| !there.contains(*need)).cloned());
-            let followers = self.places.iter().filter(|(_, other)| other.after.contains(&stack));
-            let unsettled = |follower: &String| !there.contains(&stack) || !settled.contains(follower);
-            wanted.extend(followers.map(|(name, _)| name).filter(|follower| unsettled(follower)).cloned());
+            let needs = place.needs.iter().filter(|need| *need == PLATFORM || !there.contains(*need));
+            wanted.extend(needs.cloned());
+            let is_routed = self.places.get(EDGE).is_some_and(|edge| edge.after.contains(&stack));
+            wanted.extend(is_routed.then(|| EDGE.to_owned()));
             chosen.insert(stack);
         }
         chosen
@@ -211,7 +215,7 @@ pub(crate) mod tests {
     }
 
     fn chosen(named: &[&str], there: &[&str]) -> BTreeSet<String> {
-        order().chosen(&names(named), &set(there), &set(there))
+        order().chosen(&names(named), &set(there))
     }
 
     const ALL: [&str; 6] = ["concerts", "edge", "items", "orders", "platform", "reservations"];
@@ -223,25 +227,13 @@ pub(crate) mod tests {
     }
 
     #[test]
-    fn a_stack_brings_what_it_needs_and_is_not_there_and_the_edge_when_it_is_new() {
+    fn a_stack_brings_what_it_needs_and_is_not_there_and_what_bounds_it_and_has_its_routes() {
         assert_eq!(chosen(&["items"], &[]), set(&["edge", "items", "platform"]));
+        assert_eq!(chosen(&["items"], &ALL), set(&["edge", "items", "platform"]));
         assert_eq!(chosen(&["concerts"], &[]), set(&["concerts", "edge", "platform", "reservations"]));
-        assert_eq!(chosen(&["concerts"], &["edge", "items", "platform"]), set(&["concerts", "edge", "reservations"]));
-    }
-
-    #[test]
-    fn a_stack_that_is_there_is_taken_alone() {
-        assert_eq!(chosen(&["items"], &ALL), set(&["items"]));
-        assert_eq!(chosen(&["items", "orders"], &ALL), set(&["items", "orders"]));
+        assert_eq!(chosen(&["concerts"], &ALL), set(&["concerts", "edge", "platform"]));
         assert_eq!(chosen(&["platform"], &[]), set(&["platform"]));
-        assert_eq!(chosen(&["edge"], &[]), set(&["edge", "platform"]));
-    }
-
-    #[test]
-    fn an_edge_that_did_not_come_to_be_as_meant_comes_again_with_any_context() {
-        let (there, settled) = (set(&ALL), set(&["items", "platform"]));
-        assert_eq!(order().chosen(&names(&["items"]), &there, &settled), set(&["edge", "items"]));
-        assert_eq!(order().chosen(&names(&["platform"]), &there, &settled), set(&["platform"]));
+        assert_eq!(chosen(&["edge"], &ALL), set(&["edge", "platform"]));
     }
 
     #[test]
@@ -340,7 +332,7 @@ Parameters: {System: {Type: String}, LogLevel: {Type: String}}
     fn a_file_is_a_system_of_one_stack_with_its_name() {
         let dir = Dir::of("one", &[("any.yaml", "Resources: {}")]);
         let stacks = Stacks::read(&dir.0.join("any.yaml"), "encore").unwrap();
-        assert_eq!(stacks.order().chosen(&[], &BTreeSet::new(), &BTreeSet::new()), set(&["encore"]));
+        assert_eq!(stacks.order().chosen(&[], &BTreeSet::new()), set(&["encore"]));
         assert_eq!(stacks.name_in("encore", "encore"), "encore");
     }
 

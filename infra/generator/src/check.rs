@@ -4,6 +4,7 @@
 //! one that it makes has to be.
 
 use crate::context::{WATCHED, all_functions, of_outbox};
+use crate::limits;
 use crate::mistake::Mistake;
 use crate::system::{Context, Placed, System};
 use programs::{Arm, Program};
@@ -27,6 +28,8 @@ pub fn mistakes(system: &System) -> Vec<Mistake> {
     found.extend(system.contexts.iter().flat_map(operations));
     found.extend(system.contexts.iter().flat_map(|context| sagas(system, context)));
     found.extend(streams(system));
+    found.extend(circles(system));
+    found.extend(limits::mistakes(system));
     found.extend(watched(system));
     // What a program does can be read only where every function has its handler.
     if found.is_empty() {
@@ -318,6 +321,29 @@ fn sagas(system: &System, context: &Context) -> Vec<Mistake> {
         }
     }
     found
+}
+
+/// No context waits for itself to be deployed.
+fn circles(system: &System) -> Vec<Mistake> {
+    let waits = |context: &Context| -> Vec<&str> {
+        let streams = context.functions().filter_map(|placed| placed.function.stream.as_ref());
+        let of_others = streams.map(|stream| stream.of.as_str()).filter(|of| *of != context.name);
+        let of_others: Vec<&str> = of_others.collect();
+        let of_others = of_others.into_iter().filter_map(|name| Some(system.context(name)?.name.as_str()));
+        system.called_by(context).into_iter().chain(of_others).collect()
+    };
+    let mut waiting: Vec<&Context> = system.contexts.iter().collect();
+    loop {
+        let is_free = |context: &&Context| !waiting.iter().any(|other| waits(context).contains(&other.name.as_str()));
+        let left: Vec<&Context> = waiting.iter().copied().filter(|context| !is_free(context)).collect();
+        if left.len() == waiting.len() {
+            break;
+        }
+        waiting = left;
+    }
+    let names: Vec<&str> = waiting.iter().map(|context| context.name.as_str()).collect();
+    let what = format!("{} wait for each other to be deployed: let one hear events instead", names.join(", "));
+    waiting.first().map(|context| context.mistake("functions", "functions", what)).into_iter().collect()
 }
 
 /// The alarms that take a gradual deployment back are there.

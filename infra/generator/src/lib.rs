@@ -13,6 +13,7 @@ pub mod check;
 pub mod context;
 pub mod edge;
 pub mod fragment;
+pub mod limits;
 pub mod mistake;
 pub mod names;
 pub mod openapi;

@@ -6,7 +6,7 @@ use crate::fragment::{Fragment, Function};
 use crate::mistake::Mistake;
 use crate::names::pascal;
 use programs::Main;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::{Path, PathBuf};
 
@@ -133,6 +133,30 @@ impl System {
     /// All functions, those that are derived left out.
     pub fn functions(&self) -> impl Iterator<Item = Placed<'_>> {
         self.contexts.iter().flat_map(Context::functions)
+    }
+
+    /// The other contexts whose functions a context calls, as steps of its sagas or because it asks them. They are deployed
+    /// before it, so that a new function is there before it is called. Where two contexts call each other, sagas count: what
+    /// is asked is asked again, and a step that is not there ends a sale.
+    pub fn called_by(&self, context: &Context) -> Vec<&str> {
+        let steps = self.called_by_sagas(context);
+        let asked = context.functions().filter_map(|placed| self.function(placed.function.asks.as_deref()?));
+        let asks = |other: &Context| {
+            let mut asked = other.functions().filter_map(|placed| self.function(placed.function.asks.as_deref()?));
+            asked.any(|placed| placed.context.name == context.name)
+        };
+        let asked = asked.map(|placed| placed.context).filter(|other| {
+            let calls_back = asks(other) || self.called_by_sagas(other).contains(context.name.as_str());
+            other.name != context.name && !calls_back
+        });
+        let all: BTreeSet<&str> = steps.into_iter().chain(asked.map(|other| other.name.as_str())).collect();
+        all.into_iter().collect()
+    }
+
+    fn called_by_sagas(&self, context: &Context) -> BTreeSet<&str> {
+        let machines = context.fragment.sagas.keys().filter_map(|name| self.machines.get(name)).flatten();
+        let steps = machines.filter_map(|id| self.function_of_id(id)).map(|step| step.context.name.as_str());
+        steps.filter(|name| *name != context.name).collect()
     }
 
     /// The function of that name.

@@ -50,7 +50,7 @@ fn of_context(system: &System, context: &Context) -> String {
         holes! {
             sources => format!("{} and infra/generator/shapes", context.file()),
             description => format!("Encore, the context {}. One function per use case.", context.name),
-            stack => context.name, needs, after => Vec::<&str>::new(),
+            stack => context.name, needs, after => system.called_by(context),
         },
     );
     put_together(system, head, Some(GLOBALS), &context::resources(system, context), None)
