@@ -41,7 +41,7 @@ def parser():
     parser = argparse.ArgumentParser(prog="infra/deploy", description="Deploys a stage of samconfig.toml.")
     parser.add_argument("stage", metavar="STAGE")
     parser.add_argument(
-        "stacks", nargs="*", metavar="STACK", help="a context, platform or edge; with what it needs [default: all]"
+        "stacks", nargs="*", metavar="STACK", help="a context, platform or edge; with what has to go along [default: all]"
     )
     parser.add_argument("--dry-run", action="store_true", help="check everything and say what would be done; offline")
     parser.add_argument("--yes", action="store_true", help="apply the change sets without asking")
@@ -76,6 +76,9 @@ def check_and_deploy(options, say):
     values, missing = stages.resolve(every, taken, stage, given, {}, options.at_once)
     if wrong := system.long_names(stage.system):
         raise Refused("; ".join(wrong))
+    # As far as it is known without asking what is there.
+    if wrong := stages.unenforced(system.users(stages.ADMISSION), chosen, values, {}):
+        raise Refused(wrong)
     counts = check_templates(stage, system, values)
     if not options.dry_run:
         from .deployment import Deployment
@@ -84,8 +87,9 @@ def check_and_deploy(options, say):
     manifest, unpackaged = packages.check(system.contexts(chosen), packages.directory(options.out_dir))
     if unpackaged and options.no_build:
         raise Refused("; ".join(unpackaged))
-    named = [name for name in chosen if name in options.stacks]
-    print("\n".join(plan(stage, system, named, chosen, values, missing, manifest, unpackaged, counts)))
+    # Of a system that has everything, as the sources say it.
+    certain = system.chosen(options.stacks, system.templates, system.routes)
+    print("\n".join(plan(stage, system, certain, chosen, values, missing, manifest, unpackaged, counts)))
     say("dry run: nothing was deployed")
 
 

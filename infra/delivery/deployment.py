@@ -1,7 +1,9 @@
 """A deployment for real: what is there, what is to be there, and how it comes to be."""
 
 import datetime
+import functools
 import json
+import secrets
 import sys
 
 from . import keys, outputs, packages, stages
@@ -9,7 +11,7 @@ from .cloud import Cloud
 from .environment import Refused
 from .package import package
 from .rollout import SAME, Part, Rollout
-from .stack import Stack, is_deployed
+from .stack import Stack, is_deployed, unknown
 from .system import EDGE
 
 
@@ -30,10 +32,14 @@ class Deployment:
         self.stacks = {name: Stack(self.cloud, self.stage.stack(name)) for name in self.system.templates}
         described = {name: stack.describe() for name, stack in self.stacks.items()}
         self.deployed = {name: found for name, found in described.items() if is_deployed(found)}
-        served = lambda: self.stacks[EDGE].template().served() if EDGE in self.deployed else ()  # noqa: E731
-        self.chosen = self.system.chosen(self.options.stacks, self.deployed, served)
+        routes = functools.cache(lambda: self.stacks[EDGE].template().routes() if EDGE in self.deployed else {})
+        self.chosen = self.system.chosen(self.options.stacks, self.deployed, routes)
         for name in self.chosen:
             self.stacks[name].refuse_unready(described[name])
+        if EDGE in self.chosen:
+            self.system.refuse_routes(self.chosen, self.deployed, routes())
+        for name in unknown(self.cloud, self.stage, self.stacks.values()):
+            self.say(f"mind: no template is known of the stack {name}: see infra/DEPLOY.md#a-context-that-is-removed")
         # Of before there was a stack a context. Everything in it has the names that are wanted now.
         if Stack(self.cloud, self.stage.system).describe():
             whole = f"there is a stack {self.stage.system} with everything in it"
@@ -52,6 +58,8 @@ class Deployment:
         known = system.secrets(system.templates)
         if unknown := [name for name in options.replace_secret if name not in known]:
             raise Refused(f"there is no secret {unknown[0]}; there are {', '.join(known)}")
+        if wrong := stages.unenforced(system.users(stages.ADMISSION), self.chosen, self.values, has):
+            raise Refused(wrong)
         self.refuse_split_keys()
         self.refuse_too_little_concurrency()
         rest = {name: parameters for name, parameters in has.items() if name not in self.chosen}
@@ -89,6 +97,9 @@ class Deployment:
             else:
                 self.say(SAME)
             rollout.apply()
+        except KeyboardInterrupt:
+            rollout.stop()
+            raise
         finally:
             rollout.discard()
         if rotated:
@@ -147,7 +158,9 @@ class Deployment:
         parts = {name: self.part(name, bucket, files, now) for name in self.chosen}
         before = self.system.before(self.chosen)
         protect, allow = self.stage.is_production, self.options.allow_data_loss
-        return Rollout(f"deploy-{now:%Y%m%dT%H%M%SZ}", parts, before, allow, protect, self.say)
+        # Nobody else's: a change set of that name is our own.
+        name = f"deploy-{now:%Y%m%dT%H%M%SZ}-{secrets.token_hex(4)}"
+        return Rollout(name, parts, before, allow, protect, self.say)
 
     def part(self, name, bucket, files, now):
         """What a stack is to be, its template uploaded."""

@@ -31,12 +31,17 @@ def removal(before):
 
 def destroy(stage, options, say):
     from .cloud import Cloud
-    from .stack import Stack
+    from .stack import Stack, unknown
 
     cloud, system = Cloud(stage.region), System.read()
     account = cloud.account()
     stacks = {name: Stack(cloud, stage.stack(name)) for name in system.templates}
     described = {name: found for name, stack in stacks.items() if (found := stack.describe())}
+    if others := unknown(cloud, stage, stacks.values()):
+        raise Refused(
+            f"no template is known of {', '.join(others)}, and nothing was destroyed: see "
+            "infra/DEPLOY.md#a-context-that-is-removed"
+        )
     if not described:
         say(f"there is no stack of {stage.system} in account {account}, region {stage.region}")
     else:

@@ -7,6 +7,7 @@ import fcntl
 import hashlib
 import os
 import shutil
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -75,6 +76,8 @@ def outcome(command, work):
     """Does a command's work; its exit code. What a person has to put right is told on standard error."""
     from botocore.exceptions import BotoCoreError, ClientError
 
+    # Who ends it, whichever way, is told what is left.
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     # In one piece: several stacks talk at once.
     say = lambda line: print(f"{command}: {line}\n", end="", file=sys.stderr, flush=True)  # noqa: E731
     try:

@@ -5,11 +5,12 @@ import collections
 from . import expansion, keys, stages
 
 
-def plan(stage, system, named, chosen, values, missing, manifest, unpackaged, counts):
-    """In lines. `chosen` has all stacks that may be taken, and `counts` the resources of each stack, by type."""
+def plan(stage, system, certain, chosen, values, missing, manifest, unpackaged, counts):
+    """In lines. `chosen` has all stacks that may be taken, `certain` those that are whatever is deployed, and `counts` the
+    resources of each stack, by type."""
     lines = [f"stage {stage.name}: system {stage.system} in {stage.region}"]
-    if also := [name for name in chosen if named and name not in named]:
-        lines.append(f"stacks: {', '.join(named)}; if they are not there or new routes need them: {', '.join(also)}")
+    if also := [name for name in chosen if name not in certain]:
+        lines.append(f"stacks: {', '.join(certain)}; if they are not there or routes change: {', '.join(also)}")
     taken = system.parameters(chosen)
     lines += ["", "parameters", *_parameters(stage, taken, values, missing)]
     secrets = keys.needed(system.secrets(chosen), values)

@@ -1,5 +1,7 @@
 """The stacks of a deployment, brought to what they should be: one change set each, in their order."""
 
+import threading
+import time
 from dataclasses import dataclass
 
 from botocore.exceptions import BotoCoreError, ClientError
@@ -10,6 +12,8 @@ from .environment import Refused
 from .stack import Stack
 
 SAME = "nothing changed"
+# How long somebody who interrupts waits for change sets that are being made, so that they can be thrown away.
+MAKING_SECONDS = 60
 
 
 @dataclass
@@ -28,8 +32,12 @@ class Part:
     shows: bool
     # Of the change set; `None` when there is nothing to change.
     changes: list | None = None
+    # Whether its change set is being made.
+    making: bool = False
     # Whether there is a change set that was not applied yet.
     pending: bool = False
+    # Whether CloudFormation is applying it.
+    applying: bool = False
 
 
 class Rollout:
@@ -38,6 +46,8 @@ class Rollout:
     def __init__(self, name, parts, before, allow_data_loss, protect, say):
         self.name, self.parts, self.before, self.say = name, parts, before, say
         self.allow_data_loss, self.protect = allow_data_loss, protect
+        # Who has it begins something, or sees to it that nothing is begun any more.
+        self.lock, self.stopped = threading.Lock(), False
 
     def prepare(self):
         """Makes the change sets that can be made before anything is changed."""
@@ -73,6 +83,22 @@ class Rollout:
             first = f"{len(failed)} of {len(self.parts)} stacks failed; once it is put right, the same command goes on"
             raise Refused("\n  ".join([first, *order.told(self.parts, done, failed)]))
 
+    def stop(self):
+        """After an interrupt: nothing more is begun, and what CloudFormation goes on with is said."""
+        with self.lock:
+            self.stopped = True
+        if at := [part.stack.name for part in self.parts.values() if part.applying]:
+            self.say(f"interrupted; CloudFormation is still at {', '.join(at)}: when it is done, the same command goes on")
+        deadline = time.monotonic() + MAKING_SECONDS
+        while (making := [part for part in self.parts.values() if part.making]) and time.monotonic() < deadline:
+            time.sleep(0.1)
+        for part in making:
+            self.say(f"the change set {self.name} of {part.stack.name} is being made, and is left")
+
+    def _refuse_stopped(self):
+        if self.stopped:
+            raise Refused("not begun: interrupted")
+
     def discard(self):
         """Forgets what was not applied."""
         for part in self.parts.values():
@@ -88,7 +114,9 @@ class Rollout:
         try:
             return self._change(name, self.parts[name])
         except Exception:
-            self.say(f"{name}: failed; what is at it is waited for")
+            self.parts[name].applying = False
+            if not self.stopped:
+                self.say(f"{name}: failed; what is at it is waited for")
             raise
 
     def _change(self, name, part):
@@ -96,17 +124,28 @@ class Rollout:
             self._make(part)
             self._refuse_losses([part])
         if part.pending:
-            self.say(f"{name}: applying")
-            part.pending = False
-            part.stack.execute(self.name)
+            before = part.stack.moment()
+            with self.lock:
+                self._refuse_stopped()
+                self.say(f"{name}: applying")
+                part.pending, part.applying = False, True
+                part.stack.begin(self.name)
+            part.stack.finish(before)
+            part.applying = False
             self.say(f"{name}: done")
         if self.protect:
             part.stack.protect(True)
         return "done" if part.changes else SAME
 
     def _make(self, part):
-        part.changes = part.stack.change_set(self.name, part.exists, part.template_url, part.parameters, part.tags)
-        part.pending = part.changes is not None
+        with self.lock:
+            self._refuse_stopped()
+            part.making = True
+        try:
+            part.changes = part.stack.change_set(self.name, part.exists, part.template_url, part.parameters, part.tags)
+            part.pending = part.changes is not None
+        finally:
+            part.making = False
         return "could be changed" if part.pending else SAME
 
     def _refuse_losses(self, parts):

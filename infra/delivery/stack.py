@@ -8,6 +8,7 @@ from botocore.exceptions import ClientError
 
 from .cloud import code
 from .environment import Refused
+from .stages import SYSTEM
 from .template import Template
 
 # A stack of this size is made in a quarter of an hour; functions that depend on each other change gradually one after
@@ -16,11 +17,16 @@ DEADLINE_SECONDS = 2 * 3600
 # No answer changes faster; a local engine's does.
 POLL_SECONDS, FIRST_POLL_SECONDS = 5, 0.1
 
+# What is said of a change set that is to be applied and is already, perhaps because the answer to that was lost.
+ALREADY = ("InvalidChangeSetStatus", "TokenAlreadyExistsException")
 # How CloudFormation says that a change set is empty.
 NO_CHANGES = ("didn't contain changes", "No updates are to be performed", "No changes")
 
 # On these nothing can be deployed any more.
-DEAD = ("ROLLBACK_FAILED", "CREATE_FAILED", "DELETE_FAILED")
+DEAD = ("CREATE_FAILED", "DELETE_FAILED")
+# What a first deployment that failed leaves behind: a name and nothing else, or what could not be removed, as tables that
+# are protected.
+NEVER_CAME_TO_BE = ("ROLLBACK_COMPLETE", "ROLLBACK_FAILED")
 # What CloudFormation says of a resource that failed because another one did.
 ECHOES = ("Resource creation cancelled", "Resource update cancelled")
 
@@ -29,6 +35,25 @@ def is_deployed(described):
     """Whether there was ever a deployment that came to its end, and no removal that was begun since."""
     status = described["StackStatus"] if described else ""
     return status == "CREATE_COMPLETE" or status.startswith(("UPDATE_", "IMPORT_"))
+
+
+def unknown(cloud, stage, known):
+    """The names of the system's stacks that are none of the `known`: the sources had templates of them once.
+
+    By the parameter that all have, because another system's name may begin as this one's does.
+    """
+    names = {stack.name for stack in known}
+    pages = cloud.cfn.get_paginator("describe_stacks").paginate()
+    others = [stack for page in pages for stack in page["Stacks"] if stack["StackName"] not in names]
+    return sorted(
+        stack["StackName"]
+        for stack in others
+        if stack["StackName"].startswith(stage.stack(""))
+        and any(
+            (parameter["ParameterKey"], parameter.get("ParameterValue")) == (SYSTEM, stage.system)
+            for parameter in stack.get("Parameters", [])
+        )
+    )
 
 
 def is_empty(status, reason):
@@ -55,6 +80,8 @@ class Stack:
     def refuse_unready(self, described):
         """Refuses a stack that nothing can be deployed onto now."""
         status = described["StackStatus"] if described else ""
+        if status in NEVER_CAME_TO_BE:
+            self.refuse_data(status, self.tables())
         at = f"--stack-name {self.name} --region {self.cloud.region}"
         if status in DEAD:
             raise Refused(
@@ -78,18 +105,23 @@ class Stack:
 
     def change_set(self, name, exists, template_url, parameters, tags):
         """Makes a change set and waits for it. Its changes, or `None` when there are none."""
-        if not exists and (self.describe() or {}).get("StackStatus") == "ROLLBACK_COMPLETE":
-            # What a first deployment that failed left behind: a name, and nothing else.
-            self.delete()
-        self.cfn.create_change_set(
-            StackName=self.name,
-            ChangeSetName=name,
-            ChangeSetType="UPDATE" if exists else "CREATE",
-            TemplateURL=template_url,
-            Capabilities=["CAPABILITY_IAM", "CAPABILITY_NAMED_IAM", "CAPABILITY_AUTO_EXPAND"],
-            Parameters=[{"ParameterKey": key, "ParameterValue": value} for key, value in parameters.items()],
-            Tags=[{"Key": key, "Value": value} for key, value in sorted(tags.items())],
-        )
+        if not exists:
+            self.clear()
+        try:
+            self.cfn.create_change_set(
+                StackName=self.name,
+                ChangeSetName=name,
+                ChangeSetType="UPDATE" if exists else "CREATE",
+                ClientToken=self._token(name),
+                TemplateURL=template_url,
+                Capabilities=["CAPABILITY_IAM", "CAPABILITY_NAMED_IAM", "CAPABILITY_AUTO_EXPAND"],
+                Parameters=[{"ParameterKey": key, "ParameterValue": value} for key, value in parameters.items()],
+                Tags=[{"Key": key, "Value": value} for key, value in sorted(tags.items())],
+            )
+        except ClientError as error:
+            # The name is ours alone: the answer was lost, and this is one to the same thing asked again.
+            if code(error) != "AlreadyExistsException":
+                raise
         for _ in polls("the change set"):
             found = self.cfn.describe_change_set(StackName=self.name, ChangeSetName=name)
             if found["Status"] == "CREATE_COMPLETE":
@@ -115,10 +147,29 @@ class Stack:
         if not exists:
             self.cfn.delete_stack(StackName=self.name)
 
-    def execute(self, name):
-        """Applies a change set and waits for its end; refuses with the stack's reasons."""
-        began, newest = datetime.datetime.now(datetime.UTC), self._newest_event()
-        self.cfn.execute_change_set(StackName=self.name, ChangeSetName=name)
+    def _token(self, name):
+        """By which CloudFormation knows something that is asked again, because its answer was lost."""
+        return f"{self.name}-{name}"
+
+    def moment(self):
+        """Now: the time, and the newest event."""
+        return datetime.datetime.now(datetime.UTC), self._newest_event()
+
+    def begin(self, name):
+        """Begins to apply a change set."""
+        try:
+            self.cfn.execute_change_set(StackName=self.name, ChangeSetName=name, ClientRequestToken=self._token(name))
+        except ClientError as error:
+            if code(error) not in ALREADY or not self._is_begun(name):
+                raise
+
+    def _is_begun(self, name):
+        found = self.cfn.describe_change_set(StackName=self.name, ChangeSetName=name)
+        return found.get("ExecutionStatus", "").startswith("EXECUTE_")
+
+    def finish(self, before):
+        """Waits for the end of what was begun after the moment `before`; refuses with the stack's reasons."""
+        began, newest = before
         for _ in polls("the deployment"):
             if self._newest_event() == newest:
                 continue  # It has not begun: the status is that of the time before.
@@ -204,6 +255,25 @@ class Stack:
                 }
             )
         return found
+
+    def refuse_data(self, status, tables):
+        if full := [table["name"] for table in tables if table["items"]]:
+            raise Refused(
+                f"the stack {self.name} is {status}, and there is data in {', '.join(full)}: have it somewhere else, then "
+                f"deploy again"
+            )
+
+    def clear(self):
+        """Removes what is left of a stack that never came to be."""
+        status = (self.describe() or {}).get("StackStatus")
+        if status not in NEVER_CAME_TO_BE:
+            return
+        tables = self.tables()
+        self.refuse_data(status, tables)
+        for table in tables:
+            if table["protected"]:
+                self.unprotect(table["name"])
+        self.delete()
 
     def unprotect(self, table):
         self.cloud.dynamodb.update_table(TableName=table, DeletionProtectionEnabled=False)

@@ -24,6 +24,8 @@ RELEASE = "Release"
 # What the names of everything begin with.
 SYSTEM = "System"
 GRADUAL = "GradualDeployments"
+# Who has admission plans told before they are in force, and who has to be told where it is there.
+ADMISSION, NOBODY, ENFORCER = "AdmissionEnforcedBy", "nobody", "reservations"
 # What a production stage is never without.
 PRODUCTION_NEEDS = {"AdmissionDefault": "closed", "OpenCharges": "false", GRADUAL: "true"}
 
@@ -120,6 +122,20 @@ def _kept(key, deployed):
     if len(values) > 1:
         raise Refused(f"{key} is not the same in {' and '.join(values.values())}: give it, --parameter {key}=VALUE")
     return next(iter(values), None)
+
+
+def unenforced(users, chosen, values, deployed):
+    """Why seats would be sold past an admission plan, `None` when they would not: it may be enforced by nobody only where
+    nobody sells. `users` are the stacks with the parameter, which is of `values` for those that are deployed now."""
+    if ENFORCER not in chosen and ENFORCER not in deployed:
+        return None
+    of = lambda name: values if name in chosen else deployed.get(name, {})  # noqa: E731
+    wrong = [name for name in users if of(name).get(ADMISSION) == NOBODY]
+    if not wrong:
+        return None
+    # With its value of before, whatever is given now.
+    too = "".join(f"; name {name}, too" for name in wrong if name not in chosen)
+    return f"{ADMISSION}={NOBODY} is for a system without {ENFORCER}: set {ADMISSION}={ENFORCER}{too}"
 
 
 def left_behind(taken, given, values, deployed):

@@ -6,6 +6,8 @@ from .environment import ROOT, Refused
 from .template import Template
 
 DIRECTORY = ROOT / "infra" / "stacks"
+# The stack that has what all functions are bound to and what their canaries watch.
+PLATFORM = "platform"
 # The stack of the API, which has the routes of those contexts that are deployed.
 EDGE = "edge"
 
@@ -34,25 +36,40 @@ class System:
         come_first = lambda template: {*template.needs, *template.after} & {*chosen}  # noqa: E731
         return {name: come_first(self.templates[name]) for name in chosen}
 
-    def chosen(self, named, deployed=(), served=lambda: ()):
-        """What a deployment takes: what is named, what that needs and is not `deployed`, and the API for a new context.
+    def chosen(self, named, deployed=(), routes=lambda: {}):
+        """What a deployment takes: what is named, and what that needs and is not `deployed`; with a context the platform,
+        whose boundary and alarms are made of what all contexts say, and the API, if it has other routes of it.
 
-        `served` says which contexts the deployed API has routes of: one that is deployed and not served was begun by a
-        deployment that did not come to its end.
+        `routes` says which the deployed API has, as `Template.routes` does.
         """
         if unknown := [name for name in named if name not in self.templates]:
             raise Refused(f"there is no stack {unknown[0]}; there are {', '.join(self.templates)}")
         taken = {*(named or self.templates)}
-        contexts = [name for name in taken if self.templates[name].contexts()]
-        if EDGE not in taken and contexts:
-            routed = self.templates[EDGE].served()
-            if not routed.intersection(contexts) <= {*served()}:
-                taken.add(EDGE)
         # Backwards, so that what is needed by something that is only needed itself is found, too.
         for name in reversed(self.templates):
             if name in taken:
                 taken.update(need for need in self.templates[name].needs if need not in deployed)
+        if contexts := [name for name in taken if self.templates[name].contexts()]:
+            taken.add(PLATFORM)
+            if EDGE not in taken and _rerouted(contexts, self.routes(), routes()):
+                taken.add(EDGE)
         return [name for name in self.templates if name in taken]
+
+    def routes(self):
+        """Context -> the routes that the API would have of it."""
+        return self.templates[EDGE].routes()
+
+    def refuse_routes(self, chosen, deployed, routes):
+        """Refuses an API without routes, and one that would call what is not deployed now by the names of today."""
+        if EDGE not in chosen:
+            return
+        made = self.templates[EDGE].serving({*deployed, *chosen}).routes()
+        if not made:
+            raise Refused("edge would be an API without routes, which API Gateway refuses: name a context that has some, too")
+        others = [name for name in self.templates if name in deployed and name not in chosen]
+        if others := _rerouted(others, made, routes):
+            it = "it" if len(others) == 1 else "them"
+            raise Refused(f"edge would change the routes of {', '.join(others)}, too: name {it}, too")
 
     def users(self, parameter):
         """The stacks that have a parameter."""
@@ -81,3 +98,8 @@ class System:
     def long_names(self, prefix):
         """Names that AWS would refuse, because the system's name makes them too long."""
         return [wrong for template in self.templates.values() for wrong in template.long_names(prefix)]
+
+
+def _rerouted(contexts, one, other):
+    """The contexts that have not the same routes in both."""
+    return [name for name in contexts if one.get(name) != other.get(name)]

@@ -10,13 +10,15 @@ from .environment import Refused
 # `CodeUri: ../../target/lambda/<context>/`, alone in its line.
 CODE = re.compile(r"^(?P<key>\s*CodeUri:\s*)\S*target/lambda/(?P<context>[a-z0-9-]+)/?\s*$", re.M)
 # What that becomes.
-PACKAGE = re.compile(r"s3://[^/\s]+/(?P<file>(?P<context>[a-z-]+)-[0-9a-f]{16}\.zip)")
+PACKAGE = re.compile(r"s3://[^/\s]+/(?P<file>(?P<context>[a-z0-9-]+)-[0-9a-f]{16}\.zip)")
 DEFINITION = re.compile(r"^(?P<indent>\s*)DefinitionUri:\s*(?P<file>\S+)\s*$", re.M)
 
 # What CloudFormation takes from a bucket.
 LARGEST = 1_000_000
 # What a name may have, where the system's name is part of it.
 NAME_LENGTHS = {"FunctionName": 64, "Name": 64, "RoleName": 64, "TableName": 255, "QueueName": 80}
+# Where an operation of the API says what answers it.
+INTEGRATION = "x-amazon-apigateway-integration"
 # What physical names begin with.
 PREFIX = "${System}"
 
@@ -119,13 +121,19 @@ class Template:
 
     # -------------------------------------------------------------------------------------------------- routes
 
-    def served(self):
-        """The contexts whose routes the API has."""
-        return {context for path in self._paths().values() for context in _tags(*path.values())}
+    def routes(self):
+        """Context -> its routes in the API: method, path, and what is called."""
+        found = {}
+        for path, operations in self._paths().items():
+            for method, operation in operations.items():
+                for context in _tags(operation):
+                    uri = operation.get(INTEGRATION, {}).get("uri")
+                    found.setdefault(context, set()).add((method, path, json.dumps(uri, sort_keys=True)))
+        return found
 
     def serving(self, contexts):
         """With the routes of these contexts only: of the others there is no function that could answer."""
-        if self.served() <= {*contexts}:
+        if self.routes().keys() <= {*contexts}:
             return self
         less = Template(json.dumps(self.body), self.path)
         paths = less._paths()

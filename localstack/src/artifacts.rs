@@ -128,7 +128,7 @@ pub async fn pack(target: &CargoTarget, contexts: &[String]) -> Result<Vec<Packa
 fn pack_one(context: String, program: &Path, store: &Path) -> Result<Package> {
     if !program.exists() {
         return Err(Error::Template(format!(
-            "the template names the context `{context}`, but there is no program {}",
+            "a stack names the context `{context}`, but there is no program {}",
             program.display()
         )));
     }

@@ -6,6 +6,7 @@
 #![allow(missing_docs, clippy::unwrap_used, clippy::panic)]
 
 mod stacks;
+mod updates;
 
 use local::http::Client;
 use local::{EngineKind, Options, Stack, StackInfo};

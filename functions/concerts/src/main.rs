@@ -1,4 +1,4 @@
-//! The functions of concerts: handler, trigger, wiring.
+//! The functions of concerts: handler, trigger, wiring. What starts each and what it may do: `../stack.yaml`.
 
 use concerts::dynamo::{Catalogue, SeatMaps};
 use concerts::handlers::{self, Deps};

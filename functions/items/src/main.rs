@@ -1,4 +1,4 @@
-//! The functions of items: handler, trigger, wiring.
+//! The functions of items: handler, trigger, wiring. What starts each and what it may do: `../stack.yaml`.
 
 use items::dynamo::Items;
 use items::handlers::{self, Deps};

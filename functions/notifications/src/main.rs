@@ -1,4 +1,4 @@
-//! The functions of notifications: handler, trigger, wiring.
+//! The functions of notifications: handler, trigger, wiring. What starts each and what it may do: `../stack.yaml`.
 
 use kit::outbox::Relay;
 use kit::outgoing::Client;

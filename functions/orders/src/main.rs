@@ -1,4 +1,4 @@
-//! The functions of orders: handler, trigger, wiring.
+//! The functions of orders: handler, trigger, wiring. What starts each and what it may do: `../stack.yaml`.
 
 use kit::boot::BadSetting;
 use kit::outbox::Relay;

@@ -1,4 +1,4 @@
-//! The functions of payments: handler, trigger, wiring.
+//! The functions of payments: handler, trigger, wiring. What starts each and what it may do: `../stack.yaml`.
 
 use contracts::saga::TokenExpiry;
 use kit::outbox::Relay;

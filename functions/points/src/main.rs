@@ -1,4 +1,4 @@
-//! The functions of points: handler, trigger, wiring.
+//! The functions of points: handler, trigger, wiring. What starts each and what it may do: `../stack.yaml`.
 
 use kit::outbox::Relay;
 use kit::{Boot, MainResult};

@@ -6,7 +6,7 @@ use serde::Serialize;
 
 /// No news is good news.
 const QUIET: &str = "notBreaching";
-/// No news is a fault, where news come: LocalStack has no metrics of logs and of what went well.
+/// Missing data breaches, except on a local stage, whose engine records neither metrics of logs nor errors that are none.
 const LOUD: &str = "!If [IsLocal, notBreaching, breaching]";
 
 /// An alarm.

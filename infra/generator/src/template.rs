@@ -34,7 +34,7 @@ fn of_platform(system: &System) -> String {
         "header",
         holes! {
             sources => "functions/*/stack.yaml and infra/generator/shapes",
-            description => "Encore, what all stacks stand on, which is the bus, the alarms' topic, what bounds functions, the dashboard.",
+            description => "Encore, what every stack uses. Bus, alarm topic, permissions boundary, dashboard and stack-wide alarms.",
             stack => PLATFORM, needs => Vec::<&str>::new(), after => Vec::<&str>::new(),
         },
     );
@@ -62,7 +62,7 @@ fn of_edge(system: &System) -> String {
         "header",
         holes! {
             sources => "functions/*/openapi.yaml, functions/*/stack.yaml and infra/generator/shapes",
-            description => "Encore, what is in front, which is the API with its firewall and sampling.",
+            description => "Encore, the API with its firewall and trace sampling.",
             stack => EDGE, needs => [PLATFORM], after,
         },
     );

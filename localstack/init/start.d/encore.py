@@ -1,4 +1,4 @@
-"""Makes LocalStack deploy and run the template as AWS does.
+"""Makes LocalStack deploy and run the stacks as AWS does.
 
 LocalStack runs this at its start, in its own process: in Docker from /etc/localstack/init, on the host from here. Each
 patch says what it is for. `check` refuses a LocalStack that is not what the patch was written for; the hook of ready.d

@@ -1,0 +1,105 @@
+//! What becomes of a stack that changes: on AWS an update takes effect, or it fails and leaves everything as it was. So it is
+//! on either engine, whatever the engine would do by itself.
+
+use aws_sdk_ssm::Client as Parameters;
+use local::{Options, Outcome, Stack};
+use std::fs;
+use tests::cloud::{Ability, block_on, engine, skipped};
+
+/// A table, a rule and a parameter; each is changed by some test.
+const TEMPLATE: &str = r#"
+Resources:
+  Table:
+    Type: AWS::DynamoDB::Table
+    Properties:
+      TableName: !Sub ${AWS::StackName}-things-of-all
+      BillingMode: PAY_PER_REQUEST
+      AttributeDefinitions: [{AttributeName: PK, AttributeType: S}]
+      KeySchema: [{AttributeName: PK, KeyType: HASH}]
+  Bus: {Type: AWS::Events::EventBus, Properties: {Name: !Sub "${AWS::StackName}-bus"}}
+  Rule:
+    Type: AWS::Events::Rule
+    Properties:
+      Name: !Sub ${AWS::StackName}-rule
+      EventBusName: !Ref Bus
+      EventPattern: {detail-type: [payment.completed]}
+  Told: {Type: AWS::SSM::Parameter, Properties: {Name: /told, Type: String, Value: first}}
+"#;
+/// What bounds a role, and a role that it bounds.
+const BOUNDED: &str = r#"
+  Role:
+    Type: AWS::IAM::Role
+    Properties:
+      PermissionsBoundary: !Sub arn:${AWS::Partition}:iam::${AWS::AccountId}:policy/no-such-boundary
+      AssumeRolePolicyDocument:
+        Statement: [{Effect: Allow, Principal: {Service: lambda.amazonaws.com}, Action: sts:AssumeRole}]
+"#;
+
+fn with(text: &str) -> Options {
+    let mut options = Options::ephemeral("test-updates");
+    fs::create_dir_all(&options.dir).unwrap();
+    options.engine = engine();
+    options.template = options.dir.join("template.yaml");
+    options.build = false;
+    fs::write(&options.template, text).unwrap();
+    options
+}
+
+async fn update(stack: &mut Stack, text: &str) -> Result<Outcome, local::Error> {
+    let template = stack.dir().join("template.yaml");
+    fs::write(&template, text).unwrap();
+    stack.update_stacks(&[], &template).await
+}
+
+async fn pattern(stack: &Stack) -> String {
+    let events = aws_sdk_eventbridge::Client::new(&stack.info().sdk_config());
+    let rule = events.describe_rule().name("encore-rule").event_bus_name("encore-bus").send().await.unwrap();
+    rule.event_pattern.unwrap()
+}
+
+async fn told(stack: &Stack) -> String {
+    let answer = Parameters::new(&stack.info().sdk_config()).get_parameter().name("/told").send().await.unwrap();
+    answer.parameter.unwrap().value.unwrap()
+}
+
+#[test]
+fn what_changes_in_a_stack_changes_in_the_engine() {
+    block_on(async {
+        let mut stack = Stack::start(with(TEMPLATE)).await.unwrap();
+        assert!(pattern(&stack).await.contains("payment.completed"));
+        let changed = TEMPLATE.replace("payment.completed", "payment.failed").replace("Value: first", "Value: second");
+        assert_eq!(update(&mut stack, &changed).await.unwrap(), Outcome::Updated);
+        assert!(pattern(&stack).await.contains("payment.failed"), "{}", pattern(&stack).await);
+        assert_eq!(told(&stack).await, "second");
+        stack.stop().await.unwrap();
+    });
+}
+
+#[test]
+fn an_update_that_localstack_cannot_make_fails_by_name_and_is_taken_back() {
+    if skipped(Ability::LocalStack) {
+        return;
+    }
+    block_on(async {
+        let mut stack = Stack::start(with(TEMPLATE)).await.unwrap();
+        let other_key =
+            TEMPLATE.replace("AttributeName: PK", "AttributeName: ID").replace("Value: first", "Value: second");
+        let failed = update(&mut stack, &other_key).await.unwrap_err().to_string();
+        assert!(failed.contains("Table") && failed.contains("cannot change its"), "{failed}");
+        assert!(failed.contains("cargo local down"), "{failed}");
+        assert_eq!(told(&stack).await, "first", "what had changed already is changed back");
+        let changed = TEMPLATE.replace("Value: first", "Value: third");
+        assert_eq!(update(&mut stack, &changed).await.unwrap(), Outcome::Updated);
+        assert_eq!(told(&stack).await, "third");
+        stack.stop().await.unwrap();
+    });
+}
+
+#[test]
+fn a_role_whose_boundary_is_not_there_fails_the_deployment() {
+    if skipped(Ability::Policies) {
+        return;
+    }
+    let failed = block_on(Stack::start(with(&format!("{TEMPLATE}{BOUNDED}")))).unwrap_err().to_string();
+    assert!(failed.contains("no-such-boundary"), "{failed}");
+}
