@@ -28,9 +28,16 @@ fn run(root: &Path, only_check: bool) -> Result<(), Vec<String>> {
     let files = stacks::make(root).map_err(|mistakes| mistakes.iter().map(ToString::to_string).collect::<Vec<_>>())?;
     let differs = |(path, text): &&(String, String)| fs::read_to_string(root.join(path)).ok().as_deref() != Some(text);
     let stale: Vec<&(String, String)> = files.iter().filter(differs).collect();
+    let orphans = orphans(root, &files);
     if only_check {
-        let said = stale.iter().map(|(path, _)| format!("{path} is not what its sources say: run cargo stacks"));
-        return if stale.is_empty() { Ok(()) } else { Err(said.collect()) };
+        let stale = stale.iter().map(|(path, _)| path).chain(&orphans);
+        let said: Vec<String> =
+            stale.map(|path| format!("{path} is not what its sources say: run cargo stacks")).collect();
+        return if said.is_empty() { Ok(()) } else { Err(said) };
+    }
+    for path in orphans {
+        fs::remove_file(root.join(&path)).map_err(|error| vec![format!("{path} cannot be removed: {error}")])?;
+        println!("{path} removed: no source makes it any more");
     }
     for (path, text) in stale {
         let to = root.join(path);
@@ -39,4 +46,11 @@ fn run(root: &Path, only_check: bool) -> Result<(), Vec<String>> {
         println!("{path}");
     }
     Ok(())
+}
+
+/// Stacks that were made of a context which is no more.
+fn orphans(root: &Path, made: &[(String, String)]) -> Vec<String> {
+    let entries = fs::read_dir(root.join("infra/stacks")).into_iter().flatten().flatten();
+    let paths = entries.map(|entry| format!("infra/stacks/{}", entry.file_name().to_string_lossy()));
+    paths.filter(|path| !made.iter().any(|(made, _)| made == path)).collect()
 }
