@@ -54,8 +54,21 @@ def destroy(stage, options, say):
         confirm(stage, account, options.confirm)
         # Somebody may have written since.
         refuse_data(production, listed())
-        remove = lambda name: delete(stacks[name], described[name], production, say)  # noqa: E731
-        done, failed = order.run(removal(system.before(described)), remove)
+        at = set()
+
+        def remove(name):
+            at.add(name)
+            try:
+                return delete(stacks[name], described[name], production, say)
+            finally:
+                at.discard(name)
+
+        try:
+            done, failed = order.run(removal(system.before(described)), remove)
+        except KeyboardInterrupt:
+            deleting = ", ".join(stacks[name].name for name in sorted(at))
+            say(f"interrupted at {deleting}: when CloudFormation is done with it, the same command goes on")
+            raise
         if failed:
             raise Refused("\n  ".join(["not everything is gone:", *order.told(described, done, failed)]))
     paths = cloud.secrets_under(f"/{stage.system}/")

@@ -258,10 +258,8 @@ class Stack:
 
     def refuse_data(self, status, tables):
         if full := [table["name"] for table in tables if table["items"]]:
-            raise Refused(
-                f"the stack {self.name} is {status}, and there is data in {', '.join(full)}: have it somewhere else, then "
-                f"deploy again"
-            )
+            there = f"the stack {self.name} is {status}, and there is data in {', '.join(full)}"
+            raise Refused(f"{there}: have it somewhere else, then deploy again")
 
     def clear(self):
         """Removes what is left of a stack that never came to be."""

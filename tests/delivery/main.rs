@@ -5,6 +5,7 @@
 
 #![allow(missing_docs, clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
+mod interrupts;
 mod keys;
 mod stacks;
 mod stages;
@@ -174,12 +175,17 @@ impl Account {
 
     fn run(&self, name: &str, arguments: &[&str]) -> Said {
         let mut command = script(name, &self.scratch, arguments);
+        self.reached_by(&mut command);
+        Said::by(command)
+    }
+
+    /// Has a script work with this account.
+    fn reached_by(&self, command: &mut Command) {
         command
             .env("AWS_ENDPOINT_URL", &self.stack.info().endpoint_url)
             .env("AWS_ACCESS_KEY_ID", "test")
             .env("AWS_SECRET_ACCESS_KEY", "test")
             .env("ENCORE_SECRET_NOTION", format!(r#"{{"token": "{SECRET}", "database_id": "d"}}"#));
-        Said::by(command)
     }
 
     fn deploy(&self, more: &[&str]) -> Said {
@@ -356,6 +362,7 @@ fn a_deployment_that_cannot_be_is_refused_with_the_name_of_what_is_wrong() {
         ("dev", "OpenCharges", "Key=Value"),
         ("dev", "OpenCharges=maybe", "OpenCharges=maybe is none of true, false"),
         ("dev", "OrderDeadlineSeconds=5", "OrderDeadlineSeconds=5 is out of 240 to 3600"),
+        ("dev", "AdmissionEnforcedBy=nobody", "AdmissionEnforcedBy=nobody is for a system without reservations"),
         ("dev", "QueueShards=many", "QueueShards=many is no number"),
         ("dev", "UserJwks=@no-such-file", "UserJwks: no-such-file cannot be read"),
         ("dev", &jwks, "UserJwks is no JWKS"),

@@ -2,10 +2,14 @@
 
 use crate::stages::{self, tools};
 use crate::{Account, ISSUER, JWKS, Said, Scratch, block_on, run};
+use aws_sdk_cloudformation::types::Parameter;
 use http::Method;
 use local::http::Client;
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
+
+/// Of a waiting room without reservations.
+const NOBODY: &str = "AdmissionEnforcedBy=nobody";
 
 /// Whether the parts are said one after the other.
 pub fn in_order(said: &Said, parts: &[&str]) {
@@ -43,15 +47,32 @@ impl Account {
     }
 }
 
-/// Which stacks a deployment takes of those of the workspace.
+/// Which stacks a deployment takes of those of the workspace, whose API has the routes of `served` as they are now.
 fn chosen(named: &[&str], deployed: &[&str], served: &[&str]) -> Vec<String> {
-    let call = format!("System.read().chosen({}, {}, lambda: {})", json!(named), json!(deployed), json!(served));
-    let found = tools(&format!("from delivery.system import System\nprint(json.dumps({call}))"));
-    serde_json::from_value(found).unwrap()
+    let routes = format!("{{name: of for name, of in system.routes().items() if name in {}}}", json!(served));
+    serde_json::from_value(choice(named, deployed, &routes)).unwrap()
+}
+
+/// The same, with the deployed API's routes as Python says them; why it is refused, otherwise.
+fn choice(named: &[&str], deployed: &[&str], routes: &str) -> Value {
+    tools(&format!(
+        "from delivery.environment import Refused
+from delivery.system import System
+system, deployed = System.read(), {}
+routes = {routes}
+try:
+    chosen = system.chosen({}, deployed, lambda: routes)
+    system.refuse_routes(chosen, deployed, routes)
+    print(json.dumps(chosen))
+except Refused as refused:
+    print(json.dumps(str(refused)))",
+        json!(deployed),
+        json!(named),
+    ))
 }
 
 #[test]
-fn a_deployment_takes_what_is_named_what_that_needs_and_the_api_for_new_routes() {
+fn a_deployment_takes_what_is_named_what_that_needs_the_platform_and_the_api_for_new_routes() {
     let every: Vec<String> = stages::stacks().into_iter().collect();
     let every: Vec<&str> = every.iter().map(String::as_str).collect();
     let all = chosen(&[], &[], &[]);
@@ -59,18 +80,72 @@ fn a_deployment_takes_what_is_named_what_that_needs_and_the_api_for_new_routes()
     assert_eq!((all[0].as_str(), all[all.len() - 1].as_str()), ("platform", "edge"));
     assert_eq!(chosen(&[], &every, &every), all);
 
-    assert_eq!(chosen(&["items"], &every, &every), ["items"]);
+    // The boundary has what each context does, and the alarms that canaries watch are there.
+    assert_eq!(chosen(&["items"], &every, &every), ["platform", "items"]);
     assert_eq!(chosen(&["waiting-room"], &[], &[]), ["platform", "waiting-room", "edge"]);
-    assert_eq!(chosen(&["points"], &["platform", "waiting-room", "edge"], &["waiting-room"]), ["points", "edge"]);
+    let there = ["platform", "waiting-room", "edge"];
+    assert_eq!(chosen(&["points"], &there, &["waiting-room"]), ["platform", "points", "edge"]);
     // It reads the stream of the other's table.
-    assert_eq!(chosen(&["concerts"], &["platform", "edge"], &[]), ["reservations", "concerts", "edge"]);
-    assert_eq!(chosen(&["edge"], &[], &[]), ["platform", "edge"]);
+    let with_its_need = ["platform", "reservations", "concerts", "edge"];
+    assert_eq!(chosen(&["concerts"], &["platform", "edge"], &[]), with_its_need);
+    assert_eq!(chosen(&["edge"], &["platform", "items"], &["items"]), ["edge"]);
     assert_eq!(chosen(&["platform"], &[], &[]), ["platform"]);
+    assert_eq!(chosen(&["platform"], &every, &[]), ["platform"]);
     // A deployment before this one made the context and did not come to the API.
-    assert_eq!(chosen(&["points"], &["platform", "points", "items", "edge"], &["items"]), ["points", "edge"]);
-    assert_eq!(chosen(&["points"], &["platform", "points"], &[]), ["points", "edge"]);
+    let there = ["platform", "points", "items", "edge"];
+    assert_eq!(chosen(&["points"], &there, &["items"]), ["platform", "points", "edge"]);
+    assert_eq!(chosen(&["points"], &["platform", "points"], &[]), ["platform", "points", "edge"]);
     // Nobody asks it anything.
-    assert_eq!(chosen(&["notifications"], &every, &["items"]), ["notifications"]);
+    assert_eq!(chosen(&["notifications"], &every, &["items"]), ["platform", "notifications"]);
+}
+
+#[test]
+fn the_api_goes_along_when_routes_changed_and_never_changes_those_of_a_context_that_does_not() {
+    let every = json!(stages::stacks());
+    let every: Vec<&str> = every.as_array().unwrap().iter().map(|name| name.as_str().unwrap()).collect();
+    let with = |context: &str, routes: &str| format!("{{**system.routes(), '{context}': {routes}}}");
+    let less = |context: &str| with(context, &format!("{{*sorted(system.routes()['{context}'])[1:]}}"));
+    // A new route; and one that has called a function of another name until now.
+    assert_eq!(choice(&["items"], &every, &less("items")), json!(["platform", "items", "edge"]));
+    let renamed = "{(method, path, uri.replace('get-item', 'show-item'))
+        for method, path, uri in system.routes()['items']}";
+    assert_eq!(choice(&["items"], &every, &with("items", renamed)), json!(["platform", "items", "edge"]));
+    // Of a context that is not asked for, and that the sources do not have any more.
+    assert_eq!(choice(&["items"], &every, &less("orders")), json!(["platform", "items"]));
+    assert_eq!(choice(&["edge"], &every, &with("cellar", "{('get', '/cellar', '')}")), json!(["edge"]));
+
+    let orders = "edge would change the routes of orders, too: name it, too";
+    assert_eq!(choice(&["edge"], &every, &less("orders")), orders);
+    let both = "{**system.routes(), 'items': set(), 'orders': set()}";
+    assert_eq!(choice(&["items"], &every, both), orders);
+    assert_eq!(choice(&["items", "orders"], &every, both), json!(["platform", "items", "orders", "edge"]));
+    assert_eq!(choice(&["edge"], &every, both), "edge would change the routes of items, orders, too: name them, too");
+    // Of what is not there the API has nothing to change.
+    let part = ["platform", "items", "edge"];
+    assert_eq!(choice(&["items"], &part, &less("items")), json!(["platform", "items", "edge"]));
+
+    let none = "edge would be an API without routes, which API Gateway refuses: name a context that has some, too";
+    assert_eq!(choice(&["edge"], &[], "{}"), none);
+    assert_eq!(choice(&["edge", "notifications"], &["platform"], "{}"), none);
+    assert_eq!(choice(&["edge", "items"], &[], "{}"), json!(["platform", "items", "edge"]));
+}
+
+#[test]
+fn a_context_may_have_a_digit_in_its_name() {
+    let packages = tools(
+        "from delivery.template import Template
+uri = 's3://encore-packages/box2-0123456789abcdef.zip'
+print(json.dumps(Template('Resources: {F: {Type: T, Properties: {CodeUri: ' + uri + '}}}').packages()))",
+    );
+    assert_eq!(packages, json!({ "box2": "box2-0123456789abcdef.zip" }));
+}
+
+#[test]
+fn a_dry_run_says_what_goes_along() {
+    let scratch = Scratch::new();
+    run("deploy", &scratch, &["dev", "items", "--dry-run"])
+        .has(true, &["stacks: platform, items; if they are not there or routes change: edge"]);
+    run("deploy", &scratch, &["dev", "waiting-room", "--dry-run", "--parameter", NOBODY]).has(true, &[]);
 }
 
 #[test]
@@ -109,13 +184,14 @@ fn a_context_is_deployed_alone_and_a_new_alarm_text_publishes_nothing_elsewhere(
         account
             .scratch
             .change("stacks/orders.yaml", |text| text.replacen("AlarmDescription: ", "AlarmDescription: New. ", 1));
-        account.deploy(&["items", "--yes"]).has(true, &["items: 1 to modify", "AWS::CloudWatch::Alarm"]);
+        let said = account.deploy(&["items", "--yes"]);
+        said.has(true, &["items: 1 to modify", "AWS::CloudWatch::Alarm", "unchanged: platform"]);
         assert_eq!(account.touched(&before).await, ["items"]);
 
         // Asked for all, those change that have something to change: no other runs another version, or a canary for it.
         let before = account.events().await;
         let said = account.deploy(&["--yes"]);
-        said.has(true, &["orders: 1 to modify", "unchanged: platform, items, notifications, payments, points"]);
+        said.has(true, &["orders: 1 to modify", "unchanged: platform, items, notifications, "]);
         assert_eq!(account.touched(&before).await, ["orders"]);
 
         // Where the money is, a new text is another release, of that stack alone.
@@ -142,7 +218,8 @@ fn a_context_is_deployed_alone_and_a_new_alarm_text_publishes_nothing_elsewhere(
 fn the_waiting_room_is_deployed_alone_and_others_join_it_later() {
     block_on(async {
         let account = Account::open().await;
-        let first = ["waiting-room", "--yes", "--parameter", JWKS, "--parameter", ISSUER];
+        account.deploy(&["edge", "--yes"]).has(false, &["edge would be an API without routes"]);
+        let first = ["waiting-room", "--yes", "--parameter", JWKS, "--parameter", ISSUER, "--parameter", NOBODY];
         let said = account.deploy(&first);
         said.has(true, &["made /encore-dev/queue-token-keys", "edge: new stack", "NotionUrl is given, and no stack"]);
         // What takes no part asks for nothing.
@@ -165,9 +242,16 @@ fn the_waiting_room_is_deployed_alone_and_others_join_it_later() {
         assert_ne!(account.get(queue).await, unknown);
         assert_eq!(account.get("orders").await, unknown);
 
+        // Seats would be sold past the plan that the waiting room thinks is in force.
+        account
+            .deploy(&["reservations", "--yes"])
+            .has(false, &["AdmissionEnforcedBy=nobody", "name waiting-room, too"]);
         let rotate = ["--yes", "--rotate-queue-token-keys", "add"];
         account.deploy(&[&["waiting-room"], &rotate[..]].concat()).has(true, &["changed /encore-dev/queue-token-keys"]);
         account.deploy(&["reservations", "--yes"]).has(true, &["reservations: new stack"]);
+        account
+            .deploy(&["waiting-room", "--yes", "--parameter", NOBODY])
+            .has(false, &["AdmissionEnforcedBy=nobody is for a system without reservations"]);
         account.deploy(&[&["waiting-room"], &rotate[..]].concat()).has(false, &["together: name reservations, too"]);
         let keys = r#"QueueTokenKeys={"current":"a","keys":[]}"#;
         account.deploy(&["reservations", "--yes", "--parameter", keys]).has(false, &["name waiting-room, too"]);
@@ -211,7 +295,7 @@ fn a_stack_that_fails_is_named_the_others_come_to_their_end_and_the_same_command
         nothing.r#type(aws_sdk_ssm::types::ParameterType::String).send().await.unwrap();
         let before = account.events().await;
         let said = account.deploy(&["items", "points", "--yes"]);
-        said.has(true, &["items: new stack", "unchanged: points", "edge: new stack"]);
+        said.has(true, &["items: new stack", "unchanged: platform, points", "edge: new stack"]);
         assert_eq!(account.touched(&before).await, ["edge", "items"]);
 
         // The same on the way from one version to the next: what would have come after is not begun, and forgotten.
@@ -225,6 +309,73 @@ fn a_stack_that_fails_is_named_the_others_come_to_their_end_and_the_same_command
             &["platform: failed: the stack encore-dev-platform is UPDATE_ROLLBACK_COMPLETE", "points: not begun"],
         );
         assert!(account.change_sets("points").await.is_empty(), "a change set is left");
+        account.stack.stop().await.unwrap();
+    });
+}
+
+#[test]
+fn what_changes_with_a_context_elsewhere_changes_with_it() {
+    block_on(async {
+        let account = Account::open().await;
+        account.deploy(&["items", "orders", "--yes", "--parameter", JWKS, "--parameter", ISSUER]).has(true, &[]);
+        let calls = |of: &str, other: &str| {
+            let of = [of, other].map(|name| format!("function:${{System}}-{name}/invocations"));
+            move |text: String| text.replace(&of[0], &of[1])
+        };
+
+        let before = account.events().await;
+        account.scratch.change("stacks/edge.yaml", calls("get-item", "list-items"));
+        let action = "              - dynamodb:Query\n";
+        account.scratch.change("stacks/platform.yaml", |text| {
+            text.replacen(action, &format!("{action}              - dynamodb:Scan\n"), 1)
+        });
+        let said = account.deploy(&["items", "--yes"]);
+        said.has(true, &["platform: 1 to modify", "edge: ", "unchanged: items"]);
+        assert_eq!(account.touched(&before).await, ["edge", "platform"]);
+
+        let before = account.events().await;
+        account.scratch.change("stacks/edge.yaml", calls("get-order", "list-orders"));
+        account.deploy(&["items", "--yes"]).has(true, &["nothing changed"]);
+        account.scratch.change("stacks/edge.yaml", calls("put-cart-item", "get-cart"));
+        account.deploy(&["items", "--yes"]).has(true, &["nothing changed"]);
+        account.scratch.change("stacks/edge.yaml", calls("create-item", "list-items"));
+        let refused = "edge would change the routes of orders, too: name it, too";
+        account.deploy(&["items", "--yes"]).has(false, &[refused]);
+        account.deploy(&["edge", "--yes"]).has(false, &["edge would change the routes of items, orders, too"]);
+        assert!(account.touched(&before).await.is_empty());
+        account.deploy(&["items", "orders", "--yes"]).has(true, &["edge: "]);
+        assert_eq!(account.touched(&before).await, ["edge"]);
+        account.stack.stop().await.unwrap();
+    });
+}
+
+#[test]
+fn a_stack_that_the_sources_know_no_more_is_told_of_and_its_system_is_not_destroyed() {
+    block_on(async {
+        let account = Account::open().await;
+        let cloudformation = account.cloudformation();
+        for (stack, system) in [("encore-dev-cellar", "encore-dev"), ("encore-dev-2-items", "encore-dev-2")] {
+            let template = "Parameters: {System: {Type: String}}\nResources: {Queue: {Type: AWS::SQS::Queue}}";
+            let of = Parameter::builder().parameter_key("System").parameter_value(system).build();
+            let create = cloudformation.create_stack().stack_name(stack).template_body(template).parameters(of);
+            create.send().await.unwrap();
+            let done = async || (account.status_of(stack).await? == "CREATE_COMPLETE").then_some(());
+            tests::cloud::eventually("the stack is there", done).await;
+        }
+        let said = account.deploy(&["notifications", "--yes"]);
+        said.has(true, &["mind: no template is known of the stack encore-dev-cellar", "notifications: done"]);
+        assert!(!said.text.contains("encore-dev-2"), "{}", said.text);
+
+        let destroy = ["dev", "--confirm", "dev"];
+        let said = account.run("destroy", &destroy);
+        said.has(false, &["no template is known of encore-dev-cellar, and nothing was destroyed"]);
+        assert_eq!(account.statuses().await.into_keys().collect::<Vec<_>>(), ["notifications", "platform"]);
+
+        cloudformation.delete_stack().stack_name("encore-dev-cellar").send().await.unwrap();
+        let gone = async || account.status_of("encore-dev-cellar").await.is_none().then_some(());
+        tests::cloud::eventually("the stack is gone", gone).await;
+        account.run("destroy", &destroy).has(true, &["deleting encore-dev-platform"]);
+        assert!(account.status_of("encore-dev-2-items").await.is_some());
         account.stack.stop().await.unwrap();
     });
 }
