@@ -435,7 +435,8 @@ impl User {
             self.cloud.sink().register_payment(&payment_key, &key, amount).await.unwrap_or_else(|e| panic!("{e}"));
             body["payment_key"] = payment_key.into();
         }
-        let charged = self.send("POST", "/points/charges", &[("idempotency-key", &key)], Some(&body)).await;
+        let headers = [("idempotency-key", key.as_str())];
+        let charged = answered(|| self.send("POST", "/points/charges", &headers, Some(&body))).await;
         assert_eq!(charged.status, 201, "{}", charged.text());
     }
 
@@ -454,7 +455,8 @@ impl User {
 
     /// Places an order that is taken; its id.
     pub async fn ordered(&self, lines: &[(&str, i64)]) -> String {
-        let placed = self.order(lines, &unique("order")).await;
+        let key = unique("order");
+        let placed = answered(|| self.order(lines, &key)).await;
         assert_eq!(placed.status, 202, "{}", placed.text());
         text(&placed.json(), "order_id")
     }
