@@ -1,21 +1,14 @@
 //! What becomes of a stack that changes: on AWS an update takes effect, or it fails and leaves everything as it was. So it is
 //! on either engine, whatever the engine would do by itself.
 
+use crate::{TEMPLATE, with_template};
 use aws_sdk_ssm::Client as Parameters;
 use local::{Options, Outcome, Stack};
 use std::fs;
 use tests::cloud::{Ability, block_on, engine, skipped};
 
-/// A table, a rule and a parameter; each is changed by some test.
-const TEMPLATE: &str = r#"
-Resources:
-  Table:
-    Type: AWS::DynamoDB::Table
-    Properties:
-      TableName: !Sub ${AWS::StackName}-things-of-all
-      BillingMode: PAY_PER_REQUEST
-      AttributeDefinitions: [{AttributeName: PK, AttributeType: S}]
-      KeySchema: [{AttributeName: PK, KeyType: HASH}]
+/// What is added to a table, to be changed: a rule and a parameter.
+const CHANGING: &str = r#"
   Bus: {Type: AWS::Events::EventBus, Properties: {Name: !Sub "${AWS::StackName}-bus"}}
   Rule:
     Type: AWS::Events::Rule
@@ -35,13 +28,13 @@ const BOUNDED: &str = r#"
         Statement: [{Effect: Allow, Principal: {Service: lambda.amazonaws.com}, Action: sts:AssumeRole}]
 "#;
 
+fn whole() -> String {
+    format!("{TEMPLATE}{CHANGING}")
+}
+
 fn with(text: &str) -> Options {
-    let mut options = Options::ephemeral("test-updates");
-    fs::create_dir_all(&options.dir).unwrap();
+    let mut options = with_template(text);
     options.engine = engine();
-    options.template = options.dir.join("template.yaml");
-    options.build = false;
-    fs::write(&options.template, text).unwrap();
     options
 }
 
@@ -65,9 +58,9 @@ async fn told(stack: &Stack) -> String {
 #[test]
 fn what_changes_in_a_stack_changes_in_the_engine() {
     block_on(async {
-        let mut stack = Stack::start(with(TEMPLATE)).await.unwrap();
+        let mut stack = Stack::start(with(&whole())).await.unwrap();
         assert!(pattern(&stack).await.contains("payment.completed"));
-        let changed = TEMPLATE.replace("payment.completed", "payment.failed").replace("Value: first", "Value: second");
+        let changed = whole().replace("payment.completed", "payment.failed").replace("Value: first", "Value: second");
         assert_eq!(update(&mut stack, &changed).await.unwrap(), Outcome::Updated);
         assert!(pattern(&stack).await.contains("payment.failed"), "{}", pattern(&stack).await);
         assert_eq!(told(&stack).await, "second");
@@ -81,14 +74,14 @@ fn an_update_that_localstack_cannot_make_fails_by_name_and_is_taken_back() {
         return;
     }
     block_on(async {
-        let mut stack = Stack::start(with(TEMPLATE)).await.unwrap();
+        let mut stack = Stack::start(with(&whole())).await.unwrap();
         let other_key =
             TEMPLATE.replace("AttributeName: PK", "AttributeName: ID").replace("Value: first", "Value: second");
         let failed = update(&mut stack, &other_key).await.unwrap_err().to_string();
         assert!(failed.contains("Table") && failed.contains("cannot change its"), "{failed}");
         assert!(failed.contains("cargo local down"), "{failed}");
         assert_eq!(told(&stack).await, "first", "what had changed already is changed back");
-        let changed = TEMPLATE.replace("Value: first", "Value: third");
+        let changed = whole().replace("Value: first", "Value: third");
         assert_eq!(update(&mut stack, &changed).await.unwrap(), Outcome::Updated);
         assert_eq!(told(&stack).await, "third");
         stack.stop().await.unwrap();
