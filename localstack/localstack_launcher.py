@@ -7,11 +7,14 @@ in Docker, too, is in init/start.d.
 Each patch says what it is for. `check` stops the start where LocalStack is not what the patch was written for.
 """
 
+import http.client
+import json
 import os
 import re
 import shutil
 import signal
 import subprocess
+import sys
 import threading
 import types
 from pathlib import Path
@@ -95,6 +98,61 @@ def use_dynoxide(port):
     streams.DynamoDBStreamsProvider.modify_stream_arn_for_ddb_local = of_dynoxide
 
 
+def look_at_streams_directly(port):
+    """Asks dynoxide itself whether a stream has anything new, where LocalStack calls its own API to ask: twenty times a
+    second for each stream, and there is nothing nearly always. What is new it reads as ever."""
+    from localstack.services.lambda_.event_source_mapping.pollers.dynamodb_poller import DynamoDBPoller
+
+    check("get_records" in DynamoDBPoller.get_records.__code__.co_names, "DynamoDBPoller.get_records")
+    stock, kept = DynamoDBPoller.get_records, threading.local()
+    headers = {
+        "Content-Type": "application/x-amz-json-1.0",
+        "X-Amz-Target": "DynamoDBStreams_20120810.GetRecords",
+        "Authorization": "AWS4-HMAC-SHA256 Credential=x/20250101/x/dynamodb/aws4_request, SignedHeaders=host, Signature=x",
+        "X-Amz-Date": "20250101T000000Z",
+    }
+
+    def look(iterator):
+        if not hasattr(kept, "connection"):
+            kept.connection = http.client.HTTPConnection("127.0.0.1", port, timeout=60)
+        kept.connection.request("POST", "/", json.dumps({"ShardIterator": iterator, "Limit": 1}), headers)
+        answer = kept.connection.getresponse()
+        told = json.loads(answer.read())
+        return told if answer.status == 200 and not told["Records"] and told.get("NextShardIterator") else None
+
+    def get_records(self, iterator):
+        try:
+            nothing = look(iterator)
+        except (OSError, http.client.HTTPException, ValueError, KeyError):
+            kept.__dict__.clear()
+            nothing = None
+        return stock(self, iterator) if nothing is None else nothing
+
+    DynamoDBPoller.get_records = get_records
+
+
+def keep_catalog():
+    """Keeps the index of the services' descriptions beside the packages that it is made of.
+
+    LocalStack makes it anew at every start in a new directory, by reading all four hundred descriptions.
+    """
+    from localstack.aws import spec
+
+    check(callable(getattr(spec, "save_service_index_cache", None)), "spec.save_service_index_cache")
+    check("_get_catalog_filename" in spec.get_service_catalog.__wrapped__.__code__.co_names, "spec.get_service_catalog")
+    stock, place = spec.save_service_index_cache, os.path.join(sys.prefix, spec._get_catalog_filename())
+
+    def save(index, path):
+        # Others may start at the same time: they find a whole one or none.
+        unfinished = f"{path}.{os.getpid()}"
+        made = stock(index, unfinished)
+        os.replace(unfinished, path)
+        return made
+
+    spec._get_catalog_filename = lambda: place  # Absolute, so it is in none of the directories that it is looked for in.
+    spec.save_service_index_cache = save
+
+
 def listen_here_only():
     """Listens on 127.0.0.1, where LocalStack listens on all addresses whatever GATEWAY_LISTEN says; and lets 500 buyers
     knock at once, where LocalStack lets 50."""
@@ -150,6 +208,8 @@ def main():
     # Its hooks: start.d, which patches what does not depend on Docker or the host, and ready.d.
     config.dirs.init = str(HERE / "init")
     use_dynoxide(database_port)
+    look_at_streams_directly(database_port)
+    keep_catalog()
     listen_here_only()
     localstack_lambda.install({"AWS_ENDPOINT_URL_DYNAMODB": f"http://127.0.0.1:{database_port}"})
 

@@ -12,16 +12,18 @@ The environment carries the rest (TMPDIR, AWS_ENDPOINT_URL, ENCORE_FUNCTION_CONC
 """
 
 import asyncio
+import functools
+import gc
 import json
 import os
 import shutil
 import signal
-import socketserver
 import sys
 import threading
 
 import launching
-from gate import QUEUE_SECONDS, Gate
+import uvloop
+from ministack_http import Connection
 
 # Held by the thread that ends the process. The group's SIGTERM reaches this process too.
 LEAVING = threading.Lock()
@@ -33,142 +35,59 @@ def check(condition, what):
         sys.exit(f"ministack_launcher: {what} is not what this launcher expects; check the pinned version")
 
 
-def queue_instead_of_throttling(svc):
-    """Bounds the processes of one function and lets further calls wait for one.
+def run_functions_on_the_loop(svc, runtime, gateway, functions):
+    """Runs functions from the event loop, so many of one function at a time, and lets further calls wait.
 
-    The stock engine starts a process for every concurrent call, which on a laptop means 500
-    processes for 500 buyers, or, with a cap, an error for most of them; AWS would simply run them.
-    There is one gate per function and none above them: a function that waits for another one holds
-    its own gate only, so the two cannot lock each other out.
+    See ministack_functions.py for the loop. As to the calls: the stock engine starts a process for every concurrent
+    call, which on a laptop means 500 processes for 500 buyers, or, with a cap, an error for most of them; AWS would
+    simply run them. There is one queue per function and none above them: a function that waits for another one holds
+    its own place only, so the two cannot lock each other out.
     """
-    for name in ("_acquire_execution_slot", "_release_execution_slot", "_reserved_concurrency", "_inflight_key"):
+    for name in ("_reserved_concurrency", "_inflight_key", "_throttle_response", "_emit_lambda_logs",
+                 "_emit_lambda_metrics", "_provided_worker_env", "_provided_runtime_code_dir", "_b64_sha_to_hex",
+                 "_xray_trace_id_for_invocation", "_ensure_reaper_thread", "_run_with_function_config_scope"):
         check(callable(getattr(svc, name, None)), f"lambda_svc.{name}")
-    check(callable(getattr(svc._functions, "get", None)), "lambda_svc._functions")
-    check(svc._ACCOUNT_CONCURRENCY_CAP == 0, "lambda_svc._ACCOUNT_CONCURRENCY_CAP")
-    per_function = int(os.environ.get("ENCORE_FUNCTION_CONCURRENCY", "8"))
-    check(per_function >= 1, "ENCORE_FUNCTION_CONCURRENCY")
-    gates, lock, limits = {}, threading.Lock(), {}
-
-    def acquire(func, config):
-        # Of the function, whichever of its versions is called; the engine's versions know nothing of it.
-        reserved = svc._reserved_concurrency(svc._functions.get(config.get("FunctionName")) or func, config)
-        if reserved == 0:  # Somebody switched the function off: that is an answer, not a queue.
-            return None, "function"
-        key = svc._inflight_key(config)
-        limit = per_function if reserved is None else min(reserved, per_function)
-        with lock:
-            gate = gates.setdefault(key, Gate())
-            limits[key] = limit
-        if not gate.enter(limit, QUEUE_SECONDS):
-            return None, "function"
-        return key, None
-
-    def release(key):
-        if key is not None:
-            with lock:
-                gate, limit = gates[key], limits[key]
-            gate.leave(limit)
-
-    svc._acquire_execution_slot = acquire
-    svc._release_execution_slot = release
-
-
-def retry_reported_stream_failures(svc):
-    """Takes a stream handler's `batchItemFailures` for the failure it reports.
-
-    The stock engine ignores them for streams and moves on, so the records would be lost. Here the
-    whole batch comes again, which at-least-once delivery allows.
-    """
-    stock = svc._execute_function
+    for name in ("acquire_worker", "release_worker", "_signal", "_collect"):
+        check(callable(getattr(runtime, name, None)), f"lambda_runtime.{name}")
+    check("ProvidedWorker" in runtime._worker_class_for.__code__.co_names, "lambda_runtime._worker_class_for")
+    check("_discard_tmpdir" in runtime.kill_workers.__code__.co_names, "lambda_runtime.kill_workers")
+    check("_execute_function_with_config_scope" in svc._invoke.__code__.co_names, "lambda_svc._invoke")
+    check("run_reentrant" in gateway._call_lambda_raw.__code__.co_names, "apigateway_v1._call_lambda_raw")
+    stock_execute, stock_reentrant = svc._execute_function, svc.run_reentrant
 
     def execute(func, event):
-        result = stock(func, event)
-        records = event.get("Records") if isinstance(event, dict) else None
-        if records and isinstance(records[0], dict) and records[0].get("eventSource") == "aws:dynamodb":
-            body = result.get("body")
-            if not result.get("error") and isinstance(body, dict) and body.get("batchItemFailures"):
-                failure = {"errorType": "BatchItemFailures", "errorMessage": json.dumps(body)[:500]}
-                return {**result, "error": True, "body": failure}
-        return result
+        return functions.call(func, event) if functions.runs(func) else stock_execute(func, event)
+
+    async def reentrant(fn, *args, **kwargs):
+        # What calls functions from the loop does so in a thread, because the stock function blocks.
+        if fn is svc._execute_function_with_config_scope and functions.runs(args[0]):
+            return await functions.execute(*args)
+        return await stock_reentrant(fn, *args, **kwargs)
 
     svc._execute_function = execute
+    svc.run_reentrant = gateway.run_reentrant = reentrant
 
 
-def poll_each_stream_on_its_own(svc):
-    """Gives every DynamoDB stream mapping its own thread.
+def serve_event_sources_on_the_loop(svc, sqs, dynamodb, esm_wake, functions):
+    """Hands functions what is in queues and streams from the event loop, see ministack_sources.py."""
+    used = {
+        svc: ("_iter_all_esms", "_poll_sqs", "_run_sqs_batch", "_poll_dynamodb_streams", "_dispatch_esm_batch",
+              "_apply_filter_criteria", "_get_func_record_for_qualifier", "_send_ddb_stream_failure_record"),
+        sqs: ("_queue_url_for_account", "_receive_messages_for_esm"),
+        dynamodb: ("stream_records_since", "stream_start_position", "stream_end_position"),
+    }
+    for module, names in used.items():
+        for name in names:
+            check(callable(getattr(module, name, None)), f"{module.__name__}.{name}")
+    check(svc._poll_sqs.__code__.co_names.count("_iter_all_esms") == 1, "lambda_svc._poll_sqs")
+    check(svc._run_sqs_batch.__code__.co_varnames[:3] == ("esm", "func_rec", "event"), "lambda_svc._run_sqs_batch")
+    check({"_poll_sqs", "_poll_dynamodb_streams"} <= set(svc._poll_loop.__code__.co_names), "lambda_svc._poll_loop")
+    check(svc._esm_wake is esm_wake and not svc._poller_started, "lambda_svc._esm_wake")
+    for store in (dynamodb._stream_records, dynamodb._stream_trimmed, svc._dynamodb_stream_positions, sqs._queues):
+        check(callable(getattr(store, "get_scoped", None)), "the stores of streams and queues")
+    import ministack_sources
 
-    The stock engine runs all of them, and the dispatch of all queues, on one thread, so a slow
-    consumer holds up every other one. On AWS they know nothing of each other.
-    """
-    for name in ("_iter_all_esms", "_poll_dynamodb_streams", "_poll_loop", "_ensure_poller"):
-        check(callable(getattr(svc, name, None)), f"lambda_svc.{name}")
-    check(isinstance(svc._ESM_IDLE_WAKE_GAP_SECONDS, float), "lambda_svc._ESM_IDLE_WAKE_GAP_SECONDS")
-    check(not svc._poller_started, "lambda_svc._poller_started")
-    stock_mappings, stock_poll = svc._iter_all_esms, svc._poll_dynamodb_streams
-    mine, wakes = threading.local(), {}
-
-    def mappings():
-        uuid = getattr(mine, "uuid", None)
-        return (row for row in stock_mappings() if uuid is None or row[2]["UUID"] == uuid)
-
-    def follow(uuid, wake):
-        mine.uuid = uuid
-        while any(True for _ in mappings()):  # Until it is deleted.
-            # The limit is for a batch that failed: nothing wakes it, it comes again after its pause of 1 s.
-            wake.wait(1)
-            wake.clear()
-            try:
-                while stock_poll():
-                    pass
-            except Exception as error:
-                print(f"stream mapping {uuid}: {error!r}", file=sys.stderr, flush=True)
-        wakes.pop(uuid, None)
-
-    def wake_followers():
-        for _account, _region, mapping in stock_mappings():
-            if "/stream/" not in mapping.get("EventSourceArn", ""):
-                continue
-            uuid = mapping["UUID"]
-            if uuid not in wakes:
-                wakes[uuid] = threading.Event()
-                threading.Thread(target=follow, args=(uuid, wakes[uuid]), daemon=True).start()
-            wakes[uuid].set()
-        return False
-
-    svc._iter_all_esms = mappings
-    svc._poll_dynamodb_streams = wake_followers
-    # Between two looks at the event sources that found nothing to do.
-    svc._ESM_IDLE_WAKE_GAP_SECONDS = 0.01
-
-
-def deliver_late_logs(svc, runtime):
-    """Hands over log lines that arrived after their call's answer, once a second.
-
-    The stock engine keeps them for the next call to the same process, which may never come.
-    """
-    check(callable(getattr(svc, "_emit_lambda_logs", None)), "lambda_svc._emit_lambda_logs")
-    check(isinstance(runtime._workers, dict), "lambda_runtime._workers")
-    tick = threading.Event()
-
-    def loop():
-        while not tick.wait(1):
-            for workers in list(runtime._workers.values()):
-                for worker in list(workers):
-                    if not worker.in_use and not worker._stderr_queue.empty():
-                        text = worker._drain_stderr()
-                        if text:
-                            svc._run_with_function_config_scope(
-                                worker.config, svc._emit_lambda_logs, {"config": worker.config}, "late", text, False, 0
-                            )
-
-    def guarded():
-        while True:
-            try:
-                loop()
-            except Exception as error:
-                print(f"late logs: {error!r}", file=sys.stderr, flush=True)
-
-    threading.Thread(target=guarded, daemon=True).start()
+    return ministack_sources.Sources(functions)
 
 
 def retry_what_log_subscriptions_deliver(svc, logs):
@@ -203,17 +122,8 @@ def run_groups_of_fifo_queues_side_by_side(svc, sqs):
     svc._sqs_esm_concurrency = lambda esm, func_rec, config, queue=None: stock(esm, func_rec, config)
 
 
-def remove_dead_time(runtime, stepfunctions, eventbridge):
-    """Removes waits in which nothing happens (together some 95 ms a call, 150 ms an execution)."""
-    # Small answers of the functions' Runtime API wait for a delayed ACK otherwise (40 ms).
-    check(hasattr(socketserver.StreamRequestHandler, "disable_nagle_algorithm"), "StreamRequestHandler")
-    socketserver.StreamRequestHandler.disable_nagle_algorithm = True
-
-    # After every call the engine waits for log lines: 50 ms when there are none.
-    drain = runtime.Worker._drain_stderr_bounded
-    check(drain.__defaults__ == (0.050, 0.005, 0.250), "Worker._drain_stderr_bounded")
-    drain.__defaults__ = (0.003, 0.001, 0.050)
-
+def remove_dead_time(stepfunctions, eventbridge):
+    """Removes waits in which nothing happens (150 ms an execution)."""
     # A state machine execution sleeps before its first state.
     run = stepfunctions._run_execution
     check(run.__code__.co_consts.count(0.15) == 1, "stepfunctions._run_execution")
@@ -245,6 +155,17 @@ def enforce_policies_of_functions(evaluator, sts):
         return stock_check(access_key_id, *args, **kwargs) if access_key_id in sts._sessions else None
 
     evaluator.enforce, evaluator.check_credentials = enforce, check_credentials
+
+
+def read_policies_once(evaluator):
+    """Remembers what a policy says, for as long as it says the same.
+
+    The stock engine parses every policy of a role, and its boundary, anew for every call of a function.
+    """
+    check(callable(getattr(evaluator, "parse_policy_document", None)), "iam_evaluator.parse_policy_document")
+    stock = evaluator.parse_policy_document
+    known = functools.lru_cache(maxsize=4096)(stock)
+    evaluator.parse_policy_document = lambda text: (known if isinstance(text, str) else stock)(text)
 
 
 def import_all_that_a_body_says(gateway):
@@ -419,6 +340,16 @@ def bound_roles(iam, provisioners):
     handlers["update"] = lambda id, old, new, *more: bounded(new, lambda: stock_update(id, old, new, *more))
 
 
+def collect_rarely():
+    """Lets the interpreter look for garbage after every 20,000 new objects, and never among what was imported.
+
+    It looks after every 700 otherwise, and through all that the engine keeps each time that this grew by a quarter.
+    """
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(20_000, 20, 20)
+
+
 def identify(app, nonce):
     """Answers `GET /_encore/engine` with the nonce, so that the driver knows whom it talks to."""
     body = json.dumps({"nonce": nonce, "pid": os.getpid()}).encode()
@@ -473,22 +404,26 @@ def main():
         DOCKER_HOST="unix:///nonexistent/docker.sock",
     )
 
-    from hypercorn.asyncio import serve
-    from hypercorn.config import Config
     from ministack import app as engine
     from ministack.core import iam_evaluator
     from ministack.core import lambda_runtime as runtime
-    from ministack.services import apigateway_v1, cloudwatch_logs, eventbridge, iam, lambda_svc, sqs, stepfunctions, sts
+    from ministack.core.concurrency import esm_wake
+    from ministack.services import apigateway_v1, cloudwatch_logs, dynamodb, eventbridge, iam, lambda_svc, sqs
+    from ministack.services import stepfunctions, sts
     from ministack.services.cloudformation import provisioners
 
-    remove_dead_time(runtime, stepfunctions, eventbridge)
-    queue_instead_of_throttling(lambda_svc)
-    retry_reported_stream_failures(lambda_svc)
-    poll_each_stream_on_its_own(lambda_svc)
-    deliver_late_logs(lambda_svc, runtime)
+    import ministack_front
+    import ministack_functions
+
+    functions = ministack_functions.Functions(int(os.environ.get("ENCORE_FUNCTION_CONCURRENCY", "8")))
+    runtime.ProvidedWorker = ministack_functions.Environment
+    remove_dead_time(stepfunctions, eventbridge)
+    run_functions_on_the_loop(lambda_svc, runtime, apigateway_v1, functions)
+    sources = serve_event_sources_on_the_loop(lambda_svc, sqs, dynamodb, esm_wake, functions)
     retry_what_log_subscriptions_deliver(lambda_svc, cloudwatch_logs)
     run_groups_of_fifo_queues_side_by_side(lambda_svc, sqs)
     enforce_policies_of_functions(iam_evaluator, sts)
+    read_policies_once(iam_evaluator)
     bound_roles(iam, provisioners)
     import_all_that_a_body_says(apigateway_v1)
     update_apis_in_place(apigateway_v1, provisioners)
@@ -503,20 +438,24 @@ def main():
 
     launching.raise_file_limit()
 
-    config = Config()
-    config.bind = [f"127.0.0.1:{options.port}"]
-    config.backlog = 1024
-    config.keep_alive_timeout = 75
-    config.loglevel = engine.LOG_LEVEL
+    for name in ministack_front.USED:
+        check(hasattr(engine, name), f"app.{name}")
+    collect_rarely()
+    front = ministack_front.Front(identify(engine.app, options.nonce), options.port)
 
     async def run():
         loop = asyncio.get_running_loop()
+        functions.start()
+        sources.start()
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, leave, runtime, options.remove)
+        await front.start()
+        await loop.create_server(lambda: Connection(front.serve), "127.0.0.1", options.port, backlog=1024)
         # Never set: the signals above end the process.
-        await serve(identify(engine.app, options.nonce), config, shutdown_trigger=asyncio.Event().wait)
+        await asyncio.Event().wait()
 
-    asyncio.run(run())
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        runner.run(run())
 
 
 if __name__ == "__main__":

@@ -12,7 +12,7 @@ use std::process::Stdio;
 use std::time::{Duration, SystemTime};
 use tokio::process::Command;
 use zip::write::SimpleFileOptions;
-use zip::{CompressionMethod, DateTime, ZipWriter};
+use zip::{CompressionMethod, DateTime, ZipArchive, ZipWriter};
 
 /// A packed `bootstrap`.
 #[derive(Clone, Debug)]
@@ -39,16 +39,20 @@ struct Packed {
     program_sha256: String,
 }
 
-/// Builds every program of the workspace, in the profile and the target directory of the running one.
-pub async fn build(target: &CargoTarget, progress: &Progress) -> Result<()> {
+/// Builds the programs of the contexts, and this one, in the profile and the target directory of the running one. Others
+/// of the workspace are not needed by a stack, and take as long to build as all of these.
+pub async fn build(target: &CargoTarget, contexts: &[String], progress: &Progress) -> Result<()> {
     progress("building");
     let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
     let mut command = Command::new(cargo);
-    command
-        .args(["build", "--workspace", "--bins", "--profile", target.profile_name(), "--target-dir"])
-        .arg(&target.dir)
-        .current_dir(files::workspace());
-    run("cargo build", &mut command).await
+    command.args(["build", "--profile", target.profile_name(), "--target-dir"]).arg(&target.dir);
+    // Cargo would refuse all of them for one that there is not; packing says which that is.
+    let there = |name: &&String| files::workspace().join("functions").join(name).exists();
+    for program in contexts.iter().filter(there).map(String::as_str).chain(["local"]) {
+        command.args(["--bin", program]);
+    }
+    command.current_dir(files::workspace());
+    run("cargo build", &mut command, &target.dir.join("build.log")).await
 }
 
 /// Builds and packs the programs for Lambda's own image, whose C library may be older than this machine's.
@@ -66,20 +70,21 @@ pub async fn pack_for_docker(
     let arch = if std::env::consts::ARCH == "aarch64" { "arm64" } else { std::env::consts::ARCH };
     let mut command = Command::new(files::workspace().join("infra").join("package"));
     command.args(["--arch", arch, "--out-dir"]).arg(&out).args((!build).then_some("--no-build")).args(contexts);
-    run("infra/package", command.stdout(Stdio::null())).await?;
+    run("infra/package", command.stdout(Stdio::null()), &target.dir.join("package.log")).await?;
     let store = out.join("package");
     let mut manifest: BTreeMap<String, Packed> = files::read_json(&store.join("manifest.json"))?.unwrap_or_default();
     let package = |context: &String| {
-        let Packed { file, program_sha256 } =
-            manifest.remove(context).ok_or_else(|| Error::Template(format!("{context} is not packaged")))?;
+        let Packed { file, program_sha256 } = manifest
+            .remove(context)
+            .ok_or_else(|| Error::Template(format!("{context} is not packaged; leave out --no-build")))?;
         let hash = program_sha256.chars().take(16).collect();
         Ok(Package { context: context.clone(), hash, path: store.join(file) })
     };
     contexts.iter().map(package).collect()
 }
 
-/// Runs what builds: in a terminal it shows what it does, elsewhere only why it failed.
-async fn run(what: &str, command: &mut Command) -> Result<()> {
+/// Runs what builds: in a terminal it shows what it does, elsewhere only why it failed, and keeps the rest in `log`.
+async fn run(what: &str, command: &mut Command, log: &Path) -> Result<()> {
     command.stdin(Stdio::null());
     // What cargo tells the program that it runs is no business of another cargo.
     for (name, _) in std::env::vars_os() {
@@ -96,15 +101,14 @@ async fn run(what: &str, command: &mut Command) -> Result<()> {
         return if status.success() {
             Ok(())
         } else {
-            Err(Error::Command { what: what.to_owned(), output: "see above".to_owned() })
+            Err(Error::Command { what: what.to_owned(), why: "see above".to_owned() })
         };
     }
     let output = command.output().await.map_err(could_not)?;
     if output.status.success() {
         return Ok(());
     }
-    let printed = String::from_utf8_lossy(&output.stderr);
-    Err(Error::Command { what: what.to_owned(), output: files::tail_of(&printed, 80) })
+    Err(Error::command(what, &String::from_utf8_lossy(&output.stderr), log))
 }
 
 /// Packs the program of each context. Packages are kept under the target directory by the hash of their program, so
@@ -128,15 +132,21 @@ pub async fn pack(target: &CargoTarget, contexts: &[String]) -> Result<Vec<Packa
 fn pack_one(context: String, program: &Path, store: &Path) -> Result<Package> {
     if !program.exists() {
         return Err(Error::Template(format!(
-            "a stack names the context `{context}`, but there is no program {}",
+            "a stack names the context `{context}`, but there is no program {}: leave out --no-build to have it built",
             program.display()
         )));
     }
     let mut bytes = Vec::new();
     File::open(program).and_then(|mut file| file.read_to_end(&mut bytes)).at("reading", program)?;
+    if !is_whole_program(&bytes) {
+        return Err(Error::Damaged(format!(
+            "the program {} is half-written, which cargo does not notice: cargo clean --package {context}, and start again",
+            program.display()
+        )));
+    }
     let hash = files::short_hash(&[&bytes], 16);
     let path = store.join(format!("{context}-{hash}.zip"));
-    if !path.exists() {
+    if !is_whole_package(&path, bytes.len()) {
         let zipped = zip(&bytes).map_err(|source| Error::Io { what: format!("packing {context}"), source })?;
         files::write_atomically(&path, &zipped)?;
     } else {
@@ -148,6 +158,27 @@ fn pack_one(context: String, program: &Path, store: &Path) -> Result<Package> {
             .at("touching", &path)?;
     }
     Ok(Package { context, hash, path })
+}
+
+/// Whether all of a program is there that its header speaks of. An interrupted linker, or a full disk, leaves less.
+fn is_whole_program(bytes: &[u8]) -> bool {
+    // ELF, 64 bits, little-endian, as on Linux: the table of sections is the last thing in the file. Of others (macOS)
+    // it is known only that nothing is too little.
+    if !bytes.starts_with(b"\x7fELF\x02\x01") {
+        return !(bytes.is_empty() || cfg!(target_os = "linux"));
+    }
+    let number = |at: usize, width: usize| {
+        let field = bytes.get(at..at + width)?;
+        Some(field.iter().rev().fold(0_u64, |number, byte| number << 8 | u64::from(*byte)))
+    };
+    let end = || number(0x28, 8)?.checked_add(number(0x3A, 2)? * number(0x3C, 2)?);
+    end().is_some_and(|end| end <= bytes.len() as u64)
+}
+
+/// Whether there is a package of a program of this size, all of it: its directory is the last thing in the file.
+fn is_whole_package(path: &Path, size: usize) -> bool {
+    let Some(mut package) = File::open(path).ok().and_then(|file| ZipArchive::new(file).ok()) else { return false };
+    package.by_name("bootstrap").is_ok_and(|program| program.size() == size as u64)
 }
 
 /// A zip with the program as `bootstrap`. The same bytes in give the same bytes out: no clock, no user.
@@ -189,8 +220,33 @@ mod tests {
     }
 
     #[test]
+    fn a_program_of_which_the_end_is_missing_is_not_whole() {
+        let program = fs::read(std::env::current_exe().unwrap()).unwrap();
+        assert!(is_whole_program(&program));
+        assert!(!is_whole_program(&[]), "cargo made the file and was killed");
+        if cfg!(target_os = "linux") {
+            assert!(!is_whole_program(&program[..program.len() - 1]));
+            assert!(!is_whole_program(&program[..0x30]), "not even the header");
+            assert!(!is_whole_program(&vec![0; program.len()]), "space was made for it, and no more");
+        }
+    }
+
+    #[test]
+    fn a_package_of_which_the_end_is_missing_is_made_again() {
+        let dir = CargoTarget::of_this_program().dir.join(format!("test-packages-{}", std::process::id()));
+        fs::create_dir_all(&dir).unwrap();
+        let program = dir.join("items");
+        fs::write(&program, [b"\x7fELF\x02\x01".as_slice(), &[0; 1_000]].concat()).unwrap();
+        let pack = || pack_one("items".to_owned(), &program, &dir).unwrap();
+        let whole = fs::read(pack().path).unwrap();
+        fs::write(pack().path, &whole[..whole.len() / 2]).unwrap();
+        assert_eq!(fs::read(pack().path).unwrap().len(), whole.len());
+        files::remove(&dir).unwrap();
+    }
+
+    #[test]
     fn a_package_holds_an_executable_bootstrap() {
-        let mut archive = zip::ZipArchive::new(Cursor::new(zip(b"#!/bin/sh\n").unwrap())).unwrap();
+        let mut archive = ZipArchive::new(Cursor::new(zip(b"#!/bin/sh\n").unwrap())).unwrap();
         let file = archive.by_name("bootstrap").unwrap();
         assert_eq!(file.unix_mode().unwrap() & 0o777, 0o755);
     }

@@ -3,13 +3,11 @@
 use crate::bucket::Bucket;
 use crate::error::Error;
 use crate::info::sdk_config;
+use crate::query::{Query, Refused, numbered};
 use crate::{Progress, Result};
-use aws_sdk_cloudformation as cfn;
-use cfn::error::{DisplayErrorContext, ProvideErrorMetadata, SdkError};
-use cfn::types::{
-    Capability, ChangeSetStatus, ChangeSetType, Parameter, ResourceStatus, StackEvent, StackResourceSummary,
-    StackStatus,
-};
+use serde::Deserialize;
+use serde::de::DeserializeOwned;
+use serde_json::Value;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
@@ -45,10 +43,32 @@ pub struct Wanted {
     pub parameters: BTreeMap<String, String>,
 }
 
+/// One thing that happened to a resource of a stack.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(rename_all = "PascalCase", default)]
+struct StackEvent {
+    logical_resource_id: String,
+    resource_type: String,
+    resource_status: String,
+    resource_status_reason: String,
+}
+
+/// A resource of a stack.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(rename_all = "PascalCase", default)]
+pub struct StackResource {
+    /// Its name in the template.
+    pub logical_resource_id: String,
+    /// What it is called.
+    pub physical_resource_id: String,
+    /// Its type, `AWS::...`.
+    pub resource_type: String,
+}
+
 /// The stacks of an engine.
 #[derive(Clone)]
 pub struct CloudFormation {
-    client: cfn::Client,
+    client: Query,
     bucket: Bucket,
     progress: Progress,
     /// Held while a change set is made: LocalStack tells SAM the region in a variable of its process, which it takes away
@@ -59,7 +79,7 @@ pub struct CloudFormation {
 impl CloudFormation {
     /// In the engine at that endpoint, by way of that bucket.
     pub fn new(endpoint: &str, bucket: Bucket, progress: Progress) -> Self {
-        Self { client: cfn::Client::new(&sdk_config(endpoint)), bucket, progress, making: Arc::default() }
+        Self { client: Query::new(&sdk_config(endpoint)), bucket, progress, making: Arc::default() }
     }
 
     /// Creates a stack or brings it up to date. What fails names the stack.
@@ -70,10 +90,10 @@ impl CloudFormation {
     }
 
     async fn deploy_one(&self, stack: &One<'_>, wanted: &Wanted) -> Result<Change> {
-        let exists = match stack.status().await? {
-            None | Some(StackStatus::ReviewInProgress) => false,
+        let exists = match stack.status().await?.as_deref() {
+            None | Some("REVIEW_IN_PROGRESS") => false,
             // Nothing can be deployed onto a stack whose creation failed.
-            Some(StackStatus::RollbackComplete | StackStatus::CreateFailed | StackStatus::RollbackFailed) => {
+            Some("ROLLBACK_COMPLETE" | "CREATE_FAILED" | "ROLLBACK_FAILED") => {
                 stack.delete().await?;
                 false
             }
@@ -82,9 +102,9 @@ impl CloudFormation {
         // Longer templates than 51,200 bytes have to come from a bucket; so they all do.
         let key = format!("{}.template.json", wanted.name);
         let url = self.bucket.put(&key, wanted.template.as_bytes().to_vec()).await?;
-        let kind = if exists { ChangeSetType::Update } else { ChangeSetType::Create };
+        let kind = if exists { "UPDATE" } else { "CREATE" };
         let making = self.making.lock().await;
-        let made = stack.change_set(kind, url, &wanted.parameters).await?;
+        let made = stack.change_set(kind, &url, &wanted.parameters).await?;
         drop(making);
         let Some((set, changes)) = made else {
             stack.check_pretended().await?;
@@ -92,9 +112,9 @@ impl CloudFormation {
         };
         (self.progress)(&format!("deploying {} ({changes} changes)", wanted.name));
         let end = stack.execute(&set).await?;
-        let change = match end {
-            StackStatus::CreateComplete => Change::Created,
-            StackStatus::UpdateComplete => Change::Updated,
+        let change = match end.as_str() {
+            "CREATE_COMPLETE" => Change::Created,
+            "UPDATE_COMPLETE" => Change::Updated,
             other => return Err(Error::Deploy(format!("the stack is {other}:\n{}", stack.reasons().await?))),
         };
         stack.check_pretended().await?;
@@ -102,16 +122,15 @@ impl CloudFormation {
     }
 
     /// What a stack consists of.
-    pub async fn resources(&self, name: &str) -> Result<Vec<StackResourceSummary>> {
+    pub async fn resources(&self, name: &str) -> Result<Vec<StackResource>> {
         One { client: &self.client, name }.resources().await
     }
 
     /// The account that a stack is in.
     pub async fn account(&self, name: &str) -> Result<String> {
-        let stacks = self.client.describe_stacks().stack_name(name).send().await;
-        let stacks = stacks.map_err(|e| failed("reading the stack", e))?;
+        let stack = self.client.stack(name).await.map_err(|refused| refused.doing("reading the stack"))?;
         // arn:aws:cloudformation:<region>:<account>:stack/...
-        let account = stacks.stacks().first().and_then(|stack| stack.stack_id()?.split(':').nth(4));
+        let account = stack["StackId"].as_str().and_then(|arn| arn.split(':').nth(4));
         Ok(account.unwrap_or_default().to_owned())
     }
 }
@@ -137,38 +156,41 @@ impl Patience {
 
 /// One stack.
 struct One<'a> {
-    client: &'a cfn::Client,
+    client: &'a Query,
     name: &'a str,
 }
 
 impl One<'_> {
+    async fn call(&self, action: &str, parameters: &[(&str, &str)]) -> Result<Value, Refused> {
+        self.client.call(action, &[&[("StackName", self.name)], parameters].concat()).await
+    }
+
     /// Makes a change set and waits for it: its name and how many changes it has. `None`: none, and it is gone again.
     async fn change_set(
         &self,
-        kind: ChangeSetType,
-        template_url: String,
+        kind: &str,
+        template_url: &str,
         parameters: &BTreeMap<String, String>,
     ) -> Result<Option<(String, usize)>> {
-        let parameter = |(key, value)| Parameter::builder().parameter_key(key).parameter_value(value).build();
         let name = format!("deploy-{}", epoch_millis());
-        self.client
-            .create_change_set()
-            .stack_name(self.name)
-            .change_set_name(&name)
-            .change_set_type(kind)
-            .template_url(template_url)
-            .capabilities(Capability::CapabilityIam)
-            .capabilities(Capability::CapabilityNamedIam)
-            .capabilities(Capability::CapabilityAutoExpand)
-            .set_parameters(Some(parameters.iter().map(parameter).collect()))
-            .send()
-            .await
-            .map_err(|e| failed("making the change set", e))?;
+        let parameters: Vec<(&str, &str)> =
+            parameters.iter().map(|(key, value)| (key.as_str(), value.as_str())).collect();
+        let given = numbered(&parameters);
+        let mut form = vec![
+            ("ChangeSetName", name.as_str()),
+            ("ChangeSetType", kind),
+            ("TemplateURL", template_url),
+            ("Capabilities.member.1", "CAPABILITY_IAM"),
+            ("Capabilities.member.2", "CAPABILITY_NAMED_IAM"),
+            ("Capabilities.member.3", "CAPABILITY_AUTO_EXPAND"),
+        ];
+        form.extend(given.iter().map(|(field, value)| (field.as_str(), *value)));
+        self.call("CreateChangeSet", &form).await.map_err(|refused| refused.doing("making the change set"))?;
         if let Some(changes) = self.changes(&name).await? {
             return Ok(Some((name, changes)));
         }
-        let deleted = self.client.delete_change_set().stack_name(self.name).change_set_name(&name).send().await;
-        deleted.map_err(|e| failed("removing the empty change set", e))?;
+        let deleted = self.call("DeleteChangeSet", &[("ChangeSetName", &name)]).await;
+        deleted.map_err(|refused| refused.doing("removing the empty change set"))?;
         Ok(None)
     }
 
@@ -176,12 +198,12 @@ impl One<'_> {
     async fn changes(&self, name: &str) -> Result<Option<usize>> {
         let mut patience = Patience::new();
         loop {
-            let set = self.client.describe_change_set().stack_name(self.name).change_set_name(name).send().await;
-            let set = set.map_err(|e| failed("reading the change set", e))?;
-            match set.status() {
-                Some(ChangeSetStatus::CreateComplete) => return Ok(Some(set.changes().len())),
-                Some(ChangeSetStatus::Failed) => {
-                    let reason = set.status_reason().unwrap_or_default();
+            let set = self.call("DescribeChangeSet", &[("ChangeSetName", name)]).await;
+            let set = set.map_err(|refused| refused.doing("reading the change set"))?;
+            match set["Status"].as_str().unwrap_or_default() {
+                "CREATE_COMPLETE" => return Ok(Some(set["Changes"].as_array().map_or(0, Vec::len))),
+                "FAILED" => {
+                    let reason = set["StatusReason"].as_str().unwrap_or_default();
                     if reason.contains("didn't contain changes") || reason.contains("No updates") {
                         return Ok(None);
                     }
@@ -193,14 +215,14 @@ impl One<'_> {
         }
     }
 
-    /// Executes a change set and waits for the stack to come to rest.
-    async fn execute(&self, set: &str) -> Result<StackStatus> {
-        let executed = self.client.execute_change_set().stack_name(self.name).change_set_name(set).send().await;
-        executed.map_err(|e| failed("executing the change set", e))?;
+    /// Executes a change set and waits for the stack to come to rest: its status then.
+    async fn execute(&self, set: &str) -> Result<String> {
+        let executed = self.call("ExecuteChangeSet", &[("ChangeSetName", set)]).await;
+        executed.map_err(|refused| refused.doing("executing the change set"))?;
         let mut patience = Patience::new();
         loop {
             if let Some(status) = self.status().await?
-                && !status.as_str().ends_with("_IN_PROGRESS")
+                && !status.ends_with("_IN_PROGRESS")
             {
                 return Ok(status);
             }
@@ -217,19 +239,19 @@ impl One<'_> {
     }
 
     /// The stack's status, `None` when there is no such stack.
-    async fn status(&self) -> Result<Option<StackStatus>> {
-        match self.client.describe_stacks().stack_name(self.name).send().await {
-            Ok(answer) => Ok(answer.stacks().first().and_then(|stack| stack.stack_status().cloned())),
-            Err(error) if error.code() == Some("ValidationError") => Ok(None),
-            Err(error) => Err(failed("reading the stack", error)),
+    async fn status(&self) -> Result<Option<String>> {
+        match self.client.stack(self.name).await {
+            Ok(stack) => Ok(stack["StackStatus"].as_str().map(str::to_owned)),
+            Err(refused) if refused.code == "ValidationError" => Ok(None),
+            Err(refused) => Err(refused.doing("reading the stack")),
         }
     }
 
     async fn delete(&self) -> Result<()> {
-        let deleted = self.client.delete_stack().stack_name(self.name).send().await;
-        deleted.map_err(|e| failed("removing the failed stack", e))?;
+        let deleted = self.call("DeleteStack", &[]).await;
+        deleted.map_err(|refused| refused.doing("removing the failed stack"))?;
         let mut patience = Patience::new();
-        while !matches!(self.status().await?, None | Some(StackStatus::DeleteComplete)) {
+        while !matches!(self.status().await?.as_deref(), None | Some("DELETE_COMPLETE")) {
             self.go_on(&mut patience, "removing the failed stack").await?;
         }
         Ok(())
@@ -238,7 +260,7 @@ impl One<'_> {
     /// What went wrong in the stack, from its events, first things first.
     async fn reasons(&self) -> Result<String> {
         let went_wrong = |event: &&StackEvent| {
-            let status = event.resource_status().map(ResourceStatus::as_str).unwrap_or_default();
+            let status = &event.resource_status;
             status.ends_with("FAILED") || status.contains("ROLLBACK_IN_PROGRESS")
         };
         let mut lines: Vec<String> = self.events().await?.iter().filter(went_wrong).map(line).collect();
@@ -248,23 +270,17 @@ impl One<'_> {
 
     /// The stack's events, newest first.
     async fn events(&self) -> Result<Vec<StackEvent>> {
-        let mut events = Vec::new();
-        let mut pages = self.client.describe_stack_events().stack_name(self.name).into_paginator().send();
-        while let Some(page) = pages.next().await {
-            let page = page.map_err(|e| failed("reading the stack's events", e))?;
-            events.extend(page.stack_events.unwrap_or_default());
-        }
-        Ok(events)
+        self.list("DescribeStackEvents", "StackEvents", "reading the stack's events").await
     }
 
-    async fn resources(&self) -> Result<Vec<StackResourceSummary>> {
-        let mut resources = Vec::new();
-        let mut pages = self.client.list_stack_resources().stack_name(self.name).into_paginator().send();
-        while let Some(page) = pages.next().await {
-            let page = page.map_err(|e| failed("listing the stack's resources", e))?;
-            resources.extend(page.stack_resource_summaries.unwrap_or_default());
-        }
-        Ok(resources)
+    async fn resources(&self) -> Result<Vec<StackResource>> {
+        self.list("ListStackResources", "StackResourceSummaries", "listing the stack's resources").await
+    }
+
+    async fn list<T: DeserializeOwned>(&self, action: &str, list: &str, doing: &str) -> Result<Vec<T>> {
+        let members = self.client.list(action, self.name, list).await.map_err(|refused| refused.doing(doing))?;
+        let read = members.into_iter().map(serde_json::from_value).collect::<Result<_, _>>();
+        read.map_err(|error| Error::Deploy(format!("{doing}: {error}")))
     }
 
     /// Refuses a stack with resources whose type the engine does not know.
@@ -285,13 +301,13 @@ impl One<'_> {
 /// Whether an event is of a resource whose type the engine does not know: LocalStack reports it as complete, and says only
 /// here that it made nothing.
 fn pretends(event: &StackEvent) -> bool {
-    event.resource_status_reason().is_some_and(|why| why.contains("as a fallback"))
+    event.resource_status_reason.contains("as a fallback")
 }
 
 /// What a stack still has of the resources that were only pretended.
-fn pretended(events: &[StackEvent], resources: &[StackResourceSummary]) -> Vec<String> {
+fn pretended(events: &[StackEvent], resources: &[StackResource]) -> Vec<String> {
     let still_there = |event: &&StackEvent| {
-        resources.iter().any(|resource| resource.logical_resource_id() == event.logical_resource_id())
+        resources.iter().any(|resource| resource.logical_resource_id == event.logical_resource_id)
     };
     let mut lines: Vec<String> = events.iter().filter(still_there).map(line).collect();
     lines.sort();
@@ -301,29 +317,17 @@ fn pretended(events: &[StackEvent], resources: &[StackResourceSummary]) -> Vec<S
 
 /// An event that says why.
 fn line(event: &StackEvent) -> String {
+    let said = |text: &'static str, of: &str| if of.is_empty() { text.to_owned() } else { of.to_owned() };
     format!(
         "  {} ({}): {}",
-        event.logical_resource_id().unwrap_or("?"),
-        event.resource_type().unwrap_or("?"),
-        event.resource_status_reason().unwrap_or("no reason given")
+        said("?", &event.logical_resource_id),
+        said("?", &event.resource_type),
+        said("no reason given", &event.resource_status_reason)
     )
 }
 
 fn epoch_millis() -> u128 {
     SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_millis()
-}
-
-fn failed<E, R>(doing: &str, error: SdkError<E, R>) -> Error
-where
-    E: ProvideErrorMetadata + std::error::Error + 'static,
-    R: std::fmt::Debug + 'static,
-{
-    // A refusal says what is wrong in its message; of anything else, the whole chain may matter.
-    let why = match (error.code(), error.message()) {
-        (Some(code), Some(message)) => format!("{message} ({code})"),
-        _ => DisplayErrorContext(error).to_string(),
-    };
-    Error::Deploy(format!("{doing}: {why}"))
 }
 
 #[cfg(test)]
@@ -333,13 +337,14 @@ mod tests {
     #[test]
     fn what_was_deployed_as_a_fallback_is_named_while_the_stack_has_it() {
         let event = |name: &str, why: &str| {
-            let event = StackEvent::builder().logical_resource_id(name).resource_type("AWS::X::Y");
-            event.resource_status(ResourceStatus::CreateComplete).resource_status_reason(why).build()
+            let (logical_resource_id, resource_type) = (name.to_owned(), "AWS::X::Y".to_owned());
+            let (resource_status, resource_status_reason) = ("CREATE_COMPLETE".to_owned(), why.to_owned());
+            StackEvent { logical_resource_id, resource_type, resource_status, resource_status_reason }
         };
         let why = "Resource type AWS::X::Y is not supported but was deployed as a fallback";
         let mut events = vec![event("Kept", why), event("Kept", why), event("Removed", why), event("Good", "")];
         events.retain(pretends);
-        let there = |name: &str| StackResourceSummary::builder().logical_resource_id(name).build();
+        let there = |name: &str| StackResource { logical_resource_id: name.to_owned(), ..Default::default() };
         assert_eq!(pretended(&events, &[there("Kept"), there("Good")]), [format!("  Kept (AWS::X::Y): {why}")]);
     }
 }

@@ -7,11 +7,10 @@
 
 use crate::Result;
 use crate::error::Error;
-use aws_sdk_lambda::primitives::Blob;
-use aws_sdk_lambda::types::InvocationType;
 use aws_sdk_sqs::Client;
 use aws_sdk_sqs::error::DisplayErrorContext;
 use aws_sdk_sqs::types::{Message, MessageSystemAttributeName, QueueAttributeName};
+use kit::service::{LAMBDA, Request, Service};
 use serde::Serialize;
 use serde_json::Value;
 use std::collections::{BTreeMap, HashMap};
@@ -74,7 +73,7 @@ pub struct Redriven {
 #[derive(Clone, Debug)]
 pub struct DeadLetters {
     client: Client,
-    lambda: aws_sdk_lambda::Client,
+    lambda: Service,
     prefix: String,
 }
 
@@ -85,7 +84,7 @@ fn failed<E: std::error::Error>(doing: &str, error: E) -> Error {
 impl DeadLetters {
     /// Those of the stack of that name, wherever the configuration leads.
     pub fn new(config: &aws_types::SdkConfig, stack: &str) -> Self {
-        let lambda = aws_sdk_lambda::Client::new(config);
+        let lambda = Service::new(LAMBDA, config);
         Self { client: Client::new(config), lambda, prefix: format!("{stack}-") }
     }
 
@@ -230,8 +229,8 @@ impl DeadLetters {
         let (function, payload) = kept_call(&letter.body).ok_or_else(|| {
             Error::Usage(format!("{} is no call that Lambda kept; see: cargo local dlq show", letter.id))
         })?;
-        let call = self.lambda.invoke().function_name(&function).invocation_type(InvocationType::Event);
-        call.payload(Blob::new(payload)).send().await.map(drop).map_err(|e| failed("calling a function again", e))
+        let call = Request::invocation(&function, payload).header("x-amz-invocation-type", "Event");
+        self.lambda.send(call).await.map(drop).map_err(|e| failed("calling a function again", e))
     }
 }
 

@@ -38,13 +38,15 @@ const HOLD_SECONDS: u32 = 15;
 const ACTIVE_SECONDS: u32 = 150;
 /// How many tickets one may have.
 const MAX_PER_USER: u32 = 4;
+/// How many people are let in a minute at the most: what one engine bears on two cores, with some room.
+const FASTEST: u32 = 1_000;
 /// With more buyers inside than that, the operator slows down: they would lose their holds before they can pay.
-const CROWD: usize = 40;
+const CROWD: usize = 100;
 /// How late a status check may learn of a pause, in milliseconds.
 const STATUS_MAY_BE_LATE_MILLIS: i64 = 1_500;
 /// How long a pause is kept up at the most, when nobody asks.
 const LONGEST_PAUSE: Duration = Duration::from_secs(8);
-/// After how long a sale is given up, for each 600 buyers. It takes a third of that on two idle cores.
+/// After how long a sale is given up, for each 600 buyers. It takes a quarter of that on two idle cores.
 const DEADLINE: Duration = Duration::from_secs(300);
 /// How long seats may stay held after the last buyer went home, beyond the length of a hold.
 const DRAIN_PATIENCE: Duration = Duration::from_secs(30);
@@ -92,8 +94,8 @@ async fn play(cloud: &Cloud, args: &Args, seed: u64) -> Result<bool> {
     let operator = Operator::new(&tokens, Api::new(&cloud.info().api_url, AT_ONCE))?;
     let (concert, schedule) = operator.open(args.seats).await?;
 
-    // So many a minute that all are in after little more than a minute, the first third slower.
-    let rate = (args.buyers * 9 / 10).max(300);
+    // So many a minute that all are in after half a minute, or after two where they are thousands; the first third slower.
+    let rate = (args.buyers * 2).clamp(300, FASTEST);
     let arrivals = Duration::from_secs(u64::from(args.buyers).div_ceil(100).clamp(2, 60));
     operator.admit(&concert, rate * 3 / 4, arrivals).await?;
 

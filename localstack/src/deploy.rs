@@ -5,18 +5,19 @@ use crate::error::Error;
 use crate::info::sdk_config;
 use crate::stacks::Order;
 use crate::{Outcome, Result};
-use aws_sdk_ssm::error::DisplayErrorContext;
-use aws_sdk_ssm::types::ParameterType;
+use kit::service::{SSM, Service, why};
+use serde_json::json;
 use std::collections::{BTreeMap, BTreeSet};
 use tokio::task::JoinSet;
 
 /// Keeps the functions' secrets where they read them. They are outside the templates, as on AWS.
 pub async fn keep_secrets(endpoint: &str, documents: &BTreeMap<String, serde_json::Value>) -> Result<()> {
-    let ssm = aws_sdk_ssm::Client::new(&sdk_config(endpoint));
+    let ssm = Service::new(SSM, &sdk_config(endpoint));
     for (name, document) in documents {
-        let put = ssm.put_parameter().name(name).value(document.to_string());
-        let put = put.r#type(ParameterType::SecureString).overwrite(true).send().await;
-        put.map_err(|e| Error::Deploy(format!("keeping {name}: {}", DisplayErrorContext(&e))))?;
+        let value = document.to_string();
+        let put = json!({ "Name": name, "Value": value, "Type": "SecureString", "Overwrite": true });
+        let kept = ssm.call("PutParameter", &put).await;
+        kept.map_err(|failure| Error::Deploy(format!("keeping {name}: {}", why(&failure))))?;
     }
     Ok(())
 }

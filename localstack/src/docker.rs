@@ -17,16 +17,25 @@ pub async fn check() -> Result<()> {
     run("docker compose version", Command::new("docker").args(["compose", "version"])).await.map(drop)
 }
 
-/// Starts the engine, and waits until Compose finds it well.
-pub async fn up(project: &str, port: u16, nonce: &str) -> Result<()> {
+/// Starts the engine, and waits until Compose finds it well. Where it does not, `log` says why.
+pub async fn up(project: &str, port: u16, nonce: &str, log: &Path) -> Result<()> {
     let mut command = compose(project);
     command.args(["up", "--detach", "--wait"]).env("ENCORE_PORT", port.to_string()).env("ENCORE_NONCE", nonce);
-    let Err(error) = run("docker compose up", &mut command).await else { return Ok(()) };
-    let Error::Command { what, output } = error else { return Err(error) };
+    let output = output(&mut command).await?;
+    if output.status.success() {
+        return Ok(());
+    }
     // What Compose says of a container that is not well is no more than that.
-    let logs = run("docker compose logs", compose(project).args(["logs", "--no-color", "--tail", "20"])).await;
+    let logs = run("docker compose logs", compose(project).args(["logs", "--no-color", "--tail", "200"])).await;
     let logs = logs.map_or_else(|error| error.chain(), |logs| String::from_utf8_lossy(&logs.stdout).into_owned());
-    Err(Error::Command { what, output: format!("{output}\n{logs}") })
+    // What it says itself comes last: the image that there is not, the daemon that does not answer.
+    Err(Error::command("docker compose up", &format!("{logs}\n{}", String::from_utf8_lossy(&output.stderr)), log))
+}
+
+/// Whether any container of it runs.
+pub async fn is_up(project: &str) -> Result<bool> {
+    let listed = run("docker compose ps", compose(project).args(["ps", "--quiet"])).await?;
+    Ok(!listed.stdout.trim_ascii().is_empty())
 }
 
 /// Ends the engine and removes what it kept.
@@ -41,18 +50,23 @@ fn compose(project: &str) -> Command {
     command
 }
 
-async fn run(what: &str, command: &mut Command) -> Result<Output> {
-    let output = command.stdin(Stdio::null()).output().await.map_err(|source| match source.kind() {
+async fn output(command: &mut Command) -> Result<Output> {
+    command.stdin(Stdio::null()).output().await.map_err(|source| match source.kind() {
         ErrorKind::NotFound => {
             Error::Missing("docker is not in PATH; LocalStack runs without it, too: leave out --docker".to_owned())
         }
         _ => Error::Io { what: "docker could not be run".to_owned(), source },
-    })?;
+    })
+}
+
+async fn run(what: &str, command: &mut Command) -> Result<Output> {
+    let output = output(command).await?;
     if output.status.success() {
         return Ok(output);
     }
     let printed = String::from_utf8_lossy(&output.stderr);
-    Err(Error::Command { what: what.to_owned(), output: files::tail_of(&printed, 30) })
+    let why = printed.lines().map(str::trim).filter(|line| !line.is_empty()).collect::<Vec<_>>().join("; ");
+    Err(Error::Command { what: what.to_owned(), why })
 }
 
 #[cfg(test)]

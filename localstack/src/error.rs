@@ -1,5 +1,6 @@
 //! What can go wrong, worded for the person at the terminal.
 
+use crate::files;
 use std::io;
 use std::path::Path;
 
@@ -22,12 +23,12 @@ pub enum Error {
     #[error("{0}")]
     Usage(String),
     /// A program that was run failed.
-    #[error("{what} failed:\n{output}")]
+    #[error("{what} failed: {why}")]
     Command {
         /// What was run.
         what: String,
-        /// The end of what it printed.
-        output: String,
+        /// What it said last, and where all of it is.
+        why: String,
     },
     /// The engine did not start, or does not answer.
     #[error("{0}")]
@@ -48,7 +49,17 @@ impl Error {
         Self::Io { what: format!("{doing} {}", path.display()), source }
     }
 
-    /// The whole chain on one line, outermost first.
+    /// A program that failed. All that it printed is kept in `log`, the line that says most is shown.
+    pub(crate) fn command(what: &str, printed: &str, log: &Path) -> Self {
+        let line = files::telling_line(printed);
+        let kept = match files::write_atomically(log, printed.as_bytes()) {
+            Ok(()) => format!("all it said is in {}", log.display()),
+            Err(error) => format!("all it said is lost ({})", error.chain()),
+        };
+        Self::Command { what: what.to_owned(), why: format!("{line}; {kept}") }
+    }
+
+    /// The whole chain, outermost first, and what helps where that is known.
     pub fn chain(&self) -> String {
         let mut text = self.to_string();
         let mut cause = std::error::Error::source(self);
@@ -57,7 +68,22 @@ impl Error {
             text.push_str(&error.to_string());
             cause = error.source();
         }
+        if let Self::Io { source, .. } = self {
+            text.push_str(remedy(source.kind()));
+        }
         text
+    }
+}
+
+/// What helps where the operating system says no to a path.
+const fn remedy(kind: io::ErrorKind) -> &'static str {
+    use io::ErrorKind::{NotADirectory, PermissionDenied, QuotaExceeded, ReadOnlyFilesystem, StorageFull};
+    match kind {
+        StorageFull | QuotaExceeded => "; make room there, or choose another directory (--target-dir)",
+        PermissionDenied | ReadOnlyFilesystem | NotADirectory => {
+            "; choose a directory that you may write to (--target-dir; for what is built, CARGO_TARGET_DIR)"
+        }
+        _ => "",
     }
 }
 
@@ -69,5 +95,25 @@ pub(crate) trait AtPath<T> {
 impl<T> AtPath<T> for io::Result<T> {
     fn at(self, doing: &str, path: &Path) -> Result<T, Error> {
         self.map_err(|source| Error::io(doing, path, source))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::io::ErrorKind;
+
+    #[test]
+    fn what_the_system_refuses_is_one_line_with_what_to_do() {
+        let refused = |kind: ErrorKind| Error::io("writing", Path::new("/a/b"), kind.into()).chain();
+        for (kind, remedy) in [
+            (ErrorKind::StorageFull, "make room there"),
+            (ErrorKind::PermissionDenied, "may write to"),
+            (ErrorKind::ReadOnlyFilesystem, "may write to"),
+        ] {
+            let line = refused(kind);
+            assert!(line.starts_with("writing /a/b: ") && line.contains(remedy) && !line.contains('\n'), "{line}");
+        }
+        assert!(!refused(ErrorKind::InvalidData).contains(';'));
     }
 }

@@ -151,9 +151,17 @@ pub fn tail(path: &Path, lines: usize) -> String {
 }
 
 /// The last lines of a text.
-pub fn tail_of(text: &str, lines: usize) -> String {
+fn tail_of(text: &str, lines: usize) -> String {
     let all: Vec<&str> = text.trim_end().lines().collect();
     all[all.len().saturating_sub(lines)..].join("\n")
+}
+
+/// The line of a log that says most: the last one that calls itself an error, or the last one.
+pub fn telling_line(log: &str) -> String {
+    let lines = || log.lines().map(str::trim).filter(|line| !line.is_empty()).rev();
+    let error = |line: &&str| line.get(..5).is_some_and(|start| start.eq_ignore_ascii_case("error"));
+    let line = lines().find(error).or_else(|| lines().next()).unwrap_or("it printed nothing");
+    line.chars().take(400).collect()
 }
 
 /// The first `digits` hexadecimal digits of a SHA-256 sum.
@@ -199,5 +207,14 @@ mod tests {
     fn a_tail_is_the_end() {
         assert_eq!(tail_of("a\nb\nc\n", 2), "b\nc");
         assert_eq!(tail_of("a", 5), "a");
+    }
+
+    #[test]
+    fn of_a_log_the_line_is_shown_that_says_most() {
+        let traceback =
+            "Traceback (most recent call last):\n  File \"x\"\nModuleNotFoundError: No module named 'x'\n\n";
+        assert_eq!(telling_line(traceback), "ModuleNotFoundError: No module named 'x'");
+        assert_eq!(telling_line("ERROR: no such package\nWARNING: newer pip\n"), "ERROR: no such package");
+        assert_eq!(telling_line(" \n"), "it printed nothing");
     }
 }

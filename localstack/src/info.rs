@@ -3,8 +3,8 @@
 use crate::Result;
 use crate::error::Error;
 use crate::files;
-use aws_sdk_cloudformation::config::timeout::TimeoutConfig;
 use aws_types::SdkConfig;
+use aws_types::sdk_config::TimeoutConfig;
 use clap::ValueEnum;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;

@@ -1,11 +1,10 @@
 //! Where everything is, read from the resources of a system's stacks.
 
-use crate::cloudformation::CloudFormation;
+use crate::cloudformation::{CloudFormation, StackResource};
 use crate::engine::Engine;
 use crate::error::Error;
 use crate::info::StackInfo;
 use crate::{ISSUER, REGION, Result};
-use aws_sdk_cloudformation::types::StackResourceSummary;
 use std::collections::BTreeMap;
 use tokio::task::JoinSet;
 
@@ -41,7 +40,7 @@ pub async fn read(
 }
 
 /// The resources of the stacks, read side by side.
-async fn resources(cloudformation: &CloudFormation, names: Vec<String>) -> Result<Vec<StackResourceSummary>> {
+async fn resources(cloudformation: &CloudFormation, names: Vec<String>) -> Result<Vec<StackResource>> {
     let mut tasks = JoinSet::new();
     for name in names {
         let cloudformation = cloudformation.clone();
@@ -55,12 +54,12 @@ async fn resources(cloudformation: &CloudFormation, names: Vec<String>) -> Resul
 }
 
 /// The resources of a type: name without the system's prefix -> physical id.
-fn by_name(resources: &[StackResourceSummary], kind: &str, system: &str) -> BTreeMap<String, String> {
+fn by_name(resources: &[StackResource], kind: &str, system: &str) -> BTreeMap<String, String> {
     resources
         .iter()
-        .filter(|resource| resource.resource_type() == Some(kind))
-        .filter_map(|resource| resource.physical_resource_id())
-        .map(|id| (short_name(id, system), id.to_owned()))
+        .filter(|resource| resource.resource_type == kind)
+        .map(|resource| &resource.physical_resource_id)
+        .map(|id| (short_name(id, system), id.clone()))
         .collect()
 }
 
@@ -71,9 +70,9 @@ fn short_name(id: &str, system: &str) -> String {
 }
 
 /// The API's root, a path of the engine, so that no host name has to resolve. Empty when there is no API.
-fn api_url(endpoint: &str, resources: &[StackResourceSummary]) -> String {
+fn api_url(endpoint: &str, resources: &[StackResource]) -> String {
     let ids = |kind: &'static str| {
-        resources.iter().filter(move |r| r.resource_type() == Some(kind)).filter_map(|r| r.physical_resource_id())
+        resources.iter().filter(move |r| r.resource_type == kind).map(|r| r.physical_resource_id.as_str())
     };
     let Some(api) = ids("AWS::ApiGateway::RestApi").next() else { return String::new() };
     // SAM may add a stage of its own, named `Stage`.
@@ -86,8 +85,9 @@ fn api_url(endpoint: &str, resources: &[StackResourceSummary]) -> String {
 mod tests {
     use super::*;
 
-    fn resource(kind: &str, id: &str) -> StackResourceSummary {
-        StackResourceSummary::builder().resource_type(kind).physical_resource_id(id).build()
+    fn resource(kind: &str, id: &str) -> StackResource {
+        let (resource_type, physical_resource_id) = (kind.to_owned(), id.to_owned());
+        StackResource { resource_type, physical_resource_id, ..Default::default() }
     }
 
     #[test]

@@ -13,7 +13,7 @@ pub mod audit;
 mod bucket;
 pub mod cli;
 mod cloudformation;
-mod database;
+pub mod database;
 pub mod dead_letters;
 pub mod demo;
 mod deploy;
@@ -27,6 +27,7 @@ mod inventory;
 mod logs;
 mod parameters;
 mod python;
+pub mod query;
 mod ready;
 pub mod sink;
 mod stack;
@@ -38,7 +39,7 @@ mod trace;
 pub use error::Error;
 pub use info::{EngineKind, StackInfo};
 pub use logs::{LogLine, Logs};
-pub use stack::{Options, Outcome, Progress, Stack, down, interpreter, stderr_progress, up};
+pub use stack::{Options, Outcome, Progress, Stack, build, down, interpreter, stderr_progress, up};
 pub use tokens::{ISSUER, TokenRequest, Tokens};
 
 /// The region of every local stack.

@@ -38,13 +38,15 @@ pub async fn environment(cargo_target: &Path, requirements: &Requirements, progr
     progress(&format!("installing the engine for Python {version} (once)"));
     // Whatever is there is unfinished, or its Python is gone.
     files::remove(&dir)?;
-    run(Command::new(&python).args(["-m", "venv"]).arg(&dir), "making the virtual environment").await?;
+    let log = dir.with_extension("log");
+    run(Command::new(&python).args(["-m", "venv"]).arg(&dir), "making the virtual environment", &log).await?;
     run(
         Command::new(interpreter(&dir))
             .args(["-m", "pip", "install", "--quiet", "--no-input", "--disable-pip-version-check"])
             .args(["--require-hashes", "--requirement"])
             .arg(&requirements.file),
-        "installing the engine's packages",
+        "installing the engine's packages, for which PyPI has to be reached,",
+        &log,
     )
     .await?;
     files::write_atomically(&marker(&dir), version.as_bytes())?;
@@ -113,7 +115,9 @@ impl Requirements {
             }
         };
         let found = if unfit.is_empty() { String::new() } else { format!(" ({})", unfit.join(", ")) };
-        format!("{wanted} is needed for the local cloud, in PATH or among pyenv's versions{found}")
+        format!(
+            "{wanted} is needed for the local cloud: install one, in PATH or by pyenv (pyenv install {major}.{minor}){found}"
+        )
     }
 }
 
@@ -133,7 +137,7 @@ fn parse_version(text: &str) -> Option<Version> {
     Some((major.parse().ok()?, minor.parse().ok()?))
 }
 
-async fn run(command: &mut Command, what: &str) -> Result<()> {
+async fn run(command: &mut Command, what: &str, log: &Path) -> Result<()> {
     let output = command
         .output()
         .await
@@ -142,7 +146,7 @@ async fn run(command: &mut Command, what: &str) -> Result<()> {
         return Ok(());
     }
     let printed = [String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr)].concat();
-    Err(Error::Command { what: what.to_owned(), output: files::tail_of(&printed, 30) })
+    Err(Error::command(what, &printed, log))
 }
 
 #[cfg(test)]

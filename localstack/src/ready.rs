@@ -3,13 +3,13 @@
 use crate::bucket::Bucket;
 use crate::cloudformation::{CloudFormation, Wanted};
 use crate::deploy;
-use crate::engine::{Engine, Start};
+use crate::engine::{Engine, START_DEADLINE, Start};
 use crate::error::Error;
 use crate::files::{self, CargoTarget, Lock};
 use crate::info::StackInfo;
 use crate::sink::{self, Secrets};
 use crate::stacks::Stacks;
-use crate::template::SYSTEM;
+use crate::template::{SYSTEM, Template};
 use crate::{Options, Outcome, Result, artifacts, docker, interpreter, inventory, parameters};
 use artifacts::Package;
 use std::collections::{BTreeMap, BTreeSet};
@@ -45,6 +45,12 @@ struct Goal {
     changed: BTreeMap<String, Wanted>,
 }
 
+/// The contexts whose programs are in these templates.
+fn contexts<'a>(templates: impl Iterator<Item = &'a Template>) -> Vec<String> {
+    let contexts: BTreeSet<String> = templates.flat_map(Template::contexts).collect();
+    contexts.into_iter().collect()
+}
+
 impl Ready {
     /// Makes it. Refuses names that there are not before anything is built.
     pub async fn make(options: &Options) -> Result<Self> {
@@ -54,13 +60,21 @@ impl Ready {
         let stacks = Stacks::read(&options.template, &options.stack)?;
         stacks.order().check(&options.stacks)?;
         parameters::check(&options.parameters, &stacks.parameters())?;
+        // What stands in the way is said before anything is built.
+        Engine::remembered(&options.dir)?;
+        StackInfo::read(&options.dir)?;
+        if let Some(port) = options.port {
+            Engine::check_port(&options.dir, port).await?;
+        }
         let target = CargoTarget::of_this_program();
         let python = if options.docker {
             docker::check().await?;
             None
         } else {
-            let build =
-                async { if options.build { artifacts::build(&target, &options.progress).await } else { Ok(()) } };
+            let contexts = contexts(stacks.templates().map(|(_, template)| template));
+            let build = async {
+                if options.build { artifacts::build(&target, &contexts, &options.progress).await } else { Ok(()) }
+            };
             Some(tokio::try_join!(interpreter(options.engine, &options.progress), build)?.0)
         };
         Ok(Self { _lock: lock, python, target, stacks })
@@ -73,8 +87,7 @@ impl Ready {
         let there: BTreeSet<String> = known.keys().cloned().collect();
         let chosen = self.stacks.order().chosen(&options.stacks, &there);
         let templates = self.stacks.templates().filter(|(stack, _)| chosen.contains(*stack));
-        let contexts: BTreeSet<String> = templates.flat_map(|(_, template)| template.contexts()).collect();
-        let contexts: Vec<String> = contexts.into_iter().collect();
+        let contexts = contexts(templates.map(|(_, template)| template));
         let packages = if options.docker {
             artifacts::pack_for_docker(&self.target, &contexts, options.build, &options.progress).await?
         } else {
@@ -103,6 +116,7 @@ impl Ready {
             dir: &options.dir,
             port: options.port,
             attached,
+            patience: START_DEADLINE,
             remove: &remove,
         };
         Engine::start(&start, &options.progress).await

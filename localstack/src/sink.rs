@@ -34,6 +34,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 use std::collections::{BTreeMap, HashMap, HashSet, VecDeque};
 use std::path::Path;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use tokio::net::TcpListener;
@@ -362,6 +363,8 @@ pub(crate) struct Server {
     nonce: String,
     state: Mutex<State>,
     over: tokio::sync::Notify,
+    /// How often it was looked whether the engine is there, where the sink does not end with its owner.
+    looks: AtomicU64,
 }
 
 /// No answer: the connection ends.
@@ -376,7 +379,8 @@ fn now_ms() -> i64 {
 
 impl Server {
     pub(crate) fn new(secrets: Secrets, nonce: String) -> Arc<Self> {
-        Arc::new(Self { secrets, nonce, state: Mutex::default(), over: tokio::sync::Notify::new() })
+        let over = tokio::sync::Notify::new();
+        Arc::new(Self { secrets, nonce, state: Mutex::default(), over, looks: AtomicU64::new(0) })
     }
 
     /// Serves until told to end over `/_sink`. What is being answered then is not any more.
@@ -470,7 +474,10 @@ impl Server {
         };
         let parts: Vec<&str> = path.trim_matches('/').split('/').collect();
         match (call.method.as_str(), parts.as_slice()) {
-            ("GET", [""]) => Answer::new(200, json!({"nonce": self.nonce, "pid": std::process::id()})),
+            ("GET", [""]) => {
+                let looks = self.looks.load(Ordering::Relaxed);
+                Answer::new(200, json!({"nonce": self.nonce, "pid": std::process::id(), "engine_looks": looks}))
+            }
             ("DELETE", [nonce]) if *nonce == self.nonce => {
                 self.over.notify_one();
                 Answer::new(204, Value::Null)

@@ -7,7 +7,7 @@ use crate::info::{EngineKind, StackInfo};
 use crate::ready::Ready;
 use crate::sink::{self, Secrets};
 use crate::tokens::Tokens;
-use crate::{Result, python};
+use crate::{Result, artifacts, python};
 use std::collections::BTreeMap;
 use std::fmt;
 use std::path::{Path, PathBuf};
@@ -155,7 +155,7 @@ impl Stack {
         }
         let ready = Ready::make(&options).await?;
         if let Some(engine) = Engine::remembered(&options.dir)?
-            && engine.answers().await
+            && engine.is_there().await?
         {
             return Err(Error::Usage(format!(
                 "a stack is up in {}: choose another directory, or end it: cargo local down",
@@ -242,16 +242,11 @@ impl Stack {
 pub async fn up(options: &Options) -> Result<(StackInfo, Outcome)> {
     let ready = Ready::make(options).await?;
     let known = StackInfo::read(&options.dir)?;
-    let running = match Engine::remembered(&options.dir)? {
-        Some(engine) if engine.answers().await => Some(engine),
-        Some(engine) => {
-            // It may still be there and be stuck.
-            engine.stop().await?;
-            None
+    let Some(engine) = Engine::running(&options.dir).await? else {
+        // Of one that ended by itself in Docker its container is left.
+        if let Some(ended) = Engine::remembered(&options.dir)? {
+            ended.stop().await?;
         }
-        None => None,
-    };
-    let Some(engine) = running else {
         // One that outlived its engine is about to notice.
         sink::Detached::stop(&options.dir).await?;
         clean(&options.dir)?;
@@ -296,6 +291,11 @@ pub async fn interpreter(engine: EngineKind, progress: &Progress) -> Result<Path
     python::environment(&CargoTarget::of_this_program().dir, &engine.requirements(), progress).await
 }
 
+/// Builds `cargo local`, for whoever runs that.
+pub async fn build(progress: &Progress) -> Result<()> {
+    artifacts::build(&CargoTarget::of_this_program(), &[], progress).await
+}
+
 /// Ends the stack of a directory. Says whether there was one.
 pub async fn down(dir: &Path, progress: &Progress) -> Result<bool> {
     if !dir.exists() {
@@ -303,9 +303,11 @@ pub async fn down(dir: &Path, progress: &Progress) -> Result<bool> {
     }
     let _lock = Lock::take(&dir.join("lock"), progress).await?;
     sink::Detached::stop(dir).await?;
-    let stopped = match Engine::remembered(dir)? {
-        Some(engine) => engine.stop().await?,
-        None => false,
+    let stopped = match Engine::remembered(dir) {
+        Ok(Some(engine)) => engine.stop().await?,
+        Ok(None) => false,
+        Err(Error::Damaged(_)) => Engine::end_unremembered(dir)?,
+        Err(error) => return Err(error),
     };
     clean(dir)?;
     Ok(stopped)

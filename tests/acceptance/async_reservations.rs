@@ -6,6 +6,7 @@ use local::http::Answer;
 use local::{LogLine, Logs};
 use serde_json::{Value, json};
 use tests::cloud::{Ability, Cloud, Sale, Terms, User, code, eventually, skipped, text};
+use tests::functions::Functions;
 
 async fn ask(user: &User, sale: &Sale, seats: &[&str], key: Option<&str>) -> Answer {
     let token = user.join(sale).await;
@@ -147,10 +148,7 @@ fn a_wish_can_be_given_up_whether_or_not_it_is_decided() {
 }
 
 async fn role_of(cloud: &Cloud, handler: &str) -> String {
-    let lambda = aws_sdk_lambda::Client::new(&cloud.stack.info().sdk_config());
-    let name = &cloud.stack.info().functions[handler];
-    let found = lambda.get_function_configuration().function_name(name).send().await.unwrap();
-    found.role().and_then(|arn| arn.rsplit('/').next()).unwrap().to_owned()
+    Functions::of(cloud.stack.info()).role(&cloud.stack.info().functions[handler]).await
 }
 
 #[test]

@@ -10,12 +10,12 @@ mod keys;
 mod stacks;
 mod stages;
 
-use aws_sdk_cloudformation::types::{ExecutionStatus, Parameter, Stack as Described};
 use aws_sdk_dynamodb::types::AttributeValue;
-use aws_sdk_ssm::types::ParameterType;
 use kit::aws::local_config;
+use kit::service::{SSM, Service};
+use local::query::Query;
 use local::{Options, Stack};
-use serde_json::Value;
+use serde_json::{Value, json};
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::net::TcpListener;
@@ -193,33 +193,38 @@ impl Account {
         self.run("deploy", &[&["dev", "--no-build"], &notion[..], more].concat())
     }
 
-    fn cloudformation(&self) -> aws_sdk_cloudformation::Client {
-        aws_sdk_cloudformation::Client::new(&local_config(&self.stack.info().endpoint_url, REGION))
+    fn cloudformation(&self) -> Query {
+        Query::new(&local_config(&self.stack.info().endpoint_url, REGION))
     }
 
     fn dynamo(&self) -> aws_sdk_dynamodb::Client {
         aws_sdk_dynamodb::Client::new(&local_config(&self.stack.info().endpoint_url, REGION))
     }
 
-    fn ssm(&self) -> aws_sdk_ssm::Client {
-        aws_sdk_ssm::Client::new(&local_config(&self.stack.info().endpoint_url, REGION))
+    fn ssm(&self) -> Service {
+        Service::new(SSM, &local_config(&self.stack.info().endpoint_url, REGION))
     }
 
-    async fn described(&self, stack: &str) -> Option<Described> {
-        let found = self.cloudformation().describe_stacks().stack_name(stack).send().await.ok()?;
-        found.stacks().first().cloned()
+    /// Which of these parameters there are.
+    async fn kept(&self, names: &[&str]) -> Vec<Value> {
+        let asked = json!({ "Names": names, "WithDecryption": true });
+        self.ssm().call("GetParameters", &asked).await.unwrap()["Parameters"].as_array().unwrap().clone()
+    }
+
+    async fn described(&self, stack: &str) -> Option<Value> {
+        self.cloudformation().stack(stack).await.ok()
     }
 
     async fn status_of(&self, stack: &str) -> Option<String> {
-        Some(self.described(stack).await?.stack_status()?.as_str().to_owned())
+        Some(self.described(stack).await?["StackStatus"].as_str()?.to_owned())
     }
 
     /// The change sets of a stack of the stage `dev` that were neither applied nor thrown away.
     async fn change_sets(&self, stack: &str) -> Vec<String> {
-        let all =
-            self.cloudformation().list_change_sets().stack_name(format!("encore-dev-{stack}")).send().await.unwrap();
-        let open = all.summaries().iter().filter(|set| set.execution_status() == Some(&ExecutionStatus::Available));
-        open.map(|set| set.change_set_name().unwrap().to_owned()).collect()
+        let stack = format!("encore-dev-{stack}");
+        let all = self.cloudformation().list("ListChangeSets", &stack, "Summaries").await.unwrap();
+        let open = all.iter().filter(|set| set["ExecutionStatus"] == "AVAILABLE");
+        open.map(|set| set["ChangeSetName"].as_str().unwrap().to_owned()).collect()
     }
 
     /// The status of each stack of the stage `dev` that there is.
@@ -236,8 +241,9 @@ impl Account {
     /// What a stack of the stage `dev` was last deployed with.
     async fn parameter(&self, stack: &str, name: &str) -> String {
         let described = self.described(&format!("encore-dev-{stack}")).await.unwrap();
-        let found = described.parameters().iter().find(|parameter| parameter.parameter_key() == Some(name));
-        found.unwrap().parameter_value().unwrap().to_owned()
+        let parameters = described["Parameters"].as_array().unwrap();
+        let found = parameters.iter().find(|parameter| parameter["ParameterKey"] == name);
+        found.unwrap()["ParameterValue"].as_str().unwrap().to_owned()
     }
 }
 
@@ -430,13 +436,12 @@ fn a_stage_is_deployed_once_changed_when_asked_and_destroyed() {
         assert_eq!(outputs["packages"].as_object().unwrap().len(), contexts().len());
         assert!(outputs["outputs"]["ApiUrl"].as_str().unwrap().contains(REGION), "{outputs}");
         assert!(outputs["tables"].as_array().unwrap().iter().any(|name| name == "encore-dev-points"), "{outputs}");
-        let ssm = account.ssm();
-        let names = ["/encore-dev/notion", "/encore-dev/queue-token-keys"].map(str::to_owned).to_vec();
-        let kept = ssm.get_parameters().set_names(Some(names)).with_decryption(true).send().await.unwrap();
-        assert_eq!(kept.parameters().len(), 2);
-        for secret in kept.parameters() {
-            assert_eq!(secret.r#type(), Some(&ParameterType::SecureString));
-            assert!(!outputs.to_string().contains(secret.value().unwrap()));
+        let names = ["/encore-dev/notion", "/encore-dev/queue-token-keys"];
+        let kept = account.kept(&names).await;
+        assert_eq!(kept.len(), 2);
+        for secret in kept {
+            assert_eq!(secret["Type"], "SecureString");
+            assert!(!outputs.to_string().contains(secret["Value"].as_str().unwrap()));
         }
 
         let release = account.parameter("points", "Release").await;
@@ -466,9 +471,7 @@ fn a_stage_is_deployed_once_changed_when_asked_and_destroyed() {
         stacks::in_order(&said, &order.each_ref().map(String::as_str));
         assert!(account.statuses().await.is_empty());
         account.run("destroy", &["dev", "--confirm", "dev", "--with-secrets"]).has(true, &["there is no stack"]);
-        let names = ["/encore-dev/notion", "/encore-dev/queue-token-keys"].map(str::to_owned).to_vec();
-        let kept = ssm.get_parameters().set_names(Some(names)).send().await.unwrap();
-        assert!(kept.parameters().is_empty());
+        assert!(account.kept(&names).await.is_empty());
         account.stack.stop().await.unwrap();
     });
 }
@@ -489,12 +492,10 @@ Resources:
       AttributeDefinitions: [{AttributeName: pk, AttributeType: S}]
       KeySchema: [{AttributeName: pk, KeyType: HASH}]
 ";
-        let production = Parameter::builder().parameter_key("Stage").parameter_value("prod").build();
-        let create = account.cloudformation().create_stack().stack_name("encore-prod-points").template_body(template);
-        create.parameters(production).send().await.unwrap();
+        let cloudformation = account.cloudformation();
+        cloudformation.create("encore-prod-points", template, &[("Stage", "prod")]).await.unwrap();
         let empty = "Resources: {Queue: {Type: AWS::SQS::Queue}}";
-        let create = account.cloudformation().create_stack().stack_name("encore-prod-edge").template_body(empty);
-        create.send().await.unwrap();
+        cloudformation.create("encore-prod-edge", empty, &[]).await.unwrap();
         for stack in ["encore-prod-points", "encore-prod-edge"] {
             let done = async || (account.status_of(stack).await? == "CREATE_COMPLETE").then_some(());
             tests::cloud::eventually("the stack is there", done).await;

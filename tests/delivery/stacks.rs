@@ -2,7 +2,6 @@
 
 use crate::stages::{self, tools};
 use crate::{Account, ISSUER, JWKS, Said, Scratch, block_on, run};
-use aws_sdk_cloudformation::types::Parameter;
 use http::Method;
 use local::http::Client;
 use serde_json::{Value, json};
@@ -25,9 +24,10 @@ impl Account {
     async fn events(&self) -> BTreeMap<String, Vec<String>> {
         let mut found = BTreeMap::new();
         for stack in self.statuses().await.into_keys() {
-            let events = self.cloudformation().describe_stack_events().stack_name(format!("encore-dev-{stack}"));
-            let events = events.into_paginator().items().send().try_collect().await.unwrap();
-            found.insert(stack, events.iter().map(|event| event.event_id().unwrap().to_owned()).collect());
+            let name = format!("encore-dev-{stack}");
+            let events = self.cloudformation().list("DescribeStackEvents", &name, "StackEvents").await.unwrap();
+            let id = |event: &Value| event["EventId"].as_str().unwrap().to_owned();
+            found.insert(stack, events.iter().map(id).collect());
         }
         found
     }
@@ -291,8 +291,8 @@ fn a_stack_that_fails_is_named_the_others_come_to_their_end_and_the_same_command
         assert_eq!(account.statuses().await["points"], "CREATE_COMPLETE");
         assert!(!account.statuses().await.contains_key("edge"));
 
-        let nothing = account.ssm().put_parameter().name("/encore-dev/nothing").value("something");
-        nothing.r#type(aws_sdk_ssm::types::ParameterType::String).send().await.unwrap();
+        let nothing = json!({ "Name": "/encore-dev/nothing", "Value": "something", "Type": "String" });
+        account.ssm().call("PutParameter", &nothing).await.unwrap();
         let before = account.events().await;
         let said = account.deploy(&["items", "points", "--yes"]);
         said.has(true, &["items: new stack", "unchanged: platform, points", "edge: new stack"]);
@@ -356,9 +356,7 @@ fn a_stack_that_the_sources_know_no_more_is_told_of_and_its_system_is_not_destro
         let cloudformation = account.cloudformation();
         for (stack, system) in [("encore-dev-cellar", "encore-dev"), ("encore-dev-2-items", "encore-dev-2")] {
             let template = "Parameters: {System: {Type: String}}\nResources: {Queue: {Type: AWS::SQS::Queue}}";
-            let of = Parameter::builder().parameter_key("System").parameter_value(system).build();
-            let create = cloudformation.create_stack().stack_name(stack).template_body(template).parameters(of);
-            create.send().await.unwrap();
+            cloudformation.create(stack, template, &[("System", system)]).await.unwrap();
             let done = async || (account.status_of(stack).await? == "CREATE_COMPLETE").then_some(());
             tests::cloud::eventually("the stack is there", done).await;
         }
@@ -371,7 +369,7 @@ fn a_stack_that_the_sources_know_no_more_is_told_of_and_its_system_is_not_destro
         said.has(false, &["no template is known of encore-dev-cellar, and nothing was destroyed"]);
         assert_eq!(account.statuses().await.into_keys().collect::<Vec<_>>(), ["notifications", "platform"]);
 
-        cloudformation.delete_stack().stack_name("encore-dev-cellar").send().await.unwrap();
+        cloudformation.call("DeleteStack", &[("StackName", "encore-dev-cellar")]).await.unwrap();
         let gone = async || account.status_of("encore-dev-cellar").await.is_none().then_some(());
         tests::cloud::eventually("the stack is gone", gone).await;
         account.run("destroy", &destroy).has(true, &["deleting encore-dev-platform"]);

@@ -5,6 +5,8 @@
 
 #![allow(missing_docs, clippy::unwrap_used, clippy::panic)]
 
+mod refusals;
+mod sink;
 mod stacks;
 mod updates;
 
@@ -18,6 +20,8 @@ use std::net::{Ipv4Addr, SocketAddr, TcpStream};
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
+use std::sync::Once;
+use std::thread;
 use tests::cloud::{Ability, block_on, skipped};
 
 fn localstack() -> PathBuf {
@@ -245,6 +249,11 @@ impl Drop for Docker {
 
 /// `cargo local`, beside the tests' own programs.
 fn program() -> PathBuf {
+    static BUILT: Once = Once::new();
+    // On a thread of its own: it is asked for in the midst of tests, too.
+    BUILT.call_once(|| {
+        thread::spawn(|| block_on(local::build(&local::stderr_progress()))).join().unwrap().unwrap();
+    });
     env::current_exe().unwrap().ancestors().nth(2).unwrap().join("local")
 }
 
@@ -258,7 +267,7 @@ fn without_docker_its_name_is_said() {
 fn what_docker_says_when_it_fails_is_shown() {
     let stand_in = "#!/bin/sh\ncase \"$*\" in *' up '*) echo 'no daemon' >&2; exit 1;; esac\n";
     let refusal = Docker::played_by(Some(stand_in)).refusal();
-    assert!(refusal.contains("docker compose up failed:\nno daemon"), "{refusal}");
+    assert!(refusal.contains("docker compose up failed: no daemon; all it said is in "), "{refusal}");
 }
 
 #[test]

@@ -1,16 +1,16 @@
 //! A system of several stacks: each is deployed alone, and what is not asked for is left alone.
 
-use aws_sdk_cloudformation::types::StackEvent;
-use aws_sdk_lambda::primitives::Blob;
 use contracts::steps::OpenWaitingRoom;
 use contracts::{ConcertId, Timestamp};
 use http::Method;
 use local::http::{Answer, Client};
+use local::query::Query;
 use local::{Options, Outcome, Stack};
-use serde_json::json;
+use serde_json::{Value, json};
 use std::fs;
 use std::path::PathBuf;
 use tests::cloud::{block_on, code, engine, text};
+use tests::functions::Functions;
 
 /// A stack of one table, in a system of the shape of the whole one.
 fn table(stack: &str, needs: &str, after: &str, name: &str) -> String {
@@ -68,15 +68,12 @@ impl System {
 }
 
 /// Everything that CloudFormation has to tell of these stacks of the system.
-async fn events(stack: &Stack, names: &[&str]) -> Vec<StackEvent> {
-    let cloudformation = aws_sdk_cloudformation::Client::new(&stack.info().sdk_config());
+async fn events(stack: &Stack, names: &[&str]) -> Vec<Value> {
+    let cloudformation = Query::new(&stack.info().sdk_config());
     let mut all = Vec::new();
     for name in names {
         let name = format!("{}-{name}", stack.info().stack);
-        let mut events = cloudformation.describe_stack_events().stack_name(name).into_paginator().items().send();
-        while let Some(event) = events.next().await {
-            all.push(event.unwrap());
-        }
+        all.extend(cloudformation.list("DescribeStackEvents", &name, "StackEvents").await.unwrap());
     }
     all
 }
@@ -145,14 +142,11 @@ async fn ask(stack: &Stack, method: &str, path: &str, headers: &[(&str, &str)]) 
 
 /// Has a line kept for a concert, as whoever makes concerts asks for it.
 async fn open_line(stack: &Stack, concert: &str) {
-    let lambda = aws_sdk_lambda::Client::new(&stack.info().sdk_config());
     let concert_id = ConcertId::parse(concert).unwrap();
     let ask = OpenWaitingRoom { concert_id, created_at: Timestamp::from_millis(0) };
     let ask = serde_json::to_vec(&ask).unwrap();
     let function = &stack.info().functions["open-waiting-room"];
-    let asked = lambda.invoke().function_name(function).payload(Blob::new(ask)).send().await.unwrap();
-    let answer = String::from_utf8(asked.payload.unwrap().into_inner()).unwrap();
-    assert_eq!((asked.function_error, answer.as_str()), (None, "{}"));
+    assert_eq!(Functions::of(stack.info()).invoke(function, ask).await, ("{}".to_owned(), false));
 }
 
 fn stacks(stack: &Stack) -> Vec<&str> {

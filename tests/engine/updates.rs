@@ -2,8 +2,9 @@
 //! on either engine, whatever the engine would do by itself.
 
 use crate::{TEMPLATE, with_template};
-use aws_sdk_ssm::Client as Parameters;
+use kit::service::{EVENTS, SSM, Service};
 use local::{Options, Outcome, Stack};
+use serde_json::json;
 use std::fs;
 use tests::cloud::{Ability, block_on, engine, skipped};
 
@@ -45,14 +46,15 @@ async fn update(stack: &mut Stack, text: &str) -> Result<Outcome, local::Error> 
 }
 
 async fn pattern(stack: &Stack) -> String {
-    let events = aws_sdk_eventbridge::Client::new(&stack.info().sdk_config());
-    let rule = events.describe_rule().name("encore-rule").event_bus_name("encore-bus").send().await.unwrap();
-    rule.event_pattern.unwrap()
+    let events = Service::new(EVENTS, &stack.info().sdk_config());
+    let rule = json!({ "Name": "encore-rule", "EventBusName": "encore-bus" });
+    events.call("DescribeRule", &rule).await.unwrap()["EventPattern"].as_str().unwrap().to_owned()
 }
 
 async fn told(stack: &Stack) -> String {
-    let answer = Parameters::new(&stack.info().sdk_config()).get_parameter().name("/told").send().await.unwrap();
-    answer.parameter.unwrap().value.unwrap()
+    let ssm = Service::new(SSM, &stack.info().sdk_config());
+    let answer = ssm.call("GetParameter", &json!({ "Name": "/told" })).await.unwrap();
+    answer["Parameter"]["Value"].as_str().unwrap().to_owned()
 }
 
 #[test]

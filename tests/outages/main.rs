@@ -5,11 +5,11 @@
 
 #![allow(missing_docs, clippy::unwrap_used, clippy::panic)]
 
-use aws_sdk_lambda::types::Environment;
 use serde_json::{Value, json};
 use std::sync::Mutex;
 use std::sync::PoisonError;
 use tests::cloud::{Cloud, Permissions, Sale, Terms, User, code, eventually, text, with_cloud};
+use tests::functions::Functions;
 
 static TURN: Mutex<()> = Mutex::new(());
 
@@ -41,23 +41,18 @@ struct Broken {
     permissions: Option<Permissions>,
 }
 
-fn lambda(cloud: &Cloud) -> aws_sdk_lambda::Client {
-    aws_sdk_lambda::Client::new(&cloud.stack.info().sdk_config())
+fn functions(cloud: &Cloud) -> Functions {
+    Functions::of(cloud.stack.info())
 }
 
 async fn broken(cloud: &Cloud, handler: &'static str, outage: Outage) -> Broken {
     let name = &cloud.stack.info().functions[handler];
     let mut broken = Broken { handler, permissions: None };
     match outage {
-        Outage::MayNotRun => {
-            let stopped =
-                lambda(cloud).put_function_concurrency().function_name(name).reserved_concurrent_executions(0);
-            stopped.send().await.unwrap();
-        }
+        Outage::MayNotRun => functions(cloud).switch_off(name).await,
         Outage::NoTable => set_table(cloud, handler, "encore-no-such-table").await,
         Outage::NoPermission => {
-            let found = lambda(cloud).get_function_configuration().function_name(name).send().await.unwrap();
-            let role = found.role().and_then(|arn| arn.rsplit('/').next()).unwrap().to_owned();
+            let role = functions(cloud).role(name).await;
             broken.permissions = Some(cloud.take_permissions(&role).await);
         }
     }
@@ -67,7 +62,7 @@ async fn broken(cloud: &Cloud, handler: &'static str, outage: Outage) -> Broken 
 impl Broken {
     async fn heal(self, cloud: &Cloud, table: &str) {
         let name = &cloud.stack.info().functions[self.handler];
-        lambda(cloud).delete_function_concurrency().function_name(name).send().await.unwrap();
+        functions(cloud).switch_on(name).await;
         set_table(cloud, self.handler, &cloud.stack.info().tables[table]).await;
         if let Some(permissions) = self.permissions {
             cloud.give_permissions(permissions).await;
@@ -79,20 +74,9 @@ async fn set_table(cloud: &Cloud, handler: &str, table: &str) {
     set_variable(cloud, handler, "TABLE", table).await;
 }
 
-/// Sets a variable of a function, and of its published version where it is called by one; what it was.
+/// Sets a variable of a function; what it was.
 async fn set_variable(cloud: &Cloud, handler: &str, variable: &str, value: &str) -> String {
-    let name = &cloud.stack.info().functions[handler];
-    let found = lambda(cloud).get_function_configuration().function_name(name).send().await.unwrap();
-    let mut variables = found.environment().and_then(|env| env.variables()).cloned().unwrap_or_default();
-    let before = variables.insert(variable.into(), value.into()).unwrap_or_default();
-    let environment = Environment::builder().set_variables(Some(variables)).build();
-    lambda(cloud).update_function_configuration().function_name(name).environment(environment).send().await.unwrap();
-    if lambda(cloud).get_alias().function_name(name).name("live").send().await.is_ok() {
-        let published = lambda(cloud).publish_version().function_name(name).send().await.unwrap();
-        let live = lambda(cloud).update_alias().function_name(name).name("live");
-        live.function_version(published.version().unwrap()).send().await.unwrap();
-    }
-    before
+    functions(cloud).set_variable(&cloud.stack.info().functions[handler], variable, value).await
 }
 
 async fn parked(cloud: &Cloud) -> Vec<Value> {

@@ -2,11 +2,11 @@
 
 use crate::{alone, behave, buy, sale, shared};
 use aws_sdk_dynamodb::types::AttributeValue;
-use aws_sdk_lambda::primitives::Blob;
 use local::Logs;
 use local::sink::{Behaviour, Delivery, Target};
 use serde_json::{Value, json};
 use tests::cloud::{Cloud, eventually, unique};
+use tests::functions::Functions;
 
 /// The pages opened for a fault.
 async fn pages(cloud: &Cloud, fault: &str) -> Vec<Delivery> {
@@ -70,9 +70,8 @@ fn a_dead_letter_calls_somebody_once_and_says_when_it_is_gone() {
             sqs.send_message().queue_url(&info.queues[queue]).message_body(format!("poison {n}")).send().await.unwrap();
         }
         let watch = async || {
-            let lambda = aws_sdk_lambda::Client::new(&info.sdk_config());
-            let run = lambda.invoke().function_name(&info.functions["watch-dead-letters"]).send().await.unwrap();
-            assert_eq!(run.function_error(), None);
+            let (answer, failed) = Functions::of(info).invoke(&info.functions["watch-dead-letters"], "{}").await;
+            assert!(!failed, "{answer}");
         };
         watch().await;
         watch().await;
@@ -112,9 +111,8 @@ fn what_is_tried_again_says_how_long_it_has_waited() {
 fn what_must_not_be_is_counted_and_its_line_names_the_handler() {
     shared(async |cloud| {
         let info = cloud.stack.info();
-        let lambda = aws_sdk_lambda::Client::new(&info.sdk_config());
-        let run = lambda.invoke().function_name(&info.functions["use-points"]).payload(Blob::new("{}")).send().await;
-        assert!(run.unwrap().function_error().is_some(), "a step took nothing for its input");
+        let (answer, failed) = Functions::of(info).invoke(&info.functions["use-points"], "{}").await;
+        assert!(failed, "a step took nothing for its input: {answer}");
         let logs = Logs::new(info, Some("use-points")).unwrap();
         eventually("the metric that an alarm looks at, and the reason", async || {
             let lines = logs.since(0).await.unwrap();

@@ -1,6 +1,7 @@
 //! Whoever wants to listen, listens: no publisher is touched, none knows.
 
 use crate::{buy, sale, shared};
+use local::query::Query;
 use tests::cloud::eventually;
 
 /// All a new consumer needs besides its function: a queue, and a rule on the bus.
@@ -36,18 +37,9 @@ Resources:
 fn a_new_consumer_is_a_template_and_no_publisher_changes() {
     shared(async |cloud| {
         let info = cloud.stack.info();
-        let parameter = |key: &str, value: &str| {
-            aws_sdk_cloudformation::types::Parameter::builder().parameter_key(key).parameter_value(value).build()
-        };
-        let cloudformation = aws_sdk_cloudformation::Client::new(&info.sdk_config());
-        let created = cloudformation
-            .create_stack()
-            .stack_name("fan-club")
-            .template_body(TEMPLATE)
-            .parameters(parameter("Bus", &format!("{}-bus", info.stack)))
-            .parameters(parameter("Name", "fan-club"))
-            .send();
-        created.await.unwrap();
+        let cloudformation = Query::new(&info.sdk_config());
+        let bus = format!("{}-bus", info.stack);
+        cloudformation.create("fan-club", TEMPLATE, &[("Bus", &bus), ("Name", "fan-club")]).await.unwrap();
         let sqs = aws_sdk_sqs::Client::new(&info.sdk_config());
         let url = eventually("the queue is there", async || {
             let found = sqs.get_queue_url().queue_name("fan-club").send().await.ok()?;
@@ -55,9 +47,7 @@ fn a_new_consumer_is_a_template_and_no_publisher_changes() {
         })
         .await;
         eventually("the stack is there", async || {
-            let found = cloudformation.describe_stacks().stack_name("fan-club").send().await.unwrap();
-            let status = found.stacks().first().and_then(|stack| stack.stack_status()).map(|status| status.as_str());
-            (status == Some("CREATE_COMPLETE")).then_some(())
+            (cloudformation.stack("fan-club").await.unwrap()["StackStatus"] == "CREATE_COMPLETE").then_some(())
         })
         .await;
         let bought = buy(cloud, &sale(cloud).await, "A-1-1").await;

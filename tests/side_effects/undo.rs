@@ -3,12 +3,10 @@
 use crate::{alone, arrived, sale};
 use local::sink::Target;
 use tests::cloud::{Ability, Cloud, eventually, skipped};
+use tests::functions::Functions;
 
 pub async fn role_of(cloud: &Cloud, handler: &str) -> String {
-    let lambda = aws_sdk_lambda::Client::new(&cloud.stack.info().sdk_config());
-    let name = &cloud.stack.info().functions[handler];
-    let found = lambda.get_function_configuration().function_name(name).send().await.unwrap();
-    found.role().and_then(|arn| arn.rsplit('/').next()).unwrap().to_owned()
+    Functions::of(cloud.stack.info()).role(&cloud.stack.info().functions[handler]).await
 }
 
 #[test]

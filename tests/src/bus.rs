@@ -1,10 +1,10 @@
 //! An EventBridge that records what is put, and refuses what it is told to.
 
 use crate::proxy::{answer, serve};
-use aws_sdk_eventbridge::Client;
 use contracts::events::Event;
 use http::StatusCode;
 use http_body_util::BodyExt as _;
+use kit::service::{EVENTS, Service};
 use serde_json::{Value, json};
 use std::collections::HashMap;
 use std::io;
@@ -17,7 +17,7 @@ pub const BUS: &str = "encore-bus";
 /// A bus, gone when dropped.
 #[derive(Debug)]
 pub struct Bus {
-    client: Client,
+    client: Service,
     state: Arc<State>,
     _stop: oneshot::Sender<()>,
 }
@@ -44,11 +44,11 @@ impl Bus {
             }
         })
         .await;
-        Self { client: Client::new(&kit::aws::local_config(&url, "us-east-1")), state, _stop: stop }
+        Self { client: Service::new(EVENTS, &kit::aws::local_config(&url, "us-east-1")), state, _stop: stop }
     }
 
     /// A client of it.
-    pub fn client(&self) -> Client {
+    pub fn client(&self) -> Service {
         self.client.clone()
     }
 

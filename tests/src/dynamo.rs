@@ -47,7 +47,7 @@ impl std::fmt::Debug for Engine {
 impl Engine {
     /// Starts it with all tables of the stacks, on a free port.
     pub async fn start() -> Self {
-        let database = Database::memory().expect("a database in memory");
+        let database = local::database::in_memory().expect("a database in memory");
         for table in tables() {
             database.create_table(request(table)).expect("the stack's table can be created");
         }

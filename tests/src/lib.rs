@@ -11,6 +11,7 @@ pub mod calls;
 pub mod cloud;
 pub mod dynamo;
 pub mod fixture;
+pub mod functions;
 pub mod outside;
 pub mod proxy;
 

@@ -2,11 +2,11 @@
 //! or as it is told to. It also plays the parameter store, so that secrets come the way they come in a function.
 
 use crate::proxy::{answer, serve};
-use aws_sdk_ssm::Client;
 use http::{HeaderMap, HeaderValue, Request, Response, StatusCode, header};
 use http_body_util::{BodyExt as _, Full};
 use hyper::body::{Bytes, Incoming};
 use kit::secrets::Secret;
+use kit::service::{SSM, Service};
 use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
 use std::collections::HashMap;
@@ -84,7 +84,7 @@ impl Outside {
     /// A secret that is kept in the parameter store.
     pub fn secret<T: DeserializeOwned + Clone>(&self, name: &str, document: Value) -> Secret<T> {
         locked(&self.state).documents.insert(name.to_owned(), document);
-        Secret::new(Client::new(&kit::aws::local_config(&self.url, "us-east-1")), name.to_owned())
+        Secret::new(Service::new(SSM, &kit::aws::local_config(&self.url, "us-east-1")), name.to_owned())
     }
 
     /// What was heard by providers of requests whose method and path contain `what`, oldest first.

@@ -21,6 +21,7 @@ use hyper_util::rt::TokioIo;
 use kit::dynamo::Read;
 use kit::http::Page;
 use kit::secrets::Secret;
+use kit::service::{SSM, Service};
 use kit::{Fault, StepError};
 use serde_json::{Value, json};
 use std::collections::HashMap;
@@ -94,7 +95,7 @@ impl Toss {
 
     /// Our client of it.
     fn client(&self) -> TossPayments {
-        let ssm = aws_sdk_ssm::Client::new(&kit::aws::local_config(&self.url, "us-east-1"));
+        let ssm = Service::new(SSM, &kit::aws::local_config(&self.url, "us-east-1"));
         let secret = Secret::new(ssm, "/encore/payment-provider".to_owned());
         TossPayments::new(kit::outgoing::Client::new().unwrap(), self.url.clone(), secret)
     }
@@ -690,7 +691,7 @@ async fn a_charge_whose_record_lost_its_answer_is_recorded_once() {
 #[tokio::test]
 async fn without_a_provider_nothing_is_confirmed_and_nothing_refused() {
     let world = World::start().await;
-    let ssm = aws_sdk_ssm::Client::new(&kit::aws::local_config(&world.toss.url, "us-east-1"));
+    let ssm = Service::new(SSM, &kit::aws::local_config(&world.toss.url, "us-east-1"));
     let nobody = TossPayments::new(kit::outgoing::Client::new().unwrap(), String::new(), Secret::new(ssm, "x".into()));
     let charge = Charge::asked(PaymentId::parse("c1").unwrap(), ask("alice", 500));
     assert!(matches!(nobody.confirm_payment(&charge).await, Err(Fault::Unavailable(_))));

@@ -1,35 +1,26 @@
 //! From environment to a running function: configuration, the clients a handler asks for, and the loop of its kind.
-//!
-//! Handlers' futures are boxed once here: unboxed, their nesting passes the compiler's depth limit.
 
 use crate::auth::{QueueTokens, UserTokens};
 use crate::dynamo::Table;
 use crate::http::{Call, Problem, Reply};
 use crate::invoke::Step;
-use crate::logs::{self, Line, LogsEvent};
+use crate::logs::Line;
+use crate::loops::{self, Handler};
 use crate::outbox::{Bus, Relay};
-use crate::queue::{self, Message, Queue};
+use crate::queue::{Message, Queue};
 use crate::secrets::Secret;
+use crate::service::{EVENTS, LAMBDA, SSM, STATES, Service};
 use crate::step::{self, StepCall, StepError};
-use crate::stream::{self, Record, StreamEvent};
+use crate::stream::Record;
 use crate::{Fault, MainResult, aws, metrics, telemetry};
-use aws_lambda_events::sqs::SqsEvent;
 use aws_smithy_types::timeout::TimeoutConfig;
-use lambda_http::http::Response;
-use lambda_http::{Body, Request, RequestExt};
-use lambda_runtime::{Diagnostic, LambdaEvent, service_fn};
+use futures_util::future::BoxFuture;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
-use serde_json::Value;
-use std::convert::Infallible;
 use std::env;
 use std::str::FromStr;
+use std::sync::Arc;
 use std::time::Duration;
-
-/// What is kept of Lambda's time to answer that the time is up, in milliseconds.
-const MARGIN_MILLIS: i64 = 500;
-/// What is kept besides, of a consumer's time, to put messages back or among the dead letters.
-const SETTLING: Duration = Duration::from_secs(3);
 
 /// How long a step that waits for somebody outside is waited for. The API's own patience is 29 s.
 const SLOW_STEP: Duration = Duration::from_secs(22);
@@ -108,20 +99,20 @@ impl Boot {
     }
 
     /// A Step Functions client.
-    pub fn sfn(&self) -> aws_sdk_sfn::Client {
-        aws_sdk_sfn::Client::new(&aws::config("SFN"))
+    pub fn sfn(&self) -> Service {
+        Service::new(STATES, &aws::config("SFN"))
     }
 
     /// A step of another context; `setting` names the setting with its function's name.
     pub fn step_of(&self, setting: &str) -> Result<Step, BadSetting> {
-        Ok(Step::new(aws_sdk_lambda::Client::new(&aws::config("LAMBDA")), self.setting(setting)?))
+        Ok(Step::new(Service::new(LAMBDA, &aws::config("LAMBDA")), self.setting(setting)?))
     }
 
     /// The same for a step that waits for somebody outside: it is given time instead of being asked again.
     pub fn slow_step_of(&self, setting: &str) -> Result<Step, BadSetting> {
         let timeouts = TimeoutConfig::builder().operation_attempt_timeout(SLOW_STEP).operation_timeout(SLOW_STEP);
-        let config = aws_sdk_lambda::config::Builder::from(&aws::config("LAMBDA")).timeout_config(timeouts.build());
-        Ok(Step::new(aws_sdk_lambda::Client::from_conf(config.build()), self.setting(setting)?).within(SLOW_STEP))
+        let config = aws::config("LAMBDA").into_builder().timeout_config(timeouts.build()).build();
+        Ok(Step::new(Service::new(LAMBDA, &config), self.setting(setting)?).within(SLOW_STEP))
     }
 
     /// The relay of `context` from its table to the bus (`EVENT_BUS`).
@@ -131,13 +122,13 @@ impl Boot {
 
     /// The event bus (`EVENT_BUS`).
     pub fn bus(&self) -> Result<Bus, BadSetting> {
-        let client = aws_sdk_eventbridge::Client::new(&aws::config("EVENTBRIDGE"));
-        Ok(Bus::new(client, self.setting("EVENT_BUS")?))
+        let events = Service::new(EVENTS, &aws::config("EVENTBRIDGE"));
+        Ok(Bus::new(events, self.setting("EVENT_BUS")?))
     }
 
     /// A secret; `setting` names the setting with its parameter's name in SSM.
     pub fn secret<T: DeserializeOwned + Clone>(&self, setting: &str) -> Result<Secret<T>, BadSetting> {
-        Ok(Secret::new(aws_sdk_ssm::Client::new(&aws::config("SSM")), self.setting(setting)?))
+        Ok(Secret::new(Service::new(SSM, &aws::config("SSM")), self.setting(setting)?))
     }
 
     /// The verifier of user tokens (`USER_JWKS`, `USER_TOKEN_ISSUER`).
@@ -157,11 +148,7 @@ impl Boot {
         F: Fn(&'static D, Call) -> Fut + Send + Sync + 'static,
         Fut: Future<Output = Result<Reply, Problem>> + Send + 'static,
     {
-        let (deps, handle, name) = (keep(deps), keep(handle), keep(self.handler.clone()));
-        lambda_http::run(service_fn(move |request: Request| async move {
-            Ok::<_, Infallible>(serve(name, request, |call| Box::pin(handle(deps, call))).await)
-        }))
-        .await
+        loops::http(self.name(), handler(deps, handle)).await
     }
 
     /// Serves a saga step.
@@ -173,12 +160,15 @@ impl Boot {
         F: Fn(&'static D, StepCall<I>) -> Fut + Send + Sync + 'static,
         Fut: Future<Output = Result<O, StepError>> + Send + 'static,
     {
-        let (deps, handle, name) = (keep(deps), keep(handle), keep(self.handler.clone()));
-        lambda_runtime::run(service_fn(move |event: LambdaEvent<Value>| async move {
-            let outcome = step::run(name, event, |call| Box::pin(handle(deps, call))).await;
-            outcome.map_err(Diagnostic::from)
-        }))
-        .await
+        let (deps, handle, name) = (keep(deps), keep(handle), self.name());
+        let run = move |event| -> BoxFuture<'static, _> {
+            Box::pin(async move {
+                let output = step::run(name, event, |call| handle(deps, call)).await?;
+                serde_json::to_value(output)
+                    .map_err(|error| StepError::Fault(Fault::broken("writing a step's output", error)))
+            })
+        };
+        loops::step(Arc::new(run)).await
     }
 
     /// Serves an SQS queue (`QUEUE`), message by message; those that cannot be handled end in `DEAD_LETTERS`.
@@ -188,14 +178,7 @@ impl Boot {
         F: Fn(&'static D, Message) -> Fut + Send + Sync + 'static,
         Fut: Future<Output = Result<(), Fault>> + Send + 'static,
     {
-        let (deps, handle, name) = (keep(deps), keep(handle), keep(self.handler.clone()));
-        let queue = keep(self.own_queue()?);
-        lambda_runtime::run(service_fn(move |event: LambdaEvent<SqsEvent>| async move {
-            let patience = time_to_settle(event.context.deadline, crate::now());
-            let handle = |message| Box::pin(handle(deps, message));
-            Ok::<_, Infallible>(queue::run(queue, name, event.payload, patience, handle).await)
-        }))
-        .await
+        loops::queue(self.name(), self.own_queue()?, handler(deps, handle)).await
     }
 
     /// Serves an SQS queue as [`Boot::queue`] does, a whole batch at a time: one outcome for each message, in order.
@@ -205,14 +188,7 @@ impl Boot {
         F: Fn(&'static D, Vec<Message>) -> Fut + Send + Sync + 'static,
         Fut: Future<Output = Vec<Result<(), Fault>>> + Send + 'static,
     {
-        let (deps, handle, name) = (keep(deps), keep(handle), keep(self.handler.clone()));
-        let queue = keep(self.own_queue()?);
-        lambda_runtime::run(service_fn(move |event: LambdaEvent<SqsEvent>| async move {
-            let patience = time_to_settle(event.context.deadline, crate::now());
-            let handle = |messages| Box::pin(handle(deps, messages));
-            Ok::<_, Infallible>(queue::run_whole(queue, name, event.payload, patience, handle).await)
-        }))
-        .await
+        loops::batch(self.name(), self.own_queue()?, handler(deps, handle)).await
     }
 
     fn own_queue(&self) -> Result<Queue, BadSetting> {
@@ -227,23 +203,7 @@ impl Boot {
         F: Fn(&'static D, Vec<Line>) -> Fut + Send + Sync + 'static,
         Fut: Future<Output = Result<(), Fault>> + Send + 'static,
     {
-        let (deps, handle, name) = (keep(deps), keep(handle), keep(self.handler.clone()));
-        lambda_runtime::run(service_fn(move |event: LambdaEvent<LogsEvent>| async move {
-            let started = crate::now();
-            let outcome = match logs::lines(&event.payload) {
-                Ok(lines) => Box::pin(handle(deps, lines)).await,
-                Err(fault) => Err(fault),
-            };
-            let millis = crate::now().millis_since(started);
-            match &outcome {
-                Ok(()) => tracing::info!(subscriber = name.as_str(), outcome = "done", millis),
-                Err(fault) => {
-                    tracing::error!(subscriber = name.as_str(), outcome = fault.name(), error = fault.chain(), millis);
-                }
-            }
-            outcome.map_err(|fault| Diagnostic::from(StepError::Fault(fault)))
-        }))
-        .await
+        loops::logs(self.name(), handler(deps, handle)).await
     }
 
     /// Serves batches of a table's stream.
@@ -253,11 +213,7 @@ impl Boot {
         F: Fn(&'static D, Vec<Record>) -> Fut + Send + Sync + 'static,
         Fut: Future<Output = Result<(), Fault>> + Send + 'static,
     {
-        let (deps, handle, name) = (keep(deps), keep(handle), keep(self.handler.clone()));
-        lambda_runtime::run(service_fn(move |event: LambdaEvent<StreamEvent>| async move {
-            Ok::<_, Infallible>(stream::run(name, event.payload, |records| Box::pin(handle(deps, records))).await)
-        }))
-        .await
+        loops::stream(self.name(), handler(deps, handle)).await
     }
 
     /// Serves a schedule: its tick carries nothing.
@@ -267,22 +223,23 @@ impl Boot {
         F: Fn(&'static D, contracts::Timestamp) -> Fut + Send + Sync + 'static,
         Fut: Future<Output = Result<(), Fault>> + Send + 'static,
     {
-        let (deps, handle, name) = (keep(deps), keep(handle), keep(self.handler.clone()));
-        lambda_runtime::run(service_fn(move |_: LambdaEvent<Value>| async move {
-            let now = crate::now();
-            let outcome = Box::pin(handle(deps, now)).await;
-            let millis = crate::now().millis_since(now);
-            match &outcome {
-                Ok(()) => tracing::info!(schedule = name.as_str(), outcome = "done", millis),
-                Err(fault) => {
-                    fault.count();
-                    tracing::error!(schedule = name.as_str(), outcome = fault.name(), error = fault.chain(), millis);
-                }
-            }
-            outcome.map_err(|fault| Diagnostic::from(StepError::Fault(fault)))
-        }))
-        .await
+        loops::schedule(self.name(), handler(deps, handle)).await
     }
+
+    fn name(&self) -> &'static str {
+        keep(self.handler.clone())
+    }
+}
+
+/// A handler with its dependencies, which live as long as the process.
+fn handler<D, I, O, F, Fut>(deps: D, handle: F) -> Handler<I, O>
+where
+    D: Send + Sync + 'static,
+    F: Fn(&'static D, I) -> Fut + Send + Sync + 'static,
+    Fut: Future<Output = O> + Send + 'static,
+{
+    let deps = keep(deps);
+    Arc::new(move |input| Box::pin(handle(deps, input)))
 }
 
 /// What a function keeps for as long as its process lives.
@@ -292,60 +249,4 @@ fn keep<T>(value: T) -> &'static T {
 
 fn bad_keys(invalid: contracts::Invalid) -> BadSetting {
     BadSetting::new(invalid.what, invalid.why)
-}
-
-/// How long an answer may take: a little less than Lambda gives, so that the caller gets a problem that says to try
-/// again instead of the gateway's word that something broke.
-fn patience(request: &Request, now: contracts::Timestamp) -> Duration {
-    time_left(request.lambda_context_ref().map_or(0, |context| context.deadline), now)
-}
-
-/// How long messages may take, so that there is time to say what becomes of those that took too long.
-fn time_to_settle(deadline: u64, now: contracts::Timestamp) -> Duration {
-    time_left(deadline, now).saturating_sub(SETTLING).max(Duration::from_millis(100))
-}
-
-/// Lambda's time until `deadline` (epoch milliseconds), less the margin; without a deadline, as much as one likes.
-fn time_left(deadline: u64, now: contracts::Timestamp) -> Duration {
-    let left = i64::try_from(deadline).unwrap_or(i64::MAX).saturating_sub(now.millis()).saturating_sub(MARGIN_MILLIS);
-    if deadline == 0 { Duration::MAX } else { Duration::from_millis(u64::try_from(left).unwrap_or(0).max(100)) }
-}
-
-async fn serve<Fut>(name: &str, request: Request, handle: impl FnOnce(Call) -> Fut) -> Response<Body>
-where
-    Fut: Future<Output = Result<Reply, Problem>>,
-{
-    let now = crate::now();
-    let patience = patience(&request, now);
-    let call = Call::from_lambda(request, now);
-    let request_id = call.request_id.clone();
-    let outcome = match tokio::time::timeout(patience, handle(call)).await {
-        Ok(outcome) => outcome,
-        Err(late) => Err(Fault::unavailable("answering in time", late).into()),
-    };
-    let millis = crate::now().millis_since(now);
-    match outcome {
-        Ok(reply) => {
-            tracing::info!(http = name, status = reply.status.as_u16(), request = request_id, millis);
-            reply.into_response(&request_id)
-        }
-        Err(problem) => {
-            let status = problem.status.as_u16();
-            match &problem.fault {
-                Some(fault) => {
-                    fault.count();
-                    tracing::error!(
-                        http = name,
-                        status,
-                        code = problem.code,
-                        error = fault.chain(),
-                        request = request_id,
-                        millis
-                    );
-                }
-                None => tracing::info!(http = name, status, code = problem.code, request = request_id, millis),
-            }
-            problem.into_response(&request_id)
-        }
-    }
 }

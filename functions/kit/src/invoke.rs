@@ -1,8 +1,7 @@
 //! Asking another context for a step while an HTTP request waits: a synchronous Lambda invocation.
 
+use crate::service::{Request, Service};
 use crate::{Fault, dynamo};
-use aws_sdk_lambda::Client;
-use aws_sdk_lambda::primitives::Blob;
 use contracts::saga::error_name;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
@@ -16,7 +15,7 @@ const DEADLINE: Duration = Duration::from_secs(7);
 /// One step of another context.
 #[derive(Debug, Clone)]
 pub struct Step {
-    client: Client,
+    lambda: Service,
     function: String,
     deadline: Duration,
     attempts: u32,
@@ -32,8 +31,8 @@ struct StepFailure {
 
 impl Step {
     /// The step behind a function's name.
-    pub fn new(client: Client, function: String) -> Self {
-        Self { client, function, deadline: DEADLINE, attempts: ATTEMPTS }
+    pub fn new(lambda: Service, function: String) -> Self {
+        Self { lambda, function, deadline: DEADLINE, attempts: ATTEMPTS }
     }
 
     /// The same in one try that may take longer: for a step that waits for somebody outside, and tries again itself.
@@ -62,16 +61,10 @@ impl Step {
     }
 
     async fn ask_once<O: DeserializeOwned>(&self, doing: &'static str, payload: &[u8]) -> Result<O, Fault> {
-        let answer = self
-            .client
-            .invoke()
-            .function_name(&self.function)
-            .payload(Blob::new(payload))
-            .send()
-            .await
-            .map_err(|error| dynamo::classify(doing, error))?;
-        let body = answer.payload().map(Blob::as_ref).unwrap_or_default();
-        if answer.function_error().is_none() {
+        let answer = self.lambda.send(Request::invocation(&self.function, payload)).await;
+        let answer = answer.map_err(|error| dynamo::classify(doing, error))?;
+        let body = answer.body.as_slice();
+        if answer.header("x-amz-function-error").is_none() {
             return serde_json::from_slice(body).map_err(|error| Fault::broken(doing, error));
         }
         let failure: StepFailure = serde_json::from_slice(body).map_err(|error| Fault::unavailable(doing, error))?;

@@ -1,9 +1,10 @@
 //! What every function binary shares, so that a context holds only its own business.
 //!
-//! - [`boot`]: configuration, clients and the loop each kind of function runs in.
+//! - [`boot`]: configuration and clients. `loops`: the loop each kind of function runs in.
 //! - [`http`]: a parsed request in, a reply or a problem (RFC 9457) out.
 //! - [`auth`]: user tokens and queue tokens. [`idempotency`]: keys and stored answers.
 //! - [`step`]: saga steps. [`queue`]: SQS batches. [`stream`]: table streams. [`outbox`]: events that cannot be lost.
+//! - [`service`]: AWS services of which a call or two is needed.
 //! - [`outgoing`]: calls to providers outside. [`secrets`]: what they are signed with. [`logs`]: log lines as events.
 //! - [`metrics`]: what happened, in numbers, without a call.
 //! - [`dynamo`]: one classification of DynamoDB's failures. [`invoke`]: asking another context for a step.
@@ -19,11 +20,13 @@ pub mod idempotency;
 pub mod ids;
 pub mod invoke;
 pub mod logs;
+mod loops;
 pub mod metrics;
 pub mod outbox;
 pub mod outgoing;
 pub mod queue;
 pub mod secrets;
+pub mod service;
 pub mod step;
 pub mod stream;
 pub mod telemetry;

@@ -6,14 +6,14 @@
 //! not publish, the scheduled sweep sends again. Publishing twice is harmless: consumers go by the event's id.
 
 use crate::dynamo::{self, Item, PK, Read, SK, TTL, Table, at, n, s};
+use crate::service::Service;
 use crate::stream::{Change, Record};
 use crate::{Fault, ids, metrics};
 use aws_sdk_dynamodb::types::{AttributeValue, Put, TransactWriteItem};
-use aws_sdk_eventbridge::Client as EventBridge;
-use aws_sdk_eventbridge::types::PutEventsRequestEntry;
 use contracts::events::{Event, EventBody, FaultDetected};
 use contracts::{EventId, Timestamp};
 use futures_util::future::try_join_all;
+use serde_json::json;
 
 /// The sparse index of unpublished rows: partition `unpublished_shard`, sort `created_at`.
 pub const INDEX: &str = "unpublished";
@@ -134,14 +134,14 @@ pub async fn publish_again(table: &Table, event_id: &str, now: Timestamp) -> Res
 /// The event bus.
 #[derive(Debug, Clone)]
 pub struct Bus {
-    client: EventBridge,
+    events: Service,
     name: String,
 }
 
 impl Bus {
     /// A bus by its name.
-    pub fn new(client: EventBridge, name: String) -> Self {
-        Self { client, name }
+    pub fn new(events: Service, name: String) -> Self {
+        Self { events, name }
     }
 
     /// Publishes at most ten events in one call. For each, in order, the error the bus gave for it, if it did not take
@@ -150,17 +150,16 @@ impl Bus {
         let mut entries = Vec::with_capacity(events.len());
         for event in events {
             let detail = serde_json::to_string(event).map_err(|error| Fault::broken("publishing events", error))?;
-            let entry = PutEventsRequestEntry::builder()
-                .event_bus_name(&self.name)
-                .source(&event.source)
-                .detail_type(event.body.event_type())
-                .detail(detail);
-            entries.push(entry.build());
+            entries.push(json!({
+                "EventBusName": self.name,
+                "Source": event.source,
+                "DetailType": event.body.event_type(),
+                "Detail": detail,
+            }));
         }
-        let answer = self.client.put_events().set_entries(Some(entries)).send().await;
+        let answer = self.events.call("PutEvents", &json!({ "Entries": entries })).await;
         let answer = answer.map_err(|error| dynamo::classify("publishing events", error))?;
-        let error_of =
-            |index: usize| answer.entries().get(index).and_then(|entry| entry.error_code()).map(str::to_owned);
+        let error_of = |index: usize| answer["Entries"][index]["ErrorCode"].as_str().map(str::to_owned);
         Ok((0..events.len()).map(error_of).collect())
     }
 

@@ -1,9 +1,10 @@
 //! Secrets: JSON documents in SSM Parameter Store (`SecureString`), read when first needed and again every few
 //! minutes, so that a rotated secret is in force without a deployment. They never reach a log, an event or a setting.
 
+use crate::service::Service;
 use crate::{Fault, dynamo};
-use aws_sdk_ssm::Client;
 use serde::de::DeserializeOwned;
+use serde_json::json;
 use std::fmt;
 use std::sync::Mutex;
 use std::time::{Duration, Instant};
@@ -13,7 +14,7 @@ const KEPT: Duration = Duration::from_secs(300);
 
 /// One secret document.
 pub struct Secret<T> {
-    client: Client,
+    ssm: Service,
     name: String,
     kept: Mutex<Option<(Instant, T)>>,
 }
@@ -26,8 +27,8 @@ impl<T> fmt::Debug for Secret<T> {
 
 impl<T: DeserializeOwned + Clone> Secret<T> {
     /// The secret in a parameter.
-    pub fn new(client: Client, name: String) -> Self {
-        Self { client, name, kept: Mutex::new(None) }
+    pub fn new(ssm: Service, name: String) -> Self {
+        Self { ssm, name, kept: Mutex::new(None) }
     }
 
     /// What it says now.
@@ -35,11 +36,12 @@ impl<T: DeserializeOwned + Clone> Secret<T> {
         if let Some(kept) = self.kept_now() {
             return Ok(kept);
         }
-        let got = self.client.get_parameter().name(&self.name).with_decryption(true).send().await;
+        let wanted = json!({ "Name": self.name, "WithDecryption": true });
+        let got = self.ssm.call("GetParameter", &wanted).await;
         let got = got.map_err(|error| dynamo::classify("reading a secret", error))?;
-        let text = got.parameter.and_then(|parameter| parameter.value).unwrap_or_default();
+        let text = got["Parameter"]["Value"].as_str().unwrap_or_default();
         // The error would quote the document.
-        let read: T = serde_json::from_str(&text)
+        let read: T = serde_json::from_str(text)
             .map_err(|_| Fault::unavailable("reading a secret", format!("{} is not as it must be", self.name)))?;
         if let Ok(mut kept) = self.kept.lock() {
             *kept = Some((Instant::now(), read.clone()));

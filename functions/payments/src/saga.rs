@@ -2,44 +2,35 @@
 
 use crate::domain::Execution;
 use crate::ports::{StartSaga, WatchSaga};
-use aws_sdk_sfn::Client;
-use aws_sdk_sfn::types::ExecutionStatus;
 use kit::Fault;
 use kit::dynamo::classify;
+use kit::service::{ProvideErrorMetadata as _, Service};
 use serde::Serialize;
+use serde_json::json;
 
 /// One saga's state machine.
 #[derive(Debug, Clone)]
 pub struct StateMachine {
-    client: Client,
+    states: Service,
     state_machine_arn: String,
 }
 
 impl StateMachine {
     /// The one with this ARN.
-    pub fn new(client: Client, state_machine_arn: String) -> Self {
-        Self { client, state_machine_arn }
+    pub fn new(states: Service, state_machine_arn: String) -> Self {
+        Self { states, state_machine_arn }
     }
 }
 
 impl<I: Serialize + Sync> StartSaga<I> for StateMachine {
     async fn start(&self, name: &str, saga: &I) -> Result<(), Fault> {
         let input = serde_json::to_string(saga).map_err(|error| Fault::broken("starting a saga", error))?;
-        let started = self
-            .client
-            .start_execution()
-            .state_machine_arn(&self.state_machine_arn)
-            .name(name)
-            .input(input)
-            .send()
-            .await;
-        match started {
+        let start = json!({ "stateMachineArn": self.state_machine_arn, "name": name, "input": input });
+        match self.states.call("StartExecution", &start).await {
             Ok(_) => Ok(()),
-            Err(error) => match error.as_service_error() {
-                // It runs, or ran: a name belongs to one payment or refund, so it can only be this saga.
-                Some(exists) if exists.is_execution_already_exists() => Ok(()),
-                _ => Err(classify("starting a saga", error)),
-            },
+            // It runs, or ran: a name belongs to one payment or refund, so it can only be this saga.
+            Err(error) if error.code() == Some("ExecutionAlreadyExists") => Ok(()),
+            Err(error) => Err(classify("starting a saga", error)),
         }
     }
 }
@@ -47,14 +38,11 @@ impl<I: Serialize + Sync> StartSaga<I> for StateMachine {
 impl WatchSaga for StateMachine {
     async fn execution(&self, name: &str) -> Result<Execution, Fault> {
         let arn = format!("{}:{name}", self.state_machine_arn.replacen(":stateMachine:", ":execution:", 1));
-        let found = self.client.describe_execution().execution_arn(arn).send().await;
-        match found {
-            Ok(execution) if execution.status == ExecutionStatus::Running => Ok(Execution::Running),
+        match self.states.call("DescribeExecution", &json!({ "executionArn": arn })).await {
+            Ok(execution) if execution["status"] == "RUNNING" => Ok(Execution::Running),
             Ok(_) => Ok(Execution::Over),
-            Err(error) => match error.as_service_error() {
-                Some(missing) if missing.is_execution_does_not_exist() => Ok(Execution::Missing),
-                _ => Err(classify("looking at a saga", error)),
-            },
+            Err(error) if error.code() == Some("ExecutionDoesNotExist") => Ok(Execution::Missing),
+            Err(error) => Err(classify("looking at a saga", error)),
         }
     }
 }

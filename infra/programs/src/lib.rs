@@ -141,7 +141,7 @@ fn import(before: String, tree: &UseTree, found: &mut Vec<String>) {
 /// A call to AWS: the IAM action, and the index for a query of one.
 pub type AwsCall = (&'static str, Option<String>);
 
-/// SDK operations by the method that begins them, and writes of a transaction by the type that builds them. A
+/// Operations by the method that begins them or by their name, and writes of a transaction by the type that builds them. A
 /// transaction needs no permission of its own, only those of its writes:
 /// <https://docs.aws.amazon.com/amazondynamodb/latest/developerguide/transaction-apis-iam.html>.
 const ACTIONS: [(&str, &str); 21] = [
@@ -157,15 +157,15 @@ const ACTIONS: [(&str, &str); 21] = [
     ("Update::builder", "dynamodb:UpdateItem"),
     ("Delete::builder", "dynamodb:DeleteItem"),
     ("ConditionCheck::builder", "dynamodb:ConditionCheckItem"),
-    ("invoke", "lambda:InvokeFunction"),
+    ("Request::invocation", "lambda:InvokeFunction"),
     ("send_message", "sqs:SendMessage"),
     ("send_message_batch", "sqs:SendMessage"),
     ("change_message_visibility", "sqs:ChangeMessageVisibility"),
     ("get_queue_attributes", "sqs:GetQueueAttributes"),
-    ("get_parameter", "ssm:GetParameter"),
-    ("put_events", "events:PutEvents"),
-    ("start_execution", "states:StartExecution"),
-    ("describe_execution", "states:DescribeExecution"),
+    ("GetParameter", "ssm:GetParameter"),
+    ("PutEvents", "events:PutEvents"),
+    ("StartExecution", "states:StartExecution"),
+    ("DescribeExecution", "states:DescribeExecution"),
 ];
 
 fn action(begun_by: &str) -> Option<&'static str> {
@@ -211,9 +211,12 @@ impl<'ast> Visit<'ast> for Facts {
 
     fn visit_expr_method_call(&mut self, call: &'ast ExprMethodCall) {
         let method = call.method.to_string();
-        if call.args.is_empty()
-            && let Some(action) = action(&method)
-        {
+        // The SDK's clients name an operation by a method, the kit's by its name: `call("PutEvents", ...)`.
+        let operation = match call.args.first() {
+            None => Some(method.clone()),
+            Some(named) => (method == "call").then(|| self.constant(named)),
+        };
+        if let Some(action) = operation.as_deref().and_then(action) {
             self.aws.insert((action, self.index.clone()));
         }
         if matches!(call.receiver.as_ref(), Expr::Path(path) if path.path.is_ident("self")) {
@@ -708,10 +711,10 @@ fn calls_are_followed_from_the_handler_through_ports_and_helpers_to_aws() {
         pub async fn relay(r: &R, c: Call) -> R { r.bus.publish().await; r.bus.settle().await; r.secret.get().await }";
     let outbox = "impl Bus {
             pub async fn publish(&self) { self.inner.put().await }
-            pub async fn put(&self) { client.put_events().send().await }
+            pub async fn put(&self) { client.call(\"PutEvents\", &entries).await }
             async fn settle(&self) { client.send_message().send().await }
         }";
-    let secrets = "impl Secret { pub async fn get(&self) { client.get_parameter().send().await } }";
+    let secrets = "impl Secret { pub async fn get(&self) { client.call(\"GetParameter\", &wanted).await } }";
     let program = Program::from(vec![
         Source::parse("functions/x/src/handlers.rs", handlers),
         Source::parse("functions/x/src/usecases/usecase.rs", usecase),

@@ -7,11 +7,18 @@ then keeps silent, and the driver gives up with this file's error in the engine'
 
 import base64
 import gzip
+import heapq
+import io
+import itertools
 import json
 import re
 import shlex
+import threading
 import time
+import types
+import uuid
 from datetime import date
+from functools import lru_cache
 
 
 def check(condition, what):
@@ -760,6 +767,224 @@ def keep_logs_where_told():
     logs.LogHandler.run_log_loop = run_log_loop
 
 
+def wait_for_messages():
+    """Has an event source ask its queue when there is something in it.
+
+    LocalStack calls its own API to ask, some times a second for each queue; and where it found something before, it
+    does not ask again for a second.
+    """
+    from localstack.services.lambda_.event_source_mapping.esm_worker import EsmWorker
+    from localstack.services.lambda_.event_source_mapping.pollers.sqs_poller import SqsPoller
+    from localstack.services.sqs.models import sqs_stores
+    from localstack.utils.aws.arns import parse_arn
+
+    stock_poll, stock_loop = SqsPoller.poll_events, EsmWorker.poller_loop
+    check("receive_message" in stock_poll.__code__.co_names, "SqsPoller.poll_events")
+    check("_shutdown_event" in stock_loop.__code__.co_names, "EsmWorker.poller_loop")
+
+    def arrivals(poller):
+        """What its queue puts what may be received in: messages, or groups of them."""
+        arn = parse_arn(poller.source_arn)
+        queue = sqs_stores[arn["account"]][arn["region"]].queues.get(arn["resource"])
+        return getattr(queue, "visible", None) or getattr(queue, "message_group_queue", None)
+
+    def poll_events(self):
+        waiting = arrivals(self)
+        # With a batching window it waits by itself.
+        if waiting is None or self.maximum_batching_window:
+            return stock_poll(self)
+        with waiting.not_empty:
+            if not waiting._qsize():
+                waiting.not_empty.wait(0.5)
+            found = waiting._qsize()
+        # The source may have been switched off meanwhile.
+        if found and not self.leaving.is_set():
+            stock_poll(self)
+
+    def poller_loop(self, *args, **kwargs):
+        self.poller.leaving = self._shutdown_event
+        stock_loop(self, *args, **kwargs)
+
+    SqsPoller.poll_events, EsmWorker.poller_loop = poll_events, poller_loop
+
+
+def look_at_alarms_directly():
+    """Looks at an alarm where it is kept, and for data of its metric only where there was ever any.
+
+    LocalStack calls its own API half a dozen times to look at an alarm: when it is made, and then once a period.
+    """
+    from localstack.services.cloudwatch import alarm_scheduler
+    from localstack.services.cloudwatch.cloudwatch_database_helper import CloudwatchDatabase
+    from localstack.services.cloudwatch.models import cloudwatch_stores
+    from localstack.utils.aws.arns import parse_arn
+
+    stock_collect, stock_add = alarm_scheduler.collect_metric_data, CloudwatchDatabase.add_metric_data
+    names = stock_collect.__code__.co_names
+    check("get_metric_data" in names and "collected_periods" in stock_collect.__code__.co_varnames, "collect_metric_data")
+    details = alarm_scheduler.get_metric_alarm_details_for_alarm_arn
+    check("describe_alarms" in details.__code__.co_names, "get_metric_alarm_details_for_alarm_arn")
+    told = set()
+
+    def add(self, account_id, region, namespace, metric_data):
+        told.update((namespace, metric.get("MetricName")) for metric in metric_data)
+        return stock_add(self, account_id, region, namespace, metric_data)
+
+    def collect(alarm, client):
+        if (alarm.get("Namespace"), alarm["MetricName"]) in told:
+            return stock_collect(alarm, client)
+        periods = alarm["EvaluationPeriods"]
+        return [None] * (periods + max(periods // 3, 2))
+
+    def read(alarm_arn):
+        arn = parse_arn(alarm_arn)
+        kept = cloudwatch_stores[arn["account"]][arn["region"]].alarms.get(alarm_arn)
+        return dict(kept.alarm) if kept else None
+
+    CloudwatchDatabase.add_metric_data, alarm_scheduler.collect_metric_data = add, collect
+    alarm_scheduler.get_metric_alarm_details_for_alarm_arn = read
+
+
+def remember_content_types():
+    """Reads each content type once, where Twisted makes an e-mail of it for every request to read it off that."""
+    from twisted.web import http
+
+    check("_parseContentType" in http.Request.requestReceived.__code__.co_names, "twisted.web.http._parseContentType")
+    check(http._parseContentType(b"Text/Plain; a=b") == b"text/plain", "twisted.web.http._parseContentType")
+    http._parseContentType = lru_cache(maxsize=256)(http._parseContentType)
+
+
+def one_clock_for_idle_functions():
+    """Has one thread see to it that functions end which nobody calls, where LocalStack starts one after every call."""
+    from localstack.services.lambda_.invocation import execution_environment
+
+    check(execution_environment.Timer is threading.Timer, "execution_environment.Timer")
+    due, changed, count = [], threading.Condition(), itertools.count()
+
+    class Timer:
+        def __init__(self, interval, function):
+            self.interval, self.function = interval, function
+
+        def start(self):
+            with changed:
+                heapq.heappush(due, (time.monotonic() + self.interval, next(count), self))
+                if due[0][2] is self:
+                    changed.notify()
+
+        def cancel(self):
+            self.function = None
+
+    def run():
+        while True:
+            with changed:
+                while not due or due[0][0] > time.monotonic():
+                    changed.wait(due[0][0] - time.monotonic() if due else None)
+                function = heapq.heappop(due)[2].function
+            if function is not None:
+                threading.Thread(target=function, daemon=True).start()
+
+    threading.Thread(target=run, daemon=True, name="idle-functions").start()
+    execution_environment.Timer = Timer
+
+
+def call_functions_directly():
+    """Hands a call that comes from within (API Gateway, event sources, rules, state machines) to Lambda's provider.
+
+    LocalStack makes a signed request of it and takes that apart again, which was more work than all the rest of a call.
+    """
+    from botocore.response import StreamingBody
+    from localstack.aws.api import ServiceException
+    from localstack.aws.client import GatewayShortCircuit
+    from localstack.services.lambda_.api_utils import function_locators_from_arn
+    from localstack.services.lambda_.provider import LambdaProvider
+    from localstack.utils.xray.trace_header import TraceHeader
+
+    stock_init, stock_modify = LambdaProvider.__init__, GatewayShortCircuit.modify_client
+    check("before-send.*.*" in stock_modify.__code__.co_consts, "GatewayShortCircuit.modify_client")
+    check("lambda_service" in LambdaProvider.invoke.__code__.co_names, "LambdaProvider.invoke")
+    providers = []
+
+    def init(self):
+        stock_init(self)
+        providers[:] = [self]
+
+    def invoke(client, stock, told):
+        known = {"FunctionName", "Payload", "InvocationType", "Qualifier", "_ServicePrincipal", "_SourceArn"}
+        name, _, account, region = function_locators_from_arn(told.get("FunctionName", ""))
+        if not (providers and name and account and region) or not told.keys() <= known:
+            return stock(**told)
+        payload, id = told.get("Payload") or b"", str(uuid.uuid4())
+        context = types.SimpleNamespace(
+            account_id=account,
+            region=region,
+            request_id=id,
+            request=types.SimpleNamespace(user_agent=types.SimpleNamespace(string="")),
+            trace_context={"aws_trace_header": TraceHeader().ensure_root_exists()},
+        )
+        try:
+            answer = providers[0].invoke(
+                context,
+                function_name=told["FunctionName"],
+                invocation_type=told.get("InvocationType"),
+                payload=io.BytesIO(payload.encode() if isinstance(payload, str) else payload),
+                qualifier=told.get("Qualifier"),
+            )
+        except ServiceException as error:
+            said = {"Error": {"Code": error.code, "Message": error.message}, "message": error.message}
+            said["ResponseMetadata"] = {"RequestId": id, "HTTPStatusCode": error.status_code}
+            raise client.exceptions.from_code(error.code)(said, "Invoke") from error
+        body = answer.get("Payload") or b""
+        body = body.encode() if isinstance(body, str) else body
+        metadata = {"RequestId": id, "HTTPStatusCode": answer["StatusCode"], "HTTPHeaders": {}, "RetryAttempts": 0}
+        return {**answer, "Payload": StreamingBody(io.BytesIO(body), len(body)), "ResponseMetadata": metadata}
+
+    def modify(client, gateway):
+        stock_modify(client, gateway)
+        if client.meta.service_model.service_name == "lambda":
+            stock = client.invoke
+            client.invoke = lambda **told: invoke(client, stock, told)
+
+    LambdaProvider.__init__, GatewayShortCircuit.modify_client = init, staticmethod(modify)
+
+
+def stay_in_a_role():
+    """Assumes a role once for each who asks, where LocalStack assumes it, and makes a client of it, for each task of a
+    state machine."""
+    from localstack.aws.connect import ClientFactory
+
+    stock, lock, assumed = ClientFactory.with_assumed_role, threading.Lock(), {}
+    check("assume_role" in stock.__code__.co_names, "ClientFactory.with_assumed_role")
+
+    def with_assumed_role(self, *, session_name=None, **told):
+        key = (id(self), *sorted(told.items(), key=lambda item: item[0]))
+        with lock:
+            found = assumed.get(key)
+        if found is None:
+            found = stock(self, session_name=session_name, **told)
+            with lock:
+                assumed[key] = found
+        return found
+
+    ClientFactory.with_assumed_role = with_assumed_role
+
+
+def tell_only_who_listens():
+    """Puts together what is to be said of a call only where somebody has it logged."""
+    import logging
+
+    from localstack.aws.handlers.logging import ResponseLogger
+
+    stock = ResponseLogger._log
+    check("aws_logger" in stock.__code__.co_varnames, "ResponseLogger._log")
+    names = ("request.aws", "request.http", "request.internal.aws", "request.internal.http")
+    loggers = [logging.getLogger(f"localstack.{name}") for name in names]
+
+    def log(self, context, response):
+        if any(logger.isEnabledFor(logging.INFO) for logger in loggers):
+            stock(self, context, response)
+
+    ResponseLogger._log = log
+
+
 accept_nulls()
 transform_first()
 make_what_services_have()
@@ -778,3 +1003,10 @@ deploy_quickly()
 pass_bodies_on()
 deliver_logs_as_lambda_does()
 keep_logs_where_told()
+wait_for_messages()
+look_at_alarms_directly()
+remember_content_types()
+one_clock_for_idle_functions()
+call_functions_directly()
+stay_in_a_role()
+tell_only_who_listens()

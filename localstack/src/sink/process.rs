@@ -1,16 +1,22 @@
 //! Where a stack's sink runs: inside the process that owns an attached stack, or as a process beside a detached one.
 
-use super::{Client, Secrets, Server};
-use crate::engine::Engine;
+use super::{Client, Secrets, Server, now_ms};
+use crate::engine::{self, Engine};
 use crate::error::{AtPath, Error};
 use crate::{Result, files};
 use serde::{Deserialize, Serialize};
-use std::fs::File;
+use std::fs::OpenOptions;
+use std::io::Write;
 use std::net::Ipv4Addr;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
+use time::OffsetDateTime;
+use time::format_description::well_known::Rfc3339;
 use tokio::net::TcpListener;
+use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::task::JoinHandle;
 use tokio::time::{Instant, sleep};
 
@@ -18,8 +24,10 @@ use tokio::time::{Instant, sleep};
 const START_DEADLINE: Duration = Duration::from_secs(20);
 /// How long a sink may take to end.
 const STOP_DEADLINE: Duration = Duration::from_secs(10);
-/// How often a detached sink looks whether its engine still runs.
-const LOOK_EVERY: Duration = Duration::from_secs(2);
+/// How often a detached sink looks whether its engine is there.
+const LOOK_EVERY: Duration = Duration::from_millis(500);
+/// In how many looks in a row the engine has to be gone.
+const GONE_LOOKS: u32 = 3;
 
 /// A port of its own at this address, and how this machine calls it.
 async fn listen(address: Ipv4Addr) -> Result<(TcpListener, String)> {
@@ -61,7 +69,7 @@ impl Drop for Attached {
 }
 
 /// A sink in a process of its own, as `sink.json` remembers it. It ends when it is told to, or when the engine beside
-/// it is gone.
+/// it is gone; its log, `sink.log`, says which.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Detached {
     url: String,
@@ -80,7 +88,12 @@ impl Detached {
 
     /// The sink of the stack in `dir`, if it answers under its name.
     async fn running(dir: &Path) -> Result<Option<Self>> {
-        let Some(known) = files::read_json::<Self>(&Self::path(dir))? else { return Ok(None) };
+        let known = match files::read_json::<Self>(&Self::path(dir)) {
+            Ok(Some(known)) => known,
+            // Nobody finds one whose name is lost. It ends with its engine.
+            Ok(None) | Err(Error::Damaged(_)) => return Ok(None),
+            Err(error) => return Err(error),
+        };
         Ok((Client::new(&known.url).nonce().await.as_ref() == Some(&known.nonce)).then_some(known))
     }
 
@@ -91,7 +104,8 @@ impl Detached {
         }
         files::remove(&Self::path(dir))?;
         let log_path = dir.join("sink.log");
-        let log = File::create(&log_path).at("creating", &log_path)?;
+        // What the last one said when it ended stays.
+        let log = OpenOptions::new().create(true).append(true).open(&log_path).at("opening", &log_path)?;
         let log_too = log.try_clone().at("opening", &log_path)?;
         let this = std::env::current_exe().at("finding", Path::new("this program"))?;
         let mut child = Command::new(&this)
@@ -109,7 +123,8 @@ impl Detached {
             }
             let ended = child.try_wait().at("waiting for", &this)?.is_some();
             if ended || Instant::now() > deadline {
-                return Err(Error::Engine(format!("the sink did not start:\n{}", files::tail(&log_path, 20))));
+                let (line, path) = (files::telling_line(&files::tail(&log_path, 20)), log_path.display());
+                return Err(Error::Engine(format!("the sink did not start: {line}; its log is {path}")));
             }
             sleep(Duration::from_millis(25)).await;
         }
@@ -119,18 +134,25 @@ impl Detached {
     pub async fn be(dir: &Path) -> Result<()> {
         // Of its own session: a Ctrl-C in the terminal that started it is not meant for it.
         if let Err(error) = rustix::process::setsid() {
-            eprintln!("sink: it stays in its caller's session: {error}");
+            say(&format!("it stays in its caller's session: {error}"));
         }
+        let mut signals = Signals::taken()?;
+        let engine = Engine::remembered(dir)?
+            .ok_or_else(|| Error::Usage(format!("a sink runs beside an engine, and {} has none", dir.display())))?;
         // Containers come from another address than this machine's own.
-        let in_docker = Engine::remembered(dir)?.is_some_and(|engine| engine.in_docker());
-        let (listener, url) = listen(if in_docker { Ipv4Addr::UNSPECIFIED } else { Ipv4Addr::LOCALHOST }).await?;
+        let address = if engine.in_docker() { Ipv4Addr::UNSPECIFIED } else { Ipv4Addr::LOCALHOST };
+        let (listener, url) = listen(address).await?;
         let me = Self { url, nonce: nonce() };
         let server = Server::new(Secrets::open(dir)?, me.nonce.clone());
         files::write_json(&Self::path(dir), &me)?;
-        tokio::select! {
-            () = server.serve(listener) => {}
-            () = without_engine(dir) => {}
-        }
+        say(&format!("it is at {}, beside {engine} of {}", me.url, dir.display()));
+        let mut watch = Watch { dir, engine, gone: 0 };
+        let why = tokio::select! {
+            () = Arc::clone(&server).serve(listener) => "it was told to, over HTTP".to_owned(),
+            name = signals.next() => format!("it was told to, by {name}"),
+            why = watch.until_gone(&server) => why,
+        };
+        say(&format!("it ends: {why}"));
         Ok(())
     }
 
@@ -153,15 +175,78 @@ impl Detached {
     }
 }
 
-/// Waits until no engine runs in `dir` any more.
-async fn without_engine(dir: &Path) {
-    loop {
-        sleep(LOOK_EVERY).await;
-        match Engine::remembered(dir) {
-            Ok(Some(engine)) if engine.answers().await => {}
-            // Once more, for an engine that was too busy to answer.
-            Ok(Some(engine)) if engine.answers().await => {}
-            _ => return,
+/// A line in the sink's log.
+fn say(what: &str) {
+    let now = OffsetDateTime::from_unix_timestamp(now_ms() / 1_000).ok();
+    let now = now.and_then(|now| now.format(&Rfc3339).ok()).unwrap_or_default();
+    // Nobody hears it where the log cannot be written, which is no reason to end.
+    writeln!(std::io::stderr(), "{now} sink: {what}").ok();
+}
+
+/// The signals that would end it without a word.
+struct Signals {
+    terminate: Signal,
+    interrupt: Signal,
+    hang_up: Signal,
+}
+
+impl Signals {
+    fn taken() -> Result<Self> {
+        let take = |kind| signal(kind).at("listening for signals of", Path::new("this process"));
+        Ok(Self {
+            terminate: take(SignalKind::terminate())?,
+            interrupt: take(SignalKind::interrupt())?,
+            hang_up: take(SignalKind::hangup())?,
+        })
+    }
+
+    /// The next one's name.
+    async fn next(&mut self) -> &'static str {
+        tokio::select! {
+            _ = self.terminate.recv() => "SIGTERM",
+            _ = self.interrupt.recv() => "SIGINT",
+            _ = self.hang_up.recv() => "SIGHUP",
+        }
+    }
+}
+
+/// Looks whether the engine is there that a sink runs beside.
+struct Watch<'a> {
+    dir: &'a Path,
+    engine: Engine,
+    /// In how many looks in a row it was gone.
+    gone: u32,
+}
+
+impl Watch<'_> {
+    /// Waits until it is gone for good, and says so. Counts its looks for whoever asks the server.
+    async fn until_gone(&mut self, server: &Server) -> String {
+        loop {
+            sleep(LOOK_EVERY).await;
+            let gone = self.look().await;
+            server.looks.fetch_add(1, Ordering::Relaxed);
+            self.gone = if gone.is_some() { self.gone + 1 } else { 0 };
+            if let Some(why) = gone.filter(|_| self.gone == GONE_LOOKS) {
+                return why;
+            }
+        }
+    }
+
+    /// One look: why there is no engine to run beside, if so. Whether it answers does not count: it may be stopped, or
+    /// have too much to do, and goes on later. Nor does a look that failed.
+    async fn look(&self) -> Option<String> {
+        let (dir, mine) = (self.dir.display(), &self.engine);
+        match Engine::remembered(self.dir) {
+            Ok(None) => return Some(format!("no engine is up in {dir} any more")),
+            Ok(Some(other)) if other.nonce != mine.nonce => {
+                return Some(format!("{dir} has another engine now, {other} instead of {mine}"));
+            }
+            // Half-written, or not to be read at the moment.
+            Ok(Some(_)) | Err(_) => {}
+        }
+        match mine.is_there().await {
+            Ok(false) => Some(format!("{mine} is gone; see {}", engine::log_path(self.dir).display())),
+            Ok(true) | Err(_) => None,
         }
     }
 }

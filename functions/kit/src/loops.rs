@@ -1,0 +1,174 @@
+//! The loop of each kind of function: what Lambda hands over comes in, what a handler says of it goes out.
+//!
+//! Nothing here is generic, and every future is boxed, so that all of it is compiled once, in this crate. The runtime that
+//! is below would otherwise be compiled again for each handler of each program.
+
+use crate::http::{Call, Problem, Reply};
+use crate::logs::{self, Line, LogsEvent};
+use crate::queue::{self, Message, Queue};
+use crate::step::StepError;
+use crate::stream::{self, Record, StreamEvent};
+use crate::{Fault, MainResult};
+use aws_lambda_events::sqs::SqsEvent;
+use contracts::Timestamp;
+use futures_util::future::{BoxFuture, LocalBoxFuture};
+use lambda_http::http::Response;
+use lambda_http::{Body, Request, RequestExt};
+use lambda_runtime::{Diagnostic, LambdaEvent, service_fn};
+use serde_json::Value;
+use std::convert::Infallible;
+use std::sync::Arc;
+use std::time::Duration;
+
+/// What is kept of Lambda's time to answer that the time is up, in milliseconds.
+const MARGIN_MILLIS: i64 = 500;
+/// What is kept besides, of a consumer's time, to put messages back or among the dead letters.
+const SETTLING: Duration = Duration::from_secs(3);
+
+/// A handler, whatever it depends on.
+pub(crate) type Handler<I, O> = Arc<dyn Fn(I) -> BoxFuture<'static, O> + Send + Sync>;
+
+type Ended = LocalBoxFuture<'static, MainResult>;
+
+/// HTTP requests.
+pub(crate) fn http(name: &'static str, handle: Handler<Call, Result<Reply, Problem>>) -> Ended {
+    Box::pin(lambda_http::run(service_fn(move |request: Request| {
+        let handle = Arc::clone(&handle);
+        async move { Ok::<_, Infallible>(answer(name, request, &handle).await) }
+    })))
+}
+
+/// Steps of a saga.
+pub(crate) fn step(handle: Handler<LambdaEvent<Value>, Result<Value, StepError>>) -> Ended {
+    Box::pin(lambda_runtime::run(service_fn(move |event: LambdaEvent<Value>| {
+        let outcome = handle(event);
+        async move { outcome.await.map_err(Diagnostic::from) }
+    })))
+}
+
+/// Messages of a queue, one by one.
+pub(crate) fn queue(name: &'static str, queue: Queue, handle: Handler<Message, Result<(), Fault>>) -> Ended {
+    let queue = Arc::new(queue);
+    Box::pin(lambda_runtime::run(service_fn(move |event: LambdaEvent<SqsEvent>| {
+        let (queue, handle) = (Arc::clone(&queue), Arc::clone(&handle));
+        async move {
+            let patience = time_to_settle(event.context.deadline, crate::now());
+            Ok::<_, Infallible>(queue::run(&queue, name, event.payload, patience, &*handle).await)
+        }
+    })))
+}
+
+/// Messages of a queue, a batch at a time.
+pub(crate) fn batch(name: &'static str, queue: Queue, handle: Handler<Vec<Message>, Vec<Result<(), Fault>>>) -> Ended {
+    let queue = Arc::new(queue);
+    Box::pin(lambda_runtime::run(service_fn(move |event: LambdaEvent<SqsEvent>| {
+        let (queue, handle) = (Arc::clone(&queue), Arc::clone(&handle));
+        async move {
+            let patience = time_to_settle(event.context.deadline, crate::now());
+            Ok::<_, Infallible>(queue::run_whole(&queue, name, event.payload, patience, &*handle).await)
+        }
+    })))
+}
+
+/// Lines of log groups.
+pub(crate) fn logs(name: &'static str, handle: Handler<Vec<Line>, Result<(), Fault>>) -> Ended {
+    Box::pin(lambda_runtime::run(service_fn(move |event: LambdaEvent<LogsEvent>| {
+        let handle = Arc::clone(&handle);
+        async move {
+            let started = crate::now();
+            let outcome = match logs::lines(&event.payload) {
+                Ok(lines) => handle(lines).await,
+                Err(fault) => Err(fault),
+            };
+            let millis = crate::now().millis_since(started);
+            match &outcome {
+                Ok(()) => tracing::info!(subscriber = name, outcome = "done", millis),
+                Err(fault) => {
+                    tracing::error!(subscriber = name, outcome = fault.name(), error = fault.chain(), millis);
+                }
+            }
+            outcome.map_err(|fault| Diagnostic::from(StepError::Fault(fault)))
+        }
+    })))
+}
+
+/// Batches of a table's stream.
+pub(crate) fn stream(name: &'static str, handle: Handler<Vec<Record>, Result<(), Fault>>) -> Ended {
+    Box::pin(lambda_runtime::run(service_fn(move |event: LambdaEvent<StreamEvent>| {
+        let handle = Arc::clone(&handle);
+        async move { Ok::<_, Infallible>(stream::run(name, event.payload, &*handle).await) }
+    })))
+}
+
+/// Ticks of a schedule.
+pub(crate) fn schedule(name: &'static str, handle: Handler<Timestamp, Result<(), Fault>>) -> Ended {
+    Box::pin(lambda_runtime::run(service_fn(move |_: LambdaEvent<Value>| {
+        let handle = Arc::clone(&handle);
+        async move {
+            let now = crate::now();
+            let outcome = handle(now).await;
+            let millis = crate::now().millis_since(now);
+            match &outcome {
+                Ok(()) => tracing::info!(schedule = name, outcome = "done", millis),
+                Err(fault) => {
+                    fault.count();
+                    tracing::error!(schedule = name, outcome = fault.name(), error = fault.chain(), millis);
+                }
+            }
+            outcome.map_err(|fault| Diagnostic::from(StepError::Fault(fault)))
+        }
+    })))
+}
+
+/// How long an answer may take: a little less than Lambda gives, so that the caller gets a problem that says to try
+/// again instead of the gateway's word that something broke.
+fn patience(request: &Request, now: contracts::Timestamp) -> Duration {
+    time_left(request.lambda_context_ref().map_or(0, |context| context.deadline), now)
+}
+
+/// How long messages may take, so that there is time to say what becomes of those that took too long.
+fn time_to_settle(deadline: u64, now: contracts::Timestamp) -> Duration {
+    time_left(deadline, now).saturating_sub(SETTLING).max(Duration::from_millis(100))
+}
+
+/// Lambda's time until `deadline` (epoch milliseconds), less the margin; without a deadline, as much as one likes.
+fn time_left(deadline: u64, now: contracts::Timestamp) -> Duration {
+    let left = i64::try_from(deadline).unwrap_or(i64::MAX).saturating_sub(now.millis()).saturating_sub(MARGIN_MILLIS);
+    if deadline == 0 { Duration::MAX } else { Duration::from_millis(u64::try_from(left).unwrap_or(0).max(100)) }
+}
+
+async fn answer(name: &str, request: Request, handle: &Handler<Call, Result<Reply, Problem>>) -> Response<Body> {
+    let now = crate::now();
+    let patience = patience(&request, now);
+    let call = Call::from_lambda(request, now);
+    let request_id = call.request_id.clone();
+    let outcome = match tokio::time::timeout(patience, handle(call)).await {
+        Ok(outcome) => outcome,
+        Err(late) => Err(Fault::unavailable("answering in time", late).into()),
+    };
+    let millis = crate::now().millis_since(now);
+    match outcome {
+        Ok(reply) => {
+            tracing::info!(http = name, status = reply.status.as_u16(), request = request_id, millis);
+            reply.into_response(&request_id)
+        }
+        Err(problem) => {
+            let status = problem.status.as_u16();
+            match &problem.fault {
+                Some(fault) => {
+                    fault.count();
+                    tracing::error!(
+                        http = name,
+                        status,
+                        code = problem.code,
+                        error = fault.chain(),
+                        request = request_id,
+                        millis
+                    );
+                }
+                None => tracing::info!(http = name, status, code = problem.code, request = request_id, millis),
+            }
+            problem.into_response(&request_id)
+        }
+    }
+}
