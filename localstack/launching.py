@@ -31,9 +31,14 @@ def end_with_parent(leave):
         # The parent holds the other end of this pipe and never writes: the end of the file is its end.
         while os.read(0, 1024):
             pass
-        leave()
+        leave("who started it has ended")
 
     threading.Thread(target=watch, daemon=True).start()
+
+
+def say_why(why):
+    """What ends says why, in the engine's log."""
+    print(f"the engine ends: {why}", file=sys.stderr, flush=True)
 
 
 def raise_file_limit():

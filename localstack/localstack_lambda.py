@@ -63,8 +63,8 @@ class Call:
 class RuntimeApi(socketserver.StreamRequestHandler):
     """What the functions talk to.
 
-    Not http.server's handler, which reads the headers of a request as those of an e-mail: that took longer than the rest
-    of a call, of which there are two for every event.
+    Not http.server's handler: that reads the headers of a request as those of an e-mail, which took longer than all the
+    rest of it; and there are two for every event.
     """
 
     # A small answer would wait for a delayed ACK (40 ms).

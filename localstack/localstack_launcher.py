@@ -7,6 +7,8 @@ in Docker, too, is in init/start.d.
 Each patch says what it is for. `check` stops the start where LocalStack is not what the patch was written for.
 """
 
+import datetime
+import gc
 import http.client
 import json
 import os
@@ -51,6 +53,20 @@ def configure(port, work, nonce):
         # Bounded per function instead, see queue_instead_of_throttling.
         LAMBDA_LIMITS_CONCURRENT_EXECUTIONS="100000",
     )
+
+
+def collect_seldom():
+    """Looks for garbage in what is new only.
+
+    The descriptions of the services are a million objects for ever, and Python walked over all of them time and again.
+    """
+
+    def keep(phase, told):
+        if phase == "stop" and told["generation"] == 2:
+            gc.freeze()
+
+    gc.set_threshold(20_000, 10, 10)
+    gc.callbacks.append(keep)
 
 
 def start_database(program):
@@ -98,35 +114,44 @@ def use_dynoxide(port):
     streams.DynamoDBStreamsProvider.modify_stream_arn_for_ddb_local = of_dynoxide
 
 
-def look_at_streams_directly(port):
-    """Asks dynoxide itself whether a stream has anything new, where LocalStack calls its own API to ask: twenty times a
-    second for each stream, and there is nothing nearly always. What is new it reads as ever."""
+def read_streams_directly(port):
+    """Has event sources read streams from dynoxide, where LocalStack calls its own API, twenty times a second for each
+    stream, and that asks dynoxide. Where dynoxide refuses, LocalStack asks once more and sees to what is to be done."""
     from localstack.services.lambda_.event_source_mapping.pollers.dynamodb_poller import DynamoDBPoller
 
     check("get_records" in DynamoDBPoller.get_records.__code__.co_names, "DynamoDBPoller.get_records")
+    check("timestamp" in DynamoDBPoller.transform_into_events.__code__.co_names, "DynamoDBPoller.transform_into_events")
     stock, kept = DynamoDBPoller.get_records, threading.local()
     headers = {
         "Content-Type": "application/x-amz-json-1.0",
         "X-Amz-Target": "DynamoDBStreams_20120810.GetRecords",
-        "Authorization": "AWS4-HMAC-SHA256 Credential=x/20250101/x/dynamodb/aws4_request, SignedHeaders=host, Signature=x",
         "X-Amz-Date": "20250101T000000Z",
+        "Authorization": "AWS4-HMAC-SHA256 Credential=x/20250101/x/dynamodb/aws4_request, "
+        "SignedHeaders=host, Signature=x",
     }
 
-    def look(iterator):
+    def read(request):
         if not hasattr(kept, "connection"):
             kept.connection = http.client.HTTPConnection("127.0.0.1", port, timeout=60)
-        kept.connection.request("POST", "/", json.dumps({"ShardIterator": iterator, "Limit": 1}), headers)
-        answer = kept.connection.getresponse()
-        told = json.loads(answer.read())
-        return told if answer.status == 200 and not told["Records"] and told.get("NextShardIterator") else None
+        try:
+            kept.connection.request("POST", "/", json.dumps(request), headers)
+            answer = kept.connection.getresponse()
+            body = answer.read()
+        except (OSError, http.client.HTTPException):
+            del kept.connection
+            return None
+        return json.loads(body) if answer.status == 200 else None
 
     def get_records(self, iterator):
-        try:
-            nothing = look(iterator)
-        except (OSError, http.client.HTTPException, ValueError, KeyError):
-            kept.__dict__.clear()
-            nothing = None
-        return stock(self, iterator) if nothing is None else nothing
+        told = read({"ShardIterator": iterator, "Limit": self.stream_parameters["BatchSize"]})
+        if told is None:
+            return stock(self, iterator)
+        for record in told["Records"]:
+            # What is binary is base64 in the event, too; only times are another thing in between.
+            made = record["dynamodb"].get("ApproximateCreationDateTime")
+            if made is not None:
+                record["dynamodb"]["ApproximateCreationDateTime"] = datetime.datetime.fromtimestamp(made, datetime.UTC)
+        return told
 
     DynamoDBPoller.get_records = get_records
 
@@ -149,7 +174,8 @@ def keep_catalog():
         os.replace(unfinished, path)
         return made
 
-    spec._get_catalog_filename = lambda: place  # Absolute, so it is in none of the directories that it is looked for in.
+    # Absolute, so that it is in none of the directories where LocalStack looks for it.
+    spec._get_catalog_filename = lambda: place
     spec.save_service_index_cache = save
 
 
@@ -166,13 +192,14 @@ def listen_here_only():
     server.endpoints = types.SimpleNamespace(TCP4ServerEndpoint=endpoint)
 
 
-def leave(remove):
-    """Ends functions, database and this process, and takes the given directories away.
+def leave(remove, why):
+    """Says why, ends functions, database and this process, and takes the given directories away.
 
     Without ceremony: the engine keeps nothing, so there is nothing to save.
     """
     if not LEAVING.acquire(blocking=False):
         return  # Somebody does it, and never releases this. The group's SIGTERM comes here, too.
+    launching.say_why(why)
     from localstack_lambda import RuntimeApi
 
     for executor in list(RuntimeApi.environments.values()):
@@ -193,11 +220,12 @@ def main():
 
     launching.own_session()
     launching.raise_file_limit()
+    collect_seldom()
     configure(options.port, os.environ["TMPDIR"], options.nonce)
     database, database_port = start_database(options.database)
 
     if options.attached:
-        launching.end_with_parent(lambda: leave(options.remove))
+        launching.end_with_parent(lambda why: leave(options.remove, why))
 
     import localstack_lambda
     from localstack import config
@@ -208,15 +236,15 @@ def main():
     # Its hooks: start.d, which patches what does not depend on Docker or the host, and ready.d.
     config.dirs.init = str(HERE / "init")
     use_dynoxide(database_port)
-    look_at_streams_directly(database_port)
+    read_streams_directly(database_port)
     keep_catalog()
     listen_here_only()
     localstack_lambda.install({"AWS_ENDPOINT_URL_DYNAMODB": f"http://127.0.0.1:{database_port}"})
 
     for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, lambda *_: leave(options.remove))
+        signal.signal(number, lambda number, _: leave(options.remove, signal.Signals(number).name))
     current.initialize_runtime().run()
-    leave(options.remove)
+    leave(options.remove, "LocalStack does")
 
 
 if __name__ == "__main__":

@@ -365,12 +365,13 @@ def identify(app, nonce):
     return asgi
 
 
-def leave(runtime, remove):
-    """Ends the functions and this process, and takes the given directories away.
+def leave(runtime, remove, why):
+    """Says why, ends the functions and this process, and takes the given directories away.
 
     Without ceremony: the engine keeps nothing, so there is nothing to save.
     """
     LEAVING.acquire()  # Never released: who comes second waits for the end.
+    launching.say_why(why)
     if os.getpgrp() == os.getpid():
         os.killpg(0, signal.SIGTERM)
     for workers in list(runtime._workers.values()):
@@ -431,10 +432,10 @@ def main():
     enforce_roles_of_integrations(apigateway_v1, iam_evaluator, iam)
 
     # Until the event loop takes the signal over.
-    signal.signal(signal.SIGTERM, lambda *_: leave(runtime, options.remove))
+    signal.signal(signal.SIGTERM, lambda number, _: leave(runtime, options.remove, signal.Signals(number).name))
 
     if options.attached:
-        launching.end_with_parent(lambda: leave(runtime, options.remove))
+        launching.end_with_parent(lambda why: leave(runtime, options.remove, why))
 
     launching.raise_file_limit()
 
@@ -448,7 +449,7 @@ def main():
         functions.start()
         sources.start()
         for number in (signal.SIGTERM, signal.SIGINT):
-            loop.add_signal_handler(number, leave, runtime, options.remove)
+            loop.add_signal_handler(number, leave, runtime, options.remove, number.name)
         await front.start()
         await loop.create_server(lambda: Connection(front.serve), "127.0.0.1", options.port, backlog=1024)
         # Never set: the signals above end the process.

@@ -38,15 +38,19 @@ const HOLD_SECONDS: u32 = 15;
 const ACTIVE_SECONDS: u32 = 150;
 /// How many tickets one may have.
 const MAX_PER_USER: u32 = 4;
-/// How many people are let in a minute at the most: what one engine bears on two cores, with some room.
-const FASTEST: u32 = 1_000;
+/// How many people are let in a minute at the most.
+const FASTEST: u32 = 900;
+/// And at the least, so that the sale goes on.
+const SLOWEST: u32 = 60;
 /// With more buyers inside than that, the operator slows down: they would lose their holds before they can pay.
-const CROWD: usize = 100;
+const CROWD: usize = 60;
+/// How often the operator looks how crowded it is.
+const STEER_EVERY: Duration = Duration::from_secs(5);
 /// How late a status check may learn of a pause, in milliseconds.
 const STATUS_MAY_BE_LATE_MILLIS: i64 = 1_500;
 /// How long a pause is kept up at the most, when nobody asks.
 const LONGEST_PAUSE: Duration = Duration::from_secs(8);
-/// After how long a sale is given up, for each 600 buyers. It takes a quarter of that on two idle cores.
+/// After how long a sale is given up, for each 600 buyers. It takes a third of that on two idle cores.
 const DEADLINE: Duration = Duration::from_secs(300);
 /// How long seats may stay held after the last buyer went home, beyond the length of a hold.
 const DRAIN_PATIENCE: Duration = Duration::from_secs(30);
@@ -94,8 +98,8 @@ async fn play(cloud: &Cloud, args: &Args, seed: u64) -> Result<bool> {
     let operator = Operator::new(&tokens, Api::new(&cloud.info().api_url, AT_ONCE))?;
     let (concert, schedule) = operator.open(args.seats).await?;
 
-    // So many a minute that all are in after half a minute, or after two where they are thousands; the first third slower.
-    let rate = (args.buyers * 2).clamp(300, FASTEST);
+    // So many a minute that all are in after little more than a minute, unless that is more than this machine bears.
+    let rate = (args.buyers * 9 / 10).clamp(300, FASTEST);
     let arrivals = Duration::from_secs(u64::from(args.buyers).div_ceil(100).clamp(2, 60));
     operator.admit(&concert, rate * 3 / 4, arrivals).await?;
 
@@ -244,17 +248,43 @@ impl Operator {
         Ok(self.api.set_admission(&self.caller, concert, plan).await?)
     }
 
-    /// Changes the rate when a third is in: up, or down where it is too crowded inside for this machine. Pauses at 60
-    /// percent until most of those who wait have noticed, and resumes. Lets everybody in once next to nothing is left.
-    async fn steer(&self, sale: &Sale, buyers: usize, rate: u32, show: &board::Show) -> Result<Option<Pause>> {
-        sale.board.until(|counts| counts.admitted >= buyers / 3).await;
-        let counts = sale.board.counts();
-        let inside = counts.admitted - counts.finished.min(counts.admitted);
-        let (rate, how) = if inside <= CROWD { (rate, "raises") } else { (rate / 2, "lowers") };
-        self.admit(&sale.concert, rate, Duration::ZERO).await?;
-        show.say(&format!("the operator sees {inside} buyers inside and {how} the rate to {rate} a minute"));
+    /// Lets people in until the counts are so: fewer while it is crowded inside, as many as `fastest` while it is not.
+    /// What the rate was in the end.
+    async fn pace(
+        &self,
+        sale: &Sale,
+        mut rate: u32,
+        fastest: u32,
+        show: &board::Show,
+        so: impl Fn(&board::Counts) -> bool,
+    ) -> Result<u32> {
+        let mut before = 0;
+        while timeout(STEER_EVERY, sale.board.until(&so)).await.is_err() {
+            let counts = sale.board.counts();
+            let inside = counts.admitted.saturating_sub(counts.finished);
+            // What was lowered takes effect after those who are inside.
+            let crowded = inside > CROWD && inside > std::mem::replace(&mut before, inside);
+            let (wanted, how) = match inside {
+                _ if crowded => ((rate * 2 / 3).max(SLOWEST), "lowers"),
+                _ if inside < CROWD / 2 => ((rate * 3 / 2).min(fastest), "raises"),
+                _ => (rate, "keeps"),
+            };
+            if wanted != rate {
+                rate = wanted;
+                self.admit(&sale.concert, rate, Duration::ZERO).await?;
+                show.say(&format!("the operator sees {inside} buyers inside and {how} the rate to {rate} a minute"));
+            }
+        }
+        Ok(rate)
+    }
 
-        sale.board.until(|counts| counts.admitted >= buyers * 6 / 10).await;
+    /// Paces the sale. Pauses when 60 percent are in, or the seats nearly gone, until most of those who wait have noticed, and resumes. Lets everybody in once
+    /// next to nothing is left.
+    async fn steer(&self, sale: &Sale, buyers: usize, rate: u32, show: &board::Show) -> Result<Option<Pause>> {
+        let fastest = rate;
+        let nearly_all = sale.board.seats() * 49 / 50;
+        let enough = |counts: &board::Counts| counts.admitted >= buyers * 6 / 10 || counts.sold >= nearly_all;
+        let rate = self.pace(sale, rate * 3 / 4, fastest, show, enough).await?;
         if sale.board.counts().finished >= buyers {
             return Ok(None);
         }
@@ -264,15 +294,15 @@ impl Operator {
         let waiting = usize::try_from(paused.issued.saturating_sub(paused.admitted)).unwrap_or(usize::MAX);
         let noticed = sale.board.until(|counts| counts.told_of_pause >= waiting * 3 / 4);
         // Those far behind ask seldom, and some may have gone.
-        let enough = timeout(LONGEST_PAUSE, noticed).await.is_ok();
+        let noticed_enough = timeout(LONGEST_PAUSE, noticed).await.is_ok();
         let to = kit::now();
         self.admit(&sale.concert, rate, Duration::ZERO).await?;
         let told = sale.board.counts().told_of_pause;
-        let long = if enough { "" } else { " and it took long enough" };
+        let long = if noticed_enough { "" } else { " and it took long enough" };
         show.say(&format!("the operator resumes: {told} buyers were told to wait{long}"));
 
         // The last seats may be held by people who let them go.
-        sale.board.until(|counts| counts.sold >= sale.board.seats() * 49 / 50).await;
+        let rate = self.pace(sale, rate, fastest, show, |counts| counts.sold >= nearly_all).await?;
         if sale.board.counts().admitted < buyers && sale.board.counts().finished < buyers {
             self.admit(&sale.concert, rate * 4, Duration::ZERO).await?;
             show.say("all but sold out: the operator lets the others in to see it");

@@ -73,9 +73,8 @@ impl Query {
             let parameters = [("StackName", stack), ("NextToken", &next)];
             let given = if next.is_empty() { &parameters[..1] } else { &parameters[..] };
             let mut page = self.call(action, given).await?;
-            match page[list].take() {
-                Value::Array(members) => all.extend(members),
-                _ => {}
+            if let Value::Array(members) = page[list].take() {
+                all.extend(members);
             }
             match page["NextToken"].as_str().filter(|token| !token.is_empty()) {
                 Some(token) => next = token.to_owned(),

@@ -778,9 +778,10 @@ def wait_for_messages():
     from localstack.services.sqs.models import sqs_stores
     from localstack.utils.aws.arns import parse_arn
 
-    stock_poll, stock_loop = SqsPoller.poll_events, EsmWorker.poller_loop
+    stock_poll, stock_loop, stock_hooks = SqsPoller.poll_events, EsmWorker.poller_loop, SqsPoller._register_client_hooks
     check("receive_message" in stock_poll.__code__.co_names, "SqsPoller.poll_events")
     check("_shutdown_event" in stock_loop.__code__.co_names, "EsmWorker.poller_loop")
+    check("source_client" in stock_hooks.__code__.co_names, "SqsPoller._register_client_hooks")
 
     def arrivals(poller):
         """What its queue puts what may be received in: messages, or groups of them."""
@@ -805,7 +806,32 @@ def wait_for_messages():
         self.poller.leaving = self._shutdown_event
         stock_loop(self, *args, **kwargs)
 
+    def register_client_hooks(self):
+        # Event sources share a client, and each call of it went through the hooks of all of them.
+        if not hasattr(self.source_client, "has_hooks"):
+            self.source_client.has_hooks = True
+            stock_hooks(self)
+
+    SqsPoller.leaving = threading.Event()
     SqsPoller.poll_events, EsmWorker.poller_loop = poll_events, poller_loop
+    SqsPoller._register_client_hooks = register_client_hooks
+
+
+def be_on_time():
+    """Looks ten times a second whose delay is over, or whose time with a consumer, where LocalStack looks once."""
+    from localstack.services.sqs import provider
+
+    Worker = provider.QueueUpdateWorker
+    check({1, "sqs-queue-update-worker"} <= {*Worker.start.__code__.co_consts}, "QueueUpdateWorker.start")
+
+    def start(self):
+        with self.mutex:
+            if not self.thread:
+                self.scheduler = provider.Scheduler()
+                self.scheduler.schedule(self.do_update_all_queues, period=0.1)
+                self.thread = provider.start_thread(lambda *_: self.scheduler.run(), name="sqs-queue-update-worker")
+
+    Worker.start = start
 
 
 def look_at_alarms_directly():
@@ -819,8 +845,8 @@ def look_at_alarms_directly():
     from localstack.utils.aws.arns import parse_arn
 
     stock_collect, stock_add = alarm_scheduler.collect_metric_data, CloudwatchDatabase.add_metric_data
-    names = stock_collect.__code__.co_names
-    check("get_metric_data" in names and "collected_periods" in stock_collect.__code__.co_varnames, "collect_metric_data")
+    code = stock_collect.__code__
+    check("get_metric_data" in code.co_names and "collected_periods" in code.co_varnames, "collect_metric_data")
     details = alarm_scheduler.get_metric_alarm_details_for_alarm_arn
     check("describe_alarms" in details.__code__.co_names, "get_metric_alarm_details_for_alarm_arn")
     told = set()
@@ -917,6 +943,7 @@ def call_functions_directly():
             account_id=account,
             region=region,
             request_id=id,
+            operation=client.meta.service_model.operation_model("Invoke"),
             request=types.SimpleNamespace(user_agent=types.SimpleNamespace(string="")),
             trace_context={"aws_trace_header": TraceHeader().ensure_root_exists()},
         )
@@ -944,6 +971,45 @@ def call_functions_directly():
             client.invoke = lambda **told: invoke(client, stock, told)
 
     LambdaProvider.__init__, GatewayShortCircuit.modify_client = init, staticmethod(modify)
+
+
+def share_parsers():
+    """Makes one parser of a service's description, where LocalStack makes one for each client: its table of routes
+    and shapes is the better part of a client's first call."""
+    from localstack.aws import skeleton
+    from localstack.aws.handlers import service as handlers
+    from localstack.aws.protocol import parser
+
+    stock, made = parser.create_parser, {}
+    check(handlers.create_parser is stock and skeleton.create_parser is stock, "create_parser")
+
+    def create_parser(service, protocol=None):
+        # The client's description goes with it, so that no other comes to have its address.
+        key = (id(service._service_description), protocol)
+        if key not in made:
+            made[key] = (stock(service, protocol), service)
+        return made[key][0]
+
+    handlers.create_parser = skeleton.create_parser = create_parser
+
+
+def read_endpoints_once():
+    """Reads the list of all regions' endpoints once, where botocore reads it for every session, and LocalStack makes a
+    session for every service to ask for its regions."""
+    from botocore.loaders import JSONFileLoader
+
+    stock, lock, read = JSONFileLoader.load_file, threading.Lock(), {}
+    check("_load_file" in stock.__code__.co_names, "JSONFileLoader.load_file")
+
+    def load_file(self, file_path):
+        if not file_path.endswith("endpoints"):
+            return stock(self, file_path)
+        with lock:
+            if file_path not in read:
+                read[file_path] = stock(self, file_path)
+            return read[file_path]
+
+    JSONFileLoader.load_file = load_file
 
 
 def stay_in_a_role():
@@ -1010,3 +1076,6 @@ one_clock_for_idle_functions()
 call_functions_directly()
 stay_in_a_role()
 tell_only_who_listens()
+be_on_time()
+share_parsers()
+read_endpoints_once()
