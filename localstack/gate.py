@@ -1,4 +1,4 @@
-"""What the engines let calls of a function wait at, instead of refusing them."""
+"""What LocalStack lets calls of a function wait at, instead of refusing them; and how long either engine lets them wait."""
 
 import collections
 import threading

@@ -1,6 +1,7 @@
 """What a launcher of an engine does whichever engine it is: its options, its session, its limits, its end."""
 
 import argparse
+import contextlib
 import os
 import sys
 import threading
@@ -38,7 +39,8 @@ def end_with_parent(leave):
 
 def say_why(why):
     """What ends says why, in the engine's log."""
-    print(f"the engine ends: {why}", file=sys.stderr, flush=True)
+    with contextlib.suppress(Exception):  # A log that cannot be written is no reason to stay.
+        print(f"the engine ends: {why}", file=sys.stderr, flush=True)
 
 
 def raise_file_limit():

@@ -282,7 +282,8 @@ class Turns:
         try:
             return await asyncio.wait_for(turn, QUEUE_SECONDS)
         except asyncio.TimeoutError:
-            return False
+            # Admitted at the very moment of the timeout.
+            return turn.done() and not turn.cancelled()
 
     def leave(self, limit):
         self._running -= 1

@@ -115,9 +115,16 @@ class Asgi:
         self._running = set()
 
     def serve(self, request):
-        task = asyncio.get_running_loop().create_task(self._run(request))
+        task = asyncio.get_running_loop().create_task(self._guarded(request))
         self._running.add(task)  # The loop itself holds tasks weakly.
         task.add_done_callback(self._running.discard)
+
+    async def _guarded(self, request):
+        try:
+            await self._run(request)
+        except Exception as error:  # Whoever asked must not wait for ever.
+            self.tell(request, error)
+            request.connection.close()
 
     async def _run(self, request):
         url = httptools.parse_url(request.target)

@@ -370,7 +370,8 @@ def leave(runtime, remove, why):
 
     Without ceremony: the engine keeps nothing, so there is nothing to save.
     """
-    LEAVING.acquire()  # Never released: who comes second waits for the end.
+    if not LEAVING.acquire(blocking=False):
+        return  # Somebody does it, and never releases this. The group's SIGTERM comes here, too.
     launching.say_why(why)
     if os.getpgrp() == os.getpid():
         os.killpg(0, signal.SIGTERM)
@@ -395,9 +396,9 @@ def main():
         S3_PERSIST="0",
         LAMBDA_EXECUTOR="local",
         AUTH="true",  # See enforce_policies_of_functions.
-        # Bounded per function instead, see queue_instead_of_throttling.
+        # Bounded per function instead, see run_functions_on_the_loop.
         LAMBDA_ACCOUNT_CONCURRENCY="0",
-        # Surplus environments of a burst poll ten times a second each until they are let go.
+        # Surplus environments of a burst keep their memory until they are let go.
         LAMBDA_WARM_TTL_SECONDS=os.environ.get("LAMBDA_WARM_TTL_SECONDS", "60"),
         # These would listen on fixed ports, and the last would tidy up a Docker engine not ours.
         SFTP_ENABLED="0",

@@ -71,20 +71,21 @@ class Sources:
             try:
                 if ":sqs:" in source:
                     due = self._due(account, region, source)
-                    if due <= now:
+                    if due <= now:  # What is not taken waits for one of its batches to come back, which asks again.
                         rows.append(row)
-                    soonest = min(soonest, max(due, now))
+                    else:
+                        soonest = min(soonest, due)
                 elif "/stream/" in source:
                     self._follow(account, region, mapping, source)
             except Exception as error:
                 print(f"{source}: {error!r}", file=sys.stderr, flush=True)
-        if rows and self._poll(rows):
+        # Each by itself, so that one that fails keeps none from its turn.
+        took = [self._poll([row]) for row in rows]
+        if any(took):
             self._ask()
         if self._timer is not None:
             self._timer.cancel()
-        # What is due now and was not taken waits for one of its batches to come back, which asks again.
-        pause = soonest - now if soonest > now else LONGEST_SECONDS
-        self._timer = self._loop.call_later(pause, self._ask)
+        self._timer = self._loop.call_later(soonest - now, self._ask)
 
     # Queues.
 
@@ -137,7 +138,9 @@ class Sources:
                 run(*batch)
         finally:
             with svc._esm_inflight_lock:
-                svc._esm_inflight[uuid] -= 1
+                left = svc._esm_inflight.pop(uuid, 1) - 1
+                if left > 0:
+                    svc._esm_inflight[uuid] = left
             self._ask()
 
     # Streams.
@@ -210,6 +213,9 @@ class Sources:
                 return
             print(f"{mapping['FunctionName']} failed on {source}: {body}", file=sys.stderr, flush=True)
             svc._esm_backoff_until[uuid] = time.time() + svc._ESM_BACKOFF_SECONDS
+        except Exception:
+            svc._esm_backoff_until[uuid] = time.time() + svc._ESM_BACKOFF_SECONDS
+            raise
         finally:
             self._busy.discard(uuid)
             self._ask()

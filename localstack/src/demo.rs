@@ -262,8 +262,9 @@ impl Operator {
         while timeout(STEER_EVERY, sale.board.until(&so)).await.is_err() {
             let counts = sale.board.counts();
             let inside = counts.admitted.saturating_sub(counts.finished);
+            let grows = inside > std::mem::replace(&mut before, inside);
             // What was lowered takes effect after those who are inside.
-            let crowded = inside > CROWD && inside > std::mem::replace(&mut before, inside);
+            let crowded = inside > CROWD && grows;
             let (wanted, how) = match inside {
                 _ if crowded => ((rate * 2 / 3).max(SLOWEST), "lowers"),
                 _ if inside < CROWD / 2 => ((rate * 3 / 2).min(fastest), "raises"),
@@ -278,11 +279,11 @@ impl Operator {
         Ok(rate)
     }
 
-    /// Paces the sale. Pauses when 60 percent are in, or the seats nearly gone, until most of those who wait have noticed, and resumes. Lets everybody in once
-    /// next to nothing is left.
+    /// Paces the sale. Pauses when 60 percent are in, or the seats are nearly gone, until most of those who wait have
+    /// noticed, and resumes. Lets everybody in once next to nothing is left.
     async fn steer(&self, sale: &Sale, buyers: usize, rate: u32, show: &board::Show) -> Result<Option<Pause>> {
         let fastest = rate;
-        let nearly_all = sale.board.seats() * 49 / 50;
+        let nearly_all = (sale.board.seats() * 49 / 50).max(1);
         let enough = |counts: &board::Counts| counts.admitted >= buyers * 6 / 10 || counts.sold >= nearly_all;
         let rate = self.pace(sale, rate * 3 / 4, fastest, show, enough).await?;
         if sale.board.counts().finished >= buyers {

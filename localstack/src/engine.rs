@@ -354,7 +354,7 @@ impl Engine {
         };
         let Some(pid) = pid_of(number) else { return Ok(false) };
         // The number alone proves nothing: it may be another process's by now.
-        if !(self.is_command_of(pid)? || self.answers().await) {
+        if !self.is_command_of(pid)? {
             return Ok(false);
         }
         for (signal, patience) in [(Signal::TERM, STOP_DEADLINE), (Signal::KILL, STOP_DEADLINE)] {

@@ -59,6 +59,7 @@ fn by_name(resources: &[StackResource], kind: &str, system: &str) -> BTreeMap<St
         .iter()
         .filter(|resource| resource.resource_type == kind)
         .map(|resource| &resource.physical_resource_id)
+        .filter(|id| !id.is_empty())
         .map(|id| (short_name(id, system), id.clone()))
         .collect()
 }
@@ -72,7 +73,11 @@ fn short_name(id: &str, system: &str) -> String {
 /// The API's root, a path of the engine, so that no host name has to resolve. Empty when there is no API.
 fn api_url(endpoint: &str, resources: &[StackResource]) -> String {
     let ids = |kind: &'static str| {
-        resources.iter().filter(move |r| r.resource_type == kind).map(|r| r.physical_resource_id.as_str())
+        resources
+            .iter()
+            .filter(move |r| r.resource_type == kind)
+            .map(|r| r.physical_resource_id.as_str())
+            .filter(|id| !id.is_empty())
     };
     let Some(api) = ids("AWS::ApiGateway::RestApi").next() else { return String::new() };
     // SAM may add a stage of its own, named `Stage`.

@@ -37,7 +37,8 @@ impl Query {
         Self(Service::new(CLOUDFORMATION, config))
     }
 
-    /// Calls an action. Its result: elements are objects, lists arrays, everything else text.
+    /// Calls an action. Its result: elements are objects, lists arrays, everything else text; so is an
+    /// empty list, which looks the same.
     pub async fn call(&self, action: &str, parameters: &[(&str, &str)]) -> Result<Value, Refused> {
         let mut form = format!("Action={action}&Version={VERSION}");
         for (name, value) in parameters {

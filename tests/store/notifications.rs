@@ -260,6 +260,15 @@ async fn a_crash_between_effect_and_record_repeats_the_call_under_its_key() {
 }
 
 #[tokio::test]
+async fn a_claim_whose_answer_was_lost_is_still_its_owners() {
+    let bench = Bench::start().await;
+    let desk = Desk::beside(&bench).await;
+    bench.proxy.inject(Rule::on("PutItem").containing("claimed_until").once(), Fate::AnswerLost);
+    notify_partner(&desk.webhook("/partner"), example("payment.completed")).await.unwrap();
+    assert_eq!(desk.heard("/partner").len(), 1);
+}
+
+#[tokio::test]
 async fn a_lost_answer_is_asked_for_again_under_the_same_key() {
     let bench = Bench::start().await;
     let desk = Desk::beside(&bench).await;

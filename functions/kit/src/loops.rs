@@ -1,7 +1,7 @@
 //! The loop of each kind of function: what Lambda hands over comes in, what a handler says of it goes out.
 //!
-//! Nothing here is generic, and every future is boxed, so that all of it is compiled once, in this crate. The runtime that
-//! is below would otherwise be compiled again for each handler of each program.
+//! Nothing here is generic, and every future is boxed, so that all of it is compiled once, in this crate. The runtime
+//! that is below would otherwise be compiled again for each handler of each program.
 
 use crate::http::{Call, Problem, Reply};
 use crate::logs::{self, Line, LogsEvent};

@@ -159,7 +159,12 @@ impl Bus {
         }
         let answer = self.events.call("PutEvents", &json!({ "Entries": entries })).await;
         let answer = answer.map_err(|error| dynamo::classify("publishing events", error))?;
-        let error_of = |index: usize| answer["Entries"][index]["ErrorCode"].as_str().map(str::to_owned);
+        let error_of = |index: usize| {
+            let entry = &answer["Entries"][index];
+            // What was taken has an id. An entry of which nothing is said was not.
+            let unanswered = entry["EventId"].is_null().then_some("NoAnswer");
+            entry["ErrorCode"].as_str().or(unanswered).map(str::to_owned)
+        };
         Ok((0..events.len()).map(error_of).collect())
     }
 

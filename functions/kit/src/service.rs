@@ -1,8 +1,8 @@
 //! AWS services of which only a call or two is needed: Lambda, EventBridge, Step Functions, SSM.
 //!
-//! A client of the SDK brings all operations of its service, some hundred types each, and most of a cold build was spent
-//! on those that nobody calls. Here a call is JSON over the runtime that the SDK's clients are made of, so that signing,
-//! retries, timeouts, clock skew and the classification of errors are the same.
+//! A client of the SDK brings all operations of its service, some hundred types each, and a third of a cold build was
+//! spent on those that nobody calls. Here a call is JSON over the runtime that the SDK's clients are made of, so that
+//! signing, retries, timeouts, clock skew and the classification of errors are the same.
 
 use aws_credential_types::provider::SharedCredentialsProvider;
 use aws_runtime::auth::sigv4::{SCHEME_ID, SigV4AuthScheme};
@@ -181,7 +181,7 @@ impl Service {
             .operation_name("call")
             .behavior_version(BehaviorVersion::latest())
             .endpoint_url(&endpoint)
-            .timeout_config(config.timeout_config().cloned().unwrap_or_else(TimeoutConfig::disabled))
+            .timeout_config(config.timeout_config().cloned().unwrap_or_else(|| TimeoutConfig::builder().build()))
             .standard_retry(&config.retry_config().cloned().unwrap_or_else(RetryConfig::standard))
             .retry_classifier(TransientErrorClassifier::<Refusal>::new())
             .retry_classifier(AwsErrorCodeClassifier::<Refusal>::new())
@@ -216,8 +216,7 @@ impl Service {
         let mut request = Request::new(Method::POST, "/").body(body);
         request.headers.push((HeaderName::from_static("x-amz-target"), target));
         let answer = self.send(request).await?;
-        // An operation without output has an empty body.
-        Ok(serde_json::from_slice(&answer.body).unwrap_or(Value::Null))
+        read(&answer.body)
     }
 
     /// Sends a request.
@@ -227,7 +226,8 @@ impl Service {
 }
 
 impl Kind {
-    /// The regional endpoint. <https://docs.aws.amazon.com/general/latest/gr/rande.html>
+    /// The regional endpoint, in the partitions aws, aws-cn and aws-us-gov.
+    /// <https://docs.aws.amazon.com/general/latest/gr/rande.html>
     fn endpoint(self, region: &Region) -> String {
         let china = if region.as_ref().starts_with("cn-") { ".cn" } else { "" };
         format!("https://{}.{region}.amazonaws.com{china}", self.name)
@@ -267,6 +267,21 @@ impl Kind {
 fn element<'a>(xml: &'a str, name: &str) -> Option<&'a str> {
     let (_, after) = xml.split_once(&format!("<{name}>"))?;
     after.split_once(&format!("</{name}>")).map(|(text, _)| text)
+}
+
+/// The output in an answer's body; an operation without output has an empty one. What cannot be read is no answer: it may
+/// or may not have been carried out.
+fn read(body: &[u8]) -> Result<Value, Failure> {
+    if body.is_empty() {
+        return Ok(Value::Null);
+    }
+    serde_json::from_slice(body).map_err(|error| {
+        // Without the body: a secret may be in it.
+        match HttpResponse::try_from(http::Response::new(SdkBody::empty())) {
+            Ok(raw) => SdkError::response_error(error, raw),
+            Err(error) => SdkError::construction_failure(error),
+        }
+    })
 }
 
 fn signing(kind: Kind, region: Region, credentials: Option<SharedCredentialsProvider>) -> StaticRuntimePlugin {
@@ -313,6 +328,15 @@ mod tests {
             "<ErrorResponse><Error><Code>ValidationError</Code><Message>no stack</Message></Error></ErrorResponse>";
         assert_eq!(refused(CLOUDFORMATION, None, form), said("ValidationError", "no stack"));
         assert_eq!(refused(EVENTS, None, "<html>"), said("", ""));
+    }
+
+    #[test]
+    fn an_answer_that_cannot_be_read_is_none_and_is_not_shown() {
+        assert_eq!(read(b"").unwrap(), Value::Null);
+        assert_eq!(read(b"{\"a\": 1}").unwrap()["a"], 1);
+        let failure = read(b"{\"Value\": \"secret\", ").unwrap_err();
+        assert!(matches!(failure, SdkError::ResponseError(_)), "{failure:?}");
+        assert!(!format!("{failure:?} {}", why(&failure)).contains("secret"), "{failure:?}");
     }
 
     #[test]

@@ -90,9 +90,11 @@ impl GuardDelivery for Notifications {
             .item("lease", s(&lease))
             .item("claimed_until", at(now.plus_millis(LEASE_MILLIS)))
             .item(TTL, n(now.plus_seconds(KEPT_SECONDS).ttl_seconds()))
-            // One that is done is claimed until nothing: it can be claimed no more.
-            .condition_expression("attribute_not_exists(pk) OR claimed_until <= :now")
+            // One that is done is claimed until nothing: it can be claimed no more. Its own lease stands there where the
+            // answer to this write was lost, and it is sent again.
+            .condition_expression("attribute_not_exists(pk) OR claimed_until <= :now OR lease = :lease")
             .expression_attribute_values(":now", at(now))
+            .expression_attribute_values(":lease", s(&lease))
             .return_values_on_condition_check_failure(ReturnValuesOnConditionCheckFailure::AllOld)
             .send()
             .await;

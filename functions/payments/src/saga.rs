@@ -40,7 +40,8 @@ impl WatchSaga for StateMachine {
         let arn = format!("{}:{name}", self.state_machine_arn.replacen(":stateMachine:", ":execution:", 1));
         match self.states.call("DescribeExecution", &json!({ "executionArn": arn })).await {
             Ok(execution) if execution["status"] == "RUNNING" => Ok(Execution::Running),
-            Ok(_) => Ok(Execution::Over),
+            Ok(execution) if execution["status"].is_string() => Ok(Execution::Over),
+            Ok(_) => Err(Fault::unavailable("looking at a saga", "it has no status")),
             Err(error) if error.code() == Some("ExecutionDoesNotExist") => Ok(Execution::Missing),
             Err(error) => Err(classify("looking at a saga", error)),
         }
