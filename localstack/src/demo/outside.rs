@@ -7,8 +7,9 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 use tokio::time::{Instant, sleep};
 
-/// How long messages may take to get where they have to: whoever was not answered comes again less and less often.
-const PATIENCE: Duration = Duration::from_secs(120);
+/// How long messages may take to get where they have to: whoever was not answered comes again less and less often, and what
+/// a consumer had that was cut off comes again when its queue shows it again, after six minutes.
+const PATIENCE: Duration = Duration::from_secs(420);
 /// How long a dead data platform keeps a call waiting, in seconds: longer than anybody waits.
 const HANGS_SECONDS: u64 = 60;
 /// Between two looks at the queues.
