@@ -43,7 +43,7 @@ const FASTEST: u32 = 900;
 /// And at the least, so that the sale goes on.
 const SLOWEST: u32 = 60;
 /// With more buyers inside than that, the operator slows down: they would lose their holds before they can pay.
-const CROWD: usize = 60;
+const CROWD: usize = 40;
 /// How often the operator looks how crowded it is.
 const STEER_EVERY: Duration = Duration::from_secs(5);
 /// How late a status check may learn of a pause, in milliseconds.
