@@ -216,7 +216,7 @@ impl Service {
         let mut request = Request::new(Method::POST, "/").body(body);
         request.headers.push((HeaderName::from_static("x-amz-target"), target));
         let answer = self.send(request).await?;
-        read(&answer.body)
+        read(&answer.body).map_err(unreadable)
     }
 
     /// Sends a request.
@@ -269,19 +269,18 @@ fn element<'a>(xml: &'a str, name: &str) -> Option<&'a str> {
     after.split_once(&format!("</{name}>")).map(|(text, _)| text)
 }
 
-/// The output in an answer's body; an operation without output has an empty one. What cannot be read is no answer: it may
-/// or may not have been carried out.
-fn read(body: &[u8]) -> Result<Value, Failure> {
-    if body.is_empty() {
-        return Ok(Value::Null);
+/// The output in an answer's body; an operation without output has an empty one.
+fn read(body: &[u8]) -> Result<Value, serde_json::Error> {
+    if body.is_empty() { Ok(Value::Null) } else { serde_json::from_slice(body) }
+}
+
+/// What cannot be read is no answer: it may or may not have been carried out.
+fn unreadable(error: serde_json::Error) -> Failure {
+    // Without the body: a secret may be in it.
+    match HttpResponse::try_from(http::Response::new(SdkBody::empty())) {
+        Ok(raw) => SdkError::response_error(error, raw),
+        Err(error) => SdkError::construction_failure(error),
     }
-    serde_json::from_slice(body).map_err(|error| {
-        // Without the body: a secret may be in it.
-        match HttpResponse::try_from(http::Response::new(SdkBody::empty())) {
-            Ok(raw) => SdkError::response_error(error, raw),
-            Err(error) => SdkError::construction_failure(error),
-        }
-    })
 }
 
 fn signing(kind: Kind, region: Region, credentials: Option<SharedCredentialsProvider>) -> StaticRuntimePlugin {
@@ -334,7 +333,7 @@ mod tests {
     fn an_answer_that_cannot_be_read_is_none_and_is_not_shown() {
         assert_eq!(read(b"").unwrap(), Value::Null);
         assert_eq!(read(b"{\"a\": 1}").unwrap()["a"], 1);
-        let failure = read(b"{\"Value\": \"secret\", ").unwrap_err();
+        let failure = unreadable(read(b"{\"Value\": \"secret\", ").unwrap_err());
         assert!(matches!(failure, SdkError::ResponseError(_)), "{failure:?}");
         assert!(!format!("{failure:?} {}", why(&failure)).contains("secret"), "{failure:?}");
     }
