@@ -6,6 +6,7 @@ answers out in the order of the requests, connections kept. There are no WebSock
 
 import asyncio
 import http
+import socket
 import sys
 import urllib.parse
 
@@ -101,6 +102,37 @@ class Connection(asyncio.Protocol):
         self._current = self._next.pop(0) if self._next else None
         if self._current is not None:
             self._serve(self._current)
+
+
+class Listener:
+    """Takes all connections that came whenever some did.
+
+    The event loop's own server takes one each time the loop comes round. While hundreds of functions start, connections
+    come faster than a busy loop comes round; those behind were given up by their clients before it came to them, and
+    what it took then were dead ones, while the clients tried anew: it never caught up.
+    """
+
+    def __init__(self, protocol, port, backlog):
+        self._protocol, self._loop, self._opening = protocol, asyncio.get_running_loop(), set()
+        self._socket = socket.create_server(("127.0.0.1", port), backlog=backlog)
+        self._socket.setblocking(False)
+        self.port = self._socket.getsockname()[1]
+        self._loop.add_reader(self._socket, self._accept)
+
+    def _accept(self):
+        while True:
+            try:
+                accepted, _ = self._socket.accept()
+            except BlockingIOError:
+                return
+            except ConnectionAbortedError:
+                continue
+            except OSError as error:  # No file is left; the others close some in time.
+                print(f"no connection can be accepted: {error}", file=sys.stderr, flush=True)
+                return
+            opening = self._loop.create_task(self._loop.connect_accepted_socket(self._protocol, accepted))
+            self._opening.add(opening)  # The loop itself holds tasks weakly.
+            opening.add_done_callback(self._opening.discard)
 
 
 def start_line(status):

@@ -23,7 +23,7 @@ import threading
 
 import launching
 import uvloop
-from ministack_http import Connection
+from ministack_http import Connection, Listener
 
 # Held by the thread that ends the process. The group's SIGTERM reaches this process too.
 LEAVING = threading.Lock()
@@ -452,7 +452,7 @@ def main():
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, leave, runtime, options.remove, number.name)
         await front.start()
-        await loop.create_server(lambda: Connection(front.serve), "127.0.0.1", options.port, backlog=1024)
+        Listener(lambda: Connection(front.serve), options.port, backlog=4096)
         # Never set: the signals above end the process.
         await asyncio.Event().wait()
 

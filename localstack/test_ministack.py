@@ -3,6 +3,7 @@
     python -m unittest test_ministack        # with the engine's virtual environment, in this directory
 """
 
+import asyncio
 import io
 import json
 import os
@@ -17,7 +18,9 @@ import zipfile
 from concurrent.futures import ThreadPoolExecutor
 
 import boto3
+import uvloop
 from botocore.config import Config
+from ministack_http import Listener
 
 ACCOUNT, REGION = "000000000000", "us-east-1"
 ROLE = f"arn:aws:iam::{ACCOUNT}:role/tests"
@@ -449,6 +452,33 @@ class Http(unittest.TestCase):
         with socket.create_connection(("127.0.0.1", ENGINE.port), PATIENCE) as other:
             other.sendall(b"nonsense\r\n\r\n")
             self.assertTrue(other.makefile("rb").read().startswith(b"HTTP/1.1 400 "))
+
+
+class Crowd(unittest.TestCase):
+    """Those who connect at the same moment."""
+
+    def test_a_crowd_that_connects_at_once_is_taken_in_before_the_loop_does_much_else(self):
+        size, taken = 200, []
+
+        class Client(asyncio.Protocol):
+            def connection_made(self, transport):
+                taken.append(transport)
+
+        async def rounds():
+            listener = Listener(Client, 0, backlog=size)
+            for _ in range(size):
+                client = socket.socket()
+                self.addCleanup(client.close)
+                client.setblocking(False)
+                client.connect_ex(("127.0.0.1", listener.port))
+            count = 0
+            while len(taken) < size:
+                count += 1
+                await asyncio.sleep(0)
+            return count
+
+        with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+            self.assertLess(runner.run(asyncio.wait_for(rounds(), PATIENCE)), size / 10)
 
 
 if __name__ == "__main__":
