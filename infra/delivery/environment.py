@@ -1,4 +1,4 @@
-"""The tools: a virtual environment under target/, pinned with hashes, made on first need.
+"""The tools: virtual environments under target/, pinned with hashes, each made on first need.
 
 Runs on any Python that can be found, so nothing here may need more than the standard library.
 """
@@ -14,7 +14,9 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
 TARGET = ROOT / "target"
-REQUIREMENTS = ROOT / "infra" / "requirements-deploy.txt"
+# What every command runs with; and the compilers, twice as large, which only a build needs.
+DEPLOY = ROOT / "infra" / "requirements-deploy.txt"
+PACKAGE = ROOT / "infra" / "requirements-package.txt"
 
 # tomllib is of 3.11.
 OLDEST = (3, 11)
@@ -32,9 +34,10 @@ def out_dir(parser):
     )  # fmt: skip
 
 
-def directory(pins):
+def directory(requirements):
     """Other pins, another environment: no run ever sees a half-renewed one."""
-    return TARGET / f"venv-deploy-{hashlib.sha256(pins).hexdigest()[:12]}"
+    kind = requirements.stem.removeprefix("requirements-")
+    return TARGET / f"venv-{kind}-{hashlib.sha256(requirements.read_bytes()).hexdigest()[:12]}"
 
 
 def python():
@@ -51,9 +54,9 @@ def python():
     )
 
 
-def make():
-    """The environment's interpreter. Of several processes that want to make it, one does and the others wait."""
-    home = directory(REQUIREMENTS.read_bytes())
+def make(requirements):
+    """An environment's interpreter. Of several processes that want to make it, one does and the others wait."""
+    home = directory(requirements)
     interpreter, complete = home / "bin" / "python", home / "complete"
     if complete.exists() and interpreter.exists():
         return interpreter
@@ -61,10 +64,10 @@ def make():
     with open(home.with_suffix(".lock"), "w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         if not (complete.exists() and interpreter.exists()):
-            print("deploy: installing the tools under target/ (once)", file=sys.stderr)
+            print(f"installing {home.name} under target/ (once)", file=sys.stderr)
             shutil.rmtree(home, ignore_errors=True)
             pip = ["-m", "pip", "install", "--quiet", "--no-input", "--disable-pip-version-check"]
-            pins = ["--only-binary", ":all:", "--require-hashes", "--requirement", REQUIREMENTS]
+            pins = ["--only-binary", ":all:", "--require-hashes", "--requirement", requirements]
             for command in ([python(), "-m", "venv", home], [interpreter, *pip, *pins]):
                 if subprocess.run([str(part) for part in command]).returncode != 0:
                     raise Refused("the tools could not be installed; see above")
@@ -94,7 +97,7 @@ def outcome(command, work):
 def run(command):
     """Runs `delivery.<command>` inside the environment, in place of this process."""
     try:
-        interpreter = make()
+        interpreter = make(DEPLOY)
     except Refused as refused:
         sys.exit(f"{command}: {refused}")
     variables = dict(os.environ, PYTHONPATH=str(ROOT / "infra"), PYTHONDONTWRITEBYTECODE="1")

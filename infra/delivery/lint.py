@@ -5,7 +5,7 @@ import sys
 from pathlib import Path
 
 from . import packages
-from .environment import REQUIREMENTS, TARGET, Refused
+from .environment import DEPLOY, TARGET, Refused
 
 
 def lint(written, expanded):
@@ -24,7 +24,7 @@ def lint(written, expanded):
 
 
 def _good(path):
-    return TARGET / "deploy" / f"linted-{packages.sha256(REQUIREMENTS.read_bytes() + path.read_bytes())[:16]}"
+    return TARGET / "deploy" / f"linted-{packages.sha256(DEPLOY.read_bytes() + path.read_bytes())[:16]}"
 
 
 def _start(paths, *options):

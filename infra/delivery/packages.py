@@ -6,11 +6,10 @@ import os
 import shutil
 import struct
 import subprocess
-import sys
 import zipfile
 from pathlib import Path
 
-from .environment import ROOT, TARGET, Refused
+from .environment import PACKAGE, ROOT, TARGET, Refused, make
 
 # The first moment that a zip can name.
 EPOCH = (1980, 1, 1, 0, 0, 0)
@@ -26,7 +25,7 @@ def directory(out):
 
 def build(contexts, packages, arch):
     """One `cargo lambda build` for all of them."""
-    tools = Path(sys.executable).parent
+    tools = make(PACKAGE).parent
     cargo_home = Path(os.environ.get("CARGO_HOME", Path.home() / ".cargo"))
     # Otherwise the programs name directories of the machine they were built on, and differ from another's.
     remaps = [f"--remap-path-prefix={cargo_home}=/cargo", f"--remap-path-prefix={ROOT}=/encore"]
