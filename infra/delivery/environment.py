@@ -54,7 +54,7 @@ def python():
     )
 
 
-def make(requirements):
+def make(requirements=DEPLOY):
     """An environment's interpreter. Of several processes that want to make it, one does and the others wait."""
     home = directory(requirements)
     interpreter, complete = home / "bin" / "python", home / "complete"
@@ -97,7 +97,7 @@ def outcome(command, work):
 def run(command):
     """Runs `delivery.<command>` inside the environment, in place of this process."""
     try:
-        interpreter = make(DEPLOY)
+        interpreter = make()
     except Refused as refused:
         sys.exit(f"{command}: {refused}")
     variables = dict(os.environ, PYTHONPATH=str(ROOT / "infra"), PYTHONDONTWRITEBYTECODE="1")
