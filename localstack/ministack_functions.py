@@ -26,6 +26,10 @@ from ministack_http import Connection
 
 # How many lines of a process are kept until its call is over.
 MOST_LINES = 10000
+# The longest part of a line that is waited for, bytes: as much as CloudWatch Logs takes for one.
+MOST_OF_A_LINE = 256 * 1024
+# How often its pipe is read before others get their turn. A pipe holds less, so what was in it is read by then.
+MOST_READS = 4
 # How long lines that come between calls are gathered before they are handed over, seconds.
 LATE_SECONDS = 1
 # How long the answer of a process that has ended may still be on its way, seconds.
@@ -39,6 +43,9 @@ class Ended(Exception):
     def __init__(self, message, kind):
         super().__init__(message)
         self.payload = {"errorMessage": message, "errorType": kind}
+
+
+ENDED = Ended("Runtime exited before returning a response", "Runtime.ExitError")
 
 
 class Process:
@@ -62,6 +69,9 @@ class Process:
             raise runtime.ProvidedRuntimeError(missing, "Runtime.InvalidEntrypoint")
         listening = socket.create_server(("127.0.0.1", 0))
         self._listener = await self.loop.create_server(self._connection, sock=listening)
+        if self.over:  # Ended while it started.
+            self._listener.close()
+            raise RuntimeError("the environment was let go of while it started")
         environment = svc._provided_worker_env(self.config, code, listening.getsockname()[1])
         try:
             self.handle = await self.loop.run_in_executor(None, spawn, bootstrap, code, environment)
@@ -84,6 +94,8 @@ class Process:
 
     async def call(self, event, request_id, trace_id, arn):
         """The kind of its answer, `response` or `error`, and what it says."""
+        if self.over:
+            raise ENDED
         seconds = self.config.get("Timeout", 30)
         lines = [
             f"lambda-runtime-aws-request-id: {request_id}",
@@ -148,7 +160,9 @@ class Process:
             request.respond(404, b"", b"")
 
     def _read_output(self):
-        while self._output is not None:
+        for _ in range(MOST_READS):
+            if self._output is None:
+                return
             try:
                 data = os.read(self._output, 65536)
             except BlockingIOError:
@@ -160,6 +174,9 @@ class Process:
                 self.loop.call_later(GRACE_SECONDS, self.end)
                 return
             *lines, self._rest = (self._rest + data).split(b"\n")
+            if len(self._rest) > MOST_OF_A_LINE:
+                lines.append(self._rest)
+                self._rest = b""
             self.log(lines)
 
     def _close_output(self):
@@ -181,7 +198,7 @@ class Process:
             code = self.handle.poll() if self.handle else None
             self.ready.set_exception(RuntimeError(f"bootstrap exited during init with code {code}"))
             self.ready.exception()  # Nobody may be waiting any more.
-        self._fail(Ended("Runtime exited before returning a response", "Runtime.ExitError"))
+        self._fail(ENDED)
         if self._listener is not None:
             self._listener.close()
         for connection in list(self._connections):
@@ -198,13 +215,16 @@ class Environment(runtime.Worker):
     def __init__(self, func_name, config, code_zip):
         super().__init__(func_name, config, code_zip)
         self._process, self._lines, self._calls, self._late = None, collections.deque(maxlen=MOST_LINES), 0, None
-        self._loop = asyncio.get_running_loop()
+        self._let_go, self._loop = False, asyncio.get_running_loop()
 
-    async def call(self, event, request_id):
+    async def call(self, event, request_id, arn):
         """What `lambda_svc._execute_function` answers."""
         self._calls += 1
+        # The engine ends the process of an environment that it lets go of. As long as a call runs there is none to be
+        # found: the call comes to its end first, as on AWS.
+        self._proc = None
         try:
-            kind, payload = await self._answer(event, request_id)
+            kind, payload = await self._answer(event, request_id, arn)
             if kind == "response":
                 return {"body": payload, "log": self._take_lines()}
             if not isinstance(payload, dict):
@@ -219,9 +239,13 @@ class Environment(runtime.Worker):
             self._stop()
         finally:
             self._calls -= 1
+            if self._let_go:
+                self._stop()
+            elif self._process is not None:
+                self._proc = self._process.handle
         return {"body": payload, "error": True, "log": self._take_lines()}
 
-    async def _answer(self, event, request_id):
+    async def _answer(self, event, request_id, arn):
         if self._process is None or not self._process.is_running():
             try:
                 await self._start(runtime._PROVIDED_INIT_TIMEOUT)
@@ -229,13 +253,16 @@ class Environment(runtime.Worker):
                 # Lambda tries once more, within the time of the call.
                 await self._start(self.config.get("Timeout", 30))
         trace_id = svc._xray_trace_id_for_invocation(self.config)
-        return await self._process.call(event, request_id, trace_id, self.config.get("FunctionArn", ""))
+        process = self._process
+        if process is None:
+            raise ENDED
+        return await process.call(event, request_id, trace_id, arn)
 
     async def _start(self, seconds):
         self._stop()
         self._process = process = Process(self.config, self._log)
         await process.start(self.code_zip, seconds)
-        self._proc, self._cold = process.handle, False
+        self._cold = False
 
     def _stop(self):
         if self._process is not None:
@@ -244,7 +271,17 @@ class Environment(runtime.Worker):
 
     def _discard_tmpdir(self):
         # The engine calls this, in a thread of its own, for an environment that it lets go of.
-        self._loop.call_soon_threadsafe(self._stop)
+        self._loop.call_soon_threadsafe(self._retire)
+
+    def _retire(self):
+        self._let_go = True
+        if not self._calls:
+            self._stop()
+
+    def end(self):
+        """Ends it, whatever it does."""
+        if self._process is not None and self._process.handle is not None:
+            self._process.handle.kill()
 
     def _log(self, lines):
         self._lines.extend(line.rstrip(b"\r").decode("utf-8", "replace") for line in lines)
@@ -343,26 +380,33 @@ class Functions:
         reserved = svc._reserved_concurrency(svc._functions.get(config.get("FunctionName")) or func, config)
         return self._per_function if reserved is None else min(reserved, self._per_function)
 
-    async def execute(self, func, event):
-        """The same, on the loop."""
+    async def execute(self, func, event, caller=None):
+        """The same, on the loop. `caller` is the connection of who waits for it, if it has one."""
         config = func.get("config") or func
         account, region = svc._account_region_from_function_config(config)
         tokens = _request_account_id.set(account), _request_region.set(region)
         try:
-            return await self._execute(func, config, event)
+            return await self._execute(func, config, event, caller)
         finally:
             _request_account_id.reset(tokens[0])
             _request_region.reset(tokens[1])
 
-    async def _execute(self, func, config, event):
-        name, request_id, begun = config.get("FunctionName", "unknown"), new_uuid(), time.time()
+    async def _execute(self, func, config, event, caller):
+        name, request_id = config.get("FunctionName", "unknown"), new_uuid()
         turns, limit = self._turns[svc._inflight_key(config)], self._limit(func, config)
         # Somebody switched the function off: that is an answer, not a queue.
-        if limit == 0 or not await turns.enter(limit):
+        entered = limit > 0 and await turns.enter(limit)
+        if entered and caller is not None and not caller.is_open():
+            # Who gave it up has asked anew meanwhile: run first, it would make that one wait until it is given up, too.
+            turns.leave(limit)
+            entered = False
+        if not entered:
             svc._emit_lambda_metrics(name, duration_ms=0.0, error=False, throttle=True)
             reason = "ReservedFunctionConcurrentInvocationLimitExceeded"
             return svc._throttle_response(reason, f"Rate Exceeded: function {name} at ReservedConcurrentExecutions")
+        begun = time.time()
         try:
+            func, config = as_it_is_now(name, func, config)
             result = await self._run(name, func, config, event, request_id)
         finally:
             turns.leave(limit)
@@ -377,9 +421,33 @@ class Functions:
         version = config.get("Version", "$LATEST")
         environment, _ = runtime.acquire_worker(name, config, func["code_zip"], qualifier=version)
         try:
-            return await environment.call(event, request_id)
+            return await environment.call(event, request_id, config.get("FunctionArn", ""))
         finally:
             runtime.release_worker(environment)
+
+
+def as_it_is_now(name, func, config):
+    """A function's record and settings, which may have changed while the call waited; those of a version never do."""
+    record = svc._functions.get(name)
+    if record is None or config.get("Version", "$LATEST") != "$LATEST":
+        return func, config
+    config = {**record["config"], "FunctionArn": config.get("FunctionArn", "")}
+    return {**record, "config": config}, config
+
+
+def reap_superseded():
+    """Ends what has been idle of versions that no alias names any more; the stock engine keeps a process of each for ever."""
+    now, over = time.time(), []
+    with runtime._lock:
+        for key, environments in list(runtime._workers.items()):
+            account, region, name, version = key.split(":")
+            func = svc._functions.get_scoped(account, region, name)
+            aliases = func.get("aliases", {}).values() if func else ()
+            if func and version == "$LATEST" or any(alias.get("FunctionVersion") == version for alias in aliases):
+                continue
+            if all(not each.in_use and now - each.last_used > runtime._LOCAL_WORKER_TTL for each in environments):
+                over += runtime._workers.pop(key)
+    runtime.kill_workers(over)
 
 
 def code_dir(config, code_zip):

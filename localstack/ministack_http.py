@@ -5,6 +5,7 @@ answers out in the order of the requests, connections kept. There are no WebSock
 """
 
 import asyncio
+import contextvars
 import http
 import socket
 import sys
@@ -12,6 +13,12 @@ import urllib.parse
 
 import httptools
 
+# How long no connection is taken once no file is left, seconds.
+PAUSE_SECONDS = 0.1
+# Statuses whose answers have no body, and no length of one.
+BODILESS = (204, 304)
+# Who waits for what a task does, with that task: nobody waits for what it starts beside itself.
+CALLER = contextvars.ContextVar("caller", default=(None, None))
 REASONS = {status.value: f"HTTP/1.1 {status.value} {status.phrase}\r\n".encode() for status in http.HTTPStatus}
 
 
@@ -22,8 +29,10 @@ class Request:
 
     def respond(self, status, headers, body):
         """Answers it, with a body whose length is known. `headers` are lines, ended."""
-        head = b"%scontent-length: %d\r\n%s\r\n" % (start_line(status), len(body), headers)
-        self.connection.send(head + body)
+        if status in BODILESS:
+            self.connection.send(b"%s%s\r\n" % (start_line(status), headers))
+        else:
+            self.connection.send(b"%scontent-length: %d\r\n%s\r\n%s" % (start_line(status), len(body), headers, body))
         self.connection.answered()
 
 
@@ -49,8 +58,11 @@ class Connection(asyncio.Protocol):
     def data_received(self, data):
         try:
             self._parser.feed_data(data)
-        except (httptools.HttpParserError, httptools.HttpParserUpgrade):
-            self.send(REASONS[400] + b"content-length: 0\r\nconnection: close\r\n\r\n")
+        except (httptools.HttpParserError, httptools.HttpParserUpgrade) as error:
+            if isinstance(error, httptools.HttpParserCallbackError):
+                print(f"a request could not be taken: {error.__context__!r}", file=sys.stderr, flush=True)
+            if self._current is None:  # It would be taken for the answer to that one.
+                self.send(REASONS[400] + b"content-length: 0\r\nconnection: close\r\n\r\n")
             self.close()
 
     # What the parser calls.
@@ -72,6 +84,8 @@ class Connection(asyncio.Protocol):
         self._body.append(part)
 
     def on_message_complete(self):
+        if self._parser.should_upgrade():
+            return  # Its body was not read. The parser says so next, and it is refused.
         request = Request()
         request.method, request.target, request.headers = self._parser.get_method(), self._target, self._headers
         request.body = self._body[0] if len(self._body) == 1 else b"".join(self._body)
@@ -127,8 +141,10 @@ class Listener:
                 return
             except ConnectionAbortedError:
                 continue
-            except OSError as error:  # No file is left; the others close some in time.
+            except OSError as error:  # No file is left; the others close some in time. Told again at once, it would spin.
                 print(f"no connection can be accepted: {error}", file=sys.stderr, flush=True)
+                self._loop.remove_reader(self._socket)
+                self._loop.call_later(PAUSE_SECONDS, self._loop.add_reader, self._socket, self._accept)
                 return
             opening = self._loop.create_task(self._loop.connect_accepted_socket(self._protocol, accepted))
             self._opening.add(opening)  # The loop itself holds tasks weakly.
@@ -152,6 +168,7 @@ class Asgi:
         task.add_done_callback(self._running.discard)
 
     async def _guarded(self, request):
+        CALLER.set((asyncio.current_task(), request.connection))
         try:
             await self._run(request)
         except Exception as error:  # Whoever asked must not wait for ever.
@@ -208,11 +225,11 @@ class Asgi:
 class Answer:
     """An application's answer to a request, as it comes."""
 
-    __slots__ = ("_request", "_received", "_head", "_chunked", "_done")
+    __slots__ = ("_request", "_received", "_head", "_bodiless", "_chunked", "_done")
 
     def __init__(self, request):
         self._request = request
-        self._received = self._chunked = self._done = False
+        self._received = self._bodiless = self._chunked = self._done = False
         self._head = None
 
     async def receive(self):
@@ -229,14 +246,14 @@ class Answer:
             lines = [start_line(message["status"])]
             lines += [b"%s: %s\r\n" % header for header in message["headers"]]
             names = {name.lower() for name, _ in message["headers"]}
-            bodiless = self._request.method == b"HEAD" or message["status"] in (204, 304)
-            self._chunked = not bodiless and b"content-length" not in names
+            self._bodiless = self._request.method == b"HEAD" or message["status"] in BODILESS
+            self._chunked = not self._bodiless and b"content-length" not in names
             if self._chunked:
                 lines.append(b"transfer-encoding: chunked\r\n")
             lines.append(b"\r\n")
             self._head = b"".join(lines)
         elif message["type"] == "http.response.body" and not self._done:
-            body = b"" if self._request.method == b"HEAD" else message.get("body", b"")
+            body = b"" if self._bodiless else message.get("body", b"")
             more = message.get("more_body", False)
             if self._chunked:
                 body = (b"%x\r\n%s\r\n" % (len(body), body) if body else b"") + (b"" if more else b"0\r\n\r\n")

@@ -23,7 +23,7 @@ import threading
 
 import launching
 import uvloop
-from ministack_http import Connection, Listener
+from ministack_http import CALLER, Connection, Listener
 
 # Held by the thread that ends the process. The group's SIGTERM reaches this process too.
 LEAVING = threading.Lock()
@@ -45,7 +45,8 @@ def run_functions_on_the_loop(svc, runtime, gateway, functions):
     """
     for name in ("_reserved_concurrency", "_inflight_key", "_throttle_response", "_emit_lambda_logs",
                  "_emit_lambda_metrics", "_provided_worker_env", "_provided_runtime_code_dir", "_b64_sha_to_hex",
-                 "_xray_trace_id_for_invocation", "_ensure_reaper_thread", "_run_with_function_config_scope"):
+                 "_xray_trace_id_for_invocation", "_ensure_reaper_thread", "_run_with_function_config_scope",
+                 "reap_idle_workers"):
         check(callable(getattr(svc, name, None)), f"lambda_svc.{name}")
     for name in ("acquire_worker", "release_worker", "_signal", "_collect"):
         check(callable(getattr(runtime, name, None)), f"lambda_runtime.{name}")
@@ -53,7 +54,9 @@ def run_functions_on_the_loop(svc, runtime, gateway, functions):
     check("_discard_tmpdir" in runtime.kill_workers.__code__.co_names, "lambda_runtime.kill_workers")
     check("_execute_function_with_config_scope" in svc._invoke.__code__.co_names, "lambda_svc._invoke")
     check("run_reentrant" in gateway._call_lambda_raw.__code__.co_names, "apigateway_v1._call_lambda_raw")
-    stock_execute, stock_reentrant = svc._execute_function, svc.run_reentrant
+    import ministack_functions
+
+    stock_execute, stock_reentrant, stock_reap = svc._execute_function, svc.run_reentrant, svc.reap_idle_workers
 
     def execute(func, event):
         return functions.call(func, event) if functions.runs(func) else stock_execute(func, event)
@@ -61,10 +64,15 @@ def run_functions_on_the_loop(svc, runtime, gateway, functions):
     async def reentrant(fn, *args, **kwargs):
         # What calls functions from the loop does so in a thread, because the stock function blocks.
         if fn is svc._execute_function_with_config_scope and functions.runs(args[0]):
-            return await functions.execute(*args)
+            task, connection = CALLER.get()
+            return await functions.execute(*args, connection if task is asyncio.current_task() else None)
         return await stock_reentrant(fn, *args, **kwargs)
 
-    svc._execute_function = execute
+    def reap():
+        ministack_functions.reap_superseded()
+        return stock_reap()
+
+    svc._execute_function, svc.reap_idle_workers = execute, reap
     svc.run_reentrant = gateway.run_reentrant = reentrant
 
 
@@ -109,8 +117,10 @@ def retry_what_log_subscriptions_deliver(svc, logs):
     setattr(svc, name, execute)
 
 
-def run_groups_of_fifo_queues_side_by_side(svc, sqs):
-    """Gives a FIFO queue as many batches at a time as any other queue.
+def take_from_queues_what_can_run(svc, sqs, at_once):
+    """Takes no more batches from a queue than its function runs at once, and as many from a FIFO queue as from any other.
+
+    What is taken counts as being tried and is out of its queue meanwhile, so none may be taken that only waits.
 
     The stock engine runs one batch for the whole queue, so one slow group holds up all of them. On AWS groups
     know nothing of each other. The order within a group is kept all the same: what is received leaves out every
@@ -119,7 +129,7 @@ def run_groups_of_fifo_queues_side_by_side(svc, sqs):
     check("inflight_groups" in sqs._collect_fifo.__code__.co_varnames, "sqs._collect_fifo")
     stock = svc._sqs_esm_concurrency
     check(stock.__code__.co_varnames[:4] == ("esm", "func_rec", "config", "queue"), "lambda_svc._sqs_esm_concurrency")
-    svc._sqs_esm_concurrency = lambda esm, func_rec, config, queue=None: stock(esm, func_rec, config)
+    svc._sqs_esm_concurrency = lambda esm, func_rec, config, queue=None: min(stock(esm, func_rec, config), at_once)
 
 
 def remove_dead_time(stepfunctions, eventbridge):
@@ -377,19 +387,17 @@ def leave(runtime, remove, why):
         os.killpg(0, signal.SIGTERM)
     for workers in list(runtime._workers.values()):
         for worker in list(workers):
-            process = worker._proc
-            if process is not None and process.poll() is None:
-                process.kill()
+            end = getattr(worker, "end", None) or (lambda process=worker._proc: process and process.kill())
+            end()
     for directory in remove:
         shutil.rmtree(directory, ignore_errors=True)
     os._exit(0)
 
 
-def main():
-    options = launching.options().parse_args()
-    launching.own_session()
+def configure(port):
+    """Settings of the stock engine, which it reads as it is imported."""
     os.environ.update(
-        GATEWAY_PORT=str(options.port),
+        GATEWAY_PORT=str(port),
         MINISTACK_HOST="127.0.0.1",
         BIND_HOST="127.0.0.1",
         PERSIST_STATE="0",
@@ -406,6 +414,12 @@ def main():
         DOCKER_HOST="unix:///nonexistent/docker.sock",
     )
 
+
+def main():
+    options = launching.options().parse_args()
+    launching.own_session()
+    configure(options.port)
+
     from ministack import app as engine
     from ministack.core import iam_evaluator
     from ministack.core import lambda_runtime as runtime
@@ -417,13 +431,14 @@ def main():
     import ministack_front
     import ministack_functions
 
-    functions = ministack_functions.Functions(int(os.environ.get("ENCORE_FUNCTION_CONCURRENCY", "8")))
+    at_once = int(os.environ.get("ENCORE_FUNCTION_CONCURRENCY", "8"))
+    functions = ministack_functions.Functions(at_once)
     runtime.ProvidedWorker = ministack_functions.Environment
     remove_dead_time(stepfunctions, eventbridge)
     run_functions_on_the_loop(lambda_svc, runtime, apigateway_v1, functions)
     sources = serve_event_sources_on_the_loop(lambda_svc, sqs, dynamodb, esm_wake, functions)
     retry_what_log_subscriptions_deliver(lambda_svc, cloudwatch_logs)
-    run_groups_of_fifo_queues_side_by_side(lambda_svc, sqs)
+    take_from_queues_what_can_run(lambda_svc, sqs, at_once)
     enforce_policies_of_functions(iam_evaluator, sts)
     read_policies_once(iam_evaluator)
     bound_roles(iam, provisioners)

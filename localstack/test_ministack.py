@@ -4,6 +4,8 @@
 """
 
 import asyncio
+import contextlib
+import errno
 import io
 import json
 import os
@@ -20,7 +22,7 @@ from concurrent.futures import ThreadPoolExecutor
 import boto3
 import uvloop
 from botocore.config import Config
-from ministack_http import Listener
+from ministack_http import PAUSE_SECONDS, Listener
 
 ACCOUNT, REGION = "000000000000", "us-east-1"
 ROLE = f"arn:aws:iam::{ACCOUNT}:role/tests"
@@ -114,7 +116,7 @@ class Engine:
 
     def answers(self):
         try:
-            return urllib.request.urlopen(f"{self.url}/_encore/engine").status == 200
+            return urllib.request.urlopen(f"{self.url}/_encore/engine", timeout=PATIENCE).status == 200
         except OSError:
             assert self.process.poll() is None, "the engine ended"
             return False
@@ -244,6 +246,34 @@ class Calls(unittest.TestCase):
             give(go)
             self.assertEqual([call.result()[1] for call in calls], [None] * 6)
         self.assertEqual(len(function.seen()), 6)
+
+    def test_a_call_that_was_given_up_while_it_waited_is_not_run(self):
+        function, go = Function(), signal("given-up")
+        with ThreadPoolExecutor(AT_ONCE + 1) as pool:
+            calls = [pool.submit(function.call, do="wait", **{"for": go}) for _ in range(AT_ONCE)]
+            until(lambda: len(function.seen()) == AT_ONCE)
+            body = b'{"of": "nobody"}'
+            with socket.create_connection(("127.0.0.1", ENGINE.port), PATIENCE) as gone:
+                head = f"POST /2015-03-31/functions/{function.name}/invocations HTTP/1.1\r\nhost: 127.0.0.1:{ENGINE.port}\r\n"
+                gone.sendall(f"{head}{owner_of('lambda')}\r\ncontent-length: {len(body)}\r\n\r\n".encode() + body)
+                # What came to the engine later is answered, so this has come to it.
+                until(ENGINE.answers)
+            calls.append(pool.submit(function.call, of="somebody"))
+            until(ENGINE.answers)
+            give(go)
+            for call in calls:
+                self.assertIsNone(call.result()[1])
+        self.assertEqual([event["of"] for event in function.seen() if "of" in event], ["somebody"])
+
+    def test_a_call_that_runs_while_its_function_changes_comes_to_its_end(self):
+        function, go = Function(), signal("changed")
+        with ThreadPoolExecutor(1) as pool:
+            call = pool.submit(function.call, do="wait", **{"for": go})
+            until(function.seen)
+            function.client.update_function_configuration(FunctionName=function.name, Timeout=50)
+            give(go)
+            self.assertEqual(call.result()[1], None)
+        self.assertEqual(function.call()[0]["calls"], 1, "the next one has a process of its own")
 
     def test_a_function_that_is_switched_off_is_refused_and_not_queued(self):
         function = Function()
@@ -393,7 +423,12 @@ class Streams(unittest.TestCase):
         until(lambda: function.texts() == ["wanted"])
 
 
-OWNER = f"authorization: AWS4-HMAC-SHA256 Credential=test/20300101/{REGION}/s3/aws4_request, SignedHeaders=host, Signature=0"
+def owner_of(service):
+    scope = f"test/20300101/{REGION}/{service}/aws4_request"
+    return f"authorization: AWS4-HMAC-SHA256 Credential={scope}, SignedHeaders=host, Signature=0"
+
+
+OWNER = owner_of("s3")
 
 
 class Http(unittest.TestCase):
@@ -445,6 +480,13 @@ class Http(unittest.TestCase):
         self.send("GET /bucket-pieces/key HTTP/1.1", OWNER)
         self.assertEqual(self.answer(), (200, b"abcde"))
 
+    def test_a_request_that_wants_another_protocol_is_refused_and_not_carried_out(self):
+        self.send("PUT /bucket-upgrade HTTP/1.1", OWNER, "connection: Upgrade", "upgrade: h2c", "content-length: 2", body=b"{}")
+        self.assertEqual(self.head()[0], 400)
+        self.assertEqual(self.answers.read(), b"")
+        with self.assertRaises(ENGINE.client("s3").exceptions.ClientError):
+            ENGINE.client("s3").head_bucket(Bucket="bucket-upgrade")
+
     def test_what_is_no_http_is_refused_and_a_client_that_wants_to_close_is_let_go(self):
         self.send("GET /_encore/engine HTTP/1.1", "connection: close")
         self.assertEqual(self.answer()[0], 200)
@@ -458,7 +500,8 @@ class Crowd(unittest.TestCase):
     """Those who connect at the same moment."""
 
     def test_a_crowd_that_connects_at_once_is_taken_in_before_the_loop_does_much_else(self):
-        size, taken = 200, []
+        # As many as any system lets wait.
+        size, taken = 100, []
 
         class Client(asyncio.Protocol):
             def connection_made(self, transport):
@@ -475,10 +518,35 @@ class Crowd(unittest.TestCase):
             while len(taken) < size:
                 count += 1
                 await asyncio.sleep(0)
+            for transport in taken:
+                transport.abort()
             return count
 
         with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
             self.assertLess(runner.run(asyncio.wait_for(rounds(), PATIENCE)), size / 10)
+
+    def test_without_a_file_left_no_connection_is_taken_for_a_while_and_then_again(self):
+        async def tries():
+            listener, loop = Listener(asyncio.Protocol, 0, backlog=1), asyncio.get_running_loop()
+            real, full_until, taken = listener._socket, loop.time() + 3 * PAUSE_SECONDS, loop.create_future()
+
+            class Full:
+                fileno = real.fileno
+
+                def accept(self):
+                    if loop.time() < full_until:
+                        raise OSError(errno.EMFILE, "no file is left")
+                    if not taken.done():
+                        taken.set_result(None)
+                    return real.accept()
+
+            listener._socket = Full()
+            with socket.create_connection(("127.0.0.1", listener.port)), contextlib.redirect_stderr(io.StringIO()) as said:
+                await taken
+            return said.getvalue().count("no file is left")
+
+        with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+            self.assertIn(runner.run(asyncio.wait_for(tries(), PATIENCE)), range(1, 5))
 
 
 if __name__ == "__main__":

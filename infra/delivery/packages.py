@@ -57,7 +57,7 @@ def build(contexts, packages, arch):
 def pack(contexts, packages, arch):
     """Packs the built programs and writes the manifest: context -> {file, sha256, bytes, program_sha256}."""
     packages.mkdir(parents=True, exist_ok=True)
-    manifest = read_manifest(packages / "manifest.json")
+    manifest, old = read_manifest(packages / "manifest.json"), set()
     for context in contexts:
         program = packages / context / "bootstrap"
         if not program.is_file():
@@ -69,15 +69,16 @@ def pack(contexts, packages, arch):
         digest, program_digest, size = sha256(new.read_bytes()), sha256(content), new.stat().st_size
         # By the program: another machine's zlib may press it otherwise, which is no reason to deploy it again.
         name = f"{context}-{program_digest[:16]}.zip"
-        old = manifest.get(context, {}).get("file")
-        if old and old != name:
-            (packages / old).unlink(missing_ok=True)
+        old.add(manifest.get(context, {}).get("file", name))
         new.replace(packages / name)
         manifest[context] = {"file": name, "sha256": digest, "bytes": size, "program_sha256": program_digest}
     text = json.dumps(dict(sorted(manifest.items())), indent=2) + "\n"
     new = packages / f".manifest.{os.getpid()}.new"
     new.write_text(text)
     new.replace(packages / "manifest.json")
+    # Once the manifest does not name them any more.
+    for file in old - {entry["file"] for entry in manifest.values()}:
+        (packages / file).unlink(missing_ok=True)
     return manifest
 
 

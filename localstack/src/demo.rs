@@ -267,7 +267,8 @@ impl Operator {
             let crowded = inside > CROWD && grows;
             let (wanted, how) = match inside {
                 _ if crowded => ((rate * 2 / 3).max(SLOWEST), "lowers"),
-                _ if inside < CROWD / 2 => ((rate * 3 / 2).min(fastest), "raises"),
+                // Before it opens nobody is inside, and a new plan would open it.
+                _ if counts.admitted > 0 && inside < CROWD / 2 => ((rate * 3 / 2).min(fastest), "raises"),
                 _ => (rate, "keeps"),
             };
             if wanted != rate {

@@ -55,7 +55,8 @@ impl Query {
 
     /// A stack as it is now.
     pub async fn stack(&self, name: &str) -> Result<Value, Refused> {
-        Ok(self.call("DescribeStacks", &[("StackName", name)]).await?["Stacks"][0].take())
+        let mut answer = self.call("DescribeStacks", &[("StackName", name)]).await?;
+        Ok(answer.pointer_mut("/Stacks/0").map(Value::take).unwrap_or_default())
     }
 
     /// Begins to create a stack.
