@@ -334,7 +334,7 @@ fn a_dry_run_of_every_stage_asks_nobody_and_prints_no_secret() {
 const ROOM: u32 = 350;
 
 #[test]
-fn every_stack_has_room_and_the_readme_says_how_much() {
+fn every_stack_has_room_and_the_guide_says_how_much() {
     let said = run("deploy", &Scratch::new(), &["prod", "--dry-run"]);
     let counted: BTreeMap<String, u32> = said
         .text
@@ -345,14 +345,14 @@ fn every_stack_has_room_and_the_readme_says_how_much() {
     assert_eq!(counted.keys().cloned().collect::<BTreeSet<_>>(), stages::stacks(), "{}", said.text);
     let full: Vec<_> = counted.iter().filter(|(_, count)| **count > ROOM).collect();
     assert!(full.is_empty(), "split a context before it passes {ROOM} resources: {full:?}");
-    let readme = fs::read_to_string(workspace("README.md")).unwrap();
-    let told: BTreeMap<String, u32> = readme
+    let guide = fs::read_to_string(workspace("infra/DEPLOY.md")).unwrap();
+    let told: BTreeMap<String, u32> = guide
         .lines()
         .filter_map(|line| line.strip_prefix("| ")?.strip_suffix(" |")?.split_once(" | "))
         .filter_map(|(stack, count)| Some((stack.to_owned(), count.parse().ok()?)))
         .filter(|(stack, _)| counted.contains_key(stack))
         .collect();
-    assert_eq!(told, counted, "README.md, the table of stacks");
+    assert_eq!(told, counted, "infra/DEPLOY.md, the table of stacks");
 }
 
 #[test]

@@ -2,7 +2,7 @@
 
 use crate::code::{Source, is_cfg_test, path_text};
 use crate::none;
-use crate::workspace::{contexts, entries, files, read, root, rust_files, shown, text};
+use crate::workspace::{files, read, root, rust_files, shown};
 use std::fs;
 use std::path::{Path, PathBuf};
 use syn::visit::{self, Visit};
@@ -229,15 +229,4 @@ fn no_file_names_a_place_of_one_machine() {
         }
     }
     none(violations);
-}
-
-#[test]
-fn the_readme_names_every_crate() {
-    let readme = text("README.md");
-    let functions = entries(&root().join("functions"));
-    assert!(contexts().len() < functions.len());
-    let others = ["infra/generator", "localstack", "tests"].map(str::to_owned);
-    let crates = functions.iter().map(|path| shown(path)).chain(others);
-    let names = crates.map(|path| path.rsplit('/').next().unwrap_or_default().to_owned());
-    none(names.filter(|name| !readme.contains(name)).map(|name| format!("README.md does not name {name}")).collect());
 }

@@ -16,6 +16,7 @@ mod layout;
 mod metrics;
 mod named;
 mod names;
+mod papers;
 mod permissions;
 mod queues;
 mod releases;

@@ -42,7 +42,7 @@ pub enum JoinError {
     Fault(Fault),
 }
 
-/// Takes the next place. Joining again takes another, later one, which gains nothing: see the README.
+/// Takes the next place. Joining again takes another, later one, which gains nothing: see DECISIONS.md.
 pub async fn join_queue(line: &impl IssuePosition, ask: JoinQueue) -> Result<Joined, JoinError> {
     let opened_by = (!ask.before_open).then_some(ask.now);
     match line.issue(&ask.concert, opened_by).await.map_err(JoinError::Fault)? {
