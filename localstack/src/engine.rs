@@ -282,44 +282,8 @@ impl Engine {
         let log = File::create(&log_path).at("creating", &log_path)?;
         let log_too = log.try_clone().at("opening", &log_path)?;
         let nonce = fresh_nonce();
-        let endpoint = format!("http://127.0.0.1:{port}");
-
-        let mut command = Command::new(options.python);
-        command
-            .arg(options.kind.launcher())
-            .args(["--port", &port.to_string(), "--nonce", &nonce])
-            .stdout(log)
-            .stderr(log_too)
-            .current_dir(dir)
-            // Functions inherit the engine's environment: nothing of the developer's belongs there, least of all
-            // credentials and profiles of a real account.
-            .env_clear()
-            .env("TMPDIR", &temp)
-            .env("AWS_ENDPOINT_URL", &endpoint)
-            .env("AWS_REGION", crate::REGION)
-            .env("AWS_DEFAULT_REGION", crate::REGION)
-            .env("MINISTACK_REGION", crate::REGION)
-            .env("LANG", "C.UTF-8")
-            .env("PYTHONDONTWRITEBYTECODE", "1")
-            .env("LOG_LEVEL", std::env::var("ENCORE_ENGINE_LOG_LEVEL").unwrap_or_else(|_| "WARNING".to_owned()));
-        for name in ["PATH", "HOME", "ENCORE_FUNCTION_CONCURRENCY", "RUST_BACKTRACE"] {
-            if let Some(value) = std::env::var_os(name) {
-                command.env(name, value);
-            }
-        }
-        if options.attached {
-            command.arg("--attached").stdin(Stdio::piped());
-        } else {
-            command.stdin(Stdio::null());
-        }
-        if options.kind == EngineKind::Localstack {
-            command.arg("--database").arg(options.program);
-        }
-        command.arg("--remove").arg(&temp);
-        for path in options.remove {
-            command.arg("--remove").arg(path);
-        }
-        let mut child = command.spawn().at("starting the engine with", options.python)?;
+        let mut command = options.command(port, &nonce, &temp);
+        let mut child = command.stdout(log).stderr(log_too).spawn().at("starting the engine with", options.python)?;
         let engine = Self { kind: options.kind, runs_as: RunsAs::Pid(child.id()), nonce, port };
         // Before it answers, so that an interrupted start leaves something to stop.
         files::write_json(&Self::path(dir), &engine)?;
@@ -382,6 +346,44 @@ impl Engine {
 }
 
 impl Start<'_> {
+    /// What starts it on a port, with its temporary files in `temp`.
+    fn command(&self, port: u16, nonce: &str, temp: &Path) -> Command {
+        let mut command = Command::new(self.python);
+        command
+            .arg(self.kind.launcher())
+            .args(["--port", &port.to_string(), "--nonce", nonce])
+            .current_dir(self.dir)
+            // Functions inherit the engine's environment: nothing of the developer's belongs there, least of all
+            // credentials and profiles of a real account.
+            .env_clear()
+            .env("TMPDIR", temp)
+            .env("AWS_ENDPOINT_URL", format!("http://127.0.0.1:{port}"))
+            .env("AWS_REGION", crate::REGION)
+            .env("AWS_DEFAULT_REGION", crate::REGION)
+            .env("MINISTACK_REGION", crate::REGION)
+            .env("LANG", "C.UTF-8")
+            .env("PYTHONDONTWRITEBYTECODE", "1")
+            .env("LOG_LEVEL", std::env::var("ENCORE_ENGINE_LOG_LEVEL").unwrap_or_else(|_| "WARNING".to_owned()));
+        for name in ["PATH", "HOME", "ENCORE_FUNCTION_CONCURRENCY", "RUST_BACKTRACE"] {
+            if let Some(value) = std::env::var_os(name) {
+                command.env(name, value);
+            }
+        }
+        if self.attached {
+            command.arg("--attached").stdin(Stdio::piped());
+        } else {
+            command.stdin(Stdio::null());
+        }
+        if self.kind == EngineKind::Localstack {
+            command.arg("--database").arg(self.program);
+        }
+        command.arg("--remove").arg(temp);
+        for path in self.remove {
+            command.arg("--remove").arg(path);
+        }
+        command
+    }
+
     /// What is known of an engine that did not come up, by its log, and what helps.
     fn what_to_do(&self, log: &str) -> String {
         let (line, path) = (files::telling_line(log), log_path(self.dir));

@@ -2,8 +2,8 @@
 
 use crate::audit::assert_sound;
 use crate::bench::{Bench, Requests, reserving};
+use ::reservations::clients::message_of;
 use ::reservations::domain::{MAX_PENDING, PENDING_SECONDS, PENDING_TOO_LONG_SECONDS, Wish};
-use ::reservations::dynamo::message_of;
 use ::reservations::handlers::{self, Deps};
 use ::reservations::ports::ScheduleExpiry;
 use ::reservations::usecases::apply_admissions::apply_admissions;
@@ -343,7 +343,7 @@ async fn a_wish_comes_out_of_its_message_as_it_went_in_and_anything_else_is_pois
     let bench = Bench::on_sale(4).await;
     let deps = reserving(&bench);
     let id = id(&asked(&deps, ask("alice", 1, &["A-1-1"])).await.unwrap());
-    let sent = message_of(&deps.requests.wishes()[0]).unwrap();
+    let sent = message_of(&deps.requests.wishes()[0]);
     for poison in ["{}", "no json", &sent.replace("A-1-1", "A")] {
         let refused = handlers::write_reservations(&bench.reservations, Message::new("m", poison, NOW)).await;
         assert!(matches!(refused, Err(Fault::Broken(_))), "{poison}");

@@ -1,12 +1,12 @@
 //! Charges that are paid for: whatever fails, wherever, the provider has the money and the user the points, or neither.
 
 use crate::bench::Bench;
-use ::payments::charge::{
-    CHARGE_STUCK_MILLIS, Charge, ChargeState, CreditPoints, Declined, FindStuckCharges, MoveCharge, PaymentProvider,
-    ProviderPayment, RecordCharge, RecordedCharge,
+use ::payments::clients::provider::TossPayments;
+use ::payments::domain::charges::{CHARGE_STUCK_MILLIS, Charge, ChargeState, Declined, ProviderPayment};
+use ::payments::dynamo::charges::Charges;
+use ::payments::ports::charges::{
+    CreditPoints, FindStuckCharges, MoveCharge, PaymentProvider, RecordCharge, RecordedCharge,
 };
-use ::payments::charge_dynamo::Charges;
-use ::payments::provider::TossPayments;
 use ::payments::usecases::pay_charge::{PayCharges, pay_charge};
 use ::payments::usecases::recover_charges::recover_charges;
 use ::points::dynamo::Accounts;

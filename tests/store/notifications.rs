@@ -1,13 +1,13 @@
 //! Consumers: one effect for each event, whatever happens on the way.
 
 use crate::bench::Bench;
+use ::notifications::clients::{self, AlimTalk, CashReceipts, Directory, Notion, Webhook};
 use ::notifications::domain::{LEASE_MILLIS, QUIET_MILLIS};
 use ::notifications::dynamo::Notifications;
 use ::notifications::handlers::{
     Deps, PersonalDeps, WatchDeps, alert_administrator, deliver_to_data_platform, issue_cash_receipt, notify_partner,
     push_alimtalk, watch_dead_letters,
 };
-use ::notifications::neighbours::{self, AlimTalk, CashReceipts, Directory, Notion, Webhook};
 use ::notifications::ports::LookAtQueue;
 use aws_lc_rs::hmac;
 use base64::Engine as _;
@@ -788,7 +788,7 @@ async fn a_queue_that_does_not_answer_holds_up_no_other_and_is_told() {
 }
 
 /// SQS, as far as it is asked what a queue holds: it gives everybody this answer.
-async fn queues_of_sqs(status: &str, header: &str, body: &str) -> neighbours::Queues {
+async fn queues_of_sqs(status: &str, header: &str, body: &str) -> clients::Queues {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let url = format!("http://{}", listener.local_addr().unwrap());
     let kind = "content-type: application/x-amz-json-1.0\r\nconnection: close";
@@ -801,7 +801,7 @@ async fn queues_of_sqs(status: &str, header: &str, body: &str) -> neighbours::Qu
             stream.write_all(answer.as_bytes()).await.unwrap();
         }
     });
-    neighbours::Queues::new(aws_sdk_sqs::Client::new(&kit::aws::local_config(&url, "us-east-1")))
+    clients::Queues::new(aws_sdk_sqs::Client::new(&kit::aws::local_config(&url, "us-east-1")))
 }
 
 #[tokio::test]

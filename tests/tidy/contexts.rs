@@ -18,10 +18,11 @@ const ROOMS: [&str; 9] = [
     "src/ports.rs",
     "src/usecases/mod.rs",
 ];
-/// Files a context has only where it needs them: whom it asks, inside and outside; executions it starts; what it
-/// says in its log for others; a second kind of thing in its table, with its own domain and ports.
-const ANNEXES: [&str; 6] =
-    ["src/neighbours.rs", "src/provider.rs", "src/saga.rs", "src/activity.rs", "src/charge.rs", "src/charge_dynamo.rs"];
+/// Files a context has only where it needs them: its clients of other contexts, queues and providers; what it writes into
+/// its log for others.
+const ANNEXES: [&str; 2] = ["src/clients.rs", "src/activity.rs"];
+/// Rooms that are cut by aggregate, or by what is at the other end, once they get large.
+const CUT: [&str; 4] = ["domain", "ports", "dynamo", "clients"];
 
 #[test]
 fn a_context_depends_on_contracts_and_kit_and_never_on_another_context() {
@@ -114,7 +115,7 @@ fn nobody_who_says_something_knows_who_listens() {
         }
     }
     none(violations);
-    let listener = read(&crate_dir("notifications").join("src/neighbours.rs"));
+    let listener = read(&crate_dir("notifications").join("src/clients.rs"));
     assert!(named_listeners(&listener).len() > 3);
     assert_eq!(named_listeners("fn to_data_platform() { CashReceipts }"), ["cashreceipt", "dataplatform"]);
 }
@@ -152,15 +153,17 @@ fn the_outside_is_found_in_an_inner_room_however_it_is_named() {
 }
 
 fn inner_rooms() -> Vec<PathBuf> {
-    let rooms = |context: &String| {
-        let src = crate_dir(context).join("src");
-        let mut rooms = rust_files(&src.join("usecases"));
-        rooms.extend(
-            ["domain.rs", "ports.rs", "charge.rs"].map(|room| src.join(room)).into_iter().filter(|room| room.is_file()),
-        );
-        rooms
-    };
-    contexts().iter().flat_map(rooms).collect()
+    contexts().iter().flat_map(|context| inner_rooms_of(context)).collect()
+}
+
+fn inner_rooms_of(context: &str) -> Vec<PathBuf> {
+    let src = crate_dir(context).join("src");
+    let mut rooms = rust_files(&src.join("usecases"));
+    for room in ["domain", "ports"] {
+        rooms.push(src.join(format!("{room}.rs")));
+        rooms.extend(Some(src.join(room)).filter(|dir| dir.is_dir()).iter().flat_map(|dir| rust_files(dir)));
+    }
+    rooms
 }
 
 fn outside_names(source: &Source) -> Vec<String> {
@@ -182,13 +185,37 @@ fn every_context_has_the_same_rooms() {
         violations.extend(missing.map(|room| format!("{context} has no {room}")));
         for path in rust_files(&dir) {
             let room = path.strip_prefix(&dir).unwrap().display().to_string();
-            let known = ROOMS.contains(&room.as_str()) || ANNEXES.contains(&room.as_str());
+            let cut = CUT.iter().any(|of| room.starts_with(&format!("src/{of}/")));
+            let known = cut || ROOMS.contains(&room.as_str()) || ANNEXES.contains(&room.as_str());
             if !known && !room.starts_with("src/usecases/") {
                 violations.push(format!("{} is a room no other context has; {ANNEXES:?} are there", shown(&path)));
             }
         }
     }
     none(violations);
+}
+
+#[test]
+fn what_comes_in_knows_nothing_of_what_goes_out() {
+    let mut violations = Vec::new();
+    for context in contexts() {
+        let handlers = crate_dir(&context).join("src/handlers.rs");
+        for path in inner_rooms_of(&context).into_iter().chain([handlers]) {
+            violations.extend(outbound_names(&Source::read(&path)));
+        }
+    }
+    none(violations);
+    for broken in
+        ["use crate::dynamo::Store;", "use crate::{clients::Queue, ports::Send};", "fn f() { crate::dynamo::key() }"]
+    {
+        assert_eq!(outbound_names(&Source::parse("x.rs", broken)).len(), 1, "{broken}");
+    }
+}
+
+fn outbound_names(source: &Source) -> Vec<String> {
+    let outbound = |path: &String| ["crate::dynamo", "crate::clients"].iter().any(|room| path.starts_with(room));
+    let found = source.production().paths().into_iter().filter(outbound);
+    found.map(|path| format!("{} names {path}", source.path)).collect()
 }
 
 #[test]

@@ -31,7 +31,8 @@ use contracts::events::{AvailabilityUpdateFailed, EventBody, ScheduleOpened};
 use contracts::seats::Section;
 use contracts::{ConcertId, ScheduleId, Timestamp};
 use kit::Fault;
-use kit::dynamo::{FailedConditions, Item, PK, Read, SK, Table, TransactError, at, classify, jitter, json, n, s};
+use kit::dynamo::{Cancelled, Item, PK, Read, SK, Table, Transaction, at, jitter, json, n, s};
+use kit::fault::classify;
 use kit::http::Page;
 use kit::idempotency::{self, StoredAnswer};
 use kit::outbox;
@@ -63,6 +64,13 @@ pub struct SeatMaps {
     table: Table,
 }
 
+/// Something new that was not added.
+struct Refused {
+    /// The row of its key, if that was used before.
+    remembered: Option<Item>,
+    cancelled: Cancelled,
+}
+
 impl Catalogue {
     /// The catalogue in a table.
     pub fn new(table: Table) -> Self {
@@ -85,24 +93,26 @@ impl Catalogue {
         self.schedule(&id).await?.map(Added::Before).ok_or_else(|| lost("reading the first date"))
     }
 
-    /// Writes all of `writes` and the key; what failed, if a condition did not hold.
+    /// Adds the row of the key, if there is one, and writes everything. The slot of that row, and what failed, if a condition
+    /// did not hold.
     async fn add(
         &self,
-        doing: &'static str,
-        mut writes: Vec<TransactWriteItem>,
+        mut transaction: Transaction<'_>,
         id: &str,
         once: Option<&Once>,
         now: Timestamp,
-    ) -> Result<Option<FailedConditions>, Fault> {
+    ) -> Result<Option<Refused>, Fault> {
+        let mut key = None;
         if let Some(once) = once {
             let answer = StoredAnswer { status: 201, body: id.into(), location: None };
-            writes.push(idempotency::remember(&self.table, &once.user, &once.key, &answer, now)?);
+            let row = idempotency::remember(&self.table, &once.user, &once.key, &answer, now)?;
+            key = Some(transaction.add(row)?);
         }
-        match self.table.transact(doing, writes).await {
-            Ok(()) => Ok(None),
-            Err(TransactError::Conditions(failed)) => Ok(Some(failed)),
-            Err(TransactError::Fault(fault)) => Err(fault),
-        }
+        Ok(transaction
+            .commit()
+            .await?
+            .err()
+            .map(|cancelled| Refused { remembered: key.and_then(|slot| cancelled.found(slot)).cloned(), cancelled }))
     }
 
     /// The write of an item that is not there yet.
@@ -204,11 +214,12 @@ impl AddConcert for Catalogue {
         now: Timestamp,
     ) -> Result<Added<Concert>, Fault> {
         const DOING: &str = "adding a concert";
-        let put = self.put_new(DOING, concert_item(concert, concert_pk(&concert.id), INFO.to_owned()))?;
-        let Some(failed) = self.add(DOING, vec![put], concert.id.as_str(), once, now).await? else {
+        let mut transaction = self.table.transaction(DOING);
+        transaction.add(self.put_new(DOING, concert_item(concert, concert_pk(&concert.id), INFO.to_owned()))?)?;
+        let Some(refused) = self.add(transaction, concert.id.as_str(), once, now).await? else {
             return Ok(Added::Now);
         };
-        match (failed.found(1), once) {
+        match (&refused.remembered, once) {
             (Some(row), Some(once)) => self.concert_before(row, once).await,
             // The id was minted for this very call: a try whose answer was lost has written it.
             _ => Ok(Added::Now),
@@ -277,16 +288,15 @@ impl AddSchedule for Catalogue {
             .condition_expression("attribute_exists(pk)")
             .build()
             .map_err(|error| Fault::broken(DOING, error))?;
-        let writes = vec![
-            TransactWriteItem::builder().condition_check(concert).build(),
-            self.put_new(DOING, schedule_item(schedule)?)?,
-        ];
-        let Some(failed) = self.add(DOING, writes, schedule.id.as_str(), once, now).await? else {
+        let mut transaction = self.table.transaction(DOING);
+        let concert = transaction.add(TransactWriteItem::builder().condition_check(concert).build())?;
+        transaction.add(self.put_new(DOING, schedule_item(schedule)?)?)?;
+        let Some(refused) = self.add(transaction, schedule.id.as_str(), once, now).await? else {
             return Ok(Ok(Added::Now));
         };
-        match (failed.found(2), once) {
+        match (&refused.remembered, once) {
             (Some(row), Some(once)) => self.schedule_before(row, once).await.map(Ok),
-            _ if failed.failed(0) => Ok(Err(NoSuchConcert)),
+            _ if refused.cancelled.failed(concert) => Ok(Err(NoSuchConcert)),
             // The id was minted for this very call: a try whose answer was lost has written it.
             _ => Ok(Ok(Added::Now)),
         }
@@ -312,9 +322,7 @@ impl AddSchedule for Catalogue {
             .update_expression("SET schedule_id = :id, starts_at = :at, seats_total = :total")
             .expression_attribute_values(":id", s(&date.schedule))
             .expression_attribute_values(":at", at(date.starts_at))
-            .expression_attribute_values(":total", n(schedule.terms.seats_total()))
-            .build()
-            .map_err(|error| Fault::broken(DOING, error))?;
+            .expression_attribute_values(":total", n(schedule.terms.seats_total()));
         let body = EventBody::ScheduleOpened(ScheduleOpened {
             schedule_id: schedule.id.clone(),
             concert_id: schedule.concert.clone(),
@@ -323,12 +331,10 @@ impl AddSchedule for Catalogue {
         });
         let id = schedule.id.as_str();
         let event = outbox::event(SOURCE, id, correlation_id, body, now)?;
-        let writes = vec![TransactWriteItem::builder().update(shown).build(), outbox::row(&self.table, &event, id)?];
-        match self.table.transact(DOING, writes).await {
-            Ok(()) => Ok(()),
-            Err(TransactError::Conditions(_)) => Err(Fault::broken(DOING, "a condition failed where there is none")),
-            Err(TransactError::Fault(fault)) => Err(fault),
-        }
+        let mut transaction = self.table.transaction(DOING);
+        transaction.add(shown)?;
+        transaction.add(outbox::row(&self.table, &event, id)?)?;
+        transaction.commit_unconditional().await
     }
 }
 
@@ -625,10 +631,8 @@ impl TellUnplaced for SeatMaps {
             reason: "the date has no such section or seat in the seat map".to_owned(),
         });
         let event = outbox::event(SOURCE, id, &outbox::own_correlation(now), body, now)?;
-        match self.table.transact(DOING, vec![outbox::row(&self.table, &event, id)?]).await {
-            Ok(()) => Ok(()),
-            Err(TransactError::Conditions(_)) => Err(Fault::broken(DOING, "a condition failed where there is none")),
-            Err(TransactError::Fault(fault)) => Err(fault),
-        }
+        let mut transaction = self.table.transaction(DOING);
+        transaction.add(outbox::row(&self.table, &event, id)?)?;
+        transaction.commit_unconditional().await
     }
 }

@@ -21,7 +21,8 @@ use contracts::events::{EventBody, StockEvent, StockRefused};
 use contracts::orders::{Pieces, Work};
 use contracts::{ItemId, OrderId, Timestamp};
 use kit::Fault;
-use kit::dynamo::{self, PK, Read, SK, TTL, Table, TransactError, at, built, classify, jitter, n, s};
+use kit::dynamo::{self, PK, Read, SK, TTL, Table, at, built, jitter, n, s};
+use kit::fault::classify;
 use kit::http::Page;
 use kit::{idempotency, outbox};
 use std::collections::HashMap;
@@ -90,12 +91,16 @@ impl Items {
     }
 
     /// Writes all, or nothing if a condition does not hold: `false`.
-    async fn written(&self, doing: &'static str, writes: Vec<TransactWriteItem>) -> Result<bool, Fault> {
-        match self.table.transact(doing, writes).await {
-            Ok(()) => Ok(true),
-            Err(TransactError::Conditions(_)) => Ok(false),
-            Err(TransactError::Fault(fault)) => Err(fault),
+    async fn written(
+        &self,
+        doing: &'static str,
+        writes: impl IntoIterator<Item = TransactWriteItem>,
+    ) -> Result<bool, Fault> {
+        let mut transaction = self.table.transaction(doing);
+        for write in writes {
+            transaction.add(write)?;
         }
+        Ok(transaction.commit().await?.is_ok())
     }
 
     /// The write of an answer.
@@ -146,20 +151,19 @@ fn is_sold(row: &dynamo::Item) -> bool {
 impl AddItem for Items {
     async fn add_item(&self, item: &Item, once: Option<&Once>, now: Timestamp) -> Result<Added, Fault> {
         let listed = Put::builder().table_name(&self.table.name).item(PK, s(ITEMS)).item(SK, s(&item.id));
-        let listed = TransactWriteItem::builder().put(built(listed.build())?).build();
-        let mut writes = vec![self.put_new(item_row(item))?, listed];
-        if let Some(once) = once {
-            writes.push(idempotency::remember(&self.table, &once.user, &once.key, &once.answer, now)?);
-        }
-        let failed = match self.table.transact("adding an item", writes).await {
-            Ok(()) => return Ok(Added::Now),
-            Err(TransactError::Conditions(failed)) => failed,
-            Err(TransactError::Fault(fault)) => return Err(fault),
-        };
-        match (failed.found(2), once) {
-            (Some(row), Some(once)) => Ok(idempotency::recall(row, &once.key)?.map_or(Added::KeyReused, Added::Before)),
+        let mut transaction = self.table.transaction("adding an item");
+        transaction.add(self.put_new(item_row(item))?)?;
+        transaction.add(listed)?;
+        let Some(once) = once else {
             // The id was minted for this very call: a try whose answer was lost has written it.
-            _ => Ok(Added::Now),
+            return transaction.commit().await.map(|_| Added::Now);
+        };
+        let remember = idempotency::remember(&self.table, &once.user, &once.key, &once.answer, now)?;
+        let remembered = transaction.add(remember)?;
+        let Err(cancelled) = transaction.commit().await? else { return Ok(Added::Now) };
+        match cancelled.found(remembered) {
+            Some(row) => Ok(idempotency::recall(row, &once.key)?.map_or(Added::KeyReused, Added::Before)),
+            None => Ok(Added::Now),
         }
     }
 }
@@ -298,7 +302,8 @@ impl KeepStock for Items {
 
     async fn take(&self, order: &Order, now: Timestamp) -> Result<Taken, Fault> {
         let told = EventBody::StockDeducted(stock_event(order, &order.pieces));
-        let mut writes = Vec::with_capacity(order.pieces.len() + 2);
+        let mut transaction = self.table.transaction("taking an order's pieces");
+        let mut lines = Vec::with_capacity(order.pieces.len());
         for piece in &order.pieces {
             let deducted = Update::builder()
                 .table_name(&self.table.name)
@@ -308,20 +313,16 @@ impl KeepStock for Items {
                 .condition_expression("stock >= :pieces AND attribute_not_exists(withdrawn_at)")
                 .expression_attribute_values(":pieces", n(piece.quantity.get()))
                 .return_values_on_condition_check_failure(ReturnValuesOnConditionCheckFailure::AllOld);
-            writes.push(TransactWriteItem::builder().update(built(deducted.build())?).build());
+            lines.push((transaction.add(deducted)?, piece));
         }
-        writes.push(self.put_new(work_row(order, Work::Done, &order.pieces, now)?)?);
-        writes.push(self.answer(order, told, now)?);
-        let failed = match self.table.transact("taking an order's pieces", writes).await {
-            Ok(()) => return Ok(Taken::All),
-            Err(TransactError::Conditions(failed)) => failed,
-            Err(TransactError::Fault(fault)) => return Err(fault),
-        };
-        if failed.failed(order.pieces.len()) {
+        let work = transaction.add(self.put_new(work_row(order, Work::Done, &order.pieces, now)?)?)?;
+        transaction.add(self.answer(order, told, now)?)?;
+        let Err(cancelled) = transaction.commit().await? else { return Ok(Taken::All) };
+        if cancelled.failed(work) {
             return Ok(Taken::Crossed);
         }
-        let lines = order.pieces.iter().enumerate().filter(|(index, _)| failed.failed(*index));
-        let lacking = lines.map(|(index, piece)| (piece.item_id.clone(), lack(failed.found(index))));
+        let failed = lines.into_iter().filter(|(line, _)| cancelled.failed(*line));
+        let lacking = failed.map(|(line, piece)| (piece.item_id.clone(), lack(cancelled.found(line))));
         Ok(Taken::None(Refusal::of(lacking.collect())))
     }
 

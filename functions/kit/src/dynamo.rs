@@ -1,12 +1,14 @@
-//! DynamoDB: one way to write a transaction, one classification of failures, readers that treat corrupt data as such.
+//! DynamoDB: one way to write a transaction, and readers that treat corrupt data as such.
 
+use crate::fault::{classify, is_throttling};
 use crate::{Fault, metrics};
 use aws_sdk_dynamodb::Client;
-use aws_sdk_dynamodb::error::{BuildError, ProvideErrorMetadata, SdkError};
+use aws_sdk_dynamodb::error::{BuildError, SdkError};
 use aws_sdk_dynamodb::operation::transact_write_items::TransactWriteItemsError;
-use aws_sdk_dynamodb::types::{AttributeValue, TransactWriteItem};
+use aws_sdk_dynamodb::types::builders::{DeleteBuilder, PutBuilder, UpdateBuilder};
+use aws_sdk_dynamodb::types::{AttributeValue, CancellationReason, TransactWriteItem};
 use contracts::Timestamp;
-use std::collections::{HashMap, HashSet};
+use std::collections::{BTreeMap, HashMap};
 use std::fmt;
 use std::time::Duration;
 
@@ -58,19 +60,9 @@ impl Table {
         Ok(got.item)
     }
 
-    /// Writes all items or none, and retries, jittered and bounded, while another transaction holds one of them.
-    pub async fn transact(&self, doing: &'static str, items: Vec<TransactWriteItem>) -> Result<(), TransactError> {
-        for attempt in 0..TRANSACTION_ATTEMPTS {
-            let sent = self.client.transact_write_items().set_transact_items(Some(items.clone())).send().await;
-            match sent.map_err(|error| transact_error(doing, error)) {
-                Ok(_) => return Ok(()),
-                Err(TransactError::Fault(Fault::Contended(_))) if attempt + 1 < TRANSACTION_ATTEMPTS => {
-                    tokio::time::sleep(jitter(attempt)).await;
-                }
-                Err(error) => return Err(error),
-            }
-        }
-        Err(TransactError::Fault(Fault::contended(doing)))
+    /// A transaction without writes.
+    pub fn transaction(&self, doing: &'static str) -> Transaction<'_> {
+        Transaction { table: self, doing, writes: Vec::new(), identities: Vec::new() }
     }
 }
 
@@ -84,114 +76,133 @@ pub fn jitter(attempt: u32) -> Duration {
     Duration::from_millis(fastrand::u64(1..=20_u64 << attempt.min(4)))
 }
 
-/// Why a transaction wrote nothing.
+/// A write of a transaction, by which its fate is asked for once the transaction was cancelled.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Slot(usize);
+
+/// What a transaction can be made of.
+pub trait Write {
+    /// The write as the SDK has it.
+    fn write(self) -> Result<TransactWriteItem, BuildError>;
+}
+
+impl Write for TransactWriteItem {
+    fn write(self) -> Result<TransactWriteItem, BuildError> {
+        Ok(self)
+    }
+}
+
+impl Write for PutBuilder {
+    fn write(self) -> Result<TransactWriteItem, BuildError> {
+        Ok(TransactWriteItem::builder().put(self.build()?).build())
+    }
+}
+
+impl Write for UpdateBuilder {
+    fn write(self) -> Result<TransactWriteItem, BuildError> {
+        Ok(TransactWriteItem::builder().update(self.build()?).build())
+    }
+}
+
+impl Write for DeleteBuilder {
+    fn write(self) -> Result<TransactWriteItem, BuildError> {
+        Ok(TransactWriteItem::builder().delete(self.build()?).build())
+    }
+}
+
+/// Writes of which all are made or none.
 #[derive(Debug)]
-pub enum TransactError {
-    /// At least one condition did not hold.
-    Conditions(FailedConditions),
-    /// The system failed.
-    Fault(Fault),
+pub struct Transaction<'a> {
+    table: &'a Table,
+    doing: &'static str,
+    writes: Vec<TransactWriteItem>,
+    identities: Vec<Slot>,
 }
 
-/// The writes of a transaction whose conditions did not hold, by their place in it.
-#[derive(Debug, Clone, Default)]
-pub struct FailedConditions {
-    failed: HashMap<usize, Option<Item>>,
-    conflicted: HashSet<usize>,
-}
-
-impl FailedConditions {
-    /// Whether the condition of write `index` failed.
-    pub fn failed(&self, index: usize) -> bool {
-        self.failed.contains_key(&index)
+impl Transaction<'_> {
+    /// Adds a write.
+    pub fn add(&mut self, write: impl Write) -> Result<Slot, Fault> {
+        self.writes.push(built(write.write())?);
+        Ok(Slot(self.writes.len() - 1))
     }
 
-    /// Whether write `index` met another transaction, so that its condition was not looked at.
-    pub fn conflicted(&self, index: usize) -> bool {
-        self.conflicted.contains(&index)
+    /// Adds the write of the row that says whose turn this is: as long as its condition was not looked at, because it met
+    /// another transaction, what other conditions failed means nothing.
+    pub fn add_identity(&mut self, write: impl Write) -> Result<Slot, Fault> {
+        let slot = self.add(write)?;
+        self.identities.push(slot);
+        Ok(slot)
     }
 
-    /// The places of the failed writes, rising.
-    pub fn indexes(&self) -> Vec<usize> {
-        let mut indexes: Vec<usize> = self.failed.keys().copied().collect();
-        indexes.sort_unstable();
-        indexes
-    }
-
-    /// The item that write `index` found, if it failed and asked for `ALL_OLD` and there was one.
-    pub fn found(&self, index: usize) -> Option<&Item> {
-        self.failed.get(&index).and_then(Option::as_ref)
-    }
-}
-
-fn transact_error(doing: &'static str, error: SdkError<TransactWriteItemsError>) -> TransactError {
-    let reasons = match error.as_service_error() {
-        Some(TransactWriteItemsError::TransactionCanceledException(cancelled)) => cancelled.cancellation_reasons(),
-        _ => return TransactError::Fault(classify(doing, error)),
-    };
-    let failed: HashMap<usize, Option<Item>> = reasons
-        .iter()
-        .enumerate()
-        .filter(|(_, reason)| reason.code() == Some("ConditionalCheckFailed"))
-        .map(|(index, reason)| (index, reason.item().cloned().filter(|item| !item.is_empty())))
-        .collect();
-    if reasons.iter().any(|reason| reason.code().is_some_and(is_throttling)) {
-        metrics::count("Throttled", 1);
-    }
-    let contended = |code: Option<&str>| code.is_some_and(|code| code == "TransactionConflict" || is_throttling(code));
-    let conflicted: HashSet<usize> =
-        reasons.iter().enumerate().filter(|(_, reason)| contended(reason.code())).map(|(index, _)| index).collect();
-    if !failed.is_empty() {
-        return TransactError::Conditions(FailedConditions { failed, conflicted });
-    }
-    if !conflicted.is_empty() {
-        return TransactError::Fault(Fault::contended(doing));
-    }
-    TransactError::Fault(Fault::broken(doing, error))
-}
-
-/// Whether AWS refused a call for a limit: of a table, a partition, a function or the account.
-fn is_throttling(code: &str) -> bool {
-    matches!(
-        code,
-        "ProvisionedThroughputExceededException"
-            | "ThrottlingException"
-            | "RequestLimitExceeded"
-            | "TooManyRequestsException"
-            // As a transaction's reasons have them.
-            | "ProvisionedThroughputExceeded"
-            | "ThrottlingError"
-    )
-}
-
-/// Says who must act on a failed call. A failed condition is not a fault: handle it before.
-pub fn classify<E>(doing: &'static str, error: SdkError<E>) -> Fault
-where
-    E: ProvideErrorMetadata + std::error::Error + Send + Sync + 'static,
-{
-    match &error {
-        SdkError::ConstructionFailure(_) => return Fault::broken(doing, error),
-        SdkError::ServiceError(_) => {}
-        // No usable answer: it may or may not have been carried out.
-        _ => return Fault::unavailable(doing, error),
-    }
-    match error.code().unwrap_or_default() {
-        code if is_throttling(code) => {
-            // Tried again, here and by whoever asked: nothing is lost, but somebody should know.
-            metrics::count("Throttled", 1);
-            Fault::contended(doing)
-        }
-        "TransactionConflictException" | "TransactionInProgressException" => Fault::contended(doing),
-        "ValidationException" | "SerializationException" | "IdempotentParameterMismatchException" => {
-            Fault::broken(doing, error)
-        }
-        code => {
-            // Everything else an operator or time can mend. What only an operator can is no passing trouble.
-            if matches!(code, "AccessDeniedException" | "ResourceNotFoundException") {
-                metrics::count("Broken", 1);
+    /// Makes all writes or none, and tries again, jittered and bounded, while another transaction holds a row that matters.
+    /// The inner error says whose conditions did not hold.
+    pub async fn commit(self) -> Result<Result<(), Cancelled>, Fault> {
+        for attempt in 0..TRANSACTION_ATTEMPTS {
+            if attempt > 0 {
+                tokio::time::sleep(jitter(attempt - 1)).await;
             }
-            Fault::unavailable(doing, error)
+            let writes = Some(self.writes.clone());
+            let sent = self.table.client.transact_write_items().set_transact_items(writes).send().await;
+            let Err(error) = sent else { return Ok(Ok(())) };
+            match self.meaning(error) {
+                Err(Fault::Contended(_)) => {}
+                Err(fault) => return Err(fault),
+                Ok(cancelled) => return Ok(Err(cancelled)),
+            }
         }
+        Err(Fault::contended(self.doing))
+    }
+
+    /// The same for writes without conditions.
+    pub async fn commit_unconditional(self) -> Result<(), Fault> {
+        let doing = self.doing;
+        self.commit().await?.map_err(|_| Fault::broken(doing, "a condition failed where there is none"))
+    }
+
+    /// What a cancellation means, in the one place that decides it. Its reasons may be mixed: some conditions failed, and
+    /// some writes met another transaction or a throttle, so that their conditions were not looked at.
+    fn meaning(&self, error: SdkError<TransactWriteItemsError>) -> Result<Cancelled, Fault> {
+        let reasons = match error.as_service_error() {
+            Some(TransactWriteItemsError::TransactionCanceledException(cancelled)) => cancelled.cancellation_reasons(),
+            _ => return Err(classify(self.doing, error)),
+        };
+        let throttled = |reason: &CancellationReason| reason.code().is_some_and(is_throttling);
+        if reasons.iter().any(throttled) {
+            metrics::count("Throttled", 1);
+        }
+        let unseen = |reason: &CancellationReason| reason.code() == Some("TransactionConflict") || throttled(reason);
+        if self.identities.iter().any(|slot| reasons.get(slot.0).is_some_and(unseen)) {
+            return Err(Fault::contended(self.doing));
+        }
+        let failed: BTreeMap<usize, Option<Item>> = reasons
+            .iter()
+            .enumerate()
+            .filter(|(_, reason)| reason.code() == Some("ConditionalCheckFailed"))
+            .map(|(index, reason)| (index, reason.item().cloned().filter(|item| !item.is_empty())))
+            .collect();
+        match failed.is_empty() {
+            false => Ok(Cancelled { failed }),
+            true if reasons.iter().any(unseen) => Err(Fault::contended(self.doing)),
+            true => Err(Fault::broken(self.doing, error)),
+        }
+    }
+}
+
+/// A transaction that wrote nothing, because at least one condition did not hold.
+#[derive(Debug, Clone)]
+pub struct Cancelled {
+    failed: BTreeMap<usize, Option<Item>>,
+}
+
+impl Cancelled {
+    /// Whether the condition of a write failed.
+    pub fn failed(&self, slot: Slot) -> bool {
+        self.failed.contains_key(&slot.0)
+    }
+
+    /// The item that a write found, if its condition failed and it asked for `ALL_OLD` and there was one.
+    pub fn found(&self, slot: Slot) -> Option<&Item> {
+        self.failed.get(&slot.0).and_then(Option::as_ref)
     }
 }
 

@@ -1,6 +1,8 @@
-//! Failures that are nobody's business decision, named for who must act.
+//! Failures that are nobody's business decision, named for who must act, and the one classification of AWS's.
 
 use crate::metrics;
+use aws_smithy_runtime_api::client::result::SdkError;
+use aws_smithy_types::error::metadata::ProvideErrorMetadata;
 use std::error::Error as StdError;
 use std::fmt;
 use std::time::Duration;
@@ -102,5 +104,51 @@ impl fmt::Display for Fault {
 impl StdError for Fault {
     fn source(&self) -> Option<&(dyn StdError + 'static)> {
         self.cause().source.as_deref().map(|source| source as &(dyn StdError + 'static))
+    }
+}
+
+/// Whether AWS refused a call for a limit: of a table, a partition, a function or the account.
+pub(crate) fn is_throttling(code: &str) -> bool {
+    matches!(
+        code,
+        "ProvisionedThroughputExceededException"
+            | "ThrottlingException"
+            | "RequestLimitExceeded"
+            | "TooManyRequestsException"
+            // As a transaction's reasons have them.
+            | "ProvisionedThroughputExceeded"
+            | "ThrottlingError"
+    )
+}
+
+/// Says who must act on a failed call. A failed condition is not a fault: handle it before.
+pub fn classify<E, R>(doing: &'static str, error: SdkError<E, R>) -> Fault
+where
+    E: ProvideErrorMetadata + StdError + Send + Sync + 'static,
+    R: fmt::Debug + Send + Sync + 'static,
+{
+    match &error {
+        SdkError::ConstructionFailure(_) => return Fault::broken(doing, error),
+        SdkError::ServiceError(_) => {}
+        // No usable answer: it may or may not have been carried out.
+        _ => return Fault::unavailable(doing, error),
+    }
+    match error.code().unwrap_or_default() {
+        code if is_throttling(code) => {
+            // Tried again, here and by whoever asked: nothing is lost, but somebody should know.
+            metrics::count("Throttled", 1);
+            Fault::contended(doing)
+        }
+        "TransactionConflictException" | "TransactionInProgressException" => Fault::contended(doing),
+        "ValidationException" | "SerializationException" | "IdempotentParameterMismatchException" => {
+            Fault::broken(doing, error)
+        }
+        code => {
+            // Everything else an operator or time can mend. What only an operator can is no passing trouble.
+            if matches!(code, "AccessDeniedException" | "ResourceNotFoundException") {
+                metrics::count("Broken", 1);
+            }
+            Fault::unavailable(doing, error)
+        }
     }
 }

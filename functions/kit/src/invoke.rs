@@ -1,5 +1,6 @@
 //! Asking another context for a step while an HTTP request waits: a synchronous Lambda invocation.
 
+use crate::fault::classify;
 use crate::service::{Request, Service};
 use crate::{Fault, dynamo};
 use contracts::saga::error_name;
@@ -62,7 +63,7 @@ impl Step {
 
     async fn ask_once<O: DeserializeOwned>(&self, doing: &'static str, payload: &[u8]) -> Result<O, Fault> {
         let answer = self.lambda.send(Request::invocation(&self.function, payload)).await;
-        let answer = answer.map_err(|error| dynamo::classify(doing, error))?;
+        let answer = answer.map_err(|error| classify(doing, error))?;
         let body = answer.body.as_slice();
         if answer.header("x-amz-function-error").is_none() {
             return serde_json::from_slice(body).map_err(|error| Fault::broken(doing, error));

@@ -7,8 +7,8 @@
 //! - [`service`]: AWS services of which a call or two is needed.
 //! - [`outgoing`]: calls to providers outside. [`secrets`]: what they are signed with. [`logs`]: log lines as events.
 //! - [`metrics`]: what happened, in numbers, without a call.
-//! - [`dynamo`]: one classification of DynamoDB's failures. [`invoke`]: asking another context for a step.
-//! - [`fault`]: failures named for who must act.
+//! - [`dynamo`]: transactions and readers. [`invoke`]: asking another context for a step.
+//! - [`fault`]: failures named for who must act; one classification of AWS's.
 
 pub mod auth;
 pub mod aws;

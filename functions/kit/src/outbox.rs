@@ -6,6 +6,7 @@
 //! not publish, the scheduled sweep sends again. Publishing twice is harmless: consumers go by the event's id.
 
 use crate::dynamo::{self, Item, PK, Read, SK, TTL, Table, at, n, s};
+use crate::fault::classify;
 use crate::service::Service;
 use crate::stream::{Change, Record};
 use crate::{Fault, ids, metrics};
@@ -127,7 +128,7 @@ pub async fn publish_again(table: &Table, event_id: &str, now: Timestamp) -> Res
     match marked {
         Ok(_) => Ok(()),
         Err(error) if error.as_service_error().is_some_and(|e| e.is_conditional_check_failed_exception()) => Ok(()),
-        Err(error) => Err(dynamo::classify("having an event published again", error)),
+        Err(error) => Err(classify("having an event published again", error)),
     }
 }
 
@@ -158,7 +159,7 @@ impl Bus {
             }));
         }
         let answer = self.events.call("PutEvents", &json!({ "Entries": entries })).await;
-        let answer = answer.map_err(|error| dynamo::classify("publishing events", error))?;
+        let answer = answer.map_err(|error| classify("publishing events", error))?;
         let error_of = |index: usize| {
             let entry = &answer["Entries"][index];
             // What was taken has an id. An entry of which nothing is said was not.
@@ -269,7 +270,7 @@ impl Relay {
             .limit(100)
             .send()
             .await
-            .map_err(|error| dynamo::classify("finding unpublished events", error))?;
+            .map_err(|error| classify("finding unpublished events", error))?;
         Ok(found.items.unwrap_or_default())
     }
 
@@ -359,7 +360,7 @@ impl Relay {
             .send()
             .await
             .map(drop)
-            .map_err(|error| dynamo::classify("marking an event published", error))
+            .map_err(|error| classify("marking an event published", error))
     }
 
     async fn mark_failed(&self, row: &Item, error: &str) -> Result<(), Fault> {
@@ -370,7 +371,7 @@ impl Relay {
             .send()
             .await
             .map(drop)
-            .map_err(|error| dynamo::classify("marking an event unpublished", error))
+            .map_err(|error| classify("marking an event unpublished", error))
     }
 
     fn mark(&self, row: &Item) -> aws_sdk_dynamodb::operation::update_item::builders::UpdateItemFluentBuilder {

@@ -10,6 +10,7 @@
 //! queue in their order. A process that dies gives its messages back after the queue's visibility timeout, and SQS
 //! itself puts those that keep killing processes into the dead letters.
 
+use crate::fault::classify;
 use crate::{Fault, metrics};
 use aws_lambda_events::sqs::{BatchItemFailure, SqsBatchResponse, SqsEvent, SqsMessage};
 use aws_sdk_sqs::types::MessageAttributeValue;
@@ -17,6 +18,7 @@ use contracts::Timestamp;
 use contracts::events::Event;
 use futures_util::future::join_all;
 use serde::Deserialize;
+use serde::de::DeserializeOwned;
 use std::time::{Duration, Instant};
 
 /// After how many receives a message that may still go well is given up: with [`LONGEST_WAIT`], some six hours.
@@ -82,13 +84,18 @@ impl Message {
     /// The domain event that a bus rule put on the queue. Anything else is [`Fault::Broken`] and will end in the
     /// dead-letter queue.
     pub fn event(&self) -> Result<Event, Fault> {
+        self.detail("reading a delivered event")
+    }
+
+    /// The `detail` of a message in the shape of a delivered event, as [`Message::event`] has it.
+    pub fn detail<T: DeserializeOwned>(&self, doing: &'static str) -> Result<T, Fault> {
         #[derive(Deserialize)]
-        struct Delivered {
-            detail: Event,
+        struct Delivered<T> {
+            detail: T,
         }
-        serde_json::from_str::<Delivered>(&self.body)
+        serde_json::from_str::<Delivered<T>>(&self.body)
             .map(|delivered| delivered.detail)
-            .map_err(|error| Fault::broken("reading a delivered event", error))
+            .map_err(|error| Fault::broken(doing, error))
     }
 
     /// What the log says a message is about, as far as it can be read.
@@ -216,7 +223,7 @@ impl Queue {
             .await;
         if let Err(error) = delayed {
             // It comes again anyway, after the queue's visibility timeout.
-            let error = crate::dynamo::classify("delaying a message", error).chain();
+            let error = classify("delaying a message", error).chain();
             tracing::warn!(consumer, error, message = message.id, "a retry keeps the queue's pace");
         }
     }
@@ -252,7 +259,7 @@ impl Queue {
             // repetition and dropped.
             send = send.message_group_id(group).message_deduplication_id(&message.id);
         }
-        send.send().await.map(drop).map_err(|error| crate::dynamo::classify("keeping a dead letter", error))
+        send.send().await.map(drop).map_err(|error| classify("keeping a dead letter", error))
     }
 }
 

@@ -1,8 +1,9 @@
 //! Secrets: JSON documents in SSM Parameter Store (`SecureString`), read when first needed and again every few
 //! minutes, so that a rotated secret is in force without a deployment. They never reach a log, an event or a setting.
 
+use crate::Fault;
+use crate::fault::classify;
 use crate::service::Service;
-use crate::{Fault, dynamo};
 use serde::de::DeserializeOwned;
 use serde_json::json;
 use std::fmt;
@@ -38,7 +39,7 @@ impl<T: DeserializeOwned + Clone> Secret<T> {
         }
         let wanted = json!({ "Name": self.name, "WithDecryption": true });
         let got = self.ssm.call("GetParameter", &wanted).await;
-        let got = got.map_err(|error| dynamo::classify("reading a secret", error))?;
+        let got = got.map_err(|error| classify("reading a secret", error))?;
         let text = got["Parameter"]["Value"].as_str().unwrap_or_default();
         // The error would quote the document.
         let read: T = serde_json::from_str(text)

@@ -500,7 +500,7 @@ impl LookAtQueue for Queues {
                 tracing::warn!(queue, "a queue that is watched is not there: its context is not deployed");
                 return Ok(0);
             }
-            Err(error) => return Err(kit::dynamo::classify("looking at a queue", error)),
+            Err(error) => return Err(kit::fault::classify("looking at a queue", error)),
         };
         Ok(counts.iter().filter_map(|name| attributes.get(name)?.parse::<u64>().ok()).sum())
     }

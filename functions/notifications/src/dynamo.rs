@@ -12,12 +12,11 @@ use crate::ports::{GuardDelivery, KeepAlerts, KeepReceipts};
 use aws_sdk_dynamodb::operation::put_item::PutItemError;
 use aws_sdk_dynamodb::operation::update_item::UpdateItemError;
 use aws_sdk_dynamodb::operation::update_item::builders::UpdateItemFluentBuilder;
-use aws_sdk_dynamodb::types::{
-    AttributeValue, Put, ReturnValue, ReturnValuesOnConditionCheckFailure, TransactWriteItem,
-};
+use aws_sdk_dynamodb::types::{AttributeValue, Put, ReturnValue, ReturnValuesOnConditionCheckFailure};
 use contracts::events::EventBody;
 use contracts::{EventId, PaymentId, Timestamp};
-use kit::dynamo::{Item, PK, Read, SK, TTL, Table, TransactError, at, built, classify, n, s};
+use kit::dynamo::{Item, PK, Read, SK, TTL, Table, at, n, s};
+use kit::fault::classify;
 use kit::{Fault, outbox};
 use serde::{Deserialize, Serialize};
 
@@ -48,16 +47,10 @@ impl Notifications {
         let order = report.order.order_id.as_str();
         let body = EventBody::OrderReported(report.order.clone());
         let event = outbox::event(SOURCE, order, &report.correlation_id, body, now)?;
-        let put = Put::builder().table_name(&self.table.name).set_item(Some(done));
-        let done = TransactWriteItem::builder().put(built(put.build())?).build();
-        let writes = vec![done, outbox::row(&self.table, &event, order)?];
-        match self.table.transact(FINISHING, writes).await {
-            Ok(()) => Ok(()),
-            Err(TransactError::Conditions(_)) => {
-                Err(Fault::broken(FINISHING, "a write without a condition was refused"))
-            }
-            Err(TransactError::Fault(fault)) => Err(fault),
-        }
+        let mut transaction = self.table.transaction(FINISHING);
+        transaction.add(Put::builder().table_name(&self.table.name).set_item(Some(done)))?;
+        transaction.add(outbox::row(&self.table, &event, order)?)?;
+        transaction.commit_unconditional().await
     }
 
     fn update_receipt(&self, payment: &PaymentId) -> UpdateItemFluentBuilder {

@@ -3,9 +3,9 @@
 use kit::outbox::Relay;
 use kit::outgoing::Client;
 use kit::{Boot, MainResult};
+use notifications::clients::{AlimTalk, CashReceipts, Directory, Notion, Queues, Webhook};
 use notifications::dynamo::Notifications;
 use notifications::handlers::{self, Deps, PersonalDeps, WatchDeps};
-use notifications::neighbours::{AlimTalk, CashReceipts, Directory, Notion, Queues, Webhook};
 use std::error::Error;
 
 /// Something is not set, or cannot be set up.

@@ -26,7 +26,8 @@ use contracts::events::{CartEvent, Event, EventBody, FaultDetected, OrderEvent, 
 use contracts::orders::{MAX_LINES, OrderFailure, OrderLine, Pieces, Quantity, Work};
 use contracts::{ItemId, OrderId, Timestamp, UserId, Won};
 use kit::Fault;
-use kit::dynamo::{self, Item, PK, Read, SK, TTL, Table, TransactError, at, built, classify, jitter, n, readable, s};
+use kit::dynamo::{self, Item, PK, Read, SK, TTL, Table, at, built, jitter, n, readable, s};
+use kit::fault::classify;
 use kit::http::Page;
 use kit::idempotency::{self, IdempotencyKey, StoredAnswer};
 use kit::outbox;
@@ -106,12 +107,16 @@ impl Orders {
     }
 
     /// Writes all, or nothing if a condition does not hold: `false`.
-    async fn written(&self, doing: &'static str, writes: Vec<TransactWriteItem>) -> Result<bool, Fault> {
-        match self.table.transact(doing, writes).await {
-            Ok(()) => Ok(true),
-            Err(TransactError::Conditions(_)) => Ok(false),
-            Err(TransactError::Fault(fault)) => Err(fault),
+    async fn written(
+        &self,
+        doing: &'static str,
+        writes: impl IntoIterator<Item = TransactWriteItem>,
+    ) -> Result<bool, Fault> {
+        let mut transaction = self.table.transaction(doing);
+        for write in writes {
+            transaction.add(write)?;
         }
+        Ok(transaction.commit().await?.is_ok())
     }
 
     /// The row that says what was done to the cart for an order nothing was done for.
@@ -338,19 +343,15 @@ impl OpenOrder for Orders {
         let event = event_of(order, EventBody::OrderPlaced(event_data(order)), now)?;
         let pending = |participant: Participant| (participant.as_str().to_owned(), s(Work::Pending.as_str()));
         let work_state = AttributeValue::M(Participant::ALL.into_iter().map(pending).collect());
-        let writes = vec![
-            put(built(row.build())?),
-            outbox::row_with(&self.table, &event, id, [("work_state", work_state)])?,
-            idempotency::remember(&self.table, &order.user, key, answer, now)?,
-        ];
-        match self.table.transact(DOING, writes).await {
-            Ok(()) => Ok(Remembered::Nothing),
-            Err(TransactError::Fault(fault)) => Err(fault),
-            Err(TransactError::Conditions(failed)) => match failed.found(2) {
-                Some(row) => recalled(row, key),
-                // The id was minted for this very call: a try whose answer was lost has written it.
-                None => Ok(Remembered::Nothing),
-            },
+        let mut transaction = self.table.transaction(DOING);
+        transaction.add(row)?;
+        transaction.add(outbox::row_with(&self.table, &event, id, [("work_state", work_state)])?)?;
+        let remembered = transaction.add(idempotency::remember(&self.table, &order.user, key, answer, now)?)?;
+        let Err(cancelled) = transaction.commit().await? else { return Ok(Remembered::Nothing) };
+        match cancelled.found(remembered) {
+            Some(row) => recalled(row, key),
+            // The id was minted for this very call: a try whose answer was lost has written it.
+            None => Ok(Remembered::Nothing),
         }
     }
 }

@@ -1,6 +1,9 @@
-//! What payments asks of other contexts.
+//! What payments asks of other contexts, of the payment provider and of Step Functions.
 
-use crate::charge::CreditPoints;
+pub mod provider;
+pub mod sagas;
+
+use crate::ports::charges::CreditPoints;
 use crate::ports::{AskQuote, AskRefundQuote};
 use contracts::steps::{ChargeCredit, CreditCharge, Quote, QuoteRefund, QuoteReservation, RefundQuote};
 use kit::Fault;

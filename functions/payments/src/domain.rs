@@ -1,5 +1,7 @@
 //! Payments and the pure decisions about them.
 
+pub mod charges;
+
 use contracts::saga::{PaymentFailure, PaymentSaga, RefundSaga, TokenExpiry};
 use contracts::steps::PayableReservation;
 use contracts::{PaymentId, ReservationId, Timestamp, UserId};

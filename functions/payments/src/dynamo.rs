@@ -6,19 +6,22 @@
 //! | remembered answer | `USER#<user>` | `IDEM#<key>` | see [`kit::idempotency`] |
 //! | outbox row | `OUTBOX#<event>` | `OUTBOX` | see [`kit::outbox`] |
 
+pub mod charges;
+
 use crate::domain::{PENDING_TOO_LONG_MILLIS, Payment, Refund, Status, wait_after_recovery};
 use crate::ports::{
     FindPayment, FindStuck, OpenPayment, OpenRefund, Opened, RecallAnswer, SettlePayment, SettleRefund,
 };
 use aws_sdk_dynamodb::types::builders::UpdateBuilder;
-use aws_sdk_dynamodb::types::{AttributeValue, Put, ReturnValuesOnConditionCheckFailure, TransactWriteItem, Update};
+use aws_sdk_dynamodb::types::{AttributeValue, Put, ReturnValuesOnConditionCheckFailure, Update};
 use contracts::events::{
     Event, EventBody, FaultDetected, PaymentCompleted, PaymentFailed, PaymentRefundFailed, PaymentRefunded,
 };
 use contracts::saga::{PaymentFailure, PaymentSaga, RefundSaga};
 use contracts::{PaymentId, Timestamp, UserId};
 use kit::Fault;
-use kit::dynamo::{Item, PK, Read, SK, Table, TransactError, at, built, classify, n, readable, s};
+use kit::dynamo::{Item, PK, Read, SK, Table, at, n, readable, s};
+use kit::fault::classify;
 use kit::idempotency::{self, IdempotencyKey, StoredAnswer};
 use kit::outbox;
 
@@ -74,19 +77,13 @@ impl Payments {
 
     /// The end of a saga with its event, both or neither; the status found when it had ended.
     async fn settle(&self, saga: &PaymentSaga, ended: UpdateBuilder, event: &Event) -> Result<Option<Status>, Fault> {
-        let writes = vec![
-            TransactWriteItem::builder().update(built(ended.build())?).build(),
-            outbox::row(&self.table, event, saga.payment_id.as_str())?,
-        ];
-        match self.table.transact("settling a payment", writes).await {
-            Ok(()) => Ok(None),
-            Err(TransactError::Fault(fault)) => Err(fault),
-            Err(TransactError::Conditions(failed)) => {
-                let found =
-                    failed.found(0).ok_or_else(|| Fault::broken("settling a payment", "there is no such payment"))?;
-                Ok(Some(payment_of(found)?.status))
-            }
-        }
+        const DOING: &str = "settling a payment";
+        let mut transaction = self.table.transaction(DOING);
+        let payment = transaction.add(ended)?;
+        transaction.add(outbox::row(&self.table, event, saga.payment_id.as_str())?)?;
+        let Err(cancelled) = transaction.commit().await? else { return Ok(None) };
+        let found = cancelled.found(payment).ok_or_else(|| Fault::broken(DOING, "there is no such payment"))?;
+        Ok(Some(payment_of(found)?.status))
     }
 }
 
@@ -99,7 +96,7 @@ impl OpenPayment for Payments {
         now: Timestamp,
     ) -> Result<Opened, Fault> {
         let saga = &payment.saga;
-        let put = Put::builder()
+        let row = Put::builder()
             .table_name(&self.table.name)
             .item(PK, user_pk(&saga.user_id))
             .item(SK, payment_sk(&saga.payment_id))
@@ -114,20 +111,15 @@ impl OpenPayment for Payments {
             .item("recoveries", n(payment.recoveries))
             .item("pending_shard", s(pending_shard(&saga.payment_id)))
             .item("pending_since", at(now))
-            .condition_expression("attribute_not_exists(pk)")
-            .build();
-        let writes = vec![
-            TransactWriteItem::builder().put(built(put)?).build(),
-            idempotency::remember(&self.table, &saga.user_id, key, answer, now)?,
-        ];
-        match self.table.transact("recording a payment", writes).await {
-            Ok(()) => Ok(Opened::Now),
-            Err(TransactError::Fault(fault)) => Err(fault),
-            Err(TransactError::Conditions(failed)) => match failed.found(1) {
-                Some(row) => opened_before(row, key),
-                // The id was minted for this very call: a try whose answer was lost has written it.
-                None => Ok(Opened::Now),
-            },
+            .condition_expression("attribute_not_exists(pk)");
+        let mut transaction = self.table.transaction("recording a payment");
+        transaction.add(row)?;
+        let remembered = transaction.add(idempotency::remember(&self.table, &saga.user_id, key, answer, now)?)?;
+        let Err(cancelled) = transaction.commit().await? else { return Ok(Opened::Now) };
+        match cancelled.found(remembered) {
+            Some(row) => opened_before(row, key),
+            // The id was minted for this very call: a try whose answer was lost has written it.
+            None => Ok(Opened::Now),
         }
     }
 }
@@ -142,7 +134,7 @@ impl OpenRefund for Payments {
     ) -> Result<Option<Opened>, Fault> {
         let saga = &payment.saga;
         let (requested_at, correlation_id) = payment.asked();
-        let update = self
+        let refunding = self
             .update(saga)
             .update_expression(
                 "SET #status = :refunding, refund_requested_at = :requested, refund_correlation_id = :correlation, \
@@ -154,22 +146,14 @@ impl OpenRefund for Payments {
             .expression_attribute_values(":requested", at(requested_at))
             .expression_attribute_values(":correlation", s(correlation_id))
             .expression_attribute_values(":recoveries", n(payment.recoveries))
-            .expression_attribute_values(":shard", s(pending_shard(&saga.payment_id)))
-            .build();
-        let writes = vec![
-            TransactWriteItem::builder().update(built(update)?).build(),
-            idempotency::remember(&self.table, &saga.user_id, key, answer, now)?,
-        ];
-        match self.table.transact("recording a refund", writes).await {
-            Ok(()) => Ok(Some(Opened::Now)),
-            Err(TransactError::Fault(fault)) => Err(fault),
-            Err(TransactError::Conditions(failed)) => match failed.found(1) {
-                Some(row) => opened_before(row, key).map(Some),
-                // What made it not completed may be this very request, being recorded at this moment.
-                None if failed.conflicted(1) => Err(Fault::contended("recording a refund")),
-                None => Ok(None),
-            },
-        }
+            .expression_attribute_values(":shard", s(pending_shard(&saga.payment_id)));
+        let mut transaction = self.table.transaction("recording a refund");
+        transaction.add(refunding)?;
+        // What made it not completed may be this very request, being recorded at this moment.
+        let remember = idempotency::remember(&self.table, &saga.user_id, key, answer, now)?;
+        let remembered = transaction.add_identity(remember)?;
+        let Err(cancelled) = transaction.commit().await? else { return Ok(Some(Opened::Now)) };
+        cancelled.found(remembered).map(|row| opened_before(row, key)).transpose()
     }
 }
 
@@ -268,7 +252,7 @@ impl SettleRefund for Payments {
 }
 
 /// What is in a shard of the index of what is open since before a moment: at least `page` of it, where there is as much.
-pub(crate) async fn pending<T>(
+async fn pending<T>(
     table: &Table,
     shard: AttributeValue,
     before: Timestamp,
@@ -325,15 +309,13 @@ impl FindStuck for Payments {
             .expression_attribute_values(":before", n(before.recoveries))
             .expression_attribute_values(":after", n(after.recoveries))
             // `pending_since` in the future is how the index waits.
-            .expression_attribute_values(":look", at(now.plus_millis(wait - PENDING_TOO_LONG_MILLIS)))
-            .build();
-        let mut writes = vec![TransactWriteItem::builder().update(built(update)?).build()];
-        writes.extend(told);
-        match self.table.transact("counting a recovery", writes).await {
-            Ok(()) => Ok(true),
-            Err(TransactError::Conditions(_)) => Ok(false),
-            Err(TransactError::Fault(fault)) => Err(fault),
+            .expression_attribute_values(":look", at(now.plus_millis(wait - PENDING_TOO_LONG_MILLIS)));
+        let mut transaction = self.table.transaction("counting a recovery");
+        transaction.add(update)?;
+        if let Some(told) = told {
+            transaction.add(told)?;
         }
+        Ok(transaction.commit().await?.is_ok())
     }
 }
 

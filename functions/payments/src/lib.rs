@@ -3,13 +3,9 @@
 //! Owns the payment record, starts the payment saga and brings to an end what got stuck. Knows nothing of seats or
 //! balances: reservations quotes the price, points moves the points, the state machine calls them.
 
-pub mod charge;
-pub mod charge_dynamo;
+pub mod clients;
 pub mod domain;
 pub mod dynamo;
 pub mod handlers;
-pub mod neighbours;
 pub mod ports;
-pub mod provider;
-pub mod saga;
 pub mod usecases;

@@ -3,11 +3,11 @@
 use contracts::saga::TokenExpiry;
 use kit::outbox::Relay;
 use kit::{Boot, MainResult};
-use payments::charge_dynamo::Charges;
+use payments::clients::provider::TossPayments;
+use payments::clients::sagas::StateMachine;
 use payments::dynamo::Payments;
+use payments::dynamo::charges::Charges;
 use payments::handlers::{self, Deps, RefundDeps, StartDeps};
-use payments::provider::TossPayments;
-use payments::saga::StateMachine;
 use payments::usecases::cancel_refund::cancel_refund;
 use payments::usecases::complete_payment::complete_payment;
 use payments::usecases::complete_refund::complete_refund;

@@ -1,5 +1,7 @@
 //! What payments needs from outside, one narrow trait per capability.
 
+pub mod charges;
+
 use crate::domain::{Execution, Payment, Status};
 use contracts::saga::{PaymentFailure, PaymentSaga, RefundSaga};
 use contracts::steps::{Quote, QuoteRefund, QuoteReservation, RefundQuote};

@@ -22,7 +22,8 @@ use aws_sdk_dynamodb::types::{
 use contracts::events::{EventBody, PointsEvent, PointsRefused};
 use contracts::orders::{OrderFailure, Work};
 use contracts::{OrderId, Timestamp, UserId, Won};
-use kit::dynamo::{Item, PK, Read, SK, TTL, Table, TransactError, at, built, classify, jitter, n, s};
+use kit::dynamo::{Item, PK, Read, SK, TTL, Table, at, built, jitter, n, s};
+use kit::fault::classify;
 use kit::http::Page;
 use kit::{Fault, outbox};
 use serde::{Deserialize, Serialize};
@@ -401,12 +402,16 @@ impl Accounts {
     }
 
     /// Writes all, or nothing if a condition does not hold: `false`.
-    async fn written(&self, doing: &'static str, writes: Vec<TransactWriteItem>) -> Result<bool, Fault> {
-        match self.table.transact(doing, writes).await {
-            Ok(()) => Ok(true),
-            Err(TransactError::Conditions(_)) => Ok(false),
-            Err(TransactError::Fault(fault)) => Err(fault),
+    async fn written(
+        &self,
+        doing: &'static str,
+        writes: impl IntoIterator<Item = TransactWriteItem>,
+    ) -> Result<bool, Fault> {
+        let mut transaction = self.table.transaction(doing);
+        for write in writes {
+            transaction.add(write)?;
         }
+        Ok(transaction.commit().await?.is_ok())
     }
 
     /// The write of an answer.
@@ -438,19 +443,17 @@ impl SettleOrder for Accounts {
         };
         let posting = posting.expression_attribute_values(":full", n(MAX_HOT_ENTRIES));
         let told = EventBody::PointsUsed(points_event(order, order.price));
-        let writes = vec![
-            self.work_begun(order, Work::Done, order.price, now)?,
-            within_transaction(&posting)?,
-            self.answer(order, told, now)?,
-        ];
-        match self.table.transact("using points for an order", writes).await {
+        let mut transaction = self.table.transaction("using points for an order");
+        let work = transaction.add(self.work_begun(order, Work::Done, order.price, now)?)?;
+        transaction.add(within_transaction(&posting)?)?;
+        transaction.add(self.answer(order, told, now)?)?;
+        match transaction.commit().await? {
             Ok(()) => {
                 self.archive_after(&order.user, now).await;
                 Ok(Used::Now)
             }
-            Err(TransactError::Conditions(failed)) if failed.failed(0) => Ok(Used::Crossed),
-            Err(TransactError::Conditions(_)) => Ok(Used::TooLow),
-            Err(TransactError::Fault(fault)) => Err(fault),
+            Err(cancelled) if cancelled.failed(work) => Ok(Used::Crossed),
+            Err(_) => Ok(Used::TooLow),
         }
     }
 

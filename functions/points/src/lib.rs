@@ -4,9 +4,9 @@
 //! reference that somebody else understands. Where charging is paid for, payments is asked to see to that; of orders it
 //! hears by events, and answers by events.
 
+pub mod clients;
 pub mod domain;
 pub mod dynamo;
 pub mod handlers;
-pub mod neighbours;
 pub mod ports;
 pub mod usecases;

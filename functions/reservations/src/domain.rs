@@ -5,6 +5,7 @@ use contracts::events::CancelReason;
 use contracts::seats::Section;
 use contracts::steps::{OpenSchedule, PayableReservation, Quote, RefundQuote};
 use contracts::{ConcertId, Invalid, PaymentId, ReservationId, ScheduleId, SeatId, Timestamp, UserId, Won};
+use serde::{Deserialize, Serialize};
 use std::collections::HashSet;
 
 /// How many undecided requests one user may have for a date. They are decided one after another within a section, so
@@ -19,8 +20,23 @@ pub const MAX_SEATS: usize = 90;
 pub const MAX_RELEASES: usize = 50;
 
 /// The seats somebody asks for: 1 to [`MAX_SEATS`], none twice.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(try_from = "Vec<SeatId>", into = "Vec<SeatId>")]
 pub struct SeatList(Vec<SeatId>);
+
+impl TryFrom<Vec<SeatId>> for SeatList {
+    type Error = Invalid;
+
+    fn try_from(seats: Vec<SeatId>) -> Result<Self, Invalid> {
+        Self::new(seats)
+    }
+}
+
+impl From<SeatList> for Vec<SeatId> {
+    fn from(list: SeatList) -> Self {
+        list.0
+    }
+}
 
 impl SeatList {
     /// Parses the wish.
@@ -136,25 +152,65 @@ impl Reservation {
     pub fn visible_status(&self, now: Timestamp) -> Status {
         if self.status == Status::Held && now >= self.hold_expires_at { Status::Expired } else { self.status }
     }
+
+    /// What ending it has to know.
+    pub fn booking(&self) -> Booking {
+        Booking {
+            id: self.id.clone(),
+            user: self.user.clone(),
+            schedule: self.schedule.clone(),
+            concert: self.concert.clone(),
+            seats: self.seats.clone(),
+            total_price: self.total_price,
+            hold_expires_at: self.hold_expires_at,
+            correlation_id: self.correlation_id.clone(),
+        }
+    }
+}
+
+/// Which seats of which date somebody has, for how much and until when: what giving them back has to know and its event
+/// tells. The event of a hold and the input of a saga say as much.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Booking {
+    /// The reservation.
+    pub id: ReservationId,
+    /// Its owner.
+    pub user: UserId,
+    /// The date.
+    pub schedule: ScheduleId,
+    /// The concert.
+    pub concert: ConcertId,
+    /// Its seats, in the order asked.
+    pub seats: Vec<SeatId>,
+    /// The price of all of them.
+    pub total_price: Won,
+    /// When its hold ends or ended.
+    pub hold_expires_at: Timestamp,
+    /// The request that the events belong to.
+    pub correlation_id: String,
 }
 
 /// The terms a date is sold under, as concerts set them.
 pub type Terms = OpenSchedule;
 
-/// A request to hold seats.
-#[derive(Debug, Clone)]
+/// A request to hold seats, also as it is written down and sent when nobody waits for the decision.
+#[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct Wish {
     /// Who asks.
+    #[serde(rename = "user_id")]
     pub user: UserId,
     /// With which verified queue token.
     pub token: QueueTokenClaims,
     /// For which date.
+    #[serde(rename = "schedule_id")]
     pub schedule: ScheduleId,
     /// Which seats.
     pub seats: SeatList,
     /// The id of the reservation, if it comes to one.
+    #[serde(rename = "id")]
     pub reservation: ReservationId,
     /// The request.
+    #[serde(rename = "correlationid")]
     pub correlation_id: String,
     /// When it was asked for: the moment at which it must have been the token's turn.
     pub asked_at: Timestamp,
@@ -346,15 +402,6 @@ pub enum EndHold {
     Cancel,
     /// The system could not keep its promise: it is undone, whether or not it is over.
     Undo(CancelReason),
-}
-
-/// Why a pending reservation comes to nothing.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Withdrawal {
-    /// Its owner or the system gives it up.
-    Cancel(CancelReason),
-    /// It is refused, for this reason.
-    Reject(&'static str),
 }
 
 /// What there is to do about a reservation that has been pending for a while.

@@ -1,7 +1,6 @@
 //! HTTP in and out. Steps and consumers need no translation: their input is published language.
 
 use crate::domain::{MAX_PENDING, Refusal, Reservation, SeatList, Status, Wish};
-use crate::dynamo::wish_of;
 use crate::ports::{
     AskForSeats, FindReservation, ListReservations, LoadSale, Origin, WriteEnd, WriteHold, WritePending,
 };
@@ -158,7 +157,7 @@ pub async fn write_reservations<S>(store: &S, message: Message) -> Result<(), Fa
 where
     S: LoadSale + WriteHold + ListReservations + WriteEnd + WritePending,
 {
-    write_reservations::write_reservations(store, &wish_of(&message.body)?, message.now).await
+    write_reservations::write_reservations(store, &message.detail("reading a wish")?, message.now).await
 }
 
 impl From<ReserveError> for Problem {

@@ -3,7 +3,8 @@
 use kit::boot::BadSetting;
 use kit::outbox::Relay;
 use kit::{Boot, MainResult};
-use reservations::dynamo::{ExpiryQueue, RequestQueue, Reservations};
+use reservations::clients::{ExpiryQueue, RequestQueue};
+use reservations::dynamo::Reservations;
 use reservations::handlers::{self, Deps, ReserveDeps};
 use reservations::usecases::apply_admission::apply_admission;
 use reservations::usecases::apply_admissions::apply_admissions;

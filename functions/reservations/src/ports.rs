@@ -1,8 +1,8 @@
 //! What reservations needs from outside, one narrow trait per capability.
 
-use crate::domain::{EndHold, Hold, Refusal, Reservation, Terms, Visits, Wish, Withdrawal};
+use crate::domain::{Booking, EndHold, Hold, Refusal, Reservation, Terms, Visits, Wish};
 use contracts::admission::AdmissionPlan;
-use contracts::events::FaultDetected;
+use contracts::events::{CancelReason, FaultDetected};
 use contracts::saga::{PaymentSaga, RefundSaga};
 use contracts::{ConcertId, ReservationId, ScheduleId, Timestamp, UserId};
 use kit::Fault;
@@ -94,11 +94,18 @@ pub trait WritePending: Send + Sync {
         answer: Option<(&IdempotencyKey, &StoredAnswer)>,
         now: Timestamp,
     ) -> impl Future<Output = Result<Option<Remembered>, Fault>> + Send;
-    /// pending -> cancelled or rejected, with the event. `false` when it is not pending any more.
-    fn withdraw(
+    /// pending -> cancelled, with the event. `false` when it is not pending any more.
+    fn cancel_request(
         &self,
-        reservation: &Reservation,
-        withdrawal: Withdrawal,
+        booking: &Booking,
+        reason: CancelReason,
+        now: Timestamp,
+    ) -> impl Future<Output = Result<bool, Fault>> + Send;
+    /// pending -> rejected, with the event. `false` when it is not pending any more.
+    fn reject_request(
+        &self,
+        wish: &Wish,
+        reason: &'static str,
         now: Timestamp,
     ) -> impl Future<Output = Result<bool, Fault>> + Send;
 }
@@ -171,7 +178,7 @@ pub trait WriteEnd: Send + Sync {
     /// was no such hold any more (or, expiring, not yet).
     fn end_hold(
         &self,
-        reservation: &Reservation,
+        booking: &Booking,
         end: EndHold,
         now: Timestamp,
     ) -> impl Future<Output = Result<bool, Fault>> + Send;

@@ -21,13 +21,14 @@ use aws_sdk_dynamodb::operation::put_item::PutItemError;
 use aws_sdk_dynamodb::operation::update_item::UpdateItemError;
 use aws_sdk_dynamodb::operation::update_item::builders::UpdateItemFluentBuilder;
 use aws_sdk_dynamodb::types::{
-    AttributeValue, KeysAndAttributes, Put, ReturnValue, ReturnValuesOnConditionCheckFailure, TransactWriteItem, Update,
+    AttributeValue, KeysAndAttributes, Put, ReturnValue, ReturnValuesOnConditionCheckFailure, Update,
 };
 use contracts::admission::AdmissionPlan;
 use contracts::events::{AdmissionChanged, EventBody};
 use contracts::{ConcertId, PaymentId, Timestamp, UserId};
 use kit::Fault;
-use kit::dynamo::{Item, PK, Read, SK, Table, TransactError, at, classify, jitter, n, s};
+use kit::dynamo::{Item, PK, Read, SK, Table, at, jitter, n, s};
+use kit::fault::classify;
 use kit::idempotency::{self, IdempotencyKey, StoredAnswer};
 use kit::outbox;
 use std::collections::{HashMap, HashSet};
@@ -359,7 +360,7 @@ impl ReplacePlan for Lines {
         // Shards that lag behind catch up: a place that one of them has not given out yet, before the new segment, would
         // fall under the old one. The gaps harm nobody.
         let issued_by_all = read.issued.iter().max().copied().unwrap_or(0).saturating_add(allowance);
-        let mut writes = Vec::with_capacity(read.issued.len());
+        let mut transaction = self.table.transaction(doing);
         for (shard, issued) in (0..).zip(&read.issued) {
             let (pk, sk) = counter_key(concert, shard);
             let update = Update::builder()
@@ -374,21 +375,15 @@ impl ReplacePlan for Lines {
                 .expression_attribute_values(":opens_at", at(plan.opens_at))
                 .expression_attribute_values(":read", n(read.plan.version))
                 .expression_attribute_values(":issued", n(issued_by_all))
-                .expression_attribute_values(":ceiling", n(issued.saturating_add(allowance)))
-                .build()
-                .map_err(|error| Fault::broken(doing, error))?;
-            writes.push(TransactWriteItem::builder().update(update).build());
+                .expression_attribute_values(":ceiling", n(issued.saturating_add(allowance)));
+            transaction.add(update)?;
         }
         let body = EventBody::AdmissionChanged(AdmissionChanged { concert_id: concert.clone(), plan: plan.clone() });
         let id = format!("{concert}.{}.{}", plan.version, body.event_type());
         let (subject, correlation) = (concert.as_str(), change.correlation_id);
         let event = outbox::event_with_id(id, SOURCE, subject, correlation, body, change.now)?;
-        writes.push(outbox::row(&self.table, &event, subject)?);
-        match self.table.transact(doing, writes).await {
-            Ok(()) => Ok(true),
-            Err(TransactError::Conditions(_)) => Ok(false),
-            Err(TransactError::Fault(fault)) => Err(fault),
-        }
+        transaction.add(outbox::row(&self.table, &event, subject)?)?;
+        Ok(transaction.commit().await?.is_ok())
     }
 }
 
@@ -396,7 +391,8 @@ impl OpenLine for Lines {
     async fn open(&self, concert: &ConcertId, plan: AdmissionPlan) -> Result<AdmissionPlan, Fault> {
         let doing = "opening a line";
         let document = kit::dynamo::json(doing, &plan)?;
-        let mut writes = Vec::new();
+        let mut transaction = self.table.transaction(doing);
+        let mut counters = Vec::new();
         for shard in 0..self.shards.get() {
             let (pk, sk) = counter_key(concert, shard);
             let put = Put::builder()
@@ -409,19 +405,14 @@ impl OpenLine for Lines {
                 .item("plan_version", n(plan.version))
                 .item("opens_at", at(plan.opens_at))
                 .condition_expression("attribute_not_exists(pk)")
-                .return_values_on_condition_check_failure(ReturnValuesOnConditionCheckFailure::AllOld)
-                .build()
-                .map_err(|error| Fault::broken(doing, error))?;
-            writes.push(TransactWriteItem::builder().put(put).build());
+                .return_values_on_condition_check_failure(ReturnValuesOnConditionCheckFailure::AllOld);
+            counters.push(transaction.add(put)?);
         }
-        match self.table.transact(doing, writes).await {
-            Ok(()) => Ok(plan),
-            // The first shard always exists, however many there were when the line was opened.
-            Err(TransactError::Conditions(failed)) => match failed.found(0) {
-                Some(first) => first.document("plan"),
-                None => Err(Fault::broken(doing, "a line has counter shards but not the first")),
-            },
-            Err(TransactError::Fault(fault)) => Err(fault),
+        let Err(cancelled) = transaction.commit().await? else { return Ok(plan) };
+        // The first shard always exists, however many there were when the line was opened.
+        match counters.first().and_then(|first| cancelled.found(*first)) {
+            Some(first) => first.document("plan"),
+            None => Err(Fault::broken(doing, "a line has counter shards but not the first")),
         }
     }
 }

@@ -4,9 +4,9 @@
 //! seats, prices or payments: a payment is a name that spends a place.
 
 pub mod activity;
+pub mod clients;
 pub mod domain;
 pub mod dynamo;
 pub mod handlers;
-pub mod neighbours;
 pub mod ports;
 pub mod usecases;

@@ -3,10 +3,10 @@
 use kit::boot::BadSetting;
 use kit::outbox::Relay;
 use kit::{Boot, MainResult};
+use waiting_room::clients::Enforcer;
 use waiting_room::domain::{DefaultAdmission, EnforcedBy, ShardCount};
 use waiting_room::dynamo::Lines;
 use waiting_room::handlers::{self, AdmissionDeps, JoinDeps, StatusDeps};
-use waiting_room::neighbours::Enforcer;
 use waiting_room::usecases::expire_queue_token::expire_queue_token;
 use waiting_room::usecases::open_waiting_room::{Opening, open_waiting_room};
 use waiting_room::usecases::restore_queue_token::restore_queue_token;

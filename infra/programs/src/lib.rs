@@ -172,9 +172,20 @@ fn action(begun_by: &str) -> Option<&'static str> {
     ACTIONS.iter().find(|(method, _)| *method == begun_by).map(|(_, action)| *action)
 }
 
+/// The file of a context that another is a part of: `src/dynamo.rs` of `src/dynamo/holds.rs`. What is cut into parts counts
+/// as one file.
+fn room(path: &str) -> String {
+    match path.rsplit_once('/') {
+        Some((dir, _)) if dir.rsplit_once("/src/").is_some_and(|(_, room)| room != "usecases") => format!("{dir}.rs"),
+        _ => path.to_owned(),
+    }
+}
+
 /// A function or method and what its body does.
 struct Body {
     file: String,
+    /// The file, or that of which it is a part: see [`room`].
+    room: String,
     stem: String,
     /// The type of an `impl`, or nothing for a free function.
     owner: Option<String>,
@@ -314,10 +325,15 @@ impl Program {
 
     /// From sources.
     pub fn from(sources: Vec<Source>) -> Self {
+        let mut constants: BTreeMap<String, BTreeMap<String, String>> = BTreeMap::new();
+        for source in &sources {
+            constants.entry(room(&source.path)).or_default().extend(constants_of(&source.file));
+        }
         let mut bodies = Vec::new();
         for source in sources {
             let source = source.production();
-            let constants = constants(&source.file);
+            let room = room(&source.path);
+            let constants = constants.get(&room).cloned().unwrap_or_default();
             let paths = source.paths();
             let of_kit = paths.iter().filter_map(|path| path.strip_prefix("kit::")?.split("::").next());
             let knows: BTreeSet<String> = of_kit.map(str::to_owned).collect();
@@ -327,6 +343,7 @@ impl Program {
                     facts.visit_block(block);
                     bodies.push(Body {
                         file: source.path.clone(),
+                        room: room.clone(),
                         stem: source.stem(),
                         owner: owner.map(str::to_owned),
                         of_trait,
@@ -402,14 +419,14 @@ impl Program {
                 open.extend(self.named(path, Some(caller)));
             }
             for method in &caller.facts.own {
-                let own = self.methods(method).filter(|(_, body)| body.file == caller.file);
+                let own = self.methods(method).filter(|(_, body)| body.room == caller.room);
                 let own: Vec<usize> = own.map(|(index, _)| index).collect();
                 let kits = self.methods(method).filter(|(_, body)| caller.may_ask_kit(body));
                 open.extend(if own.is_empty() { kits.map(|(index, _)| index).collect() } else { own });
             }
             for method in &caller.facts.awaited {
                 let awaited = self.methods(method).filter(|(_, body)| match (caller.is_kits(), caller.is_adapter()) {
-                    (true, _) => body.file == caller.file,
+                    (true, _) => body.room == caller.room,
                     (false, true) => caller.may_ask_kit(body),
                     // Outside of the adapters an awaited method is a port's.
                     (false, false) => body.of_trait && !body.is_kits(),
@@ -433,14 +450,14 @@ impl Program {
                 .iter()
                 .enumerate()
                 .filter(|(_, body)| body.owner.is_none() && body.name == name)
-                .filter(|(_, body)| !body.is_kits() || caller.is_some_and(|caller| caller.file == body.file))
+                .filter(|(_, body)| !body.is_kits() || caller.is_some_and(|caller| caller.room == body.room))
                 // What is behind the handlers does not call them.
-                .filter(|(_, body)| body.stem != "handlers" || caller.is_none_or(|caller| caller.file == body.file))
+                .filter(|(_, body)| body.stem != "handlers" || caller.is_none_or(|caller| caller.room == body.room))
                 .collect();
             // A function of the same file comes before an imported one; `main` imports use cases by name.
             let here: Vec<usize> = free
                 .iter()
-                .filter(|(_, body)| caller.map_or(body.stem == name, |caller| caller.file == body.file))
+                .filter(|(_, body)| caller.map_or(body.stem == name, |caller| caller.room == body.room))
                 .map(|(index, _)| *index)
                 .collect();
             return if here.is_empty() { free.into_iter().map(|(index, _)| index).collect() } else { here };
@@ -449,7 +466,7 @@ impl Program {
             body.name == name
                 && match &body.owner {
                     None => body.stem == within,
-                    Some(_) if within == "Self" => caller.is_some_and(|caller| caller.file == body.file),
+                    Some(_) if within == "Self" => caller.is_some_and(|caller| caller.room == body.room),
                     Some(owner) => owner == within,
                 }
         });
@@ -472,7 +489,7 @@ impl Body {
     }
 }
 
-fn constants(file: &syn::File) -> BTreeMap<String, String> {
+fn constants_of(file: &syn::File) -> BTreeMap<String, String> {
     let texts = file.items.iter().filter_map(|item| match item {
         Item::Const(constant) => match constant.expr.as_ref() {
             Expr::Lit(syn::ExprLit { lit: syn::Lit::Str(text), .. }) => {
@@ -696,15 +713,14 @@ fn calls_are_followed_from_the_handler_through_ports_and_helpers_to_aws() {
         if c.ids.iter().find(|id| id.is_bad()).is_some() { return other(); }
         store.write(c).await }
         fn other() -> R { Err(()) }";
-    let store = "const DUE: &str = \"due\";
-        impl Store {
+    let store = "impl Store {
             async fn read(&self) { self.table.client.query().index_name(DUE).limit(1).send().await }
-            fn put(&self) -> Put { Put::builder().build() }
         }
         impl Write for Store { async fn write(&self, c: Call) { self.read().await; helper(self.put()) } }
         impl Find for Store { async fn find(&self) { self.table.client.get_item().send().await } }
         fn helper(put: Put) -> W { W::from(Update::builder().build(), put, idempotency::remember()) }
         #[cfg(test)] mod tests { fn t() { client.scan().send() } }";
+    let rows = "pub const DUE: &str = \"due\"; impl Store { fn put(&self) -> Put { Put::builder().build() } }";
     let kit = "pub fn remember() -> Delete { Delete::builder().build() }";
     // A method of kit is meant where its module is named, if it can be; inside of kit, one of the same file.
     let relaying = "use kit::outbox::Bus;
@@ -719,6 +735,7 @@ fn calls_are_followed_from_the_handler_through_ports_and_helpers_to_aws() {
         Source::parse("functions/x/src/handlers.rs", handlers),
         Source::parse("functions/x/src/usecases/usecase.rs", usecase),
         Source::parse("functions/x/src/dynamo.rs", store),
+        Source::parse("functions/x/src/dynamo/rows.rs", rows),
         Source::parse("functions/kit/src/idempotency.rs", kit),
         Source::parse("functions/x/src/relaying.rs", relaying),
         Source::parse("functions/kit/src/outbox.rs", outbox),

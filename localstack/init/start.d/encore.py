@@ -502,13 +502,8 @@ def undo_failed_updates():
             self.resource_provider_executor.changed = None
             again = stock_action(self, **{**told, **back})
             self.undone &= again.status == engine.OperationStatus.SUCCESS
-            self._process_event(
-                action=back["action"],
-                logical_resource_id=told["logical_resource_id"],
-                event_status=again.status,
-                resource_type=told["resource_type"],
-                reason=again.message,
-            )
+            named = {name: told[name] for name in ("logical_resource_id", "resource_type")}
+            self._process_event(action=back["action"], event_status=again.status, reason=again.message, **named)
 
         self.undoing.append(engine.Deferred(f"undo {told['logical_resource_id']}", undo))
         return event

@@ -184,6 +184,33 @@ struct Audit<'a> {
     findings: Vec<Finding>,
 }
 
+/// A payment, and what belongs to it elsewhere.
+struct SeenPayment<'a> {
+    id: &'a PaymentId,
+    payment: &'a Payment,
+    who: String,
+    reservation: Option<&'a Reservation>,
+    /// Whether the waiting room has its place as used by it.
+    used: bool,
+    debit: Option<i64>,
+    returned: Option<i64>,
+}
+
+impl SeenPayment<'_> {
+    fn price(&self) -> i64 {
+        self.payment.saga.amount.get()
+    }
+
+    /// The status of the reservation, if this payment has it.
+    fn of_this(&self) -> Option<ReservationStatus> {
+        self.reservation.filter(|found| found.payment.as_ref() == Some(self.id)).map(|found| found.status)
+    }
+
+    fn moved(&self) -> String {
+        format!("debit {:?}, returned {:?}", self.debit, self.returned)
+    }
+}
+
 impl<'a> Audit<'a> {
     fn of(world: &'a World, graces: &'a Graces) -> Self {
         let mut payments_of: BTreeMap<_, Vec<_>> = BTreeMap::new();
@@ -381,95 +408,107 @@ impl<'a> Audit<'a> {
     /// I2, I5, I7, I8: a payment.
     fn payment(&mut self, id: &PaymentId, payment: &Payment) {
         let saga = &payment.saga;
-        let who = format!("payment {id} of {}", saga.user_id);
         let reservation = self.world.reservations.get(&saga.reservation_id);
         let line = self.world.lines.get(&saga.concert_id);
-        let used = line.is_some_and(|line| line.used.contains(&(saga.queue_position, id.clone())));
         let account = self.world.accounts.get(&saga.user_id);
         let entry = |key: String| account.and_then(|account| account.entries.iter().find(|entry| entry.key == key));
-        let debit = entry(format!("use.{id}")).map(|entry| -entry.adds);
-        let returned = entry(format!("return.{id}")).map(|entry| entry.adds);
-        let price = saga.amount.get();
+        let seen = SeenPayment {
+            id,
+            payment,
+            who: format!("payment {id} of {}", saga.user_id),
+            reservation,
+            used: line.is_some_and(|line| line.used.contains(&(saga.queue_position, id.clone()))),
+            debit: entry(format!("use.{id}")).map(|entry| -entry.adds),
+            returned: entry(format!("return.{id}")).map(|entry| entry.adds),
+        };
+        let (who, price) = (&seen.who, seen.price());
         if payment.amount != price || reservation.is_none_or(|found| found.total_price != price) {
             let total = reservation.map(|found| found.total_price);
             let amount = payment.amount;
             self.found(Invariant::I2, format!("{who}: amount {amount}, its saga {price}, its reservation {total:?}"));
         }
         match payment.status {
-            PaymentStatus::Pending => {
-                if self.late(payment.created_at, self.graces.pending) && !self.world.parked.contains(id) {
-                    self.found(Invariant::I8, format!("{who} is pending since {}", payment.created_at));
-                }
-                if !payment.in_recovery_index {
-                    self.found(Invariant::I8, format!("{who} is pending and the recovery cannot find it"));
-                }
-            }
-            PaymentStatus::Completed => {
-                let paid = reservation
-                    .is_some_and(|found| found.status == ReservationStatus::Paid && found.payment.as_ref() == Some(id));
-                if !paid {
-                    let there = reservation.map(|found| (found.status, &found.payment));
-                    let which = &saga.reservation_id;
-                    self.found(Invariant::I2, format!("{who} is completed, its reservation {which} is {there:?}"));
-                }
-                if (debit, returned) != (Some(price), None) {
-                    let moved = format!("debit {debit:?}, returned {returned:?}");
-                    self.found(Invariant::I2, format!("{who} is completed: price {price}, {moved}"));
-                }
-                if !used {
-                    let position = saga.queue_position;
-                    self.found(Invariant::I7, format!("{who} is completed, but its place {position} is not used"));
-                }
-            }
-            PaymentStatus::Failed => {
-                if debit.unwrap_or(0) != returned.unwrap_or(0) {
-                    let moved = format!("debit {debit:?}, returned {returned:?}");
-                    self.found(Invariant::I5, format!("{who} failed: {moved}"));
-                }
-                if let Some(found) = reservation.filter(|found| found.payment.as_ref() == Some(id)) {
-                    let there = format!("reservation {} is {:?} by it", saga.reservation_id, found.status);
-                    self.found(Invariant::I5, format!("{who} failed, but {there}"));
-                }
-                for seat in &saga.seats {
-                    let found = self.world.seats.get(&(saga.schedule_id.clone(), seat.clone()));
-                    if found.is_some_and(|found| found.payment.as_ref() == Some(id)) {
-                        self.found(Invariant::I5, format!("{who} failed, but still has seat {seat}"));
-                    }
-                }
-                if used {
-                    let position = saga.queue_position;
-                    self.found(Invariant::I5, format!("{who} failed, but place {position} is used by it"));
-                }
-            }
-            PaymentStatus::Refunding | PaymentStatus::Refunded => {
-                let of_this = reservation.filter(|found| found.payment.as_ref() == Some(id)).map(|found| found.status);
-                let is_over = payment.status == PaymentStatus::Refunded;
-                let is_free = of_this == Some(ReservationStatus::Refunded);
-                if !is_free && (is_over || of_this != Some(ReservationStatus::Paid)) {
-                    self.found(Invariant::I2, format!("{who} is {:?}, its reservation {of_this:?}", payment.status));
-                }
-                // The points go back after the seats, never before.
-                let may_be_returned = if is_over { returned == Some(price) } else { returned.is_none() || is_free };
-                if debit != Some(price) || returned.is_some_and(|returned| returned != price) || !may_be_returned {
-                    let moved = format!("debit {debit:?}, returned {returned:?}");
-                    self.found(Invariant::I2, format!("{who} is {:?}: price {price}, {moved}", payment.status));
-                }
-                if is_over && !used {
-                    let position = saga.queue_position;
-                    self.found(Invariant::I7, format!("{who} is refunded, but its place {position} is not used"));
-                }
-                let since = payment.refund_requested_at.unwrap_or(payment.created_at);
-                if !is_over && self.late(since, self.graces.pending) && !self.world.parked.contains(id) {
-                    self.found(Invariant::I8, format!("{who} is being refunded since {since}"));
-                }
-                if !is_over && !payment.in_recovery_index {
-                    self.found(Invariant::I8, format!("{who} is being refunded and the recovery cannot find it"));
-                }
-            }
+            PaymentStatus::Pending => self.pending_payment(&seen),
+            PaymentStatus::Completed => self.completed_payment(&seen),
+            PaymentStatus::Failed => self.failed_payment(&seen),
+            PaymentStatus::Refunding | PaymentStatus::Refunded => self.refund(&seen),
         }
         let is_open = matches!(payment.status, PaymentStatus::Pending | PaymentStatus::Refunding);
         if payment.in_recovery_index && !is_open {
             self.found(Invariant::I8, format!("{who} is {:?} and the recovery finds it", payment.status));
+        }
+    }
+
+    fn pending_payment(&mut self, seen: &SeenPayment<'_>) {
+        let (who, payment) = (&seen.who, seen.payment);
+        if self.late(payment.created_at, self.graces.pending) && !self.world.parked.contains(seen.id) {
+            self.found(Invariant::I8, format!("{who} is pending since {}", payment.created_at));
+        }
+        if !payment.in_recovery_index {
+            self.found(Invariant::I8, format!("{who} is pending and the recovery cannot find it"));
+        }
+    }
+
+    fn completed_payment(&mut self, seen: &SeenPayment<'_>) {
+        let (who, saga, price) = (&seen.who, &seen.payment.saga, seen.price());
+        if seen.of_this() != Some(ReservationStatus::Paid) {
+            let there = seen.reservation.map(|found| (found.status, &found.payment));
+            let which = &saga.reservation_id;
+            self.found(Invariant::I2, format!("{who} is completed, its reservation {which} is {there:?}"));
+        }
+        if (seen.debit, seen.returned) != (Some(price), None) {
+            self.found(Invariant::I2, format!("{who} is completed: price {price}, {}", seen.moved()));
+        }
+        if !seen.used {
+            let position = saga.queue_position;
+            self.found(Invariant::I7, format!("{who} is completed, but its place {position} is not used"));
+        }
+    }
+
+    fn failed_payment(&mut self, seen: &SeenPayment<'_>) {
+        let (who, saga) = (&seen.who, &seen.payment.saga);
+        if seen.debit.unwrap_or(0) != seen.returned.unwrap_or(0) {
+            self.found(Invariant::I5, format!("{who} failed: {}", seen.moved()));
+        }
+        if let Some(status) = seen.of_this() {
+            let there = format!("reservation {} is {status:?} by it", saga.reservation_id);
+            self.found(Invariant::I5, format!("{who} failed, but {there}"));
+        }
+        for seat in &saga.seats {
+            let found = self.world.seats.get(&(saga.schedule_id.clone(), seat.clone()));
+            if found.is_some_and(|found| found.payment.as_ref() == Some(seen.id)) {
+                self.found(Invariant::I5, format!("{who} failed, but still has seat {seat}"));
+            }
+        }
+        if seen.used {
+            let position = saga.queue_position;
+            self.found(Invariant::I5, format!("{who} failed, but place {position} is used by it"));
+        }
+    }
+
+    fn refund(&mut self, seen: &SeenPayment<'_>) {
+        let (who, payment, price) = (&seen.who, seen.payment, seen.price());
+        let of_this = seen.of_this();
+        let is_over = payment.status == PaymentStatus::Refunded;
+        let is_free = of_this == Some(ReservationStatus::Refunded);
+        if !is_free && (is_over || of_this != Some(ReservationStatus::Paid)) {
+            self.found(Invariant::I2, format!("{who} is {:?}, its reservation {of_this:?}", payment.status));
+        }
+        // The points go back after the seats, never before.
+        let may_be_returned = if is_over { seen.returned == Some(price) } else { seen.returned.is_none() || is_free };
+        if seen.debit != Some(price) || seen.returned.is_some_and(|returned| returned != price) || !may_be_returned {
+            self.found(Invariant::I2, format!("{who} is {:?}: price {price}, {}", payment.status, seen.moved()));
+        }
+        if is_over && !seen.used {
+            let position = payment.saga.queue_position;
+            self.found(Invariant::I7, format!("{who} is refunded, but its place {position} is not used"));
+        }
+        let since = payment.refund_requested_at.unwrap_or(payment.created_at);
+        if !is_over && self.late(since, self.graces.pending) && !self.world.parked.contains(seen.id) {
+            self.found(Invariant::I8, format!("{who} is being refunded since {since}"));
+        }
+        if !is_over && !payment.in_recovery_index {
+            self.found(Invariant::I8, format!("{who} is being refunded and the recovery cannot find it"));
         }
     }
 

@@ -174,11 +174,21 @@ impl Outcome {
     }
 
     fn write(&self, text: &mut String) -> std::fmt::Result {
-        let buyers = self.diaries.len();
+        self.write_buyers(text)?;
+        self.write_seats(text)?;
+        self.write_refusals(text)?;
+        self.write_latencies(text)?;
+        self.merchandise.write(text)?;
+        self.write_outside(text)?;
+        self.write_answers(text)?;
+        writeln!(text, "\nSeat map  (# sold, o held, . free)\n{}", super::hall::draw(&self.map))
+    }
+
+    fn write_buyers(&self, text: &mut String) -> std::fmt::Result {
         writeln!(text, "\nBuyers")?;
         let joined = self.count(|diary| diary.joined.is_some());
         let admitted = self.count(|diary| diary.admitted.is_some());
-        line(text, "joined", joined, &format!("of {buyers}"))?;
+        line(text, "joined", joined, &format!("of {}", self.diaries.len()))?;
         line(text, "admitted", admitted, "")?;
         for (end, name) in [
             (End::Tickets, "went home with tickets"),
@@ -197,7 +207,10 @@ impl Outcome {
         if trouble > 0 {
             line(text, "IN TROUBLE", trouble, "")?;
         }
+        Ok(())
+    }
 
+    fn write_seats(&self, text: &mut String) -> std::fmt::Result {
         let (sold, total) = (self.on_the_map(SeatStatus::Sold), self.date.seats_total);
         writeln!(text, "\nSeats")?;
         let all = thousands(i64::from(total));
@@ -208,7 +221,10 @@ impl Outcome {
             let again = self.sold_again(fate);
             line(text, name, self.holds(fate), &format!("{again} of their seats were sold again to others"))?;
         }
+        Ok(())
+    }
 
+    fn write_refusals(&self, text: &mut String) -> std::fmt::Result {
         writeln!(text, "\nRefused and compensated")?;
         let mut refusals: BTreeMap<&str, u64> = BTreeMap::new();
         let mut failures: BTreeMap<&str, u64> = BTreeMap::new();
@@ -228,13 +244,14 @@ impl Outcome {
         }
         let replays: u32 = self.diaries.iter().map(|diary| diary.replays).sum();
         line(text, "same key, same answer", replays as usize, "")?;
-        if let Some(pause) = self.pause {
-            let told = self.count(|diary| diary.told_of_pause);
-            let seconds = pause.to.millis_since(pause.from) as f64 / 1_000.0;
-            let early = self.let_in_during_the_pause();
-            line(text, "told to wait in a pause", told, &format!("of {seconds:.1} s; {early} were let in during it"))?;
-        }
+        let Some(pause) = self.pause else { return Ok(()) };
+        let told = self.count(|diary| diary.told_of_pause);
+        let seconds = pause.to.millis_since(pause.from) as f64 / 1_000.0;
+        let early = self.let_in_during_the_pause();
+        line(text, "told to wait in a pause", told, &format!("of {seconds:.1} s; {early} were let in during it"))
+    }
 
+    fn write_latencies(&self, text: &mut String) -> std::fmt::Result {
         writeln!(text, "\nLatencies                             calls      p50      p95      p99      max")?;
         for (name, route) in &self.numbers.routes {
             latencies(text, name, &route.latencies)?;
@@ -246,10 +263,10 @@ impl Outcome {
         latencies(text, "joined -> tickets", &spans(|diary| diary.joined))?;
         latencies(text, "admitted -> tickets", &spans(|diary| diary.admitted))?;
         latencies(text, "asked without waiting -> decided", &self.decisions().collect::<Vec<_>>())?;
-        latencies(text, "refund asked -> points back", &self.refunds)?;
+        latencies(text, "refund asked -> points back", &self.refunds)
+    }
 
-        self.merchandise.write(text)?;
-
+    fn write_outside(&self, text: &mut String) -> std::fmt::Result {
         let Outside { tallies, underway, took } = &self.outside;
         let seconds = took.as_secs_f64();
         writeln!(text, "\nOutside                     deliveries  effects   events  refused")?;
@@ -259,16 +276,18 @@ impl Outcome {
             let target = format!("{target:?}");
             writeln!(text, "  {target:<24} {deliveries:>11} {effects:>8} {events:>8} {refused:>8}")?;
         }
-        writeln!(text, "  {underway} messages are still on their way after {seconds:.0} s of waiting")?;
+        writeln!(text, "  {underway} messages are still on their way after {seconds:.0} s of waiting")
+    }
 
+    fn write_answers(&self, text: &mut String) -> std::fmt::Result {
         writeln!(text, "\n{}", answers(&self.numbers))?;
         let (requests, seconds) = (self.numbers.requests(), self.took.as_secs_f64());
         let rate = requests as f64 / seconds;
         writeln!(text, "  {requests} requests in {seconds:.1} s: {rate:.0} a second, all of them on this machine")?;
-        if self.numbers.mended > 0 {
-            writeln!(text, "  {} answers with 429 or 503, mended by trying again", self.numbers.mended)?;
+        match self.numbers.mended {
+            0 => Ok(()),
+            mended => writeln!(text, "  {mended} answers with 429 or 503, mended by trying again"),
         }
-        writeln!(text, "\nSeat map  (# sold, o held, . free)\n{}", super::hall::draw(&self.map))
     }
 }
 

@@ -12,7 +12,8 @@
 //! the first was, and 409 while that one is still at work. The account at the provider must be ours alone: a payment that
 //! another shop confirmed under one of our order ids would be taken for a charge.
 
-use crate::charge::{Charge, Declined, PaymentProvider, PaymentStatus, ProviderPayment};
+use crate::domain::charges::{Charge, Declined, PaymentStatus, ProviderPayment};
+use crate::ports::charges::PaymentProvider;
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use http::{HeaderMap, HeaderValue, Method, header};

@@ -3,7 +3,7 @@
 use crate::domain::Execution;
 use crate::ports::{StartSaga, WatchSaga};
 use kit::Fault;
-use kit::dynamo::classify;
+use kit::fault::classify;
 use kit::service::{ProvideErrorMetadata as _, Service};
 use serde::Serialize;
 use serde_json::json;

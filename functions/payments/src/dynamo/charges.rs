@@ -7,18 +7,16 @@
 //!
 //! Neither is ever deleted: a provider's payment pays for one charge, however long ago that was.
 
-use crate::charge::{
-    CHARGE_OPEN_TOO_LONG_MILLIS, CHARGE_STUCK_MILLIS, Charge, ChargeState, FindStuckCharges, MoveCharge, RecordCharge,
-    RecordedCharge,
-};
+use super::pending;
+use crate::domain::charges::{CHARGE_OPEN_TOO_LONG_MILLIS, CHARGE_STUCK_MILLIS, Charge, ChargeState};
 use crate::domain::wait_after_recovery;
-use crate::dynamo::pending;
+use crate::ports::charges::{FindStuckCharges, MoveCharge, RecordCharge, RecordedCharge};
 use aws_sdk_dynamodb::types::{AttributeValue, Put, ReturnValuesOnConditionCheckFailure, TransactWriteItem, Update};
 use contracts::events::{ChargeEvent, Event, EventBody, FaultDetected};
 use contracts::steps::CreditedCharge;
 use contracts::{Timestamp, UserId, Won};
 use kit::Fault;
-use kit::dynamo::{Item, PK, Read, SK, Table, TransactError, at, built, n, s};
+use kit::dynamo::{Item, PK, Read, SK, Table, at, n, s};
 use kit::outbox;
 
 /// Over how many partitions of the index charges spread. They are others than payments', so that neither keeps the
@@ -98,8 +96,7 @@ impl RecordCharge for Charges {
             .item("pending_shard", s(format!("charge-{shard}")))
             .item("pending_since", at(charge.requested_at))
             .condition_expression("attribute_not_exists(pk)")
-            .return_values_on_condition_check_failure(ReturnValuesOnConditionCheckFailure::AllOld)
-            .build();
+            .return_values_on_condition_check_failure(ReturnValuesOnConditionCheckFailure::AllOld);
         let claim = Put::builder()
             .table_name(&self.table.name)
             .item(PK, s(format!("PROVIDER#{}", charge.payment_key)))
@@ -107,21 +104,15 @@ impl RecordCharge for Charges {
             .item("charge_id", s(&charge.id))
             .item("user_id", s(&charge.user))
             .item("key", s(&charge.key))
-            .condition_expression("attribute_not_exists(pk)")
-            .build();
-        let writes = vec![
-            TransactWriteItem::builder().put(built(row)?).build(),
-            TransactWriteItem::builder().put(built(claim)?).build(),
-        ];
-        match self.table.transact("recording a charge", writes).await {
-            Ok(()) => Ok(RecordedCharge::Now),
-            Err(TransactError::Fault(fault)) => Err(fault),
-            Err(TransactError::Conditions(failed)) => match failed.found(0) {
-                Some(row) => Ok(RecordedCharge::Before(Box::new(charge_of(row)?))),
-                // The claim may be this very charge's, being recorded at this moment.
-                None if failed.conflicted(0) => Err(Fault::contended("recording a charge")),
-                None => Ok(RecordedCharge::PaymentKeyUsed),
-            },
+            .condition_expression("attribute_not_exists(pk)");
+        let mut transaction = self.table.transaction("recording a charge");
+        // The claim may be this very charge's, being recorded at this moment.
+        let row = transaction.add_identity(row)?;
+        transaction.add(claim)?;
+        let Err(cancelled) = transaction.commit().await? else { return Ok(RecordedCharge::Now) };
+        match cancelled.found(row) {
+            Some(row) => Ok(RecordedCharge::Before(Box::new(charge_of(row)?))),
+            None => Ok(RecordedCharge::PaymentKeyUsed),
         }
     }
 }
@@ -133,6 +124,7 @@ impl MoveCharge for Charges {
         to: &ChargeState,
         now: Timestamp,
     ) -> Result<Option<Box<Charge>>, Fault> {
+        const DOING: &str = "moving a charge on";
         let told = ChargeEvent { charge_id: charge.id.clone(), user_id: charge.user.clone(), amount: charge.amount };
         let mut sets = "SET #status = :to".to_owned();
         let mut update = Update::builder();
@@ -164,21 +156,15 @@ impl MoveCharge for Charges {
             .expression_attribute_names("#status", "status")
             .expression_attribute_values(":from", s(charge.state.as_str()))
             .expression_attribute_values(":to", s(to.as_str()))
-            .return_values_on_condition_check_failure(ReturnValuesOnConditionCheckFailure::AllOld)
-            .build();
-        let mut writes = vec![TransactWriteItem::builder().update(built(update)?).build()];
+            .return_values_on_condition_check_failure(ReturnValuesOnConditionCheckFailure::AllOld);
+        let mut transaction = self.table.transaction(DOING);
+        let row = transaction.add(update)?;
         if let Some(body) = event {
-            writes.push(self.event_of(charge, body, now)?);
+            transaction.add(self.event_of(charge, body, now)?)?;
         }
-        match self.table.transact("moving a charge on", writes).await {
-            Ok(()) => Ok(None),
-            Err(TransactError::Fault(fault)) => Err(fault),
-            Err(TransactError::Conditions(failed)) => {
-                let found =
-                    failed.found(0).ok_or_else(|| Fault::broken("moving a charge on", "there is no such charge"))?;
-                Ok(Some(Box::new(charge_of(found)?)))
-            }
-        }
+        let Err(cancelled) = transaction.commit().await? else { return Ok(None) };
+        let found = cancelled.found(row).ok_or_else(|| Fault::broken(DOING, "there is no such charge"))?;
+        Ok(Some(Box::new(charge_of(found)?)))
     }
 }
 
@@ -206,17 +192,13 @@ impl FindStuckCharges for Charges {
             .expression_attribute_values(":from", s(charge.state.as_str()))
             .expression_attribute_values(":counted", n(charge.recoveries))
             .expression_attribute_values(":next", n(charge.recoveries + 1))
-            .expression_attribute_values(":look", at(now.plus_millis(wait)))
-            .build();
-        let mut writes = vec![TransactWriteItem::builder().update(built(update)?).build()];
+            .expression_attribute_values(":look", at(now.plus_millis(wait)));
+        let mut transaction = self.table.transaction("counting a charge's recovery");
+        transaction.add(update)?;
         if now.millis_since(charge.requested_at) > CHARGE_STUCK_MILLIS {
-            writes.push(self.stuck_event(charge, now)?);
+            transaction.add(self.stuck_event(charge, now)?)?;
         }
-        match self.table.transact("counting a charge's recovery", writes).await {
-            Ok(()) => Ok(true),
-            Err(TransactError::Conditions(_)) => Ok(false),
-            Err(TransactError::Fault(fault)) => Err(fault),
-        }
+        Ok(transaction.commit().await?.is_ok())
     }
 }
 

@@ -1,9 +1,7 @@
 //! Step asked by points: see to it that a charge is paid for and its points are there, or that neither happens.
 
-use crate::charge::{
-    Charge, ChargeState, CreditPoints, MoveCharge, NextStep, PAYMENT_KEY_USED, PaymentProvider, RecordCharge,
-    RecordedCharge, is_given_back,
-};
+use crate::domain::charges::{Charge, ChargeState, NextStep, PAYMENT_KEY_USED, is_given_back};
+use crate::ports::charges::{CreditPoints, MoveCharge, PaymentProvider, RecordCharge, RecordedCharge};
 use contracts::steps::{ChargePaid, PayCharge};
 use contracts::{PaymentId, Timestamp};
 use kit::ids::Mint;

@@ -1,6 +1,6 @@
 //! Finds charges that were not brought to their end and drives them on (R07).
 
-use crate::charge::{CreditPoints, FindStuckCharges, MoveCharge, PaymentProvider};
+use crate::ports::charges::{CreditPoints, FindStuckCharges, MoveCharge, PaymentProvider};
 use crate::usecases::pay_charge::{PATIENCE, PayCharges, drive};
 use contracts::Timestamp;
 use kit::{Fault, metrics};

@@ -1,6 +1,6 @@
 //! A user gives a hold up; its seats are free at once.
 
-use crate::domain::{EndHold, Status, Withdrawal};
+use crate::domain::{EndHold, Status};
 use crate::ports::{FindReservation, WriteEnd, WritePending};
 use contracts::events::CancelReason;
 use contracts::{ReservationId, Timestamp, UserId};
@@ -37,8 +37,8 @@ pub async fn cancel_reservation(
         let reservation = store.find(user, id).await?.ok_or(CancelError::NotFound)?;
         let cancelled = match reservation.visible_status(now) {
             Status::Cancelled => return Ok(()),
-            Status::Held => store.end_hold(&reservation, EndHold::Cancel, now).await?,
-            Status::Pending => store.withdraw(&reservation, Withdrawal::Cancel(CancelReason::User), now).await?,
+            Status::Held => store.end_hold(&reservation.booking(), EndHold::Cancel, now).await?,
+            Status::Pending => store.cancel_request(&reservation.booking(), CancelReason::User, now).await?,
             _ => return Err(CancelError::NotCancellable),
         };
         if cancelled {

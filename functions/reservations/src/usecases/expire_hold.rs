@@ -1,6 +1,6 @@
 //! A hold's time is over: its seats are free again. Triggered by the event of the hold, delayed until then.
 
-use crate::domain::{EndHold, Reservation, Status};
+use crate::domain::{Booking, EndHold};
 use crate::ports::{ScheduleExpiry, WriteEnd};
 use contracts::Timestamp;
 use contracts::events::{CancelReason, Event, EventBody, ReservationEvent};
@@ -40,8 +40,8 @@ pub async fn expire_hold<S: WriteEnd, Q: ScheduleExpiry>(
             scheduled => scheduled,
         };
     }
-    let reservation = as_held(held, event.correlationid.clone(), event.time);
-    if deps.store.end_hold(&reservation, EndHold::Expire, message.now).await? {
+    let booking = booking_of(held, event.correlationid.clone());
+    if deps.store.end_hold(&booking, EndHold::Expire, message.now).await? {
         metrics::count("Expired", 1);
         tracing::info!(reservation = %held.reservation_id, "a hold expired");
     }
@@ -58,29 +58,23 @@ async fn undo<S: WriteEnd, Q>(
     now: Timestamp,
 ) -> Result<(), Fault> {
     tracing::error!(reservation = %held.reservation_id, error = fault.chain(), "a hold's end cannot be scheduled");
-    let reservation = as_held(held, event.correlationid.clone(), event.time);
-    if deps.store.end_hold(&reservation, EndHold::Undo(CancelReason::ExpiryNotScheduled), now).await? {
+    let booking = booking_of(held, event.correlationid.clone());
+    if deps.store.end_hold(&booking, EndHold::Undo(CancelReason::ExpiryNotScheduled), now).await? {
         metrics::count("Cancelled", 1);
     }
     Ok(())
 }
 
-/// The reservation as the event tells it; the write's conditions decide whether it is still so.
-fn as_held(held: &ReservationEvent, correlation_id: String, created_at: Timestamp) -> Reservation {
-    Reservation {
+/// The hold as its event tells it; the write's conditions decide whether it is still so.
+fn booking_of(held: &ReservationEvent, correlation_id: String) -> Booking {
+    Booking {
         id: held.reservation_id.clone(),
         user: held.user_id.clone(),
         schedule: held.schedule_id.clone(),
         concert: held.concert_id.clone(),
         seats: held.seats.clone(),
         total_price: held.total_price,
-        queue_position: 0,
-        status: Status::Held,
         hold_expires_at: held.hold_expires_at,
-        created_at,
         correlation_id,
-        payment: None,
-        releases: 0,
-        failure: None,
     }
 }

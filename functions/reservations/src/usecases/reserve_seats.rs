@@ -69,7 +69,7 @@ where
             let overdue = store.overdue_of(&wish.user, &wish.schedule, now).await?;
             if !overdue.is_empty() {
                 for reservation in &overdue {
-                    if store.end_hold(reservation, EndHold::Expire, now).await? {
+                    if store.end_hold(&reservation.booking(), EndHold::Expire, now).await? {
                         metrics::count("Expired", 1);
                     }
                 }

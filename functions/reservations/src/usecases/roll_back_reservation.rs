@@ -1,6 +1,6 @@
 //! The date's counts could not take a hold in, for good: the hold is undone (R25). Its scheduled end then finds nothing.
 
-use crate::domain::{EndHold, Reservation, Status, Withdrawal};
+use crate::domain::{EndHold, Reservation, Status};
 use crate::ports::{FindReservation, TellFault, WriteEnd, WritePending};
 use contracts::Timestamp;
 use contracts::events::{CancelReason, EventBody, FaultDetected};
@@ -19,8 +19,8 @@ pub async fn roll_back_reservation(
     let Some(reservation) = store.find(&failed.user_id, &failed.reservation_id).await? else { return Ok(()) };
     let reason = CancelReason::AvailabilityNotUpdated;
     let undone = match reservation.status {
-        Status::Held => store.end_hold(&reservation, EndHold::Undo(reason), message.now).await?,
-        Status::Pending => store.withdraw(&reservation, Withdrawal::Cancel(reason), message.now).await?,
+        Status::Held => store.end_hold(&reservation.booking(), EndHold::Undo(reason), message.now).await?,
+        Status::Pending => store.cancel_request(&reservation.booking(), reason, message.now).await?,
         Status::Paying => {
             return Err(Fault::unavailable("rolling a reservation back", "a payment has it; it settles first"));
         }

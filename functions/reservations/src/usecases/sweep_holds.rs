@@ -16,7 +16,7 @@ pub async fn sweep_holds(store: &(impl FindOverdue + WriteEnd), now: Timestamp) 
             Vec::new()
         });
         for reservation in &overdue {
-            match store.end_hold(reservation, EndHold::Expire, now).await {
+            match store.end_hold(&reservation.booking(), EndHold::Expire, now).await {
                 Ok(done) => ended += u64::from(done),
                 Err(fault) => {
                     tracing::warn!(reservation = %reservation.id, error = fault.chain(), "a hold could not be ended");

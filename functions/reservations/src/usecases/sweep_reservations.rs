@@ -1,7 +1,7 @@
 //! Looks after reservations that stay pending: a message that was lost is sent again, and after ten minutes nobody waits
 //! any longer (R07, R18).
 
-use crate::domain::{DUE_SHARDS, PENDING_SECONDS, PendingDecision, TIMED_OUT, Withdrawal, decide_pending};
+use crate::domain::{DUE_SHARDS, PENDING_SECONDS, PendingDecision, TIMED_OUT, decide_pending};
 use crate::ports::{AskForSeats, FindWaiting, Waiting, WritePending};
 use contracts::Timestamp;
 use kit::{Fault, metrics};
@@ -48,7 +48,7 @@ async fn see_to<S: FindWaiting + WritePending, Q: AskForSeats>(
     match decide_pending(reservation.created_at, now) {
         PendingDecision::AskAgain => deps.requests.ask(&waiting.wish).await?,
         PendingDecision::GiveUp => {
-            if deps.store.withdraw(reservation, Withdrawal::Reject(TIMED_OUT), now).await? {
+            if deps.store.reject_request(&waiting.wish, TIMED_OUT, now).await? {
                 metrics::count("Rejected", 1);
                 tracing::warn!(reservation = %reservation.id, "nobody decided a wish in time");
             }

@@ -1,10 +1,10 @@
 //! Decides what was asked for asynchronously (R18): pending -> held or rejected. What follows from a hold, its scheduled
 //! end and the push to its user, follows from its event, as it does from a synchronous one.
 
-use crate::domain::{PendingDecision, Reservation, Status, TIMED_OUT, Wish, Withdrawal, decide_pending};
+use crate::domain::{PendingDecision, Reservation, TIMED_OUT, Wish, decide_pending};
 use crate::ports::{ListReservations, LoadSale, Origin, WriteEnd, WriteHold, WritePending};
 use crate::usecases::reserve_seats::{ReserveError, reserve_seats};
-use contracts::{Timestamp, Won};
+use contracts::Timestamp;
 use kit::idempotency::StoredAnswer;
 use kit::{Fault, metrics};
 use serde_json::Value;
@@ -30,29 +30,9 @@ where
 }
 
 async fn reject(store: &impl WritePending, wish: &Wish, reason: &'static str, now: Timestamp) -> Result<(), Fault> {
-    if store.withdraw(&asked(wish), Withdrawal::Reject(reason), now).await? {
+    if store.reject_request(wish, reason, now).await? {
         metrics::count("Rejected", 1);
         tracing::info!(reservation = %wish.reservation, reason, "a wish is rejected");
     }
     Ok(())
-}
-
-/// The reservation a wish asks for, as far as it is known before it is decided.
-fn asked(wish: &Wish) -> Reservation {
-    Reservation {
-        id: wish.reservation.clone(),
-        user: wish.user.clone(),
-        schedule: wish.schedule.clone(),
-        concert: wish.token.concert_id.clone(),
-        seats: wish.seats.as_slice().to_vec(),
-        total_price: Won::ZERO,
-        queue_position: wish.token.position,
-        status: Status::Pending,
-        hold_expires_at: wish.asked_at,
-        created_at: wish.asked_at,
-        correlation_id: wish.correlation_id.clone(),
-        payment: None,
-        releases: 0,
-        failure: None,
-    }
 }

@@ -51,10 +51,57 @@ struct Buyer {
     payment: Option<PaymentStatus>,
 }
 
+const BUYERS: [Buyer; 10] = [
+    Buyer {
+        name: "alice",
+        position: 1,
+        seats: &["A-1-1", "A-1-2"],
+        reservation: ReservationStatus::Paid,
+        payment: Some(PaymentStatus::Completed),
+    },
+    Buyer { name: "bob", position: 2, seats: &["A-1-3"], reservation: ReservationStatus::Held, payment: None },
+    Buyer {
+        name: "carol",
+        position: 3,
+        seats: &["A-1-4"],
+        reservation: ReservationStatus::Paying,
+        payment: Some(PaymentStatus::Pending),
+    },
+    Buyer {
+        name: "dave",
+        position: 4,
+        seats: &["A-1-5"],
+        reservation: ReservationStatus::Expired,
+        payment: Some(PaymentStatus::Failed),
+    },
+    Buyer { name: "erin", position: 5, seats: &["A-2-1"], reservation: ReservationStatus::Cancelled, payment: None },
+    Buyer {
+        name: "frank",
+        position: 6,
+        seats: &["A-2-2"],
+        reservation: ReservationStatus::Held,
+        payment: Some(PaymentStatus::Failed),
+    },
+    Buyer {
+        name: "grace",
+        position: 7,
+        seats: &["A-2-4"],
+        reservation: ReservationStatus::Refunded,
+        payment: Some(PaymentStatus::Refunded),
+    },
+    Buyer {
+        name: "heidi",
+        position: 8,
+        seats: &["A-2-3"],
+        reservation: ReservationStatus::Paid,
+        payment: Some(PaymentStatus::Refunding),
+    },
+    Buyer { name: "ivan", position: 9, seats: &["A-2-4"], reservation: ReservationStatus::Pending, payment: None },
+    Buyer { name: "judy", position: 10, seats: &["A-1-1"], reservation: ReservationStatus::Rejected, payment: None },
+];
+
 /// Ten buyers of every kind, everything as it must be.
 fn sane() -> World {
-    use PaymentStatus as Paid;
-    use ReservationStatus as Status;
     let terms = OpenSchedule {
         schedule_id: date(),
         concert_id: concert(),
@@ -78,49 +125,7 @@ fn sane() -> World {
     let mut line = Line::default();
     line.shards.insert(0, Shard { issued: 10, shards: 1, plan });
     world.lines.insert(concert(), line);
-    let buyers = [
-        Buyer {
-            name: "alice",
-            position: 1,
-            seats: &["A-1-1", "A-1-2"],
-            reservation: Status::Paid,
-            payment: Some(Paid::Completed),
-        },
-        Buyer { name: "bob", position: 2, seats: &["A-1-3"], reservation: Status::Held, payment: None },
-        Buyer {
-            name: "carol",
-            position: 3,
-            seats: &["A-1-4"],
-            reservation: Status::Paying,
-            payment: Some(Paid::Pending),
-        },
-        Buyer {
-            name: "dave",
-            position: 4,
-            seats: &["A-1-5"],
-            reservation: Status::Expired,
-            payment: Some(Paid::Failed),
-        },
-        Buyer { name: "erin", position: 5, seats: &["A-2-1"], reservation: Status::Cancelled, payment: None },
-        Buyer { name: "frank", position: 6, seats: &["A-2-2"], reservation: Status::Held, payment: Some(Paid::Failed) },
-        Buyer {
-            name: "grace",
-            position: 7,
-            seats: &["A-2-4"],
-            reservation: Status::Refunded,
-            payment: Some(Paid::Refunded),
-        },
-        Buyer {
-            name: "heidi",
-            position: 8,
-            seats: &["A-2-3"],
-            reservation: Status::Paid,
-            payment: Some(Paid::Refunding),
-        },
-        Buyer { name: "ivan", position: 9, seats: &["A-2-4"], reservation: Status::Pending, payment: None },
-        Buyer { name: "judy", position: 10, seats: &["A-1-1"], reservation: Status::Rejected, payment: None },
-    ];
-    for buyer in &buyers {
+    for buyer in &BUYERS {
         add(&mut world, buyer);
     }
     // Two bits a seat: A-1-1, A-1-2 and A-2-3 sold, A-1-3, A-1-4 and A-2-2 held.
@@ -214,6 +219,21 @@ fn add(world: &mut World, buyer: &Buyer) {
     for event in events {
         happened(world, format!("r-{name}.reservation.{event}"));
     }
+    add_seats(world, buyer, &seats, hold_expires_at);
+    let mut entitlement = Entitlement::default();
+    entitlement.tickets.insert(date(), if status.is_live() { seats.len() as i64 } else { 0 });
+    if let ReservationStatus::Paid | ReservationStatus::Refunded = status {
+        entitlement.spent.insert(buyer.position, made.plus_seconds(20));
+    }
+    world.entitlements.insert((user(name), concert()), entitlement);
+    if let Some(payment) = buyer.payment {
+        add_payment(world, buyer, payment, seats, (made, hold_expires_at));
+    }
+}
+
+fn add_seats(world: &mut World, buyer: &Buyer, seats: &[SeatId], hold_expires_at: Timestamp) {
+    let (name, status) = (buyer.name, buyer.reservation);
+    let has = buyer.payment.filter(|payment| *payment != PaymentStatus::Failed).map(|_| pay(name));
     let state = match status {
         ReservationStatus::Held => Some(SeatState::Held),
         ReservationStatus::Paying => Some(SeatState::Paying),
@@ -221,20 +241,24 @@ fn add(world: &mut World, buyer: &Buyer) {
         _ => None,
     };
     if let Some(state) = state {
-        for id in &seats {
+        for id in seats {
             let until = (state != SeatState::Sold).then_some(hold_expires_at);
             let taken =
                 Seat { state, reservation: res(name), user: user(name), hold_expires_at: until, payment: has.clone() };
             world.seats.insert((date(), id.clone()), taken);
         }
     }
-    let mut entitlement = Entitlement::default();
-    entitlement.tickets.insert(date(), if status.is_live() { seats.len() as i64 } else { 0 });
-    if let ReservationStatus::Paid | ReservationStatus::Refunded = status {
-        entitlement.spent.insert(buyer.position, made.plus_seconds(20));
-    }
-    world.entitlements.insert((user(name), concert()), entitlement);
-    let Some(payment) = buyer.payment else { return };
+}
+
+fn add_payment(
+    world: &mut World,
+    buyer: &Buyer,
+    payment: PaymentStatus,
+    seats: Vec<SeatId>,
+    (made, hold_expires_at): (Timestamp, Timestamp),
+) {
+    let name = buyer.name;
+    let price = PRICE * seats.len() as i64;
     let saga = PaymentSaga {
         payment_id: pay(name),
         user_id: user(name),

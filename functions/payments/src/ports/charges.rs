@@ -1,0 +1,74 @@
+//! What charges need from outside, one narrow trait per capability.
+
+use crate::domain::charges::{Charge, ChargeState, Declined, ProviderPayment};
+use contracts::Timestamp;
+use contracts::steps::{ChargeCredit, CreditCharge};
+use kit::Fault;
+
+/// A provider of payments.
+pub trait PaymentProvider: Send + Sync {
+    /// Has the payment of a charge confirmed: the money is taken, once, however often it is asked for. A fault does not
+    /// say that it was not.
+    fn confirm_payment(
+        &self,
+        charge: &Charge,
+    ) -> impl Future<Output = Result<Result<ProviderPayment, Declined>, Fault>> + Send;
+
+    /// The payment of a charge as it is; `None` when there is none.
+    fn look_up_payment(&self, charge: &Charge) -> impl Future<Output = Result<Option<ProviderPayment>, Fault>> + Send;
+
+    /// Gives the money of a charge back, all of it, once.
+    fn cancel_payment(
+        &self,
+        charge: &Charge,
+    ) -> impl Future<Output = Result<Result<ProviderPayment, Declined>, Fault>> + Send;
+}
+
+/// Who credits charges.
+pub trait CreditPoints: Send + Sync {
+    /// Credits once, or refuses for good.
+    fn credit_points(&self, ask: &CreditCharge) -> impl Future<Output = Result<ChargeCredit, Fault>> + Send;
+}
+
+/// What recording a charge came to.
+#[derive(Debug)]
+pub enum RecordedCharge {
+    /// It is recorded.
+    Now,
+    /// The user and key have a charge, as it is now.
+    Before(Box<Charge>),
+    /// The provider's payment belongs to another charge.
+    PaymentKeyUsed,
+}
+
+/// Records charges.
+pub trait RecordCharge: Send + Sync {
+    /// The charge and its claim on the provider's payment, both or neither.
+    fn record_charge(&self, charge: &Charge) -> impl Future<Output = Result<RecordedCharge, Fault>> + Send;
+}
+
+/// Moves charges on.
+pub trait MoveCharge: Send + Sync {
+    /// From the state it is in to another, with the event that belongs to it; the charge as it is where somebody else
+    /// moved it first.
+    fn move_charge(
+        &self,
+        charge: &Charge,
+        to: &ChargeState,
+        now: Timestamp,
+    ) -> impl Future<Output = Result<Option<Box<Charge>>, Fault>> + Send;
+}
+
+/// Finds charges that do not come to an end.
+pub trait FindStuckCharges: Send + Sync {
+    /// Some of those due for a look at `now`, oldest first.
+    fn stuck_charges(&self, now: Timestamp) -> impl Future<Output = Result<Vec<Charge>, Fault>> + Send;
+
+    /// Counts a recovery, sets when the next may come, and tells a person when it takes too long. `false` when somebody
+    /// else did, or the charge has moved on.
+    fn count_charge_recovery(
+        &self,
+        charge: &Charge,
+        now: Timestamp,
+    ) -> impl Future<Output = Result<bool, Fault>> + Send;
+}

@@ -1,0 +1,355 @@
+//! Holds: what a sale is decided on, the write that takes the seats, and the write that gives them back.
+
+use super::{
+    DUE_INDEX, DUE_ROWS, ROUNDS, Reservations, cancelled, due_shard, event_data, reservation_item, reservation_of,
+    seat_pk, seat_sk,
+};
+use crate::domain::{Booking, EndHold, Hold, Refusal, Reservation, Status, Visit, Visits};
+use crate::ports::{FindOverdue, HoldWritten, LoadSale, Origin, Remembered, Sale, WriteEnd, WriteHold};
+use aws_sdk_dynamodb::types::builders::{DeleteBuilder, PutBuilder, UpdateBuilder};
+use aws_sdk_dynamodb::types::{KeysAndAttributes, Put};
+use contracts::events::{CancelReason, EventBody, FaultDetected};
+use contracts::seats::stream;
+use contracts::{ConcertId, ScheduleId, SeatId, Timestamp, UserId};
+use kit::Fault;
+use kit::dynamo::{Cancelled, Item, PK, Read, SK, Slot, at, built, n, readable, s};
+use kit::fault::classify;
+use kit::idempotency::{self, IdempotencyKey, StoredAnswer};
+use std::collections::HashMap;
+
+impl LoadSale for Reservations {
+    async fn load_sale(
+        &self,
+        schedule: &ScheduleId,
+        concert: &ConcertId,
+        user: &UserId,
+        key: Option<&IdempotencyKey>,
+        now: Timestamp,
+    ) -> Result<Sale, Fault> {
+        let item_key = |pk: String, sk: String| HashMap::from([(PK.to_owned(), s(pk)), (SK.to_owned(), s(sk))]);
+        let mut keys = KeysAndAttributes::builder()
+            // A pause of the sale and the end of a hold are in force for the very next request.
+            .consistent_read(true)
+            .keys(item_key(format!("SCHEDULE#{schedule}"), "TERMS".into()))
+            .keys(item_key(format!("CONCERT#{concert}"), "ADMISSION".into()))
+            .keys(item_key(format!("USER#{user}"), format!("CONCERT#{concert}")));
+        if let Some(key) = key {
+            keys = keys.keys(item_key(format!("USER#{user}"), idempotency::sort_key(key)));
+        }
+        let mut open = Some(HashMap::from([(self.table.name.clone(), built(keys.build())?)]));
+        let mut items: Vec<Item> = Vec::new();
+        let mut attempt = 0;
+        // Under load DynamoDB may leave keys for another round.
+        while let Some(keys) = open.take() {
+            if attempt == ROUNDS as u32 {
+                return Err(Fault::contended("reading a sale"));
+            }
+            if attempt > 0 {
+                tokio::time::sleep(kit::dynamo::jitter(attempt)).await;
+            }
+            attempt += 1;
+            let batch = self.table.client.batch_get_item().set_request_items(Some(keys)).send().await;
+            let got = batch.map_err(|error| classify("reading a sale", error))?;
+            items.extend(got.responses.unwrap_or_default().into_values().flatten());
+            open = got.unprocessed_keys.filter(|keys| !keys.is_empty());
+        }
+        let mut sale = Sale::default();
+        for item in items {
+            match item.text(SK)? {
+                "TERMS" => sale.terms = Some(item.document("terms")?),
+                "ADMISSION" => sale.plan = Some(item.document("plan")?),
+                sk if sk.starts_with("CONCERT#") => {
+                    sale.visits = visits_of(&item)?;
+                }
+                _ => {
+                    if let Some(key) = key
+                        && item.moment("forgotten_at")? > now
+                    {
+                        sale.remembered = remembered(&item, key)?;
+                    }
+                }
+            }
+        }
+        Ok(sale)
+    }
+}
+
+pub(super) fn remembered(row: &Item, key: &IdempotencyKey) -> Result<Remembered, Fault> {
+    Ok(idempotency::recall(row, key)?.map_or(Remembered::OtherRequest, Remembered::Answer))
+}
+
+/// The writes of a hold whose conditions say why it was not made.
+struct HoldSlots<'a> {
+    entitlement: Slot,
+    reservation: Slot,
+    seats: Vec<(Slot, &'a SeatId)>,
+    remembered: Option<(Slot, &'a IdempotencyKey)>,
+}
+
+impl WriteHold for Reservations {
+    async fn write_hold(
+        &self,
+        hold: &Hold,
+        origin: Origin,
+        answer: Option<(&IdempotencyKey, &StoredAnswer)>,
+        now: Timestamp,
+    ) -> Result<HoldWritten, Fault> {
+        let reservation = &hold.reservation;
+        let mut transaction = self.table.transaction("holding seats");
+        let entitlement = transaction.add(self.one_hold_more(hold, origin))?;
+        let row = self.held_row(reservation, origin);
+        let row = match origin {
+            Origin::New => transaction.add(row)?,
+            // The same message may be writing it elsewhere.
+            Origin::Pending => transaction.add_identity(row)?,
+        };
+        let mut seats = Vec::with_capacity(reservation.seats.len());
+        for seat in &reservation.seats {
+            seats.push((transaction.add(self.seat_taken(reservation, seat, now))?, seat));
+        }
+        let held = EventBody::ReservationHeld(event_data(&reservation.booking()));
+        transaction.add(self.event_row(&reservation.id, &reservation.correlation_id, held, now)?)?;
+        let remembered = match answer {
+            Some((key, answer)) => {
+                let row = idempotency::remember(&self.table, &reservation.user, key, answer, now)?;
+                Some((transaction.add(row)?, key))
+            }
+            None => None,
+        };
+        match transaction.commit().await? {
+            Ok(()) => Ok(HoldWritten::Held),
+            Err(cancelled) => {
+                not_held(hold, origin, &HoldSlots { entitlement, reservation: row, seats, remembered }, &cancelled)
+            }
+        }
+    }
+}
+
+/// Why a hold was not made.
+fn not_held(hold: &Hold, origin: Origin, slots: &HoldSlots<'_>, cancelled: &Cancelled) -> Result<HoldWritten, Fault> {
+    if let Some((slot, key)) = slots.remembered
+        && cancelled.failed(slot)
+    {
+        let row = cancelled.found(slot).ok_or_else(|| Fault::broken("holding seats", "the key's row is missing"))?;
+        return Ok(HoldWritten::Remembered(remembered(row, key)?));
+    }
+    if cancelled.failed(slots.reservation) {
+        return Ok(match origin {
+            // The id was minted for this very call: a try whose answer was lost has written it all.
+            Origin::New => HoldWritten::Held,
+            Origin::Pending => HoldWritten::NotPending,
+        });
+    }
+    if let Some(entitlement) = cancelled.found(slots.entitlement)
+        && visit_changed(entitlement, hold)?
+    {
+        return Ok(HoldWritten::VisitChanged);
+    }
+    let taken: Vec<SeatId> =
+        slots.seats.iter().filter(|(slot, _)| cancelled.failed(*slot)).map(|(_, seat)| (*seat).clone()).collect();
+    Ok(HoldWritten::Refused(match taken.is_empty() {
+        false => Refusal::SeatsTaken(taken),
+        true => Refusal::TicketLimit { max_per_user: hold.max_per_user },
+    }))
+}
+
+impl Reservations {
+    /// The limit, and the visit that the decision was made on. What was asked for asynchronously is not undecided any more.
+    fn one_hold_more(&self, hold: &Hold, origin: Origin) -> UpdateBuilder {
+        let reservation = &hold.reservation;
+        let count = reservation.seats.len() as i64;
+        let entitlement = self
+            .update_of_entitlement(&reservation.user, &reservation.concert)
+            .expression_attribute_names("#tickets", format!("n#{}", reservation.schedule))
+            .expression_attribute_names("#spent", format!("spent#{}", reservation.queue_position))
+            .expression_attribute_values(":zero", n(0))
+            .expression_attribute_values(":count", n(count))
+            .expression_attribute_values(":room", n(i64::from(hold.max_per_user) - count));
+        let (entitlement, decided) = match origin {
+            Origin::New => (entitlement, String::new()),
+            Origin::Pending => (
+                entitlement
+                    .expression_attribute_names("#wishes", wishes(&reservation.schedule))
+                    .expression_attribute_values(":one", n(1)),
+                format!(", {ONE_WISH_FEWER}"),
+            ),
+        };
+        match hold.visit {
+            Visit::Begins { token_issued_at, ends_at } => entitlement
+                .update_expression(format!(
+                    "SET #tickets = if_not_exists(#tickets, :zero) + :count, visit_ends_at = :ends_at{decided}"
+                ))
+                .condition_expression(
+                    "(attribute_not_exists(#tickets) OR #tickets <= :room) AND attribute_not_exists(#spent) AND \
+                     (attribute_not_exists(visit_ends_at) OR visit_ends_at <= :issued_at)",
+                )
+                .expression_attribute_values(":issued_at", at(token_issued_at))
+                .expression_attribute_values(":ends_at", at(ends_at)),
+            Visit::Lasts => entitlement
+                .update_expression(format!("SET #tickets = if_not_exists(#tickets, :zero) + :count{decided}"))
+                .condition_expression(
+                    "(attribute_not_exists(#tickets) OR #tickets <= :room) AND attribute_not_exists(#spent) AND \
+                     visit_ends_at > :now",
+                )
+                .expression_attribute_values(":now", at(hold.asked_at)),
+        }
+    }
+
+    fn held_row(&self, reservation: &Reservation, origin: Origin) -> PutBuilder {
+        let mut item = reservation_item(reservation);
+        item.insert("due_shard".to_owned(), due_shard(&reservation.id));
+        item.insert("due_at".to_owned(), at(reservation.hold_expires_at));
+        let row = Put::builder().table_name(&self.table.name).set_item(Some(item));
+        match origin {
+            Origin::New => row.condition_expression("attribute_not_exists(pk)"),
+            Origin::Pending => row
+                .condition_expression("#status = :pending")
+                .expression_attribute_names("#status", "status")
+                .expression_attribute_values(":pending", s(Status::Pending.as_str())),
+        }
+    }
+
+    fn seat_taken(&self, reservation: &Reservation, seat: &SeatId, now: Timestamp) -> PutBuilder {
+        Put::builder()
+            .table_name(&self.table.name)
+            .item(PK, seat_pk(&reservation.schedule, seat))
+            .item(SK, seat_sk(seat))
+            .item(stream::KIND, s(stream::KIND_SEAT))
+            .item(stream::SCHEDULE_ID, s(&reservation.schedule))
+            .item(stream::SEAT_ID, s(seat))
+            .item(stream::STATUS, s(stream::HELD))
+            .item("reservation_id", s(&reservation.id))
+            .item("user_id", s(&reservation.user))
+            .item("hold_expires_at", at(reservation.hold_expires_at))
+            // Free, or kept by a hold that is over: the write itself takes it over.
+            .condition_expression("attribute_not_exists(pk) OR (#status = :held AND hold_expires_at <= :now)")
+            .expression_attribute_names("#status", stream::STATUS)
+            .expression_attribute_values(":held", s(stream::HELD))
+            .expression_attribute_values(":now", at(now))
+    }
+
+    fn seat_freed(&self, booking: &Booking, seat: &SeatId) -> DeleteBuilder {
+        self.delete_of_seat(&booking.schedule, seat)
+            .condition_expression("reservation_id = :reservation AND #status = :held")
+            .expression_attribute_names("#status", stream::STATUS)
+            .expression_attribute_values(":reservation", s(&booking.id))
+            .expression_attribute_values(":held", s(stream::HELD))
+    }
+}
+
+/// The attribute of an entitlement that counts its undecided requests for a date.
+pub(super) fn wishes(schedule: &ScheduleId) -> String {
+    format!("w#{schedule}")
+}
+
+/// Counts one of them off.
+pub(super) const ONE_WISH_FEWER: &str = "#wishes = if_not_exists(#wishes, :one) - :one";
+
+fn visits_of(entitlement: &Item) -> Result<Visits, Fault> {
+    let spent = entitlement.keys().filter_map(|name| name.strip_prefix("spent#")?.parse().ok());
+    Ok(Visits {
+        last_ends_at: entitlement.maybe_int("visit_ends_at")?.map(Timestamp::from_millis),
+        spent: spent.collect(),
+    })
+}
+
+/// Whether the user's visit is another one than the decision was made on: they reserved or paid elsewhere meanwhile.
+fn visit_changed(entitlement: &Item, hold: &Hold) -> Result<bool, Fault> {
+    let visits = visits_of(entitlement)?;
+    let moved = match hold.visit {
+        Visit::Begins { token_issued_at, .. } => visits.last_ends_at.is_some_and(|end| end > token_issued_at),
+        Visit::Lasts => visits.last_ends_at.is_none_or(|end| end <= hold.asked_at),
+    };
+    Ok(moved || visits.spent.contains(&hold.reservation.queue_position))
+}
+
+impl WriteEnd for Reservations {
+    async fn end_hold(&self, booking: &Booking, end: EndHold, now: Timestamp) -> Result<bool, Fault> {
+        const DOING: &str = "ending a hold";
+        let (status, guard, body) = match end {
+            EndHold::Expire => (
+                Status::Expired,
+                "#status = :held AND hold_expires_at <= :now",
+                EventBody::ReservationExpired(event_data(booking)),
+            ),
+            EndHold::Cancel => (
+                Status::Cancelled,
+                "#status = :held AND hold_expires_at > :now",
+                cancelled(booking, CancelReason::User),
+            ),
+            EndHold::Undo(reason) => (Status::Cancelled, "#status = :held", cancelled(booking, reason)),
+        };
+        let ended = self
+            .update_of_reservation(&booking.user, &booking.id)
+            .update_expression("SET #status = :ended REMOVE due_shard, due_at")
+            .condition_expression(guard)
+            .expression_attribute_values(":held", s(Status::Held.as_str()))
+            .expression_attribute_values(":ended", s(status.as_str()));
+        let ended = match end {
+            EndHold::Undo(_) => ended,
+            EndHold::Expire | EndHold::Cancel => ended.expression_attribute_values(":now", at(now)),
+        };
+        // Seats that somebody took over after the hold was over are no longer ours to free.
+        let mut ours = booking.seats.clone();
+        for _ in 0..=booking.seats.len().min(ROUNDS) {
+            let mut transaction = self.table.transaction(DOING);
+            let reservation = transaction.add(ended.clone())?;
+            let count = transaction.add(self.fewer_tickets(booking))?;
+            transaction.add(self.event_row(&booking.id, &booking.correlation_id, body.clone(), now)?)?;
+            if end == EndHold::Undo(CancelReason::ExpiryNotScheduled) {
+                let fault = expiry_not_scheduled(booking);
+                transaction.add(self.fault_row(&booking.id, &booking.correlation_id, fault, now)?)?;
+            }
+            let mut freed = Vec::with_capacity(ours.len());
+            for seat in ours {
+                freed.push((transaction.add(self.seat_freed(booking, &seat))?, seat));
+            }
+            match transaction.commit().await? {
+                Ok(()) => return Ok(true),
+                Err(cancelled) if cancelled.failed(reservation) => return Ok(false),
+                Err(cancelled) if cancelled.failed(count) => {
+                    return Err(Fault::broken(DOING, "its owner's count is not as it must be"));
+                }
+                Err(cancelled) => {
+                    freed.retain(|(slot, _)| !cancelled.failed(*slot));
+                    ours = freed.into_iter().map(|(_, seat)| seat).collect();
+                }
+            }
+        }
+        Err(Fault::contended(DOING))
+    }
+}
+
+fn expiry_not_scheduled(booking: &Booking) -> FaultDetected {
+    FaultDetected {
+        fault: "hold-expiry-unscheduled".to_owned(),
+        summary: "The end of holds cannot be scheduled; the holds are cancelled".to_owned(),
+        detail: format!("reservation {} of date {}", booking.id, booking.schedule),
+    }
+}
+
+impl FindOverdue for Reservations {
+    async fn overdue(&self, shard: u64, now: Timestamp) -> Result<Vec<Reservation>, Fault> {
+        const DOING: &str = "finding overdue holds";
+        let mut pages = self
+            .table
+            .client
+            .query()
+            .table_name(&self.table.name)
+            .index_name(DUE_INDEX)
+            .key_condition_expression("due_shard = :shard AND due_at <= :now")
+            .expression_attribute_values(":shard", s(shard))
+            .expression_attribute_values(":now", at(now))
+            .into_paginator()
+            .send();
+        let mut found = Vec::new();
+        while let Some(page) = pages.next().await {
+            let page = page.map_err(|error| classify(DOING, error))?;
+            found.extend(readable(page.items, DOING, reservation_of));
+            if found.len() >= DUE_ROWS {
+                break;
+            }
+        }
+        Ok(found)
+    }
+}

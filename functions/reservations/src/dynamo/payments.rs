@@ -1,0 +1,289 @@
+//! The transitions of the payment saga and of the refund saga, each one transaction over the reservation and its seats.
+
+use super::{ROUNDS, Reservations, due_shard, event_data, reservation_of, reservation_sk, seat_pk, seat_sk, user_pk};
+use crate::domain::{Booking, Status, after_release};
+use crate::ports::{Obstacle, Transition, WritePayment, WriteRefund};
+use aws_sdk_dynamodb::types::AttributeValue;
+use aws_sdk_dynamodb::types::builders::{DeleteBuilder, UpdateBuilder};
+use contracts::events::EventBody;
+use contracts::saga::{PaymentSaga, RefundSaga};
+use contracts::seats::stream;
+use contracts::{SeatId, Timestamp};
+use kit::Fault;
+use kit::dynamo::{Cancelled, PK, SK, Slot, Transaction, at, s};
+use kit::fault::classify;
+
+/// The reservation as a saga knows it.
+fn booking_of(saga: &PaymentSaga) -> Booking {
+    Booking {
+        id: saga.reservation_id.clone(),
+        user: saga.user_id.clone(),
+        schedule: saga.schedule_id.clone(),
+        concert: saga.concert_id.clone(),
+        seats: saga.seats.clone(),
+        total_price: saga.amount,
+        hold_expires_at: saga.hold_expires_at,
+        correlation_id: saga.correlation_id.clone(),
+    }
+}
+
+/// Why a reservation that must be in a state under this payment did not leave it: it is where it was to go, or not this
+/// payment's.
+fn settled(
+    cancelled: &Cancelled,
+    reservation: Slot,
+    goal: Status,
+    saga: &PaymentSaga,
+    doing: &'static str,
+) -> Result<Transition, Fault> {
+    if !cancelled.failed(reservation) {
+        return Err(Fault::broken(doing, "its seats or its owner's count are not as they must be"));
+    }
+    let found = cancelled.found(reservation).map(reservation_of).transpose()?;
+    Ok(match found {
+        Some(found) if found.status == goal && found.payment.as_ref() == Some(&saga.payment_id) => Transition::Already,
+        _ => Transition::Impossible(Obstacle::NotThisPayment),
+    })
+}
+
+impl WriteRefund for Reservations {
+    async fn refund(&self, saga: &RefundSaga, now: Timestamp) -> Result<Transition, Fault> {
+        const DOING: &str = "refunding a reservation";
+        let payment = &saga.payment;
+        let booking = Booking { correlation_id: saga.refund_correlation_id.clone(), ..booking_of(payment) };
+        let mut transaction = self.table.transaction(DOING);
+        let reservation = transaction.add_identity(
+            self.reservation_update(payment)
+                .update_expression("SET #status = :refunded")
+                .condition_expression("#status = :paid AND payment_id = :payment")
+                .expression_attribute_values(":paid", s(Status::Paid.as_str()))
+                .expression_attribute_values(":refunded", s(Status::Refunded.as_str()))
+                .expression_attribute_values(":payment", s(&payment.payment_id)),
+        )?;
+        transaction.add(self.fewer_tickets(&booking))?;
+        let refunded = EventBody::ReservationRefunded(event_data(&booking));
+        transaction.add(self.event_row(&booking.id, &booking.correlation_id, refunded, now)?)?;
+        for seat in &payment.seats {
+            transaction.add(self.seat_given_back(payment, seat))?;
+        }
+        match transaction.commit().await? {
+            Ok(()) => Ok(Transition::Made),
+            Err(cancelled) => settled(&cancelled, reservation, Status::Refunded, payment, DOING),
+        }
+    }
+}
+
+impl Reservations {
+    fn reservation_update(&self, saga: &PaymentSaga) -> UpdateBuilder {
+        self.update_of_reservation(&saga.user_id, &saga.reservation_id)
+    }
+
+    /// The seats of a saga moving from one state to another under its reservation.
+    fn seats_move(
+        &self,
+        transaction: &mut Transaction<'_>,
+        saga: &PaymentSaga,
+        expression: &str,
+        from: &str,
+        values: &[(&str, AttributeValue)],
+    ) -> Result<(), Fault> {
+        for seat in &saga.seats {
+            let mut moved = self
+                .update_of(seat_pk(&saga.schedule_id, seat), seat_sk(seat))
+                .update_expression(expression)
+                .condition_expression("reservation_id = :reservation AND #status = :from")
+                .expression_attribute_names("#status", stream::STATUS)
+                .expression_attribute_values(":reservation", s(&saga.reservation_id))
+                .expression_attribute_values(":from", s(from));
+            for (name, value) in values {
+                moved = moved.expression_attribute_values(*name, value.clone());
+            }
+            transaction.add(moved)?;
+        }
+        Ok(())
+    }
+
+    /// A sold seat, free again. Repeated late, it must not touch whoever has the seat by then.
+    fn seat_given_back(&self, saga: &PaymentSaga, seat: &SeatId) -> DeleteBuilder {
+        self.delete_of_seat(&saga.schedule_id, seat)
+            .condition_expression("reservation_id = :reservation AND #status = :sold")
+            .expression_attribute_names("#status", stream::STATUS)
+            .expression_attribute_values(":reservation", s(&saga.reservation_id))
+            .expression_attribute_values(":sold", s(stream::SOLD))
+    }
+
+    /// Marks that a payment gave the reservation back, so that a begin of it that is still on its way changes nothing.
+    /// `false` when the payment has the reservation after all.
+    async fn close_to(&self, saga: &PaymentSaga) -> Result<bool, Fault> {
+        let closed = self
+            .table
+            .client
+            .update_item()
+            .table_name(&self.table.name)
+            .key(PK, user_pk(&saga.user_id))
+            .key(SK, reservation_sk(&saga.reservation_id))
+            .update_expression("ADD released :payments")
+            .condition_expression(
+                "attribute_exists(pk) AND (attribute_not_exists(payment_id) OR payment_id <> :payment)",
+            )
+            .expression_attribute_values(":payments", AttributeValue::Ss(vec![saga.payment_id.to_string()]))
+            .expression_attribute_values(":payment", s(&saga.payment_id))
+            .send()
+            .await;
+        match closed {
+            Ok(_) => Ok(true),
+            Err(error) => match error.as_service_error() {
+                Some(failed) if failed.is_conditional_check_failed_exception() => Ok(false),
+                _ => Err(classify("releasing a reservation", error)),
+            },
+        }
+    }
+}
+
+impl WritePayment for Reservations {
+    async fn begin(&self, saga: &PaymentSaga, _now: Timestamp) -> Result<Transition, Fault> {
+        let mut transaction = self.table.transaction("beginning a payment");
+        // While it is being written elsewhere it may be this payment's already.
+        let reservation = transaction.add_identity(
+            self.reservation_update(saga)
+                .update_expression("SET #status = :paying, payment_id = :payment REMOVE due_shard, due_at")
+                .condition_expression("#status = :held AND NOT contains(released, :payment)")
+                .expression_attribute_values(":held", s(Status::Held.as_str()))
+                .expression_attribute_values(":paying", s(Status::Paying.as_str()))
+                .expression_attribute_values(":payment", s(&saga.payment_id)),
+        )?;
+        self.seats_move(
+            &mut transaction,
+            saga,
+            "SET #status = :paying, payment_id = :payment",
+            stream::HELD,
+            &[(":paying", s(stream::PAYING)), (":payment", s(&saga.payment_id))],
+        )?;
+        let Err(cancelled) = transaction.commit().await? else { return Ok(Transition::Made) };
+        if !cancelled.failed(reservation) {
+            // It is still our hold, but a seat of it went to somebody else after it was over.
+            return Ok(Transition::Impossible(Obstacle::HoldOver));
+        }
+        let Some(found) = cancelled.found(reservation) else {
+            return Ok(Transition::Impossible(Obstacle::NotThisPayment));
+        };
+        let found = reservation_of(found)?;
+        let ours = found.payment.as_ref() == Some(&saga.payment_id);
+        Ok(match found.status {
+            Status::Paying | Status::Paid if ours => Transition::Already,
+            Status::Expired => Transition::Impossible(Obstacle::HoldOver),
+            _ => Transition::Impossible(Obstacle::NotThisPayment),
+        })
+    }
+
+    async fn confirm(&self, saga: &PaymentSaga, now: Timestamp) -> Result<Transition, Fault> {
+        const DOING: &str = "confirming a reservation";
+        let booking = booking_of(saga);
+        let mut transaction = self.table.transaction(DOING);
+        let reservation = transaction.add_identity(
+            self.reservation_update(saga)
+                .update_expression("SET #status = :paid")
+                .condition_expression("#status = :paying AND payment_id = :payment")
+                .expression_attribute_values(":paying", s(Status::Paying.as_str()))
+                .expression_attribute_values(":paid", s(Status::Paid.as_str()))
+                .expression_attribute_values(":payment", s(&saga.payment_id)),
+        )?;
+        // The place is spent and the visit over: whatever the user got in line before this moment is void.
+        transaction.add(
+            self.update_of_entitlement(&saga.user_id, &saga.concert_id)
+                .update_expression("SET visit_ends_at = :now, #spent = if_not_exists(#spent, :now)")
+                .condition_expression("attribute_exists(pk)")
+                .expression_attribute_names("#spent", format!("spent#{}", saga.queue_position))
+                .expression_attribute_values(":now", at(now)),
+        )?;
+        let paid = EventBody::ReservationPaid(event_data(&booking));
+        transaction.add(self.event_row(&booking.id, &booking.correlation_id, paid, now)?)?;
+        self.seats_move(
+            &mut transaction,
+            saga,
+            "SET #status = :sold REMOVE hold_expires_at",
+            stream::PAYING,
+            &[(":sold", s(stream::SOLD))],
+        )?;
+        match transaction.commit().await? {
+            Ok(()) => Ok(Transition::Made),
+            Err(cancelled) => settled(&cancelled, reservation, Status::Paid, saga, DOING),
+        }
+    }
+
+    async fn release(&self, saga: &PaymentSaga, now: Timestamp) -> Result<Transition, Fault> {
+        const DOING: &str = "releasing a reservation";
+        for _ in 0..ROUNDS {
+            let mut transaction = self.table.transaction(DOING);
+            let reservation = match after_release(saga.hold_expires_at, now) {
+                Status::Held => self.back_to_held(&mut transaction, saga)?,
+                _ => self.back_to_nobody(&mut transaction, saga, now)?,
+            };
+            let Err(cancelled) = transaction.commit().await? else { return Ok(Transition::Made) };
+            if !cancelled.failed(reservation) {
+                return Err(Fault::broken(DOING, "its seats are not as they must be"));
+            }
+            let Some(found) = cancelled.found(reservation) else { return Ok(Transition::Already) };
+            let found = reservation_of(found)?;
+            if found.status == Status::Paid && found.payment.as_ref() == Some(&saga.payment_id) {
+                return Ok(Transition::Impossible(Obstacle::NotThisPayment));
+            }
+            if self.close_to(saga).await? {
+                return Ok(Transition::Already);
+            }
+        }
+        Err(Fault::contended(DOING))
+    }
+}
+
+impl Reservations {
+    fn back_to_held(&self, transaction: &mut Transaction<'_>, saga: &PaymentSaga) -> Result<Slot, Fault> {
+        let reservation = transaction.add_identity(
+            self.reservation_update(saga)
+                .update_expression(
+                    "SET #status = :held, due_shard = :shard, due_at = hold_expires_at REMOVE payment_id \
+                     ADD released :payments",
+                )
+                .condition_expression("#status = :paying AND payment_id = :payment")
+                .expression_attribute_values(":held", s(Status::Held.as_str()))
+                .expression_attribute_values(":paying", s(Status::Paying.as_str()))
+                .expression_attribute_values(":payment", s(&saga.payment_id))
+                .expression_attribute_values(":payments", AttributeValue::Ss(vec![saga.payment_id.to_string()]))
+                .expression_attribute_values(":shard", due_shard(&saga.reservation_id)),
+        )?;
+        let values = [(":held", s(stream::HELD))];
+        self.seats_move(transaction, saga, "SET #status = :held REMOVE payment_id", stream::PAYING, &values)?;
+        Ok(reservation)
+    }
+
+    fn back_to_nobody(
+        &self,
+        transaction: &mut Transaction<'_>,
+        saga: &PaymentSaga,
+        now: Timestamp,
+    ) -> Result<Slot, Fault> {
+        let booking = booking_of(saga);
+        let reservation = transaction.add_identity(
+            self.reservation_update(saga)
+                .update_expression("SET #status = :expired REMOVE payment_id ADD released :payments")
+                .condition_expression("#status = :paying AND payment_id = :payment")
+                .expression_attribute_values(":expired", s(Status::Expired.as_str()))
+                .expression_attribute_values(":paying", s(Status::Paying.as_str()))
+                .expression_attribute_values(":payment", s(&saga.payment_id))
+                .expression_attribute_values(":payments", AttributeValue::Ss(vec![saga.payment_id.to_string()])),
+        )?;
+        transaction.add(self.fewer_tickets(&booking))?;
+        let expired = EventBody::ReservationExpired(event_data(&booking));
+        transaction.add(self.event_row(&booking.id, &booking.correlation_id, expired, now)?)?;
+        for seat in &saga.seats {
+            transaction.add(
+                self.delete_of_seat(&saga.schedule_id, seat)
+                    .condition_expression("reservation_id = :reservation AND #status = :paying")
+                    .expression_attribute_names("#status", stream::STATUS)
+                    .expression_attribute_values(":reservation", s(&saga.reservation_id))
+                    .expression_attribute_values(":paying", s(stream::PAYING)),
+            )?;
+        }
+        Ok(reservation)
+    }
+}

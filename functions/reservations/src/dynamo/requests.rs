@@ -1,0 +1,192 @@
+//! Reservations that were asked for asynchronously: the pending row, what ends it undecided, and who looks after it.
+
+use super::holds::{ONE_WISH_FEWER, remembered, wishes};
+use super::{
+    DUE_ROWS, Reservations, WAITING_INDEX, cancelled, due_shard, reservation_item, reservation_of, reservation_sk,
+    user_pk,
+};
+use crate::domain::{Booking, MAX_PENDING, PENDING_SECONDS, Reservation, Status, Wish};
+use crate::ports::{FindWaiting, Remembered, Waiting, WritePending};
+use aws_sdk_dynamodb::types::Put;
+use contracts::events::{CancelReason, EventBody, ReservationRejected};
+use contracts::{ConcertId, ReservationId, ScheduleId, Timestamp, UserId};
+use kit::Fault;
+use kit::dynamo::{PK, Read, SK, at, json, n, readable, s};
+use kit::fault::classify;
+use kit::idempotency::{self, IdempotencyKey, StoredAnswer};
+
+/// A pending reservation, and how it ends.
+struct Withdrawn<'a> {
+    id: &'a ReservationId,
+    user: &'a UserId,
+    schedule: &'a ScheduleId,
+    concert: &'a ConcertId,
+    correlation_id: &'a str,
+    status: Status,
+    failure: &'static str,
+    event: EventBody,
+}
+
+impl WritePending for Reservations {
+    async fn write_pending(
+        &self,
+        wish: &Wish,
+        reservation: &Reservation,
+        answer: Option<(&IdempotencyKey, &StoredAnswer)>,
+        now: Timestamp,
+    ) -> Result<Option<Remembered>, Fault> {
+        const DOING: &str = "asking for seats";
+        let mut item = reservation_item(reservation);
+        item.insert("wish".to_owned(), json(DOING, wish)?);
+        item.insert("waiting_shard".to_owned(), due_shard(&reservation.id));
+        item.insert("waiting_at".to_owned(), at(now.plus_seconds(PENDING_SECONDS)));
+        let mut transaction = self.table.transaction(DOING);
+        let row = transaction.add(
+            Put::builder()
+                .table_name(&self.table.name)
+                .set_item(Some(item))
+                .condition_expression("attribute_not_exists(pk)"),
+        )?;
+        let counted = transaction.add(
+            self.update_of_entitlement(&reservation.user, &reservation.concert)
+                .update_expression("ADD #wishes :one")
+                .condition_expression("attribute_not_exists(#wishes) OR #wishes < :most")
+                .expression_attribute_names("#wishes", wishes(&reservation.schedule))
+                .expression_attribute_values(":one", n(1))
+                .expression_attribute_values(":most", n(MAX_PENDING)),
+        )?;
+        let remembering = match answer {
+            Some((key, answer)) => {
+                let row = idempotency::remember(&self.table, &reservation.user, key, answer, now)?;
+                Some((transaction.add(row)?, key))
+            }
+            None => None,
+        };
+        let Err(cancelled) = transaction.commit().await? else { return Ok(Some(Remembered::Nothing)) };
+        if let Some((slot, key)) = remembering
+            && cancelled.failed(slot)
+        {
+            let row = cancelled.found(slot).ok_or_else(|| Fault::broken(DOING, "the key's row is missing"))?;
+            return remembered(row, key).map(Some);
+        }
+        match () {
+            // The id was minted for this very call: a try whose answer was lost has written it.
+            () if cancelled.failed(row) => Ok(Some(Remembered::Nothing)),
+            () if cancelled.failed(counted) => Ok(None),
+            () => Err(Fault::contended(DOING)),
+        }
+    }
+
+    async fn cancel_request(&self, booking: &Booking, reason: CancelReason, now: Timestamp) -> Result<bool, Fault> {
+        let withdrawn = Withdrawn {
+            id: &booking.id,
+            user: &booking.user,
+            schedule: &booking.schedule,
+            concert: &booking.concert,
+            correlation_id: &booking.correlation_id,
+            status: Status::Cancelled,
+            failure: reason.as_str(),
+            event: cancelled(booking, reason),
+        };
+        self.withdraw(withdrawn, now).await
+    }
+
+    async fn reject_request(&self, wish: &Wish, reason: &'static str, now: Timestamp) -> Result<bool, Fault> {
+        let concert = &wish.token.concert_id;
+        let rejected = ReservationRejected {
+            reservation_id: wish.reservation.clone(),
+            user_id: wish.user.clone(),
+            schedule_id: wish.schedule.clone(),
+            concert_id: concert.clone(),
+            seats: wish.seats.as_slice().to_vec(),
+            reason: reason.to_owned(),
+        };
+        let withdrawn = Withdrawn {
+            id: &wish.reservation,
+            user: &wish.user,
+            schedule: &wish.schedule,
+            concert,
+            correlation_id: &wish.correlation_id,
+            status: Status::Rejected,
+            failure: reason,
+            event: EventBody::ReservationRejected(rejected),
+        };
+        self.withdraw(withdrawn, now).await
+    }
+}
+
+impl Reservations {
+    /// pending -> cancelled or rejected. `false` when it is not pending any more.
+    async fn withdraw(&self, withdrawn: Withdrawn<'_>, now: Timestamp) -> Result<bool, Fault> {
+        let Withdrawn { id, user, schedule, concert, correlation_id, status, failure, event } = withdrawn;
+        let mut transaction = self.table.transaction("withdrawing a reservation");
+        transaction.add(
+            self.update_of_reservation(user, id)
+                .update_expression("SET #status = :status, failure = :failure REMOVE waiting_shard, waiting_at, wish")
+                .condition_expression("#status = :pending")
+                .expression_attribute_values(":pending", s(Status::Pending.as_str()))
+                .expression_attribute_values(":status", s(status.as_str()))
+                .expression_attribute_values(":failure", s(failure)),
+        )?;
+        transaction.add(self.event_row(id, correlation_id, event, now)?)?;
+        transaction.add(
+            self.update_of_entitlement(user, concert)
+                .update_expression(format!("SET {ONE_WISH_FEWER}"))
+                .expression_attribute_names("#wishes", wishes(schedule))
+                .expression_attribute_values(":one", n(1)),
+        )?;
+        Ok(transaction.commit().await?.is_ok())
+    }
+}
+
+impl FindWaiting for Reservations {
+    async fn waiting(&self, shard: u64, now: Timestamp) -> Result<Vec<Waiting>, Fault> {
+        const DOING: &str = "finding pending reservations";
+        let mut pages = self
+            .table
+            .client
+            .query()
+            .table_name(&self.table.name)
+            .index_name(WAITING_INDEX)
+            .key_condition_expression("waiting_shard = :shard AND waiting_at <= :now")
+            .expression_attribute_values(":shard", s(shard))
+            .expression_attribute_values(":now", at(now))
+            .into_paginator()
+            .send();
+        let mut found = Vec::new();
+        while let Some(page) = pages.next().await {
+            let page = page.map_err(|error| classify(DOING, error))?;
+            found.extend(readable(page.items, DOING, |item| {
+                Ok(Waiting { reservation: reservation_of(item)?, wish: item.document("wish")? })
+            }));
+            if found.len() >= DUE_ROWS {
+                break;
+            }
+        }
+        Ok(found)
+    }
+
+    async fn look_later(&self, reservation: &Reservation, later: Timestamp) -> Result<(), Fault> {
+        let moved = self
+            .table
+            .client
+            .update_item()
+            .table_name(&self.table.name)
+            .key(PK, user_pk(&reservation.user))
+            .key(SK, reservation_sk(&reservation.id))
+            .update_expression("SET waiting_at = :later")
+            .condition_expression("#status = :pending")
+            .expression_attribute_names("#status", "status")
+            .expression_attribute_values(":pending", s(Status::Pending.as_str()))
+            .expression_attribute_values(":later", at(later))
+            .send()
+            .await;
+        match moved {
+            Ok(_) => Ok(()),
+            Err(error) => match error.as_service_error() {
+                Some(failed) if failed.is_conditional_check_failed_exception() => Ok(()),
+                _ => Err(classify("looking after a pending reservation", error)),
+            },
+        }
+    }
+}

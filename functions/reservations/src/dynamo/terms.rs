@@ -1,0 +1,66 @@
+//! What concerts and waiting-room decide, kept for the sale: a date's terms and a concert's admission plan.
+
+use super::Reservations;
+use crate::domain::Terms;
+use crate::ports::{FindTerms, KeepTerms};
+use aws_sdk_dynamodb::error::SdkError;
+use aws_sdk_dynamodb::operation::put_item::PutItemError;
+use contracts::admission::AdmissionPlan;
+use contracts::{ConcertId, ScheduleId};
+use kit::Fault;
+use kit::dynamo::{PK, Read, SK, json, n, s};
+use kit::fault::classify;
+
+impl FindTerms for Reservations {
+    async fn terms(&self, schedule: &ScheduleId) -> Result<Option<Terms>, Fault> {
+        let found = self.table.read("reading terms", s(format!("SCHEDULE#{schedule}")), s("TERMS")).await?;
+        found.map(|item| item.document("terms")).transpose()
+    }
+}
+
+impl KeepTerms for Reservations {
+    async fn keep_terms(&self, terms: &Terms) -> Result<(), Fault> {
+        let kept = self
+            .table
+            .client
+            .put_item()
+            .table_name(&self.table.name)
+            .item(PK, s(format!("SCHEDULE#{}", terms.schedule_id)))
+            .item(SK, s("TERMS"))
+            .item("kind", s("terms"))
+            .item("terms", json("keeping terms", terms)?)
+            // Terms never change: holds were made under them.
+            .condition_expression("attribute_not_exists(pk)")
+            .send()
+            .await;
+        unless_condition_failed("keeping terms", kept.map(drop))
+    }
+
+    async fn keep_plan(&self, concert: &ConcertId, plan: &AdmissionPlan) -> Result<(), Fault> {
+        let kept = self
+            .table
+            .client
+            .put_item()
+            .table_name(&self.table.name)
+            .item(PK, s(format!("CONCERT#{concert}")))
+            .item(SK, s("ADMISSION"))
+            .item("kind", s("admission"))
+            .item("plan", json("keeping a plan", plan)?)
+            .item("version", n(plan.version))
+            .condition_expression("attribute_not_exists(pk) OR version < :version")
+            .expression_attribute_values(":version", n(plan.version))
+            .send()
+            .await;
+        unless_condition_failed("keeping a plan", kept.map(drop))
+    }
+}
+
+fn unless_condition_failed(doing: &'static str, written: Result<(), SdkError<PutItemError>>) -> Result<(), Fault> {
+    match written {
+        Err(error) if error.as_service_error().is_some_and(PutItemError::is_conditional_check_failed_exception) => {
+            Ok(())
+        }
+        Err(error) => Err(classify(doing, error)),
+        Ok(()) => Ok(()),
+    }
+}

@@ -1,0 +1,181 @@
+//! Negative controls of payments; see [`crate::controls`].
+
+use super::controls;
+use crate::bench::{Bench, key, stored};
+use ::payments::domain::charges::{Charge, ChargeState};
+use ::payments::domain::{Payment, Refund};
+use ::payments::dynamo::charges::Charges;
+use ::payments::ports::charges::{FindStuckCharges, MoveCharge, RecordCharge, RecordedCharge};
+use ::payments::ports::{FindStuck, OpenPayment, OpenRefund, SettleRefund};
+use ::payments::usecases::complete_payment::complete_payment;
+use ::payments::usecases::complete_refund::complete_refund;
+use ::payments::usecases::fail_payment::fail_payment;
+use contracts::saga::{CaughtError, FailPayment};
+use contracts::steps::PayCharge;
+use kit::dynamo::{Item, Read};
+use serde_json::json;
+use tests::fixture::{NOW, payment, saga_of, step, user, won};
+
+fn charges(bench: &Bench) -> Charges {
+    Charges::new(bench.proxy.table("payments"))
+}
+
+fn charged(id: &str, who: &str, payment_key: &str) -> Charge {
+    let ask = PayCharge {
+        user_id: user(who),
+        key: "order-1".to_owned(),
+        amount: won(100),
+        payment_key: payment_key.to_owned(),
+        requested_at: NOW,
+        correlation_id: "request-1".to_owned(),
+    };
+    Charge::asked(payment(id), ask)
+}
+
+async fn stored_charge(bench: &Bench) -> Item {
+    bench.engine.item("payments", "USER#alice", "CHARGE#order-1").await.unwrap()
+}
+
+async fn stored_payment(bench: &Bench, id: &str) -> Item {
+    bench.engine.item("payments", "USER#alice", &format!("PAY#{id}")).await.unwrap()
+}
+
+async fn status_of(bench: &Bench, id: &str) -> String {
+    stored_payment(bench, id).await.text("status").unwrap().to_owned()
+}
+
+/// A payment of alice's that is on its way back.
+async fn refunding(bench: &Bench) -> Payment {
+    let saga = saga_of("alice", "p1", 100);
+    let payment = bench.open_payment(&saga, NOW).await;
+    complete_payment(&bench.payments, step(saga, NOW)).await.unwrap();
+    let refunding = payment.refunding(Refund { requested_at: NOW, correlation_id: "c".to_owned() });
+    bench.payments.open_refund(&refunding, &key("refund", json!({})), &stored(), NOW).await.unwrap();
+    refunding
+}
+
+controls! {
+    a_charge_is_recorded_once: "payments/record_charge"
+    guards "attribute_not_exists(pk)", |bench| {
+        let charges = charges(bench);
+        for (id, payment_key) in [("c1", "pay-1"), ("c2", "pay-2")] {
+            charges.record_charge(&charged(id, "alice", payment_key)).await.unwrap();
+        }
+        stored_charge(bench).await.text("charge_id").unwrap() != "c1"
+    }
+
+    a_providers_payment_pays_for_one_charge: "payments/record_charge"
+    guards "attribute_not_exists(pk)", |bench| {
+        let charges = charges(bench);
+        charges.record_charge(&charged("c1", "alice", "pay-1")).await.unwrap();
+        matches!(charges.record_charge(&charged("c2", "bob", "pay-1")).await.unwrap(), RecordedCharge::Now)
+    }
+
+    a_charge_that_was_refused_is_not_confirmed_by_a_late_step: "payments/move_charge"
+    guards "#status = :from", |bench| {
+        let (charges, charge) = (charges(bench), charged("c1", "alice", "pay-1"));
+        charges.record_charge(&charge).await.unwrap();
+        charges.move_charge(&charge, &ChargeState::Refused("declined".to_owned()), NOW).await.unwrap();
+        charges.move_charge(&charge, &ChargeState::Confirmed, NOW).await.unwrap();
+        stored_charge(bench).await.text("status").unwrap() != "refused"
+    }
+
+    a_charges_recovery_is_counted_once: "payments/count_charge_recovery"
+    guards "#status = :from AND recoveries = :counted", |bench| {
+        let (charges, charge) = (charges(bench), charged("c1", "alice", "pay-1"));
+        charges.record_charge(&charge).await.unwrap();
+        let first = charges.count_charge_recovery(&charge, NOW).await.unwrap();
+        first && charges.count_charge_recovery(&charge, NOW).await.unwrap()
+    }
+
+    a_charge_that_ended_is_not_open_again_by_a_recovery: "payments/count_charge_recovery"
+    guards "#status = :from AND recoveries = :counted", |bench| {
+        let (charges, charge) = (charges(bench), charged("c1", "alice", "pay-1"));
+        charges.record_charge(&charge).await.unwrap();
+        charges.move_charge(&charge, &ChargeState::Refused("declined".to_owned()), NOW).await.unwrap();
+        charges.count_charge_recovery(&charge, NOW).await.unwrap();
+        stored_charge(bench).await.contains_key("pending_since")
+    }
+
+    a_completed_payment_never_fails: "payments/ended"
+    guards "#status = :from", |bench| {
+        let saga = saga_of("alice", "p1", 100);
+        bench.open_payment(&saga, NOW).await;
+        complete_payment(&bench.payments, step(saga.clone(), NOW)).await.unwrap();
+        let failing = FailPayment { saga, failure: CaughtError::default() };
+        let _failed = fail_payment(&bench.payments, step(failing, NOW)).await;
+        status_of(bench, "p1").await != "completed"
+    }
+
+    a_payment_completes_once: "payments/ended"
+    guards "#status = :from", |bench| {
+        let saga = saga_of("alice", "p1", 100);
+        bench.open_payment(&saga, NOW).await;
+        for now in [NOW, NOW.plus_seconds(1)] {
+            complete_payment(&bench.payments, step(saga.clone(), now)).await.unwrap();
+        }
+        stored_payment(bench, "p1").await.moment("settled_at").unwrap() != NOW
+    }
+
+    a_payment_that_ended_is_never_opened_again: "payments/open"
+    guards "attribute_not_exists(pk)", |bench| {
+        let saga = saga_of("alice", "p1", 100);
+        let payment = bench.open_payment(&saga, NOW).await;
+        complete_payment(&bench.payments, step(saga, NOW)).await.unwrap();
+        let _again = bench.payments.open(&payment, &key("other", json!({})), &stored(), NOW).await;
+        status_of(bench, "p1").await != "completed"
+    }
+
+    a_recovery_is_counted_once: "payments/looked_at"
+    guards "#status = :open AND recoveries = :before", |bench| {
+        let payment = bench.open_payment(&saga_of("alice", "p1", 100), NOW).await;
+        let counted = Payment { recoveries: 1, ..payment.clone() };
+        let first = bench.payments.looked_at(&payment, &counted, NOW).await.unwrap();
+        first && bench.payments.looked_at(&payment, &counted, NOW).await.unwrap()
+    }
+
+    a_payment_that_ended_is_not_pending_again_by_a_look: "payments/looked_at"
+    guards "#status = :open AND recoveries = :before", |bench| {
+        let saga = saga_of("alice", "p1", 100);
+        let payment = bench.open_payment(&saga, NOW).await;
+        complete_payment(&bench.payments, step(saga, NOW)).await.unwrap();
+        bench.payments.looked_at(&payment, &payment, NOW).await.unwrap();
+        stored_payment(bench, "p1").await.contains_key("pending_since")
+    }
+
+    a_payment_that_is_refunded_is_not_refunded_again: "payments/open_refund"
+    guards "#status = :completed", |bench| {
+        let refunding = refunding(bench).await;
+        complete_refund(&bench.payments, step(refunding.refund_saga().unwrap(), NOW)).await.unwrap();
+        bench.payments.open_refund(&refunding, &key("again", json!({})), &stored(), NOW).await.unwrap();
+        status_of(bench, "p1").await != "refunded"
+    }
+
+    a_refund_completes_once: "payments/ended"
+    guards "#status = :from", |bench| {
+        let refund = refunding(bench).await.refund_saga().unwrap();
+        for now in [NOW, NOW.plus_seconds(1)] {
+            complete_refund(&bench.payments, step(refund.clone(), now)).await.unwrap();
+        }
+        stored_payment(bench, "p1").await.moment("refunded_at").unwrap() != NOW
+    }
+
+    a_refund_that_was_carried_out_is_not_cancelled: "payments/cancel_refund"
+    guards "#status = :from AND refund_requested_at = :requested", |bench| {
+        let refund = refunding(bench).await.refund_saga().unwrap();
+        complete_refund(&bench.payments, step(refund.clone(), NOW)).await.unwrap();
+        bench.payments.cancel_refund(&refund, "late", NOW).await.unwrap();
+        status_of(bench, "p1").await != "refunded"
+    }
+
+    a_late_cancel_does_not_end_the_refund_after_it: "payments/cancel_refund"
+    guards "#status = :from AND refund_requested_at = :requested", |bench| {
+        let first = refunding(bench).await;
+        bench.payments.cancel_refund(&first.refund_saga().unwrap(), "refused", NOW).await.unwrap();
+        let second = Refund { requested_at: NOW.plus_seconds(1), correlation_id: "c".to_owned() };
+        let second = first.clone().refunding(second);
+        bench.payments.open_refund(&second, &key("again", json!({})), &stored(), NOW).await.unwrap();
+        bench.payments.cancel_refund(&first.refund_saga().unwrap(), "late", NOW).await.unwrap();
+        status_of(bench, "p1").await != "refunding"
+    }
+}

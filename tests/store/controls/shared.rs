@@ -1,0 +1,40 @@
+//! Negative controls of what all contexts share; see [`crate::controls`].
+
+use super::{controls, remove};
+use crate::bench::{key, stored};
+use ::payments::ports::{FindPayment, OpenPayment};
+use ::payments::usecases::complete_payment::complete_payment;
+use kit::outbox::{Relay, publish_again};
+use serde_json::json;
+use tests::bus::{BUS, Bus};
+use tests::fixture::{NOW, payment, saga_of, step, user};
+
+controls! {
+    a_key_stands_for_one_payment: "kit/remember"
+    guards "attribute_not_exists(pk) OR forgotten_at <= :now", |bench| {
+        let mut other = bench.open_payment(&saga_of("alice", "p1", 100), NOW).await;
+        other.saga.payment_id = payment("p2");
+        // `open_payment` uses the payment's id as its key.
+        bench.payments.open(&other, &key("p1", json!({})), &stored(), NOW).await.unwrap();
+        bench.payments.find(&user("alice"), &payment("p2")).await.unwrap().is_some()
+    }
+
+    asking_for_an_event_again_never_makes_one: "kit/publish_again"
+    guards "publish_state = :published", |bench| {
+        publish_again(&bench.proxy.table("payments"), "forgotten.payment.completed", NOW).await.unwrap();
+        bench.engine.item("payments", "OUTBOX#forgotten.payment.completed", "OUTBOX").await.is_some()
+    }
+
+    marking_never_makes_a_row: "kit/mark"
+    guards "attribute_exists(pk)", |bench| {
+        let bus = Bus::start().await;
+        let saga = saga_of("alice", "p1", 100);
+        bench.open_payment(&saga, NOW).await;
+        complete_payment(&bench.payments, step(saga, NOW)).await.unwrap();
+        let records = bench.engine.changes("payments");
+        remove(bench, "payments", "OUTBOX#p1.payment.completed", "OUTBOX").await;
+        let bus = kit::outbox::Bus::new(bus.client(), BUS.to_owned());
+        let _told = Relay::new("payments", bench.proxy.table("payments"), bus).relay(records, NOW).await;
+        bench.engine.item("payments", "OUTBOX#p1.payment.completed", "OUTBOX").await.is_some()
+    }
+}
