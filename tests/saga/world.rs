@@ -4,7 +4,7 @@ use crate::machine::{TaskError, TaskResult};
 use contracts::Timestamp;
 use contracts::saga::{CancelRefund, Done, FailPayment, PaymentSaga, RefundSaga, Release, TokenExpiry, error_name};
 use kit::dynamo::{Item, Read, s};
-use kit::idempotency::{IdempotencyKey, StoredAnswer};
+use kit::idempotency::{IdempotencyKey, Memo, StoredAnswer};
 use kit::{StepCall, StepError};
 use payments::domain::{Payment, Refund, Status};
 use payments::dynamo::Payments;
@@ -56,6 +56,12 @@ pub struct World {
     pub now: Timestamp,
 }
 
+/// What a request of alice's leaves under its key.
+fn memo(key: &str) -> Memo {
+    let key = IdempotencyKey { key: key.into(), fingerprint: "f".into() };
+    Memo { user: user("alice"), key, about: "p1".into(), answer: StoredAnswer::created(&json!({})) }
+}
+
 impl World {
     /// The world right after `start-payment` recorded the payment. `funds` is what the buyer has.
     pub async fn new(token_expiry: TokenExpiry, funds: i64) -> Self {
@@ -75,16 +81,13 @@ impl World {
             at: NOW,
         };
         accounts.post(&user("alice"), &charge).await.unwrap().unwrap();
-        let answer = |_: &domain::Reservation| StoredAnswer { status: 201, body: json!({}), location: None };
         let wish = wish(place("alice", 1, NOW), &["A-1-1", "B-1-1"], "r1");
-        let Ok(Reserved::Held(reservation)) = reserve_seats(&reservations, &wish, Origin::New, None, answer, NOW).await
-        else {
+        let Ok(Reserved::Held(reservation)) = reserve_seats(&reservations, &wish, Origin::New, None, NOW).await else {
             panic!("the seats are free");
         };
         let saga = PaymentSaga { token_expiry, ..saga(&reservation, "p1") };
         let payment = Payment { saga: saga.clone(), status: Status::Pending, refund: None, recoveries: 0, told: false };
-        let key = IdempotencyKey { key: "k".into(), fingerprint: "f".into() };
-        payments.open(&payment, &key, &answer(&reservation), NOW).await.unwrap();
+        payments.open(&payment, &memo("k"), NOW).await.unwrap();
         let now = NOW.plus_seconds(10);
         let (refund, is_crowded, parked) = (None, false, Mutex::default());
         Self { engine, saga, refund, is_crowded, parked, reservations, accounts, payments, lines, now }
@@ -98,9 +101,7 @@ impl World {
         }
         let payment = world.payments.find(&world.saga.user_id, &world.saga.payment_id).await.unwrap().unwrap();
         let payment = payment.refunding(Refund { requested_at: world.now, correlation_id: "refund".into() });
-        let key = IdempotencyKey { key: "refund".into(), fingerprint: "f".into() };
-        let answer = StoredAnswer { status: 202, body: json!({}), location: None };
-        world.payments.open_refund(&payment, &key, &answer, world.now).await.unwrap();
+        world.payments.open_refund(&payment, &memo("refund"), world.now).await.unwrap();
         world.refund = payment.refund_saga();
         world.is_crowded = is_crowded;
         world
@@ -116,9 +117,8 @@ impl World {
 
     /// Bob takes a seat if it is free.
     async fn grab(&self) {
-        let answer = |_: &domain::Reservation| StoredAnswer { status: 201, body: json!({}), location: None };
         let wish = wish(place("bob", 2, NOW), &["A-1-1"], "r2");
-        let _taken = reserve_seats(&self.reservations, &wish, Origin::New, None, answer, self.now).await;
+        let _taken = reserve_seats(&self.reservations, &wish, Origin::New, None, self.now).await;
     }
 
     /// Calls the function behind a state.

@@ -2,7 +2,7 @@
 
 use ::payments::domain::{Choices, Execution, Payment};
 use ::payments::dynamo::Payments;
-use ::payments::ports::{AskQuote, AskRefundQuote, OpenPayment, Opened, StartSaga, WatchSaga};
+use ::payments::ports::{AskQuote, AskRefundQuote, OpenPayment, StartSaga, WatchSaga};
 use ::points::domain::Charging;
 use ::points::dynamo::Accounts;
 use ::points::handlers::ChargeDeps;
@@ -21,7 +21,7 @@ use contracts::admission::QueueTokenClaims;
 use contracts::saga::{PaymentSaga, TokenExpiry};
 use contracts::steps::{ChargePaid, PayCharge, PayableReservation, Quote, QuoteRefund, QuoteReservation, RefundQuote};
 use kit::Fault;
-use kit::idempotency::{IdempotencyKey, StoredAnswer};
+use kit::idempotency::{IdempotencyKey, Memo, Outcome, StoredAnswer};
 use kit::{StepCall, StepError};
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
@@ -76,9 +76,8 @@ impl Bench {
         id: &str,
         now: Timestamp,
     ) -> Result<Reservation, ReserveError> {
-        let answer = |_: &Reservation| stored();
         let wish = Wish { asked_at: now, ..wish(place, seats, id) };
-        match reserve_seats(&self.reservations, &wish, Origin::New, None, answer, now).await? {
+        match reserve_seats(&self.reservations, &wish, Origin::New, None, now).await? {
             Reserved::Held(reservation) => Ok(reservation),
             other => panic!("no key was given, nothing was pending: {other:?}"),
         }
@@ -106,9 +105,14 @@ impl Bench {
     }
 }
 
-/// An answer to be remembered that nobody reads.
-pub fn stored() -> StoredAnswer {
-    StoredAnswer { status: 201, body: Value::Null, location: None }
+/// What alice's request leaves under its key, with an answer that nobody reads.
+pub fn memo(key: IdempotencyKey) -> Memo {
+    Memo {
+        user: contracts::UserId::parse("alice").unwrap(),
+        key,
+        about: "id".to_owned(),
+        answer: StoredAnswer::created(&json!({})),
+    }
 }
 
 /// An idempotency key with a body's fingerprint.
@@ -213,9 +217,9 @@ impl Bench {
         let choices = Choices { token_expiry: TokenExpiry::Event, correlation_id: saga.correlation_id.clone() };
         let (id, user, reservation) = (saga.payment_id.clone(), saga.user_id.clone(), saga.reservation_id.clone());
         let payment = Payment::of(id, user, reservation, quote, choices, now);
-        let key = key(saga.payment_id.as_str(), json!({}));
-        let opened = self.payments.open(&payment, &key, &stored(), now).await.unwrap();
-        assert!(matches!(opened, Opened::Now));
+        let memo = Memo { user: saga.user_id.clone(), ..memo(key(saga.payment_id.as_str(), json!({}))) };
+        let opened = self.payments.open(&payment, &memo, now).await.unwrap();
+        assert_eq!(opened, Outcome::First);
         payment
     }
 

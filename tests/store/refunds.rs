@@ -68,12 +68,10 @@ async fn refunds_and_buyers_at_once_never_share_a_seat() {
         racing.spawn(async move { refund_reservation(&store, step(saga, NOW)).await.map(drop).ok() });
         let store = bench.reservations.clone();
         racing.spawn(async move {
-            let answer =
-                |_: &Reservation| kit::idempotency::StoredAnswer { status: 0, body: ().into(), location: None };
             let buyer = place(&format!("buyer-{n}"), 10 + n, NOW);
             let wish = tests::fixture::wish(buyer, &["A-1-1"], &format!("grab-{n}"));
             let origin = ::reservations::ports::Origin::New;
-            ::reservations::usecases::reserve_seats::reserve_seats(&store, &wish, origin, None, answer, NOW)
+            ::reservations::usecases::reserve_seats::reserve_seats(&store, &wish, origin, None, NOW)
                 .await
                 .map(drop)
                 .ok()

@@ -7,7 +7,7 @@
 //! | date row | `CONCERT#<concert>` | `DATE#<starts_at, 15 digits>#<schedule>` | `schedule_id`, `starts_at`, `seats_total`, and for each section that was ever touched `taken#<section>` (held and sold seats) and `rev#<section>` (the revision of its map they were counted in) |
 //! | date | `SCHEDULE#<schedule>` | `INFO` | `schedule_id`, `concert_id`, `starts_at`, `max_per_user`, `hold_seconds`, `seats_total`, `sections` (JSON), `refundable_until` if said |
 //! | section map | `SCHEDULE#<schedule>` | `SECTION#<section>` | `seats` (binary, 2 bits a seat), `held`, `sold`, `rev` |
-//! | key | `USER#<user>` | `IDEM#<key>` | see [`kit::idempotency`]; the answer it remembers is the id of what was made |
+//! | key | `USER#<user>` | `IDEM#<key>` | see [`kit::idempotency`]; what is answered is read anew, by the id |
 //! | outbox row | `OUTBOX#<event>` | `OUTBOX` | see [`kit::outbox`] |
 //!
 //! `INFO` sorts behind every `DATE#`: reading dates forward until the page is full or the partition ends finds it in
@@ -18,8 +18,8 @@ use crate::domain::{
     Concert, Date, DateKey, PackedSeats, Schedule, SeatMap, SectionKey, SectionMap, Taken, Terms, Unplaced,
 };
 use crate::ports::{
-    AddConcert, AddSchedule, Added, FindConcert, KeepSeatMap, ListConcerts, ListDates, NoSuchConcert, Once, Part,
-    ReadSeatMap, TellUnplaced,
+    AddConcert, AddSchedule, FindConcert, KeepSeatMap, ListConcerts, ListDates, NoSuchConcert, Part, ReadSeatMap,
+    TellUnplaced,
 };
 use aws_sdk_dynamodb::operation::update_item::UpdateItemError;
 use aws_sdk_dynamodb::primitives::Blob;
@@ -34,7 +34,7 @@ use kit::Fault;
 use kit::dynamo::{Cancelled, Item, PK, Read, SK, Table, Transaction, at, jitter, json, n, s};
 use kit::fault::classify;
 use kit::http::Page;
-use kit::idempotency::{self, StoredAnswer};
+use kit::idempotency::{self, Memo, Outcome, Recalled};
 use kit::outbox;
 use std::collections::{BTreeSet, HashMap};
 
@@ -66,8 +66,8 @@ pub struct SeatMaps {
 
 /// Something new that was not added.
 struct Refused {
-    /// The row of its key, if that was used before.
-    remembered: Option<Item>,
+    /// What was known under its key.
+    recalled: Outcome<Recalled>,
     cancelled: Cancelled,
 }
 
@@ -82,37 +82,40 @@ impl Catalogue {
         item.as_ref().map(schedule_of).transpose()
     }
 
-    /// The first of something new: what the row of its key remembers.
-    async fn concert_before(&self, row: &Item, once: &Once) -> Result<Added<Concert>, Fault> {
-        let Some(id) = remembered::<ConcertId>(row, once)? else { return Ok(Added::KeyReused) };
-        self.concert(&id).await?.map(Added::Before).ok_or_else(|| lost("reading the first concert"))
+    /// The first of something new, by what the row of its key says.
+    async fn concert_before(&self, recalled: Outcome<Recalled>) -> Result<Outcome<Concert>, Fault> {
+        let id = match recalled {
+            Outcome::First => return Ok(Outcome::First),
+            Outcome::Mismatch => return Ok(Outcome::Mismatch),
+            Outcome::Replay(first) => id_of::<ConcertId>(first)?,
+        };
+        self.concert(&id).await?.map(Outcome::Replay).ok_or_else(lost)
     }
 
-    async fn schedule_before(&self, row: &Item, once: &Once) -> Result<Added<Schedule>, Fault> {
-        let Some(id) = remembered::<ScheduleId>(row, once)? else { return Ok(Added::KeyReused) };
-        self.schedule(&id).await?.map(Added::Before).ok_or_else(|| lost("reading the first date"))
+    async fn schedule_before(&self, recalled: Outcome<Recalled>) -> Result<Outcome<Schedule>, Fault> {
+        let id = match recalled {
+            Outcome::First => return Ok(Outcome::First),
+            Outcome::Mismatch => return Ok(Outcome::Mismatch),
+            Outcome::Replay(first) => id_of::<ScheduleId>(first)?,
+        };
+        self.schedule(&id).await?.map(Outcome::Replay).ok_or_else(lost)
     }
 
-    /// Adds the row of the key, if there is one, and writes everything. The slot of that row, and what failed, if a condition
-    /// did not hold.
+    /// Adds the memo, if there is one, and writes everything; why not, if a condition did not hold.
     async fn add(
         &self,
         mut transaction: Transaction<'_>,
-        id: &str,
-        once: Option<&Once>,
+        memo: Option<&Memo>,
         now: Timestamp,
     ) -> Result<Option<Refused>, Fault> {
-        let mut key = None;
-        if let Some(once) = once {
-            let answer = StoredAnswer { status: 201, body: id.into(), location: None };
-            let row = idempotency::remember(&self.table, &once.user, &once.key, &answer, now)?;
-            key = Some(transaction.add(row)?);
-        }
-        Ok(transaction
-            .commit()
-            .await?
-            .err()
-            .map(|cancelled| Refused { remembered: key.and_then(|slot| cancelled.found(slot)).cloned(), cancelled }))
+        let memo = match memo {
+            Some(memo) => Some((transaction.add(idempotency::remember(&self.table, memo, now))?, &memo.key)),
+            None => None,
+        };
+        let Err(cancelled) = transaction.commit().await? else { return Ok(None) };
+        let row = memo.and_then(|(slot, key)| Some((cancelled.found(slot)?, key)));
+        let recalled = row.map_or(Ok(Outcome::First), |(row, key)| idempotency::recall(row, key))?;
+        Ok(Some(Refused { recalled, cancelled }))
     }
 
     /// The write of an item that is not there yet.
@@ -127,15 +130,12 @@ impl Catalogue {
     }
 }
 
-/// The id in a key's row; `None` when the key was used for another request.
-fn remembered<T: TryFrom<String>>(row: &Item, once: &Once) -> Result<Option<T>, Fault> {
-    let Some(answer) = idempotency::recall(row, &once.key)? else { return Ok(None) };
-    let id = answer.body.as_str().and_then(|id| T::try_from(id.to_owned()).ok());
-    id.map(Some).ok_or_else(|| lost("reading what a key remembers"))
+fn id_of<T: TryFrom<String>>(first: Recalled) -> Result<T, Fault> {
+    first.about.and_then(|id| T::try_from(id).ok()).ok_or_else(lost)
 }
 
-fn lost(doing: &'static str) -> Fault {
-    Fault::broken(doing, "the key's row names nothing that exists")
+fn lost() -> Fault {
+    Fault::broken("reading what a key remembers", "the key's row names nothing that exists")
 }
 
 fn concert_pk(id: &ConcertId) -> String {
@@ -210,19 +210,16 @@ impl AddConcert for Catalogue {
     async fn add_concert(
         &self,
         concert: &Concert,
-        once: Option<&Once>,
+        memo: Option<&Memo>,
         now: Timestamp,
-    ) -> Result<Added<Concert>, Fault> {
+    ) -> Result<Outcome<Concert>, Fault> {
         const DOING: &str = "adding a concert";
         let mut transaction = self.table.transaction(DOING);
         transaction.add(self.put_new(DOING, concert_item(concert, concert_pk(&concert.id), INFO.to_owned()))?)?;
-        let Some(refused) = self.add(transaction, concert.id.as_str(), once, now).await? else {
-            return Ok(Added::Now);
-        };
-        match (&refused.remembered, once) {
-            (Some(row), Some(once)) => self.concert_before(row, once).await,
-            // The id was minted for this very call: a try whose answer was lost has written it.
-            _ => Ok(Added::Now),
+        // The id was minted for this very call: where the key knows of nothing, a try whose answer was lost has written it.
+        match self.add(transaction, memo, now).await? {
+            Some(refused) => self.concert_before(refused.recalled).await,
+            None => Ok(Outcome::First),
         }
     }
 
@@ -277,9 +274,9 @@ impl AddSchedule for Catalogue {
     async fn add_schedule(
         &self,
         schedule: &Schedule,
-        once: Option<&Once>,
+        memo: Option<&Memo>,
         now: Timestamp,
-    ) -> Result<Result<Added<Schedule>, NoSuchConcert>, Fault> {
+    ) -> Result<Result<Outcome<Schedule>, NoSuchConcert>, Fault> {
         const DOING: &str = "adding a date";
         let concert = ConditionCheck::builder()
             .table_name(&self.table.name)
@@ -291,24 +288,22 @@ impl AddSchedule for Catalogue {
         let mut transaction = self.table.transaction(DOING);
         let concert = transaction.add(TransactWriteItem::builder().condition_check(concert).build())?;
         transaction.add(self.put_new(DOING, schedule_item(schedule)?)?)?;
-        let Some(refused) = self.add(transaction, schedule.id.as_str(), once, now).await? else {
-            return Ok(Ok(Added::Now));
-        };
-        match (&refused.remembered, once) {
-            (Some(row), Some(once)) => self.schedule_before(row, once).await.map(Ok),
-            _ if refused.cancelled.failed(concert) => Ok(Err(NoSuchConcert)),
-            // The id was minted for this very call: a try whose answer was lost has written it.
-            _ => Ok(Ok(Added::Now)),
+        match self.add(transaction, memo, now).await? {
+            None => Ok(Ok(Outcome::First)),
+            Some(refused) if refused.recalled == Outcome::First && refused.cancelled.failed(concert) => {
+                Ok(Err(NoSuchConcert))
+            }
+            // As for a concert.
+            Some(refused) => self.schedule_before(refused.recalled).await.map(Ok),
         }
     }
 
-    async fn schedule_made(&self, once: &Once, now: Timestamp) -> Result<Option<Added<Schedule>>, Fault> {
-        let pk = format!("USER#{}", once.user);
-        let row = self.table.read("reading a key", s(pk), s(idempotency::sort_key(&once.key))).await?;
-        match row {
-            Some(row) if row.moment("forgotten_at")? > now => self.schedule_before(&row, once).await.map(Some),
-            _ => Ok(None),
-        }
+    async fn schedule_made(&self, memo: &Memo, now: Timestamp) -> Result<Outcome<Schedule>, Fault> {
+        let pk = format!("USER#{}", memo.user);
+        let Some(row) = self.table.read("reading a key", s(pk), s(idempotency::sort_key(&memo.key))).await? else {
+            return Ok(Outcome::First);
+        };
+        self.schedule_before(idempotency::recall_at(&row, &memo.key, now)?).await
     }
 
     async fn show_schedule(&self, schedule: &Schedule, correlation_id: &str, now: Timestamp) -> Result<(), Fault> {

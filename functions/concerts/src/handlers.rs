@@ -5,7 +5,7 @@ use crate::domain::{
     StreamPosition, Terms,
 };
 use crate::ports::{
-    AddConcert, AddSchedule, FindConcert, KeepSeatMap, ListConcerts, ListDates, Once, OpenSchedule, OpenWaitingRoom,
+    AddConcert, AddSchedule, FindConcert, KeepSeatMap, ListConcerts, ListDates, OpenSchedule, OpenWaitingRoom,
     ReadSeatMap, TellUnplaced,
 };
 use crate::usecases::create_concert::{self, CreateConcert, CreateConcertError};
@@ -14,11 +14,11 @@ use crate::usecases::project_seat_map;
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use contracts::seats::{SeatStatus, Section, stream};
-use contracts::{ConcertId, Invalid, ScheduleId, SeatId, SectionName, Timestamp, Won};
+use contracts::{ConcertId, Invalid, ScheduleId, SeatId, SectionName, Timestamp, UserId, Won};
 use kit::auth::UserTokens;
 use kit::dynamo::{Item, Read};
 use kit::http::{Cursor, ListBody};
-use kit::idempotency::{self, IdempotencyKey};
+use kit::idempotency::{self, IdempotencyKey, Memo, StoredAnswer};
 use kit::ids::Mint;
 use kit::stream::{Change, Record};
 use kit::{Call, Fault, Problem, Reply};
@@ -183,6 +183,11 @@ struct NewConcertBody {
     venue: String,
 }
 
+/// What a request for something new leaves under its key: the id. What is answered again is read anew.
+fn memo(user: UserId, key: IdempotencyKey, id: &(impl ToString + Serialize)) -> Memo {
+    Memo { user, key, about: id.to_string(), answer: StoredAnswer::created(id) }
+}
+
 /// `POST /admin/concerts`
 pub async fn create_concert<C, N>(deps: &Deps<C, N>, call: Call) -> Result<Reply, Problem>
 where
@@ -192,11 +197,9 @@ where
     let caller = deps.users.operator(&call)?;
     let key = IdempotencyKey::of(&call, "POST /admin/concerts")?;
     let body: NewConcertBody = call.json()?;
-    let ask = CreateConcert {
-        concert: Concert::new(ConcertId::mint(call.now), &body.title, &body.artist, &body.venue, call.now)?,
-        once: key.map(|key| Once { user: caller.user, key }),
-        now: call.now,
-    };
+    let concert = Concert::new(ConcertId::mint(call.now), &body.title, &body.artist, &body.venue, call.now)?;
+    let memo = key.map(|key| memo(caller.user, key, &concert.id));
+    let ask = CreateConcert { concert, memo, now: call.now };
     let concert = create_concert::create_concert(&deps.catalogue, &deps.neighbour, ask).await?;
     Reply::created(ConcertBody::from(concert))
 }
@@ -310,18 +313,15 @@ where
         return Err(Invalid::new("refundable_until", "must not be after starts_at").into());
     }
     let sections = body.sections.into_iter().map(Section::try_from).collect::<Result<Vec<_>, _>>()?;
-    let ask = CreateSchedule {
-        schedule: Schedule {
-            id: ScheduleId::mint(call.now),
-            concert,
-            starts_at: body.starts_at,
-            terms: Terms::new(body.max_per_user, body.hold_seconds, sections)?,
-            refundable_until: body.refundable_until,
-        },
-        once: key.map(|key| Once { user: caller.user, key }),
-        now: call.now,
-        correlation_id: call.request_id.clone(),
+    let schedule = Schedule {
+        id: ScheduleId::mint(call.now),
+        concert,
+        starts_at: body.starts_at,
+        terms: Terms::new(body.max_per_user, body.hold_seconds, sections)?,
+        refundable_until: body.refundable_until,
     };
+    let memo = key.map(|key| memo(caller.user, key, &schedule.id));
+    let ask = CreateSchedule { schedule, memo, now: call.now, correlation_id: call.request_id.clone() };
     let schedule = create_schedule::create_schedule(&deps.catalogue, &deps.neighbour, ask).await?;
     Reply::created(ScheduleBody::from(schedule))
 }

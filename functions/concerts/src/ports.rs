@@ -1,30 +1,10 @@
 //! What concerts needs from outside, one narrow trait per capability.
 
 use crate::domain::{Concert, Date, DateKey, Schedule, SeatMap, SectionKey, SectionMap, Taken, Unplaced};
-use contracts::{ConcertId, ScheduleId, Timestamp, UserId};
+use contracts::{ConcertId, ScheduleId, Timestamp};
 use kit::Fault;
 use kit::http::Page;
-use kit::idempotency::IdempotencyKey;
-
-/// Who asked for something new under which key.
-#[derive(Debug, Clone)]
-pub struct Once {
-    /// Keys are remembered per user.
-    pub user: UserId,
-    /// The caller's key, and the request it came with.
-    pub key: IdempotencyKey,
-}
-
-/// What asking for something new came to.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Added<T> {
-    /// It was written now.
-    Now,
-    /// An earlier request under the same key had written this.
-    Before(T),
-    /// The key was used for another request. Nothing was written.
-    KeyReused,
-}
+use kit::idempotency::{Memo, Outcome};
 
 /// There is no such concert. Nothing was written.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -39,9 +19,9 @@ pub trait AddConcert: Send + Sync {
     fn add_concert(
         &self,
         concert: &Concert,
-        once: Option<&Once>,
+        memo: Option<&Memo>,
         now: Timestamp,
-    ) -> impl Future<Output = Result<Added<Concert>, Fault>> + Send;
+    ) -> impl Future<Output = Result<Outcome<Concert>, Fault>> + Send;
 
     /// Puts the concert into the catalogue; nothing changes if it is there.
     fn show_concert(&self, concert: &Concert) -> impl Future<Output = Result<(), Fault>> + Send;
@@ -66,16 +46,16 @@ pub trait AddSchedule: Send + Sync {
     fn add_schedule(
         &self,
         schedule: &Schedule,
-        once: Option<&Once>,
+        memo: Option<&Memo>,
         now: Timestamp,
-    ) -> impl Future<Output = Result<Result<Added<Schedule>, NoSuchConcert>, Fault>> + Send;
+    ) -> impl Future<Output = Result<Result<Outcome<Schedule>, NoSuchConcert>, Fault>> + Send;
 
     /// What was made, or not, under a key.
     fn schedule_made(
         &self,
-        once: &Once,
+        memo: &Memo,
         now: Timestamp,
-    ) -> impl Future<Output = Result<Option<Added<Schedule>>, Fault>> + Send;
+    ) -> impl Future<Output = Result<Outcome<Schedule>, Fault>> + Send;
 
     /// Puts the date into its concert's list, with the event; nothing changes if it is there.
     fn show_schedule(

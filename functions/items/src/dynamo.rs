@@ -11,7 +11,7 @@
 //! An item is never deleted: what an order took is put back even where it is not sold any more.
 
 use crate::domain::{Item, Job, Label, Lack, Order, Refusal, Stock};
-use crate::ports::{AddItem, Added, ChangeItem, FindItem, FindItems, KeepStock, ListItems, Once, Taken, WithdrawItem};
+use crate::ports::{AddItem, ChangeItem, FindItem, FindItems, KeepStock, ListItems, Taken, WithdrawItem};
 use aws_sdk_dynamodb::operation::update_item::UpdateItemError;
 use aws_sdk_dynamodb::operation::update_item::builders::UpdateItemFluentBuilder;
 use aws_sdk_dynamodb::types::{
@@ -24,7 +24,8 @@ use kit::Fault;
 use kit::dynamo::{self, PK, Read, SK, TTL, Table, at, built, jitter, n, s};
 use kit::fault::classify;
 use kit::http::Page;
-use kit::{idempotency, outbox};
+use kit::idempotency::{self, Memo, Outcome, StoredAnswer};
+use kit::outbox;
 use std::collections::HashMap;
 
 /// Who speaks in our events.
@@ -149,21 +150,20 @@ fn is_sold(row: &dynamo::Item) -> bool {
 }
 
 impl AddItem for Items {
-    async fn add_item(&self, item: &Item, once: Option<&Once>, now: Timestamp) -> Result<Added, Fault> {
+    async fn add_item(&self, item: &Item, memo: Option<&Memo>, now: Timestamp) -> Result<Outcome<StoredAnswer>, Fault> {
         let listed = Put::builder().table_name(&self.table.name).item(PK, s(ITEMS)).item(SK, s(&item.id));
         let mut transaction = self.table.transaction("adding an item");
         transaction.add(self.put_new(item_row(item))?)?;
         transaction.add(listed)?;
-        let Some(once) = once else {
+        let Some(memo) = memo else {
             // The id was minted for this very call: a try whose answer was lost has written it.
-            return transaction.commit().await.map(|_| Added::Now);
+            return transaction.commit().await.map(|_| Outcome::First);
         };
-        let remember = idempotency::remember(&self.table, &once.user, &once.key, &once.answer, now)?;
-        let remembered = transaction.add(remember)?;
-        let Err(cancelled) = transaction.commit().await? else { return Ok(Added::Now) };
+        let remembered = transaction.add(idempotency::remember(&self.table, memo, now))?;
+        let Err(cancelled) = transaction.commit().await? else { return Ok(Outcome::First) };
         match cancelled.found(remembered) {
-            Some(row) => Ok(idempotency::recall(row, &once.key)?.map_or(Added::KeyReused, Added::Before)),
-            None => Ok(Added::Now),
+            Some(row) => Ok(idempotency::recall(row, &memo.key)?.map(|first| first.answer)),
+            None => Ok(Outcome::First),
         }
     }
 }

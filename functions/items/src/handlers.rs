@@ -1,14 +1,14 @@
 //! HTTP and queue in, answers out. The step needs no translation: its input is published.
 
 use crate::domain::{Item, Label, Order, Stock};
-use crate::ports::{AddItem, Added, ChangeItem, FindItem, KeepStock, ListItems, Once, WithdrawItem};
+use crate::ports::{AddItem, ChangeItem, FindItem, KeepStock, ListItems, WithdrawItem};
 use crate::usecases::deduct_stock;
 use contracts::events::OrderEvent;
 use contracts::orders::{News, is_forgotten};
 use contracts::{ItemId, Won};
 use kit::auth::UserTokens;
 use kit::http::{Cursor, ListBody};
-use kit::idempotency::{self, IdempotencyKey, StoredAnswer};
+use kit::idempotency::{self, IdempotencyKey, Memo, Outcome, StoredAnswer};
 use kit::ids::Mint;
 use kit::queue::Message;
 use kit::{Call, Fault, Problem, Reply};
@@ -77,11 +77,12 @@ pub async fn create_item(deps: &Deps<impl AddItem>, call: Call) -> Result<Reply,
     let item = Item { id: ItemId::mint(call.now), label, stock: Stock::new(body.stock)?, created_at: call.now };
     let mut reply = Reply::created(ItemBody::from(item.clone()))?;
     reply.location = Some(format!("/items/{}", item.id));
-    let once = key.map(|key| Once { user: caller.user, key, answer: StoredAnswer::of(&reply) });
-    match deps.store.add_item(&item, once.as_ref(), call.now).await? {
-        Added::Now => Ok(reply),
-        Added::Before(answer) => Ok(answer.into_reply()),
-        Added::KeyReused => Err(idempotency::reused()),
+    let memo =
+        key.map(|key| Memo { user: caller.user, key, about: item.id.to_string(), answer: StoredAnswer::of(&reply) });
+    match deps.store.add_item(&item, memo.as_ref(), call.now).await? {
+        Outcome::First => Ok(reply),
+        Outcome::Replay(first) => Ok(first.into_reply()),
+        Outcome::Mismatch => Err(idempotency::reused()),
     }
 }
 

@@ -2,32 +2,10 @@
 
 use crate::domain::{Item, Job, Label, Order, Refusal, Stock};
 use contracts::orders::Work;
-use contracts::{ItemId, OrderId, Timestamp, UserId};
+use contracts::{ItemId, OrderId, Timestamp};
 use kit::Fault;
 use kit::http::Page;
-use kit::idempotency::{IdempotencyKey, StoredAnswer};
-
-/// Who asked for a new item under which key, and what they are answered.
-#[derive(Debug, Clone)]
-pub struct Once {
-    /// Keys are remembered per user.
-    pub user: UserId,
-    /// The caller's key, and the request it came with.
-    pub key: IdempotencyKey,
-    /// The answer that is remembered.
-    pub answer: StoredAnswer,
-}
-
-/// What asking for a new item came to.
-#[derive(Debug, Clone, PartialEq)]
-pub enum Added {
-    /// It was written now.
-    Now,
-    /// An earlier request under the same key had been answered so. Nothing was written.
-    Before(StoredAnswer),
-    /// The key was used for another request. Nothing was written.
-    KeyReused,
-}
+use kit::idempotency::{Memo, Outcome, StoredAnswer};
 
 /// Puts items into the catalogue.
 pub trait AddItem: Send + Sync {
@@ -35,9 +13,9 @@ pub trait AddItem: Send + Sync {
     fn add_item(
         &self,
         item: &Item,
-        once: Option<&Once>,
+        memo: Option<&Memo>,
         now: Timestamp,
-    ) -> impl Future<Output = Result<Added, Fault>> + Send;
+    ) -> impl Future<Output = Result<Outcome<StoredAnswer>, Fault>> + Send;
 }
 
 /// Changes items. `None` where there is no such item, or none any more.

@@ -5,7 +5,8 @@
 
 use crate::dynamo::{self, Item, PK, Read, SK, TTL, Table, s};
 use crate::{Call, Fault, Problem, Reply};
-use aws_sdk_dynamodb::types::{Put, ReturnValuesOnConditionCheckFailure, TransactWriteItem};
+use aws_sdk_dynamodb::types::builders::PutBuilder;
+use aws_sdk_dynamodb::types::{Put, ReturnValuesOnConditionCheckFailure};
 use base64::Engine as _;
 use contracts::{Timestamp, UserId};
 use lambda_http::http::StatusCode;
@@ -67,15 +68,35 @@ pub fn reused() -> Problem {
     )
 }
 
-/// The answer a row remembers.
+/// What was known under a key.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub enum Outcome<T> {
+    /// Nothing: this request is the first. Of a write: it was made.
+    #[default]
+    First,
+    /// The same request came before, and what it came to. Nothing was written.
+    Replay(T),
+    /// The key was used for another request. Nothing was written.
+    Mismatch,
+}
+
+impl<T> Outcome<T> {
+    /// The same of what a replay came to.
+    pub fn map<U>(self, of: impl FnOnce(T) -> U) -> Outcome<U> {
+        match self {
+            Self::First => Outcome::First,
+            Self::Replay(before) => Outcome::Replay(of(before)),
+            Self::Mismatch => Outcome::Mismatch,
+        }
+    }
+}
+
+/// An answer as it is remembered: made by a handler and given out by one; nobody between them looks into it.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct StoredAnswer {
-    /// Its status code.
-    pub status: u16,
-    /// Its body.
-    pub body: Value,
-    /// Its `Location`.
-    pub location: Option<String>,
+    status: u16,
+    body: Value,
+    location: Option<String>,
 }
 
 impl StoredAnswer {
@@ -86,6 +107,16 @@ impl StoredAnswer {
             body: reply.body.clone().unwrap_or(Value::Null),
             location: reply.location.clone(),
         }
+    }
+
+    /// 201 with a body.
+    pub fn created(body: &impl Serialize) -> Self {
+        Self { status: StatusCode::CREATED.as_u16(), body: value(body), location: None }
+    }
+
+    /// 202 with a body, and where to look what becomes of it.
+    pub fn accepted(body: &impl Serialize, location: String) -> Self {
+        Self { status: StatusCode::ACCEPTED.as_u16(), body: value(body), location: Some(location) }
     }
 
     /// The reply again.
@@ -100,44 +131,70 @@ impl StoredAnswer {
     }
 }
 
+fn value(body: &impl Serialize) -> Value {
+    serde_json::to_value(body).unwrap_or_default()
+}
+
+/// What a write remembers of its request, in the transaction of its effect.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Memo {
+    /// Keys are remembered per user.
+    pub user: UserId,
+    /// The key, and the request it came with.
+    pub key: IdempotencyKey,
+    /// The id of what was made.
+    pub about: String,
+    /// What was answered.
+    pub answer: StoredAnswer,
+}
+
+/// What a row remembers of the first request.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Recalled {
+    /// The id of what was made; not all rows of releases before this one have it.
+    pub about: Option<String>,
+    /// What was answered.
+    pub answer: StoredAnswer,
+}
+
 /// The sort key of a key's row; its partition is `USER#<user>`.
 pub fn sort_key(key: &IdempotencyKey) -> String {
     format!("IDEM#{}", key.key)
 }
 
-/// The write that remembers an answer: goes into the transaction of the effect. Its condition fails when the key is
-/// taken, and finds the row ([`recall`]).
-pub fn remember(
-    table: &Table,
-    user: &UserId,
-    key: &IdempotencyKey,
-    answer: &StoredAnswer,
-    now: Timestamp,
-) -> Result<TransactWriteItem, Fault> {
+/// The write of a memo: goes into the transaction of the effect. Its condition fails when the key is taken, and finds the
+/// row ([`recall`]).
+pub fn remember(table: &Table, memo: &Memo, now: Timestamp) -> PutBuilder {
     let forgotten_at = now.plus_seconds(REMEMBERED_SECONDS);
-    let put = Put::builder()
+    Put::builder()
         .table_name(&table.name)
-        .item(PK, s(format!("USER#{user}")))
-        .item(SK, s(sort_key(key)))
-        .item("fingerprint", s(&key.fingerprint))
-        .item("answer", dynamo::json("remembering an answer", answer)?)
+        .item(PK, s(format!("USER#{}", memo.user)))
+        .item(SK, s(sort_key(&memo.key)))
+        .item("fingerprint", s(&memo.key.fingerprint))
+        .item("about", s(&memo.about))
+        .item("answer", s(value(&memo.answer)))
         .item("forgotten_at", dynamo::at(forgotten_at))
         .item(TTL, dynamo::n(forgotten_at.ttl_seconds()))
         // DynamoDB deletes by TTL late; a row past its time counts as gone.
         .condition_expression("attribute_not_exists(pk) OR forgotten_at <= :now")
         .expression_attribute_values(":now", dynamo::at(now))
         .return_values_on_condition_check_failure(ReturnValuesOnConditionCheckFailure::AllOld)
-        .build()
-        .map_err(|error| Fault::broken("remembering an answer", error))?;
-    Ok(TransactWriteItem::builder().put(put).build())
 }
 
-/// The answer in a found row, if it was given to the same request; `None` when the key was used for another.
-pub fn recall(row: &Item, key: &IdempotencyKey) -> Result<Option<StoredAnswer>, Fault> {
+/// What a found row says of a request with this key.
+pub fn recall(row: &Item, key: &IdempotencyKey) -> Result<Outcome<Recalled>, Fault> {
     if row.text("fingerprint")? != key.fingerprint {
-        return Ok(None);
+        return Ok(Outcome::Mismatch);
     }
-    row.document("answer").map(Some)
+    let answer: StoredAnswer = row.document("answer")?;
+    // Releases before this one kept an id in place of a body, or none.
+    let about = row.text("about").ok().or(answer.body.as_str()).map(str::to_owned);
+    Ok(Outcome::Replay(Recalled { about, answer }))
+}
+
+/// The same of a row that was read, which may be past its time.
+pub fn recall_at(row: &Item, key: &IdempotencyKey, now: Timestamp) -> Result<Outcome<Recalled>, Fault> {
+    if row.moment("forgotten_at")? > now { recall(row, key) } else { Ok(Outcome::First) }
 }
 
 #[cfg(test)]
@@ -155,6 +212,26 @@ mod tests {
         }
         assert_eq!(IdempotencyKey::of(&call(&[]), "POST /x").unwrap(), None);
         assert_eq!(IdempotencyKey::required(&call(&[]), "POST /x").unwrap_err().code, "idempotency_key_required");
+    }
+
+    #[test]
+    fn a_row_says_whether_the_request_is_the_same_and_what_it_was_about() {
+        let key = |fingerprint: &str| IdempotencyKey { key: "k".into(), fingerprint: fingerprint.into() };
+        let row = |answer: &str, about: Option<&str>| {
+            let mut row = Item::from([("fingerprint".into(), s("f")), ("answer".into(), s(answer))]);
+            row.extend(about.map(|id| ("about".to_owned(), s(id))));
+            row
+        };
+        let about = |row: &Item| match recall(row, &key("f")).unwrap() {
+            Outcome::Replay(first) => first.about,
+            other => panic!("{other:?}"),
+        };
+        let body = r#"{"status":201,"body":{"a":1},"location":null}"#;
+        assert_eq!(about(&row(body, Some("id"))).as_deref(), Some("id"));
+        assert_eq!(recall(&row(body, None), &key("other")).unwrap(), Outcome::Mismatch);
+        // As releases before this one left them.
+        assert_eq!(about(&row(body, None)), None);
+        assert_eq!(about(&row(r#"{"status":201,"body":"id","location":null}"#, None)).as_deref(), Some("id"));
     }
 
     #[test]

@@ -13,8 +13,8 @@ use crate::domain::{
     Status, WorkState,
 };
 use crate::ports::{
-    ChangeCart, EndOrder, FindCart, FindDue, FindOrder, KeepAnswers, KeepCart, ListOrders, OpenOrder, PutOff,
-    Remembered, SayAgain, SettleOrder,
+    ChangeCart, EndOrder, FindCart, FindDue, FindOrder, KeepAnswers, KeepCart, ListOrders, OpenOrder, PutOff, SayAgain,
+    SettleOrder,
 };
 use aws_sdk_dynamodb::operation::update_item::UpdateItemError;
 use aws_sdk_dynamodb::operation::update_item::builders::UpdateItemFluentBuilder;
@@ -29,7 +29,7 @@ use kit::Fault;
 use kit::dynamo::{self, Item, PK, Read, SK, TTL, Table, at, built, jitter, n, readable, s};
 use kit::fault::classify;
 use kit::http::Page;
-use kit::idempotency::{self, IdempotencyKey, StoredAnswer};
+use kit::idempotency::{self, IdempotencyKey, Memo, Outcome, StoredAnswer};
 use kit::outbox;
 
 /// The index of orders that somebody owes something, by the moment to look at them.
@@ -287,11 +287,16 @@ impl ChangeCart for Orders {
 }
 
 impl OpenOrder for Orders {
-    async fn checkout(&self, user: &UserId, key: &IdempotencyKey, now: Timestamp) -> Result<(Remembered, Cart), Fault> {
+    async fn checkout(
+        &self,
+        user: &UserId,
+        key: &IdempotencyKey,
+        now: Timestamp,
+    ) -> Result<(Outcome<StoredAnswer>, Cart), Fault> {
         const DOING: &str = "reading what an order needs";
         let row = |sk| Item::from([(PK.to_owned(), user_pk(user)), (SK.to_owned(), sk)]);
         let mut wanted = vec![row(s(CART)), row(s(idempotency::sort_key(key)))];
-        let (mut remembered, mut cart) = (Remembered::Nothing, Cart::default());
+        let (mut remembered, mut cart) = (Outcome::First, Cart::default());
         for attempt in 0..ATTEMPTS {
             if attempt > 0 {
                 tokio::time::sleep(jitter(attempt)).await;
@@ -302,8 +307,8 @@ impl OpenOrder for Orders {
             for row in got.responses.unwrap_or_default().into_values().flatten() {
                 if row.text(SK)? == CART {
                     cart = cart_of(&row)?;
-                } else if row.moment("forgotten_at")? > now {
-                    remembered = recalled(&row, key)?;
+                } else {
+                    remembered = idempotency::recall_at(&row, key, now)?.map(|first| first.answer);
                 }
             }
             // Under load DynamoDB may leave keys for another round.
@@ -316,12 +321,7 @@ impl OpenOrder for Orders {
         Err(Fault::contended(DOING))
     }
 
-    async fn open_order(
-        &self,
-        order: &Order,
-        key: &IdempotencyKey,
-        answer: &StoredAnswer,
-    ) -> Result<Remembered, Fault> {
+    async fn open_order(&self, order: &Order, memo: &Memo) -> Result<Outcome<StoredAnswer>, Fault> {
         const DOING: &str = "placing an order";
         let (id, now) = (order.id.as_str(), order.placed_at);
         let row = Put::builder()
@@ -346,18 +346,14 @@ impl OpenOrder for Orders {
         let mut transaction = self.table.transaction(DOING);
         transaction.add(row)?;
         transaction.add(outbox::row_with(&self.table, &event, id, [("work_state", work_state)])?)?;
-        let remembered = transaction.add(idempotency::remember(&self.table, &order.user, key, answer, now)?)?;
-        let Err(cancelled) = transaction.commit().await? else { return Ok(Remembered::Nothing) };
+        let remembered = transaction.add(idempotency::remember(&self.table, memo, now))?;
+        let Err(cancelled) = transaction.commit().await? else { return Ok(Outcome::First) };
         match cancelled.found(remembered) {
-            Some(row) => recalled(row, key),
+            Some(row) => Ok(idempotency::recall(row, &memo.key)?.map(|first| first.answer)),
             // The id was minted for this very call: a try whose answer was lost has written it.
-            None => Ok(Remembered::Nothing),
+            None => Ok(Outcome::First),
         }
     }
-}
-
-fn recalled(row: &Item, key: &IdempotencyKey) -> Result<Remembered, Fault> {
-    Ok(idempotency::recall(row, key)?.map_or(Remembered::OtherRequest, Remembered::Answer))
 }
 
 /// The shard of an order in the index, from its id.

@@ -136,17 +136,9 @@ pub async fn remove_cart_item(deps: &Deps<impl ChangeCart>, call: Call) -> Resul
     Ok(Reply::no_content())
 }
 
-fn location(id: &OrderId) -> String {
-    format!("/orders/{id}")
-}
-
-/// The answer to an order that was taken, to be remembered.
+/// The answer to an order that was taken.
 fn accepted(order: &Order) -> StoredAnswer {
-    StoredAnswer {
-        status: StatusCode::ACCEPTED.as_u16(),
-        body: serde_json::to_value(OrderBody::from(order)).unwrap_or_default(),
-        location: Some(location(&order.id)),
-    }
+    StoredAnswer::accepted(&OrderBody::from(order), format!("/orders/{}", order.id))
 }
 
 /// `POST /orders`
@@ -164,7 +156,7 @@ pub async fn place_order(deps: &PlaceDeps<impl OpenOrder, impl AskItems>, call: 
         now: call.now,
     };
     match place_order::place_order(&deps.store, &deps.items, ask, accepted).await? {
-        Placed::Now(order) => Reply::accepted(OrderBody::from(&order), location(&order.id)),
+        Placed::Now(order) => Ok(accepted(&order).into_reply()),
         Placed::AsBefore(answer) => Ok(answer.into_reply()),
     }
 }

@@ -6,7 +6,7 @@ use contracts::steps::{ItemsQuote, QuoteItems};
 use contracts::{ItemId, OrderId, Timestamp, UserId};
 use kit::Fault;
 use kit::http::Page;
-use kit::idempotency::{IdempotencyKey, StoredAnswer};
+use kit::idempotency::{IdempotencyKey, Memo, Outcome, StoredAnswer};
 
 /// Asks what items are called and cost now.
 pub trait AskItems: Send + Sync {
@@ -28,17 +28,6 @@ pub trait ChangeCart: Send + Sync {
     fn remove_line(&self, user: &UserId, item: &ItemId) -> impl Future<Output = Result<(), Fault>> + Send;
 }
 
-/// What the key of a request remembers.
-#[derive(Debug, Clone, PartialEq)]
-pub enum Remembered {
-    /// Nothing: the request is new.
-    Nothing,
-    /// The answer to the same request.
-    Answer(StoredAnswer),
-    /// Another request.
-    OtherRequest,
-}
-
 /// Opens orders.
 pub trait OpenOrder: Send + Sync {
     /// What the key remembers, and the user's cart.
@@ -47,15 +36,14 @@ pub trait OpenOrder: Send + Sync {
         user: &UserId,
         key: &IdempotencyKey,
         now: Timestamp,
-    ) -> impl Future<Output = Result<(Remembered, Cart), Fault>> + Send;
+    ) -> impl Future<Output = Result<(Outcome<StoredAnswer>, Cart), Fault>> + Send;
     /// The order, the event that it was placed, and the remembered answer: all or nothing. Anything remembered before
     /// means that nothing was written.
     fn open_order(
         &self,
         order: &Order,
-        key: &IdempotencyKey,
-        answer: &StoredAnswer,
-    ) -> impl Future<Output = Result<Remembered, Fault>> + Send;
+        memo: &Memo,
+    ) -> impl Future<Output = Result<Outcome<StoredAnswer>, Fault>> + Send;
 }
 
 /// Reads one order of a user.

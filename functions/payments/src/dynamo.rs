@@ -9,9 +9,7 @@
 pub mod charges;
 
 use crate::domain::{PENDING_TOO_LONG_MILLIS, Payment, Refund, Status, wait_after_recovery};
-use crate::ports::{
-    FindPayment, FindStuck, OpenPayment, OpenRefund, Opened, RecallAnswer, SettlePayment, SettleRefund,
-};
+use crate::ports::{FindPayment, FindStuck, OpenPayment, OpenRefund, RecallAnswer, SettlePayment, SettleRefund};
 use aws_sdk_dynamodb::types::builders::UpdateBuilder;
 use aws_sdk_dynamodb::types::{AttributeValue, Put, ReturnValuesOnConditionCheckFailure, Update};
 use contracts::events::{
@@ -22,7 +20,7 @@ use contracts::{PaymentId, Timestamp, UserId};
 use kit::Fault;
 use kit::dynamo::{Item, PK, Read, SK, Table, at, n, readable, s};
 use kit::fault::classify;
-use kit::idempotency::{self, IdempotencyKey, StoredAnswer};
+use kit::idempotency::{self, IdempotencyKey, Memo, Outcome, Recalled};
 use kit::outbox;
 
 /// The index of payments with an open saga by the moment the recovery should look at them.
@@ -88,13 +86,7 @@ impl Payments {
 }
 
 impl OpenPayment for Payments {
-    async fn open(
-        &self,
-        payment: &Payment,
-        key: &IdempotencyKey,
-        answer: &StoredAnswer,
-        now: Timestamp,
-    ) -> Result<Opened, Fault> {
+    async fn open(&self, payment: &Payment, memo: &Memo, now: Timestamp) -> Result<Outcome<Recalled>, Fault> {
         let saga = &payment.saga;
         let row = Put::builder()
             .table_name(&self.table.name)
@@ -114,12 +106,12 @@ impl OpenPayment for Payments {
             .condition_expression("attribute_not_exists(pk)");
         let mut transaction = self.table.transaction("recording a payment");
         transaction.add(row)?;
-        let remembered = transaction.add(idempotency::remember(&self.table, &saga.user_id, key, answer, now)?)?;
-        let Err(cancelled) = transaction.commit().await? else { return Ok(Opened::Now) };
+        let remembered = transaction.add(idempotency::remember(&self.table, memo, now))?;
+        let Err(cancelled) = transaction.commit().await? else { return Ok(Outcome::First) };
         match cancelled.found(remembered) {
-            Some(row) => opened_before(row, key),
+            Some(row) => idempotency::recall(row, &memo.key),
             // The id was minted for this very call: a try whose answer was lost has written it.
-            None => Ok(Opened::Now),
+            None => Ok(Outcome::First),
         }
     }
 }
@@ -128,10 +120,9 @@ impl OpenRefund for Payments {
     async fn open_refund(
         &self,
         payment: &Payment,
-        key: &IdempotencyKey,
-        answer: &StoredAnswer,
+        memo: &Memo,
         now: Timestamp,
-    ) -> Result<Option<Opened>, Fault> {
+    ) -> Result<Option<Outcome<Recalled>>, Fault> {
         let saga = &payment.saga;
         let (requested_at, correlation_id) = payment.asked();
         let refunding = self
@@ -150,24 +141,19 @@ impl OpenRefund for Payments {
         let mut transaction = self.table.transaction("recording a refund");
         transaction.add(refunding)?;
         // What made it not completed may be this very request, being recorded at this moment.
-        let remember = idempotency::remember(&self.table, &saga.user_id, key, answer, now)?;
-        let remembered = transaction.add_identity(remember)?;
-        let Err(cancelled) = transaction.commit().await? else { return Ok(Some(Opened::Now)) };
-        cancelled.found(remembered).map(|row| opened_before(row, key)).transpose()
+        let remembered = transaction.add_identity(idempotency::remember(&self.table, memo, now))?;
+        let Err(cancelled) = transaction.commit().await? else { return Ok(Some(Outcome::First)) };
+        cancelled.found(remembered).map(|row| idempotency::recall(row, &memo.key)).transpose()
     }
 }
 
 impl RecallAnswer for Payments {
-    async fn recall(&self, user: &UserId, key: &IdempotencyKey, now: Timestamp) -> Result<Option<Opened>, Fault> {
+    async fn recall(&self, user: &UserId, key: &IdempotencyKey, now: Timestamp) -> Result<Outcome<Recalled>, Fault> {
         match self.table.read("reading a payment", user_pk(user), s(idempotency::sort_key(key))).await? {
-            Some(row) if row.moment("forgotten_at")? > now => opened_before(&row, key).map(Some),
-            _ => Ok(None),
+            Some(row) => idempotency::recall_at(&row, key, now),
+            None => Ok(Outcome::First),
         }
     }
-}
-
-fn opened_before(row: &Item, key: &IdempotencyKey) -> Result<Opened, Fault> {
-    Ok(idempotency::recall(row, key)?.map_or(Opened::KeyReused, Opened::Before))
 }
 
 /// The shard of a payment in the index, from its id, so that a rewrite keeps it.

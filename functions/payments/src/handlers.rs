@@ -2,12 +2,11 @@
 
 use crate::domain::{Choices, Payment, Status};
 use crate::ports::{AskQuote, AskRefundQuote, FindPayment, OpenPayment, OpenRefund, RecallAnswer, StartSaga};
-use crate::usecases::start_payment::{self, StartError, StartPayment, Started, payment_in};
+use crate::usecases::start_payment::{self, StartError, StartPayment, Started};
 use crate::usecases::start_refund::{self, RefundError, StartRefund};
 use contracts::saga::{PaymentSaga, RefundSaga, TokenExpiry};
 use contracts::{PaymentId, ReservationId, Timestamp, UserId, Won};
 use kit::auth::UserTokens;
-use kit::http::StatusCode;
 use kit::idempotency::{self, IdempotencyKey, StoredAnswer};
 use kit::ids::Mint;
 use kit::{Call, Fault, Problem, Reply};
@@ -91,17 +90,9 @@ impl From<&Payment> for PaymentBody {
     }
 }
 
-fn location(id: &PaymentId) -> String {
-    format!("/payments/{id}")
-}
-
-/// The answer to a request that was taken on, to be remembered.
+/// The answer to a request that was taken on.
 fn accepted(payment: &Payment) -> StoredAnswer {
-    StoredAnswer {
-        status: StatusCode::ACCEPTED.as_u16(),
-        body: serde_json::to_value(PaymentBody::from(payment)).unwrap_or_default(),
-        location: Some(location(&payment.saga.payment_id)),
-    }
+    StoredAnswer::accepted(&PaymentBody::from(payment), format!("/payments/{}", payment.saga.payment_id))
 }
 
 /// `POST /payments`
@@ -124,11 +115,8 @@ where
     };
     let started = start_payment::start_payment(&deps.payments, &deps.quotes, &deps.sagas, ask, accepted).await?;
     let (id, reply) = match started {
-        Started::Now(payment) => {
-            let id = payment.saga.payment_id.clone();
-            (Some(id.clone()), Reply::accepted(PaymentBody::from(&*payment), location(&id))?)
-        }
-        Started::AsBefore(answer) => (payment_in(&answer), answer.into_reply()),
+        Started::Now(payment) => (Some(payment.saga.payment_id.clone()), accepted(&payment).into_reply()),
+        Started::AsBefore { payment, answer } => (payment, answer.into_reply()),
     };
     let patience = Duration::from_secs(call.prefer_wait_seconds());
     match id {

@@ -7,7 +7,7 @@ use contracts::saga::{PaymentFailure, PaymentSaga, RefundSaga};
 use contracts::steps::{Quote, QuoteRefund, QuoteReservation, RefundQuote};
 use contracts::{PaymentId, Timestamp, UserId};
 use kit::Fault;
-use kit::idempotency::{IdempotencyKey, StoredAnswer};
+use kit::idempotency::{IdempotencyKey, Memo, Outcome, Recalled};
 
 /// Asks what a reservation costs.
 pub trait AskQuote: Send + Sync {
@@ -21,26 +21,15 @@ pub trait AskRefundQuote: Send + Sync {
     fn quote_refund(&self, ask: &QuoteRefund) -> impl Future<Output = Result<RefundQuote, Fault>> + Send;
 }
 
-/// What writing a new payment came to.
-#[derive(Debug)]
-pub enum Opened {
-    /// It is recorded.
-    Now,
-    /// The key had been used for the same request, which was answered so.
-    Before(StoredAnswer),
-    /// The key had been used for another request.
-    KeyReused,
-}
-
 /// What the keys of requests remember.
 pub trait RecallAnswer: Send + Sync {
-    /// What the key remembers: `None` when nothing.
+    /// What the key remembers.
     fn recall(
         &self,
         user: &UserId,
         key: &IdempotencyKey,
         now: Timestamp,
-    ) -> impl Future<Output = Result<Option<Opened>, Fault>> + Send;
+    ) -> impl Future<Output = Result<Outcome<Recalled>, Fault>> + Send;
 }
 
 /// Records new payments.
@@ -49,10 +38,9 @@ pub trait OpenPayment: Send + Sync {
     fn open(
         &self,
         payment: &Payment,
-        key: &IdempotencyKey,
-        answer: &StoredAnswer,
+        memo: &Memo,
         now: Timestamp,
-    ) -> impl Future<Output = Result<Opened, Fault>> + Send;
+    ) -> impl Future<Output = Result<Outcome<Recalled>, Fault>> + Send;
 }
 
 /// Records that refunds were asked for.
@@ -62,10 +50,9 @@ pub trait OpenRefund: Send + Sync {
     fn open_refund(
         &self,
         payment: &Payment,
-        key: &IdempotencyKey,
-        answer: &StoredAnswer,
+        memo: &Memo,
         now: Timestamp,
-    ) -> impl Future<Output = Result<Option<Opened>, Fault>> + Send;
+    ) -> impl Future<Output = Result<Option<Outcome<Recalled>>, Fault>> + Send;
 }
 
 /// Reads one payment of a user.

@@ -6,7 +6,7 @@ use crate::ports::{
 };
 use crate::usecases::cancel_reservation::{self, CancelError};
 use crate::usecases::request_reservation::{self, Requested};
-use crate::usecases::reserve_seats::{self, ReserveError, Reserved};
+use crate::usecases::reserve_seats::{self, Once, ReserveError, Reserved};
 use crate::usecases::write_reservations;
 use contracts::{ReservationId, ScheduleId, SeatId, Timestamp, Won};
 use kit::auth::{QueueTokens, UserTokens, invalid_queue_token, outlived};
@@ -107,20 +107,13 @@ where
         return request_reservation(deps, &wish, key.as_ref()).await;
     }
     let now = call.now;
-    let answer = |reservation: &Reservation| StoredAnswer {
-        status: StatusCode::CREATED.as_u16(),
-        body: serde_json::to_value(ReservationBody::seen(reservation, now)).unwrap_or_default(),
-        location: None,
-    };
-    match reserve_seats::reserve_seats(&deps.store, &wish, Origin::New, key.as_ref(), answer, now).await? {
-        Reserved::Held(reservation) => Reply::created(ReservationBody::seen(&reservation, now)),
+    let answer = |reservation: &Reservation| StoredAnswer::created(&ReservationBody::seen(reservation, now));
+    let once = key.as_ref().map(|key| Once { key, answer: &answer });
+    match reserve_seats::reserve_seats(&deps.store, &wish, Origin::New, once, now).await? {
+        Reserved::Held(reservation) => Ok(answer(&reservation).into_reply()),
         Reserved::AsBefore(answer) => Ok(answer.into_reply()),
         Reserved::NotPending => Err(Fault::broken("holding seats", "a new reservation is not pending").into()),
     }
-}
-
-fn location(id: &ReservationId) -> String {
-    format!("/reservations/{id}")
 }
 
 /// `POST /reservations` with `Prefer: respond-async`
@@ -134,17 +127,14 @@ where
     Q: AskForSeats,
 {
     let now = wish.asked_at;
-    let answer = |reservation: &Reservation| StoredAnswer {
-        status: StatusCode::ACCEPTED.as_u16(),
-        body: serde_json::to_value(ReservationBody::seen(reservation, now)).unwrap_or_default(),
-        location: Some(location(&reservation.id)),
+    let answer = |reservation: &Reservation| {
+        let location = format!("/reservations/{}", reservation.id);
+        StoredAnswer::accepted(&ReservationBody::seen(reservation, now), location)
     };
-    let requested =
-        request_reservation::request_reservation(&deps.store, &deps.requests, wish, key, answer, now).await?;
+    let once = key.map(|key| Once { key, answer: &answer });
+    let requested = request_reservation::request_reservation(&deps.store, &deps.requests, wish, once, now).await?;
     let reply = match requested {
-        Requested::Pending(reservation) => {
-            Reply::accepted(ReservationBody::seen(&reservation, now), location(&reservation.id))?
-        }
+        Requested::Pending(reservation) => answer(&reservation).into_reply(),
         Requested::AsBefore(answer) => answer.into_reply(),
     };
     // The key may have been used by one who waited.

@@ -7,7 +7,7 @@ use contracts::saga::{PaymentSaga, RefundSaga};
 use contracts::{ConcertId, ReservationId, ScheduleId, Timestamp, UserId};
 use kit::Fault;
 use kit::http::Page;
-use kit::idempotency::{IdempotencyKey, StoredAnswer};
+use kit::idempotency::{IdempotencyKey, Memo, Outcome, StoredAnswer};
 
 /// What a sale is decided on, read in one round trip.
 #[derive(Debug, Default)]
@@ -19,19 +19,7 @@ pub struct Sale {
     /// The user's visits to the concert so far.
     pub visits: Visits,
     /// What the idempotency key remembers.
-    pub remembered: Remembered,
-}
-
-/// What an idempotency key remembers.
-#[derive(Debug, Default)]
-pub enum Remembered {
-    /// Nothing.
-    #[default]
-    Nothing,
-    /// The answer to this very request.
-    Answer(StoredAnswer),
-    /// Another request.
-    OtherRequest,
+    pub remembered: Outcome<StoredAnswer>,
 }
 
 /// Reads what a sale is decided on.
@@ -52,8 +40,10 @@ pub trait LoadSale: Send + Sync {
 pub enum HoldWritten {
     /// The seats are held.
     Held,
-    /// The key had been used: nothing was written.
-    Remembered(Remembered),
+    /// The same request was answered before: nothing was written.
+    Replay(StoredAnswer),
+    /// The key was used for another request: nothing was written.
+    KeyReused,
     /// A guard said no: nothing was written.
     Refused(Refusal),
     /// The user's visit is not the one the hold was decided on: nothing was written, decide again.
@@ -78,7 +68,7 @@ pub trait WriteHold: Send + Sync {
         &self,
         hold: &Hold,
         origin: Origin,
-        answer: Option<(&IdempotencyKey, &StoredAnswer)>,
+        memo: Option<&Memo>,
         now: Timestamp,
     ) -> impl Future<Output = Result<HoldWritten, Fault>> + Send;
 }
@@ -91,9 +81,9 @@ pub trait WritePending: Send + Sync {
         &self,
         wish: &Wish,
         reservation: &Reservation,
-        answer: Option<(&IdempotencyKey, &StoredAnswer)>,
+        memo: Option<&Memo>,
         now: Timestamp,
-    ) -> impl Future<Output = Result<Option<Remembered>, Fault>> + Send;
+    ) -> impl Future<Output = Result<Option<Outcome<StoredAnswer>>, Fault>> + Send;
     /// pending -> cancelled, with the event. `false` when it is not pending any more.
     fn cancel_request(
         &self,

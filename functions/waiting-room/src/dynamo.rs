@@ -14,8 +14,8 @@
 
 use crate::domain::{Issued, Line, NotIssued, ShardCount, Spent, forgettable, page_of};
 use crate::ports::{
-    Changed, IssuePosition, OpenLine, ReadLine, ReadPlan, ReadUse, RememberAnswer, Remembered, ReplacePlan,
-    RestorePlace, SpendPlace,
+    Changed, IssuePosition, OpenLine, ReadLine, ReadPlan, ReadUse, RememberAnswer, ReplacePlan, RestorePlace,
+    SpendPlace,
 };
 use aws_sdk_dynamodb::operation::put_item::PutItemError;
 use aws_sdk_dynamodb::operation::update_item::UpdateItemError;
@@ -25,11 +25,11 @@ use aws_sdk_dynamodb::types::{
 };
 use contracts::admission::AdmissionPlan;
 use contracts::events::{AdmissionChanged, EventBody};
-use contracts::{ConcertId, PaymentId, Timestamp, UserId};
+use contracts::{ConcertId, PaymentId, Timestamp};
 use kit::Fault;
-use kit::dynamo::{Item, PK, Read, SK, Table, at, jitter, n, s};
+use kit::dynamo::{Item, PK, Read, SK, Table, at, built, jitter, n, s};
 use kit::fault::classify;
-use kit::idempotency::{self, IdempotencyKey, StoredAnswer};
+use kit::idempotency::{self, Memo, Outcome, StoredAnswer};
 use kit::outbox;
 use std::collections::{HashMap, HashSet};
 use std::hash::Hash;
@@ -271,15 +271,8 @@ fn remember_shards(opened: &mut HashMap<ConcertId, ShardCount>, concert: &Concer
 }
 
 impl RememberAnswer for Lines {
-    async fn remember(
-        &self,
-        user: &UserId,
-        key: &IdempotencyKey,
-        answer: &StoredAnswer,
-        now: Timestamp,
-    ) -> Result<Remembered, Fault> {
-        let write = idempotency::remember(&self.table, user, key, answer, now)?;
-        let put = write.put.ok_or_else(|| Fault::broken("remembering an answer", "its write is no put"))?;
+    async fn remember(&self, memo: &Memo, now: Timestamp) -> Result<Outcome<StoredAnswer>, Fault> {
+        let put = built(idempotency::remember(&self.table, memo, now).build())?;
         // The effect is a counter whose value only its own update tells, so the row follows it instead of sharing a
         // transaction; alone, a plain put costs half.
         let sent = self
@@ -294,11 +287,11 @@ impl RememberAnswer for Lines {
             .return_values_on_condition_check_failure(ReturnValuesOnConditionCheckFailure::AllOld)
             .send()
             .await;
-        let Err(error) = sent else { return Ok(Remembered::Now) };
+        let Err(error) = sent else { return Ok(Outcome::First) };
         match error.as_service_error() {
             Some(PutItemError::ConditionalCheckFailedException(failed)) => {
                 let row = failed.item().cloned().unwrap_or_default();
-                Ok(idempotency::recall(&row, key)?.map_or(Remembered::OtherRequest, Remembered::Before))
+                Ok(idempotency::recall(&row, &memo.key)?.map(|first| first.answer))
             }
             _ => Err(classify("remembering an answer", error)),
         }

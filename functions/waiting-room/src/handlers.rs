@@ -3,7 +3,7 @@
 use crate::activity::{self, Kind};
 use crate::domain::{Place, Spent, plan_change};
 use crate::ports::{
-    ApplyPlan, IssuePosition, Publish, ReadLine, ReadPlan, ReadUse, RememberAnswer, Remembered, ReplacePlan, SpendPlace,
+    ApplyPlan, IssuePosition, Publish, ReadLine, ReadPlan, ReadUse, RememberAnswer, ReplacePlan, SpendPlace,
 };
 use crate::usecases::check_queue_status::{self, StatusError};
 use crate::usecases::expire_queue_tokens;
@@ -13,7 +13,7 @@ use crate::usecases::set_admission::{self, SetAdmission, SetAdmissionError};
 use contracts::events::EventBody;
 use contracts::{ConcertId, Timestamp};
 use kit::auth::{QueueTokens, UserTokens, invalid_queue_token};
-use kit::idempotency::{self, IdempotencyKey, StoredAnswer};
+use kit::idempotency::{self, IdempotencyKey, Memo, Outcome, StoredAnswer};
 use kit::logs::Line;
 use kit::queue::Message;
 use kit::{Call, Fault, Problem, Reply, metrics};
@@ -99,11 +99,17 @@ pub async fn join_queue(deps: &JoinDeps<impl IssuePosition + RememberAnswer>, ca
     let place = joined.place;
     let reply = Reply::created(JoinedBody { token, place: place.into() })?;
     if let Some(key) = key {
-        match deps.line.remember(&caller.user, &key, &StoredAnswer::of(&reply), call.now).await? {
-            Remembered::Now => {}
+        let memo = Memo {
+            user: caller.user.clone(),
+            key,
+            about: place.position.to_string(),
+            answer: StoredAnswer::of(&reply),
+        };
+        match deps.line.remember(&memo, call.now).await? {
+            Outcome::First => {}
             // The place just taken goes to nobody: they have had theirs, and it was told then.
-            Remembered::Before(first) => return Ok(first.into_reply()),
-            Remembered::OtherRequest => return Err(idempotency::reused()),
+            Outcome::Replay(first) => return Ok(first.into_reply()),
+            Outcome::Mismatch => return Err(idempotency::reused()),
         }
     }
     metrics::count("Joined", 1);

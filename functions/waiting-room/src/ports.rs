@@ -3,9 +3,9 @@
 use crate::domain::{Issued, Line, NotIssued, Spent};
 use contracts::admission::AdmissionPlan;
 use contracts::events::Event;
-use contracts::{ConcertId, PaymentId, Timestamp, UserId};
+use contracts::{ConcertId, PaymentId, Timestamp};
 use kit::Fault;
-use kit::idempotency::{IdempotencyKey, StoredAnswer};
+use kit::idempotency::{Memo, Outcome, StoredAnswer};
 
 /// Gives out positions.
 pub trait IssuePosition: Send + Sync {
@@ -18,27 +18,14 @@ pub trait IssuePosition: Send + Sync {
     ) -> impl Future<Output = Result<Result<Issued, NotIssued>, Fault>> + Send;
 }
 
-/// What remembering an answer came to.
-#[derive(Debug)]
-pub enum Remembered {
-    /// It is the first under its key.
-    Now,
-    /// An earlier request had this answer.
-    Before(StoredAnswer),
-    /// The key was used for another request.
-    OtherRequest,
-}
-
 /// Remembers answers.
 pub trait RememberAnswer: Send + Sync {
     /// Keeps the first answer under the key for a day.
     fn remember(
         &self,
-        user: &UserId,
-        key: &IdempotencyKey,
-        answer: &StoredAnswer,
+        memo: &Memo,
         now: Timestamp,
-    ) -> impl Future<Output = Result<Remembered, Fault>> + Send;
+    ) -> impl Future<Output = Result<Outcome<StoredAnswer>, Fault>> + Send;
 }
 
 /// Reads the plan of a line.

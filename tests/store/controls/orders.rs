@@ -1,6 +1,6 @@
 //! Negative controls of the orders table; see [`crate::controls`].
 
-use crate::bench::{Bench, key, stored};
+use crate::bench::{Bench, key, memo};
 use crate::controls::controls;
 use crate::items::item_id;
 use crate::orders::{
@@ -90,7 +90,7 @@ controls! {
         let id = placed(bench, &[("mug", 1)], "k").await;
         let found = order(bench, &id).await;
         assert!(desk(bench).complete(&found, NOW).await.unwrap());
-        desk(bench).open_order(&found, &key("other", json!({})), &stored()).await.unwrap();
+        desk(bench).open_order(&found, &memo(key("other", json!({})))).await.unwrap();
         order(bench, &id).await.status != Status::Completed
     }
 

@@ -1,7 +1,7 @@
 //! Negative controls of payments; see [`crate::controls`].
 
 use super::controls;
-use crate::bench::{Bench, key, stored};
+use crate::bench::{Bench, key, memo};
 use ::payments::domain::charges::{Charge, ChargeState};
 use ::payments::domain::{Payment, Refund};
 use ::payments::dynamo::charges::Charges;
@@ -50,7 +50,7 @@ async fn refunding(bench: &Bench) -> Payment {
     let payment = bench.open_payment(&saga, NOW).await;
     complete_payment(&bench.payments, step(saga, NOW)).await.unwrap();
     let refunding = payment.refunding(Refund { requested_at: NOW, correlation_id: "c".to_owned() });
-    bench.payments.open_refund(&refunding, &key("refund", json!({})), &stored(), NOW).await.unwrap();
+    bench.payments.open_refund(&refunding, &memo(key("refund", json!({}))), NOW).await.unwrap();
     refunding
 }
 
@@ -122,7 +122,7 @@ controls! {
         let saga = saga_of("alice", "p1", 100);
         let payment = bench.open_payment(&saga, NOW).await;
         complete_payment(&bench.payments, step(saga, NOW)).await.unwrap();
-        let _again = bench.payments.open(&payment, &key("other", json!({})), &stored(), NOW).await;
+        let _again = bench.payments.open(&payment, &memo(key("other", json!({}))), NOW).await;
         status_of(bench, "p1").await != "completed"
     }
 
@@ -147,7 +147,7 @@ controls! {
     guards "#status = :completed", |bench| {
         let refunding = refunding(bench).await;
         complete_refund(&bench.payments, step(refunding.refund_saga().unwrap(), NOW)).await.unwrap();
-        bench.payments.open_refund(&refunding, &key("again", json!({})), &stored(), NOW).await.unwrap();
+        bench.payments.open_refund(&refunding, &memo(key("again", json!({}))), NOW).await.unwrap();
         status_of(bench, "p1").await != "refunded"
     }
 
@@ -174,7 +174,7 @@ controls! {
         bench.payments.cancel_refund(&first.refund_saga().unwrap(), "refused", NOW).await.unwrap();
         let second = Refund { requested_at: NOW.plus_seconds(1), correlation_id: "c".to_owned() };
         let second = first.clone().refunding(second);
-        bench.payments.open_refund(&second, &key("again", json!({})), &stored(), NOW).await.unwrap();
+        bench.payments.open_refund(&second, &memo(key("again", json!({}))), NOW).await.unwrap();
         bench.payments.cancel_refund(&first.refund_saga().unwrap(), "late", NOW).await.unwrap();
         status_of(bench, "p1").await != "refunding"
     }

@@ -4,9 +4,7 @@ use super::{controls, put, remove};
 use crate::audit::violations;
 use crate::bench::Bench;
 use ::reservations::domain::{EndHold, MAX_PENDING, Reservation, Status, Wish};
-use ::reservations::ports::{
-    FindWaiting, KeepTerms, LoadSale, Remembered, WriteEnd, WritePayment, WritePending, WriteRefund,
-};
+use ::reservations::ports::{FindWaiting, KeepTerms, LoadSale, WriteEnd, WritePayment, WritePending, WriteRefund};
 use ::reservations::usecases::begin_payment::begin_payment;
 use ::reservations::usecases::release_reservation::release_reservation;
 use ::reservations::usecases::write_reservations::write_reservations;
@@ -15,6 +13,7 @@ use contracts::admission::AdmissionPlan;
 use contracts::events::CancelReason;
 use contracts::saga::RefundSaga;
 use kit::dynamo::{Item, Read, n, s};
+use kit::idempotency::Outcome;
 use tests::fixture::{
     ACTIVE_SECONDS, HOLD_SECONDS, NOW, concert, payment, place, plan, saga, schedule, step, terms, user, wish, won,
 };
@@ -37,7 +36,7 @@ async fn pending(bench: &Bench) -> Wish {
     let wish = wish(place("alice", 1, NOW), &["A-1-1"], "r1");
     assert!(matches!(
         bench.reservations.write_pending(&wish, &wished(&wish), None, NOW).await.unwrap(),
-        Some(Remembered::Nothing)
+        Some(Outcome::First)
     ));
     wish
 }

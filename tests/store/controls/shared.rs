@@ -1,7 +1,7 @@
 //! Negative controls of what all contexts share; see [`crate::controls`].
 
 use super::{controls, remove};
-use crate::bench::{key, stored};
+use crate::bench::{key, memo};
 use ::payments::ports::{FindPayment, OpenPayment};
 use ::payments::usecases::complete_payment::complete_payment;
 use kit::outbox::{Relay, publish_again};
@@ -15,7 +15,7 @@ controls! {
         let mut other = bench.open_payment(&saga_of("alice", "p1", 100), NOW).await;
         other.saga.payment_id = payment("p2");
         // `open_payment` uses the payment's id as its key.
-        bench.payments.open(&other, &key("p1", json!({})), &stored(), NOW).await.unwrap();
+        bench.payments.open(&other, &memo(key("p1", json!({}))), NOW).await.unwrap();
         bench.payments.find(&user("alice"), &payment("p2")).await.unwrap().is_some()
     }
 

@@ -1,17 +1,18 @@
 //! An operator announces a concert.
 
 use crate::domain::Concert;
-use crate::ports::{AddConcert, Added, Once, OpenWaitingRoom};
+use crate::ports::{AddConcert, OpenWaitingRoom};
 use contracts::Timestamp;
 use kit::Fault;
+use kit::idempotency::{Memo, Outcome};
 
 /// What is asked.
 #[derive(Debug)]
 pub struct CreateConcert {
     /// The concert, under the id it gets if it is made now.
     pub concert: Concert,
-    /// The caller's key, if there is one.
-    pub once: Option<Once>,
+    /// What is remembered under the caller's key, if there is one.
+    pub memo: Option<Memo>,
     /// When it was asked.
     pub now: Timestamp,
 }
@@ -34,11 +35,11 @@ pub async fn create_concert(
     room: &impl OpenWaitingRoom,
     ask: CreateConcert,
 ) -> Result<Concert, CreateConcertError> {
-    let added = catalogue.add_concert(&ask.concert, ask.once.as_ref(), ask.now).await;
+    let added = catalogue.add_concert(&ask.concert, ask.memo.as_ref(), ask.now).await;
     let concert = match added.map_err(CreateConcertError::Fault)? {
-        Added::Now => ask.concert,
-        Added::Before(first) => first,
-        Added::KeyReused => return Err(CreateConcertError::KeyReused),
+        Outcome::First => ask.concert,
+        Outcome::Replay(first) => first,
+        Outcome::Mismatch => return Err(CreateConcertError::KeyReused),
     };
     room.open_waiting_room(&concert).await.map_err(CreateConcertError::Fault)?;
     catalogue.show_concert(&concert).await.map_err(CreateConcertError::Fault)?;

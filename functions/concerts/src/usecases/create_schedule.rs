@@ -1,17 +1,18 @@
 //! An operator puts a date on sale.
 
 use crate::domain::Schedule;
-use crate::ports::{AddSchedule, Added, NoSuchConcert, Once, OpenSchedule};
+use crate::ports::{AddSchedule, NoSuchConcert, OpenSchedule};
 use contracts::Timestamp;
 use kit::Fault;
+use kit::idempotency::{Memo, Outcome};
 
 /// What is asked.
 #[derive(Debug)]
 pub struct CreateSchedule {
     /// The date, under the id it gets if it is made now.
     pub schedule: Schedule,
-    /// The caller's key, if there is one.
-    pub once: Option<Once>,
+    /// What is remembered under the caller's key, if there is one.
+    pub memo: Option<Memo>,
     /// When it was asked.
     pub now: Timestamp,
     /// The request.
@@ -42,24 +43,24 @@ pub async fn create_schedule(
     ask: CreateSchedule,
 ) -> Result<Schedule, CreateScheduleError> {
     let schedule = match add(catalogue, &ask).await? {
-        Added::Now => ask.schedule.clone(),
-        Added::Before(first) => first,
-        Added::KeyReused => return Err(CreateScheduleError::KeyReused),
+        Outcome::First => ask.schedule.clone(),
+        Outcome::Replay(first) => first,
+        Outcome::Mismatch => return Err(CreateScheduleError::KeyReused),
     };
     sale.open_schedule(&schedule).await.map_err(CreateScheduleError::Fault)?;
     catalogue.show_schedule(&schedule, &ask.correlation_id, ask.now).await.map_err(CreateScheduleError::Fault)?;
     Ok(schedule)
 }
 
-async fn add(catalogue: &impl AddSchedule, ask: &CreateSchedule) -> Result<Added<Schedule>, CreateScheduleError> {
+async fn add(catalogue: &impl AddSchedule, ask: &CreateSchedule) -> Result<Outcome<Schedule>, CreateScheduleError> {
     if ask.schedule.starts_at > ask.now {
-        let added = catalogue.add_schedule(&ask.schedule, ask.once.as_ref(), ask.now).await;
+        let added = catalogue.add_schedule(&ask.schedule, ask.memo.as_ref(), ask.now).await;
         return added.map_err(CreateScheduleError::Fault)?.map_err(|NoSuchConcert| CreateScheduleError::NoSuchConcert);
     }
     // A repeated request may have been in time when it came first.
-    let made = match &ask.once {
-        Some(once) => catalogue.schedule_made(once, ask.now).await.map_err(CreateScheduleError::Fault)?,
-        None => None,
+    let made = match &ask.memo {
+        Some(memo) => catalogue.schedule_made(memo, ask.now).await.map_err(CreateScheduleError::Fault)?,
+        None => Outcome::First,
     };
-    made.ok_or(CreateScheduleError::InThePast)
+    if made == Outcome::First { Err(CreateScheduleError::InThePast) } else { Ok(made) }
 }

@@ -2,10 +2,10 @@
 //! those who listen.
 
 use crate::domain::{Order, Priced, Refusal, Status, Wanted, fix_prices};
-use crate::ports::{AskItems, OpenOrder, Remembered};
+use crate::ports::{AskItems, OpenOrder};
 use contracts::steps::QuoteItems;
 use contracts::{OrderId, Timestamp, UserId};
-use kit::idempotency::{IdempotencyKey, StoredAnswer};
+use kit::idempotency::{IdempotencyKey, Memo, Outcome, StoredAnswer};
 use kit::{Fault, metrics};
 
 /// What is asked for.
@@ -82,7 +82,8 @@ pub async fn place_order(
         correlation_id: ask.correlation_id,
         status: Status::Pending,
     };
-    let remembered = orders.open_order(&order, &ask.key, &answer(&order)).await?;
+    let memo = Memo { user: order.user.clone(), key: ask.key, about: order.id.to_string(), answer: answer(&order) };
+    let remembered = orders.open_order(&order, &memo).await?;
     if let Some(before) = as_before(remembered) {
         return before;
     }
@@ -90,10 +91,10 @@ pub async fn place_order(
     Ok(Placed::Now(order))
 }
 
-fn as_before(remembered: Remembered) -> Option<Result<Placed, PlaceError>> {
+fn as_before(remembered: Outcome<StoredAnswer>) -> Option<Result<Placed, PlaceError>> {
     match remembered {
-        Remembered::Nothing => None,
-        Remembered::Answer(answer) => Some(Ok(Placed::AsBefore(answer))),
-        Remembered::OtherRequest => Some(Err(PlaceError::KeyReused)),
+        Outcome::First => None,
+        Outcome::Replay(answer) => Some(Ok(Placed::AsBefore(answer))),
+        Outcome::Mismatch => Some(Err(PlaceError::KeyReused)),
     }
 }

@@ -1,12 +1,12 @@
 //! A user pays for a reservation: everything is fixed, recorded, and handed to the saga.
 
 use crate::domain::{Choices, Payment, Status};
-use crate::ports::{AskQuote, FindPayment, OpenPayment, Opened, RecallAnswer, StartSaga};
+use crate::ports::{AskQuote, FindPayment, OpenPayment, RecallAnswer, StartSaga};
 use contracts::saga::PaymentSaga;
 use contracts::steps::{Quote, QuoteReservation};
 use contracts::{PaymentId, ReservationId, Timestamp, UserId};
 use kit::Fault;
-use kit::idempotency::{IdempotencyKey, StoredAnswer};
+use kit::idempotency::{IdempotencyKey, Memo, Outcome, Recalled, StoredAnswer};
 
 /// What is asked.
 #[derive(Debug)]
@@ -30,8 +30,13 @@ pub struct StartPayment {
 pub enum Started {
     /// A payment now pending.
     Now(Box<Payment>),
-    /// The same request was answered before.
-    AsBefore(StoredAnswer),
+    /// The same request was answered before, of this payment.
+    AsBefore {
+        /// Which; unknown of a request to the release before this one.
+        payment: Option<PaymentId>,
+        /// How.
+        answer: StoredAnswer,
+    },
 }
 
 /// Why not.
@@ -71,20 +76,29 @@ where
     let refusal = match quotes.quote(&wanted).await? {
         Quote::Payable(quote) => {
             let payment = Payment::of(ask.payment, ask.user.clone(), ask.reservation, quote, ask.choices, ask.now);
-            let opened = payments.open(&payment, &ask.key, &answer(&payment), ask.now).await?;
-            if matches!(opened, Opened::Now) {
-                sagas.start(&payment.execution_name(), &payment.saga).await?;
-                return Ok(Started::Now(Box::new(payment)));
-            }
-            return as_before(payments, sagas, &ask.user, opened).await;
+            let memo = Memo {
+                user: ask.user.clone(),
+                key: ask.key,
+                about: payment.saga.payment_id.to_string(),
+                answer: answer(&payment),
+            };
+            return match payments.open(&payment, &memo, ask.now).await? {
+                Outcome::First => {
+                    sagas.start(&payment.execution_name(), &payment.saga).await?;
+                    Ok(Started::Now(Box::new(payment)))
+                }
+                Outcome::Replay(first) => as_before(payments, sagas, &ask.user, first).await,
+                Outcome::Mismatch => Err(StartError::KeyReused),
+            };
         }
         Quote::NotPayable => StartError::NotPayable,
         Quote::NotFound => StartError::NotFound,
     };
     // It may be this very payment that made the reservation unpayable.
     match payments.recall(&ask.user, &ask.key, ask.now).await? {
-        Some(opened) => as_before(payments, sagas, &ask.user, opened).await,
-        None => Err(refusal),
+        Outcome::First => Err(refusal),
+        Outcome::Replay(first) => as_before(payments, sagas, &ask.user, first).await,
+        Outcome::Mismatch => Err(StartError::KeyReused),
     }
 }
 
@@ -92,20 +106,15 @@ async fn as_before<P: FindPayment, S: StartSaga<PaymentSaga>>(
     payments: &P,
     sagas: &S,
     user: &UserId,
-    opened: Opened,
+    first: Recalled,
 ) -> Result<Started, StartError> {
-    let Opened::Before(answer) = opened else { return Err(StartError::KeyReused) };
+    let id = first.about.and_then(|about| PaymentId::parse(about).ok());
     // The first request may have recorded the payment and died before starting it.
-    if let Some(id) = payment_in(&answer)
-        && let Some(payment) = payments.find(user, &id).await?
+    if let Some(id) = &id
+        && let Some(payment) = payments.find(user, id).await?
         && payment.status == Status::Pending
     {
         sagas.start(&payment.execution_name(), &payment.saga).await?;
     }
-    Ok(Started::AsBefore(answer))
-}
-
-/// The payment a remembered answer speaks of.
-pub fn payment_in(answer: &StoredAnswer) -> Option<PaymentId> {
-    answer.body.get("payment_id").and_then(|id| id.as_str()).and_then(|id| PaymentId::parse(id).ok())
+    Ok(Started::AsBefore { payment: id, answer: first.answer })
 }

@@ -1,12 +1,12 @@
 //! A user wants a completed payment back: recorded, and handed to the refund saga.
 
 use crate::domain::{Payment, Refund, Status};
-use crate::ports::{AskRefundQuote, FindPayment, OpenRefund, Opened, RecallAnswer, StartSaga};
+use crate::ports::{AskRefundQuote, FindPayment, OpenRefund, RecallAnswer, StartSaga};
 use contracts::saga::RefundSaga;
 use contracts::steps::{QuoteRefund, RefundQuote};
 use contracts::{PaymentId, Timestamp, UserId};
 use kit::Fault;
-use kit::idempotency::{IdempotencyKey, StoredAnswer};
+use kit::idempotency::{IdempotencyKey, Memo, Outcome, StoredAnswer};
 
 /// What is asked.
 #[derive(Debug)]
@@ -62,24 +62,27 @@ where
     let Err(refusal) = refundable(quotes, &payment).await? else {
         let refund = Refund { requested_at: ask.now, correlation_id: ask.correlation_id };
         let payment = payment.refunding(refund);
-        let answer = answer(&payment);
-        return match payments.open_refund(&payment, &ask.key, &answer, ask.now).await? {
-            Some(Opened::Now) => {
+        let about = ask.payment.to_string();
+        let memo = Memo { user: ask.user.clone(), key: ask.key, about, answer: answer(&payment) };
+        return match payments.open_refund(&payment, &memo, ask.now).await? {
+            Some(Outcome::First) => {
                 start(sagas, &payment).await?;
-                Ok(answer)
+                Ok(memo.answer)
             }
             // Somebody was faster: it is not as it was read.
-            Some(before) => {
+            Some(Outcome::Replay(first)) => {
                 let payment = payments.find(&ask.user, &ask.payment).await?.ok_or(RefundError::NotFound)?;
-                as_before(sagas, &payment, before).await
+                as_before(sagas, &payment, first.answer).await
             }
+            Some(Outcome::Mismatch) => Err(RefundError::KeyReused),
             None => Err(RefundError::NotRefundable),
         };
     };
     // It may be this very request that made the payment unrefundable.
     match payments.recall(&ask.user, &ask.key, ask.now).await? {
-        Some(before) => as_before(sagas, &payment, before).await,
-        None => Err(refusal),
+        Outcome::First => Err(refusal),
+        Outcome::Replay(first) => as_before(sagas, &payment, first.answer).await,
+        Outcome::Mismatch => Err(RefundError::KeyReused),
     }
 }
 
@@ -102,9 +105,8 @@ async fn refundable(quotes: &impl AskRefundQuote, payment: &Payment) -> Result<R
 async fn as_before(
     sagas: &impl StartSaga<RefundSaga>,
     payment: &Payment,
-    before: Opened,
+    answer: StoredAnswer,
 ) -> Result<StoredAnswer, RefundError> {
-    let Opened::Before(answer) = before else { return Err(RefundError::KeyReused) };
     // The first request may have recorded the refund and died before starting it.
     start(sagas, payment).await?;
     Ok(answer)

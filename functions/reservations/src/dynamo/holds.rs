@@ -5,7 +5,7 @@ use super::{
     seat_pk, seat_sk,
 };
 use crate::domain::{Booking, EndHold, Hold, Refusal, Reservation, Status, Visit, Visits};
-use crate::ports::{FindOverdue, HoldWritten, LoadSale, Origin, Remembered, Sale, WriteEnd, WriteHold};
+use crate::ports::{FindOverdue, HoldWritten, LoadSale, Origin, Sale, WriteEnd, WriteHold};
 use aws_sdk_dynamodb::types::builders::{DeleteBuilder, PutBuilder, UpdateBuilder};
 use aws_sdk_dynamodb::types::{KeysAndAttributes, Put};
 use contracts::events::{CancelReason, EventBody, FaultDetected};
@@ -14,7 +14,7 @@ use contracts::{ConcertId, ScheduleId, SeatId, Timestamp, UserId};
 use kit::Fault;
 use kit::dynamo::{Cancelled, Item, PK, Read, SK, Slot, at, built, n, readable, s};
 use kit::fault::classify;
-use kit::idempotency::{self, IdempotencyKey, StoredAnswer};
+use kit::idempotency::{self, IdempotencyKey, Memo, Outcome};
 use std::collections::HashMap;
 
 impl LoadSale for Reservations {
@@ -62,10 +62,8 @@ impl LoadSale for Reservations {
                     sale.visits = visits_of(&item)?;
                 }
                 _ => {
-                    if let Some(key) = key
-                        && item.moment("forgotten_at")? > now
-                    {
-                        sale.remembered = remembered(&item, key)?;
+                    if let Some(key) = key {
+                        sale.remembered = idempotency::recall_at(&item, key, now)?.map(|first| first.answer);
                     }
                 }
             }
@@ -74,16 +72,12 @@ impl LoadSale for Reservations {
     }
 }
 
-pub(super) fn remembered(row: &Item, key: &IdempotencyKey) -> Result<Remembered, Fault> {
-    Ok(idempotency::recall(row, key)?.map_or(Remembered::OtherRequest, Remembered::Answer))
-}
-
 /// The writes of a hold whose conditions say why it was not made.
 struct HoldSlots<'a> {
     entitlement: Slot,
     reservation: Slot,
     seats: Vec<(Slot, &'a SeatId)>,
-    remembered: Option<(Slot, &'a IdempotencyKey)>,
+    memo: Option<(Slot, &'a IdempotencyKey)>,
 }
 
 impl WriteHold for Reservations {
@@ -91,7 +85,7 @@ impl WriteHold for Reservations {
         &self,
         hold: &Hold,
         origin: Origin,
-        answer: Option<(&IdempotencyKey, &StoredAnswer)>,
+        memo: Option<&Memo>,
         now: Timestamp,
     ) -> Result<HoldWritten, Fault> {
         let reservation = &hold.reservation;
@@ -109,17 +103,14 @@ impl WriteHold for Reservations {
         }
         let held = EventBody::ReservationHeld(event_data(&reservation.booking()));
         transaction.add(self.event_row(&reservation.id, &reservation.correlation_id, held, now)?)?;
-        let remembered = match answer {
-            Some((key, answer)) => {
-                let row = idempotency::remember(&self.table, &reservation.user, key, answer, now)?;
-                Some((transaction.add(row)?, key))
-            }
+        let memo = match memo {
+            Some(memo) => Some((transaction.add(idempotency::remember(&self.table, memo, now))?, &memo.key)),
             None => None,
         };
         match transaction.commit().await? {
             Ok(()) => Ok(HoldWritten::Held),
             Err(cancelled) => {
-                not_held(hold, origin, &HoldSlots { entitlement, reservation: row, seats, remembered }, &cancelled)
+                not_held(hold, origin, &HoldSlots { entitlement, reservation: row, seats, memo }, &cancelled)
             }
         }
     }
@@ -127,11 +118,14 @@ impl WriteHold for Reservations {
 
 /// Why a hold was not made.
 fn not_held(hold: &Hold, origin: Origin, slots: &HoldSlots<'_>, cancelled: &Cancelled) -> Result<HoldWritten, Fault> {
-    if let Some((slot, key)) = slots.remembered
+    if let Some((slot, key)) = slots.memo
         && cancelled.failed(slot)
     {
         let row = cancelled.found(slot).ok_or_else(|| Fault::broken("holding seats", "the key's row is missing"))?;
-        return Ok(HoldWritten::Remembered(remembered(row, key)?));
+        return Ok(match idempotency::recall(row, key)? {
+            Outcome::Replay(first) => HoldWritten::Replay(first.answer),
+            Outcome::First | Outcome::Mismatch => HoldWritten::KeyReused,
+        });
     }
     if cancelled.failed(slots.reservation) {
         return Ok(match origin {

@@ -1,19 +1,19 @@
 //! Reservations that were asked for asynchronously: the pending row, what ends it undecided, and who looks after it.
 
-use super::holds::{ONE_WISH_FEWER, remembered, wishes};
+use super::holds::{ONE_WISH_FEWER, wishes};
 use super::{
     DUE_ROWS, Reservations, WAITING_INDEX, cancelled, due_shard, reservation_item, reservation_of, reservation_sk,
     user_pk,
 };
 use crate::domain::{Booking, MAX_PENDING, PENDING_SECONDS, Reservation, Status, Wish};
-use crate::ports::{FindWaiting, Remembered, Waiting, WritePending};
+use crate::ports::{FindWaiting, Waiting, WritePending};
 use aws_sdk_dynamodb::types::Put;
 use contracts::events::{CancelReason, EventBody, ReservationRejected};
 use contracts::{ConcertId, ReservationId, ScheduleId, Timestamp, UserId};
 use kit::Fault;
 use kit::dynamo::{PK, Read, SK, at, json, n, readable, s};
 use kit::fault::classify;
-use kit::idempotency::{self, IdempotencyKey, StoredAnswer};
+use kit::idempotency::{self, Memo, Outcome, StoredAnswer};
 
 /// A pending reservation, and how it ends.
 struct Withdrawn<'a> {
@@ -32,9 +32,9 @@ impl WritePending for Reservations {
         &self,
         wish: &Wish,
         reservation: &Reservation,
-        answer: Option<(&IdempotencyKey, &StoredAnswer)>,
+        memo: Option<&Memo>,
         now: Timestamp,
-    ) -> Result<Option<Remembered>, Fault> {
+    ) -> Result<Option<Outcome<StoredAnswer>>, Fault> {
         const DOING: &str = "asking for seats";
         let mut item = reservation_item(reservation);
         item.insert("wish".to_owned(), json(DOING, wish)?);
@@ -55,23 +55,20 @@ impl WritePending for Reservations {
                 .expression_attribute_values(":one", n(1))
                 .expression_attribute_values(":most", n(MAX_PENDING)),
         )?;
-        let remembering = match answer {
-            Some((key, answer)) => {
-                let row = idempotency::remember(&self.table, &reservation.user, key, answer, now)?;
-                Some((transaction.add(row)?, key))
-            }
+        let memo = match memo {
+            Some(memo) => Some((transaction.add(idempotency::remember(&self.table, memo, now))?, &memo.key)),
             None => None,
         };
-        let Err(cancelled) = transaction.commit().await? else { return Ok(Some(Remembered::Nothing)) };
-        if let Some((slot, key)) = remembering
+        let Err(cancelled) = transaction.commit().await? else { return Ok(Some(Outcome::First)) };
+        if let Some((slot, key)) = memo
             && cancelled.failed(slot)
         {
             let row = cancelled.found(slot).ok_or_else(|| Fault::broken(DOING, "the key's row is missing"))?;
-            return remembered(row, key).map(Some);
+            return Ok(Some(idempotency::recall(row, key)?.map(|first| first.answer)));
         }
         match () {
             // The id was minted for this very call: a try whose answer was lost has written it.
-            () if cancelled.failed(row) => Ok(Some(Remembered::Nothing)),
+            () if cancelled.failed(row) => Ok(Some(Outcome::First)),
             () if cancelled.failed(counted) => Ok(None),
             () => Err(Fault::contended(DOING)),
         }

@@ -1,10 +1,10 @@
 //! A user asks for seats and does not wait: the wish is written down, handed on, and decided by `write-reservations`.
 
 use crate::domain::{Reservation, Status, Wish, decide_hold};
-use crate::ports::{AskForSeats, LoadSale, Remembered, WritePending};
-use crate::usecases::reserve_seats::ReserveError;
+use crate::ports::{AskForSeats, LoadSale, WritePending};
+use crate::usecases::reserve_seats::{Once, ReserveError};
 use contracts::Timestamp;
-use kit::idempotency::{IdempotencyKey, StoredAnswer};
+use kit::idempotency::{Outcome, StoredAnswer};
 
 /// What it came to.
 #[derive(Debug)]
@@ -21,29 +21,29 @@ pub async fn request_reservation<P>(
     store: &P,
     requests: &impl AskForSeats,
     wish: &Wish,
-    key: Option<&IdempotencyKey>,
-    answer: impl Fn(&Reservation) -> StoredAnswer + Send,
+    once: Option<Once<'_>>,
     now: Timestamp,
 ) -> Result<Requested, ReserveError>
 where
     P: LoadSale + WritePending,
 {
-    let sale = store.load_sale(&wish.schedule, &wish.token.concert_id, &wish.user, key, now).await?;
+    let sale =
+        store.load_sale(&wish.schedule, &wish.token.concert_id, &wish.user, once.map(|once| once.key), now).await?;
     match sale.remembered {
-        Remembered::Nothing => {}
-        Remembered::Answer(answer) => return Ok(Requested::AsBefore(answer)),
-        Remembered::OtherRequest => return Err(ReserveError::KeyReused),
+        Outcome::First => {}
+        Outcome::Replay(answer) => return Ok(Requested::AsBefore(answer)),
+        Outcome::Mismatch => return Err(ReserveError::KeyReused),
     }
     let hold =
         decide_hold(wish, sale.terms.as_ref(), sale.plan.as_ref(), &sale.visits, now).map_err(ReserveError::Refused)?;
     // No hold runs yet.
     let reservation = Reservation { status: Status::Pending, hold_expires_at: now, ..hold.reservation };
-    let remembered = answer(&reservation);
-    let written = store.write_pending(wish, &reservation, key.map(|key| (key, &remembered)), now).await?;
+    let memo = once.map(|once| once.memo(&reservation));
+    let written = store.write_pending(wish, &reservation, memo.as_ref(), now).await?;
     match written.ok_or(ReserveError::TooManyPending)? {
-        Remembered::Nothing => {}
-        Remembered::Answer(answer) => return Ok(Requested::AsBefore(answer)),
-        Remembered::OtherRequest => return Err(ReserveError::KeyReused),
+        Outcome::First => {}
+        Outcome::Replay(answer) => return Ok(Requested::AsBefore(answer)),
+        Outcome::Mismatch => return Err(ReserveError::KeyReused),
     }
     if let Err(fault) = requests.ask(wish).await {
         tracing::warn!(reservation = %reservation.id, error = fault.chain(), "a wish waits for the sweep");

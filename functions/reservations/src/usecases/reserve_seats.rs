@@ -1,9 +1,9 @@
 //! A user with an active queue token holds seats: all of them or none.
 
 use crate::domain::{EndHold, Refusal, Reservation, Visit, Wish, decide_hold};
-use crate::ports::{HoldWritten, ListReservations, LoadSale, Origin, Remembered, WriteEnd, WriteHold};
+use crate::ports::{HoldWritten, ListReservations, LoadSale, Origin, WriteEnd, WriteHold};
 use contracts::Timestamp;
-use kit::idempotency::{IdempotencyKey, StoredAnswer};
+use kit::idempotency::{IdempotencyKey, Memo, Outcome, StoredAnswer};
 use kit::{Fault, metrics};
 
 /// How often it is decided again because the same user's other requests came between.
@@ -18,6 +18,26 @@ pub enum Reserved {
     AsBefore(StoredAnswer),
     /// The pending reservation is decided already, or given up.
     NotPending,
+}
+
+/// A request's key, and what is answered to it and remembered.
+#[derive(Clone, Copy)]
+pub struct Once<'a> {
+    /// The key.
+    pub key: &'a IdempotencyKey,
+    /// The answer, by what it came to.
+    pub answer: &'a (dyn Fn(&Reservation) -> StoredAnswer + Sync),
+}
+
+impl Once<'_> {
+    pub(super) fn memo(&self, reservation: &Reservation) -> Memo {
+        Memo {
+            user: reservation.user.clone(),
+            key: self.key.clone(),
+            about: reservation.id.to_string(),
+            answer: (self.answer)(reservation),
+        }
+    }
 }
 
 /// Why not.
@@ -45,26 +65,25 @@ pub async fn reserve_seats<P>(
     store: &P,
     wish: &Wish,
     origin: Origin,
-    key: Option<&IdempotencyKey>,
-    answer: impl Fn(&Reservation) -> StoredAnswer + Send,
+    once: Option<Once<'_>>,
     now: Timestamp,
 ) -> Result<Reserved, ReserveError>
 where
     P: LoadSale + WriteHold + ListReservations + WriteEnd,
 {
     for _ in 0..ROUNDS {
+        let key = once.map(|once| once.key);
         let sale = store.load_sale(&wish.schedule, &wish.token.concert_id, &wish.user, key, now).await?;
         match sale.remembered {
-            Remembered::Nothing => {}
-            Remembered::Answer(answer) => return Ok(Reserved::AsBefore(answer)),
-            Remembered::OtherRequest => return Err(ReserveError::KeyReused),
+            Outcome::First => {}
+            Outcome::Replay(answer) => return Ok(Reserved::AsBefore(answer)),
+            Outcome::Mismatch => return Err(ReserveError::KeyReused),
         }
         let hold = decide_hold(wish, sale.terms.as_ref(), sale.plan.as_ref(), &sale.visits, now)
             .map_err(ReserveError::Refused)?;
-        let remembered = answer(&hold.reservation);
-        let answer = key.map(|key| (key, &remembered));
+        let memo = once.map(|once| once.memo(&hold.reservation));
 
-        let mut written = store.write_hold(&hold, origin, answer, now).await?;
+        let mut written = store.write_hold(&hold, origin, memo.as_ref(), now).await?;
         if matches!(written, HoldWritten::Refused(Refusal::TicketLimit { .. })) {
             let overdue = store.overdue_of(&wish.user, &wish.schedule, now).await?;
             if !overdue.is_empty() {
@@ -73,7 +92,7 @@ where
                         metrics::count("Expired", 1);
                     }
                 }
-                written = store.write_hold(&hold, origin, answer, now).await?;
+                written = store.write_hold(&hold, origin, memo.as_ref(), now).await?;
             }
         }
         match written {
@@ -84,8 +103,8 @@ where
                 }
                 return Ok(Reserved::Held(hold.reservation));
             }
-            HoldWritten::Remembered(Remembered::Answer(answer)) => return Ok(Reserved::AsBefore(answer)),
-            HoldWritten::Remembered(_) => return Err(ReserveError::KeyReused),
+            HoldWritten::Replay(answer) => return Ok(Reserved::AsBefore(answer)),
+            HoldWritten::KeyReused => return Err(ReserveError::KeyReused),
             HoldWritten::Refused(refusal) => return Err(ReserveError::Refused(refusal)),
             HoldWritten::NotPending => return Ok(Reserved::NotPending),
             HoldWritten::VisitChanged => {}

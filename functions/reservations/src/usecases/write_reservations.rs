@@ -1,13 +1,11 @@
 //! Decides what was asked for asynchronously (R18): pending -> held or rejected. What follows from a hold, its scheduled
 //! end and the push to its user, follows from its event, as it does from a synchronous one.
 
-use crate::domain::{PendingDecision, Reservation, TIMED_OUT, Wish, decide_pending};
+use crate::domain::{PendingDecision, TIMED_OUT, Wish, decide_pending};
 use crate::ports::{ListReservations, LoadSale, Origin, WriteEnd, WriteHold, WritePending};
 use crate::usecases::reserve_seats::{ReserveError, reserve_seats};
 use contracts::Timestamp;
-use kit::idempotency::StoredAnswer;
 use kit::{Fault, metrics};
-use serde_json::Value;
 
 /// Decides one wish. The same one again, at once or a day late, finds it decided and changes nothing.
 pub async fn write_reservations<P>(store: &P, wish: &Wish, now: Timestamp) -> Result<(), Fault>
@@ -18,8 +16,7 @@ where
         return reject(store, wish, TIMED_OUT, now).await;
     }
     // Nobody waits for the answer of this one; the asker's was remembered when they asked.
-    let answer = |_: &Reservation| StoredAnswer { status: 0, body: Value::Null, location: None };
-    match reserve_seats(store, wish, Origin::Pending, None, answer, now).await {
+    match reserve_seats(store, wish, Origin::Pending, None, now).await {
         Ok(_) => Ok(()),
         Err(ReserveError::Refused(refusal)) => reject(store, wish, refusal.code(), now).await,
         Err(ReserveError::KeyReused | ReserveError::TooManyPending) => {
