@@ -1,18 +1,18 @@
 //! The auditor: reads the tables of a stack and checks what must never break (reliability.md, I1 to I10).
 //!
 //! Reading is not a snapshot, and some things follow others by a moment (the seat map, used places, events). So a
-//! violation counts once it is still there after [`Patience::settle`].
+//! violation counts once it is still there after [`TimeLimits::settle`].
 
 mod checks;
 mod scan;
-mod world;
+mod snapshot;
 
-pub use checks::{Finding, Graces, Invariant, check};
+pub use checks::{Finding, Invariant, Tolerances, check};
 pub use scan::on_their_way;
-pub use world::{
+pub use snapshot::{
     Account, Charge, ChargeStatus, DateRow, Entitlement, Entry, Item, Job, Line, Order, OrderStatus, OutboxRow,
     Participant, Payment, PaymentStatus, Receipt, Reservation, ReservationStatus, Seat, SeatState, SectionMap, Shard,
-    World,
+    Snapshot,
 };
 
 use crate::cli::Common;
@@ -22,31 +22,31 @@ use std::process::ExitCode;
 use std::time::Duration;
 use tokio::time::{Instant, sleep};
 
-/// How long to wait between two looks at a world that is not in order yet.
+/// How long to wait between two looks at a snapshot that is not in order yet.
 const LOOK_EVERY: Duration = Duration::from_millis(500);
 /// How many findings of one invariant are printed.
 const SHOWN: usize = 20;
 
 /// How patient an audit is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Patience {
+pub struct TimeLimits {
     /// How long to look again until nothing is wrong any more.
     pub settle: Duration,
     /// How late things may be.
-    pub graces: Graces,
+    pub tolerances: Tolerances,
 }
 
-impl Default for Patience {
+impl Default for TimeLimits {
     fn default() -> Self {
-        Self { settle: Duration::from_secs(10), graces: Graces::default() }
+        Self { settle: Duration::from_secs(10), tolerances: Tolerances::default() }
     }
 }
 
 /// What an audit found.
 #[derive(Debug, Clone)]
 pub struct Report {
-    /// The world as it was seen last.
-    pub world: World,
+    /// The snapshot as it was seen last.
+    pub snapshot: Snapshot,
     /// What is wrong with it, by invariant.
     pub findings: Vec<Finding>,
     /// How often it was looked at.
@@ -68,40 +68,44 @@ impl Report {
 
     /// What there was to check an invariant on.
     fn extent(&self, invariant: Invariant) -> String {
-        let world = &self.world;
-        let payments = |status| world.payments.values().filter(|payment| payment.status == status).count();
+        let snapshot = &self.snapshot;
+        let payments = |status| snapshot.payments.values().filter(|payment| payment.status == status).count();
         match invariant {
             Invariant::Shape => format!("{} tables", scan::TABLES.len()),
-            Invariant::I1 => format!("{} seats, {} reservations", world.seats.len(), world.reservations.len()),
+            Invariant::I1 => format!("{} seats, {} reservations", snapshot.seats.len(), snapshot.reservations.len()),
             Invariant::I2 => {
                 let (completed, refunded) = (payments(PaymentStatus::Completed), payments(PaymentStatus::Refunded));
                 format!("{completed} completed payments, {refunded} refunded")
             }
             Invariant::I3 => {
-                let entries: usize = world.accounts.values().map(|account| account.entries.len()).sum();
-                format!("{} accounts, {entries} entries, {} paid charges", world.accounts.len(), world.charges.len())
+                let entries: usize = snapshot.accounts.values().map(|account| account.entries.len()).sum();
+                format!(
+                    "{} accounts, {entries} entries, {} paid charges",
+                    snapshot.accounts.len(),
+                    snapshot.charges.len()
+                )
             }
             Invariant::I4 => {
-                let paying = world.reservations.values().filter(|found| found.status == ReservationStatus::Paying);
+                let paying = snapshot.reservations.values().filter(|found| found.status == ReservationStatus::Paying);
                 format!("{} being paid", paying.count())
             }
             Invariant::I5 => format!("{} failed payments", payments(PaymentStatus::Failed)),
-            Invariant::I6 => format!("{} events, {} deliveries", world.outbox.len(), world.deliveries.len()),
+            Invariant::I6 => format!("{} events, {} deliveries", snapshot.outbox.len(), snapshot.deliveries.len()),
             Invariant::I7 => {
-                let issued: u64 = world.lines.values().flat_map(|line| line.shards.values()).map(|s| s.issued).sum();
-                let used: usize = world.lines.values().map(|line| line.used.len()).sum();
+                let issued: u64 = snapshot.lines.values().flat_map(|line| line.shards.values()).map(|s| s.issued).sum();
+                let used: usize = snapshot.lines.values().map(|line| line.used.len()).sum();
                 format!("{issued} places, {used} used")
             }
             Invariant::I8 => {
-                let orders = world.orders.values().filter(|order| !order.is_quiet()).count();
+                let orders = snapshot.orders.values().filter(|order| !order.is_quiet()).count();
                 let pending = payments(PaymentStatus::Pending) + orders;
-                format!("{pending} pending, {} listed as stuck", world.parked.len())
+                format!("{pending} pending, {} listed as stuck", snapshot.parked.len())
             }
-            Invariant::I9 => format!("{} dates, {} seat maps", world.terms.len(), world.maps.len()),
+            Invariant::I9 => format!("{} dates, {} seat maps", snapshot.terms.len(), snapshot.maps.len()),
             Invariant::I10 => {
-                let orders = |status| world.orders.values().filter(|order| order.status == status).count();
+                let orders = |status| snapshot.orders.values().filter(|order| order.status == status).count();
                 let (completed, failed) = (orders(OrderStatus::Completed), orders(OrderStatus::Failed));
-                format!("{} items, {completed} completed orders, {failed} failed", world.items.len())
+                format!("{} items, {completed} completed orders, {failed} failed", snapshot.items.len())
             }
         }
     }
@@ -126,15 +130,15 @@ impl fmt::Display for Report {
 }
 
 /// Audits a stack: looks until nothing is wrong, or until patience ends.
-pub async fn audit(info: &StackInfo, patience: &Patience) -> Result<Report> {
+pub async fn audit(info: &StackInfo, patience: &TimeLimits) -> Result<Report> {
     let begun = Instant::now();
     let mut looks = 0;
     loop {
-        let world = scan::world(info).await?;
+        let snapshot = scan::snapshot(info).await?;
         looks += 1;
-        let findings = check(&world, &patience.graces);
+        let findings = check(&snapshot, &patience.tolerances);
         if findings.is_empty() || begun.elapsed() >= patience.settle {
-            return Ok(Report { world, findings, looks, took: begun.elapsed() });
+            return Ok(Report { snapshot, findings, looks, took: begun.elapsed() });
         }
         sleep(LOOK_EVERY).await;
     }
@@ -164,11 +168,11 @@ pub struct Args {
 }
 
 impl Args {
-    fn patience(&self) -> Patience {
+    fn patience(&self) -> TimeLimits {
         let seconds = Duration::from_secs;
-        Patience {
+        TimeLimits {
             settle: seconds(self.settle),
-            graces: Graces {
+            tolerances: Tolerances {
                 overdue: seconds(self.overdue),
                 unpublished: seconds(self.unpublished),
                 pending: seconds(self.pending),

@@ -41,7 +41,7 @@ enum Verb {
     Audit(audit::Args),
     /// Look at dead letters, and send them again.
     Dlq(DlqArgs),
-    /// Show what everybody said about something, in the order of time.
+    /// Show what everybody said about something, chronologically.
     #[command(subcommand)]
     Trace(TraceVerb),
     /// Be the sink of a stack. `up` asks for it.

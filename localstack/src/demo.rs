@@ -13,12 +13,12 @@ mod outside;
 mod refunds;
 mod report;
 
-use crate::audit::{self, Graces, Patience};
+use crate::audit::{self, TimeLimits, Tolerances};
 use crate::cli::{self, Common};
 use crate::files::CargoTarget;
 use crate::{Error, Options, Result, Stack, StackInfo, Tokens, up};
 use board::Board;
-use buyers::{Buyer, Diary, Sale};
+use buyers::{Buyer, BuyerLog, Sale};
 use client::{Api, Caller, Plan};
 use contracts::{ConcertId, ScheduleId};
 use report::{Outcome, Pause};
@@ -52,7 +52,7 @@ const STATUS_MAY_BE_LATE_MILLIS: i64 = 1_500;
 const LONGEST_PAUSE: Duration = Duration::from_secs(8);
 /// After how long a sale is given up, for each 600 buyers. It takes a third of that on two idle cores.
 const DEADLINE: Duration = Duration::from_secs(300);
-/// How long seats may stay held after the last buyer went home, beyond the length of a hold.
+/// How long seats may stay held after the last buyer finished, beyond the length of a hold.
 const DRAIN_PATIENCE: Duration = Duration::from_secs(30);
 /// Between two looks at something that comes by itself.
 const LOOK_EVERY: Duration = Duration::from_millis(500);
@@ -117,7 +117,7 @@ async fn play(cloud: &Cloud, args: &Args, seed: u64) -> Result<bool> {
     });
     let took = begun.elapsed();
     drop(show);
-    let (pause, mut diaries) = match played {
+    let (pause, mut logs) = match played {
         Ok(played) => played,
         Err(error) => {
             cli::print(&report::answers(&sale.api.numbers()))?;
@@ -125,12 +125,12 @@ async fn play(cloud: &Cloud, args: &Args, seed: u64) -> Result<bool> {
         }
     };
 
-    let refunds = refunds::give_back(&sale, &mut diaries).await?;
+    let refunds = refunds::give_back(&sale, &mut logs).await?;
     let (map, date) = rest(&sale).await?;
     let merchandise = merchandise::sell(&operator, cloud.info(), &tokens, args.orders).await?;
     let outside = outside::settle(cloud.info()).await?;
     let (numbers, took) = (sale.api.numbers(), took + merchandise.took);
-    let outcome = Outcome { diaries, numbers, took, map, date, pause, refunds, merchandise, outside };
+    let outcome = Outcome { logs, numbers, took, map, date, pause, refunds, merchandise, outside };
     cli::print(&outcome.summary())?;
     let audited = audit(cloud.info()).await?;
     conclude(&outcome, audited, seed)
@@ -153,16 +153,16 @@ fn buyers(args: &Args, seed: u64, tokens: &Tokens, arrivals: Duration) -> Result
 }
 
 /// All buyers at once, to the end of the last.
-async fn visit(sale: &Arc<Sale>, buyers: Vec<Buyer>) -> Result<Vec<Diary>> {
+async fn visit(sale: &Arc<Sale>, buyers: Vec<Buyer>) -> Result<Vec<BuyerLog>> {
     let mut visits = JoinSet::new();
     for buyer in buyers {
         visits.spawn(buyer.visit(Arc::clone(sale)));
     }
-    let mut diaries = Vec::new();
-    while let Some(diary) = visits.join_next().await {
-        diaries.push(diary.map_err(|e| Error::Engine(format!("a buyer broke down: {e}")))?);
+    let mut logs = Vec::new();
+    while let Some(log) = visits.join_next().await {
+        logs.push(log.map_err(|e| Error::Engine(format!("a buyer broke down: {e}")))?);
     }
-    Ok(diaries)
+    Ok(logs)
 }
 
 /// Waits until no seat is held any more, and looks at the end state.
@@ -187,9 +187,9 @@ async fn rest(sale: &Sale) -> Result<(client::SeatMap, client::Date)> {
 async fn audit(info: &StackInfo) -> Result<audit::Report> {
     // Everything is over, so what is not in order within seconds is not on its way either.
     let grace = Duration::from_secs(5);
-    let patience = Patience {
+    let patience = TimeLimits {
         settle: Duration::from_secs(30),
-        graces: Graces { overdue: grace, unpublished: grace, pending: grace, undone: grace },
+        tolerances: Tolerances { overdue: grace, unpublished: grace, pending: grace, undone: grace },
     };
     audit::audit(info, &patience).await
 }

@@ -262,7 +262,7 @@ fn standing(id: &OrderId, found: &Found) -> String {
     format!("{text}\n  as the order heard it   {}\n  as each wrote it down   {}\n", or_none(states), or_none(own))
 }
 
-/// The steps in the order of time, a line each.
+/// The steps chronologically, a line each.
 fn table(mut steps: Vec<Step>) -> String {
     // Of the same moment, what is heard comes before what is said to it.
     steps.sort_by(|one, other| (one.at_ms, &one.what, &one.service).cmp(&(other.at_ms, &other.what, &other.service)));

@@ -1,7 +1,7 @@
 //! What a sale and everything that followed from it leave in the tables, read by the auditor.
 
 use crate::{arrived, arrived_at, buy, sale, shared};
-use local::audit::{ChargeStatus, Invariant, Patience, PaymentStatus, ReservationStatus, World, audit};
+use local::audit::{ChargeStatus, Invariant, PaymentStatus, ReservationStatus, Snapshot, TimeLimits, audit};
 use local::sink::Target;
 use std::time::Duration;
 use tests::cloud::{User, eventually, text};
@@ -29,13 +29,13 @@ fn whatever_became_of_a_sale_is_in_order_in_the_tables() {
             .chain([&kept.payment, &given_back.payment])
             .chain([&kept.buyer, &given_back.buyer, &late, &early].map(|user| &user.id));
         let mine: Vec<&String> = mine.collect();
-        let world = eventually("everything is in order", async || {
+        let snapshot = eventually("everything is in order", async || {
             // Nothing may be on its way any more.
-            let mut patience = Patience { settle: Duration::ZERO, ..Patience::default() };
-            patience.graces.pending = Duration::ZERO;
+            let mut patience = TimeLimits { settle: Duration::ZERO, ..TimeLimits::default() };
+            patience.tolerances.pending = Duration::ZERO;
             let report = audit(cloud.stack.info(), &patience).await.unwrap();
             let is_pending = report
-                .world
+                .snapshot
                 .reservations
                 .values()
                 .any(|found| mine.contains(&&found.user.to_string()) && found.status == ReservationStatus::Pending);
@@ -49,23 +49,23 @@ fn whatever_became_of_a_sale_is_in_order_in_the_tables() {
                     eprintln!("not yet: {found}");
                     None
                 }
-                None => (!is_pending).then_some(report.world),
+                None => (!is_pending).then_some(report.snapshot),
             }
         })
         .await;
-        let status = |id: &str| world.reservations[&contracts::ReservationId::parse(id).unwrap()].status;
+        let status = |id: &str| snapshot.reservations[&contracts::ReservationId::parse(id).unwrap()].status;
         assert_eq!(status(&kept.reservation), ReservationStatus::Paid);
         assert_eq!(status(&given_back.reservation), ReservationStatus::Refunded);
         assert_eq!(status(&rejected), ReservationStatus::Rejected);
         assert_eq!(status(&held), ReservationStatus::Held);
-        assert_eq!(payment(&world, &given_back.payment), PaymentStatus::Refunded);
-        let charges = world.charges.values().filter(|charge| charge.user.as_str() == kept.buyer.id);
+        assert_eq!(payment(&snapshot, &given_back.payment), PaymentStatus::Refunded);
+        let charges = snapshot.charges.values().filter(|charge| charge.user.as_str() == kept.buyer.id);
         assert_eq!(charges.map(|charge| charge.status).collect::<Vec<_>>(), [ChargeStatus::Credited]);
     });
 }
 
-fn payment(world: &World, id: &str) -> PaymentStatus {
-    world.payments[&contracts::PaymentId::parse(id).unwrap()].status
+fn payment(snapshot: &Snapshot, id: &str) -> PaymentStatus {
+    snapshot.payments[&contracts::PaymentId::parse(id).unwrap()].status
 }
 
 /// Asks for a seat without waiting for it; the reservation's id.

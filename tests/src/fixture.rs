@@ -6,7 +6,7 @@ use contracts::seats::Section;
 use contracts::steps::OpenSchedule;
 use contracts::{ConcertId, PaymentId, ReservationId, ScheduleId, SeatId, SectionName, Timestamp, UserId, Won};
 use kit::StepCall;
-use reservations::domain::{Reservation, SeatList, Wish};
+use reservations::domain::{Reservation, SeatList, SeatRequest};
 
 /// When the tests take place. Nothing in them reads a clock.
 pub const NOW: Timestamp = Timestamp::from_millis(1_800_000_000_000);
@@ -88,8 +88,8 @@ pub fn place(of: &str, position: u64, issued_at: Timestamp) -> QueueTokenClaims 
 }
 
 /// A wish for seats.
-pub fn wish(place: QueueTokenClaims, seats: &[&str], reservation: &str) -> Wish {
-    Wish {
+pub fn wish(place: QueueTokenClaims, seats: &[&str], reservation: &str) -> SeatRequest {
+    SeatRequest {
         user: place.sub.clone(),
         token: place,
         schedule: schedule(),

@@ -3,7 +3,7 @@
 use crate::audit::assert_sound;
 use crate::bench::{Bench, Requests, reserving};
 use ::reservations::clients::message_of;
-use ::reservations::domain::{MAX_PENDING, PENDING_SECONDS, PENDING_TOO_LONG_SECONDS, Wish};
+use ::reservations::domain::{MAX_PENDING, PENDING_SECONDS, PENDING_TOO_LONG_SECONDS, SeatRequest};
 use ::reservations::handlers::{self, Deps};
 use ::reservations::ports::ScheduleExpiry;
 use ::reservations::usecases::apply_admissions::apply_admissions;
@@ -314,7 +314,7 @@ async fn a_wish_whose_message_is_lost_is_sent_again_and_one_that_nobody_decides_
     let due = NOW.plus_seconds(PENDING_SECONDS);
     sweep_reservations(&sweep, due).await.unwrap();
     sweep_reservations(&sweep, due).await.unwrap();
-    let wishes: Vec<Wish> = sweep.requests.wishes();
+    let wishes: Vec<SeatRequest> = sweep.requests.wishes();
     assert_eq!(wishes.len(), 1, "once for each time it is due");
     assert_eq!(wishes[0].reservation.as_str(), id);
     let too_late = NOW.plus_seconds(PENDING_TOO_LONG_SECONDS + 1);

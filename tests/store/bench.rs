@@ -7,7 +7,7 @@ use ::points::domain::Charging;
 use ::points::dynamo::Accounts;
 use ::points::handlers::ChargeDeps;
 use ::points::ports::AskPayment;
-use ::reservations::domain::{Refusal, Reservation, Wish};
+use ::reservations::domain::{Refusal, Reservation, SeatRequest};
 use ::reservations::dynamo::Reservations;
 use ::reservations::handlers::ReserveDeps;
 use ::reservations::ports::{AskForSeats, KeepTerms, Origin};
@@ -76,7 +76,7 @@ impl Bench {
         id: &str,
         now: Timestamp,
     ) -> Result<Reservation, ReserveError> {
-        let wish = Wish { asked_at: now, ..wish(place, seats, id) };
+        let wish = SeatRequest { asked_at: now, ..wish(place, seats, id) };
         match reserve_seats(&self.reservations, &wish, Origin::New, None, now).await? {
             Reserved::Held(reservation) => Ok(reservation),
             other => panic!("no key was given, nothing was pending: {other:?}"),
@@ -258,19 +258,19 @@ impl Bench {
 /// Takes wishes for seats, or is down.
 #[derive(Debug, Default)]
 pub struct Requests {
-    wishes: Mutex<Vec<Wish>>,
+    wishes: Mutex<Vec<SeatRequest>>,
     pub down: std::sync::atomic::AtomicBool,
 }
 
 impl Requests {
     /// All that were taken.
-    pub fn wishes(&self) -> Vec<Wish> {
+    pub fn wishes(&self) -> Vec<SeatRequest> {
         self.wishes.lock().unwrap().clone()
     }
 }
 
 impl AskForSeats for Requests {
-    async fn ask(&self, wish: &Wish) -> Result<(), Fault> {
+    async fn ask(&self, wish: &SeatRequest) -> Result<(), Fault> {
         if self.down.load(std::sync::atomic::Ordering::Relaxed) {
             return Err(Fault::unavailable("asking for seats", "down"));
         }

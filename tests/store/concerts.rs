@@ -218,8 +218,8 @@ async fn a_batch_whose_answers_get_lost_is_projected_all_the_same() {
 // ---------------------------------------------------------------- the catalogue
 
 fn deps(bench: &Bench) -> Deps<Catalogue, Neighbours> {
-    let neighbour = Neighbours { lines: bench.lines(), reservations: bench.reservations.clone() };
-    Deps { catalogue: catalogue(bench), neighbour, users: users() }
+    let client = Neighbours { lines: bench.lines(), reservations: bench.reservations.clone() };
+    Deps { catalogue: catalogue(bench), client, users: users() }
 }
 
 async fn announce(bench: &Bench, title: &str, key: Option<&str>, now: Timestamp) -> Result<Reply, Problem> {

@@ -7,8 +7,9 @@ use ::items::handlers::{Deps, change_item, create_item, deduct_stock, get_item, 
 use ::items::ports::{AddItem, WithdrawItem};
 use ::items::usecases::quote_items::quote_items;
 use contracts::ItemId;
+use contracts::choreography::ACTED_ON_MILLIS;
 use contracts::events::{Event, EventBody, OrderEvent, OrderFailed, StockEvent, StockRefused, schema_of};
-use contracts::orders::{ACTED_ON_MILLIS, OrderFailure, OrderLine, Pieces, Quantity};
+use contracts::orders::{OrderFailure, OrderLine, Pieces, Quantity};
 use contracts::steps::QuoteItems;
 use kit::dynamo::{Item as Row, Read};
 use kit::outbox::{self, Relay};

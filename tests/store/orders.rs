@@ -14,11 +14,12 @@ use ::orders::handlers::{
     remove_cart_item, sweep_orders, track_order,
 };
 use ::orders::ports::{AskItems, EndOrder, FindDue};
+use contracts::choreography::ACTED_ON_MILLIS;
 use contracts::events::{
     CartEvent, Event, EventBody, FaultDetected, OrderEvent, OrderFailed, OrderReported, PointsEvent, PointsRefused,
     StockEvent, StockRefused, schema_of,
 };
-use contracts::orders::{ACTED_ON_MILLIS, MAX_LINES, OrderFailure, OrderLine, Quantity};
+use contracts::orders::{MAX_LINES, OrderFailure, OrderLine, Quantity};
 use contracts::steps::{ItemsQuote, QuoteItems};
 use contracts::{OrderId, Timestamp};
 use kit::dynamo::{Item as Row, Read, s};

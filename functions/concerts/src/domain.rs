@@ -232,7 +232,7 @@ pub struct Holder {
 
 /// Seats of one reservation that the map can never show.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Unplaced {
+pub struct Unmapped {
     /// Whose they are.
     pub holder: Holder,
     /// The date they say they are of.
@@ -242,13 +242,13 @@ pub struct Unplaced {
 }
 
 /// The seats among `changes` that somebody has, by reservation. What became free needs no place.
-pub fn unplaced<'a>(changes: impl IntoIterator<Item = &'a SeatChange>) -> Vec<Unplaced> {
-    let mut found: BTreeMap<&Holder, Unplaced> = BTreeMap::new();
+pub fn unmapped<'a>(changes: impl IntoIterator<Item = &'a SeatChange>) -> Vec<Unmapped> {
+    let mut found: BTreeMap<&Holder, Unmapped> = BTreeMap::new();
     for change in changes {
         if change.status == SeatStatus::Available {
             continue;
         }
-        let entry = found.entry(&change.holder).or_insert_with(|| Unplaced {
+        let entry = found.entry(&change.holder).or_insert_with(|| Unmapped {
             holder: change.holder.clone(),
             schedule: change.key.schedule.clone(),
             seats: Vec::new(),

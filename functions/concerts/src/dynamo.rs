@@ -15,11 +15,11 @@
 //! without a map has only free seats. A date row without `schedule_id` has counts and is not shown yet.
 
 use crate::domain::{
-    Concert, Date, DateKey, PackedSeats, Schedule, SeatMap, SectionKey, SectionMap, Taken, Terms, Unplaced,
+    Concert, Date, DateKey, PackedSeats, Schedule, SeatMap, SectionKey, SectionMap, Taken, Terms, Unmapped,
 };
 use crate::ports::{
     AddConcert, AddSchedule, FindConcert, KeepSeatMap, ListConcerts, ListDates, NoSuchConcert, Part, ReadSeatMap,
-    TellUnplaced,
+    ReportUnmapped,
 };
 use aws_sdk_dynamodb::operation::update_item::UpdateItemError;
 use aws_sdk_dynamodb::primitives::Blob;
@@ -38,7 +38,7 @@ use kit::idempotency::{self, Memo, Outcome, Recalled};
 use kit::outbox;
 use std::collections::{BTreeSet, HashMap};
 
-/// Who speaks in our events.
+/// The source of our events.
 const SOURCE: &str = "encore/concerts";
 const CONCERTS: &str = "CONCERTS";
 const INFO: &str = "INFO";
@@ -614,15 +614,15 @@ fn published_rev(row: &Item, count: &Taken) -> Result<u64, Fault> {
     }
 }
 
-impl TellUnplaced for SeatMaps {
-    async fn tell_unplaced(&self, unplaced: &Unplaced, now: Timestamp) -> Result<(), Fault> {
+impl ReportUnmapped for SeatMaps {
+    async fn report_unmapped(&self, unmapped: &Unmapped, now: Timestamp) -> Result<(), Fault> {
         const DOING: &str = "telling of seats that cannot be shown";
-        let id = unplaced.holder.reservation.as_str();
+        let id = unmapped.holder.reservation.as_str();
         let body = EventBody::AvailabilityUpdateFailed(AvailabilityUpdateFailed {
-            reservation_id: unplaced.holder.reservation.clone(),
-            user_id: unplaced.holder.user.clone(),
-            schedule_id: unplaced.schedule.clone(),
-            seats: unplaced.seats.clone(),
+            reservation_id: unmapped.holder.reservation.clone(),
+            user_id: unmapped.holder.user.clone(),
+            schedule_id: unmapped.schedule.clone(),
+            seats: unmapped.seats.clone(),
             reason: "the date has no such section or seat in the seat map".to_owned(),
         });
         let event = outbox::event(SOURCE, id, &outbox::own_correlation(now), body, now)?;

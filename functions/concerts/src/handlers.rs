@@ -6,7 +6,7 @@ use crate::domain::{
 };
 use crate::ports::{
     AddConcert, AddSchedule, FindConcert, KeepSeatMap, ListConcerts, ListDates, OpenSchedule, OpenWaitingRoom,
-    ReadSeatMap, TellUnplaced,
+    ReadSeatMap, ReportUnmapped,
 };
 use crate::usecases::create_concert::{self, CreateConcert, CreateConcertError};
 use crate::usecases::create_schedule::{self, CreateSchedule, CreateScheduleError};
@@ -30,7 +30,7 @@ pub struct Deps<C, N> {
     /// Where concerts and dates are.
     pub catalogue: C,
     /// The step of another context that makes the new thing sellable.
-    pub neighbour: N,
+    pub client: N,
     /// Who calls.
     pub users: UserTokens,
 }
@@ -200,7 +200,7 @@ where
     let concert = Concert::new(ConcertId::mint(call.now), &body.title, &body.artist, &body.venue, call.now)?;
     let memo = key.map(|key| memo(caller.user, key, &concert.id));
     let ask = CreateConcert { concert, memo, now: call.now };
-    let concert = create_concert::create_concert(&deps.catalogue, &deps.neighbour, ask).await?;
+    let concert = create_concert::create_concert(&deps.catalogue, &deps.client, ask).await?;
     Reply::created(ConcertBody::from(concert))
 }
 
@@ -322,7 +322,7 @@ where
     };
     let memo = key.map(|key| memo(caller.user, key, &schedule.id));
     let ask = CreateSchedule { schedule, memo, now: call.now, correlation_id: call.request_id.clone() };
-    let schedule = create_schedule::create_schedule(&deps.catalogue, &deps.neighbour, ask).await?;
+    let schedule = create_schedule::create_schedule(&deps.catalogue, &deps.client, ask).await?;
     Reply::created(ScheduleBody::from(schedule))
 }
 
@@ -339,7 +339,7 @@ impl From<CreateScheduleError> for Problem {
 
 /// Changes of the reservations table. A seat that makes no sense is logged and left out: it must not hold up the
 /// others.
-pub async fn project_seat_map(maps: &(impl KeepSeatMap + TellUnplaced), records: Vec<Record>) -> Result<(), Fault> {
+pub async fn project_seat_map(maps: &(impl KeepSeatMap + ReportUnmapped), records: Vec<Record>) -> Result<(), Fault> {
     let mut changes = Vec::with_capacity(records.len());
     for record in &records {
         match seat_change(record) {

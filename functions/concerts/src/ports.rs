@@ -1,6 +1,6 @@
 //! What concerts needs from outside, one narrow trait per capability.
 
-use crate::domain::{Concert, Date, DateKey, Schedule, SeatMap, SectionKey, SectionMap, Taken, Unplaced};
+use crate::domain::{Concert, Date, DateKey, Schedule, SeatMap, SectionKey, SectionMap, Taken, Unmapped};
 use contracts::{ConcertId, ScheduleId, Timestamp};
 use kit::Fault;
 use kit::http::Page;
@@ -97,9 +97,9 @@ pub trait KeepSeatMap: Send + Sync {
 }
 
 /// Tells of seats that cannot be shown.
-pub trait TellUnplaced: Send + Sync {
+pub trait ReportUnmapped: Send + Sync {
     /// Puts the event into the outbox, once for each reservation.
-    fn tell_unplaced(&self, unplaced: &Unplaced, now: Timestamp) -> impl Future<Output = Result<(), Fault>> + Send;
+    fn report_unmapped(&self, unmapped: &Unmapped, now: Timestamp) -> impl Future<Output = Result<(), Fault>> + Send;
 }
 
 /// Asks waiting-room to keep a line.

@@ -5,6 +5,7 @@
 //! functions of data. It depends on serde, so that every binary can afford it.
 
 pub mod admission;
+pub mod choreography;
 pub mod events;
 pub mod ids;
 pub mod money;

@@ -65,7 +65,8 @@ pub mod error_name {
     pub const CONTENDED: &str = "Contended";
     /// Something the step needs does not answer; retried with backoff.
     pub const UNAVAILABLE: &str = "Unavailable";
-    /// A bug or corrupt data; not retried, compensated and alerted.
+    /// A bug or corrupt data. A step before the point of no return is compensated, not retried; compensations and what
+    /// follows that point are retried, too. It pages the on-call.
     pub const BROKEN: &str = "Broken";
     /// All of them.
     pub const ALL: [&str; 4] = [REFUSED, CONTENDED, UNAVAILABLE, BROKEN];

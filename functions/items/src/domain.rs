@@ -1,6 +1,7 @@
 //! Merchandise, and what becomes of an order's pieces.
 
-use contracts::orders::{OrderFailure, OrderLine, Pieces, Work};
+use contracts::choreography::ParticipantState;
+use contracts::orders::{OrderFailure, OrderLine, Pieces};
 use contracts::{Invalid, ItemId, OrderId, Timestamp, UserId, Won};
 
 /// The most characters a name has.
@@ -93,14 +94,14 @@ impl Order {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Job {
     /// How it stands.
-    pub work: Work,
+    pub work: ParticipantState,
     /// What was taken for it; nothing, if it was refused or never heard of.
     pub taken: Vec<Pieces>,
 }
 
 impl Job {
     /// Nothing was heard of the order.
-    pub const NEW: Self = Self { work: Work::Pending, taken: Vec::new() };
+    pub const NEW: Self = Self { work: ParticipantState::Pending, taken: Vec::new() };
 }
 
 /// Why an item's pieces cannot be had.

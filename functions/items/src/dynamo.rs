@@ -17,8 +17,9 @@ use aws_sdk_dynamodb::operation::update_item::builders::UpdateItemFluentBuilder;
 use aws_sdk_dynamodb::types::{
     Delete, KeysAndAttributes, Put, ReturnValue, ReturnValuesOnConditionCheckFailure, TransactWriteItem, Update,
 };
+use contracts::choreography::ParticipantState;
 use contracts::events::{EventBody, StockEvent, StockRefused};
-use contracts::orders::{Pieces, Work};
+use contracts::orders::Pieces;
 use contracts::{ItemId, OrderId, Timestamp};
 use kit::Fault;
 use kit::dynamo::{self, PK, Read, SK, TTL, Table, at, built, jitter, n, s};
@@ -28,7 +29,7 @@ use kit::idempotency::{self, Memo, Outcome, StoredAnswer};
 use kit::outbox;
 use std::collections::HashMap;
 
-/// Who speaks in our events.
+/// The source of our events.
 const SOURCE: &str = "encore/items";
 const ITEM: &str = "ITEM";
 const ITEMS: &str = "ITEMS";
@@ -273,7 +274,7 @@ impl FindItems for Items {
 }
 
 /// The row that says what was done for an order.
-fn work_row(order: &Order, work: Work, taken: &[Pieces], now: Timestamp) -> Result<dynamo::Item, Fault> {
+fn work_row(order: &Order, work: ParticipantState, taken: &[Pieces], now: Timestamp) -> Result<dynamo::Item, Fault> {
     Ok(dynamo::Item::from([
         (PK.to_owned(), s(order_pk(&order.id))),
         (SK.to_owned(), s(WORK)),
@@ -315,7 +316,7 @@ impl KeepStock for Items {
                 .return_values_on_condition_check_failure(ReturnValuesOnConditionCheckFailure::AllOld);
             lines.push((transaction.add(deducted)?, piece));
         }
-        let work = transaction.add(self.put_new(work_row(order, Work::Done, &order.pieces, now)?)?)?;
+        let work = transaction.add(self.put_new(work_row(order, ParticipantState::Done, &order.pieces, now)?)?)?;
         transaction.add(self.answer(order, told, now)?)?;
         let Err(cancelled) = transaction.commit().await? else { return Ok(Taken::All) };
         if cancelled.failed(work) {
@@ -333,14 +334,14 @@ impl KeepStock for Items {
             reason: refusal.reason,
             items: refusal.items.clone(),
         });
-        let refused = self.put_new(work_row(order, Work::Refused, &[], now)?)?;
+        let refused = self.put_new(work_row(order, ParticipantState::Refused, &[], now)?)?;
         self.written("refusing an order's pieces", vec![refused, self.answer(order, told, now)?]).await
     }
 
     async fn restore(&self, order: &Order, job: &Job, now: Timestamp) -> Result<bool, Fault> {
         let told = EventBody::StockRestored(stock_event(order, &job.taken));
-        let undone = if job.work == Work::Pending {
-            self.put_new(work_row(order, Work::Undone, &[], now)?)?
+        let undone = if job.work == ParticipantState::Pending {
+            self.put_new(work_row(order, ParticipantState::Undone, &[], now)?)?
         } else {
             let undone = Update::builder()
                 .table_name(&self.table.name)
@@ -349,7 +350,7 @@ impl KeepStock for Items {
                 .update_expression("SET work_state = :undone, #ttl = :ttl")
                 .condition_expression("work_state = :before")
                 .expression_attribute_names("#ttl", TTL)
-                .expression_attribute_values(":undone", s(Work::Undone.as_str()))
+                .expression_attribute_values(":undone", s(ParticipantState::Undone.as_str()))
                 .expression_attribute_values(":before", s(job.work.as_str()))
                 .expression_attribute_values(":ttl", n(now.plus_seconds(KEPT_SECONDS).ttl_seconds()));
             TransactWriteItem::builder().update(built(undone.build())?).build()
@@ -367,12 +368,12 @@ impl KeepStock for Items {
         self.written("putting an order's pieces back", writes).await
     }
 
-    async fn say_again(&self, order: &OrderId, work: Work, now: Timestamp) -> Result<(), Fault> {
+    async fn republish(&self, order: &OrderId, work: ParticipantState, now: Timestamp) -> Result<(), Fault> {
         let said = match work {
-            Work::Pending => return Ok(()),
-            Work::Done => "stock.deducted",
-            Work::Refused => "stock.refused",
-            Work::Undone => "stock.restored",
+            ParticipantState::Pending => return Ok(()),
+            ParticipantState::Done => "stock.deducted",
+            ParticipantState::Refused => "stock.refused",
+            ParticipantState::Undone => "stock.restored",
         };
         outbox::publish_again(&self.table, &format!("{order}.{said}"), now).await
     }

@@ -3,8 +3,8 @@
 use crate::domain::{Item, Label, Order, Stock};
 use crate::ports::{AddItem, ChangeItem, FindItem, KeepStock, ListItems, WithdrawItem};
 use crate::usecases::deduct_stock;
+use contracts::choreography::{OrderSignal, is_forgotten};
 use contracts::events::OrderEvent;
-use contracts::orders::{News, is_forgotten};
 use contracts::{ItemId, Won};
 use kit::auth::UserTokens;
 use kit::http::{Cursor, ListBody};
@@ -128,9 +128,9 @@ pub async fn withdraw_item(deps: &Deps<impl WithdrawItem>, call: Call) -> Result
 /// The queue of `order.placed` and `order.failed`.
 pub async fn deduct_stock(store: &impl KeepStock, message: Message) -> Result<(), Fault> {
     let event = message.event()?;
-    let (news, order) = News::of(event.body)
+    let (news, order) = OrderSignal::of(event.body)
         .ok_or_else(|| Fault::broken("deducting stock", "the message tells of no order placed or failed"))?;
-    if news == News::Placed && is_forgotten(event.time, message.now) {
+    if news == OrderSignal::Placed && is_forgotten(event.time, message.now) {
         return Ok(());
     }
     let OrderEvent { order_id, user_id, lines, .. } = order;

@@ -1,7 +1,7 @@
 //! What items needs from outside, one narrow trait per capability.
 
 use crate::domain::{Item, Job, Label, Order, Refusal, Stock};
-use contracts::orders::Work;
+use contracts::choreography::ParticipantState;
 use contracts::{ItemId, OrderId, Timestamp};
 use kit::Fault;
 use kit::http::Page;
@@ -84,5 +84,10 @@ pub trait KeepStock: Send + Sync {
     fn restore(&self, order: &Order, job: &Job, now: Timestamp) -> impl Future<Output = Result<bool, Fault>> + Send;
 
     /// Has the answer that belongs to an order's work said once more.
-    fn say_again(&self, order: &OrderId, work: Work, now: Timestamp) -> impl Future<Output = Result<(), Fault>> + Send;
+    fn republish(
+        &self,
+        order: &OrderId,
+        work: ParticipantState,
+        now: Timestamp,
+    ) -> impl Future<Output = Result<(), Fault>> + Send;
 }

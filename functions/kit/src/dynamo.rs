@@ -227,7 +227,7 @@ pub fn json<T: serde::Serialize>(doing: &'static str, value: &T) -> Result<Attri
 }
 
 /// Those of the rows of an index that can be read. One that cannot must not keep the others from their turn; as nobody ever
-/// takes it out of the index, it calls somebody every time it is found.
+/// takes it out of the index, it pages the on-call every time it is found.
 pub fn readable<T>(
     rows: Option<Vec<Item>>,
     doing: &'static str,

@@ -74,7 +74,7 @@ impl Fault {
         }
     }
 
-    /// Counts it, if no retry will help: such a fault has no place in a healthy system, so one alone calls somebody, and
+    /// Counts it, if no retry will help: such a fault has no place in a healthy system, so one alone pages the on-call, and
     /// stops a deployment.
     pub(crate) fn count(&self) {
         if matches!(self, Self::Broken(_)) {

@@ -26,7 +26,7 @@ const SHARDS: u64 = 16;
 const KEPT_SECONDS: i64 = 7 * 24 * 3600;
 /// How old an unpublished row must be before the sweep takes it from the relay, in milliseconds.
 const OVERDUE_MILLIS: i64 = 60_000;
-/// How old an unpublished row must be before a person is told, in milliseconds.
+/// How old an unpublished row must be before the on-call is paged, in milliseconds.
 const STUCK_MILLIS: i64 = 600_000;
 /// PutEvents takes ten entries.
 const PUT_EVENTS_LIMIT: usize = 10;

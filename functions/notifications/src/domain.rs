@@ -355,7 +355,7 @@ impl Receipt {
 
 /// What is heard of a fault.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum News {
+pub enum FaultUpdate {
     /// It is there.
     Sign(Sign),
     /// It is over.
@@ -367,7 +367,7 @@ pub enum News {
     },
 }
 
-impl News {
+impl FaultUpdate {
     /// Which fault it is about.
     pub fn fault(&self) -> &str {
         match self {
@@ -445,7 +445,7 @@ pub enum Page {
 
 /// What is to be done about a page.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Work {
+pub enum PageTask {
     /// Make it; look for it before where somebody may have made it already.
     Create {
         /// Whether to look before.
@@ -476,10 +476,10 @@ pub enum Done {
 
 impl Alert {
     /// The alert after some news; nothing if they change nothing.
-    pub fn after(alert: Option<&Self>, news: &News) -> Option<Self> {
+    pub fn after(alert: Option<&Self>, news: &FaultUpdate) -> Option<Self> {
         match news {
-            News::Sign(sign) => Self::signed(alert, sign),
-            News::Over { fault, at } => Self::closed(alert, fault, *at),
+            FaultUpdate::Sign(sign) => Self::signed(alert, sign),
+            FaultUpdate::Over { fault, at } => Self::closed(alert, fault, *at),
         }
     }
 
@@ -548,25 +548,25 @@ impl Alert {
     }
 
     /// What is to be done so that its page says what it says.
-    pub fn due(&self) -> Option<Work> {
+    pub fn due(&self) -> Option<PageTask> {
         if let Some(page) = &self.retired {
-            return Some(Work::Retire(page.clone()));
+            return Some(PageTask::Retire(page.clone()));
         }
         match (&self.page, self.open) {
-            (Page::Untold, true) => Some(Work::Create { look_before: false }),
-            (Page::Telling, true) => Some(Work::Create { look_before: true }),
-            (Page::Telling, false) => Some(Work::Find),
-            (Page::Told(page), false) => Some(Work::Close(page.clone())),
+            (Page::Untold, true) => Some(PageTask::Create { look_before: false }),
+            (Page::Telling, true) => Some(PageTask::Create { look_before: true }),
+            (Page::Telling, false) => Some(PageTask::Find),
+            (Page::Told(page), false) => Some(PageTask::Close(page.clone())),
             (Page::Untold | Page::Over, false) | (Page::Told(_) | Page::Over, true) => None,
         }
     }
 
     /// The alert with its page claimed for some work; nothing while somebody else is at it.
-    pub fn claimed(&self, work: &Work, now: Timestamp) -> Option<Self> {
+    pub fn claimed(&self, work: &PageTask, now: Timestamp) -> Option<Self> {
         if self.claimed_until.is_some_and(|until| until > now) {
             return None;
         }
-        let page = if matches!(work, Work::Create { .. }) { Page::Telling } else { self.page.clone() };
+        let page = if matches!(work, PageTask::Create { .. }) { Page::Telling } else { self.page.clone() };
         let claimed_until = Some(now.plus_millis(LEASE_MILLIS));
         Some(Self { page, claimed_until, rev: self.rev + 1, ..self.clone() })
     }
@@ -732,12 +732,18 @@ mod tests {
         assert_eq!(receipt.to_cancel(), None);
     }
 
-    fn sign(at: Timestamp) -> News {
-        News::Sign(Sign { fault: "f".into(), summary: "s".into(), detail: "d".into(), count: Count::OneMore, at })
+    fn sign(at: Timestamp) -> FaultUpdate {
+        FaultUpdate::Sign(Sign {
+            fault: "f".into(),
+            summary: "s".into(),
+            detail: "d".into(),
+            count: Count::OneMore,
+            at,
+        })
     }
 
-    fn over(at: Timestamp) -> News {
-        News::Over { fault: "f".into(), at }
+    fn over(at: Timestamp) -> FaultUpdate {
+        FaultUpdate::Over { fault: "f".into(), at }
     }
 
     fn told() -> Alert {
@@ -753,11 +759,11 @@ mod tests {
     #[test]
     fn a_fault_that_ends_has_its_page_closed_and_the_next_time_is_a_new_page() {
         let closed = Alert::after(Some(&told()), &over(NOW.plus_seconds(1))).unwrap();
-        assert_eq!(closed.due(), Some(Work::Close("page".into())));
+        assert_eq!(closed.due(), Some(PageTask::Close("page".into())));
         let closed = closed.worked(&Done::Closed);
         assert_eq!(closed.due(), None);
         let again = Alert::after(Some(&closed), &sign(NOW.plus_seconds(2))).unwrap();
-        assert_eq!((again.count, again.due()), (1, Some(Work::Create { look_before: false })));
+        assert_eq!((again.count, again.due()), (1, Some(PageTask::Create { look_before: false })));
     }
 
     #[test]
@@ -772,9 +778,9 @@ mod tests {
     #[test]
     fn a_fault_that_nobody_closes_is_a_new_one_after_a_quiet_day() {
         let alert = Alert::after(Some(&told()), &sign(NOW.plus_millis(QUIET_MILLIS + 1))).unwrap();
-        assert_eq!((alert.count, alert.due()), (1, Some(Work::Retire("page".into()))));
+        assert_eq!((alert.count, alert.due()), (1, Some(PageTask::Retire("page".into()))));
         let alert = alert.worked(&Done::Retired);
-        assert_eq!(alert.due(), Some(Work::Create { look_before: false }));
+        assert_eq!(alert.due(), Some(PageTask::Create { look_before: false }));
         let going_on = Alert::after(Some(&told()), &sign(NOW.plus_millis(QUIET_MILLIS))).unwrap();
         assert_eq!(going_on.due(), None);
     }
@@ -784,11 +790,11 @@ mod tests {
         let claimed = |alert: &Alert| alert.claimed(&alert.due().unwrap(), NOW).unwrap();
         let begun = claimed(&Alert::after(None, &sign(NOW)).unwrap());
         assert_eq!(begun.claimed(&begun.due().unwrap(), NOW.plus_millis(LEASE_MILLIS - 1)), None);
-        assert_eq!(begun.due(), Some(Work::Create { look_before: true }));
+        assert_eq!(begun.due(), Some(PageTask::Create { look_before: true }));
         let closed = Alert::after(Some(&begun), &over(NOW.plus_seconds(1))).unwrap();
-        assert_eq!(closed.due(), Some(Work::Find));
+        assert_eq!(closed.due(), Some(PageTask::Find));
         assert_eq!(closed.worked(&Done::Nowhere).due(), None);
-        assert_eq!(closed.worked(&Done::There("p".into())).due(), Some(Work::Close("p".into())));
+        assert_eq!(closed.worked(&Done::There("p".into())).due(), Some(PageTask::Close("p".into())));
     }
 
     #[test]
@@ -800,7 +806,7 @@ mod tests {
     #[test]
     fn an_unchanged_count_is_written_once_an_hour() {
         let waiting = |count, at| {
-            News::Sign(Sign {
+            FaultUpdate::Sign(Sign {
                 fault: "q".into(),
                 summary: "s".into(),
                 detail: "d".into(),

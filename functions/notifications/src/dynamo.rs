@@ -24,7 +24,7 @@ use serde::{Deserialize, Serialize};
 /// comes again finds what became of it.
 const KEPT_SECONDS: i64 = 30 * 86_400;
 
-/// Who speaks in our events.
+/// The source of our events.
 const SOURCE: &str = "encore/notifications";
 const DELIVERY: &str = "DELIVERY";
 const RECEIPT: &str = "RECEIPT";

@@ -1,6 +1,6 @@
 //! Messages in: which event, from which envelope.
 
-use crate::domain::{Count, News, Sign};
+use crate::domain::{Count, FaultUpdate, Sign};
 use crate::ports::{
     CancelReceipt, DeliverEvents, FindPhone, GuardDelivery, IssueReceipt, KeepAlerts, KeepPages, KeepReceipts,
     LookAtQueue, NotifyPartner, SendPush,
@@ -103,7 +103,7 @@ pub async fn alert_administrator(
 
 /// What a message says of a fault, and the id of the event that brings it; nothing if it says neither that there is one
 /// nor that it is over.
-fn news_of(message: &Message) -> Result<Option<(String, News)>, Fault> {
+fn news_of(message: &Message) -> Result<Option<(String, FaultUpdate)>, Fault> {
     const DOING: &str = "reading an alarm";
     let envelope: Value = serde_json::from_str(&message.body).map_err(|error| Fault::broken(DOING, error))?;
     if envelope["source"] != "aws.cloudwatch" {
@@ -111,7 +111,7 @@ fn news_of(message: &Message) -> Result<Option<(String, News)>, Fault> {
         let EventBody::FaultDetected(fault) = event.body else { return Ok(None) };
         let (summary, detail) = (fault.summary, fault.detail);
         let sign = Sign { fault: fault.fault, summary, detail, count: Count::OneMore, at: event.time };
-        return Ok(Some((event.id.to_string(), News::Sign(sign))));
+        return Ok(Some((event.id.to_string(), FaultUpdate::Sign(sign))));
     }
     // https://docs.aws.amazon.com/AmazonCloudWatch/latest/monitoring/cloudwatch-and-eventbridge.html
     let text = |pointer: &str| envelope.pointer(pointer).and_then(Value::as_str);
@@ -119,14 +119,14 @@ fn news_of(message: &Message) -> Result<Option<(String, News)>, Fault> {
     let (id, fault) = (needed("/id")?.to_owned(), needed("/detail/alarmName")?.to_owned());
     let at = Timestamp::parse_rfc3339(needed("/time")?).map_err(|error| Fault::broken(DOING, error))?;
     let news = match needed("/detail/state/value")? {
-        "ALARM" => News::Sign(Sign {
+        "ALARM" => FaultUpdate::Sign(Sign {
             summary: text("/detail/configuration/description").unwrap_or(&fault).to_owned(),
             detail: text("/detail/state/reason").unwrap_or_default().to_owned(),
             count: Count::OneMore,
             fault,
             at,
         }),
-        "OK" => News::Over { fault, at },
+        "OK" => FaultUpdate::Over { fault, at },
         // Not enough data says nothing.
         _ => return Ok(None),
     };
@@ -175,13 +175,13 @@ mod tests {
     #[test]
     fn an_alarm_opens_and_closes_the_fault_of_its_name() {
         let (id, news) = news_of(&alarm("ALARM")).unwrap().unwrap();
-        let News::Sign(sign) = &news else { panic!("{news:?}") };
+        let FaultUpdate::Sign(sign) = &news else { panic!("{news:?}") };
         assert_eq!(
             (id.as_str(), sign.summary.as_str(), sign.detail.as_str()),
             ("e1", "Look at them.", "Threshold Crossed")
         );
         let (_, over) = news_of(&alarm("OK")).unwrap().unwrap();
-        assert_eq!(over, News::Over { fault: news.fault().to_owned(), at: sign.at });
+        assert_eq!(over, FaultUpdate::Over { fault: news.fault().to_owned(), at: sign.at });
         assert_eq!(news_of(&alarm("INSUFFICIENT_DATA")).unwrap(), None);
     }
 

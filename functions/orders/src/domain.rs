@@ -1,7 +1,8 @@
 //! Carts, orders, and the pure decisions about them.
 
+use contracts::choreography::ParticipantState;
 use contracts::events::EventBody;
-use contracts::orders::{MAX_LINES, OrderFailure, OrderLine, Pieces, Work};
+use contracts::orders::{MAX_LINES, OrderFailure, OrderLine, Pieces};
 use contracts::steps::QuotedItem;
 use contracts::{Invalid, ItemId, OrderId, Timestamp, UserId, Won};
 use std::collections::{HashMap, HashSet};
@@ -12,7 +13,7 @@ pub const DUE_SHARDS: u64 = 16;
 pub const FIRST_LOOK_SECONDS: i64 = 60;
 /// The longest wait between two times a failed order is said to have failed, in seconds.
 pub const LONGEST_NUDGE_WAIT_SECONDS: i64 = 3600;
-/// With which of those times a person is told.
+/// With which of those times the on-call is paged.
 pub const STUCK_NUDGES: u32 = 5;
 
 // ------------------------------------------------------------------------------------------------------------ carts
@@ -84,7 +85,7 @@ pub struct CartOrder {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct CartWork {
     /// Where the cart stands with the order; [`Work::Pending`] when nothing is written down.
-    pub work: Work,
+    pub work: ParticipantState,
     /// The lines that were taken out.
     pub taken: Vec<CartLine>,
 }
@@ -266,11 +267,11 @@ pub enum Did {
 
 impl Did {
     /// How the work state has it.
-    pub const fn work(self) -> Work {
+    pub const fn work(self) -> ParticipantState {
         match self {
-            Self::Its => Work::Done,
-            Self::Refuse(_) => Work::Refused,
-            Self::Undo => Work::Undone,
+            Self::Its => ParticipantState::Done,
+            Self::Refuse(_) => ParticipantState::Refused,
+            Self::Undo => ParticipantState::Undone,
         }
     }
 }
@@ -299,11 +300,11 @@ impl Answer {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct WorkState {
     /// The stock.
-    pub stock: Work,
+    pub stock: ParticipantState,
     /// The points.
-    pub points: Work,
+    pub points: ParticipantState,
     /// The cart.
-    pub cart: Work,
+    pub cart: ParticipantState,
     /// The reason of who refused first, if anybody did.
     pub refusal: Option<OrderFailure>,
 }
@@ -326,9 +327,9 @@ pub fn fold(state: &WorkState) -> Verdict {
     let works = [state.stock, state.points, state.cart];
     let all = |wanted| works.iter().all(|work| *work == wanted);
     match state.refusal {
-        _ if all(Work::Done) => Verdict::Complete,
-        _ if all(Work::Undone) => Verdict::Settle,
-        Some(reason) if works.contains(&Work::Refused) => Verdict::Fail(reason),
+        _ if all(ParticipantState::Done) => Verdict::Complete,
+        _ if all(ParticipantState::Undone) => Verdict::Settle,
+        Some(reason) if works.contains(&ParticipantState::Refused) => Verdict::Fail(reason),
         _ => Verdict::Wait,
     }
 }
@@ -393,7 +394,8 @@ mod tests {
     use contracts::orders::Quantity;
 
     const NOW: Timestamp = Timestamp::from_millis(1_800_000_000_000);
-    const WORKS: [Work; 4] = [Work::Pending, Work::Done, Work::Refused, Work::Undone];
+    const WORKS: [ParticipantState; 4] =
+        [ParticipantState::Pending, ParticipantState::Done, ParticipantState::Refused, ParticipantState::Undone];
 
     fn item(id: &str) -> ItemId {
         ItemId::parse(id).unwrap()
@@ -447,7 +449,7 @@ mod tests {
     #[test]
     fn an_order_is_complete_exactly_when_everybody_did_their_part() {
         for state in states() {
-            let all_done = [state.stock, state.points, state.cart] == [Work::Done; 3];
+            let all_done = [state.stock, state.points, state.cart] == [ParticipantState::Done; 3];
             assert_eq!(fold(&state) == Verdict::Complete, all_done, "{state:?}");
         }
     }
@@ -455,7 +457,7 @@ mod tests {
     #[test]
     fn an_order_is_settled_exactly_when_everybody_has_undone_their_part() {
         for state in states() {
-            let all_undone = [state.stock, state.points, state.cart] == [Work::Undone; 3];
+            let all_undone = [state.stock, state.points, state.cart] == [ParticipantState::Undone; 3];
             assert_eq!(fold(&state) == Verdict::Settle, all_undone, "{state:?}");
         }
     }
@@ -463,7 +465,7 @@ mod tests {
     #[test]
     fn one_refusal_fails_an_order_whoever_it_is_and_whatever_the_others_say() {
         for state in states() {
-            let refused = [state.stock, state.points, state.cart].contains(&Work::Refused);
+            let refused = [state.stock, state.points, state.cart].contains(&ParticipantState::Refused);
             let expected = if refused { state.refusal } else { None };
             let failed = match fold(&state) {
                 Verdict::Fail(reason) => Some(reason),
@@ -477,7 +479,7 @@ mod tests {
     fn an_answer_that_is_still_to_come_is_waited_for_unless_somebody_refused() {
         for state in states() {
             let works = [state.stock, state.points, state.cart];
-            if works.contains(&Work::Pending) && !works.contains(&Work::Refused) {
+            if works.contains(&ParticipantState::Pending) && !works.contains(&ParticipantState::Refused) {
                 assert_eq!(fold(&state), Verdict::Wait, "{state:?}");
             }
         }
@@ -487,15 +489,15 @@ mod tests {
     fn every_answer_of_every_participant_is_understood_and_nothing_else() {
         let told = |json: serde_json::Value| serde_json::from_value::<EventBody>(json).unwrap();
         for (event_type, participant, work) in [
-            ("stock.deducted", Participant::Stock, Work::Done),
-            ("stock.refused", Participant::Stock, Work::Refused),
-            ("stock.restored", Participant::Stock, Work::Undone),
-            ("points.used", Participant::Points, Work::Done),
-            ("points.refused", Participant::Points, Work::Refused),
-            ("points.returned", Participant::Points, Work::Undone),
-            ("cart.cleared", Participant::Cart, Work::Done),
-            ("cart.restored", Participant::Cart, Work::Undone),
-            ("order.reported", Participant::Report, Work::Done),
+            ("stock.deducted", Participant::Stock, ParticipantState::Done),
+            ("stock.refused", Participant::Stock, ParticipantState::Refused),
+            ("stock.restored", Participant::Stock, ParticipantState::Undone),
+            ("points.used", Participant::Points, ParticipantState::Done),
+            ("points.refused", Participant::Points, ParticipantState::Refused),
+            ("points.returned", Participant::Points, ParticipantState::Undone),
+            ("cart.cleared", Participant::Cart, ParticipantState::Done),
+            ("cart.restored", Participant::Cart, ParticipantState::Undone),
+            ("order.reported", Participant::Report, ParticipantState::Done),
         ] {
             let schema: serde_json::Value =
                 serde_json::from_str(contracts::events::schema_of(event_type).unwrap()).unwrap();

@@ -13,8 +13,8 @@ use crate::domain::{
     Status, WorkState,
 };
 use crate::ports::{
-    ChangeCart, EndOrder, FindCart, FindDue, FindOrder, KeepAnswers, KeepCart, ListOrders, OpenOrder, PutOff, SayAgain,
-    SettleOrder,
+    ChangeCart, EndOrder, FindCart, FindDue, FindOrder, KeepAnswers, KeepCart, ListOrders, OpenOrder, PutOff,
+    Republish, SettleOrder,
 };
 use aws_sdk_dynamodb::operation::update_item::UpdateItemError;
 use aws_sdk_dynamodb::operation::update_item::builders::UpdateItemFluentBuilder;
@@ -22,8 +22,9 @@ use aws_sdk_dynamodb::types::builders::UpdateBuilder;
 use aws_sdk_dynamodb::types::{
     AttributeValue, KeysAndAttributes, Put, ReturnValue, ReturnValuesOnConditionCheckFailure, TransactWriteItem, Update,
 };
+use contracts::choreography::ParticipantState;
 use contracts::events::{CartEvent, Event, EventBody, FaultDetected, OrderEvent, OrderFailed};
-use contracts::orders::{MAX_LINES, OrderFailure, OrderLine, Pieces, Quantity, Work};
+use contracts::orders::{MAX_LINES, OrderFailure, OrderLine, Pieces, Quantity};
 use contracts::{ItemId, OrderId, Timestamp, UserId, Won};
 use kit::Fault;
 use kit::dynamo::{self, Item, PK, Read, SK, TTL, Table, at, built, jitter, n, readable, s};
@@ -36,7 +37,7 @@ use kit::outbox;
 pub const DUE_INDEX: &str = "due";
 /// How many due orders of a shard one run of the sweep takes, to a page.
 const DUE_ROWS: usize = 200;
-/// Who speaks in our events.
+/// The source of our events.
 const SOURCE: &str = "encore/orders";
 const CART: &str = "CART";
 const WORK: &str = "WORK";
@@ -123,7 +124,7 @@ impl Orders {
     fn first_work(
         &self,
         order: &CartOrder,
-        work: Work,
+        work: ParticipantState,
         taken: &[CartLine],
         now: Timestamp,
     ) -> Result<TransactWriteItem, Fault> {
@@ -341,7 +342,8 @@ impl OpenOrder for Orders {
             .item("due_at", at(now.plus_seconds(FIRST_LOOK_SECONDS)))
             .condition_expression("attribute_not_exists(pk)");
         let event = event_of(order, EventBody::OrderPlaced(event_data(order)), now)?;
-        let pending = |participant: Participant| (participant.as_str().to_owned(), s(Work::Pending.as_str()));
+        let pending =
+            |participant: Participant| (participant.as_str().to_owned(), s(ParticipantState::Pending.as_str()));
         let work_state = AttributeValue::M(Participant::ALL.into_iter().map(pending).collect());
         let mut transaction = self.table.transaction(DOING);
         transaction.add(row)?;
@@ -427,7 +429,7 @@ impl KeepCart for Orders {
         const DOING: &str = "reading what was done for an order";
         let (row, cart) =
             tokio::try_join!(self.table.read(DOING, order_key(&order.id), s(WORK)), self.find_cart(&order.user))?;
-        let Some(row) = row else { return Ok((CartWork { work: Work::Pending, taken: Vec::new() }, cart)) };
+        let Some(row) = row else { return Ok((CartWork { work: ParticipantState::Pending, taken: Vec::new() }, cart)) };
         let work = row.text("work_state")?.parse().map_err(|error| Fault::broken(DOING, error))?;
         Ok((CartWork { work, taken: lines_of(&row)? }, cart))
     }
@@ -440,7 +442,8 @@ impl KeepCart for Orders {
         now: Timestamp,
     ) -> Result<bool, Fault> {
         let told = EventBody::CartCleared(cart_event(order, lines));
-        let mut writes = vec![self.first_work(order, Work::Done, lines, now)?, self.cart_row(order, told, now)?];
+        let mut writes =
+            vec![self.first_work(order, ParticipantState::Done, lines, now)?, self.cart_row(order, told, now)?];
         if !lines.is_empty() {
             writes.push(self.cart_lines(order, cart, lines, false)?);
         }
@@ -455,15 +458,15 @@ impl KeepCart for Orders {
         lines: &[CartLine],
         now: Timestamp,
     ) -> Result<bool, Fault> {
-        let undone = if before.work == Work::Pending {
-            self.first_work(order, Work::Undone, &[], now)?
+        let undone = if before.work == ParticipantState::Pending {
+            self.first_work(order, ParticipantState::Undone, &[], now)?
         } else {
             let row = self
                 .update(order_key(&order.id), s(WORK))
                 .update_expression("SET work_state = :undone, #ttl = :ttl")
                 .condition_expression("work_state = :before")
                 .expression_attribute_names("#ttl", TTL)
-                .expression_attribute_values(":undone", s(Work::Undone.as_str()))
+                .expression_attribute_values(":undone", s(ParticipantState::Undone.as_str()))
                 .expression_attribute_values(":before", s(before.work.as_str()))
                 .expression_attribute_values(":ttl", n(now.plus_seconds(KEPT_SECONDS).ttl_seconds()));
             update(built(row.build())?)
@@ -477,8 +480,8 @@ impl KeepCart for Orders {
     }
 }
 
-impl SayAgain for Orders {
-    async fn say_again(&self, order: &OrderId, event_type: &str, now: Timestamp) -> Result<(), Fault> {
+impl Republish for Orders {
+    async fn republish(&self, order: &OrderId, event_type: &str, now: Timestamp) -> Result<(), Fault> {
         outbox::publish_again(&self.table, &format!("{order}.{event_type}"), now).await
     }
 }
@@ -503,7 +506,7 @@ impl KeepAnswers for Orders {
             Did::Undo => row.condition_expression("attribute_exists(work_state)"),
             Did::Its | Did::Refuse(_) => row
                 .condition_expression("work_state.#participant = :pending")
-                .expression_attribute_values(":pending", s(Work::Pending.as_str())),
+                .expression_attribute_values(":pending", s(ParticipantState::Pending.as_str())),
         };
         let row = match answer.did {
             Did::Refuse(reason) => row

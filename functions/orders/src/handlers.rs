@@ -2,14 +2,15 @@
 
 use crate::domain::{Answer, Cart, CartOrder, Order, PriceChange, Refusal, Status, Wanted};
 use crate::ports::{
-    AskItems, ChangeCart, EndOrder, FindCart, FindOrder, KeepAnswers, KeepCart, ListOrders, OpenOrder, SayAgain,
+    AskItems, ChangeCart, EndOrder, FindCart, FindOrder, KeepAnswers, KeepCart, ListOrders, OpenOrder, Republish,
     SettleOrder,
 };
 use crate::usecases::place_order::{self, PlaceError, PlaceOrder, Placed};
 use crate::usecases::put_cart_item::{self, PutCartItem, PutError};
 pub use crate::usecases::sweep_orders::{SweepDeps, sweep_orders};
 use crate::usecases::{clear_cart, track_order};
-use contracts::orders::{MAX_LINES, News, OrderLine, Pieces, Quantity, is_forgotten};
+use contracts::choreography::{OrderSignal, is_forgotten};
+use contracts::orders::{MAX_LINES, OrderLine, Pieces, Quantity};
 use contracts::{ItemId, OrderId, Timestamp, Won};
 use kit::auth::UserTokens;
 use kit::http::{Cursor, ListBody, StatusCode};
@@ -206,11 +207,11 @@ pub async fn get_order(deps: &Deps<impl FindOrder>, call: Call) -> Result<Reply,
 }
 
 /// `order.placed` and `order.failed`
-pub async fn clear_cart(store: &(impl KeepCart + SayAgain), message: Message) -> Result<(), Fault> {
+pub async fn clear_cart(store: &(impl KeepCart + Republish), message: Message) -> Result<(), Fault> {
     let event = message.event()?;
-    let (news, order) = News::of(event.body)
+    let (news, order) = OrderSignal::of(event.body)
         .ok_or_else(|| Fault::broken("clearing a cart", "the message tells of no order placed or failed"))?;
-    if news == News::Placed && is_forgotten(event.time, message.now) {
+    if news == OrderSignal::Placed && is_forgotten(event.time, message.now) {
         return Ok(());
     }
     let order = CartOrder {

@@ -87,9 +87,9 @@ pub trait KeepCart: Send + Sync {
 }
 
 /// Has something said once more.
-pub trait SayAgain: Send + Sync {
+pub trait Republish: Send + Sync {
     /// Has the order's event of this type published again.
-    fn say_again(
+    fn republish(
         &self,
         order: &OrderId,
         event_type: &str,
@@ -143,6 +143,6 @@ pub struct PutOff {
     pub until: Timestamp,
     /// How often it was said again that it failed, by now.
     pub nudges: u32,
-    /// Whether a person is told, with it, that the order does not come to an end.
+    /// Whether the on-call is paged, with it, that the order does not come to an end.
     pub tell: bool,
 }

@@ -11,9 +11,9 @@ use contracts::{PaymentId, ReservationId, Timestamp, UserId};
 pub const PENDING_TOO_LONG_MILLIS: i64 = 90_000;
 /// The longest wait between two recoveries of one payment, in milliseconds.
 pub const LONGEST_RECOVERY_WAIT_MILLIS: i64 = 3_600_000;
-/// How long a saga may be open before a person is told, in milliseconds.
+/// How long a saga may be open before the on-call is paged, in milliseconds.
 pub const STUCK_MILLIS: i64 = 3_600_000;
-/// After how many recoveries a person is told.
+/// After how many recoveries the on-call is paged.
 pub const STUCK_RECOVERIES: u32 = 5;
 
 /// Where a payment is in its life.
@@ -180,7 +180,7 @@ pub enum Recovery {
     Start,
     /// It is on its way.
     Leave,
-    /// Start another one: every step bears being repeated.
+    /// Start another one: every step is idempotent.
     StartAnother,
 }
 

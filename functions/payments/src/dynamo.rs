@@ -29,7 +29,7 @@ pub const PENDING_INDEX: &str = "pending";
 const PENDING_SHARDS: u64 = 4;
 /// How many stuck payments of a shard one run of the recovery takes.
 const STUCK_PAGE: usize = 50;
-/// Who speaks in our events.
+/// The source of our events.
 const SOURCE: &str = "encore/payments";
 
 /// Payments in their table.

@@ -1,6 +1,6 @@
 //! Accounts, ledger entries and what may be done to them.
 
-use contracts::orders::Work;
+use contracts::choreography::ParticipantState;
 use contracts::{Invalid, OrderId, Timestamp, UserId, Won};
 
 /// The most one charge may add, in won.
@@ -243,14 +243,14 @@ impl Order {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Job {
     /// How it stands.
-    pub work: Work,
+    pub work: ParticipantState,
     /// What was used for it; nothing, if it was refused or never heard of.
     pub used: Won,
 }
 
 impl Job {
     /// Nothing was heard of the order.
-    pub const NEW: Self = Self { work: Work::Pending, used: Won::ZERO };
+    pub const NEW: Self = Self { work: ParticipantState::Pending, used: Won::ZERO };
 }
 
 #[cfg(test)]

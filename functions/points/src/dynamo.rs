@@ -19,8 +19,9 @@ use aws_sdk_dynamodb::operation::update_item::{UpdateItemError, UpdateItemOutput
 use aws_sdk_dynamodb::types::{
     AttributeValue, Put, ReturnValue, ReturnValuesOnConditionCheckFailure, TransactWriteItem, Update,
 };
+use contracts::choreography::ParticipantState;
 use contracts::events::{EventBody, PointsEvent, PointsRefused};
-use contracts::orders::{OrderFailure, Work};
+use contracts::orders::OrderFailure;
 use contracts::{OrderId, Timestamp, UserId, Won};
 use kit::dynamo::{Item, PK, Read, SK, TTL, Table, at, built, jitter, n, s};
 use kit::fault::classify;
@@ -47,7 +48,7 @@ const ATTEMPTS: u32 = 5;
 /// days in the outbox and 14 in a queue.
 const KEPT_SECONDS: i64 = 30 * 24 * 3600;
 
-/// Who speaks in our events.
+/// The source of our events.
 const SOURCE: &str = "encore/points";
 const ACCOUNT: &str = "ACCOUNT";
 const WORK: &str = "WORK";
@@ -374,7 +375,13 @@ fn points_event(order: &Order, amount: Won) -> PointsEvent {
 
 impl Accounts {
     /// The write of what was done for an order that nothing was done for yet.
-    fn work_begun(&self, order: &Order, work: Work, used: Won, now: Timestamp) -> Result<TransactWriteItem, Fault> {
+    fn work_begun(
+        &self,
+        order: &Order,
+        work: ParticipantState,
+        used: Won,
+        now: Timestamp,
+    ) -> Result<TransactWriteItem, Fault> {
         let put = Put::builder()
             .table_name(&self.table.name)
             .item(PK, order_pk(&order.id))
@@ -387,7 +394,7 @@ impl Accounts {
     }
 
     /// The write that what was done for an order is undone.
-    fn work_undone(&self, order: &Order, before: Work, now: Timestamp) -> Result<TransactWriteItem, Fault> {
+    fn work_undone(&self, order: &Order, before: ParticipantState, now: Timestamp) -> Result<TransactWriteItem, Fault> {
         let update = Update::builder()
             .table_name(&self.table.name)
             .key(PK, order_pk(&order.id))
@@ -395,7 +402,7 @@ impl Accounts {
             .update_expression("SET work_state = :undone, #ttl = :ttl")
             .condition_expression("work_state = :before")
             .expression_attribute_names("#ttl", TTL)
-            .expression_attribute_values(":undone", s(Work::Undone.as_str()))
+            .expression_attribute_values(":undone", s(ParticipantState::Undone.as_str()))
             .expression_attribute_values(":before", s(before.as_str()))
             .expression_attribute_values(":ttl", forgotten_at(now));
         Ok(TransactWriteItem::builder().update(built(update.build())?).build())
@@ -444,7 +451,7 @@ impl SettleOrder for Accounts {
         let posting = posting.expression_attribute_values(":full", n(MAX_HOT_ENTRIES));
         let told = EventBody::PointsUsed(points_event(order, order.price));
         let mut transaction = self.table.transaction("using points for an order");
-        let work = transaction.add(self.work_begun(order, Work::Done, order.price, now)?)?;
+        let work = transaction.add(self.work_begun(order, ParticipantState::Done, order.price, now)?)?;
         transaction.add(within_transaction(&posting)?)?;
         transaction.add(self.answer(order, told, now)?)?;
         match transaction.commit().await? {
@@ -464,35 +471,35 @@ impl SettleOrder for Accounts {
             amount: order.price,
             reason: OrderFailure::InsufficientPoints,
         });
-        let refused = self.work_begun(order, Work::Refused, Won::ZERO, now)?;
+        let refused = self.work_begun(order, ParticipantState::Refused, Won::ZERO, now)?;
         self.written("refusing points for an order", vec![refused, self.answer(order, told, now)?]).await
     }
 
     async fn give_back(&self, order: &Order, job: Job, now: Timestamp) -> Result<bool, Fault> {
         let undone = match job.work {
-            Work::Pending => self.work_begun(order, Work::Undone, Won::ZERO, now)?,
+            ParticipantState::Pending => self.work_begun(order, ParticipantState::Undone, Won::ZERO, now)?,
             before => self.work_undone(order, before, now)?,
         };
         let told = EventBody::PointsReturned(points_event(order, job.used));
         let mut writes = vec![undone, self.answer(order, told, now)?];
-        if job.work == Work::Done {
+        if job.work == ParticipantState::Done {
             // Whatever the balance is: what was used is not lost to a limit.
             let returned = order.paid_back(job.used, now);
             writes.push(within_transaction(&self.posting(&order.user, &returned, None))?);
         }
         let is_written = self.written("giving an order's points back", writes).await?;
-        if is_written && job.work == Work::Done {
+        if is_written && job.work == ParticipantState::Done {
             self.archive_after(&order.user, now).await;
         }
         Ok(is_written)
     }
 
-    async fn say_again(&self, order: &OrderId, work: Work, now: Timestamp) -> Result<(), Fault> {
+    async fn republish(&self, order: &OrderId, work: ParticipantState, now: Timestamp) -> Result<(), Fault> {
         let said = match work {
-            Work::Pending => return Ok(()),
-            Work::Done => "points.used",
-            Work::Refused => "points.refused",
-            Work::Undone => "points.returned",
+            ParticipantState::Pending => return Ok(()),
+            ParticipantState::Done => "points.used",
+            ParticipantState::Refused => "points.refused",
+            ParticipantState::Undone => "points.returned",
         };
         outbox::publish_again(&self.table, &format!("{order}.{said}"), now).await
     }
@@ -530,7 +537,7 @@ impl ListEntries for Accounts {
             .into_paginator()
             .items()
             .send();
-        // Entries are archived by the clocks of many functions, so archived and hot ones may interleave: archives are
+        // Entries are archived on a schedules of many functions, so archived and hot ones may interleave: archives are
         // read until none can hold an entry of this page. Most users have none at all.
         while let Some(archive) = if archived { archives.next().await } else { None } {
             let archive: Item = archive.map_err(|error| classify("reading archived entries", error))?;

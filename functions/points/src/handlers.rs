@@ -4,8 +4,8 @@ use crate::domain::{ChargeAmount, Charging, Entry, Order, PaymentKey};
 use crate::ports::{AskPayment, ListEntries, PostEntry, ReadBalance, SettleOrder};
 use crate::usecases::charge_points::{self, ChargeError, ChargePoints};
 use crate::usecases::use_order_points;
+use contracts::choreography::{OrderSignal, is_forgotten};
 use contracts::events::OrderEvent;
-use contracts::orders::{News, is_forgotten};
 use contracts::{Timestamp, Won};
 use kit::auth::UserTokens;
 use kit::http::{Cursor, ListBody, StatusCode};
@@ -154,9 +154,9 @@ pub async fn list_point_history(deps: &Deps<impl ListEntries>, call: Call) -> Re
 /// An order was placed, or failed.
 pub async fn use_order_points(accounts: &impl SettleOrder, message: Message) -> Result<(), Fault> {
     let event = message.event()?;
-    let (news, order) = News::of(event.body)
+    let (news, order) = OrderSignal::of(event.body)
         .ok_or_else(|| Fault::broken("using points for an order", "the message tells of no order placed or failed"))?;
-    if news == News::Placed && is_forgotten(event.time, message.now) {
+    if news == OrderSignal::Placed && is_forgotten(event.time, message.now) {
         return Ok(());
     }
     let OrderEvent { order_id, user_id, total_price, .. } = order;

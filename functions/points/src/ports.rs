@@ -1,7 +1,7 @@
 //! What points needs from outside, one narrow trait per capability.
 
 use crate::domain::{Entry, Job, Movement, Order, Posted, Refusal};
-use contracts::orders::Work;
+use contracts::choreography::ParticipantState;
 use contracts::steps::{ChargePaid, PayCharge};
 use contracts::{OrderId, Timestamp, UserId, Won};
 use kit::Fault;
@@ -72,7 +72,12 @@ pub trait SettleOrder: Send + Sync {
     fn give_back(&self, order: &Order, job: Job, now: Timestamp) -> impl Future<Output = Result<bool, Fault>> + Send;
 
     /// Has the answer that belongs to an order's work said once more.
-    fn say_again(&self, order: &OrderId, work: Work, now: Timestamp) -> impl Future<Output = Result<(), Fault>> + Send;
+    fn republish(
+        &self,
+        order: &OrderId,
+        work: ParticipantState,
+        now: Timestamp,
+    ) -> impl Future<Output = Result<(), Fault>> + Send;
 }
 
 /// Reads balances.

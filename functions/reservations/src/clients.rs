@@ -1,17 +1,17 @@
 //! Queues that reservations sends to itself.
 
-use crate::domain::Wish;
+use crate::domain::SeatRequest;
 use crate::ports::{AskForSeats, ScheduleExpiry};
 use kit::Fault;
 use kit::fault::classify;
 use serde_json::json;
 
 /// The message that asks for seats: in the shape of a delivered event, so that logs and dead letters say whose it is.
-pub fn message_of(wish: &Wish) -> String {
-    json!({ "detail": wish }).to_string()
+pub fn message_of(request: &SeatRequest) -> String {
+    json!({ "detail": request }).to_string()
 }
 
-/// The queue of wishes: first in, first out, within a section of a date.
+/// The queue of requests: first in, first out, within a section of a date.
 #[derive(Debug, Clone)]
 pub struct RequestQueue {
     client: aws_sdk_sqs::Client,
@@ -26,14 +26,14 @@ impl RequestQueue {
 }
 
 impl AskForSeats for RequestQueue {
-    async fn ask(&self, wish: &Wish) -> Result<(), Fault> {
-        let section = wish.seats.as_slice().first().map(|seat| seat.section.to_string()).unwrap_or_default();
+    async fn ask(&self, request: &SeatRequest) -> Result<(), Fault> {
+        let section = request.seats.as_slice().first().map(|seat| seat.section.to_string()).unwrap_or_default();
         self.client
             .send_message()
             .queue_url(&self.url)
-            .message_body(message_of(wish))
-            .message_group_id(format!("{}/{section}", wish.schedule))
-            .message_deduplication_id(wish.reservation.as_str())
+            .message_body(message_of(request))
+            .message_group_id(format!("{}/{section}", request.schedule))
+            .message_deduplication_id(request.reservation.as_str())
             .send()
             .await
             .map(drop)

@@ -39,7 +39,7 @@ impl From<SeatList> for Vec<SeatId> {
 }
 
 impl SeatList {
-    /// Parses the wish.
+    /// Parses the request.
     pub fn new(seats: Vec<SeatId>) -> Result<Self, Invalid> {
         if seats.is_empty() {
             return Err(Invalid::new("seats", "must name at least one seat"));
@@ -195,7 +195,7 @@ pub type Terms = OpenSchedule;
 
 /// A request to hold seats, also as it is written down and sent when nobody waits for the decision.
 #[derive(Debug, Clone, Serialize, Deserialize)]
-pub struct Wish {
+pub struct SeatRequest {
     /// Who asks.
     #[serde(rename = "user_id")]
     pub user: UserId,
@@ -320,26 +320,27 @@ pub fn decide_visit(
 /// Decides whether seats may be held, as far as that can be known before the write. Seats and limits are the write's
 /// own guards. Whether it was the token's turn counts when it was asked for; the hold runs from `now`.
 pub fn decide_hold(
-    wish: &Wish,
+    request: &SeatRequest,
     terms: Option<&Terms>,
     plan: Option<&AdmissionPlan>,
     visits: &Visits,
     now: Timestamp,
 ) -> Result<Hold, Refusal> {
     let terms = terms.ok_or(Refusal::ScheduleNotFound)?;
-    if terms.concert_id != wish.token.concert_id {
+    if terms.concert_id != request.token.concert_id {
         return Err(Refusal::WrongConcert);
     }
     let plan = plan.ok_or(Refusal::TokenNotActive)?;
-    let Standing::Active { expires_at, .. } = plan.standing(wish.token.position, wish.token.issued_at, wish.asked_at)
+    let Standing::Active { expires_at, .. } =
+        plan.standing(request.token.position, request.token.issued_at, request.asked_at)
     else {
         return Err(Refusal::TokenNotActive);
     };
-    let visit = decide_visit(visits, &wish.token, expires_at, wish.asked_at)?;
+    let visit = decide_visit(visits, &request.token, expires_at, request.asked_at)?;
     if now >= terms.starts_at {
         return Err(Refusal::SaleClosed);
     }
-    let seats = wish.seats.as_slice();
+    let seats = request.seats.as_slice();
     let section_of =
         |seat: &SeatId| -> Option<&Section> { terms.sections.iter().find(|section| section.index_of(seat).is_some()) };
     let unknown: Vec<SeatId> = seats.iter().filter(|seat| section_of(seat).is_none()).cloned().collect();
@@ -355,24 +356,24 @@ pub fn decide_hold(
         Won::checked_sum(seats.iter().filter_map(section_of).map(|section| section.price)).ok_or(limit)?;
     Ok(Hold {
         reservation: Reservation {
-            id: wish.reservation.clone(),
-            user: wish.user.clone(),
-            schedule: wish.schedule.clone(),
+            id: request.reservation.clone(),
+            user: request.user.clone(),
+            schedule: request.schedule.clone(),
             concert: terms.concert_id.clone(),
             seats: seats.to_vec(),
             total_price,
-            queue_position: wish.token.position,
+            queue_position: request.token.position,
             status: Status::Held,
             hold_expires_at: now.plus_seconds(i64::from(terms.hold_seconds)),
-            created_at: wish.asked_at,
-            correlation_id: wish.correlation_id.clone(),
+            created_at: request.asked_at,
+            correlation_id: request.correlation_id.clone(),
             payment: None,
             releases: 0,
             failure: None,
         },
         max_per_user: terms.max_per_user,
         visit,
-        asked_at: wish.asked_at,
+        asked_at: request.asked_at,
     })
 }
 
@@ -476,8 +477,8 @@ mod tests {
         }
     }
 
-    fn wish(seats: &[&str]) -> Wish {
-        Wish {
+    fn request(seats: &[&str]) -> SeatRequest {
+        SeatRequest {
             user: UserId::parse("alice").unwrap(),
             token: QueueTokenClaims {
                 iss: QUEUE_TOKEN_ISSUER.into(),
@@ -514,7 +515,7 @@ mod tests {
     #[test]
     fn a_hold_costs_its_seats_and_lasts_as_long_as_the_terms_say() {
         let hold =
-            decide_hold(&wish(&["A-1-1", "A-2-5"]), Some(&terms()), Some(&plan()), &Visits::default(), NOW).unwrap();
+            decide_hold(&request(&["A-1-1", "A-2-5"]), Some(&terms()), Some(&plan()), &Visits::default(), NOW).unwrap();
         assert_eq!(hold.reservation.total_price.get(), 300_000);
         assert_eq!(hold.reservation.hold_expires_at, NOW.plus_seconds(300));
         assert_eq!(hold.reservation.status, Status::Held);
@@ -524,7 +525,7 @@ mod tests {
     #[test]
     fn a_hold_asked_for_in_time_and_written_late_runs_from_the_write() {
         let late = NOW.plus_seconds(3_000);
-        let hold = decide_hold(&wish(&["A-1-1"]), Some(&terms()), Some(&plan()), &Visits::default(), late).unwrap();
+        let hold = decide_hold(&request(&["A-1-1"]), Some(&terms()), Some(&plan()), &Visits::default(), late).unwrap();
         assert_eq!(hold.reservation.hold_expires_at, late.plus_seconds(300));
         assert_eq!(hold.reservation.created_at, NOW);
     }
@@ -555,10 +556,10 @@ mod tests {
 
     #[test]
     fn every_reason_to_refuse_is_told_apart() {
-        let decide = |wish: &Wish, terms: Option<&Terms>, plan: Option<&AdmissionPlan>, now| {
-            decide_hold(wish, terms, plan, &Visits::default(), now).unwrap_err()
+        let decide = |request: &SeatRequest, terms: Option<&Terms>, plan: Option<&AdmissionPlan>, now| {
+            decide_hold(request, terms, plan, &Visits::default(), now).unwrap_err()
         };
-        let good = wish(&["A-1-1"]);
+        let good = request(&["A-1-1"]);
         assert_eq!(decide(&good, None, Some(&plan()), NOW), Refusal::ScheduleNotFound);
         assert_eq!(decide(&good, Some(&terms()), None, NOW), Refusal::TokenNotActive);
         let mut foreign = good.clone();
@@ -567,16 +568,16 @@ mod tests {
         let mut waiting = good.clone();
         waiting.token.position = 2;
         assert_eq!(decide(&waiting, Some(&terms()), Some(&plan()), NOW), Refusal::TokenNotActive);
-        let late = Wish { asked_at: NOW.plus_seconds(600), ..good.clone() };
+        let late = SeatRequest { asked_at: NOW.plus_seconds(600), ..good.clone() };
         assert_eq!(decide(&late, Some(&terms()), Some(&plan()), NOW.plus_seconds(600)), Refusal::TokenNotActive);
         let begun = Terms { starts_at: NOW, ..terms() };
         assert_eq!(decide(&good, Some(&begun), Some(&plan()), NOW), Refusal::SaleClosed);
         assert_eq!(
-            decide(&wish(&["A-1-1", "A-3-1", "B-1-1"]), Some(&terms()), Some(&plan()), NOW),
+            decide(&request(&["A-1-1", "A-3-1", "B-1-1"]), Some(&terms()), Some(&plan()), NOW),
             Refusal::SeatsNotFound(vec![seat("A-3-1"), seat("B-1-1")])
         );
         assert_eq!(
-            decide(&wish(&["A-1-1", "A-1-2", "A-1-3"]), Some(&terms()), Some(&plan()), NOW),
+            decide(&request(&["A-1-1", "A-1-2", "A-1-3"]), Some(&terms()), Some(&plan()), NOW),
             Refusal::TicketLimit { max_per_user: 2 }
         );
     }
@@ -584,7 +585,7 @@ mod tests {
     #[test]
     fn a_user_is_inside_once_at_a_time_however_often_they_joined() {
         let visit = |last_ends_at, issued_at, now| {
-            let token = QueueTokenClaims { issued_at, ..wish(&["A-1-1"]).token };
+            let token = QueueTokenClaims { issued_at, ..request(&["A-1-1"]).token };
             decide_visit(&Visits { last_ends_at, spent: vec![7] }, &token, NOW.plus_seconds(900), now)
         };
         let begins = |issued| Ok(Visit::Begins { token_issued_at: issued, ends_at: NOW.plus_seconds(900) });
@@ -598,13 +599,13 @@ mod tests {
     #[test]
     fn a_spent_place_stays_spent_even_while_its_user_is_inside_with_another() {
         let end = NOW.plus_seconds(600);
-        let token = wish(&["A-1-1"]).token;
+        let token = request(&["A-1-1"]).token;
         let visits = Visits { last_ends_at: Some(end), spent: vec![token.position] };
         assert_eq!(decide_visit(&visits, &token, end, NOW), Err(Refusal::TokenNotActive));
     }
 
     fn reservation(status: Status) -> Reservation {
-        let hold = decide_hold(&wish(&["A-1-1"]), Some(&terms()), Some(&plan()), &Visits::default(), NOW).unwrap();
+        let hold = decide_hold(&request(&["A-1-1"]), Some(&terms()), Some(&plan()), &Visits::default(), NOW).unwrap();
         Reservation { status, ..hold.reservation }
     }
 

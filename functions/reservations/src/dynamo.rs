@@ -5,7 +5,7 @@
 //! | terms | `SCHEDULE#<schedule>` | `TERMS` | `terms` (JSON of [`Terms`](crate::domain::Terms)) |
 //! | plan | `CONCERT#<concert>` | `ADMISSION` | `plan` (JSON), `version` |
 //! | seat | `SEATS#<schedule>#<section>` | `SEAT#<seat>` | `kind` = `seat`, `schedule_id`, `seat_id`, `status` (`held` \| `paying` \| `sold`), `reservation_id`, `user_id`, `hold_expires_at`, `payment_id` |
-//! | reservation | `USER#<user>` | `RES#<reservation>` | `kind` = `reservation`, `status`, its data, and while held `due_shard` and `due_at` (index `due`); while pending those of index `waiting` and `wish` (JSON of the wish) |
+//! | reservation | `USER#<user>` | `RES#<reservation>` | `kind` = `reservation`, `status`, its data, and while held `due_shard` and `due_at` (index `due`); while pending those of index `waiting` and `wish` (JSON of the request) |
 //! | entitlement | `USER#<user>` | `CONCERT#<concert>` | `n#<schedule>` (tickets held, being paid and paid), `w#<schedule>` (undecided requests), `visit_ends_at`, `spent#<position>` (when that place was spent) |
 //! | remembered answer | `USER#<user>` | `IDEM#<key>` | see [`kit::idempotency`] |
 //! | outbox row | `OUTBOX#<event>` | `OUTBOX` | see [`kit::outbox`] |
@@ -19,7 +19,7 @@ mod requests;
 mod terms;
 
 use crate::domain::{Booking, DUE_SHARDS, Reservation, Status};
-use crate::ports::{FindReservation, ListReservations, TellFault};
+use crate::ports::{FindReservation, ListReservations, RaiseAlert};
 use aws_sdk_dynamodb::types::builders::{DeleteBuilder, UpdateBuilder};
 use aws_sdk_dynamodb::types::{AttributeValue, Delete, ReturnValuesOnConditionCheckFailure, TransactWriteItem, Update};
 use contracts::events::{CancelReason, EventBody, FaultDetected, ReservationCancelled, ReservationEvent};
@@ -40,7 +40,7 @@ pub const DUE_INDEX: &str = "due";
 const DUE_ROWS: usize = 2_000;
 /// Rounds of a write whose guards have to be looked at again.
 const ROUNDS: usize = 4;
-/// Who speaks in our events.
+/// The source of our events.
 const SOURCE: &str = "encore/reservations";
 
 /// Reservations in their table.
@@ -209,8 +209,8 @@ impl ListReservations for Reservations {
     }
 }
 
-impl TellFault for Reservations {
-    async fn tell_fault(&self, reservation: &Reservation, fault: FaultDetected, now: Timestamp) -> Result<(), Fault> {
+impl RaiseAlert for Reservations {
+    async fn raise_alert(&self, reservation: &Reservation, fault: FaultDetected, now: Timestamp) -> Result<(), Fault> {
         let mut transaction = self.table.transaction("telling a fault");
         transaction.add(self.fault_row(&reservation.id, &reservation.correlation_id, fault, now)?)?;
         // A condition that fails found it told.

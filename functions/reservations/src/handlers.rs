@@ -1,6 +1,6 @@
 //! HTTP in and out. Steps and consumers need no translation: their input is published language.
 
-use crate::domain::{MAX_PENDING, Refusal, Reservation, SeatList, Status, Wish};
+use crate::domain::{MAX_PENDING, Refusal, Reservation, SeatList, SeatRequest, Status};
 use crate::ports::{
     AskForSeats, FindReservation, ListReservations, LoadSale, Origin, WriteEnd, WriteHold, WritePending,
 };
@@ -31,7 +31,7 @@ pub struct Deps<S> {
 pub struct ReserveDeps<S, Q> {
     /// Where the reservations are.
     pub store: S,
-    /// Where wishes go that nobody waits for.
+    /// Where requests go that nobody waits for.
     pub requests: Q,
     /// Who calls.
     pub users: UserTokens,
@@ -94,7 +94,7 @@ where
     if outlived(&token, call.now) {
         return Err(refused(Refusal::TokenNotActive));
     }
-    let wish = Wish {
+    let request = SeatRequest {
         user,
         token,
         schedule: body.schedule_id,
@@ -104,12 +104,12 @@ where
         asked_at: call.now,
     };
     if call.prefers_async() {
-        return request_reservation(deps, &wish, key.as_ref()).await;
+        return request_reservation(deps, &request, key.as_ref()).await;
     }
     let now = call.now;
     let answer = |reservation: &Reservation| StoredAnswer::created(&ReservationBody::seen(reservation, now));
     let once = key.as_ref().map(|key| Once { key, answer: &answer });
-    match reserve_seats::reserve_seats(&deps.store, &wish, Origin::New, once, now).await? {
+    match reserve_seats::reserve_seats(&deps.store, &request, Origin::New, once, now).await? {
         Reserved::Held(reservation) => Ok(answer(&reservation).into_reply()),
         Reserved::AsBefore(answer) => Ok(answer.into_reply()),
         Reserved::NotPending => Err(Fault::broken("holding seats", "a new reservation is not pending").into()),
@@ -119,20 +119,20 @@ where
 /// `POST /reservations` with `Prefer: respond-async`
 async fn request_reservation<S, Q>(
     deps: &ReserveDeps<S, Q>,
-    wish: &Wish,
+    request: &SeatRequest,
     key: Option<&IdempotencyKey>,
 ) -> Result<Reply, Problem>
 where
     S: LoadSale + WritePending,
     Q: AskForSeats,
 {
-    let now = wish.asked_at;
+    let now = request.asked_at;
     let answer = |reservation: &Reservation| {
         let location = format!("/reservations/{}", reservation.id);
         StoredAnswer::accepted(&ReservationBody::seen(reservation, now), location)
     };
     let once = key.map(|key| Once { key, answer: &answer });
-    let requested = request_reservation::request_reservation(&deps.store, &deps.requests, wish, once, now).await?;
+    let requested = request_reservation::request_reservation(&deps.store, &deps.requests, request, once, now).await?;
     let reply = match requested {
         Requested::Pending(reservation) => answer(&reservation).into_reply(),
         Requested::AsBefore(answer) => answer.into_reply(),
@@ -142,12 +142,12 @@ where
     Ok(if heeded { reply.preference_applied("respond-async") } else { reply })
 }
 
-/// The queue of wishes.
+/// The queue of requests.
 pub async fn write_reservations<S>(store: &S, message: Message) -> Result<(), Fault>
 where
     S: LoadSale + WriteHold + ListReservations + WriteEnd + WritePending,
 {
-    write_reservations::write_reservations(store, &message.detail("reading a wish")?, message.now).await
+    write_reservations::write_reservations(store, &message.detail("reading a request")?, message.now).await
 }
 
 impl From<ReserveError> for Problem {

@@ -1,6 +1,6 @@
 //! What reservations needs from outside, one narrow trait per capability.
 
-use crate::domain::{Booking, EndHold, Hold, Refusal, Reservation, Terms, Visits, Wish};
+use crate::domain::{Booking, EndHold, Hold, Refusal, Reservation, SeatRequest, Terms, Visits};
 use contracts::admission::AdmissionPlan;
 use contracts::events::{CancelReason, FaultDetected};
 use contracts::saga::{PaymentSaga, RefundSaga};
@@ -79,7 +79,7 @@ pub trait WritePending: Send + Sync {
     /// remembers, when it was used; `None`, when the user has [`crate::domain::MAX_PENDING`] undecided ones already.
     fn write_pending(
         &self,
-        wish: &Wish,
+        request: &SeatRequest,
         reservation: &Reservation,
         memo: Option<&Memo>,
         now: Timestamp,
@@ -94,7 +94,7 @@ pub trait WritePending: Send + Sync {
     /// pending -> rejected, with the event. `false` when it is not pending any more.
     fn reject_request(
         &self,
-        wish: &Wish,
+        request: &SeatRequest,
         reason: &'static str,
         now: Timestamp,
     ) -> impl Future<Output = Result<bool, Fault>> + Send;
@@ -106,7 +106,7 @@ pub struct Waiting {
     /// The reservation.
     pub reservation: Reservation,
     /// What was asked for.
-    pub wish: Wish,
+    pub request: SeatRequest,
 }
 
 /// Looks after pending reservations.
@@ -117,16 +117,16 @@ pub trait FindWaiting: Send + Sync {
     fn look_later(&self, reservation: &Reservation, at: Timestamp) -> impl Future<Output = Result<(), Fault>> + Send;
 }
 
-/// Hands a wish to whoever writes reservations, in the order of its section.
+/// Hands a request to whoever writes reservations, in the order of its section.
 pub trait AskForSeats: Send + Sync {
-    /// Sends the wish. Sending it again within minutes is noticed and changes nothing.
-    fn ask(&self, wish: &Wish) -> impl Future<Output = Result<(), Fault>> + Send;
+    /// Sends the request. Sending it again within minutes is noticed and changes nothing.
+    fn ask(&self, request: &SeatRequest) -> impl Future<Output = Result<(), Fault>> + Send;
 }
 
-/// Tells a person.
-pub trait TellFault: Send + Sync {
+/// Pages the on-call.
+pub trait RaiseAlert: Send + Sync {
     /// Puts the event into the outbox, once for each `reservation`.
-    fn tell_fault(
+    fn raise_alert(
         &self,
         reservation: &Reservation,
         fault: FaultDetected,

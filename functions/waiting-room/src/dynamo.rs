@@ -36,7 +36,7 @@ use std::hash::Hash;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
-/// Who speaks in our events.
+/// The source of our events.
 pub const SOURCE: &str = "encore/waiting-room";
 /// How long what was read serves a process, in milliseconds. So late a status check may learn of a change.
 pub const FRESH_MILLIS: i64 = 1_000;

@@ -45,7 +45,7 @@ pub struct Saga {
 pub struct Age {
     /// The metric, in seconds.
     pub metric: String,
-    /// From how many seconds on somebody is called.
+    /// From how many seconds on the on-call is paged.
     pub after: u32,
     /// What the alarm says.
     pub because: String,
@@ -86,7 +86,7 @@ pub struct Function {
     pub when: Option<String>,
     /// Whether the system's alarms come, too.
     pub alarms: bool,
-    /// When somebody is called because messages wait.
+    /// When the on-call is paged because messages wait.
     pub late: Option<Late>,
 
     // Of the clock.
@@ -130,7 +130,7 @@ pub struct Function {
     pub memory: Option<u32>,
 }
 
-/// When somebody is called because messages wait.
+/// When the on-call is paged because messages wait.
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Late {

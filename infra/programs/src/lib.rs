@@ -767,7 +767,7 @@ fn settings_are_found_in_arms_helpers_and_closures() {
         async fn main() -> MainResult {
             let boot = Boot::start()?;
             let line = Lines::new(boot.table()?, boot.setting_or("SHARDS", 1)?);
-            let admin = |step| -> R { Ok(Deps { neighbour: boot.step_of(step)?, users: boot.user_tokens()? }) };
+            let admin = |step| -> R { Ok(Deps { client: boot.step_of(step)?, users: boot.user_tokens()? }) };
             match boot.handler() {
                 "a-b" => boot.http(joining(&boot)?, handlers::a_b).await,
                 "c-d" => { let deps = admin("OTHER_FUNCTION")?; boot.step(deps, c_d).await }

@@ -1,7 +1,7 @@
-//! The invariants of reliability.md as pure checks of a [`World`].
+//! The invariants of reliability.md as pure checks of a [`Snapshot`].
 
-use super::world::{
-    Account, Charge, ChargeStatus, Payment, PaymentStatus, Reservation, ReservationStatus, Seat, SeatState, World,
+use super::snapshot::{
+    Account, Charge, ChargeStatus, Payment, PaymentStatus, Reservation, ReservationStatus, Seat, SeatState, Snapshot,
 };
 use contracts::admission::AdmissionPlan;
 use contracts::seats::Section;
@@ -117,7 +117,7 @@ impl fmt::Display for Finding {
 
 /// How late things may be before it counts.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Graces {
+pub struct Tolerances {
     /// A hold that is over, an order that is due, or a request that nobody waits for any longer, and that has not ended
     /// yet. Its sweep comes every minute.
     pub overdue: Duration,
@@ -129,7 +129,7 @@ pub struct Graces {
     pub undone: Duration,
 }
 
-impl Default for Graces {
+impl Default for Tolerances {
     fn default() -> Self {
         Self {
             overdue: Duration::from_secs(90),
@@ -140,28 +140,28 @@ impl Default for Graces {
     }
 }
 
-/// All that is wrong with a world, by invariant.
-pub fn check(world: &World, graces: &Graces) -> Vec<Finding> {
-    let mut audit = Audit::of(world, graces);
-    for unreadable in &world.unreadable {
+/// All that is wrong with a snapshot, by invariant.
+pub fn check(snapshot: &Snapshot, tolerances: &Tolerances) -> Vec<Finding> {
+    let mut audit = Audit::of(snapshot, tolerances);
+    for unreadable in &snapshot.unreadable {
         audit.found(Invariant::Shape, unreadable.clone());
     }
-    for ((schedule, id), seat) in &world.seats {
+    for ((schedule, id), seat) in &snapshot.seats {
         audit.seat(schedule, id, seat);
     }
-    for (id, reservation) in &world.reservations {
+    for (id, reservation) in &snapshot.reservations {
         audit.reservation(id, reservation);
     }
-    for (id, payment) in &world.payments {
+    for (id, payment) in &snapshot.payments {
         audit.payment(id, payment);
     }
-    for (id, charge) in &world.charges {
+    for (id, charge) in &snapshot.charges {
         audit.charge(id, charge);
     }
-    for (user, account) in &world.accounts {
+    for (user, account) in &snapshot.accounts {
         audit.ledger(user, account);
     }
-    for (id, order) in &world.orders {
+    for (id, order) in &snapshot.orders {
         audit.order(id, order);
     }
     audit.claims();
@@ -177,8 +177,8 @@ pub fn check(world: &World, graces: &Graces) -> Vec<Finding> {
 }
 
 struct Audit<'a> {
-    world: &'a World,
-    graces: &'a Graces,
+    snapshot: &'a Snapshot,
+    tolerances: &'a Tolerances,
     /// Payments of a reservation.
     payments_of: BTreeMap<&'a ReservationId, Vec<(&'a PaymentId, &'a Payment)>>,
     findings: Vec<Finding>,
@@ -212,12 +212,12 @@ impl SeenPayment<'_> {
 }
 
 impl<'a> Audit<'a> {
-    fn of(world: &'a World, graces: &'a Graces) -> Self {
+    fn of(snapshot: &'a Snapshot, tolerances: &'a Tolerances) -> Self {
         let mut payments_of: BTreeMap<_, Vec<_>> = BTreeMap::new();
-        for (id, payment) in &world.payments {
+        for (id, payment) in &snapshot.payments {
             payments_of.entry(&payment.saga.reservation_id).or_default().push((id, payment));
         }
-        Self { world, graces, payments_of, findings: Vec::new() }
+        Self { snapshot, tolerances, payments_of, findings: Vec::new() }
     }
 
     fn found(&mut self, invariant: Invariant, what: impl Into<String>) {
@@ -226,11 +226,11 @@ impl<'a> Audit<'a> {
 
     /// Whether `since` is longer ago than `grace`.
     fn late(&self, since: Timestamp, grace: Duration) -> bool {
-        self.world.now.millis_since(since) > i64::try_from(grace.as_millis()).unwrap_or(i64::MAX)
+        self.snapshot.now.millis_since(since) > i64::try_from(grace.as_millis()).unwrap_or(i64::MAX)
     }
 
     fn section(&self, schedule: &ScheduleId, seat: &SeatId) -> Option<&'a Section> {
-        let terms = self.world.terms.get(schedule)?;
+        let terms = self.snapshot.terms.get(schedule)?;
         terms.sections.iter().find(|section| section.index_of(seat).is_some())
     }
 
@@ -240,7 +240,7 @@ impl<'a> Audit<'a> {
         if self.section(schedule, id).is_none() {
             self.found(Invariant::I1, format!("{who} does not exist in that hall"));
         }
-        let Some(reservation) = self.world.reservations.get(&seat.reservation) else {
+        let Some(reservation) = self.snapshot.reservations.get(&seat.reservation) else {
             return self.found(Invariant::I9, format!("{who}: there is no such reservation"));
         };
         if !reservation.seats.contains(id) || reservation.schedule != *schedule || reservation.user != seat.user {
@@ -271,7 +271,7 @@ impl<'a> Audit<'a> {
     /// I1, I2, I4, I6, I7, I8, I9: a reservation.
     fn reservation(&mut self, id: &ReservationId, reservation: &Reservation) {
         let who = format!("reservation {id} of {}", reservation.user);
-        let overdue = self.world.now >= reservation.hold_expires_at;
+        let overdue = self.snapshot.now >= reservation.hold_expires_at;
         let (invariant, wanted) = match reservation.status {
             ReservationStatus::Held if !overdue => (Invariant::I1, Some(SeatState::Held)),
             ReservationStatus::Paying => (Invariant::I4, Some(SeatState::Paying)),
@@ -281,7 +281,7 @@ impl<'a> Audit<'a> {
         };
         if let Some(wanted) = wanted {
             for seat in &reservation.seats {
-                let found = self.world.seats.get(&(reservation.schedule.clone(), seat.clone()));
+                let found = self.snapshot.seats.get(&(reservation.schedule.clone(), seat.clone()));
                 let ours = found.is_some_and(|found| {
                     found.reservation == *id
                         && found.state == wanted
@@ -299,7 +299,7 @@ impl<'a> Audit<'a> {
         self.price(&who, reservation);
         match reservation.status {
             ReservationStatus::Held => {
-                if self.late(reservation.hold_expires_at, self.graces.overdue) {
+                if self.late(reservation.hold_expires_at, self.tolerances.overdue) {
                     self.found(
                         Invariant::I9,
                         format!("{who} is still held although that was over at {}", reservation.hold_expires_at),
@@ -315,7 +315,9 @@ impl<'a> Audit<'a> {
             ReservationStatus::Paid => self.paid(id, &who, reservation),
             ReservationStatus::Paying => self.paying(&who, reservation),
             ReservationStatus::Refunded => self.given_back(&who, reservation),
-            ReservationStatus::Pending if self.late(reservation.created_at, DECIDED_WITHIN + self.graces.overdue) => {
+            ReservationStatus::Pending
+                if self.late(reservation.created_at, DECIDED_WITHIN + self.tolerances.overdue) =>
+            {
                 self.found(Invariant::I8, format!("{who} is pending since {}", reservation.created_at));
             }
             _ => {}
@@ -355,7 +357,7 @@ impl<'a> Audit<'a> {
                 self.found(Invariant::I2, format!("{who} was paid by {by:?}; completed payments of it: {ids:?}"));
             }
         }
-        let entitlement = self.world.entitlements.get(&(reservation.user.clone(), reservation.concert.clone()));
+        let entitlement = self.snapshot.entitlements.get(&(reservation.user.clone(), reservation.concert.clone()));
         let position = reservation.queue_position;
         if !entitlement.is_some_and(|entitlement| entitlement.spent.contains_key(&position)) {
             self.found(Invariant::I7, format!("{who} is paid, but its place {position} does not count as spent"));
@@ -364,7 +366,7 @@ impl<'a> Audit<'a> {
 
     /// I2: a reservation was given back by a payment that is, or is being, paid back.
     fn given_back(&mut self, who: &str, reservation: &Reservation) {
-        let payment = reservation.payment.as_ref().and_then(|payment| self.world.payments.get(payment));
+        let payment = reservation.payment.as_ref().and_then(|payment| self.snapshot.payments.get(payment));
         let status = payment.map(|payment| payment.status);
         if !matches!(status, Some(PaymentStatus::Refunding | PaymentStatus::Refunded)) {
             self.found(Invariant::I2, format!("{who} is refunded, its payment is {status:?}"));
@@ -373,7 +375,7 @@ impl<'a> Audit<'a> {
 
     /// I4, I8: what a reservation that is being paid needs.
     fn paying(&mut self, who: &str, reservation: &Reservation) {
-        match reservation.payment.as_ref().map(|payment| (payment, self.world.payments.get(payment))) {
+        match reservation.payment.as_ref().map(|payment| (payment, self.snapshot.payments.get(payment))) {
             Some((_, Some(payment))) => match payment.status {
                 // I8 of the payment says how long.
                 PaymentStatus::Pending => {}
@@ -391,12 +393,12 @@ impl<'a> Audit<'a> {
     fn turn(&mut self, who: &str, reservation: &Reservation) {
         let (position, made) = (reservation.queue_position, reservation.created_at);
         let key = (reservation.user.clone(), reservation.concert.clone());
-        if let Some(spent) = self.world.entitlements.get(&key).and_then(|found| found.spent.get(&position))
+        if let Some(spent) = self.snapshot.entitlements.get(&key).and_then(|found| found.spent.get(&position))
             && made.millis_since(*spent) > CLOCKS_APART_MILLIS
         {
             self.found(Invariant::I7, format!("{who} was made at {made} with place {position}, spent at {spent}"));
         }
-        let Some(line) = self.world.lines.get(&reservation.concert) else {
+        let Some(line) = self.snapshot.lines.get(&reservation.concert) else {
             return self.found(Invariant::I7, format!("{who}: {} has no waiting room", reservation.concert));
         };
         let Some(plan) = line.shards.values().next().map(|shard| &shard.plan) else { return };
@@ -408,9 +410,9 @@ impl<'a> Audit<'a> {
     /// I2, I5, I7, I8: a payment.
     fn payment(&mut self, id: &PaymentId, payment: &Payment) {
         let saga = &payment.saga;
-        let reservation = self.world.reservations.get(&saga.reservation_id);
-        let line = self.world.lines.get(&saga.concert_id);
-        let account = self.world.accounts.get(&saga.user_id);
+        let reservation = self.snapshot.reservations.get(&saga.reservation_id);
+        let line = self.snapshot.lines.get(&saga.concert_id);
+        let account = self.snapshot.accounts.get(&saga.user_id);
         let entry = |key: String| account.and_then(|account| account.entries.iter().find(|entry| entry.key == key));
         let seen = SeenPayment {
             id,
@@ -441,7 +443,7 @@ impl<'a> Audit<'a> {
 
     fn pending_payment(&mut self, seen: &SeenPayment<'_>) {
         let (who, payment) = (&seen.who, seen.payment);
-        if self.late(payment.created_at, self.graces.pending) && !self.world.parked.contains(seen.id) {
+        if self.late(payment.created_at, self.tolerances.pending) && !self.snapshot.parked.contains(seen.id) {
             self.found(Invariant::I8, format!("{who} is pending since {}", payment.created_at));
         }
         if !payment.in_recovery_index {
@@ -475,7 +477,7 @@ impl<'a> Audit<'a> {
             self.found(Invariant::I5, format!("{who} failed, but {there}"));
         }
         for seat in &saga.seats {
-            let found = self.world.seats.get(&(saga.schedule_id.clone(), seat.clone()));
+            let found = self.snapshot.seats.get(&(saga.schedule_id.clone(), seat.clone()));
             if found.is_some_and(|found| found.payment.as_ref() == Some(seen.id)) {
                 self.found(Invariant::I5, format!("{who} failed, but still has seat {seat}"));
             }
@@ -504,7 +506,7 @@ impl<'a> Audit<'a> {
             self.found(Invariant::I7, format!("{who} is refunded, but its place {position} is not used"));
         }
         let since = payment.refund_requested_at.unwrap_or(payment.created_at);
-        if !is_over && self.late(since, self.graces.pending) && !self.world.parked.contains(seen.id) {
+        if !is_over && self.late(since, self.tolerances.pending) && !self.snapshot.parked.contains(seen.id) {
             self.found(Invariant::I8, format!("{who} is being refunded since {since}"));
         }
         if !is_over && !payment.in_recovery_index {
@@ -515,7 +517,7 @@ impl<'a> Audit<'a> {
     /// I3, I8: a charge that is paid for at the provider: both have the money's worth, or neither has.
     fn charge(&mut self, id: &PaymentId, charge: &Charge) {
         let who = format!("charge {id} of {}", charge.user);
-        let account = self.world.accounts.get(&charge.user);
+        let account = self.snapshot.accounts.get(&charge.user);
         let entries = account.into_iter().flat_map(|account| &account.entries);
         let credits: Vec<i64> = entries.filter(|entry| entry.id == id.as_str()).map(|entry| entry.adds).collect();
         let fits = match charge.status {
@@ -533,7 +535,7 @@ impl<'a> Audit<'a> {
         if let Some(stray) = entries.find(|entry| entry.id == id.as_str() && entry.key != key) {
             self.found(Invariant::I3, format!("{who} is credited as {}, not as {key}", stray.key));
         }
-        if self.world.claims.get(&charge.payment_key) != Some(id) {
+        if self.snapshot.claims.get(&charge.payment_key) != Some(id) {
             self.found(Invariant::I3, format!("{who} has no claim on the provider's {}", charge.payment_key));
         }
         if charge.in_recovery_index != charge.status.is_open() {
@@ -541,16 +543,17 @@ impl<'a> Audit<'a> {
             self.found(Invariant::I8, format!("{who} is {status:?}, the index of the recovery says otherwise"));
         }
         let stuck = format!("charge-stuck:{id}.");
-        let is_listed = self.world.outbox.range(stuck.clone()..).next().is_some_and(|(id, _)| id.starts_with(&stuck));
-        if charge.status.is_open() && self.late(charge.requested_at, self.graces.pending) && !is_listed {
+        let is_listed =
+            self.snapshot.outbox.range(stuck.clone()..).next().is_some_and(|(id, _)| id.starts_with(&stuck));
+        if charge.status.is_open() && self.late(charge.requested_at, self.tolerances.pending) && !is_listed {
             self.found(Invariant::I8, format!("{who} is {:?} since {}", charge.status, charge.requested_at));
         }
     }
 
     /// I3: what was paid at the provider pays for something here.
     fn claims(&mut self) {
-        for (payment_key, charge) in &self.world.claims {
-            if !self.world.charges.contains_key(charge) {
+        for (payment_key, charge) in &self.snapshot.claims {
+            if !self.snapshot.charges.contains_key(charge) {
                 self.found(
                     Invariant::I3,
                     format!("the provider's {payment_key} is for {charge}, which does not exist"),
@@ -598,8 +601,8 @@ impl<'a> Audit<'a> {
         }
         for key in keys {
             if let Some(id) = key.strip_prefix("use.").or_else(|| key.strip_prefix("return.")) {
-                let paid = PaymentId::parse(id).is_ok_and(|id| self.world.payments.contains_key(&id));
-                let order = OrderId::parse(id).ok().and_then(|id| self.world.orders.get(&id));
+                let paid = PaymentId::parse(id).is_ok_and(|id| self.snapshot.payments.contains_key(&id));
+                let order = OrderId::parse(id).ok().and_then(|id| self.snapshot.orders.get(&id));
                 if !paid && order.is_none_or(|order| order.user != *user) {
                     let which = "no such payment or order of theirs";
                     self.found(Invariant::I2, format!("{who} has {key}, but there is {which}"));
@@ -610,21 +613,21 @@ impl<'a> Audit<'a> {
 
     /// I6: who hears of sales heard of each, and a receipt stands as long as its sale does.
     fn deliveries(&mut self) {
-        let on: BTreeSet<&str> = self.world.deliveries.keys().map(|(consumer, _)| consumer.as_str()).collect();
-        for (id, row) in &self.world.outbox {
-            let is_due = row.published && self.late(row.created_at, self.graces.pending);
+        let on: BTreeSet<&str> = self.snapshot.deliveries.keys().map(|(consumer, _)| consumer.as_str()).collect();
+        for (id, row) in &self.snapshot.outbox {
+            let is_due = row.published && self.late(row.created_at, self.tolerances.pending);
             let Some((_, by)) = HEARD_BY.iter().find(|(heard, _)| *heard == row.event_type && is_due) else { continue };
             for consumer in by.iter().filter(|consumer| on.contains(*consumer)) {
-                let heard = self.world.deliveries.get(&((*consumer).to_owned(), id.clone()));
+                let heard = self.snapshot.deliveries.get(&((*consumer).to_owned(), id.clone()));
                 if heard.copied().flatten().is_none() {
                     self.found(Invariant::I6, format!("{consumer} never heard of {id}"));
                 }
             }
         }
-        for (id, receipt) in &self.world.receipts {
-            let payment = self.world.payments.get(id);
+        for (id, receipt) in &self.snapshot.receipts {
+            let payment = self.snapshot.payments.get(id);
             let refunded_at = payment.and_then(|payment| payment.refunded_at);
-            let is_due = refunded_at.is_some_and(|at| self.late(at, self.graces.pending));
+            let is_due = refunded_at.is_some_and(|at| self.late(at, self.tolerances.pending));
             if receipt.issued && !receipt.cancelled && is_due {
                 self.found(Invariant::I6, format!("payment {id} is refunded, its cash receipt stands"));
             }
@@ -637,24 +640,24 @@ impl<'a> Audit<'a> {
 
     /// I6: what happened has an event, and events get where they have to.
     fn events(&mut self) {
-        for (id, row) in &self.world.outbox {
+        for (id, row) in &self.snapshot.outbox {
             for wrong in &row.wrong {
                 self.found(Invariant::I6, format!("event {id} is not as the catalogue has it: {wrong}"));
             }
             let is_said_again = row.created_at > row.happened_at;
             let again = if is_said_again { SAID_AGAIN_WITHIN } else { Duration::ZERO };
-            if !row.published && self.late(row.created_at, self.graces.unpublished.max(again)) {
+            if !row.published && self.late(row.created_at, self.tolerances.unpublished.max(again)) {
                 self.found(Invariant::I6, format!("event {id} of {} is not published", row.created_at));
             }
         }
-        for (queue, messages) in &self.world.dead_letters {
+        for (queue, messages) in &self.snapshot.dead_letters {
             if *messages > 0 {
                 self.found(Invariant::I6, format!("{messages} messages lie in {queue}"));
             }
         }
         let mut expected: Vec<String> = Vec::new();
-        let recent = |at: Timestamp| self.world.now.millis_since(at) < EVENTS_KEPT_MILLIS;
-        for (id, reservation) in self.world.reservations.iter().filter(|(_, found)| recent(found.created_at)) {
+        let recent = |at: Timestamp| self.snapshot.now.millis_since(at) < EVENTS_KEPT_MILLIS;
+        for (id, reservation) in self.snapshot.reservations.iter().filter(|(_, found)| recent(found.created_at)) {
             let was_held = !reservation.withdrawn && reservation.status != ReservationStatus::Pending;
             let happened: &[&str] = match reservation.status {
                 ReservationStatus::Paid => &["paid"],
@@ -667,7 +670,7 @@ impl<'a> Audit<'a> {
             let happened = was_held.then_some(&"held").into_iter().chain(happened);
             expected.extend(happened.map(|what| format!("{id}.reservation.{what}")));
         }
-        for (id, payment) in self.world.payments.iter().filter(|(_, found)| recent(found.created_at)) {
+        for (id, payment) in self.snapshot.payments.iter().filter(|(_, found)| recent(found.created_at)) {
             let happened: &[&str] = match payment.status {
                 PaymentStatus::Pending => &[],
                 PaymentStatus::Completed | PaymentStatus::Refunding => &["completed"],
@@ -676,7 +679,7 @@ impl<'a> Audit<'a> {
             };
             expected.extend(happened.iter().map(|what| format!("{id}.payment.{what}")));
         }
-        for (id, charge) in self.world.charges.iter().filter(|(_, found)| recent(found.requested_at)) {
+        for (id, charge) in self.snapshot.charges.iter().filter(|(_, found)| recent(found.requested_at)) {
             expected.extend(match charge.status {
                 ChargeStatus::Credited => Some(format!("{id}.charge.completed")),
                 ChargeStatus::Cancelled => Some(format!("{id}.charge.cancelled")),
@@ -685,7 +688,7 @@ impl<'a> Audit<'a> {
         }
         expected.extend(self.of_orders(recent));
         for event in expected {
-            if !self.world.outbox.contains_key(&event) {
+            if !self.snapshot.outbox.contains_key(&event) {
                 self.found(Invariant::I6, format!("there is no event {event}, although that happened"));
             }
         }
@@ -694,7 +697,7 @@ impl<'a> Audit<'a> {
     /// I7: the waiting rooms.
     fn lines(&mut self) {
         let mut holders: BTreeMap<_, BTreeSet<&UserId>> = BTreeMap::new();
-        for reservation in self.world.reservations.values() {
+        for reservation in self.snapshot.reservations.values() {
             let place = (&reservation.concert, reservation.queue_position);
             holders.entry(place).or_default().insert(&reservation.user);
         }
@@ -702,7 +705,7 @@ impl<'a> Audit<'a> {
             if users.len() > 1 {
                 self.found(Invariant::I7, format!("place {position} of {concert} was used by {users:?}"));
             }
-            let Some(line) = self.world.lines.get(concert) else { continue };
+            let Some(line) = self.snapshot.lines.get(concert) else { continue };
             let shards = line.shards.values().next().map_or(1, |shard| u64::from(shard.shards.max(1)));
             let (shard, place) = (position.saturating_sub(1) % shards, position.saturating_sub(1) / shards + 1);
             let issued = u32::try_from(shard).ok().and_then(|shard| line.shards.get(&shard)).map(|found| found.issued);
@@ -711,7 +714,7 @@ impl<'a> Audit<'a> {
                 self.found(Invariant::I7, format!("place {position} of {concert} was never given out: {counter}"));
             }
         }
-        for (concert, line) in &self.world.lines {
+        for (concert, line) in &self.snapshot.lines {
             let plans: BTreeSet<u64> = line.shards.values().map(|shard| shard.plan.version).collect();
             let counters: BTreeSet<u32> = line.shards.values().map(|shard| shard.shards).collect();
             let complete = counters.len() == 1
@@ -720,13 +723,13 @@ impl<'a> Audit<'a> {
                 let there: Vec<&u32> = line.shards.keys().collect();
                 self.found(Invariant::I7, format!("{concert} has counters {there:?} of {counters:?}"));
             }
-            let enforced = self.world.enforced_plans.get(concert);
+            let enforced = self.snapshot.enforced_plans.get(concert);
             if plans.len() != 1 || plans.first() != enforced {
                 let both = format!("plan {plans:?}, reservations enforces {enforced:?}");
                 self.found(Invariant::I7, format!("the waiting room of {concert} has {both}"));
             }
             for (position, payment) in &line.used {
-                if !self.world.payments.contains_key(payment) {
+                if !self.snapshot.payments.contains_key(payment) {
                     let by = format!("{payment}, which does not exist");
                     self.found(Invariant::I7, format!("place {position} of {concert} was used by {by}"));
                 }
@@ -737,11 +740,11 @@ impl<'a> Audit<'a> {
     /// I9: the counts of tickets by user and date.
     fn tickets(&mut self) {
         let mut live: BTreeMap<_, i64> = BTreeMap::new();
-        for found in self.world.reservations.values().filter(|found| found.status.is_live()) {
+        for found in self.snapshot.reservations.values().filter(|found| found.status.is_live()) {
             *live.entry((&found.user, &found.concert, &found.schedule)).or_default() += found.seats.len() as i64;
         }
         let mut counted: BTreeMap<_, i64> = BTreeMap::new();
-        for ((user, concert), entitlement) in &self.world.entitlements {
+        for ((user, concert), entitlement) in &self.snapshot.entitlements {
             for (schedule, count) in &entitlement.tickets {
                 counted.insert((user, concert, schedule), *count);
             }
@@ -753,7 +756,7 @@ impl<'a> Audit<'a> {
             if are != says {
                 self.found(Invariant::I9, format!("{user} has {are} tickets of {schedule}, counted are {says}"));
             }
-            let most = self.world.terms.get(schedule).map_or(0, |terms| i64::from(terms.max_per_user));
+            let most = self.snapshot.terms.get(schedule).map_or(0, |terms| i64::from(terms.max_per_user));
             if are > most {
                 self.found(
                     Invariant::I9,
@@ -765,15 +768,15 @@ impl<'a> Audit<'a> {
 
     /// I9: what people see of a date equals what reservations has of it.
     fn dates(&mut self) {
-        for (id, terms) in &self.world.terms {
-            let Some(date) = self.world.dates.get(id) else {
+        for (id, terms) in &self.snapshot.terms {
+            let Some(date) = self.snapshot.dates.get(id) else {
                 self.found(Invariant::I9, format!("date {id} is sold and not in the catalogue"));
                 continue;
             };
             if date != terms {
                 self.found(Invariant::I9, format!("date {id} is sold under other terms than the catalogue has"));
             }
-            let row = self.world.date_rows.get(id);
+            let row = self.snapshot.date_rows.get(id);
             let total: i64 = terms.sections.iter().map(|section| i64::from(section.seats())).sum();
             if let Some(shown) = row.and_then(|row| row.seats_total)
                 && shown != total
@@ -790,9 +793,9 @@ impl<'a> Audit<'a> {
                 }
             }
         }
-        for (schedule, section) in self.world.maps.keys() {
+        for (schedule, section) in self.snapshot.maps.keys() {
             let known = self
-                .world
+                .snapshot
                 .terms
                 .get(schedule)
                 .is_some_and(|terms| terms.sections.iter().any(|found| found.section == *section));
@@ -804,12 +807,12 @@ impl<'a> Audit<'a> {
 
     /// Compares a section's map with its seats. Returns how many are held and sold.
     fn section_map(&mut self, schedule: &ScheduleId, section: &Section) -> (i64, i64) {
-        let map = self.world.maps.get(&(schedule.clone(), section.section.clone()));
+        let map = self.snapshot.maps.get(&(schedule.clone(), section.section.clone()));
         let name = &section.section;
         let (mut held, mut sold) = (0, 0);
         for index in 0..section.seats() {
             let Some(seat) = section.seat_at(index) else { continue };
-            let found = self.world.seats.get(&(schedule.clone(), seat.clone()));
+            let found = self.snapshot.seats.get(&(schedule.clone(), seat.clone()));
             let code = match found.map(|found| found.state) {
                 None => 0,
                 Some(SeatState::Held | SeatState::Paying) => {

@@ -1,16 +1,17 @@
-//! Reads a stack's tables and queues into a [`World`].
+//! Reads a stack's tables and queues into a [`Snapshot`].
 
-use super::world::{
+use super::snapshot::{
     Account, Charge, ChargeStatus, DateRow, Entitlement, Entry, Item as Merchandise, Job, Line, Order, OrderStatus,
     OutboxRow, Participant, Payment, PaymentStatus, Receipt, Reservation, ReservationStatus, Seat, SeatState,
-    SectionMap, Shard, World,
+    SectionMap, Shard, Snapshot,
 };
 use crate::{Error, Result, StackInfo};
 use aws_sdk_dynamodb::error::DisplayErrorContext;
 use aws_sdk_dynamodb::types::AttributeValue;
 use aws_sdk_sqs::types::{ChangeMessageVisibilityBatchRequestEntry, QueueAttributeName};
+use contracts::choreography::ParticipantState;
 use contracts::events::{Event, EventBody, schema_of};
-use contracts::orders::{OrderFailure, OrderLine, Pieces, Work};
+use contracts::orders::{OrderFailure, OrderLine, Pieces};
 use contracts::seats::stream;
 use contracts::steps::OpenSchedule;
 use contracts::{ConcertId, ItemId, PaymentId, ReservationId, ScheduleId, SeatId, SectionName, Timestamp, UserId, Won};
@@ -41,14 +42,14 @@ const LOOK_SECONDS: i32 = 30;
 /// Rounds of reading parked messages: ten each.
 const PARKED_ROUNDS: usize = 100;
 
-/// Puts an item where it belongs in a world.
-pub(super) type ReadItem = fn(&Item, &mut World) -> Result<(), Fault>;
+/// Puts an item where it belongs in a snapshot.
+pub(super) type ReadItem = fn(&Item, &mut Snapshot) -> Result<(), Fault>;
 
 /// Reads everything.
-pub async fn world(info: &StackInfo) -> Result<World> {
+pub async fn snapshot(info: &StackInfo) -> Result<Snapshot> {
     let config = info.sdk_config();
     let client = aws_sdk_dynamodb::Client::new(&config);
-    let mut world = World::default();
+    let mut snapshot = Snapshot::default();
     for (context, read) in TABLES {
         let table = info
             .tables
@@ -57,22 +58,22 @@ pub async fn world(info: &StackInfo) -> Result<World> {
         let mut items = client.scan().table_name(table).consistent_read(true).into_paginator().items().send();
         while let Some(item) = items.next().await {
             let item = item.map_err(|e| failed(&format!("reading the table {table}"), &DisplayErrorContext(e)))?;
-            if let Err(fault) = read(&item, &mut world) {
+            if let Err(fault) = read(&item, &mut snapshot) {
                 let key = |name| item.get(name).and_then(|key| key.as_s().ok()).map_or("?", String::as_str);
-                world.unreadable.push(format!("{table} {} / {}: {}", key(PK), key(SK), fault.chain()));
+                snapshot.unreadable.push(format!("{table} {} / {}: {}", key(PK), key(SK), fault.chain()));
             }
         }
     }
     let queues = aws_sdk_sqs::Client::new(&config);
     for (name, url) in &info.queues {
         if name == PARKED {
-            read_parked(&queues, url, &mut world).await?;
+            read_parked(&queues, url, &mut snapshot).await?;
         } else if holds_dead_letters(name) {
-            world.dead_letters.insert(name.clone(), messages_in(&queues, url).await?);
+            snapshot.dead_letters.insert(name.clone(), messages_in(&queues, url).await?);
         }
     }
-    world.now = kit::now();
-    Ok(world)
+    snapshot.now = kit::now();
+    Ok(snapshot)
 }
 
 fn failed(doing: &str, why: &dyn std::fmt::Display) -> Error {
@@ -116,7 +117,7 @@ struct ParkedSaga {
     payment_id: PaymentId,
 }
 
-async fn read_parked(queues: &aws_sdk_sqs::Client, url: &str, world: &mut World) -> Result<()> {
+async fn read_parked(queues: &aws_sdk_sqs::Client, url: &str, snapshot: &mut Snapshot) -> Result<()> {
     if messages_in(queues, url).await? == 0 {
         return Ok(());
     }
@@ -137,9 +138,9 @@ async fn read_parked(queues: &aws_sdk_sqs::Client, url: &str, world: &mut World)
             seen.extend(message.receipt_handle().map(str::to_owned));
             match serde_json::from_str::<Parked>(message.body().unwrap_or_default()) {
                 Ok(parked) => {
-                    world.parked.insert(parked.saga.payment_id);
+                    snapshot.parked.insert(parked.saga.payment_id);
                 }
-                Err(error) => world.unreadable.push(format!("a message in {url}: {error}")),
+                Err(error) => snapshot.unreadable.push(format!("a message in {url}: {error}")),
             }
         }
     }
@@ -205,7 +206,7 @@ fn strings<'a>(item: &'a Item, name: &str) -> Result<&'a [String], Fault> {
 }
 
 /// What every table may have besides its own: remembered answers and events. `false` for anything else.
-fn common_item(item: &Item, world: &mut World) -> Result<bool, Fault> {
+fn common_item(item: &Item, snapshot: &mut Snapshot) -> Result<bool, Fault> {
     let (pk, sk) = (item.text(PK)?, item.text(SK)?);
     if pk.starts_with("USER#") && sk.starts_with("IDEM#") {
         item.text("fingerprint")?;
@@ -234,7 +235,7 @@ fn common_item(item: &Item, world: &mut World) -> Result<bool, Fault> {
         happened_at: document["time"].as_str().and_then(|at| Timestamp::parse_rfc3339(at).ok()).unwrap_or(created_at),
         created_at,
     };
-    put_new(&mut world.outbox, event.to_owned(), row)?;
+    put_new(&mut snapshot.outbox, event.to_owned(), row)?;
     Ok(true)
 }
 
@@ -263,20 +264,20 @@ fn unknown(item: &Item) -> Fault {
     wrong(format!("no kind of item has such a key ({} attributes)", item.len()))
 }
 
-fn reservations_item(item: &Item, world: &mut World) -> Result<(), Fault> {
+fn reservations_item(item: &Item, snapshot: &mut Snapshot) -> Result<(), Fault> {
     let (pk, sk) = (item.text(PK)?, item.text(SK)?);
     if let (Some(schedule), "TERMS") = (pk.strip_prefix("SCHEDULE#"), sk) {
         let terms: OpenSchedule = item.document("terms")?;
-        return put_new(&mut world.terms, parse(schedule, "date")?, terms);
+        return put_new(&mut snapshot.terms, parse(schedule, "date")?, terms);
     }
     if let (Some(concert), "ADMISSION") = (pk.strip_prefix("CONCERT#"), sk) {
-        return put_new(&mut world.enforced_plans, parse(concert, "concert")?, item.uint("version")?);
+        return put_new(&mut snapshot.enforced_plans, parse(concert, "concert")?, item.uint("version")?);
     }
     if let (Some(place), Some(seat)) = (pk.strip_prefix("SEATS#"), sk.strip_prefix("SEAT#")) {
-        return seat_item(item, place, seat, world);
+        return seat_item(item, place, seat, snapshot);
     }
     if let (Some(user), Some(id)) = (pk.strip_prefix("USER#"), sk.strip_prefix("RES#")) {
-        return reservation_item(item, user, id, world);
+        return reservation_item(item, user, id, snapshot);
     }
     if let (Some(user), Some(concert)) = (pk.strip_prefix("USER#"), sk.strip_prefix("CONCERT#")) {
         let mut entitlement = Entitlement::default();
@@ -287,12 +288,12 @@ fn reservations_item(item: &Item, world: &mut World) -> Result<(), Fault> {
             let position = position.parse().map_err(|_| wrong(format!("spent#{position}")))?;
             entitlement.spent.insert(position, Timestamp::from_millis(number(at, "the time of spending")?));
         }
-        return put_new(&mut world.entitlements, (parse(user, "user")?, parse(concert, "concert")?), entitlement);
+        return put_new(&mut snapshot.entitlements, (parse(user, "user")?, parse(concert, "concert")?), entitlement);
     }
-    if common_item(item, world)? { Ok(()) } else { Err(unknown(item)) }
+    if common_item(item, snapshot)? { Ok(()) } else { Err(unknown(item)) }
 }
 
-fn seat_item(item: &Item, place: &str, seat: &str, world: &mut World) -> Result<(), Fault> {
+fn seat_item(item: &Item, place: &str, seat: &str, snapshot: &mut Snapshot) -> Result<(), Fault> {
     let id: SeatId = parse(seat, "seat")?;
     let schedule: ScheduleId = item.parsed(stream::SCHEDULE_ID)?;
     // The stream, and with it the seat map, goes by the attributes; the writes go by the key.
@@ -315,10 +316,10 @@ fn seat_item(item: &Item, place: &str, seat: &str, world: &mut World) -> Result<
         hold_expires_at: maybe_moment(item, "hold_expires_at")?,
         payment: maybe_payment(item)?,
     };
-    put_new(&mut world.seats, (schedule, id), seat)
+    put_new(&mut snapshot.seats, (schedule, id), seat)
 }
 
-fn reservation_item(item: &Item, user: &str, id: &str, world: &mut World) -> Result<(), Fault> {
+fn reservation_item(item: &Item, user: &str, id: &str, snapshot: &mut Snapshot) -> Result<(), Fault> {
     if item.text("user_id")? != user || item.text("reservation_id")? != id {
         return Err(wrong("its key and its attributes name different reservations"));
     }
@@ -353,21 +354,21 @@ fn reservation_item(item: &Item, user: &str, id: &str, world: &mut World) -> Res
     if reservation.in_waiting_index {
         item.document::<Value>("wish")?;
     }
-    put_new(&mut world.reservations, item.parsed::<ReservationId>("reservation_id")?, reservation)
+    put_new(&mut snapshot.reservations, item.parsed::<ReservationId>("reservation_id")?, reservation)
 }
 
-fn points_item(item: &Item, world: &mut World) -> Result<(), Fault> {
+fn points_item(item: &Item, snapshot: &mut Snapshot) -> Result<(), Fault> {
     let (pk, sk) = (item.text(PK)?, item.text(SK)?);
     if let (Some(order), "WORK") = (pk.strip_prefix("ORDER#"), sk) {
         item.uint("amount")?;
-        return job_item(item, order, Participant::Points, Vec::new(), world);
+        return job_item(item, order, Participant::Points, Vec::new(), snapshot);
     }
     let Some(user) = pk.strip_prefix("USER#") else {
-        return if common_item(item, world)? { Ok(()) } else { Err(unknown(item)) };
+        return if common_item(item, snapshot)? { Ok(()) } else { Err(unknown(item)) };
     };
     let user: UserId = parse(user, "user")?;
     if sk == "ACCOUNT" {
-        let account = world.accounts.entry(user).or_default();
+        let account = snapshot.accounts.entry(user).or_default();
         account.balance = item.maybe_int("balance")?.unwrap_or(0);
         account.sequence = unsigned(item.maybe_int("seq")?.unwrap_or(0), "seq")?;
         account.hot = unsigned(item.maybe_int("hot")?.unwrap_or(0), "hot")?;
@@ -378,7 +379,7 @@ fn points_item(item: &Item, world: &mut World) -> Result<(), Fault> {
         return hot_entries(item, account);
     }
     if sk.starts_with("LEDGER#") {
-        let account = world.accounts.entry(user).or_default();
+        let account = snapshot.accounts.entry(user).or_default();
         for archived in item.document::<Vec<ArchivedEntry>>("entries")? {
             account.entries.push(Entry {
                 adds: signed(&archived.kind, archived.amount.get())?,
@@ -391,7 +392,7 @@ fn points_item(item: &Item, world: &mut World) -> Result<(), Fault> {
         }
         return Ok(());
     }
-    if common_item(item, world)? { Ok(()) } else { Err(unknown(item)) }
+    if common_item(item, snapshot)? { Ok(()) } else { Err(unknown(item)) }
 }
 
 #[derive(Deserialize)]
@@ -436,7 +437,7 @@ fn hot_entries(item: &Item, account: &mut Account) -> Result<(), Fault> {
     Ok(())
 }
 
-fn payments_item(item: &Item, world: &mut World) -> Result<(), Fault> {
+fn payments_item(item: &Item, snapshot: &mut Snapshot) -> Result<(), Fault> {
     let (pk, sk) = (item.text(PK)?, item.text(SK)?);
     if let (Some(user), Some(id)) = (pk.strip_prefix("USER#"), sk.strip_prefix("PAY#")) {
         let payment = Payment {
@@ -462,15 +463,15 @@ fn payments_item(item: &Item, world: &mut World) -> Result<(), Fault> {
         if !same {
             return Err(wrong("its key, its attributes and its saga speak of different payments"));
         }
-        return put_new(&mut world.payments, saga.payment_id.clone(), payment);
+        return put_new(&mut snapshot.payments, saga.payment_id.clone(), payment);
     }
     if let (Some(user), Some(key)) = (pk.strip_prefix("USER#"), sk.strip_prefix("CHARGE#")) {
-        return charge_item(item, user, key, world);
+        return charge_item(item, user, key, snapshot);
     }
     if let (Some(payment_key), "CLAIM") = (pk.strip_prefix("PROVIDER#"), sk) {
-        return put_new(&mut world.claims, payment_key.to_owned(), item.parsed("charge_id")?);
+        return put_new(&mut snapshot.claims, payment_key.to_owned(), item.parsed("charge_id")?);
     }
-    if common_item(item, world)? { Ok(()) } else { Err(unknown(item)) }
+    if common_item(item, snapshot)? { Ok(()) } else { Err(unknown(item)) }
 }
 
 /// Whether the index of what is to be brought to an end has an item, in a shard of those that are named so: payments and
@@ -480,7 +481,7 @@ fn is_pending(item: &Item, shards: &str) -> bool {
     shard.is_some_and(|number| number.parse::<u64>().is_ok()) && item.contains_key("pending_since")
 }
 
-fn charge_item(item: &Item, user: &str, key: &str, world: &mut World) -> Result<(), Fault> {
+fn charge_item(item: &Item, user: &str, key: &str, snapshot: &mut Snapshot) -> Result<(), Fault> {
     if item.text("user_id")? != user || item.text("key")? != key {
         return Err(wrong("its key and its attributes name different charges"));
     }
@@ -501,10 +502,10 @@ fn charge_item(item: &Item, user: &str, key: &str, world: &mut World) -> Result<
         requested_at: item.moment("requested_at")?,
         in_recovery_index: is_pending(item, "charge-"),
     };
-    put_new(&mut world.charges, item.parsed("charge_id")?, charge)
+    put_new(&mut snapshot.charges, item.parsed("charge_id")?, charge)
 }
 
-fn notifications_item(item: &Item, world: &mut World) -> Result<(), Fault> {
+fn notifications_item(item: &Item, snapshot: &mut Snapshot) -> Result<(), Fault> {
     let (pk, sk) = (item.text(PK)?, item.text(SK)?);
     if let (Some(delivery), "DELIVERY") = (pk.strip_prefix("DELIVERY#"), sk) {
         let (consumer, event) = delivery.split_once('#').ok_or_else(|| unknown(item))?;
@@ -513,18 +514,18 @@ fn notifications_item(item: &Item, world: &mut World) -> Result<(), Fault> {
             Some(_) => item.text("outcome").map(drop)?,
             None => item.text("lease").and(item.moment("claimed_until")).map(drop)?,
         }
-        return put_new(&mut world.deliveries, (consumer.to_owned(), event.to_owned()), done_at);
+        return put_new(&mut snapshot.deliveries, (consumer.to_owned(), event.to_owned()), done_at);
     }
     if let (Some(payment), "RECEIPT") = (pk.strip_prefix("RECEIPT#"), sk) {
         let has = |name| item.contains_key(name);
         let receipt = Receipt { issued: has("receipt_key"), cancelled: has("cancelled") };
-        return put_new(&mut world.receipts, parse(payment, "payment")?, receipt);
+        return put_new(&mut snapshot.receipts, parse(payment, "payment")?, receipt);
     }
     if pk.starts_with("ALERT#") && sk == "ALERT" {
         item.uint("rev")?;
         return item.document::<Value>("alert").map(drop);
     }
-    if common_item(item, world)? { Ok(()) } else { Err(unknown(item)) }
+    if common_item(item, snapshot)? { Ok(()) } else { Err(unknown(item)) }
 }
 
 /// What a participant wrote down of its work for an order.
@@ -533,16 +534,16 @@ fn job_item(
     order: &str,
     participant: Participant,
     pieces: Vec<Pieces>,
-    world: &mut World,
+    snapshot: &mut Snapshot,
 ) -> Result<(), Fault> {
     let work = work_of(item.get("work_state").ok_or_else(|| wrong("work without a state"))?)?;
-    if work == Work::Pending || !item.contains_key("ttl") {
+    if work == ParticipantState::Pending || !item.contains_key("ttl") {
         return Err(wrong("work that nobody did, or that is kept for ever"));
     }
-    put_new(&mut world.jobs, (parse(order, "order")?, participant), Job { work, pieces })
+    put_new(&mut snapshot.jobs, (parse(order, "order")?, participant), Job { work, pieces })
 }
 
-fn items_item(item: &Item, world: &mut World) -> Result<(), Fault> {
+fn items_item(item: &Item, snapshot: &mut Snapshot) -> Result<(), Fault> {
     let (pk, sk) = (item.text(PK)?, item.text(SK)?);
     if let (Some(id), "ITEM") = (pk.strip_prefix("ITEM#"), sk) {
         if item.text("item_id")? != id || item.text("name")?.is_empty() {
@@ -556,27 +557,27 @@ fn items_item(item: &Item, world: &mut World) -> Result<(), Fault> {
             received: item.int("received")?,
             created_at: item.moment("created_at")?,
         };
-        return put_new(&mut world.items, parse(id, "item")?, merchandise);
+        return put_new(&mut snapshot.items, parse(id, "item")?, merchandise);
     }
     if pk == "ITEMS" {
         return parse::<ItemId>(sk, "item").map(drop);
     }
     if let (Some(order), "WORK") = (pk.strip_prefix("ORDER#"), sk) {
-        return job_item(item, order, Participant::Stock, item.document("pieces")?, world);
+        return job_item(item, order, Participant::Stock, item.document("pieces")?, snapshot);
     }
-    if common_item(item, world)? { Ok(()) } else { Err(unknown(item)) }
+    if common_item(item, snapshot)? { Ok(()) } else { Err(unknown(item)) }
 }
 
-fn orders_item(item: &Item, world: &mut World) -> Result<(), Fault> {
+fn orders_item(item: &Item, snapshot: &mut Snapshot) -> Result<(), Fault> {
     let (pk, sk) = (item.text(PK)?, item.text(SK)?);
     if let (Some(user), Some(id)) = (pk.strip_prefix("USER#"), sk.strip_prefix("ORDER#")) {
-        return order_item(item, user, id, world);
+        return order_item(item, user, id, snapshot);
     }
     if pk.starts_with("USER#") && sk == "CART" {
         return cart_item(item);
     }
     if let (Some(order), "WORK") = (pk.strip_prefix("ORDER#"), sk) {
-        return job_item(item, order, Participant::Cart, Vec::new(), world);
+        return job_item(item, order, Participant::Cart, Vec::new(), snapshot);
     }
     if let Some(order) = pk.strip_prefix("OUTBOX#").and_then(|event| event.strip_suffix(".order.placed")) {
         let Some(AttributeValue::M(states)) = item.get("work_state") else {
@@ -584,17 +585,17 @@ fn orders_item(item: &Item, world: &mut World) -> Result<(), Fault> {
         };
         let state = |(name, work): (&String, &AttributeValue)| Ok((name.clone(), work_of(work)?));
         let states = states.iter().map(state).collect::<Result<_, Fault>>()?;
-        put_new(&mut world.work_states, parse(order, "order")?, states)?;
+        put_new(&mut snapshot.work_states, parse(order, "order")?, states)?;
     }
-    if common_item(item, world)? { Ok(()) } else { Err(unknown(item)) }
+    if common_item(item, snapshot)? { Ok(()) } else { Err(unknown(item)) }
 }
 
-fn work_of(value: &AttributeValue) -> Result<Work, Fault> {
+fn work_of(value: &AttributeValue) -> Result<ParticipantState, Fault> {
     let text = value.as_s().map_or("?", String::as_str);
     text.parse().map_err(|_| wrong(format!("`{text}` is no state of work")))
 }
 
-fn order_item(item: &Item, user: &str, id: &str, world: &mut World) -> Result<(), Fault> {
+fn order_item(item: &Item, user: &str, id: &str, snapshot: &mut Snapshot) -> Result<(), Fault> {
     let status = match item.text("status")? {
         "pending" => OrderStatus::Pending,
         "completed" => OrderStatus::Completed,
@@ -620,7 +621,7 @@ fn order_item(item: &Item, user: &str, id: &str, world: &mut World) -> Result<()
         placed_at: item.moment("placed_at")?,
         due_at,
     };
-    put_new(&mut world.orders, parse(id, "order")?, order)
+    put_new(&mut snapshot.orders, parse(id, "order")?, order)
 }
 
 fn cart_item(item: &Item) -> Result<(), Fault> {
@@ -642,7 +643,7 @@ fn cart_item(item: &Item) -> Result<(), Fault> {
     if listed == lines { Ok(()) } else { Err(wrong("its lines are not those that are listed")) }
 }
 
-fn waiting_room_item(item: &Item, world: &mut World) -> Result<(), Fault> {
+fn waiting_room_item(item: &Item, snapshot: &mut Snapshot) -> Result<(), Fault> {
     let (pk, sk) = (item.text(PK)?, item.text(SK)?);
     if let (Some(concert), Some(index)) = (pk.strip_prefix("CONCERT#"), sk.strip_prefix("COUNTER#")) {
         let index: u32 = index.parse().map_err(|_| unknown(item))?;
@@ -659,7 +660,7 @@ fn waiting_room_item(item: &Item, world: &mut World) -> Result<(), Fault> {
         if item.uint("plan_version")? != shard.plan.version || item.moment("opens_at")? != shard.plan.opens_at {
             return Err(wrong("plan_version and opens_at are not the plan's"));
         }
-        return put_new(&mut line(world, concert)?.shards, index, shard);
+        return put_new(&mut line(snapshot, concert)?.shards, index, shard);
     }
     if let Some((concert, _)) = pk.strip_prefix("CONCERT#").and_then(|rest| rest.split_once("#USED#")) {
         let mut used = Vec::new();
@@ -668,17 +669,17 @@ fn waiting_room_item(item: &Item, world: &mut World) -> Result<(), Fault> {
             let position = position.parse().map_err(|_| wrong(format!("used has {entry}")))?;
             used.push((position, parse::<PaymentId>(payment, "payment")?));
         }
-        line(world, concert)?.used.extend(used);
+        line(snapshot, concert)?.used.extend(used);
         return Ok(());
     }
-    if common_item(item, world)? { Ok(()) } else { Err(unknown(item)) }
+    if common_item(item, snapshot)? { Ok(()) } else { Err(unknown(item)) }
 }
 
-fn line<'a>(world: &'a mut World, concert: &str) -> Result<&'a mut Line, Fault> {
-    Ok(world.lines.entry(parse::<ConcertId>(concert, "concert")?).or_default())
+fn line<'a>(snapshot: &'a mut Snapshot, concert: &str) -> Result<&'a mut Line, Fault> {
+    Ok(snapshot.lines.entry(parse::<ConcertId>(concert, "concert")?).or_default())
 }
 
-fn concerts_item(item: &Item, world: &mut World) -> Result<(), Fault> {
+fn concerts_item(item: &Item, snapshot: &mut Snapshot) -> Result<(), Fault> {
     let (pk, sk) = (item.text(PK)?, item.text(SK)?);
     if pk == "CONCERTS" || pk.starts_with("CONCERT#") && sk == "INFO" {
         item.parsed::<ConcertId>("concert_id")?;
@@ -695,13 +696,13 @@ fn concerts_item(item: &Item, world: &mut World) -> Result<(), Fault> {
             sections: item.document("sections")?,
             refundable_until: item.maybe_int("refundable_until")?.map(contracts::Timestamp::from_millis),
         };
-        return put_new(&mut world.dates, parse(schedule, "date")?, date);
+        return put_new(&mut snapshot.dates, parse(schedule, "date")?, date);
     }
     if let (Some(schedule), Some(section)) = (pk.strip_prefix("SCHEDULE#"), sk.strip_prefix("SECTION#")) {
         let Some(AttributeValue::B(bytes)) = item.get("seats") else { return Err(wrong("seats are no bytes")) };
         let map = SectionMap { seats: bytes.as_ref().to_vec(), held: item.int("held")?, sold: item.int("sold")? };
         let key = (parse::<ScheduleId>(schedule, "date")?, parse::<SectionName>(section, "section")?);
-        return put_new(&mut world.maps, key, map);
+        return put_new(&mut snapshot.maps, key, map);
     }
     if let (true, Some(date)) = (pk.starts_with("CONCERT#"), sk.strip_prefix("DATE#")) {
         let schedule = date.split_once('#').map_or(date, |(_, schedule)| schedule);
@@ -709,9 +710,9 @@ fn concerts_item(item: &Item, world: &mut World) -> Result<(), Fault> {
         for (section, taken) in prefixed(item, "taken#") {
             row.taken.insert(parse(section, "section")?, number(taken, "a count of taken seats")?);
         }
-        return put_new(&mut world.date_rows, parse(schedule, "date")?, row);
+        return put_new(&mut snapshot.date_rows, parse(schedule, "date")?, row);
     }
-    if common_item(item, world)? { Ok(()) } else { Err(unknown(item)) }
+    if common_item(item, snapshot)? { Ok(()) } else { Err(unknown(item)) }
 }
 
 #[cfg(test)]
@@ -744,9 +745,9 @@ mod tests {
 
     #[test]
     fn a_seat_is_read_and_never_under_another_key_than_its_own() {
-        let mut world = World::default();
-        reservations_item(&seat(), &mut world).unwrap();
-        let read = world.seats.values().next().unwrap();
+        let mut snapshot = Snapshot::default();
+        reservations_item(&seat(), &mut snapshot).unwrap();
+        let read = snapshot.seats.values().next().unwrap();
         assert_eq!((read.state, read.hold_expires_at), (SeatState::Sold, None));
         for wrong in [
             seat(),
@@ -758,9 +759,9 @@ mod tests {
             with(seat(), "sk", s("SEAT#A-01-2")),
             with(seat(), "payment_id", n(7)),
         ] {
-            assert!(reservations_item(&wrong, &mut world).is_err(), "{wrong:?}");
+            assert!(reservations_item(&wrong, &mut snapshot).is_err(), "{wrong:?}");
         }
-        assert_eq!(world.seats.len(), 1);
+        assert_eq!(snapshot.seats.len(), 1);
     }
 
     #[test]
@@ -782,17 +783,17 @@ mod tests {
             ("s#use.p", n(2)),
             ("v#q", n(1)),
         ]);
-        let mut world = World::default();
-        points_item(&account, &mut world).unwrap();
-        let mut adds: Vec<i64> = world.accounts.values().flat_map(|found| &found.entries).map(|e| e.adds).collect();
+        let mut snapshot = Snapshot::default();
+        points_item(&account, &mut snapshot).unwrap();
+        let mut adds: Vec<i64> = snapshot.accounts.values().flat_map(|found| &found.entries).map(|e| e.adds).collect();
         adds.sort_unstable();
         assert_eq!(adds, [-40, 100]);
-        assert!(world.accounts.values().all(|found| found.closed.iter().eq(["q"])));
+        assert!(snapshot.accounts.values().all(|found| found.closed.iter().eq(["q"])));
         let mut cut = account.clone();
         cut.remove("s#use.p");
-        assert!(points_item(&cut, &mut World::default()).is_err(), "an entry without its sequence");
+        assert!(points_item(&cut, &mut Snapshot::default()).is_err(), "an entry without its sequence");
         let odd = with(account, "e#use.p", entry("gift", 40));
-        assert!(points_item(&odd, &mut World::default()).is_err(), "a kind nobody knows");
+        assert!(points_item(&odd, &mut Snapshot::default()).is_err(), "a kind nobody knows");
     }
 
     /// A row with the example of a type.
@@ -813,8 +814,8 @@ mod tests {
     #[test]
     fn an_event_is_held_against_the_schema_of_its_type() {
         let read = |row: &Item| {
-            let mut world = World::default();
-            common_item(row, &mut world).map(|_| world.outbox.into_values().next().unwrap())
+            let mut snapshot = Snapshot::default();
+            common_item(row, &mut snapshot).map(|_| snapshot.outbox.into_values().next().unwrap())
         };
         let good = read(&outbox_row()).unwrap();
         assert_eq!((good.event_type.as_str(), good.wrong), ("payment.failed", Vec::new()));
@@ -840,15 +841,15 @@ mod tests {
         let done = with(with(delivery.clone(), "outcome", s("sent")), "done_at", n(9));
         let receipt = item(&[("pk", s("RECEIPT#p")), ("sk", s("RECEIPT")), ("receipt_key", s("k"))]);
         let alert = item(&[("pk", s("ALERT#f")), ("sk", s("ALERT")), ("alert", s("{}")), ("rev", n(1))]);
-        let mut world = World::default();
+        let mut snapshot = Snapshot::default();
         for row in [&done, &receipt, &alert] {
-            notifications_item(row, &mut world).unwrap();
+            notifications_item(row, &mut snapshot).unwrap();
         }
         let key = ("push-alimtalk".to_owned(), "p.payment.completed".to_owned());
-        assert_eq!(world.deliveries[&key], Some(Timestamp::from_millis(9)));
-        assert_eq!(world.receipts.into_values().next(), Some(Receipt { issued: true, cancelled: false }));
-        assert!(notifications_item(&claimed, &mut World::default()).is_ok());
-        assert!(notifications_item(&delivery, &mut World::default()).is_err(), "neither claimed nor done");
+        assert_eq!(snapshot.deliveries[&key], Some(Timestamp::from_millis(9)));
+        assert_eq!(snapshot.receipts.into_values().next(), Some(Receipt { issued: true, cancelled: false }));
+        assert!(notifications_item(&claimed, &mut Snapshot::default()).is_ok());
+        assert!(notifications_item(&delivery, &mut Snapshot::default()).is_err(), "neither claimed nor done");
     }
 
     #[test]
@@ -866,17 +867,17 @@ mod tests {
             ("pending_shard", s("charge-1")),
             ("pending_since", n(1)),
         ]);
-        let mut world = World::default();
-        payments_item(&charge, &mut world).unwrap();
-        let read = world.charges.values().next().unwrap();
+        let mut snapshot = Snapshot::default();
+        payments_item(&charge, &mut snapshot).unwrap();
+        let read = snapshot.charges.values().next().unwrap();
         assert_eq!((read.status, read.amount, read.in_recovery_index), (ChargeStatus::Confirmed, 5, true));
         for shard in ["1", "charge-", "charge-x"] {
-            let mut world = World::default();
-            payments_item(&with(charge.clone(), "pending_shard", s(shard)), &mut world).unwrap();
-            assert!(!world.charges[&PaymentId::parse("p").unwrap()].in_recovery_index, "{shard}");
+            let mut snapshot = Snapshot::default();
+            payments_item(&with(charge.clone(), "pending_shard", s(shard)), &mut snapshot).unwrap();
+            assert!(!snapshot.charges[&PaymentId::parse("p").unwrap()].in_recovery_index, "{shard}");
         }
         for (name, value) in [("key", s("x")), ("user_id", s("bob")), ("status", s("lost")), ("amount", s("5"))] {
-            assert!(payments_item(&with(charge.clone(), name, value), &mut World::default()).is_err(), "{name}");
+            assert!(payments_item(&with(charge.clone(), name, value), &mut Snapshot::default()).is_err(), "{name}");
         }
     }
 
@@ -893,13 +894,13 @@ mod tests {
             ("received", n(10)),
             ("created_at", n(1)),
         ]);
-        let mut world = World::default();
-        items_item(&row, &mut world).unwrap();
-        let read = world.items.values().next().unwrap();
+        let mut snapshot = Snapshot::default();
+        items_item(&row, &mut snapshot).unwrap();
+        let read = snapshot.items.values().next().unwrap();
         assert_eq!((read.stock, read.sold, read.received), (7, 3, 10));
-        assert!(items_item(&item(&[("pk", s("ITEMS")), ("sk", s("i"))]), &mut world).is_ok());
+        assert!(items_item(&item(&[("pk", s("ITEMS")), ("sk", s("i"))]), &mut snapshot).is_ok());
         for (name, value) in [("item_id", s("x")), ("name", s("")), ("price", n(-1)), ("sold", s("3"))] {
-            assert!(items_item(&with(row.clone(), name, value), &mut World::default()).is_err(), "{name}");
+            assert!(items_item(&with(row.clone(), name, value), &mut Snapshot::default()).is_err(), "{name}");
         }
     }
 
@@ -920,8 +921,8 @@ mod tests {
     #[test]
     fn an_order_is_read_with_its_reason_if_it_failed() {
         let read = |row: &Item| {
-            let mut world = World::default();
-            orders_item(row, &mut world).map(|()| world.orders.into_values().next().unwrap())
+            let mut snapshot = Snapshot::default();
+            orders_item(row, &mut snapshot).map(|()| snapshot.orders.into_values().next().unwrap())
         };
         let order = read(&order_row()).unwrap();
         assert_eq!((order.status, order.lines.len(), order.is_quiet()), (OrderStatus::Pending, 1, false));
@@ -950,7 +951,7 @@ mod tests {
             let cart = item(&[("pk", s("USER#alice")), ("sk", s("CART")), ("rev", n(1))]);
             with(with(cart, "l#i", AttributeValue::M(line)), "listed", AttributeValue::Ss(vec!["i".into()]))
         };
-        let read = |row: &Item| orders_item(row, &mut World::default());
+        let read = |row: &Item| orders_item(row, &mut Snapshot::default());
         assert!(read(&cart(line.clone())).is_ok());
         for (name, value) in [("name", s("")), ("price", n(-1)), ("quantity", n(0)), ("put_at", s("now"))] {
             assert!(read(&cart(with(line.clone(), name, value))).is_err(), "{name}");
@@ -965,34 +966,34 @@ mod tests {
         let work = item(&[("pk", s("ORDER#o")), ("sk", s("WORK")), ("work_state", s("done")), ("ttl", n(1))]);
         let pieces = with(work.clone(), "pieces", s(r#"[{"item_id":"i","quantity":2}]"#));
         let points = with(work.clone(), "amount", n(10));
-        let mut world = World::default();
-        orders_item(&work, &mut world).unwrap();
-        items_item(&pieces, &mut world).unwrap();
-        points_item(&points, &mut world).unwrap();
-        assert!(Participant::ALL.into_iter().eq(world.jobs.keys().map(|(_, participant)| *participant)));
-        assert!(world.jobs.values().all(|job| job.work == Work::Done));
+        let mut snapshot = Snapshot::default();
+        orders_item(&work, &mut snapshot).unwrap();
+        items_item(&pieces, &mut snapshot).unwrap();
+        points_item(&points, &mut snapshot).unwrap();
+        assert!(Participant::ALL.into_iter().eq(snapshot.jobs.keys().map(|(_, participant)| *participant)));
+        assert!(snapshot.jobs.values().all(|job| job.work == ParticipantState::Done));
         for wrong in [work.clone(), with(pieces.clone(), "work_state", s("pending")), with(pieces, "pieces", s("2"))] {
-            assert!(items_item(&wrong, &mut World::default()).is_err(), "{wrong:?}");
+            assert!(items_item(&wrong, &mut Snapshot::default()).is_err(), "{wrong:?}");
         }
         let mut kept = work;
         kept.remove("ttl");
-        assert!(orders_item(&kept, &mut World::default()).is_err(), "kept for ever");
+        assert!(orders_item(&kept, &mut Snapshot::default()).is_err(), "kept for ever");
 
         let schema: Value = serde_json::from_str(schema_of("order.placed").unwrap()).unwrap();
         let mut event = schema["examples"][0].clone();
         event["id"] = "o.order.placed".into();
         let placed = with(with(outbox_row(), "event", s(event.to_string())), "pk", s("OUTBOX#o.order.placed"));
-        assert!(orders_item(&placed, &mut World::default()).is_err(), "no work state");
+        assert!(orders_item(&placed, &mut Snapshot::default()).is_err(), "no work state");
         let heard = |work: &str| AttributeValue::M(item(&[("stock", s(work)), ("data_platform", s("pending"))]));
-        orders_item(&with(placed.clone(), "work_state", heard("undone")), &mut world).unwrap();
-        assert_eq!(world.work_states[&contracts::OrderId::parse("o").unwrap()]["stock"], Work::Undone);
-        assert!(orders_item(&with(placed, "work_state", heard("bored")), &mut World::default()).is_err());
+        orders_item(&with(placed.clone(), "work_state", heard("undone")), &mut snapshot).unwrap();
+        assert_eq!(snapshot.work_states[&contracts::OrderId::parse("o").unwrap()]["stock"], ParticipantState::Undone);
+        assert!(orders_item(&with(placed, "work_state", heard("bored")), &mut Snapshot::default()).is_err());
     }
 
     #[test]
     fn an_event_is_pending_exactly_while_the_sweep_can_find_it() {
         let row = |state: &str| with(outbox_row(), "publish_state", s(state));
-        let read = |row: Item| common_item(&row, &mut World::default());
+        let read = |row: Item| common_item(&row, &mut Snapshot::default());
         assert!(read(row("published")).unwrap());
         assert!(read(with(row("pending"), "unpublished_shard", s("0"))).unwrap());
         assert!(read(row("pending")).is_err());
@@ -1003,8 +1004,8 @@ mod tests {
     fn an_item_that_no_table_documents_is_no_item_of_ours() {
         let stray = item(&[("pk", s("X#1")), ("sk", s("Y"))]);
         for (table, read) in TABLES {
-            assert!(read(&stray, &mut World::default()).is_err(), "{table}");
-            assert!(read(&Item::new(), &mut World::default()).is_err(), "{table}");
+            assert!(read(&stray, &mut Snapshot::default()).is_err(), "{table}");
+            assert!(read(&Item::new(), &mut Snapshot::default()).is_err(), "{table}");
         }
     }
 
@@ -1022,12 +1023,12 @@ mod tests {
                 ("opens_at", n(5)),
             ])
         };
-        let mut world = World::default();
-        waiting_room_item(&counter("CONCERT#c", "COUNTER#0"), &mut world).unwrap();
-        waiting_room_item(&counter("CONCERT#c#1", "COUNTER#1"), &mut world).unwrap();
-        assert_eq!((world.lines.len(), world.lines.values().next().unwrap().shards.len()), (1, 2));
-        assert!(waiting_room_item(&counter("CONCERT#c", "COUNTER#1"), &mut world).is_err());
+        let mut snapshot = Snapshot::default();
+        waiting_room_item(&counter("CONCERT#c", "COUNTER#0"), &mut snapshot).unwrap();
+        waiting_room_item(&counter("CONCERT#c#1", "COUNTER#1"), &mut snapshot).unwrap();
+        assert_eq!((snapshot.lines.len(), snapshot.lines.values().next().unwrap().shards.len()), (1, 2));
+        assert!(waiting_room_item(&counter("CONCERT#c", "COUNTER#1"), &mut snapshot).is_err());
         let stale = with(counter("CONCERT#x", "COUNTER#0"), "plan_version", n(2));
-        assert!(waiting_room_item(&stale, &mut world).is_err());
+        assert!(waiting_room_item(&stale, &mut snapshot).is_err());
     }
 }

@@ -26,7 +26,7 @@ pub struct Counts {
     pub holds: usize,
     /// Seats sold.
     pub sold: usize,
-    /// Buyers who went home.
+    /// Buyers who finished.
     pub finished: usize,
 }
 
@@ -84,7 +84,7 @@ impl Board {
         *self.counts.borrow()
     }
 
-    /// Waits until the counts are so, or all buyers went home.
+    /// Waits until the counts are so, or all buyers finished.
     pub async fn until(&self, so: impl Fn(&Counts) -> bool) {
         let mut counts = self.counts.subscribe();
         // It ends with an error when the board is gone, and then there is nothing to wait for.
@@ -122,7 +122,7 @@ impl Board {
         let Counts { joined, admitted, holds, sold, finished, .. } = counts;
         let seats = self.seats;
         format!(
-            "{joined}/{buyers} joined, {admitted} admitted, {holds} holds, {sold}/{seats} sold, {finished} went home"
+            "{joined}/{buyers} joined, {admitted} admitted, {holds} holds, {sold}/{seats} sold, {finished} finished"
         )
     }
 }
@@ -179,7 +179,7 @@ impl Bars {
             joined: bar("joined", buyers),
             admitted: bar("admitted", buyers),
             sold: bar("seats sold", seats),
-            finished: bar("went home", buyers),
+            finished: bar("finished", buyers),
             all,
         }
     }

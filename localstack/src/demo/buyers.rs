@@ -1,4 +1,4 @@
-//! The buyers: who they are, what they do, and the diary each keeps of it.
+//! The buyers: who they are, what they do, and the log each keeps of it.
 //!
 //! A buyer's character and choices follow from the seed; what happens to them does not, because it is a race.
 
@@ -134,7 +134,7 @@ pub struct Ticket {
 
 /// What happened to a buyer.
 #[derive(Clone)]
-pub struct Diary {
+pub struct BuyerLog {
     /// Who it is.
     pub name: String,
     /// What kind of buyer.
@@ -159,7 +159,7 @@ pub struct Diary {
     pub decisions: Vec<Duration>,
     /// When they had their tickets.
     pub ticket_at: Option<Instant>,
-    /// The tickets they went home with.
+    /// The tickets they finished with.
     pub ticket: Option<Ticket>,
     /// How it ended.
     pub end: End,
@@ -190,7 +190,7 @@ pub struct Buyer {
     balance: i64,
     /// Whether the habit has been lived out.
     habit_done: bool,
-    diary: Diary,
+    log: BuyerLog,
 }
 
 /// What became of an attempt to pay.
@@ -226,7 +226,7 @@ impl Buyer {
             _ => 3,
         };
         let arrives_after = arrivals.mul_f64(rng.f64());
-        let diary = Diary {
+        let log = BuyerLog {
             name: name.clone(),
             habit,
             joined: None,
@@ -251,16 +251,16 @@ impl Buyer {
             arrives_after,
             balance: 0,
             habit_done: false,
-            diary,
+            log,
         }
     }
 
     /// Everything a buyer does, to the end of it.
-    pub async fn visit(mut self, sale: Arc<Sale>) -> Diary {
+    pub async fn visit(mut self, sale: Arc<Sale>) -> BuyerLog {
         let (Ok(end) | Err(end)) = self.try_for_tickets(&sale).await;
-        self.diary.end = end;
+        self.log.end = end;
         sale.board.finished();
-        self.diary
+        self.log
     }
 
     async fn try_for_tickets(&mut self, sale: &Sale) -> Result<End, End> {
@@ -269,7 +269,7 @@ impl Buyer {
         self.wait_for_turn(sale, joined.place).await?;
         for _ in 0..ROUNDS {
             let Some(reservation) = self.take_seats(sale).await? else { return Ok(End::SoldOut) };
-            let habit = if self.habit_done { Habit::Plain } else { self.diary.habit };
+            let habit = if self.habit_done { Habit::Plain } else { self.log.habit };
             self.habit_done = true;
             match habit {
                 Habit::Forgetful => {
@@ -285,7 +285,7 @@ impl Buyer {
             match self.buy(sale, &reservation, habit).await? {
                 Paid::Completed => {
                     self.close(Fate::Sold);
-                    self.diary.ticket_at = Some(Instant::now());
+                    self.log.ticket_at = Some(Instant::now());
                     sale.board.sold(reservation.seats.len());
                     if habit == Habit::Nervous {
                         self.look_twice(sale, &reservation).await?;
@@ -311,11 +311,11 @@ impl Buyer {
 
     /// Something that the contract does not allow.
     fn trouble(&self, what: impl std::fmt::Display) -> End {
-        End::Trouble(format!("{} ({:?}): {what}", self.diary.name, self.diary.habit))
+        End::Trouble(format!("{} ({:?}): {what}", self.log.name, self.log.habit))
     }
 
     fn refused(&mut self, refused: &Refused) {
-        *self.diary.refusals.entry(refused.code.clone()).or_default() += 1;
+        *self.log.refusals.entry(refused.code.clone()).or_default() += 1;
     }
 
     /// The answer, which must not be a refusal.
@@ -327,13 +327,13 @@ impl Buyer {
         if !same {
             return Err(self.trouble(format!("the same key gave another {what}")));
         }
-        self.diary.replays += 1;
+        self.log.replays += 1;
         Ok(())
     }
 
     async fn join(&mut self, sale: &Sale) -> Result<Joined, End> {
-        self.diary.joined = Some(Instant::now());
-        let key = (self.diary.habit == Habit::Nervous).then(|| self.next_key());
+        self.log.joined = Some(Instant::now());
+        let key = (self.log.habit == Habit::Nervous).then(|| self.next_key());
         let joined = self.expect(sale.api.join(&self.caller, &sale.concert, key.as_deref()).await)?;
         if let Some(key) = key {
             let again = self.expect(sale.api.join(&self.caller, &sale.concert, Some(&key)).await)?;
@@ -346,11 +346,11 @@ impl Buyer {
 
     /// Asks as often as told, until it is their turn.
     async fn wait_for_turn(&mut self, sale: &Sale, place: Place) -> Result<(), End> {
-        if self.diary.habit == Habit::Pushy && place.status == PlaceStatus::Waiting {
+        if self.log.habit == Habit::Pushy && place.status == PlaceStatus::Waiting {
             self.push(sale).await?;
         }
         self.wait_until_active(sale, place).await?;
-        self.diary.admitted = Some(Instant::now());
+        self.log.admitted = Some(Instant::now());
         sale.board.admitted();
         Ok(())
     }
@@ -359,15 +359,15 @@ impl Buyer {
         loop {
             match place.status {
                 PlaceStatus::Active => {
-                    self.diary.active_at = place.active_at;
+                    self.log.active_at = place.active_at;
                     return Ok(());
                 }
                 PlaceStatus::Expired => return Err(End::TimeOver),
                 PlaceStatus::Used => return Err(self.trouble("the place is used before anything was bought")),
                 PlaceStatus::Waiting => {}
             }
-            if place.active_at.is_none() && !self.diary.told_of_pause {
-                self.diary.told_of_pause = true;
+            if place.active_at.is_none() && !self.log.told_of_pause {
+                self.log.told_of_pause = true;
                 sale.board.told_of_pause();
             }
             sleep(Duration::from_millis(place.poll_after_ms)).await;
@@ -476,7 +476,7 @@ impl Buyer {
             pause = (pause * 2).min(Duration::from_secs(2));
             found = self.expect(sale.api.reservation(&self.caller, &found.reservation_id).await)?;
         }
-        self.diary.decisions.push(begun.elapsed());
+        self.log.decisions.push(begun.elapsed());
         if found.status == "rejected" {
             let code = found.failure.unwrap_or_default();
             return Ok(Err(Refused { status: 202, code, route: "POST /reservations (async)", seats: Vec::new() }));
@@ -494,9 +494,9 @@ impl Buyer {
         if got.seats != choice.seats || got.total_price != choice.price || !held {
             return Err(self.trouble(format!("asked for {choice:?}, got {got:?}")));
         }
-        self.diary.holds.push(Hold { seats: got.seats.clone(), price: got.total_price, fate: Fate::Open });
+        self.log.holds.push(Hold { seats: got.seats.clone(), price: got.total_price, fate: Fate::Open });
         sale.board.held();
-        if self.diary.habit == Habit::Nervous {
+        if self.log.habit == Habit::Nervous {
             let again = self.expect(sale.api.reserve(&self.caller, key, &sale.schedule, &choice.seats).await)?;
             self.same_again("reservation", again.reservation_id == got.reservation_id)?;
         }
@@ -504,7 +504,7 @@ impl Buyer {
     }
 
     fn close(&mut self, fate: Fate) {
-        if let Some(hold) = self.diary.holds.last_mut() {
+        if let Some(hold) = self.log.holds.last_mut() {
             hold.fate = fate;
         }
     }
@@ -613,7 +613,7 @@ impl Buyer {
             return Err(self.trouble(format!("two payments of {id} completed")));
         }
         match beside {
-            Ok(payment) => self.diary.failures.push(payment.failure.unwrap_or_default()),
+            Ok(payment) => self.log.failures.push(payment.failure.unwrap_or_default()),
             Err(refused) => self.refused(&refused),
         }
         self.judge(sale, reservation, ended).await
@@ -658,7 +658,7 @@ impl Buyer {
             return self.spent(sale, reservation, payment).await;
         }
         let failure = payment.failure.unwrap_or_default();
-        self.diary.failures.push(failure.clone());
+        self.log.failures.push(failure.clone());
         // Whatever it was, nothing may be missing.
         self.check_balance(sale).await?;
         match failure.as_str() {
@@ -671,7 +671,7 @@ impl Buyer {
 
     async fn spent(&mut self, sale: &Sale, reservation: &Reservation, payment: Payment) -> Result<Paid, End> {
         self.balance -= reservation.total_price;
-        self.diary.ticket = Some(Ticket {
+        self.log.ticket = Some(Ticket {
             owner: self.caller.clone(),
             reservation: reservation.reservation_id.clone(),
             payment: payment.payment_id,
@@ -679,7 +679,7 @@ impl Buyer {
             balance: self.balance,
         });
         // Whoever did something unusual looks whether it was paid once.
-        if self.diary.habit != Habit::Plain {
+        if self.log.habit != Habit::Plain {
             self.check_balance(sale).await?;
         }
         Ok(Paid::Completed)

@@ -1,6 +1,6 @@
 //! After the sale some give their tickets back, each as people do: twice, and then once more.
 
-use super::buyers::{Diary, End, Fate, Sale, Ticket};
+use super::buyers::{BuyerLog, End, Fate, Sale, Ticket};
 use super::client::Refused;
 use crate::{Error, Result};
 use std::sync::Arc;
@@ -16,9 +16,9 @@ const PATIENCE: Duration = Duration::from_secs(60);
 const LOOK_EVERY: Duration = Duration::from_millis(500);
 
 /// Some of those with tickets give them back. Says how long each took until the points were there again.
-pub async fn give_back(sale: &Arc<Sale>, diaries: &mut [Diary]) -> Result<Vec<Duration>> {
+pub async fn give_back(sale: &Arc<Sale>, logs: &mut [BuyerLog]) -> Result<Vec<Duration>> {
     let mut refunds = JoinSet::new();
-    let tickets = diaries.iter().enumerate().filter_map(|(index, diary)| Some((index, diary.ticket.clone()?)));
+    let tickets = logs.iter().enumerate().filter_map(|(index, log)| Some((index, log.ticket.clone()?)));
     for (index, ticket) in tickets.take(REFUNDS) {
         let sale = Arc::clone(sale);
         refunds.spawn(async move { (index, refund(&sale, &ticket).await) });
@@ -26,15 +26,15 @@ pub async fn give_back(sale: &Arc<Sale>, diaries: &mut [Diary]) -> Result<Vec<Du
     let mut took = Vec::new();
     while let Some(refunded) = refunds.join_next().await {
         let (index, refunded) = refunded.map_err(|e| Error::Engine(format!("a refund broke down: {e}")))?;
-        let diary = &mut diaries[index];
+        let log = &mut logs[index];
         match refunded {
             Ok(after) => {
                 took.push(after);
-                diary.end = End::GaveBack;
-                let sold = diary.holds.iter_mut().filter(|hold| hold.fate == Fate::Sold);
+                log.end = End::GaveBack;
+                let sold = log.holds.iter_mut().filter(|hold| hold.fate == Fate::Sold);
                 sold.for_each(|hold| hold.fate = Fate::Refunded);
             }
-            Err(what) => diary.end = End::Trouble(format!("{} wanted a refund: {what}", diary.name)),
+            Err(what) => log.end = End::Trouble(format!("{} wanted a refund: {what}", log.name)),
         }
     }
     Ok(took)

@@ -1,6 +1,6 @@
 //! What came of a sale, for a person to read, and what must have come of it.
 
-use super::buyers::{Diary, End, Fate};
+use super::buyers::{BuyerLog, End, Fate};
 use super::client::{Date, Numbers, SeatMap};
 use super::merchandise::Merchandise;
 use super::outside::Outside;
@@ -29,7 +29,7 @@ pub struct Pause {
 #[derive(Clone)]
 pub struct Outcome {
     /// What the buyers tell.
-    pub diaries: Vec<Diary>,
+    pub logs: Vec<BuyerLog>,
     /// What the client measured.
     pub numbers: Numbers,
     /// How long it took.
@@ -50,15 +50,15 @@ pub struct Outcome {
 
 impl Outcome {
     fn ended(&self, end: &End) -> usize {
-        self.diaries.iter().filter(|diary| diary.end == *end).count()
+        self.logs.iter().filter(|log| log.end == *end).count()
     }
 
-    fn count(&self, so: impl Fn(&Diary) -> bool) -> usize {
-        self.diaries.iter().filter(|diary| so(diary)).count()
+    fn count(&self, so: impl Fn(&BuyerLog) -> bool) -> usize {
+        self.logs.iter().filter(|log| so(log)).count()
     }
 
     fn troubles(&self) -> impl Iterator<Item = &str> {
-        self.diaries.iter().filter_map(|diary| match &diary.end {
+        self.logs.iter().filter_map(|log| match &log.end {
             End::Trouble(what) => Some(what.as_str()),
             _ => None,
         })
@@ -66,23 +66,23 @@ impl Outcome {
 
     /// Seats of holds with that fate, each with its holder.
     fn seats(&self, fate: Fate) -> impl Iterator<Item = (&SeatId, &str)> {
-        self.diaries.iter().flat_map(move |diary| {
-            let holds = diary.holds.iter().filter(move |hold| hold.fate == fate);
-            holds.flat_map(|hold| hold.seats.iter().map(|seat| (seat, diary.name.as_str())))
+        self.logs.iter().flat_map(move |log| {
+            let holds = log.holds.iter().filter(move |hold| hold.fate == fate);
+            holds.flat_map(|hold| hold.seats.iter().map(|seat| (seat, log.name.as_str())))
         })
     }
 
     fn holds(&self, fate: Fate) -> usize {
-        self.diaries.iter().flat_map(|diary| &diary.holds).filter(|hold| hold.fate == fate).count()
+        self.logs.iter().flat_map(|log| &log.holds).filter(|hold| hold.fate == fate).count()
     }
 
     /// How long each decision took that nobody waited for.
     fn decisions(&self) -> impl Iterator<Item = Duration> {
-        self.diaries.iter().flat_map(|diary| diary.decisions.iter().copied())
+        self.logs.iter().flat_map(|log| log.decisions.iter().copied())
     }
 
     fn revenue(&self) -> i64 {
-        let holds = self.diaries.iter().flat_map(|diary| &diary.holds);
+        let holds = self.logs.iter().flat_map(|log| &log.holds);
         holds.filter(|hold| hold.fate == Fate::Sold).map(|hold| hold.price).sum()
     }
 
@@ -102,7 +102,7 @@ impl Outcome {
     /// Who was let in while nobody was to come in.
     fn let_in_during_the_pause(&self) -> usize {
         let Some(pause) = self.pause else { return 0 };
-        self.count(|diary| diary.active_at.is_some_and(|at| at > pause.from && at < pause.to))
+        self.count(|log| log.active_at.is_some_and(|at| at > pause.from && at < pause.to))
     }
 
     /// What did not go as it must. Empty when all is well.
@@ -146,15 +146,15 @@ impl Outcome {
         }
         let early = self.let_in_during_the_pause();
         must(early == 0, format!("{early} buyers were let in during the pause"));
-        if self.diaries.len() >= MANY_BUYERS {
+        if self.logs.len() >= MANY_BUYERS {
             let no = |what: &str| format!("it did not happen that {what}");
             // Where there is plenty of room, nobody gets in anybody's way.
-            let crowded = self.diaries.len() >= self.date.seats_total as usize;
+            let crowded = self.logs.len() >= self.date.seats_total as usize;
             must(!crowded || self.numbers.answered("409 seat_taken") > 0, no("two wanted the same seat"));
             must(self.holds(Fate::Expired) > 0, no("a hold ran out"));
             must(self.holds(Fate::Cancelled) > 0, no("a hold was given up"));
-            must(self.count(|diary| !diary.failures.is_empty()) > 0, no("a payment failed and was compensated"));
-            must(self.count(|diary| diary.replays > 0) > 0, no("a request was repeated under its key"));
+            must(self.count(|log| !log.failures.is_empty()) > 0, no("a payment failed and was compensated"));
+            must(self.count(|log| log.replays > 0) > 0, no("a request was repeated under its key"));
             must(self.decisions().next().is_some(), no("seats were asked for without waiting"));
             must(!self.refunds.is_empty(), no("a ticket was given back"));
             must(self.pause.is_some(), no("the sale was paused"));
@@ -186,12 +186,12 @@ impl Outcome {
 
     fn write_buyers(&self, text: &mut String) -> std::fmt::Result {
         writeln!(text, "\nBuyers")?;
-        let joined = self.count(|diary| diary.joined.is_some());
-        let admitted = self.count(|diary| diary.admitted.is_some());
-        line(text, "joined", joined, &format!("of {}", self.diaries.len()))?;
+        let joined = self.count(|log| log.joined.is_some());
+        let admitted = self.count(|log| log.admitted.is_some());
+        line(text, "joined", joined, &format!("of {}", self.logs.len()))?;
         line(text, "admitted", admitted, "")?;
         for (end, name) in [
-            (End::Tickets, "went home with tickets"),
+            (End::Tickets, "have tickets"),
             (End::GaveBack, "gave their tickets back"),
             (End::SoldOut, "found it sold out"),
             (End::Broke, "could not afford it"),
@@ -215,7 +215,7 @@ impl Outcome {
         writeln!(text, "\nSeats")?;
         let all = thousands(i64::from(total));
         line(text, "sold", sold, &format!("of {all}, for {} won", thousands(self.revenue())))?;
-        line(text, "holds", self.diaries.iter().map(|diary| diary.holds.len()).sum(), "")?;
+        line(text, "holds", self.logs.iter().map(|log| log.holds.len()).sum(), "")?;
         line(text, "asked for without waiting", self.decisions().count(), "")?;
         for (fate, name) in [(Fate::Expired, "holds ran out"), (Fate::Cancelled, "holds were given up")] {
             let again = self.sold_again(fate);
@@ -228,11 +228,11 @@ impl Outcome {
         writeln!(text, "\nRefused and compensated")?;
         let mut refusals: BTreeMap<&str, u64> = BTreeMap::new();
         let mut failures: BTreeMap<&str, u64> = BTreeMap::new();
-        for diary in &self.diaries {
-            for (code, count) in &diary.refusals {
+        for log in &self.logs {
+            for (code, count) in &log.refusals {
                 *refusals.entry(code).or_default() += count;
             }
-            for failure in &diary.failures {
+            for failure in &log.failures {
                 *failures.entry(failure).or_default() += 1;
             }
         }
@@ -242,10 +242,10 @@ impl Outcome {
         for (failure, count) in failures {
             line(text, failure, count as usize, "payments undone")?;
         }
-        let replays: u32 = self.diaries.iter().map(|diary| diary.replays).sum();
+        let replays: u32 = self.logs.iter().map(|log| log.replays).sum();
         line(text, "same key, same answer", replays as usize, "")?;
         let Some(pause) = self.pause else { return Ok(()) };
-        let told = self.count(|diary| diary.told_of_pause);
+        let told = self.count(|log| log.told_of_pause);
         let seconds = pause.to.millis_since(pause.from) as f64 / 1_000.0;
         let early = self.let_in_during_the_pause();
         line(text, "told to wait in a pause", told, &format!("of {seconds:.1} s; {early} were let in during it"))
@@ -256,12 +256,12 @@ impl Outcome {
         for (name, route) in &self.numbers.routes {
             latencies(text, name, &route.latencies)?;
         }
-        let spans = |from: fn(&Diary) -> Option<tokio::time::Instant>| -> Vec<Duration> {
-            let spans = self.diaries.iter().filter_map(|diary| Some(diary.ticket_at?.duration_since(from(diary)?)));
+        let spans = |from: fn(&BuyerLog) -> Option<tokio::time::Instant>| -> Vec<Duration> {
+            let spans = self.logs.iter().filter_map(|log| Some(log.ticket_at?.duration_since(from(log)?)));
             spans.collect()
         };
-        latencies(text, "joined -> tickets", &spans(|diary| diary.joined))?;
-        latencies(text, "admitted -> tickets", &spans(|diary| diary.admitted))?;
+        latencies(text, "joined -> tickets", &spans(|log| log.joined))?;
+        latencies(text, "admitted -> tickets", &spans(|log| log.admitted))?;
         latencies(text, "asked without waiting -> decided", &self.decisions().collect::<Vec<_>>())?;
         latencies(text, "refund asked -> points back", &self.refunds)
     }
@@ -348,10 +348,10 @@ mod tests {
     use crate::sink::Tally;
     use serde_json::json;
 
-    fn diary(name: &str, holds: &[(&str, Fate)], end: End) -> Diary {
+    fn log(name: &str, holds: &[(&str, Fate)], end: End) -> BuyerLog {
         let hold =
             |(seat, fate): &(&str, Fate)| Hold { seats: vec![SeatId::parse(seat).unwrap()], price: 10, fate: *fate };
-        Diary {
+        BuyerLog {
             name: name.to_owned(),
             habit: Habit::Plain,
             joined: None,
@@ -369,7 +369,7 @@ mod tests {
         }
     }
 
-    fn outcome(diaries: Vec<Diary>, states: &[&str]) -> Outcome {
+    fn outcome(logs: Vec<BuyerLog>, states: &[&str]) -> Outcome {
         let seats: Vec<_> = (1..)
             .zip(states)
             .map(|(number, status)| json!({"seat_id": format!("A-1-{number}"), "status": status}))
@@ -377,7 +377,7 @@ mod tests {
         let section = json!({"section": "A", "grade": "A", "price": 10, "seats": seats});
         let free = states.iter().filter(|status| **status == "available").count();
         Outcome {
-            diaries,
+            logs,
             numbers: Numbers::default(),
             took: Duration::from_secs(1),
             map: serde_json::from_value(json!({"seats_available": free, "sections": [section]})).unwrap(),
@@ -394,8 +394,8 @@ mod tests {
 
     #[test]
     fn a_sale_that_went_well_has_nothing_unmet() {
-        let alice = diary("alice", &[("A-1-1", Fate::Expired), ("A-1-2", Fate::Sold)], End::Tickets);
-        let bob = diary("bob", &[("A-1-1", Fate::Sold)], End::Tickets);
+        let alice = log("alice", &[("A-1-1", Fate::Expired), ("A-1-2", Fate::Sold)], End::Tickets);
+        let bob = log("bob", &[("A-1-1", Fate::Sold)], End::Tickets);
         let sale = outcome(vec![alice, bob], &["sold", "sold", "available"]);
         assert_eq!(sale.unmet(), Vec::<String>::new());
         assert_eq!((sale.sold_again(Fate::Expired), sale.revenue()), (1, 20));
@@ -404,7 +404,7 @@ mod tests {
 
     #[test]
     fn whatever_must_not_happen_is_told() {
-        let sold = |name| diary(name, &[("A-1-1", Fate::Sold)], End::Tickets);
+        let sold = |name| log(name, &[("A-1-1", Fate::Sold)], End::Tickets);
         let told = |sale: Outcome, what: &str| {
             let unmet = sale.unmet();
             assert!(unmet.iter().any(|line| line.contains(what)), "`{what}` is not among {unmet:?}");
@@ -413,8 +413,8 @@ mod tests {
         told(outcome(vec![sold("alice")], &["available"]), "buyers have 1 tickets, the seat map shows 0");
         told(outcome(vec![sold("alice")], &["sold", "held"]), "1 seats are still held");
         told(outcome(Vec::new(), &["available"]), "nothing was sold");
-        told(outcome(vec![diary("alice", &[], End::Unfinished)], &["available"]), "1 buyers did not come to an end");
-        told(outcome(vec![diary("alice", &[], End::Trouble("odd".into()))], &["available"]), "odd");
+        told(outcome(vec![log("alice", &[], End::Unfinished)], &["available"]), "1 buyers did not come to an end");
+        told(outcome(vec![log("alice", &[], End::Trouble("odd".into()))], &["available"]), "odd");
         let mut list_is_late = outcome(vec![sold("alice")], &["sold"]);
         list_is_late.date.seats_available = Some(1);
         told(list_is_late, "the list of dates counts Some(0)");
@@ -433,9 +433,9 @@ mod tests {
 
     #[test]
     fn with_many_buyers_everything_has_to_happen_once() {
-        let mut diaries: Vec<Diary> = (0..MANY_BUYERS).map(|_| diary("x", &[], End::SoldOut)).collect();
-        diaries[0] = diary("alice", &[("A-1-1", Fate::Sold)], End::Tickets);
-        assert_eq!(outcome(diaries, &["sold"]).unmet().len(), 8);
+        let mut logs: Vec<BuyerLog> = (0..MANY_BUYERS).map(|_| log("x", &[], End::SoldOut)).collect();
+        logs[0] = log("alice", &[("A-1-1", Fate::Sold)], End::Tickets);
+        assert_eq!(outcome(logs, &["sold"]).unmet().len(), 8);
     }
 
     #[test]

@@ -2,7 +2,7 @@
 
 use super::controls;
 use crate::notifications::{Desk, counted, example};
-use ::notifications::domain::{Claim, Count, Delivery, LEASE_MILLIS, News, Outcome, Sign};
+use ::notifications::domain::{Claim, Count, Delivery, FaultUpdate, LEASE_MILLIS, Outcome, Sign};
 use ::notifications::handlers::{issue_cash_receipt, notify_partner};
 use ::notifications::ports::GuardDelivery;
 use ::notifications::usecases::alert_administrator::take_in;
@@ -44,7 +44,7 @@ controls! {
         let desk = Desk::beside(bench).await;
         let (store, sign) = (desk.store(), |at| {
             let (fault, summary, detail) = ("f".to_owned(), String::new(), String::new());
-            News::Sign(Sign { fault, summary, detail, count: Count::OneMore, at })
+            FaultUpdate::Sign(Sign { fault, summary, detail, count: Count::OneMore, at })
         });
         take_in(&store, &sign(NOW)).await.unwrap();
         let gate = bench.proxy.hold(Rule::on("PutItem").once());

@@ -10,7 +10,8 @@ use crate::orders::{
 use ::orders::domain::{Did, FIRST_LOOK_SECONDS, Status};
 use ::orders::handlers::clear_cart;
 use ::orders::ports::{ChangeCart, EndOrder, FindCart, FindDue, KeepAnswers, OpenOrder, PutOff, SettleOrder};
-use contracts::orders::{OrderFailure, Work};
+use contracts::choreography::ParticipantState;
+use contracts::orders::OrderFailure;
 use kit::queue::Message;
 use serde_json::json;
 use tests::fixture::{NOW, user};
@@ -110,7 +111,7 @@ controls! {
         let id = placed(bench, &[("mug", 1)], "k").await;
         desk(bench).note_answer(&stock_says(&id, Did::Undo)).await.unwrap();
         let (_, state) = desk(bench).note_answer(&stock_says(&id, Did::Its)).await.unwrap().unwrap();
-        state.stock != Work::Undone
+        state.stock != ParticipantState::Undone
     }
 
     an_answer_to_an_order_that_is_forgotten_is_no_poison: "orders/note_answer"

@@ -3,7 +3,7 @@
 use super::{controls, put, remove};
 use crate::audit::violations;
 use crate::bench::Bench;
-use ::reservations::domain::{EndHold, MAX_PENDING, Reservation, Status, Wish};
+use ::reservations::domain::{EndHold, MAX_PENDING, Reservation, SeatRequest, Status};
 use ::reservations::ports::{FindWaiting, KeepTerms, LoadSale, WriteEnd, WritePayment, WritePending, WriteRefund};
 use ::reservations::usecases::begin_payment::begin_payment;
 use ::reservations::usecases::release_reservation::release_reservation;
@@ -32,7 +32,7 @@ async fn entitlement(bench: &Bench, who: &str) -> Item {
 }
 
 /// A reservation that alice asked for asynchronously.
-async fn pending(bench: &Bench) -> Wish {
+async fn pending(bench: &Bench) -> SeatRequest {
     let wish = wish(place("alice", 1, NOW), &["A-1-1"], "r1");
     assert!(matches!(
         bench.reservations.write_pending(&wish, &wished(&wish), None, NOW).await.unwrap(),
@@ -42,7 +42,7 @@ async fn pending(bench: &Bench) -> Wish {
 }
 
 /// The reservation a wish asks for.
-fn wished(wish: &Wish) -> Reservation {
+fn wished(wish: &SeatRequest) -> Reservation {
     Reservation {
         id: wish.reservation.clone(),
         user: wish.user.clone(),

@@ -28,7 +28,7 @@ pub enum CreateConcertError {
 
 /// Writes the concert, has its line opened, and only then shows it: whoever finds it can stand in line for it.
 ///
-/// What fails in between is made up for by the same request under the same key. Each part bears repetition, so a
+/// What fails in between is made up for by the same request under the same key. Each part is idempotent, so a
 /// repeated request does not need to know how far the first one came.
 pub async fn create_concert(
     catalogue: &impl AddConcert,

@@ -1,7 +1,7 @@
 //! The seat map follows the news of seats.
 
-use crate::domain::{DateKey, SeatChange, SectionKey, Taken, unplaced};
-use crate::ports::{KeepSeatMap, TellUnplaced};
+use crate::domain::{DateKey, SeatChange, SectionKey, Taken, unmapped};
+use crate::ports::{KeepSeatMap, ReportUnmapped};
 use contracts::Timestamp;
 use kit::Fault;
 use std::collections::{BTreeMap, HashMap};
@@ -17,7 +17,7 @@ const ATTEMPTS: u32 = 5;
 /// Each touched section is read and written once for the whole batch. The counts are published even when there was
 /// nothing to change: the batch may be the repetition of one that failed between the two.
 pub async fn project_seat_map(
-    maps: &(impl KeepSeatMap + TellUnplaced),
+    maps: &(impl KeepSeatMap + ReportUnmapped),
     changes: Vec<SeatChange>,
     now: Timestamp,
 ) -> Result<(), Fault> {
@@ -54,10 +54,10 @@ pub async fn project_seat_map(
     for (date, taken) in &taken {
         maps.publish(date, taken).await?;
     }
-    for unplaced in unplaced(&homeless) {
-        let (schedule, reservation) = (unplaced.schedule.as_str(), unplaced.holder.reservation.as_str());
-        tracing::error!(schedule, reservation, seats = unplaced.seats.len(), "seats that cannot be shown");
-        maps.tell_unplaced(&unplaced, now).await?;
+    for unmapped in unmapped(&homeless) {
+        let (schedule, reservation) = (unmapped.schedule.as_str(), unmapped.holder.reservation.as_str());
+        tracing::error!(schedule, reservation, seats = unmapped.seats.len(), "seats that cannot be shown");
+        maps.report_unmapped(&unmapped, now).await?;
     }
     Ok(())
 }
@@ -66,7 +66,7 @@ pub async fn project_seat_map(
 mod tests {
     use super::*;
     use crate::domain::tests::{change, section_map};
-    use crate::domain::{SectionMap, Unplaced};
+    use crate::domain::{SectionMap, Unmapped};
     use contracts::seats::SeatStatus;
     use std::sync::Mutex;
     use std::task::{Context, Poll, Waker};
@@ -78,7 +78,7 @@ mod tests {
         cut: Mutex<u32>,
         published: Mutex<Option<Taken>>,
         saves: Mutex<u32>,
-        told: Mutex<Vec<Unplaced>>,
+        told: Mutex<Vec<Unmapped>>,
     }
 
     impl One {
@@ -138,9 +138,9 @@ mod tests {
         }
     }
 
-    impl TellUnplaced for One {
-        async fn tell_unplaced(&self, unplaced: &Unplaced, _: Timestamp) -> Result<(), Fault> {
-            self.told.lock().unwrap().push(unplaced.clone());
+    impl ReportUnmapped for One {
+        async fn report_unmapped(&self, unmapped: &Unmapped, _: Timestamp) -> Result<(), Fault> {
+            self.told.lock().unwrap().push(unmapped.clone());
             Ok(())
         }
     }

@@ -4,28 +4,33 @@
 use crate::domain::Order;
 use crate::ports::{KeepStock, Taken};
 use contracts::Timestamp;
-use contracts::orders::{News, Part, part_in};
+use contracts::choreography::{OrderSignal, Reaction, reaction_to};
 use kit::Fault;
 
 /// How often an order is decided about again after other news of it came in between. There are but two.
 const ATTEMPTS: u32 = 4;
 
 /// Brings the stock to where the news want it, exactly once for each order, and answers, each time it is asked.
-pub async fn deduct_stock(store: &impl KeepStock, news: News, order: &Order, now: Timestamp) -> Result<(), Fault> {
+pub async fn deduct_stock(
+    store: &impl KeepStock,
+    news: OrderSignal,
+    order: &Order,
+    now: Timestamp,
+) -> Result<(), Fault> {
     for _ in 0..ATTEMPTS {
         let job = store.job(&order.id).await?;
-        let is_settled = match part_in(news, job.work) {
-            Part::Do => match store.take(order, now).await? {
+        let is_settled = match reaction_to(news, job.work) {
+            Reaction::Do => match store.take(order, now).await? {
                 Taken::All => true,
                 Taken::None(refusal) => store.refuse(order, &refusal, now).await?,
                 Taken::Crossed => false,
             },
-            Part::Undo => store.restore(order, &job, now).await?,
-            Part::SayAgain => {
-                store.say_again(&order.id, job.work, now).await?;
+            Reaction::Undo => store.restore(order, &job, now).await?,
+            Reaction::AnswerAgain => {
+                store.republish(&order.id, job.work, now).await?;
                 true
             }
-            Part::Nothing => true,
+            Reaction::Nothing => true,
         };
         if is_settled {
             return Ok(());

@@ -1,7 +1,7 @@
 //! A fault, told to administrators: one page for each, from its first sign until it is over.
 
 use super::once;
-use crate::domain::{Alert, Delivery, Done, News, Outcome, Work};
+use crate::domain::{Alert, Delivery, Done, FaultUpdate, Outcome, PageTask};
 use crate::ports::{GuardDelivery, KeepAlerts, KeepPages};
 use contracts::Timestamp;
 use kit::Fault;
@@ -13,7 +13,7 @@ const ATTEMPTS: u32 = 8;
 pub async fn alert_administrator(
     store: &(impl GuardDelivery + KeepAlerts),
     pages: &impl KeepPages,
-    news: News,
+    news: FaultUpdate,
     event: &str,
     now: Timestamp,
 ) -> Result<(), Fault> {
@@ -28,7 +28,7 @@ pub async fn alert_administrator(
 }
 
 /// Takes in some news.
-pub async fn take_in(alerts: &impl KeepAlerts, news: &News) -> Result<(), Fault> {
+pub async fn take_in(alerts: &impl KeepAlerts, news: &FaultUpdate) -> Result<(), Fault> {
     change(alerts, news.fault(), |alert| Alert::after(alert, news)).await
 }
 
@@ -57,17 +57,17 @@ pub async fn bring_up_to_date(
     if settled { Ok(()) } else { Err(Fault::contended("telling what somebody else is telling")) }
 }
 
-async fn carry_out(pages: &impl KeepPages, alert: &Alert, work: &Work) -> Result<Done, Fault> {
+async fn carry_out(pages: &impl KeepPages, alert: &Alert, work: &PageTask) -> Result<Done, Fault> {
     let found = match work {
-        Work::Create { look_before: true } | Work::Find => pages.find_page(&alert.fault).await?,
+        PageTask::Create { look_before: true } | PageTask::Find => pages.find_page(&alert.fault).await?,
         _ => None,
     };
     match (work, found) {
         (_, Some(page)) => Ok(Done::There(page)),
-        (Work::Create { .. }, None) => pages.create_page(alert).await.map(Done::There),
-        (Work::Find, None) => Ok(Done::Nowhere),
-        (Work::Close(page), None) => pages.close_page(page, Some(alert.count)).await.map(|()| Done::Closed),
-        (Work::Retire(page), None) => pages.close_page(page, None).await.map(|()| Done::Retired),
+        (PageTask::Create { .. }, None) => pages.create_page(alert).await.map(Done::There),
+        (PageTask::Find, None) => Ok(Done::Nowhere),
+        (PageTask::Close(page), None) => pages.close_page(page, Some(alert.count)).await.map(|()| Done::Closed),
+        (PageTask::Retire(page), None) => pages.close_page(page, None).await.map(|()| Done::Retired),
     }
 }
 

@@ -3,7 +3,7 @@
 //! This goes around the queue of alerts, so that administrators hear of it when that queue is what is broken.
 
 use super::alert_administrator::{bring_up_to_date, take_in};
-use crate::domain::{Count, News, Sign};
+use crate::domain::{Count, FaultUpdate, Sign};
 use crate::ports::{KeepAlerts, KeepPages, LookAtQueue};
 use contracts::Timestamp;
 use futures_util::future::join_all;
@@ -71,12 +71,12 @@ async fn tell(
             count: Count::Exactly(messages),
             at: now,
         };
-        take_in(alerts, &News::Sign(sign)).await?;
+        take_in(alerts, &FaultUpdate::Sign(sign)).await?;
     } else {
         // Most queues were never anything but empty.
         let Some(alert) = alerts.find_alert(queue).await? else { return Ok(()) };
         if alert.open {
-            take_in(alerts, &News::Over { fault: queue.to_owned(), at: now }).await?;
+            take_in(alerts, &FaultUpdate::Over { fault: queue.to_owned(), at: now }).await?;
         } else if alert.due().is_none() {
             return Ok(());
         }

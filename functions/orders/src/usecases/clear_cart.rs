@@ -2,9 +2,9 @@
 //! queue: which comes first, and how often, is not known.
 
 use crate::domain::CartOrder;
-use crate::ports::{KeepCart, SayAgain};
+use crate::ports::{KeepCart, Republish};
 use contracts::Timestamp;
-use contracts::orders::{News, Part, part_in};
+use contracts::choreography::{OrderSignal, Reaction, reaction_to};
 use kit::Fault;
 
 /// How often it is decided again after the cart or other news of the order came in between.
@@ -12,28 +12,28 @@ const ATTEMPTS: u32 = 4;
 
 /// Brings the cart to where the news want it, exactly once for each order, and answers, each time it is asked.
 pub async fn clear_cart(
-    store: &(impl KeepCart + SayAgain),
-    news: News,
+    store: &(impl KeepCart + Republish),
+    news: OrderSignal,
     order: &CartOrder,
     now: Timestamp,
 ) -> Result<(), Fault> {
     for _ in 0..ATTEMPTS {
         let (before, cart) = store.cart_work(order).await?;
-        let is_settled = match part_in(news, before.work) {
-            Part::Do => {
+        let is_settled = match reaction_to(news, before.work) {
+            Reaction::Do => {
                 let lines = cart.ordered(&order.lines, order.said_at);
                 store.take_lines(order, &cart, &lines, now).await?
             }
-            Part::Undo => {
+            Reaction::Undo => {
                 let lines = cart.lacking(&before.taken);
                 store.put_lines_back(order, &before, &cart, &lines, now).await?
             }
-            Part::SayAgain => {
-                let said = if news == News::Failed { "cart.restored" } else { "cart.cleared" };
-                store.say_again(&order.id, said, now).await?;
+            Reaction::AnswerAgain => {
+                let said = if news == OrderSignal::Failed { "cart.restored" } else { "cart.cleared" };
+                store.republish(&order.id, said, now).await?;
                 true
             }
-            Part::Nothing => true,
+            Reaction::Nothing => true,
         };
         if is_settled {
             return Ok(());

@@ -2,7 +2,7 @@
 //! fails, and a failed one is said to have failed until everybody has undone their part.
 
 use crate::domain::{DUE_SHARDS, DueOrder, Look, look_after};
-use crate::ports::{EndOrder, FindDue, PutOff, SayAgain};
+use crate::ports::{EndOrder, FindDue, PutOff, Republish};
 use contracts::Timestamp;
 use contracts::orders::OrderFailure;
 use futures_util::future::join_all;
@@ -22,7 +22,7 @@ pub struct SweepDeps<S> {
 
 /// Sees to what is due. Neither an order that cannot be seen to nor a shard that cannot be read keeps the others from
 /// their turn.
-pub async fn sweep_orders<S: FindDue + EndOrder + SayAgain>(deps: &SweepDeps<S>, now: Timestamp) -> Result<(), Fault> {
+pub async fn sweep_orders<S: FindDue + EndOrder + Republish>(deps: &SweepDeps<S>, now: Timestamp) -> Result<(), Fault> {
     let mut last_fault = None;
     // When the time of the order was over that is longest beyond it; now, where none is.
     let mut over_since = now;
@@ -51,7 +51,7 @@ pub async fn sweep_orders<S: FindDue + EndOrder + SayAgain>(deps: &SweepDeps<S>,
 }
 
 /// What is to be said is said before the next look is put off: whoever dies in between says it twice, which nobody minds.
-async fn see_to<S: FindDue + EndOrder + SayAgain>(
+async fn see_to<S: FindDue + EndOrder + Republish>(
     deps: &SweepDeps<S>,
     due: &DueOrder,
     now: Timestamp,
@@ -59,7 +59,7 @@ async fn see_to<S: FindDue + EndOrder + SayAgain>(
     let (store, id) = (&deps.store, &due.order.id);
     match look_after(due, deps.deadline_seconds, now) {
         Look::SayPlaced { again_at } => {
-            store.say_again(id, "order.placed", now).await?;
+            store.republish(id, "order.placed", now).await?;
             store.put_off(due, PutOff { until: again_at, nudges: due.nudges, tell: false }, now).await
         }
         Look::TimeOut => {
@@ -70,7 +70,7 @@ async fn see_to<S: FindDue + EndOrder + SayAgain>(
             Ok(())
         }
         Look::SayFailed { again_at, tell } => {
-            store.say_again(id, "order.failed", now).await?;
+            store.republish(id, "order.failed", now).await?;
             store.put_off(due, PutOff { until: again_at, nudges: due.nudges + 1, tell }, now).await
         }
         Look::Leave => Ok(()),

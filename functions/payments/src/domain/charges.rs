@@ -18,7 +18,7 @@ use kit::Fault;
 /// How long a charge may be open before the recovery looks at it, in milliseconds: longer than whoever asked first can
 /// still be at it.
 pub const CHARGE_OPEN_TOO_LONG_MILLIS: i64 = 60_000;
-/// How long a charge may be open before a person is told, in milliseconds.
+/// How long a charge may be open before the on-call is paged, in milliseconds.
 pub const CHARGE_STUCK_MILLIS: i64 = 3_600_000;
 /// How long after it was asked for a charge can still be confirmed, in milliseconds. The provider gives up a payment
 /// that is not confirmed after 30 minutes; this is twice as long.

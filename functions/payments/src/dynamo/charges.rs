@@ -24,7 +24,7 @@ use kit::outbox;
 const CHARGE_SHARDS: u64 = 4;
 /// How many stuck charges of a shard one run of the recovery takes.
 const STUCK_PAGE: usize = 25;
-/// Who speaks in our events.
+/// The source of our events.
 const SOURCE: &str = "encore/payments";
 
 /// Charges in their table.

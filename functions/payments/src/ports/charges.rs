@@ -64,7 +64,7 @@ pub trait FindStuckCharges: Send + Sync {
     /// Some of those due for a look at `now`, oldest first.
     fn stuck_charges(&self, now: Timestamp) -> impl Future<Output = Result<Vec<Charge>, Fault>> + Send;
 
-    /// Counts a recovery, sets when the next may come, and tells a person when it takes too long. `false` when somebody
+    /// Counts a recovery, sets when the next may come, and pages the on-call when it takes too long. `false` when somebody
     /// else did, or the charge has moved on.
     fn count_charge_recovery(
         &self,

@@ -4,7 +4,7 @@
 use crate::domain::Order;
 use crate::ports::{SettleOrder, Used};
 use contracts::Timestamp;
-use contracts::orders::{News, Part, part_in};
+use contracts::choreography::{OrderSignal, Reaction, reaction_to};
 use kit::Fault;
 
 /// How often an order is decided about again after other news of it came in between. There are but two.
@@ -13,24 +13,24 @@ const ATTEMPTS: u32 = 4;
 /// Brings the account to where the news want it, exactly once for each order, and answers, each time it is asked.
 pub async fn use_order_points(
     accounts: &impl SettleOrder,
-    news: News,
+    news: OrderSignal,
     order: &Order,
     now: Timestamp,
 ) -> Result<(), Fault> {
     for _ in 0..ATTEMPTS {
         let job = accounts.job(&order.id).await?;
-        let is_settled = match part_in(news, job.work) {
-            Part::Do => match accounts.use_price(order, now).await? {
+        let is_settled = match reaction_to(news, job.work) {
+            Reaction::Do => match accounts.use_price(order, now).await? {
                 Used::Now => true,
                 Used::TooLow => accounts.refuse(order, now).await?,
                 Used::Crossed => false,
             },
-            Part::Undo => accounts.give_back(order, job, now).await?,
-            Part::SayAgain => {
-                accounts.say_again(&order.id, job.work, now).await?;
+            Reaction::Undo => accounts.give_back(order, job, now).await?,
+            Reaction::AnswerAgain => {
+                accounts.republish(&order.id, job.work, now).await?;
                 true
             }
-            Part::Nothing => true,
+            Reaction::Nothing => true,
         };
         if is_settled {
             return Ok(());

@@ -163,9 +163,9 @@ impl Reservations {
             Origin::New => (entitlement, String::new()),
             Origin::Pending => (
                 entitlement
-                    .expression_attribute_names("#wishes", wishes(&reservation.schedule))
+                    .expression_attribute_names("#wishes", requests_of(&reservation.schedule))
                     .expression_attribute_values(":one", n(1)),
-                format!(", {ONE_WISH_FEWER}"),
+                format!(", {ONE_REQUEST_FEWER}"),
             ),
         };
         match hold.visit {
@@ -232,12 +232,12 @@ impl Reservations {
 }
 
 /// The attribute of an entitlement that counts its undecided requests for a date.
-pub(super) fn wishes(schedule: &ScheduleId) -> String {
+pub(super) fn requests_of(schedule: &ScheduleId) -> String {
     format!("w#{schedule}")
 }
 
 /// Counts one of them off.
-pub(super) const ONE_WISH_FEWER: &str = "#wishes = if_not_exists(#wishes, :one) - :one";
+pub(super) const ONE_REQUEST_FEWER: &str = "#wishes = if_not_exists(#wishes, :one) - :one";
 
 fn visits_of(entitlement: &Item) -> Result<Visits, Fault> {
     let spent = entitlement.keys().filter_map(|name| name.strip_prefix("spent#")?.parse().ok());

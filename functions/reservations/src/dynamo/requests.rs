@@ -1,11 +1,11 @@
 //! Reservations that were asked for asynchronously: the pending row, what ends it undecided, and who looks after it.
 
-use super::holds::{ONE_WISH_FEWER, wishes};
+use super::holds::{ONE_REQUEST_FEWER, requests_of};
 use super::{
     DUE_ROWS, Reservations, WAITING_INDEX, cancelled, due_shard, reservation_item, reservation_of, reservation_sk,
     user_pk,
 };
-use crate::domain::{Booking, MAX_PENDING, PENDING_SECONDS, Reservation, Status, Wish};
+use crate::domain::{Booking, MAX_PENDING, PENDING_SECONDS, Reservation, SeatRequest, Status};
 use crate::ports::{FindWaiting, Waiting, WritePending};
 use aws_sdk_dynamodb::types::Put;
 use contracts::events::{CancelReason, EventBody, ReservationRejected};
@@ -30,14 +30,14 @@ struct Withdrawn<'a> {
 impl WritePending for Reservations {
     async fn write_pending(
         &self,
-        wish: &Wish,
+        request: &SeatRequest,
         reservation: &Reservation,
         memo: Option<&Memo>,
         now: Timestamp,
     ) -> Result<Option<Outcome<StoredAnswer>>, Fault> {
         const DOING: &str = "asking for seats";
         let mut item = reservation_item(reservation);
-        item.insert("wish".to_owned(), json(DOING, wish)?);
+        item.insert("wish".to_owned(), json(DOING, request)?);
         item.insert("waiting_shard".to_owned(), due_shard(&reservation.id));
         item.insert("waiting_at".to_owned(), at(now.plus_seconds(PENDING_SECONDS)));
         let mut transaction = self.table.transaction(DOING);
@@ -51,7 +51,7 @@ impl WritePending for Reservations {
             self.update_of_entitlement(&reservation.user, &reservation.concert)
                 .update_expression("ADD #wishes :one")
                 .condition_expression("attribute_not_exists(#wishes) OR #wishes < :most")
-                .expression_attribute_names("#wishes", wishes(&reservation.schedule))
+                .expression_attribute_names("#wishes", requests_of(&reservation.schedule))
                 .expression_attribute_values(":one", n(1))
                 .expression_attribute_values(":most", n(MAX_PENDING)),
         )?;
@@ -88,22 +88,22 @@ impl WritePending for Reservations {
         self.withdraw(withdrawn, now).await
     }
 
-    async fn reject_request(&self, wish: &Wish, reason: &'static str, now: Timestamp) -> Result<bool, Fault> {
-        let concert = &wish.token.concert_id;
+    async fn reject_request(&self, request: &SeatRequest, reason: &'static str, now: Timestamp) -> Result<bool, Fault> {
+        let concert = &request.token.concert_id;
         let rejected = ReservationRejected {
-            reservation_id: wish.reservation.clone(),
-            user_id: wish.user.clone(),
-            schedule_id: wish.schedule.clone(),
+            reservation_id: request.reservation.clone(),
+            user_id: request.user.clone(),
+            schedule_id: request.schedule.clone(),
             concert_id: concert.clone(),
-            seats: wish.seats.as_slice().to_vec(),
+            seats: request.seats.as_slice().to_vec(),
             reason: reason.to_owned(),
         };
         let withdrawn = Withdrawn {
-            id: &wish.reservation,
-            user: &wish.user,
-            schedule: &wish.schedule,
+            id: &request.reservation,
+            user: &request.user,
+            schedule: &request.schedule,
             concert,
-            correlation_id: &wish.correlation_id,
+            correlation_id: &request.correlation_id,
             status: Status::Rejected,
             failure: reason,
             event: EventBody::ReservationRejected(rejected),
@@ -128,8 +128,8 @@ impl Reservations {
         transaction.add(self.event_row(id, correlation_id, event, now)?)?;
         transaction.add(
             self.update_of_entitlement(user, concert)
-                .update_expression(format!("SET {ONE_WISH_FEWER}"))
-                .expression_attribute_names("#wishes", wishes(schedule))
+                .update_expression(format!("SET {ONE_REQUEST_FEWER}"))
+                .expression_attribute_names("#wishes", requests_of(schedule))
                 .expression_attribute_values(":one", n(1)),
         )?;
         Ok(transaction.commit().await?.is_ok())
@@ -154,7 +154,7 @@ impl FindWaiting for Reservations {
         while let Some(page) = pages.next().await {
             let page = page.map_err(|error| classify(DOING, error))?;
             found.extend(readable(page.items, DOING, |item| {
-                Ok(Waiting { reservation: reservation_of(item)?, wish: item.document("wish")? })
+                Ok(Waiting { reservation: reservation_of(item)?, request: item.document("wish")? })
             }));
             if found.len() >= DUE_ROWS {
                 break;

@@ -1,6 +1,6 @@
 //! A user with an active queue token holds seats: all of them or none.
 
-use crate::domain::{EndHold, Refusal, Reservation, Visit, Wish, decide_hold};
+use crate::domain::{EndHold, Refusal, Reservation, SeatRequest, Visit, decide_hold};
 use crate::ports::{HoldWritten, ListReservations, LoadSale, Origin, WriteEnd, WriteHold};
 use contracts::Timestamp;
 use kit::idempotency::{IdempotencyKey, Memo, Outcome, StoredAnswer};
@@ -63,7 +63,7 @@ impl From<Fault> for ReserveError {
 /// ended first, so that nobody is refused because of seats they no longer have.
 pub async fn reserve_seats<P>(
     store: &P,
-    wish: &Wish,
+    request: &SeatRequest,
     origin: Origin,
     once: Option<Once<'_>>,
     now: Timestamp,
@@ -73,19 +73,19 @@ where
 {
     for _ in 0..ROUNDS {
         let key = once.map(|once| once.key);
-        let sale = store.load_sale(&wish.schedule, &wish.token.concert_id, &wish.user, key, now).await?;
+        let sale = store.load_sale(&request.schedule, &request.token.concert_id, &request.user, key, now).await?;
         match sale.remembered {
             Outcome::First => {}
             Outcome::Replay(answer) => return Ok(Reserved::AsBefore(answer)),
             Outcome::Mismatch => return Err(ReserveError::KeyReused),
         }
-        let hold = decide_hold(wish, sale.terms.as_ref(), sale.plan.as_ref(), &sale.visits, now)
+        let hold = decide_hold(request, sale.terms.as_ref(), sale.plan.as_ref(), &sale.visits, now)
             .map_err(ReserveError::Refused)?;
         let memo = once.map(|once| once.memo(&hold.reservation));
 
         let mut written = store.write_hold(&hold, origin, memo.as_ref(), now).await?;
         if matches!(written, HoldWritten::Refused(Refusal::TicketLimit { .. })) {
-            let overdue = store.overdue_of(&wish.user, &wish.schedule, now).await?;
+            let overdue = store.overdue_of(&request.user, &request.schedule, now).await?;
             if !overdue.is_empty() {
                 for reservation in &overdue {
                     if store.end_hold(&reservation.booking(), EndHold::Expire, now).await? {

@@ -1,15 +1,15 @@
 //! The date's counts could not take a hold in, for good: the hold is undone (R25). Its scheduled end then finds nothing.
 
 use crate::domain::{EndHold, Reservation, Status};
-use crate::ports::{FindReservation, TellFault, WriteEnd, WritePending};
+use crate::ports::{FindReservation, RaiseAlert, WriteEnd, WritePending};
 use contracts::Timestamp;
 use contracts::events::{CancelReason, EventBody, FaultDetected};
 use kit::queue::Message;
 use kit::{Fault, metrics};
 
-/// Undoes a hold; waits for a payment that has it to decide; tells a person about seats that are sold already.
+/// Undoes a hold; waits for a payment that has it to decide; pages the on-call about seats that are sold already.
 pub async fn roll_back_reservation(
-    store: &(impl FindReservation + WriteEnd + WritePending + TellFault),
+    store: &(impl FindReservation + WriteEnd + WritePending + RaiseAlert),
     message: Message,
 ) -> Result<(), Fault> {
     let event = message.event()?;
@@ -35,11 +35,11 @@ pub async fn roll_back_reservation(
     Ok(())
 }
 
-async fn tell(store: &impl TellFault, reservation: &Reservation, reason: &str, now: Timestamp) -> Result<(), Fault> {
+async fn tell(store: &impl RaiseAlert, reservation: &Reservation, reason: &str, now: Timestamp) -> Result<(), Fault> {
     let fault = FaultDetected {
         fault: format!("availability:{}", reservation.schedule),
         summary: "Sold seats cannot be shown in the seat map".to_owned(),
         detail: format!("reservation {} of date {}: {reason}", reservation.id, reservation.schedule),
     };
-    store.tell_fault(reservation, fault, now).await
+    store.raise_alert(reservation, fault, now).await
 }

@@ -1,8 +1,8 @@
 //! What must never break of merchandise and its orders.
 
 use super::{Audit, DATA_PLATFORM, Invariant};
-use crate::audit::world::{Order, OrderStatus, Participant};
-use contracts::orders::Work;
+use crate::audit::snapshot::{Order, OrderStatus, Participant};
+use contracts::choreography::ParticipantState;
 use contracts::{ItemId, OrderId, Timestamp};
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -13,8 +13,8 @@ const LONGEST_DEADLINE: Duration = Duration::from_secs(3_600);
 const WORK_KEPT_MILLIS: i64 = 29 * 24 * 3600 * 1000;
 
 impl Audit<'_> {
-    fn work(&self, order: &OrderId, participant: Participant) -> Option<Work> {
-        self.world.jobs.get(&(order.clone(), participant)).map(|job| job.work)
+    fn work(&self, order: &OrderId, participant: Participant) -> Option<ParticipantState> {
+        self.snapshot.jobs.get(&(order.clone(), participant)).map(|job| job.work)
     }
 
     /// I8, I10: an order.
@@ -42,11 +42,11 @@ impl Audit<'_> {
         let placed = order.placed_at;
         match due {
             None => self.found(Invariant::I8, format!("{who} is pending and the sweep cannot find it")),
-            Some(due) if self.late(due, self.graces.overdue) => {
+            Some(due) if self.late(due, self.tolerances.overdue) => {
                 self.found(Invariant::I8, format!("{who} is pending, which was to end at {due}"));
             }
             // Put off again and again.
-            Some(_) if self.late(placed, LONGEST_DEADLINE + self.graces.overdue) => {
+            Some(_) if self.late(placed, LONGEST_DEADLINE + self.tolerances.overdue) => {
                 self.found(Invariant::I8, format!("{who} is pending since {placed}"));
             }
             Some(_) => {}
@@ -54,13 +54,14 @@ impl Audit<'_> {
     }
 
     fn still_to_be_undone(&mut self, id: &OrderId, who: &str, due: Timestamp) {
-        if self.late(due, self.graces.overdue) {
+        if self.late(due, self.tolerances.overdue) {
             self.found(Invariant::I8, format!("{who} failed and was to be looked at again at {due}"));
         }
-        let failed = self.world.outbox.get(&format!("{id}.order.failed")).map(|row| row.happened_at);
+        let failed = self.snapshot.outbox.get(&format!("{id}.order.failed")).map(|row| row.happened_at);
         let stuck = format!("order-undo-stuck:{id}.");
-        let is_listed = self.world.outbox.range(stuck.clone()..).next().is_some_and(|(id, _)| id.starts_with(&stuck));
-        if let Some(failed) = failed.filter(|failed| self.late(*failed, self.graces.undone) && !is_listed) {
+        let is_listed =
+            self.snapshot.outbox.range(stuck.clone()..).next().is_some_and(|(id, _)| id.starts_with(&stuck));
+        if let Some(failed) = failed.filter(|failed| self.late(*failed, self.tolerances.undone) && !is_listed) {
             self.found(Invariant::I8, format!("{who} failed at {failed} and is not undone"));
         }
     }
@@ -68,8 +69,8 @@ impl Audit<'_> {
     /// I10: an order that nothing happens to any more has everything, or nothing.
     fn ended(&mut self, id: &OrderId, who: &str, order: &Order) {
         let status = order.status;
-        let wanted = if status == OrderStatus::Completed { Work::Done } else { Work::Undone };
-        let is_known = self.world.now.millis_since(order.placed_at) < WORK_KEPT_MILLIS;
+        let wanted = if status == OrderStatus::Completed { ParticipantState::Done } else { ParticipantState::Undone };
+        let is_known = self.snapshot.now.millis_since(order.placed_at) < WORK_KEPT_MILLIS;
         for participant in Participant::ALL {
             let name = participant.name();
             let work = self.work(id, participant);
@@ -77,12 +78,12 @@ impl Audit<'_> {
                 self.found(Invariant::I10, format!("{who} is {status:?}, but its {name} is {work:?}"));
             }
             // What was heard is gone with the event that it stands beside.
-            let heard = self.world.work_states.get(id).map(|states| states.get(name).copied());
+            let heard = self.snapshot.work_states.get(id).map(|states| states.get(name).copied());
             if heard.is_some_and(|heard| heard != Some(wanted)) {
                 self.found(Invariant::I10, format!("{who} is {status:?}, but it heard of its {name}: {heard:?}"));
             }
         }
-        let account = self.world.accounts.get(&order.user);
+        let account = self.snapshot.accounts.get(&order.user);
         let entry = |what: &str| {
             let key = format!("{what}.{id}");
             account.and_then(|account| account.entries.iter().find(|entry| entry.key == key)).map(|entry| entry.adds)
@@ -103,18 +104,18 @@ impl Audit<'_> {
     pub(super) fn stock(&mut self) {
         // Orders that something happens to may be seen here and there at different moments.
         let mut moving: BTreeMap<&ItemId, i64> = BTreeMap::new();
-        for order in self.world.orders.values().filter(|order| !order.is_quiet()) {
+        for order in self.snapshot.orders.values().filter(|order| !order.is_quiet()) {
             for line in &order.lines {
                 *moving.entry(&line.item_id).or_default() += i64::from(line.quantity);
             }
         }
         let mut taken: BTreeMap<&ItemId, i64> = BTreeMap::new();
-        for job in self.world.jobs.values().filter(|job| job.work == Work::Done) {
+        for job in self.snapshot.jobs.values().filter(|job| job.work == ParticipantState::Done) {
             for pieces in &job.pieces {
                 *taken.entry(&pieces.item_id).or_default() += i64::from(pieces.quantity);
             }
         }
-        for (id, item) in &self.world.items {
+        for (id, item) in &self.snapshot.items {
             let (stock, sold, received) = (item.stock, item.sold, item.received);
             if stock < 0 || sold < 0 || stock + sold != received {
                 let there = format!("{stock} in stock and {sold} sold of {received}");
@@ -122,7 +123,7 @@ impl Audit<'_> {
             }
             let (taken, moving) = (taken.remove(id).unwrap_or(0), moving.get(id).copied().unwrap_or(0));
             // Orders forget what they took before the item forgets that it was sold.
-            let forgotten = self.world.now.millis_since(item.created_at) >= WORK_KEPT_MILLIS;
+            let forgotten = self.snapshot.now.millis_since(item.created_at) >= WORK_KEPT_MILLIS;
             if sold < taken - moving || sold > taken + moving && !forgotten {
                 self.found(Invariant::I10, format!("item {id} has {sold} sold, orders have {taken}"));
             }
@@ -134,17 +135,18 @@ impl Audit<'_> {
 
     /// I10: nobody works for an order that does not exist, or takes something else for it than was ordered.
     pub(super) fn jobs(&mut self) {
-        for ((id, participant), job) in &self.world.jobs {
+        for ((id, participant), job) in &self.snapshot.jobs {
             let name = participant.name();
-            let Some(order) = self.world.orders.get(id) else {
+            let Some(order) = self.snapshot.orders.get(id) else {
                 // It may have been placed after orders were read.
-                let said = participant.says(job.work).and_then(|said| self.world.outbox.get(&format!("{id}.{said}")));
-                if said.is_none_or(|said| self.late(said.happened_at, self.graces.pending)) {
+                let said =
+                    participant.says(job.work).and_then(|said| self.snapshot.outbox.get(&format!("{id}.{said}")));
+                if said.is_none_or(|said| self.late(said.happened_at, self.tolerances.pending)) {
                     self.found(Invariant::I10, format!("{name} worked for order {id}, which does not exist"));
                 }
                 continue;
             };
-            if *participant == Participant::Stock && job.work == Work::Done {
+            if *participant == Participant::Stock && job.work == ParticipantState::Done {
                 let taken: Vec<_> = job.pieces.iter().map(|pieces| (&pieces.item_id, pieces.quantity)).collect();
                 let ordered: Vec<_> = order.lines.iter().map(|line| (&line.item_id, line.quantity)).collect();
                 if taken.iter().any(|line| !ordered.contains(line)) || taken.len() != ordered.len() {
@@ -157,7 +159,7 @@ impl Audit<'_> {
     /// The events of what happened to orders, and of what their participants did.
     pub(super) fn of_orders(&self, recent: impl Fn(Timestamp) -> bool) -> Vec<String> {
         let mut expected = Vec::new();
-        for (id, order) in self.world.orders.iter().filter(|(_, order)| recent(order.placed_at)) {
+        for (id, order) in self.snapshot.orders.iter().filter(|(_, order)| recent(order.placed_at)) {
             let happened: &[&str] = match order.status {
                 OrderStatus::Pending => &["placed"],
                 OrderStatus::Completed => &["placed", "completed"],
@@ -170,8 +172,8 @@ impl Audit<'_> {
             }
             // The data platform took it: that is said, too.
             let placed = (DATA_PLATFORM.to_owned(), format!("{id}.order.placed"));
-            let reported = self.world.deliveries.get(&placed).copied().flatten();
-            let is_due = reported.is_some_and(|at| self.late(at, self.graces.pending));
+            let reported = self.snapshot.deliveries.get(&placed).copied().flatten();
+            let is_due = reported.is_some_and(|at| self.late(at, self.tolerances.pending));
             expected.extend(is_due.then(|| format!("{id}.order.reported")));
         }
         expected

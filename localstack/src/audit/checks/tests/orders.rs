@@ -1,8 +1,9 @@
 //! Merchandise and its orders.
 
-use super::super::super::world::{Item, Job, Order, OrderStatus, Participant};
+use super::super::super::snapshot::{Item, Job, Order, OrderStatus, Participant};
 use super::*;
-use contracts::orders::{OrderLine, Pieces, Quantity, Work};
+use contracts::choreography::ParticipantState;
+use contracts::orders::{OrderLine, Pieces, Quantity};
 use contracts::{ItemId, OrderId};
 
 /// The price of a poster, in won.
@@ -20,16 +21,16 @@ fn id(name: &str) -> OrderId {
 struct Placed {
     name: &'static str,
     status: OrderStatus,
-    works: [Work; 3],
+    works: [ParticipantState; 3],
     debit: bool,
     returned: bool,
     is_due: bool,
 }
 
 /// Orders of every kind, everything as it must be.
-pub(super) fn place(world: &mut World) {
+pub(super) fn place(snapshot: &mut Snapshot) {
     use OrderStatus::{Completed, Failed, Pending};
-    use Work::{Done, Refused, Undone};
+    use ParticipantState::{Done, Refused, Undone};
     let orders = [
         Placed {
             name: "olivia",
@@ -68,217 +69,217 @@ pub(super) fn place(world: &mut World) {
         Placed {
             name: "sybil",
             status: Pending,
-            works: [Done, Work::Pending, Work::Pending],
+            works: [Done, ParticipantState::Pending, ParticipantState::Pending],
             debit: false,
             returned: false,
             is_due: true,
         },
     ];
     for order in &orders {
-        add(world, order);
+        add(snapshot, order);
     }
     // Olivia, rupert and sybil have two each.
-    world.items.insert(poster(), Item { stock: 94, sold: 6, received: 100, created_at: OPENS });
+    snapshot.items.insert(poster(), Item { stock: 94, sold: 6, received: 100, created_at: OPENS });
     for event in ["o-olivia.order.completed", "o-peggy.order.failed", "o-quentin.order.failed"] {
-        world.deliveries.insert(("push-alimtalk".into(), event.into()), Some(NOW));
+        snapshot.deliveries.insert(("push-alimtalk".into(), event.into()), Some(NOW));
     }
-    world.deliveries.insert((DATA_PLATFORM.into(), "o-olivia.order.placed".into()), Some(NOW.plus_seconds(-301)));
-    happened(world, "o-olivia.order.reported".into());
+    snapshot.deliveries.insert((DATA_PLATFORM.into(), "o-olivia.order.placed".into()), Some(NOW.plus_seconds(-301)));
+    happened(snapshot, "o-olivia.order.reported".into());
     for order in ["olivia", "peggy", "quentin", "rupert", "sybil"] {
         let placed = format!("o-{order}.order.placed");
-        world.deliveries.entry((DATA_PLATFORM.into(), placed)).or_insert(Some(NOW));
+        snapshot.deliveries.entry((DATA_PLATFORM.into(), placed)).or_insert(Some(NOW));
     }
     for event in ["o-olivia.order.completed", "o-peggy.order.failed", "o-quentin.order.failed", "o-rupert.order.failed"]
     {
-        world.deliveries.insert((DATA_PLATFORM.into(), event.into()), Some(NOW));
+        snapshot.deliveries.insert((DATA_PLATFORM.into(), event.into()), Some(NOW));
     }
-    world.deliveries.insert(("push-alimtalk".into(), "o-rupert.order.failed".into()), Some(NOW));
+    snapshot.deliveries.insert(("push-alimtalk".into(), "o-rupert.order.failed".into()), Some(NOW));
     for sale in ["alice", "grace", "heidi"] {
-        world.deliveries.insert((DATA_PLATFORM.into(), format!("p-{sale}.payment.completed")), Some(NOW));
+        snapshot.deliveries.insert((DATA_PLATFORM.into(), format!("p-{sale}.payment.completed")), Some(NOW));
     }
 }
 
-fn add(world: &mut World, placed: &Placed) {
+fn add(snapshot: &mut Snapshot, placed: &Placed) {
     let Placed { name, status, works, .. } = *placed;
     let quantity = Quantity::new(2).unwrap();
     let line = OrderLine { item_id: poster(), name: "Poster".into(), price: Won::new(POSTER).unwrap(), quantity };
     let due_at = placed.is_due.then_some(NOW.plus_seconds(30));
     let order =
         Order { user: user(name), status, lines: vec![line], total_price: 2 * POSTER, placed_at: OPENS, due_at };
-    world.orders.insert(id(name), order);
+    snapshot.orders.insert(id(name), order);
     let events: &[&str] = match status {
         OrderStatus::Pending => &["placed"],
         OrderStatus::Completed => &["placed", "completed"],
         OrderStatus::Failed => &["placed", "failed"],
     };
     for event in events {
-        happened(world, format!("o-{name}.order.{event}"));
+        happened(snapshot, format!("o-{name}.order.{event}"));
     }
-    let mut states = BTreeMap::from([("data_platform".to_owned(), Work::Pending)]);
+    let mut states = BTreeMap::from([("data_platform".to_owned(), ParticipantState::Pending)]);
     for (participant, work) in Participant::ALL.into_iter().zip(works) {
         states.insert(participant.name().to_owned(), work);
         let Some(said) = participant.says(work) else { continue };
-        happened(world, format!("o-{name}.{said}"));
+        happened(snapshot, format!("o-{name}.{said}"));
         let pieces = match participant {
             Participant::Stock => vec![Pieces { item_id: poster(), quantity }],
             _ => Vec::new(),
         };
-        world.jobs.insert((id(name), participant), Job { work, pieces });
+        snapshot.jobs.insert((id(name), participant), Job { work, pieces });
     }
-    world.work_states.insert(id(name), states);
+    snapshot.work_states.insert(id(name), states);
     let mut ledger = vec![("charge.k".to_owned(), 10_000)];
     ledger.extend(placed.debit.then(|| (format!("use.o-{name}"), -2 * POSTER)));
     ledger.extend(placed.returned.then(|| (format!("return.o-{name}"), 2 * POSTER)));
-    world.accounts.insert(user(name), account(&ledger));
+    snapshot.accounts.insert(user(name), account(&ledger));
 }
 
-fn order<'a>(world: &'a mut World, name: &str) -> &'a mut Order {
-    world.orders.get_mut(&id(name)).unwrap()
+fn order<'a>(snapshot: &'a mut Snapshot, name: &str) -> &'a mut Order {
+    snapshot.orders.get_mut(&id(name)).unwrap()
 }
 
-fn works(world: &mut World, name: &str, participant: Participant, work: Work) {
-    world.jobs.get_mut(&(id(name), participant)).unwrap().work = work;
+fn works(snapshot: &mut Snapshot, name: &str, participant: Participant, work: ParticipantState) {
+    snapshot.jobs.get_mut(&(id(name), participant)).unwrap().work = work;
 }
 
-fn ledger(world: &mut World, name: &str, lines: &[(&str, i64)]) {
+fn ledger(snapshot: &mut Snapshot, name: &str, lines: &[(&str, i64)]) {
     let lines: Vec<(String, i64)> = lines.iter().map(|(key, adds)| ((*key).to_owned(), *adds)).collect();
-    world.accounts.insert(user(name), account(&lines));
+    snapshot.accounts.insert(user(name), account(&lines));
 }
 
 #[test]
 fn i10_a_completed_order_without_one_of_its_parts_is_found() {
     for participant in Participant::ALL {
         let name = participant.name();
-        for work in [Work::Refused, Work::Undone] {
+        for work in [ParticipantState::Refused, ParticipantState::Undone] {
             let said = format!("o-olivia of olivia is Completed, but its {name} is Some({work:?})");
-            breaks(Invariant::I10, &said, |world| works(world, "olivia", participant, work));
+            breaks(Invariant::I10, &said, |snapshot| works(snapshot, "olivia", participant, work));
         }
-        breaks(Invariant::I10, &format!("is Completed, but its {name} is None"), |world| {
-            world.jobs.remove(&(id("olivia"), participant));
+        breaks(Invariant::I10, &format!("is Completed, but its {name} is None"), |snapshot| {
+            snapshot.jobs.remove(&(id("olivia"), participant));
         });
-        breaks(Invariant::I10, &format!("it heard of its {name}: Some(Some(Pending))"), |world| {
-            world.work_states.get_mut(&id("olivia")).unwrap().insert(name.into(), Work::Pending);
+        breaks(Invariant::I10, &format!("it heard of its {name}: Some(Some(Pending))"), |snapshot| {
+            snapshot.work_states.get_mut(&id("olivia")).unwrap().insert(name.into(), ParticipantState::Pending);
         });
     }
-    breaks(Invariant::I10, "is Completed: price 2000, debit None", |world| {
-        ledger(world, "olivia", &[("charge.k", 10_000)]);
+    breaks(Invariant::I10, "is Completed: price 2000, debit None", |snapshot| {
+        ledger(snapshot, "olivia", &[("charge.k", 10_000)]);
     });
-    breaks(Invariant::I10, "debit Some(1), returned None", |world| {
-        ledger(world, "olivia", &[("charge.k", 10_000), ("use.o-olivia", -1)]);
+    breaks(Invariant::I10, "debit Some(1), returned None", |snapshot| {
+        ledger(snapshot, "olivia", &[("charge.k", 10_000), ("use.o-olivia", -1)]);
     });
-    breaks(Invariant::I10, "returned Some(2000)", |world| {
+    breaks(Invariant::I10, "returned Some(2000)", |snapshot| {
         let lines = [("charge.k", 10_000), ("use.o-olivia", -2_000), ("return.o-olivia", 2_000)];
-        ledger(world, "olivia", &lines);
+        ledger(snapshot, "olivia", &lines);
     });
-    breaks(Invariant::I10, "costs 1, but its lines cost 2000", |world| order(world, "olivia").total_price = 1);
+    breaks(Invariant::I10, "costs 1, but its lines cost 2000", |snapshot| order(snapshot, "olivia").total_price = 1);
 }
 
 #[test]
 fn i10_what_a_failed_order_leaves_behind_is_found() {
     for participant in Participant::ALL {
         let name = participant.name();
-        for work in [Work::Done, Work::Refused] {
+        for work in [ParticipantState::Done, ParticipantState::Refused] {
             let said = format!("o-peggy of peggy is Failed, but its {name} is Some({work:?})");
-            breaks(Invariant::I10, &said, |world| works(world, "peggy", participant, work));
+            breaks(Invariant::I10, &said, |snapshot| works(snapshot, "peggy", participant, work));
         }
     }
     let unreturned = [("charge.k", 10_000), ("use.o-peggy", -2_000)];
-    breaks(Invariant::I10, "is Failed: price 2000, debit Some(2000), returned None", |world| {
-        ledger(world, "peggy", &unreturned);
+    breaks(Invariant::I10, "is Failed: price 2000, debit Some(2000), returned None", |snapshot| {
+        ledger(snapshot, "peggy", &unreturned);
     });
-    breaks(Invariant::I10, "debit None, returned Some(2000)", |world| {
-        ledger(world, "quentin", &[("return.o-quentin", 2_000)]);
+    breaks(Invariant::I10, "debit None, returned Some(2000)", |snapshot| {
+        ledger(snapshot, "quentin", &[("return.o-quentin", 2_000)]);
     });
     // Before it is undone, nothing has to be.
-    let mut world = sane();
-    order(&mut world, "peggy").due_at = Some(NOW);
-    ledger(&mut world, "peggy", &unreturned);
-    assert_eq!(check(&world, &Graces::default()), []);
+    let mut snapshot = sane();
+    order(&mut snapshot, "peggy").due_at = Some(NOW);
+    ledger(&mut snapshot, "peggy", &unreturned);
+    assert_eq!(check(&snapshot, &Tolerances::default()), []);
 }
 
 #[test]
 fn i10_a_stock_that_does_not_add_up_is_found() {
-    let item = |world: &mut World, harm: fn(&mut Item)| harm(world.items.get_mut(&poster()).unwrap());
+    let item = |snapshot: &mut Snapshot, harm: fn(&mut Item)| harm(snapshot.items.get_mut(&poster()).unwrap());
     breaks(Invariant::I10, "item poster has 95 in stock and 6 sold of 100", |w| item(w, |item| item.stock = 95));
-    breaks(Invariant::I10, "has -1 in stock", |world| {
-        item(world, |item| (item.stock, item.received) = (-1, 5));
+    breaks(Invariant::I10, "has -1 in stock", |snapshot| {
+        item(snapshot, |item| (item.stock, item.received) = (-1, 5));
     });
     // Rupert's and sybil's orders may be seen half done: by four pieces, and no more.
     for (sold, fits) in [(1, false), (2, true), (10, true), (11, false)] {
-        let mut world = sane();
-        let found = world.items.get_mut(&poster()).unwrap();
+        let mut snapshot = sane();
+        let found = snapshot.items.get_mut(&poster()).unwrap();
         (found.sold, found.stock) = (sold, 100 - sold);
-        assert_eq!(check(&world, &Graces::default()).is_empty(), fits, "{sold} sold");
+        assert_eq!(check(&snapshot, &Tolerances::default()).is_empty(), fits, "{sold} sold");
     }
     let mut quiet = sane();
     for name in ["rupert", "sybil"] {
         quiet.orders.remove(&id(name));
         quiet.jobs.retain(|(order, _), _| *order != id(name));
     }
-    let findings = check(&quiet, &Graces::default());
+    let findings = check(&quiet, &Tolerances::default());
     assert!(findings.iter().any(|found| found.what == "item poster has 6 sold, orders have 2"), "{findings:?}");
-    breaks(Invariant::I10, "orders have 6 of poster, which does not exist", |world| world.items.clear());
+    breaks(Invariant::I10, "orders have 6 of poster, which does not exist", |snapshot| snapshot.items.clear());
 }
 
 #[test]
 fn i10_work_for_nobody_or_of_something_else_is_found() {
-    breaks(Invariant::I10, "stock worked for order o-olivia, which does not exist", |world| {
-        world.orders.remove(&id("olivia"));
+    breaks(Invariant::I10, "stock worked for order o-olivia, which does not exist", |snapshot| {
+        snapshot.orders.remove(&id("olivia"));
     });
-    breaks(Invariant::I10, "order o-olivia is for", |world| {
-        let job = world.jobs.get_mut(&(id("olivia"), Participant::Stock)).unwrap();
+    breaks(Invariant::I10, "order o-olivia is for", |snapshot| {
+        let job = snapshot.jobs.get_mut(&(id("olivia"), Participant::Stock)).unwrap();
         job.pieces[0].quantity = Quantity::new(1).unwrap();
     });
-    breaks(Invariant::I10, "order o-olivia is for", |world| {
-        world.jobs.get_mut(&(id("olivia"), Participant::Stock)).unwrap().pieces.clear();
+    breaks(Invariant::I10, "order o-olivia is for", |snapshot| {
+        snapshot.jobs.get_mut(&(id("olivia"), Participant::Stock)).unwrap().pieces.clear();
     });
-    breaks(Invariant::I2, "has use.o-peggy, but there is no such payment or order of theirs", |world| {
-        ledger(world, "bob", &[("charge.k", 10_000), ("use.o-peggy", -1)]);
+    breaks(Invariant::I2, "has use.o-peggy, but there is no such payment or order of theirs", |snapshot| {
+        ledger(snapshot, "bob", &[("charge.k", 10_000), ("use.o-peggy", -1)]);
     });
     // Placed after orders were read, and worked for before the others were.
-    let mut world = sane();
-    world.orders.remove(&id("sybil"));
-    world.outbox.get_mut("o-sybil.stock.deducted").unwrap().happened_at = NOW;
-    assert_eq!(check(&world, &Graces::default()), []);
+    let mut snapshot = sane();
+    snapshot.orders.remove(&id("sybil"));
+    snapshot.outbox.get_mut("o-sybil.stock.deducted").unwrap().happened_at = NOW;
+    assert_eq!(check(&snapshot, &Tolerances::default()), []);
 }
 
 #[test]
 fn orders_that_participants_have_forgotten_are_held_against_nothing() {
-    let mut world = sane();
-    world.now = NOW.plus_seconds(29 * 24 * 3600);
-    world.jobs.clear();
-    world.work_states.clear();
-    let findings = check(&world, &Graces::default());
+    let mut snapshot = sane();
+    snapshot.now = NOW.plus_seconds(29 * 24 * 3600);
+    snapshot.jobs.clear();
+    snapshot.work_states.clear();
+    let findings = check(&snapshot, &Tolerances::default());
     assert!(findings.iter().all(|found| found.invariant != Invariant::I10), "{findings:?}");
-    ledger(&mut world, "olivia", &[("charge.k", 10_000)]);
-    assert!(check(&world, &Graces::default()).iter().any(|found| found.invariant == Invariant::I10));
+    ledger(&mut snapshot, "olivia", &[("charge.k", 10_000)]);
+    assert!(check(&snapshot, &Tolerances::default()).iter().any(|found| found.invariant == Invariant::I10));
 }
 
 #[test]
 fn i8_an_order_that_nobody_brings_to_an_end_is_found() {
-    breaks(Invariant::I8, "o-sybil of sybil is pending, which was to end at", |world| {
-        order(world, "sybil").due_at = Some(NOW.plus_seconds(-91));
+    breaks(Invariant::I8, "o-sybil of sybil is pending, which was to end at", |snapshot| {
+        order(snapshot, "sybil").due_at = Some(NOW.plus_seconds(-91));
     });
-    breaks(Invariant::I8, "is pending since", |world| order(world, "sybil").placed_at = NOW.plus_seconds(-3_691));
-    breaks(Invariant::I8, "is pending and the sweep cannot find it", |world| order(world, "sybil").due_at = None);
-    breaks(Invariant::I8, "is completed and the sweep finds it", |world| {
-        order(world, "olivia").due_at = Some(NOW.plus_seconds(30));
+    breaks(Invariant::I8, "is pending since", |snapshot| order(snapshot, "sybil").placed_at = NOW.plus_seconds(-3_691));
+    breaks(Invariant::I8, "is pending and the sweep cannot find it", |snapshot| order(snapshot, "sybil").due_at = None);
+    breaks(Invariant::I8, "is completed and the sweep finds it", |snapshot| {
+        order(snapshot, "olivia").due_at = Some(NOW.plus_seconds(30));
     });
-    breaks(Invariant::I8, "o-rupert of rupert failed and was to be looked at again at", |world| {
-        order(world, "rupert").due_at = Some(NOW.plus_seconds(-91));
+    breaks(Invariant::I8, "o-rupert of rupert failed and was to be looked at again at", |snapshot| {
+        order(snapshot, "rupert").due_at = Some(NOW.plus_seconds(-91));
     });
 }
 
 #[test]
 fn i8_an_order_that_is_not_undone_is_found_unless_somebody_was_told() {
-    let old = |world: &mut World| {
-        world.outbox.get_mut("o-rupert.order.failed").unwrap().happened_at = NOW.plus_seconds(-1_501);
+    let old = |snapshot: &mut Snapshot| {
+        snapshot.outbox.get_mut("o-rupert.order.failed").unwrap().happened_at = NOW.plus_seconds(-1_501);
     };
     breaks(Invariant::I8, "o-rupert of rupert failed at", old);
-    let mut world = sane();
-    old(&mut world);
-    happened(&mut world, "order-undo-stuck:o-rupert.fault.detected".into());
-    assert_eq!(check(&world, &Graces::default()), []);
+    let mut snapshot = sane();
+    old(&mut snapshot);
+    happened(&mut snapshot, "order-undo-stuck:o-rupert.fault.detected".into());
+    assert_eq!(check(&snapshot, &Tolerances::default()), []);
 }
 
 #[test]
@@ -297,7 +298,9 @@ fn i6_an_event_of_an_order_that_is_missing_or_unheard_is_found() {
         "o-rupert.points.refused",
         "o-sybil.order.placed",
     ] {
-        breaks(Invariant::I6, &format!("there is no event {event}, although"), |world| world.outbox.remove(event));
+        breaks(Invariant::I6, &format!("there is no event {event}, although"), |snapshot| {
+            snapshot.outbox.remove(event)
+        });
     }
     for (consumer, event) in [
         (DATA_PLATFORM, "o-peggy.order.placed"),
@@ -306,8 +309,8 @@ fn i6_an_event_of_an_order_that_is_missing_or_unheard_is_found() {
         ("push-alimtalk", "o-olivia.order.completed"),
         ("push-alimtalk", "o-peggy.order.failed"),
     ] {
-        breaks(Invariant::I6, &format!("{consumer} never heard of {event}"), |world| {
-            world.deliveries.remove(&(consumer.to_owned(), event.to_owned()));
+        breaks(Invariant::I6, &format!("{consumer} never heard of {event}"), |snapshot| {
+            snapshot.deliveries.remove(&(consumer.to_owned(), event.to_owned()));
         });
     }
 }

@@ -4,7 +4,8 @@
 //! of the audited would share their mistakes.
 
 use contracts::admission::AdmissionPlan;
-use contracts::orders::{OrderLine, Pieces, Work};
+use contracts::choreography::ParticipantState;
+use contracts::orders::{OrderLine, Pieces};
 use contracts::saga::PaymentSaga;
 use contracts::steps::OpenSchedule;
 use contracts::{
@@ -12,11 +13,11 @@ use contracts::{
 };
 use std::collections::{BTreeMap, BTreeSet};
 
-/// All tables and the queues that matter, as of [`World::now`].
+/// All tables and the queues that matter, as of [`Snapshot::now`].
 ///
-/// Tables are read one after the other while the system may be working, so the parts of a world can be a moment apart.
+/// Tables are read one after the other while the system may be working, so the parts of a snapshot can be a moment apart.
 #[derive(Debug, Clone, Default)]
-pub struct World {
+pub struct Snapshot {
     /// When the reading ended. Whatever ran out until then counts as over.
     pub now: Timestamp,
     /// Seats that somebody has, by date and seat.
@@ -52,7 +53,7 @@ pub struct World {
     /// What participants did for orders, as each wrote down itself.
     pub jobs: BTreeMap<(OrderId, Participant), Job>,
     /// What orders heard of their participants, by participant's name.
-    pub work_states: BTreeMap<OrderId, BTreeMap<String, Work>>,
+    pub work_states: BTreeMap<OrderId, BTreeMap<String, ParticipantState>>,
     /// Events, by id.
     pub outbox: BTreeMap<String, OutboxRow>,
     /// What consumers did with events: consumer and event, and when it was done; nothing while somebody is at it.
@@ -383,19 +384,19 @@ impl Participant {
     }
 
     /// The event that says that its work is so.
-    pub const fn says(self, work: Work) -> Option<&'static str> {
+    pub const fn says(self, work: ParticipantState) -> Option<&'static str> {
         match (self, work) {
-            (_, Work::Pending) => None,
-            (Self::Stock, Work::Done) => Some("stock.deducted"),
-            (Self::Stock, Work::Refused) => Some("stock.refused"),
-            (Self::Stock, Work::Undone) => Some("stock.restored"),
-            (Self::Points, Work::Done) => Some("points.used"),
-            (Self::Points, Work::Refused) => Some("points.refused"),
-            (Self::Points, Work::Undone) => Some("points.returned"),
-            (Self::Cart, Work::Done) => Some("cart.cleared"),
+            (_, ParticipantState::Pending) => None,
+            (Self::Stock, ParticipantState::Done) => Some("stock.deducted"),
+            (Self::Stock, ParticipantState::Refused) => Some("stock.refused"),
+            (Self::Stock, ParticipantState::Undone) => Some("stock.restored"),
+            (Self::Points, ParticipantState::Done) => Some("points.used"),
+            (Self::Points, ParticipantState::Refused) => Some("points.refused"),
+            (Self::Points, ParticipantState::Undone) => Some("points.returned"),
+            (Self::Cart, ParticipantState::Done) => Some("cart.cleared"),
             // The cart has no reason to refuse.
-            (Self::Cart, Work::Refused) => None,
-            (Self::Cart, Work::Undone) => Some("cart.restored"),
+            (Self::Cart, ParticipantState::Refused) => None,
+            (Self::Cart, ParticipantState::Undone) => Some("cart.restored"),
         }
     }
 }
@@ -404,7 +405,7 @@ impl Participant {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Job {
     /// How it stands.
-    pub work: Work,
+    pub work: ParticipantState,
     /// The pieces that were taken: of the stock only.
     pub pieces: Vec<Pieces>,
 }
