@@ -15,7 +15,7 @@ pub use snapshot::{
     Snapshot,
 };
 
-use crate::cli::Common;
+use crate::driver::arguments::Common;
 use crate::{Result, StackInfo};
 use std::fmt;
 use std::process::ExitCode;
@@ -186,7 +186,7 @@ impl Args {
 pub async fn run(args: Args) -> Result<ExitCode> {
     let info = StackInfo::of_running(&args.common.dir()?)?;
     let report = audit(&info, &args.patience()).await?;
-    crate::cli::print(&report.to_string())?;
+    crate::console::print(&report.to_string())?;
     if report.is_clean() {
         return Ok(ExitCode::SUCCESS);
     }

@@ -1,17 +1,21 @@
 //! The command line: `cargo local <verb>`.
 
-use crate::dead_letters::{DeadLetterQueue, DeadLetters, Letter};
+use crate::console::print;
+use crate::driver::arguments::Common;
+use crate::driver::stack::{self, Outcome};
+use crate::engine::database;
+use crate::engine::info::StackInfo;
 use crate::error::Error;
-use crate::info::{EngineKind, StackInfo};
-use crate::logs::{LogLine, Logs};
-use crate::stack::{self, Options, Outcome};
 use crate::tokens::{TokenRequest, Tokens};
-use crate::{Result, audit, database, demo, sink, trace};
+use crate::tools::dead_letters::{DeadLetterQueue, DeadLetters, Letter};
+use crate::tools::logs::{LogLine, Logs};
+use crate::tools::trace;
+use crate::{Result, audit, demo, sink};
 use aws_smithy_http_client::tls;
 use clap::{Args, Parser, Subcommand};
 use std::collections::HashSet;
-use std::io::{ErrorKind, Write};
-use std::path::{Path, PathBuf};
+use std::io::ErrorKind;
+use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use time::OffsetDateTime;
@@ -50,52 +54,6 @@ enum Verb {
     /// Be the database of an engine that has none. Prints its port; ends when standard input does.
     #[command(hide = true)]
     Dynamodb,
-}
-
-/// The options that every verb has.
-#[derive(Clone, Debug, Args)]
-pub struct Common {
-    /// Where the stack lives [default: target/local]
-    #[arg(long, value_name = "DIR")]
-    pub target_dir: Option<PathBuf>,
-    /// The engine's port [default: any free one]
-    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..))]
-    pub port: Option<u16>,
-    /// The system's name
-    #[arg(long, value_name = "NAME", default_value = "encore")]
-    pub stack: String,
-    /// The engine
-    #[arg(long, value_enum, default_value_t)]
-    pub engine: EngineKind,
-    /// The engine, LocalStack, and the functions in containers instead of processes
-    #[arg(long)]
-    pub docker: bool,
-    /// A template parameter, kept for later; `Key=` goes back to the default
-    #[arg(long, value_name = "Key=Value", value_parser = key_value)]
-    pub parameter: Vec<(String, String)>,
-}
-
-impl Common {
-    /// The stack's directory, absolute.
-    pub fn dir(&self) -> Result<PathBuf> {
-        match &self.target_dir {
-            None => Ok(Options::default_dir()),
-            Some(dir) => std::path::absolute(dir).map_err(|e| Error::io("finding", dir, e)),
-        }
-    }
-
-    /// As the library takes them, telling standard error what is being done.
-    pub fn options(&self) -> Result<Options> {
-        Ok(Options {
-            port: self.port,
-            stack: self.stack.clone(),
-            engine: self.engine,
-            docker: self.docker,
-            parameters: self.parameter.iter().cloned().collect(),
-            progress: stack::stderr_progress(),
-            ..Options::new(self.dir()?)
-        })
-    }
 }
 
 #[derive(Debug, Args)]
@@ -368,20 +326,6 @@ fn format_line(line: &LogLine) -> String {
         .and_then(|at| at.format(format).ok())
         .unwrap_or_else(|| line.at_ms.to_string());
     format!("{at} {:<22} {}\n", line.handler, line.message)
-}
-
-pub(crate) fn print(text: &str) -> Result<()> {
-    let mut out = std::io::stdout().lock();
-    out.write_all(text.as_bytes())
-        .and_then(|()| out.flush())
-        .map_err(|e| Error::io("writing to", Path::new("standard output"), e))
-}
-
-fn key_value(text: &str) -> Result<(String, String), String> {
-    match text.split_once('=') {
-        Some((key, value)) if !key.is_empty() => Ok((key.to_owned(), value.to_owned())),
-        _ => Err("expected Key=Value".to_owned()),
-    }
 }
 
 fn duration(text: &str) -> Result<Duration, String> {

@@ -14,7 +14,8 @@ mod refunds;
 mod report;
 
 use crate::audit::{self, TimeLimits, Tolerances};
-use crate::cli::{self, Common};
+use crate::console;
+use crate::driver::arguments::Common;
 use crate::files::CargoTarget;
 use crate::{Error, Options, Result, Stack, StackInfo, Tokens, up};
 use board::Board;
@@ -120,7 +121,7 @@ async fn play(cloud: &Cloud, args: &Args, seed: u64) -> Result<bool> {
     let (pause, mut logs) = match played {
         Ok(played) => played,
         Err(error) => {
-            cli::print(&report::answers(&sale.api.numbers()))?;
+            console::print(&report::answers(&sale.api.numbers()))?;
             return Err(error);
         }
     };
@@ -131,7 +132,7 @@ async fn play(cloud: &Cloud, args: &Args, seed: u64) -> Result<bool> {
     let outside = outside::settle(cloud.info()).await?;
     let (numbers, took) = (sale.api.numbers(), took + merchandise.took);
     let outcome = Outcome { logs, numbers, took, map, date, pause, refunds, merchandise, outside };
-    cli::print(&outcome.summary())?;
+    console::print(&outcome.summary())?;
     let audited = audit(cloud.info()).await?;
     conclude(&outcome, audited, seed)
 }
@@ -206,7 +207,7 @@ fn conclude(outcome: &Outcome, audited: audit::Report, seed: u64) -> Result<bool
     }
     let clean = unmet.is_empty() && audited.is_clean();
     let verdict = if clean { "All went as it must." } else { "NOT as it must be." };
-    cli::print(&format!("{text}{verdict} (--seed {seed})\n"))?;
+    console::print(&format!("{text}{verdict} (--seed {seed})\n"))?;
     Ok(clean)
 }
 
@@ -357,7 +358,7 @@ impl Cloud {
     async fn close(self) -> Result<()> {
         match self {
             Self::Ours(stack) => stack.stop().await,
-            Self::Kept(info, dir) => cli::print(&usage(&info, &dir)),
+            Self::Kept(info, dir) => console::print(&usage(&info, &dir)),
         }
     }
 }

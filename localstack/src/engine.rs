@@ -1,10 +1,15 @@
 //! The engine's process: starting it, knowing it again, ending it.
 
+pub mod database;
+pub(crate) mod docker;
+pub(crate) mod info;
+pub(crate) mod python;
+
+use crate::engine::info::EngineKind;
+use crate::engine::python::Requirements;
 use crate::error::{AtPath, Error};
 use crate::http::{Answer, Client};
-use crate::info::EngineKind;
-use crate::python::Requirements;
-use crate::{Progress, Result, docker, files};
+use crate::{Progress, Result, files};
 use ::http::Method;
 use rustix::process::{Pid, Signal, kill_process, test_kill_process};
 use serde::{Deserialize, Serialize};

@@ -1,6 +1,5 @@
 //! What can go wrong, worded for the person at the terminal.
 
-use crate::files;
 use std::io;
 use std::path::Path;
 
@@ -47,16 +46,6 @@ pub enum Error {
 impl Error {
     pub(crate) fn io(doing: &str, path: &Path, source: io::Error) -> Self {
         Self::Io { what: format!("{doing} {}", path.display()), source }
-    }
-
-    /// A program that failed. All that it printed is kept in `log`, the line that says most is shown.
-    pub(crate) fn command(what: &str, printed: &str, log: &Path) -> Self {
-        let line = files::telling_line(printed);
-        let kept = match files::write_atomically(log, printed.as_bytes()) {
-            Ok(()) => format!("all it said is in {}", log.display()),
-            Err(error) => format!("all it said is lost ({})", error.chain()),
-        };
-        Self::Command { what: what.to_owned(), why: format!("{line}; {kept}") }
     }
 
     /// The whole chain, outermost first, and what helps where that is known.

@@ -156,6 +156,16 @@ fn tail_of(text: &str, lines: usize) -> String {
     all[all.len().saturating_sub(lines)..].join("\n")
 }
 
+/// A program that failed. All that it printed is kept in `log`, the line that says most is shown.
+pub fn failed(what: &str, printed: &str, log: &Path) -> Error {
+    let line = telling_line(printed);
+    let kept = match write_atomically(log, printed.as_bytes()) {
+        Ok(()) => format!("all it said is in {}", log.display()),
+        Err(error) => format!("all it said is lost ({})", error.chain()),
+    };
+    Error::Command { what: what.to_owned(), why: format!("{line}; {kept}") }
+}
+
 /// The line of a log that says most: the last one that calls itself an error, or the last one.
 pub fn telling_line(log: &str) -> String {
     let lines = || log.lines().map(str::trim).filter(|line| !line.is_empty()).rev();

@@ -8,39 +8,28 @@
 //! - An attached stack ends with its owner, even when the owner is killed: the engine watches a pipe.
 //! - No process is signalled unless it has shown that it is the engine that was started here.
 
-mod artifacts;
+// Each imports only those that tests/tidy/local.rs names before it.
 pub mod audit;
-mod bucket;
 pub mod cli;
-mod cloudformation;
-pub mod database;
-pub mod dead_letters;
+mod console;
 pub mod demo;
-mod deploy;
-mod docker;
+mod driver;
 mod engine;
 mod error;
 mod files;
 pub mod http;
-mod info;
-mod inventory;
-mod logs;
-mod parameters;
-mod python;
-pub mod query;
-mod ready;
 pub mod sink;
-mod stack;
-mod stacks;
-mod template;
 mod tokens;
-mod trace;
+mod tools;
 
+pub use driver::query;
+pub use driver::stack::{Options, Outcome, Progress, Stack, build, down, interpreter, stderr_progress, up};
+pub use engine::database;
+pub use engine::info::{EngineKind, StackInfo};
 pub use error::Error;
-pub use info::{EngineKind, StackInfo};
-pub use logs::{LogLine, Logs};
-pub use stack::{Options, Outcome, Progress, Stack, build, down, interpreter, stderr_progress, up};
 pub use tokens::{ISSUER, TokenRequest, Tokens};
+pub use tools::dead_letters;
+pub use tools::logs::{LogLine, Logs};
 
 /// The region of every local stack.
 pub const REGION: &str = "us-east-1";

@@ -13,6 +13,7 @@ mod events;
 mod generated;
 mod hygiene;
 mod layout;
+mod local;
 mod metrics;
 mod named;
 mod names;

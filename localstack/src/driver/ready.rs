@@ -1,16 +1,20 @@
 //! What is there before an engine is: interpreter, programs, templates; and the deployment made of it.
 
-use crate::bucket::Bucket;
-use crate::cloudformation::{CloudFormation, Wanted};
-use crate::deploy;
+use crate::driver::artifacts;
+use crate::driver::bucket::Bucket;
+use crate::driver::cloudformation::{CloudFormation, Wanted};
+use crate::driver::deploy;
+use crate::driver::inventory;
+use crate::driver::parameters;
+use crate::driver::stacks::Stacks;
+use crate::driver::template::{SYSTEM, Template};
+use crate::engine::docker;
+use crate::engine::info::StackInfo;
 use crate::engine::{Engine, START_DEADLINE, Start};
 use crate::error::Error;
 use crate::files::{self, CargoTarget, Lock};
-use crate::info::StackInfo;
 use crate::sink::{self, Secrets};
-use crate::stacks::Stacks;
-use crate::template::{SYSTEM, Template};
-use crate::{Options, Outcome, Result, artifacts, docker, interpreter, inventory, parameters};
+use crate::{Options, Outcome, Result, interpreter};
 use artifacts::Package;
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;

@@ -4,8 +4,8 @@
 //! stack says itself, under `Metadata.Encore`, whom it needs and whom it comes after.
 
 use crate::Result;
+use crate::driver::template::{Place, Template};
 use crate::error::{AtPath, Error};
-use crate::template::{Place, Template};
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -61,7 +61,7 @@ impl Stacks {
     /// The parameters that somebody may choose: those of all stacks, but for the system's name.
     pub fn parameters(&self) -> BTreeSet<String> {
         let declared = self.templates.values().flat_map(Template::parameters);
-        declared.filter(|name| name != crate::template::SYSTEM).collect()
+        declared.filter(|name| name != crate::driver::template::SYSTEM).collect()
     }
 
     /// A stack's template as it is deployed when these stacks are there: without the API's operations of the others.

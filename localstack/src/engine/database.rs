@@ -39,7 +39,7 @@ pub(crate) async fn serve() -> Result<()> {
     let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.map_err(failed)?;
     let port = listener.local_addr().map_err(failed)?.port();
     let database = in_memory()?;
-    crate::cli::print(&format!("{port}\n"))?;
+    crate::console::print(&format!("{port}\n"))?;
     let mut served = tokio::spawn(server::serve_with_shutdown(listener, database, std::future::pending()));
     tokio::select! {
         ended = &mut served => Err(Error::Engine(format!("the database ended: {ended:?}"))),

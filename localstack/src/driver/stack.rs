@@ -1,13 +1,15 @@
 //! A stack's life: up, what it is, down.
 
+use crate::Result;
+use crate::driver::artifacts;
+use crate::driver::ready::Ready;
+use crate::engine::info::{EngineKind, StackInfo};
+use crate::engine::python;
 use crate::engine::{self, Engine};
 use crate::error::Error;
 use crate::files::{self, CargoTarget, Lock};
-use crate::info::{EngineKind, StackInfo};
-use crate::ready::Ready;
 use crate::sink::{self, Secrets};
 use crate::tokens::Tokens;
-use crate::{Result, artifacts, python};
 use std::collections::BTreeMap;
 use std::fmt;
 use std::path::{Path, PathBuf};

@@ -1,6 +1,6 @@
 //! What the functions printed, from the engine's CloudWatch Logs.
 
-use crate::bucket::authorization;
+use crate::driver::bucket::authorization;
 use crate::error::Error;
 use crate::http::Client;
 use crate::{Result, StackInfo};

@@ -108,7 +108,7 @@ async fn run(what: &str, command: &mut Command, log: &Path) -> Result<()> {
     if output.status.success() {
         return Ok(());
     }
-    Err(Error::command(what, &String::from_utf8_lossy(&output.stderr), log))
+    Err(files::failed(what, &String::from_utf8_lossy(&output.stderr), log))
 }
 
 /// Packs the program of each context. Packages are kept under the target directory by the hash of their program, so

@@ -29,7 +29,7 @@ pub async fn up(project: &str, port: u16, nonce: &str, log: &Path) -> Result<()>
     let logs = run("docker compose logs", compose(project).args(["logs", "--no-color", "--tail", "200"])).await;
     let logs = logs.map_or_else(|error| error.chain(), |logs| String::from_utf8_lossy(&logs.stdout).into_owned());
     // What it says itself comes last: the image that there is not, the daemon that does not answer.
-    Err(Error::command("docker compose up", &format!("{logs}\n{}", String::from_utf8_lossy(&output.stderr)), log))
+    Err(files::failed("docker compose up", &format!("{logs}\n{}", String::from_utf8_lossy(&output.stderr)), log))
 }
 
 /// Whether any container of it runs.

@@ -1,9 +1,9 @@
 //! Where everything is, read from the resources of a system's stacks.
 
-use crate::cloudformation::{CloudFormation, StackResource};
+use crate::driver::cloudformation::{CloudFormation, StackResource};
 use crate::engine::Engine;
+use crate::engine::info::StackInfo;
 use crate::error::Error;
-use crate::info::StackInfo;
 use crate::{ISSUER, REGION, Result};
 use std::collections::BTreeMap;
 use tokio::task::JoinSet;

@@ -1,6 +1,6 @@
 //! The bucket that a deployment goes through: packages, and templates, which may be longer than a call takes.
 
-use crate::artifacts::Package;
+use crate::driver::artifacts::Package;
 use crate::error::{AtPath, Error};
 use crate::http::Client;
 use crate::{REGION, Result};

@@ -1,9 +1,9 @@
 //! Deploys the stacks of a system side by side, each as soon as those before it are there.
 
-use crate::cloudformation::Change;
+use crate::driver::cloudformation::Change;
+use crate::driver::stacks::Order;
+use crate::engine::info::sdk_config;
 use crate::error::Error;
-use crate::info::sdk_config;
-use crate::stacks::Order;
 use crate::{Outcome, Result};
 use kit::service::{SSM, Service, why};
 use serde_json::json;
@@ -108,7 +108,7 @@ where
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::stacks::tests::{names, order};
+    use crate::driver::stacks::tests::{names, order};
     use std::sync::{Arc, Mutex};
 
     fn map(pairs: &[(&str, &str)]) -> BTreeMap<String, String> {

@@ -1,8 +1,9 @@
 //! `cargo local trace order`: what everybody said about an order, and what became of it where it was heard, in the order
 //! of time. A choreography has nobody who sees the whole; its tables and logs together do.
 
-use crate::cli::{Common, print};
-use crate::logs::{LogLine, Logs};
+use crate::console::print;
+use crate::driver::arguments::Common;
+use crate::tools::logs::{LogLine, Logs};
 use crate::{Error, Result, StackInfo};
 use aws_sdk_dynamodb::error::DisplayErrorContext;
 use aws_sdk_dynamodb::types::{AttributeValue, KeysAndAttributes};

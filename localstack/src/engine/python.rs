@@ -146,7 +146,7 @@ async fn run(command: &mut Command, what: &str, log: &Path) -> Result<()> {
         return Ok(());
     }
     let printed = [String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr)].concat();
-    Err(Error::command(what, &printed, log))
+    Err(files::failed(what, &printed, log))
 }
 
 #[cfg(test)]

@@ -1,9 +1,9 @@
 //! Stacks of an engine, one at a time: a change set is made and executed, and what became of it is read.
 
-use crate::bucket::Bucket;
+use crate::driver::bucket::Bucket;
+use crate::driver::query::{Query, Refused, numbered};
+use crate::engine::info::sdk_config;
 use crate::error::Error;
-use crate::info::sdk_config;
-use crate::query::{Query, Refused, numbered};
 use crate::{Progress, Result};
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
