@@ -3,12 +3,13 @@
 use crate::audit::assert_sound;
 use crate::bench::{Bench, reason, refusal, reserving};
 use ::reservations::domain::Refusal;
+use ::reservations::handlers::expire_hold;
 use ::reservations::handlers::{self, Deps};
 use ::reservations::ports::{KeepTerms, LoadSale, ScheduleExpiry};
 use ::reservations::usecases::begin_payment::begin_payment;
 use ::reservations::usecases::cancel_reservation::{CancelError, cancel_reservation};
 use ::reservations::usecases::confirm_reservation::confirm_reservation;
-use ::reservations::usecases::expire_hold::{ExpireHold, expire_hold};
+use ::reservations::usecases::expire_hold::ExpireHold;
 use ::reservations::usecases::release_reservation::release_reservation;
 use ::reservations::usecases::reserve_seats::ReserveError;
 use ::reservations::usecases::sweep_holds::sweep_holds;

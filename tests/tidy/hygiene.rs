@@ -230,3 +230,65 @@ fn no_file_names_a_place_of_one_machine() {
     }
     none(violations);
 }
+
+/// The most lines of a function, from its name to its end.
+const LONGEST: usize = 70;
+
+#[test]
+fn no_function_of_what_runs_is_longer_than_a_screen() {
+    let mut violations = Vec::new();
+    for path in ["functions", "infra", "localstack"].iter().flat_map(|dir| files(&root().join(dir))) {
+        let language = path.extension().unwrap_or_default().to_string_lossy().into_owned();
+        if ["rs", "py"].contains(&language.as_str()) {
+            violations.extend(too_long(&read(&path), &language).map(|name| format!("{}: {name}", shown(&path))));
+        }
+    }
+    none(violations);
+    let long = |line: &str| format!("{}\n", line).repeat(LONGEST);
+    assert_eq!(too_long(&format!("    fn a() {{\n{}    }}\n", long("        b();")), "rs").count(), 1);
+    assert_eq!(too_long(&format!("def a(b):\n{}\nc = 1\n", long("    b()")), "py").count(), 1);
+    assert_eq!(too_long(&format!("fn a();\n{}fn b() {{}}\n", long("// c")), "rs").count(), 0);
+}
+
+/// The functions of a formatted source that are too long. Rust's end with a brace under their first letter, Python's where
+/// something stands no deeper than they do.
+fn too_long(text: &str, language: &str) -> impl Iterator<Item = String> {
+    let lines: Vec<&str> = text.lines().collect();
+    let depth = |line: &str| line.len() - line.trim_start().len();
+    let mut found = Vec::new();
+    for (first, line) in lines.iter().enumerate() {
+        let words = line.trim_start();
+        let begins = match language {
+            "rs" => words.split_once("fn ").is_some_and(|(before, _)| {
+                before.split_whitespace().all(|word| word.starts_with("pub") || ["async", "const"].contains(&word))
+            }),
+            _ => words.starts_with("def ") || words.starts_with("async def "),
+        };
+        let ends = |(_, after): &(usize, &&str)| match language {
+            "rs" => **after == format!("{}}}", " ".repeat(depth(line))) || after.trim_end().ends_with("{}"),
+            _ => !after.trim().is_empty() && depth(after) <= depth(line) && !after.trim_start().starts_with(')'),
+        };
+        let declared = language == "rs" && line.trim_end().ends_with(';');
+        if !begins || declared {
+            continue;
+        }
+        let rest = lines.iter().enumerate().skip(first + 1);
+        // A declaration in a trait over several lines has no body.
+        let body = rest.clone().find(|(_, after)| after.trim_end().ends_with(['{', ';']));
+        if language == "rs"
+            && !line.trim_end().ends_with('{')
+            && body.is_some_and(|(_, after)| after.trim_end().ends_with(';'))
+        {
+            continue;
+        }
+        let last = rest.clone().find(ends).map_or(lines.len(), |(index, _)| index);
+        let length = if language == "rs" { last + 1 - first } else { last - first };
+        if length > LONGEST {
+            found.push(format!(
+                "{} has {length} lines, more than {LONGEST}",
+                words.split(['(', '{']).next().unwrap_or_default()
+            ));
+        }
+    }
+    found.into_iter()
+}

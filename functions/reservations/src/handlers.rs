@@ -1,20 +1,25 @@
-//! HTTP in and out. Steps and consumers need no translation: their input is published language.
+//! HTTP, messages and plain steps in, answers out.
 
-use crate::domain::{MAX_PENDING, Refusal, Reservation, SeatList, SeatRequest, Status};
+use crate::domain::{Booking, MAX_PENDING, Refusal, Reservation, SeatList, SeatRequest, Status};
 use crate::ports::{
-    AskForSeats, FindReservation, ListReservations, LoadSale, Origin, WriteEnd, WriteHold, WritePending,
+    AskForSeats, FindReservation, KeepTerms, ListReservations, LoadSale, Origin, RaiseAlert, ScheduleExpiry, WriteEnd,
+    WriteHold, WritePending,
 };
 use crate::usecases::cancel_reservation::{self, CancelError};
+use crate::usecases::expire_hold::{self, ExpireHold, WaitingHold};
 use crate::usecases::request_reservation::{self, Requested};
 use crate::usecases::reserve_seats::{self, Once, ReserveError, Reserved};
+use crate::usecases::roll_back_reservation;
 use crate::usecases::write_reservations;
+use contracts::events::EventBody;
+use contracts::steps::{ApplyAdmission, OpenSchedule, Opened};
 use contracts::{ReservationId, ScheduleId, SeatId, Timestamp, Won};
 use kit::auth::{QueueTokens, UserTokens, invalid_queue_token, outlived};
 use kit::http::{Cursor, ListBody, StatusCode};
 use kit::idempotency::{self, IdempotencyKey, StoredAnswer};
 use kit::ids::Mint;
 use kit::queue::Message;
-use kit::{Call, Fault, Problem, Reply};
+use kit::{Call, Fault, Problem, Reply, StepCall, StepError};
 use serde::{Deserialize, Serialize};
 
 /// What the handlers of this context are wired with.
@@ -140,6 +145,61 @@ where
     // The key may have been used by one who waited.
     let heeded = reply.status == StatusCode::ACCEPTED;
     Ok(if heeded { reply.preference_applied("respond-async") } else { reply })
+}
+
+/// Step: a date goes on sale under its terms. No seat is written: a seat nobody has, has no item.
+pub async fn open_schedule(store: &impl KeepTerms, call: StepCall<OpenSchedule>) -> Result<Opened, StepError> {
+    store.keep_terms(&call.input).await?;
+    Ok(Opened {})
+}
+
+/// Step: a concert's admission plan comes into force for reserving, unless a newer one is.
+pub async fn apply_admission(store: &impl KeepTerms, call: StepCall<ApplyAdmission>) -> Result<Opened, StepError> {
+    store.keep_plan(&call.input.concert_id, &call.input.plan).await?;
+    Ok(Opened {})
+}
+
+/// A message with `admission.changed`: the same, for a `set-admission` that died before it could ask.
+pub async fn apply_admissions(store: &impl KeepTerms, message: Message) -> Result<(), Fault> {
+    let EventBody::AdmissionChanged(changed) = message.event()?.body else {
+        return Err(Fault::broken("applying a plan", "the message is no admission.changed"));
+    };
+    store.keep_plan(&changed.concert_id, &changed.plan).await
+}
+
+/// A message with `reservation.held`, delayed until the hold is over.
+pub async fn expire_hold<S: WriteEnd, Q: ScheduleExpiry>(
+    deps: &ExpireHold<S, Q>,
+    message: Message,
+) -> Result<(), Fault> {
+    let event = message.event()?;
+    let EventBody::ReservationHeld(held) = event.body else {
+        return Err(Fault::broken("expiring a hold", "the message is no reservation.held"));
+    };
+    // As its event tells it; the write's conditions decide whether it is still so.
+    let booking = Booking {
+        id: held.reservation_id,
+        user: held.user_id,
+        schedule: held.schedule_id,
+        concert: held.concert_id,
+        seats: held.seats,
+        total_price: held.total_price,
+        hold_expires_at: held.hold_expires_at,
+        correlation_id: event.correlationid,
+    };
+    let hold = WaitingHold { booking, message: message.body, receives: message.receives };
+    expire_hold::expire_hold(deps, hold, message.now).await
+}
+
+/// A message with `availability.update_failed`.
+pub async fn roll_back_reservation(
+    store: &(impl FindReservation + WriteEnd + WritePending + RaiseAlert),
+    message: Message,
+) -> Result<(), Fault> {
+    let EventBody::AvailabilityUpdateFailed(failed) = message.event()?.body else {
+        return Err(Fault::broken("rolling a reservation back", "the message is no availability.update_failed"));
+    };
+    roll_back_reservation::roll_back_reservation(store, failed, message.now).await
 }
 
 /// The queue of requests.

@@ -6,17 +6,13 @@ use kit::{Boot, MainResult};
 use reservations::clients::{ExpiryQueue, RequestQueue};
 use reservations::dynamo::Reservations;
 use reservations::handlers::{self, Deps, ReserveDeps};
-use reservations::usecases::apply_admission::apply_admission;
-use reservations::usecases::apply_admissions::apply_admissions;
 use reservations::usecases::begin_payment::begin_payment;
 use reservations::usecases::confirm_reservation::confirm_reservation;
-use reservations::usecases::expire_hold::{ExpireHold, expire_hold};
-use reservations::usecases::open_schedule::open_schedule;
+use reservations::usecases::expire_hold::ExpireHold;
 use reservations::usecases::quote_refund::quote_refund;
 use reservations::usecases::quote_reservation::quote_reservation;
 use reservations::usecases::refund_reservation::refund_reservation;
 use reservations::usecases::release_reservation::release_reservation;
-use reservations::usecases::roll_back_reservation::roll_back_reservation;
 use reservations::usecases::sweep_holds::sweep_holds;
 use reservations::usecases::sweep_reservations::{SweepReservations, sweep_reservations};
 
@@ -36,8 +32,8 @@ async fn main() -> MainResult {
         "list-reservations" => boot.http(http(store)?, handlers::list_reservations).await,
         "cancel-reservation" => boot.http(http(store)?, handlers::cancel_reservation).await,
         // Steps asked while an HTTP request waits
-        "open-schedule" => boot.step(store, open_schedule).await,
-        "apply-admission" => boot.step(store, apply_admission).await,
+        "open-schedule" => boot.step(store, handlers::open_schedule).await,
+        "apply-admission" => boot.step(store, handlers::apply_admission).await,
         "quote-reservation" => boot.step(store, quote_reservation).await,
         "quote-refund" => boot.step(store, quote_refund).await,
         // Steps of the payment saga
@@ -49,13 +45,13 @@ async fn main() -> MainResult {
         // What was asked for asynchronously, by queue
         "write-reservations" => boot.queue(store, handlers::write_reservations).await,
         // availability.update_failed, by queue
-        "roll-back-reservation" => boot.queue(store, roll_back_reservation).await,
+        "roll-back-reservation" => boot.queue(store, handlers::roll_back_reservation).await,
         // admission.changed, by queue
-        "apply-admissions" => boot.queue(store, apply_admissions).await,
+        "apply-admissions" => boot.queue(store, handlers::apply_admissions).await,
         // reservation.held, by queue
         "expire-hold" => {
             let queue = ExpiryQueue::new(boot.sqs(), boot.setting("QUEUE")?);
-            boot.queue(ExpireHold { store, queue }, expire_hold).await
+            boot.queue(ExpireHold { store, queue }, handlers::expire_hold).await
         }
         // Every minute
         "sweep-holds" => boot.schedule(store, sweep_holds).await,

@@ -6,9 +6,7 @@ use crate::ports::{
     ApplyPlan, IssuePosition, Publish, ReadLine, ReadPlan, ReadUse, RememberAnswer, ReplacePlan, SpendPlace,
 };
 use crate::usecases::check_queue_status::{self, StatusError};
-use crate::usecases::expire_queue_tokens;
 use crate::usecases::join_queue::{self, JoinError, JoinQueue};
-use crate::usecases::report_queue_activity;
 use crate::usecases::set_admission::{self, SetAdmission, SetAdmissionError};
 use contracts::events::EventBody;
 use contracts::{ConcertId, Timestamp};
@@ -207,18 +205,19 @@ impl From<SetAdmissionError> for Problem {
     }
 }
 
-/// Log lines of joins and status checks.
+/// Log lines of joins and status checks, published after the fact (R17). When the bus does not take them, they come again.
 pub async fn report_queue_activity(bus: &impl Publish, lines: Vec<Line>) -> Result<(), Fault> {
-    report_queue_activity::report_queue_activity(bus, lines.iter().filter_map(activity::heard).collect()).await
+    bus.publish(&lines.iter().filter_map(activity::heard).collect::<Vec<_>>()).await
 }
 
-/// A message with `payment.completed`.
+/// A message with `payment.completed`: spends the place it was made from. Repeated, or after the payment was undone, it
+/// changes nothing.
 pub async fn expire_queue_tokens(line: &impl SpendPlace, message: Message) -> Result<(), Fault> {
     let event = message.event()?;
     let EventBody::PaymentCompleted(paid) = event.body else {
         return Err(Fault::broken("expiring queue tokens", "the event is no payment.completed"));
     };
-    if expire_queue_tokens::expire_queue_tokens(line, paid).await? == Spent::Undone {
+    if line.spend(&paid.concert_id, paid.queue_position, &paid.payment_id).await? == Spent::Undone {
         tracing::warn!(event = %event.id, "the place of an undone payment stays unspent");
     }
     Ok(())

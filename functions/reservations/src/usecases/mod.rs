@@ -1,12 +1,9 @@
 //! One module per use case that decides something. Plain reads and writes go from handler to port.
 
-pub mod apply_admission;
-pub mod apply_admissions;
 pub mod begin_payment;
 pub mod cancel_reservation;
 pub mod confirm_reservation;
 pub mod expire_hold;
-pub mod open_schedule;
 pub mod quote_refund;
 pub mod quote_reservation;
 pub mod refund_reservation;

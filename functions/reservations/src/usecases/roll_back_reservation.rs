@@ -3,28 +3,24 @@
 use crate::domain::{EndHold, Reservation, Status};
 use crate::ports::{FindReservation, RaiseAlert, WriteEnd, WritePending};
 use contracts::Timestamp;
-use contracts::events::{CancelReason, EventBody, FaultDetected};
-use kit::queue::Message;
+use contracts::events::{AvailabilityUpdateFailed, CancelReason, FaultDetected};
 use kit::{Fault, metrics};
 
 /// Undoes a hold; waits for a payment that has it to decide; pages the on-call about seats that are sold already.
 pub async fn roll_back_reservation(
     store: &(impl FindReservation + WriteEnd + WritePending + RaiseAlert),
-    message: Message,
+    failed: AvailabilityUpdateFailed,
+    now: Timestamp,
 ) -> Result<(), Fault> {
-    let event = message.event()?;
-    let EventBody::AvailabilityUpdateFailed(failed) = &event.body else {
-        return Err(Fault::broken("rolling a reservation back", "the message is no availability.update_failed"));
-    };
     let Some(reservation) = store.find(&failed.user_id, &failed.reservation_id).await? else { return Ok(()) };
     let reason = CancelReason::AvailabilityNotUpdated;
     let undone = match reservation.status {
-        Status::Held => store.end_hold(&reservation.booking(), EndHold::Undo(reason), message.now).await?,
-        Status::Pending => store.cancel_request(&reservation.booking(), reason, message.now).await?,
+        Status::Held => store.end_hold(&reservation.booking(), EndHold::Undo(reason), now).await?,
+        Status::Pending => store.cancel_request(&reservation.booking(), reason, now).await?,
         Status::Paying => {
             return Err(Fault::unavailable("rolling a reservation back", "a payment has it; it settles first"));
         }
-        Status::Paid => return tell(store, &reservation, &failed.reason, message.now).await,
+        Status::Paid => return tell(store, &reservation, &failed.reason, now).await,
         Status::Cancelled | Status::Expired | Status::Rejected | Status::Refunded => return Ok(()),
     };
     if !undone {

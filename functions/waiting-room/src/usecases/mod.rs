@@ -2,9 +2,7 @@
 
 pub mod check_queue_status;
 pub mod expire_queue_token;
-pub mod expire_queue_tokens;
 pub mod join_queue;
 pub mod open_waiting_room;
-pub mod report_queue_activity;
 pub mod restore_queue_token;
 pub mod set_admission;
