@@ -99,18 +99,6 @@ fn every_described_operation_is_served_and_every_route_described() {
 }
 
 #[test]
-fn every_handler_is_explained_in_the_readme_of_its_context() {
-    let mut violations = Vec::new();
-    for context in contexts() {
-        let readme = text(&format!("functions/{context}/README.md"));
-        let words: BTreeSet<&str> = readme.split(|c: char| !c.is_ascii_alphanumeric() && c != '-').collect();
-        let unnamed = Main::of(&context).arms.into_keys().filter(|handler| !words.contains(handler.as_str()));
-        violations.extend(unnamed.map(|handler| format!("the README of {context} does not name {handler}")));
-    }
-    none(violations);
-}
-
-#[test]
 fn every_use_case_is_named_like_its_handler() {
     let mut violations = Vec::new();
     for context in contexts() {

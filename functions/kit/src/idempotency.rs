@@ -1,5 +1,9 @@
 //! Idempotency keys: the same key with the same body gives the first answer again, for 24 hours, per user.
 //!
+//! | item | pk | sk | attributes |
+//! | --- | --- | --- | --- |
+//! | remembered answer | `USER#<user>` | `IDEM#<key>` | `fingerprint` (of route and body), `about` (the id of what was made), `answer` (JSON: status, body, location), `forgotten_at` (ms), `ttl` (s) |
+//!
 //! The row is written in the transaction of the effect it remembers, so there is never one without the other. A
 //! refused request wrote nothing and may be tried again under its key.
 

@@ -5,7 +5,7 @@
 //! | terms | `SCHEDULE#<schedule>` | `TERMS` | `terms` (JSON of [`Terms`](crate::domain::Terms)) |
 //! | plan | `CONCERT#<concert>` | `ADMISSION` | `plan` (JSON), `version` |
 //! | seat | `SEATS#<schedule>#<section>` | `SEAT#<seat>` | `kind` = `seat`, `schedule_id`, `seat_id`, `status` (`held` \| `paying` \| `sold`), `reservation_id`, `user_id`, `hold_expires_at`, `payment_id` |
-//! | reservation | `USER#<user>` | `RES#<reservation>` | `kind` = `reservation`, `status`, its data, and while held `due_shard` and `due_at` (index `due`); while pending those of index `waiting` and `wish` (JSON of the request) |
+//! | reservation | `USER#<user>` | `RES#<reservation>` | `kind` = `reservation`, `status`, `reservation_id`, `user_id`, `schedule_id`, `concert_id`, `seats` (list), `total_price`, `queue_position`, `hold_expires_at`, `created_at`, `correlation_id`, `payment_id` (the payment that has it), `released` (set of the payments that gave it back), `failure` (why it was withdrawn); while held `due_shard`, `due_at` (index `due`); while pending `waiting_shard`, `waiting_at` (index `waiting`) and `wish` (JSON of the request) |
 //! | entitlement | `USER#<user>` | `CONCERT#<concert>` | `n#<schedule>` (tickets held, being paid and paid), `w#<schedule>` (undecided requests), `visit_ends_at`, `spent#<position>` (when that place was spent) |
 //! | remembered answer | `USER#<user>` | `IDEM#<key>` | see [`kit::idempotency`] |
 //! | outbox row | `OUTBOX#<event>` | `OUTBOX` | see [`kit::outbox`] |
