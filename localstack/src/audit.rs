@@ -1,4 +1,4 @@
-//! The auditor: reads the tables of a stack and checks what must never break (reliability.md, I1 to I10).
+//! The auditor: reads the tables of a stack and checks what must never break (tests/README.md, I1 to I10).
 //!
 //! Reading is not a snapshot, and some things follow others by a moment (the seat map, used places, events). So a
 //! violation counts once it is still there after [`TimeLimits::settle`].

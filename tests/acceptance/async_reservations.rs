@@ -33,7 +33,7 @@ async fn decided(user: &User, id: &str) -> Value {
 }
 
 #[test]
-fn a_wish_is_accepted_at_once_and_held_soon_after() {
+fn a_request_is_accepted_at_once_and_held_soon_after() {
     on_cloud(async |cloud| {
         let sale = cloud.sale(Terms::default()).await;
         let user = cloud.user("alice");
@@ -73,7 +73,7 @@ fn of_fifty_who_ask_for_one_seat_one_gets_it_and_the_others_learn_why_not() {
 }
 
 #[test]
-fn the_same_key_is_the_same_wish_and_what_is_impossible_is_refused_at_once() {
+fn the_same_key_is_the_same_request_and_what_is_impossible_is_refused_at_once() {
     on_cloud(async |cloud| {
         let sale = cloud.sale(Terms::default()).await;
         let user = cloud.user("alice");
@@ -100,7 +100,7 @@ fn the_same_key_is_the_same_wish_and_what_is_impossible_is_refused_at_once() {
 }
 
 #[test]
-fn a_wish_with_a_taken_seat_is_rejected_whole_and_says_why() {
+fn a_request_with_a_taken_seat_is_rejected_whole_and_says_why() {
     on_cloud(async |cloud| {
         let sale = cloud.sale(Terms::default()).await;
         let (alice, bob) = (cloud.user("alice"), cloud.user("bob"));
@@ -127,7 +127,7 @@ fn a_hold_that_nobody_waited_for_ends_in_time_too() {
 }
 
 #[test]
-fn a_wish_can_be_given_up_whether_or_not_it_is_decided() {
+fn a_request_can_be_given_up_whether_or_not_it_is_decided() {
     on_cloud(async |cloud| {
         let sale = cloud.sale(Terms::default()).await;
         let user = cloud.user("fickle");
@@ -152,7 +152,7 @@ async fn role_of(cloud: &Cloud, handler: &str) -> String {
 }
 
 #[test]
-fn a_wish_that_cannot_be_decided_for_a_moment_does_not_keep_those_behind_it_waiting_for_long() {
+fn a_request_that_cannot_be_decided_for_a_moment_does_not_keep_those_behind_it_waiting_for_long() {
     if skipped(Ability::Policies) {
         return;
     }

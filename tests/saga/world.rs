@@ -31,7 +31,7 @@ use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
 use std::sync::Mutex;
 use tests::dynamo::Engine;
-use tests::fixture::{NOW, PRICE, place, plan, saga, terms, user, wish, won};
+use tests::fixture::{NOW, PRICE, place, plan, saga, seat_request, terms, user, won};
 use waiting_room::domain::ShardCount;
 use waiting_room::dynamo::Lines;
 use waiting_room::usecases::expire_queue_token::expire_queue_token;
@@ -81,8 +81,9 @@ impl World {
             at: NOW,
         };
         accounts.post(&user("alice"), &charge).await.unwrap().unwrap();
-        let wish = wish(place("alice", 1, NOW), &["A-1-1", "B-1-1"], "r1");
-        let Ok(Reserved::Held(reservation)) = reserve_seats(&reservations, &wish, Origin::New, None, NOW).await else {
+        let request = seat_request(place("alice", 1, NOW), &["A-1-1", "B-1-1"], "r1");
+        let Ok(Reserved::Held(reservation)) = reserve_seats(&reservations, &request, Origin::New, None, NOW).await
+        else {
             panic!("the seats are free");
         };
         let saga = PaymentSaga { token_expiry, ..saga(&reservation, "p1") };
@@ -117,8 +118,8 @@ impl World {
 
     /// Bob takes a seat if it is free.
     async fn grab(&self) {
-        let wish = wish(place("bob", 2, NOW), &["A-1-1"], "r2");
-        let _taken = reserve_seats(&self.reservations, &wish, Origin::New, None, self.now).await;
+        let request = seat_request(place("bob", 2, NOW), &["A-1-1"], "r2");
+        let _taken = reserve_seats(&self.reservations, &request, Origin::New, None, self.now).await;
     }
 
     /// Calls the function behind a state.

@@ -33,7 +33,7 @@ pub enum Ability {
     LocalStack,
 }
 
-/// What engines lack, and why. Listed in the README.
+/// What engines lack, and why. What is skipped for it is listed in localstack/README.md.
 const LACKS: [(EngineKind, Ability, &str); 2] = [
     (EngineKind::Localstack, Ability::Policies, "LocalStack enforces no policies without a licence"),
     (EngineKind::Ministack, Ability::LocalStack, "it is about LocalStack; ENCORE_ENGINE=localstack runs it"),

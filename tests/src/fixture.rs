@@ -87,8 +87,8 @@ pub fn place(of: &str, position: u64, issued_at: Timestamp) -> QueueTokenClaims 
     }
 }
 
-/// A wish for seats.
-pub fn wish(place: QueueTokenClaims, seats: &[&str], reservation: &str) -> SeatRequest {
+/// A request for seats.
+pub fn seat_request(place: QueueTokenClaims, seats: &[&str], reservation: &str) -> SeatRequest {
     SeatRequest {
         user: place.sub.clone(),
         token: place,

@@ -63,7 +63,7 @@ async fn events(bench: &Bench) -> Vec<String> {
 }
 
 #[tokio::test]
-async fn a_wish_is_answered_at_once_and_held_later_as_if_it_had_been_waited_for() {
+async fn a_request_is_answered_at_once_and_held_later_as_if_it_had_been_waited_for() {
     let (bench, other) = (Bench::on_sale(4).await, Bench::on_sale(4).await);
     let deps = reserving(&bench);
     let reply = asked(&deps, ask("alice", 1, &["A-1-1", "A-1-2"])).await.unwrap();
@@ -77,7 +77,7 @@ async fn a_wish_is_answered_at_once_and_held_later_as_if_it_had_been_waited_for(
     assert_eq!(bench.seat("A-1-1").await, None);
     assert_sound(&bench, NOW).await;
 
-    write_reservations(&bench.reservations, &deps.requests.wishes()[0], NOW).await.unwrap();
+    write_reservations(&bench.reservations, &deps.requests.sent()[0], NOW).await.unwrap();
     assert_eq!(seen(&bench, "alice", &id, NOW).await["status"], "held");
     assert_sound(&bench, NOW).await;
 
@@ -114,9 +114,9 @@ async fn one_user_cannot_fill_a_sections_queue() {
     assert_eq!(bench.engine.items("reservations").await.len(), before, "nothing is written");
     assert_eq!(asked(&deps, ask("bob", 2, &["A-1-2"])).await.unwrap().status.as_u16(), 202, "others may");
     // One is held, nineteen are rejected, and each of them makes room once, however often it is decided.
-    for wish in deps.requests.wishes() {
-        write_reservations(&bench.reservations, &wish, NOW).await.unwrap();
-        write_reservations(&bench.reservations, &wish, NOW).await.unwrap();
+    for request in deps.requests.sent() {
+        write_reservations(&bench.reservations, &request, NOW).await.unwrap();
+        write_reservations(&bench.reservations, &request, NOW).await.unwrap();
     }
     for who in ["alice", "bob"] {
         let entitlement = bench.engine.item("reservations", &format!("USER#{who}"), "CONCERT#concert").await.unwrap();
@@ -139,7 +139,7 @@ async fn what_is_known_to_be_impossible_is_refused_at_once_and_nothing_is_writte
     let many = ["A-1-1", "A-1-2", "A-1-3", "A-1-4", "B-1-1"];
     assert_eq!(asked(&deps, ask("alice", 1, &many)).await.unwrap_err().code, "ticket_limit_exceeded");
     assert_eq!(bench.engine.items("reservations").await.len(), before);
-    assert!(deps.requests.wishes().is_empty());
+    assert!(deps.requests.sent().is_empty());
 }
 
 #[tokio::test]
@@ -152,9 +152,9 @@ async fn of_many_who_ask_for_one_seat_one_gets_it_and_the_others_are_told() {
         ids.push((who.clone(), id(&asked(&deps, ask(&who, n, &["A-1-1"])).await.unwrap())));
     }
     let mut deciding = JoinSet::new();
-    for wish in deps.requests.wishes() {
+    for request in deps.requests.sent() {
         let store = bench.reservations.clone();
-        deciding.spawn(async move { write_reservations(&store, &wish, NOW).await.unwrap() });
+        deciding.spawn(async move { write_reservations(&store, &request, NOW).await.unwrap() });
     }
     deciding.join_all().await;
     let mut held = 0;
@@ -170,20 +170,20 @@ async fn of_many_who_ask_for_one_seat_one_gets_it_and_the_others_are_told() {
 }
 
 #[tokio::test]
-async fn the_same_wish_ten_times_at_once_and_a_day_late_is_decided_once() {
+async fn the_same_request_ten_times_at_once_and_a_day_late_is_decided_once() {
     let bench = Bench::on_sale(4).await;
     let deps = reserving(&bench);
     let id = id(&asked(&deps, ask("alice", 1, &["A-1-1"])).await.unwrap());
-    let wish = deps.requests.wishes().pop().unwrap();
+    let request = deps.requests.sent().pop().unwrap();
     let decide = async |now: Timestamp| {
         let mut deciding = JoinSet::new();
         for _ in 0..10 {
-            let (store, wish) = (bench.reservations.clone(), wish.clone());
-            deciding.spawn(async move { write_reservations(&store, &wish, now).await });
+            let (store, request) = (bench.reservations.clone(), request.clone());
+            deciding.spawn(async move { write_reservations(&store, &request, now).await });
         }
         // Some may have met the others and come again.
         while deciding.join_next().await.is_some() {}
-        write_reservations(&bench.reservations, &wish, now).await.unwrap();
+        write_reservations(&bench.reservations, &request, now).await.unwrap();
     };
     decide(NOW).await;
     assert_eq!(seen(&bench, "alice", &id, NOW).await["status"], "held");
@@ -196,13 +196,13 @@ async fn the_same_wish_ten_times_at_once_and_a_day_late_is_decided_once() {
 }
 
 #[tokio::test]
-async fn a_wish_made_in_time_is_held_although_the_token_ran_out_while_it_waited() {
+async fn a_request_made_in_time_is_held_although_the_token_ran_out_while_it_waited() {
     let bench = Bench::on_sale(4).await;
     let deps = reserving(&bench);
     let just = NOW.plus_seconds(ACTIVE_SECONDS - 1);
     let id = id(&asked(&deps, ask_at(just, "alice", 1, &["A-1-1"])).await.unwrap());
     let late = just.plus_seconds(PENDING_TOO_LONG_SECONDS);
-    write_reservations(&bench.reservations, &deps.requests.wishes()[0], late).await.unwrap();
+    write_reservations(&bench.reservations, &deps.requests.sent()[0], late).await.unwrap();
     let held = seen(&bench, "alice", &id, late).await;
     assert_eq!(held["status"], "held");
     assert_eq!(held["hold_expires_at"], late.plus_seconds(HOLD_SECONDS).rfc3339());
@@ -210,13 +210,13 @@ async fn a_wish_made_in_time_is_held_although_the_token_ran_out_while_it_waited(
 }
 
 #[tokio::test]
-async fn a_wish_that_comes_when_nobody_waits_any_more_is_rejected() {
+async fn a_request_that_comes_when_nobody_waits_any_more_is_rejected() {
     let bench = Bench::on_sale(4).await;
     let deps = reserving(&bench);
     let id = id(&asked(&deps, ask("alice", 1, &["A-1-1"])).await.unwrap());
     let tomorrow = NOW.plus_seconds(86_400);
     for _ in 0..2 {
-        write_reservations(&bench.reservations, &deps.requests.wishes()[0], tomorrow).await.unwrap();
+        write_reservations(&bench.reservations, &deps.requests.sent()[0], tomorrow).await.unwrap();
     }
     let rejected = seen(&bench, "alice", &id, tomorrow).await;
     assert_eq!((&rejected["status"], &rejected["failure"]), (&"rejected".into(), &"timed_out".into()));
@@ -234,14 +234,14 @@ async fn a_pending_reservation_is_given_up_for_good() {
         let ask = Ask::at(NOW).user("alice").path("reservation_id", &id);
         handlers::cancel_reservation(&cancel, ask.call()).await.unwrap();
     }
-    write_reservations(&bench.reservations, &deps.requests.wishes()[0], NOW).await.unwrap();
+    write_reservations(&bench.reservations, &deps.requests.sent()[0], NOW).await.unwrap();
     assert_eq!(seen(&bench, "alice", &id, NOW).await["status"], "cancelled");
     assert_eq!(bench.seat("A-1-1").await, None);
     assert_sound(&bench, NOW).await;
 }
 
 #[tokio::test]
-async fn a_wish_that_is_held_between_the_look_and_its_cancellation_is_cancelled_all_the_same() {
+async fn a_request_that_is_held_between_the_look_and_its_cancellation_is_cancelled_all_the_same() {
     let bench = Bench::on_sale(4).await;
     let deps = reserving(&bench);
     let id = id(&asked(&deps, ask("alice", 1, &["A-1-1"])).await.unwrap());
@@ -249,7 +249,7 @@ async fn a_wish_that_is_held_between_the_look_and_its_cancellation_is_cancelled_
     let (store, of) = (bench.reservations.clone(), ReservationId::parse(&id).unwrap());
     let cancelling = tokio::spawn(async move { cancel_reservation(&store, &user("alice"), &of, NOW).await });
     gate.reached().await;
-    write_reservations(&bench.reservations, &deps.requests.wishes()[0], NOW).await.unwrap();
+    write_reservations(&bench.reservations, &deps.requests.sent()[0], NOW).await.unwrap();
     gate.open();
     cancelling.await.unwrap().unwrap();
     assert_eq!(seen(&bench, "alice", &id, NOW).await["status"], "cancelled");
@@ -264,8 +264,8 @@ async fn of_cancelling_and_deciding_at_once_the_cancellation_has_the_last_word()
     for number in 1..=20 {
         let (left, right) = (format!("A-1-{number}"), format!("B-1-{number}"));
         let id = id(&asked(&deps, ask("alice", 1, &[&left, &right])).await.unwrap());
-        let (store, wish) = (bench.reservations.clone(), deps.requests.wishes().pop().unwrap());
-        let deciding = tokio::spawn(async move { write_reservations(&store, &wish, NOW).await });
+        let (store, request) = (bench.reservations.clone(), deps.requests.sent().pop().unwrap());
+        let deciding = tokio::spawn(async move { write_reservations(&store, &request, NOW).await });
         let (store, of) = (bench.reservations.clone(), ReservationId::parse(&id).unwrap());
         let cancelling = tokio::spawn(async move { cancel_reservation(&store, &user("alice"), &of, NOW).await });
         deciding.await.unwrap().unwrap();
@@ -285,7 +285,7 @@ async fn a_key_used_by_one_who_waited_gives_that_answer_and_asks_for_nothing() {
     let again = asked(&deps, ask("alice", 1, &["A-1-1"]).key("k")).await.unwrap();
     assert_eq!((again.status, &again.body), (held.status, &held.body));
     assert_eq!(again.preference_applied, None);
-    assert!(deps.requests.wishes().is_empty());
+    assert!(deps.requests.sent().is_empty());
 }
 
 #[tokio::test]
@@ -295,24 +295,24 @@ async fn a_key_gives_the_first_answer_again_and_asks_once() {
     let first = asked(&deps, ask("alice", 1, &["A-1-1"]).key("k")).await.unwrap();
     let again = asked(&deps, ask("alice", 1, &["A-1-1"]).key("k")).await.unwrap();
     assert_eq!((again.status, &again.body, &again.location), (first.status, &first.body, &first.location));
-    assert_eq!(deps.requests.wishes().len(), 1);
+    assert_eq!(deps.requests.sent().len(), 1);
     let other = asked(&deps, ask("alice", 1, &["A-1-2"]).key("k")).await.unwrap_err();
     assert_eq!(other.code, "idempotency_key_reused");
 }
 
 #[tokio::test]
-async fn a_wish_whose_message_is_lost_is_sent_again_and_one_that_nobody_decides_is_rejected() {
+async fn a_request_whose_message_is_lost_is_sent_again_and_one_that_nobody_decides_is_rejected() {
     let bench = Bench::on_sale(4).await;
     let deps = reserving(&bench);
     deps.requests.down.store(true, Ordering::Relaxed);
     let id = id(&asked(&deps, ask("alice", 1, &["A-1-1"])).await.unwrap());
     let sweep = SweepReservations { store: bench.reservations.clone(), requests: Requests::default() };
     sweep_reservations(&sweep, NOW.plus_seconds(PENDING_SECONDS).plus_millis(-1)).await.unwrap();
-    assert!(sweep.requests.wishes().is_empty(), "its message may still come");
+    assert!(sweep.requests.sent().is_empty(), "its message may still come");
     let due = NOW.plus_seconds(PENDING_SECONDS);
     sweep_reservations(&sweep, due).await.unwrap();
     sweep_reservations(&sweep, due).await.unwrap();
-    let wishes: Vec<SeatRequest> = sweep.requests.wishes();
+    let wishes: Vec<SeatRequest> = sweep.requests.sent();
     assert_eq!(wishes.len(), 1, "once for each time it is due");
     assert_eq!(wishes[0].reservation.as_str(), id);
     let too_late = NOW.plus_seconds(PENDING_TOO_LONG_SECONDS + 1);
@@ -337,11 +337,11 @@ async fn a_queue_that_is_down_keeps_no_wish_from_being_put_off() {
 }
 
 #[tokio::test]
-async fn a_wish_comes_out_of_its_message_as_it_went_in_and_anything_else_is_poison() {
+async fn a_request_comes_out_of_its_message_as_it_went_in_and_anything_else_is_poison() {
     let bench = Bench::on_sale(4).await;
     let deps = reserving(&bench);
     let id = id(&asked(&deps, ask("alice", 1, &["A-1-1"])).await.unwrap());
-    let sent = message_of(&deps.requests.wishes()[0]);
+    let sent = message_of(&deps.requests.sent()[0]);
     for poison in ["{}", "no json", &sent.replace("A-1-1", "A")] {
         let refused = handlers::write_reservations(&bench.reservations, Message::new("m", poison, NOW)).await;
         assert!(matches!(refused, Err(Fault::Broken(_))), "{poison}");
@@ -366,7 +366,7 @@ async fn wishes_that_cannot_be_read_keep_no_other_from_being_sent_again() {
     }
     let sweep = SweepReservations { store: bench.reservations.clone(), requests: Requests::default() };
     sweep_reservations(&sweep, NOW.plus_seconds(PENDING_SECONDS)).await.unwrap();
-    assert_eq!(sweep.requests.wishes().len(), 1);
+    assert_eq!(sweep.requests.sent().len(), 1);
 }
 
 // ---------------------------------------------------------------- what cannot be carried through

@@ -28,7 +28,7 @@ use std::collections::BTreeMap;
 use std::sync::Mutex;
 use tests::calls::{Ask, queue_tokens, users};
 use tests::dynamo::Engine;
-use tests::fixture::{NOW, concert, plan, step, terms, wish};
+use tests::fixture::{NOW, concert, plan, seat_request, step, terms};
 use tests::proxy::Proxy;
 
 /// An engine, a proxy and the stores behind it.
@@ -76,8 +76,8 @@ impl Bench {
         id: &str,
         now: Timestamp,
     ) -> Result<Reservation, ReserveError> {
-        let wish = SeatRequest { asked_at: now, ..wish(place, seats, id) };
-        match reserve_seats(&self.reservations, &wish, Origin::New, None, now).await? {
+        let request = SeatRequest { asked_at: now, ..seat_request(place, seats, id) };
+        match reserve_seats(&self.reservations, &request, Origin::New, None, now).await? {
             Reserved::Held(reservation) => Ok(reservation),
             other => panic!("no key was given, nothing was pending: {other:?}"),
         }
@@ -264,17 +264,17 @@ pub struct Requests {
 
 impl Requests {
     /// All that were taken.
-    pub fn wishes(&self) -> Vec<SeatRequest> {
+    pub fn sent(&self) -> Vec<SeatRequest> {
         self.wishes.lock().unwrap().clone()
     }
 }
 
 impl AskForSeats for Requests {
-    async fn ask(&self, wish: &SeatRequest) -> Result<(), Fault> {
+    async fn ask(&self, request: &SeatRequest) -> Result<(), Fault> {
         if self.down.load(std::sync::atomic::Ordering::Relaxed) {
             return Err(Fault::unavailable("asking for seats", "down"));
         }
-        self.wishes.lock().unwrap().push(wish.clone());
+        self.wishes.lock().unwrap().push(request.clone());
         Ok(())
     }
 }

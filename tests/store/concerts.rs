@@ -30,19 +30,19 @@ use tests::fixture::{HOLD_SECONDS, NOW, concert, place, saga, schedule, step, te
 use tests::proxy::{Fate, Rule};
 use tokio::task::JoinSet;
 
-/// The steps of the neighbours themselves, in place of the invocations between functions.
-struct Neighbours {
+/// The steps of the other contexts themselves, in place of the invocations between functions.
+struct Steps {
     lines: Lines,
     reservations: Reservations,
 }
 
-impl OpenWaitingRoom for Neighbours {
+impl OpenWaitingRoom for Steps {
     async fn open_waiting_room(&self, concert: &Concert) -> Result<(), Fault> {
         self.lines.open(&concert.id, DefaultAdmission::Open.plan(concert.created_at)).await.map(drop)
     }
 }
 
-impl OpenSchedule for Neighbours {
+impl OpenSchedule for Steps {
     async fn open_schedule(&self, schedule: &Schedule) -> Result<(), Fault> {
         let terms = steps::OpenSchedule {
             schedule_id: schedule.id.clone(),
@@ -217,9 +217,9 @@ async fn a_batch_whose_answers_get_lost_is_projected_all_the_same() {
 
 // ---------------------------------------------------------------- the catalogue
 
-fn deps(bench: &Bench) -> Deps<Catalogue, Neighbours> {
-    let client = Neighbours { lines: bench.lines(), reservations: bench.reservations.clone() };
-    Deps { catalogue: catalogue(bench), client, users: users() }
+fn deps(bench: &Bench) -> Deps<Catalogue, Steps> {
+    let step = Steps { lines: bench.lines(), reservations: bench.reservations.clone() };
+    Deps { catalogue: catalogue(bench), step, users: users() }
 }
 
 async fn announce(bench: &Bench, title: &str, key: Option<&str>, now: Timestamp) -> Result<Reply, Problem> {

@@ -69,9 +69,9 @@ async fn refunds_and_buyers_at_once_never_share_a_seat() {
         let store = bench.reservations.clone();
         racing.spawn(async move {
             let buyer = place(&format!("buyer-{n}"), 10 + n, NOW);
-            let wish = tests::fixture::wish(buyer, &["A-1-1"], &format!("grab-{n}"));
+            let request = tests::fixture::seat_request(buyer, &["A-1-1"], &format!("grab-{n}"));
             let origin = ::reservations::ports::Origin::New;
-            ::reservations::usecases::reserve_seats::reserve_seats(&store, &wish, origin, None, NOW)
+            ::reservations::usecases::reserve_seats::reserve_seats(&store, &request, origin, None, NOW)
                 .await
                 .map(drop)
                 .ok()

@@ -37,7 +37,7 @@ fn hold_end() -> contracts::Timestamp {
 // ---------------------------------------------------------------- holding seats
 
 #[tokio::test]
-async fn a_wish_for_several_seats_is_granted_whole_or_not_at_all() {
+async fn a_request_for_several_seats_is_granted_whole_or_not_at_all() {
     let bench = Bench::on_sale(4).await;
     bench.reserve(place("alice", 1, NOW), &["A-1-2"], "r1", NOW).await.unwrap();
     let wanted = ["A-1-1", "A-1-2", "B-1-1"];

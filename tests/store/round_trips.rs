@@ -79,8 +79,8 @@ async fn asking_for_seats_is_one_read_and_one_write_and_deciding_too() {
     reservations::reserve_seats(&deps, ask.call()).await.unwrap();
     assert_eq!(bench.proxy.actions(), ["BatchGetItem", "TransactWriteItems"]);
     bench.proxy.forget();
-    let wish = deps.requests.wishes().pop().unwrap();
-    write_reservations(&bench.reservations, &wish, NOW).await.unwrap();
+    let request = deps.requests.sent().pop().unwrap();
+    write_reservations(&bench.reservations, &request, NOW).await.unwrap();
     assert_eq!(bench.proxy.actions(), ["BatchGetItem", "TransactWriteItems"]);
 }
 

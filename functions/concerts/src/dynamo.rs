@@ -34,7 +34,7 @@ use kit::Fault;
 use kit::dynamo::{Cancelled, Item, PK, Read, SK, Table, Transaction, at, jitter, json, n, s};
 use kit::fault::classify;
 use kit::http::Page;
-use kit::idempotency::{self, Memo, Outcome, Recalled};
+use kit::idempotency::{self, Memo, Outcome, Recalled, Remembering};
 use kit::outbox;
 use std::collections::{BTreeSet, HashMap};
 
@@ -108,13 +108,9 @@ impl Catalogue {
         memo: Option<&Memo>,
         now: Timestamp,
     ) -> Result<Option<Refused>, Fault> {
-        let memo = match memo {
-            Some(memo) => Some((transaction.add(idempotency::remember(&self.table, memo, now))?, &memo.key)),
-            None => None,
-        };
+        let memo = Remembering::add(&mut transaction, &self.table, memo, now)?;
         let Err(cancelled) = transaction.commit().await? else { return Ok(None) };
-        let row = memo.and_then(|(slot, key)| Some((cancelled.found(slot)?, key)));
-        let recalled = row.map_or(Ok(Outcome::First), |(row, key)| idempotency::recall(row, key))?;
+        let recalled = memo.map_or(Ok(Outcome::First), |memo| memo.outcome(&cancelled))?;
         Ok(Some(Refused { recalled, cancelled }))
     }
 

@@ -30,7 +30,7 @@ pub struct Deps<C, N> {
     /// Where concerts and dates are.
     pub catalogue: C,
     /// The step of another context that makes the new thing sellable.
-    pub client: N,
+    pub step: N,
     /// Who calls.
     pub users: UserTokens,
 }
@@ -200,7 +200,7 @@ where
     let concert = Concert::new(ConcertId::mint(call.now), &body.title, &body.artist, &body.venue, call.now)?;
     let memo = key.map(|key| memo(caller.user, key, &concert.id));
     let ask = CreateConcert { concert, memo, now: call.now };
-    let concert = create_concert::create_concert(&deps.catalogue, &deps.client, ask).await?;
+    let concert = create_concert::create_concert(&deps.catalogue, &deps.step, ask).await?;
     Reply::created(ConcertBody::from(concert))
 }
 
@@ -322,7 +322,7 @@ where
     };
     let memo = key.map(|key| memo(caller.user, key, &schedule.id));
     let ask = CreateSchedule { schedule, memo, now: call.now, correlation_id: call.request_id.clone() };
-    let schedule = create_schedule::create_schedule(&deps.catalogue, &deps.client, ask).await?;
+    let schedule = create_schedule::create_schedule(&deps.catalogue, &deps.step, ask).await?;
     Reply::created(ScheduleBody::from(schedule))
 }
 

@@ -10,7 +10,7 @@ async fn main() -> MainResult {
     let boot = Boot::start()?;
     let (catalogue, maps) = (Catalogue::new(boot.table()?), SeatMaps::new(boot.table()?));
     let admin = |catalogue, step| -> Result<_, kit::boot::BadSetting> {
-        Ok(Deps { catalogue, client: boot.step_of(step)?, users: boot.user_tokens()? })
+        Ok(Deps { catalogue, step: boot.step_of(step)?, users: boot.user_tokens()? })
     };
     match boot.handler() {
         // HTTP, anyone

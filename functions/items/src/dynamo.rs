@@ -35,7 +35,7 @@ const ITEM: &str = "ITEM";
 const ITEMS: &str = "ITEMS";
 const WORK: &str = "WORK";
 
-/// How long it is known what was done for an order, in seconds: 30 days. News of it come within 21: an event is kept 7
+/// How long it is known what was done for an order, in seconds: 30 days. Its events come within 21: an event is kept 7
 /// days in the outbox and 14 in a queue.
 const KEPT_SECONDS: i64 = 30 * 24 * 3600;
 /// How often a write that met a transaction, or a batch that was answered in part, is tried.
@@ -90,19 +90,6 @@ impl Items {
             }
         }
         Err(Fault::contended(doing))
-    }
-
-    /// Writes all, or nothing if a condition does not hold: `false`.
-    async fn written(
-        &self,
-        doing: &'static str,
-        writes: impl IntoIterator<Item = TransactWriteItem>,
-    ) -> Result<bool, Fault> {
-        let mut transaction = self.table.transaction(doing);
-        for write in writes {
-            transaction.add(write)?;
-        }
-        Ok(transaction.commit().await?.is_ok())
     }
 
     /// The write of an answer.
@@ -205,7 +192,7 @@ impl WithdrawItem for Items {
             TransactWriteItem::builder().update(built(marked.build())?).build(),
             TransactWriteItem::builder().delete(built(unlisted.build())?).build(),
         ];
-        self.written("withdrawing an item", writes).await
+        self.table.write_all("withdrawing an item", writes).await
     }
 }
 
@@ -302,7 +289,7 @@ impl KeepStock for Items {
     }
 
     async fn take(&self, order: &Order, now: Timestamp) -> Result<Taken, Fault> {
-        let told = EventBody::StockDeducted(stock_event(order, &order.pieces));
+        let answer = EventBody::StockDeducted(stock_event(order, &order.pieces));
         let mut transaction = self.table.transaction("taking an order's pieces");
         let mut lines = Vec::with_capacity(order.pieces.len());
         for piece in &order.pieces {
@@ -317,7 +304,7 @@ impl KeepStock for Items {
             lines.push((transaction.add(deducted)?, piece));
         }
         let work = transaction.add(self.put_new(work_row(order, ParticipantState::Done, &order.pieces, now)?)?)?;
-        transaction.add(self.answer(order, told, now)?)?;
+        transaction.add(self.answer(order, answer, now)?)?;
         let Err(cancelled) = transaction.commit().await? else { return Ok(Taken::All) };
         if cancelled.failed(work) {
             return Ok(Taken::Crossed);
@@ -328,18 +315,18 @@ impl KeepStock for Items {
     }
 
     async fn refuse(&self, order: &Order, refusal: &Refusal, now: Timestamp) -> Result<bool, Fault> {
-        let told = EventBody::StockRefused(StockRefused {
+        let answer = EventBody::StockRefused(StockRefused {
             order_id: order.id.clone(),
             user_id: order.user.clone(),
             reason: refusal.reason,
             items: refusal.items.clone(),
         });
         let refused = self.put_new(work_row(order, ParticipantState::Refused, &[], now)?)?;
-        self.written("refusing an order's pieces", vec![refused, self.answer(order, told, now)?]).await
+        self.table.write_all("refusing an order's pieces", vec![refused, self.answer(order, answer, now)?]).await
     }
 
     async fn restore(&self, order: &Order, job: &Job, now: Timestamp) -> Result<bool, Fault> {
-        let told = EventBody::StockRestored(stock_event(order, &job.taken));
+        let answer = EventBody::StockRestored(stock_event(order, &job.taken));
         let undone = if job.work == ParticipantState::Pending {
             self.put_new(work_row(order, ParticipantState::Undone, &[], now)?)?
         } else {
@@ -355,7 +342,7 @@ impl KeepStock for Items {
                 .expression_attribute_values(":ttl", n(now.plus_seconds(KEPT_SECONDS).ttl_seconds()));
             TransactWriteItem::builder().update(built(undone.build())?).build()
         };
-        let mut writes = vec![undone, self.answer(order, told, now)?];
+        let mut writes = vec![undone, self.answer(order, answer, now)?];
         for piece in &job.taken {
             let back = Update::builder()
                 .table_name(&self.table.name)
@@ -365,7 +352,7 @@ impl KeepStock for Items {
                 .expression_attribute_values(":pieces", n(piece.quantity.get()));
             writes.push(TransactWriteItem::builder().update(built(back.build())?).build());
         }
-        self.written("putting an order's pieces back", writes).await
+        self.table.write_all("putting an order's pieces back", writes).await
     }
 
     async fn republish(&self, order: &OrderId, work: ParticipantState, now: Timestamp) -> Result<(), Fault> {

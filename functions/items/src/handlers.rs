@@ -128,12 +128,12 @@ pub async fn withdraw_item(deps: &Deps<impl WithdrawItem>, call: Call) -> Result
 /// The queue of `order.placed` and `order.failed`.
 pub async fn deduct_stock(store: &impl KeepStock, message: Message) -> Result<(), Fault> {
     let event = message.event()?;
-    let (news, order) = OrderSignal::of(event.body)
-        .ok_or_else(|| Fault::broken("deducting stock", "the message tells of no order placed or failed"))?;
-    if news == OrderSignal::Placed && is_forgotten(event.time, message.now) {
+    let (signal, order) = OrderSignal::of(event.body)
+        .ok_or_else(|| Fault::broken("deducting stock", "the message is no order.placed and no order.failed"))?;
+    if signal == OrderSignal::Placed && is_forgotten(event.time, message.now) {
         return Ok(());
     }
     let OrderEvent { order_id, user_id, lines, .. } = order;
     let order = Order::of(order_id, user_id, lines, event.correlationid);
-    deduct_stock::deduct_stock(store, news, &order, message.now).await
+    deduct_stock::deduct_stock(store, signal, &order, message.now).await
 }

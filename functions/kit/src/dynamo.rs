@@ -60,6 +60,19 @@ impl Table {
         Ok(got.item)
     }
 
+    /// Makes all writes, or none if a condition does not hold: `false`.
+    pub async fn write_all(
+        &self,
+        doing: &'static str,
+        writes: impl IntoIterator<Item = TransactWriteItem>,
+    ) -> Result<bool, Fault> {
+        let mut transaction = self.transaction(doing);
+        for write in writes {
+            transaction.add(write)?;
+        }
+        Ok(transaction.commit().await?.is_ok())
+    }
+
     /// A transaction without writes.
     pub fn transaction(&self, doing: &'static str) -> Transaction<'_> {
         Transaction { table: self, doing, writes: Vec::new(), identities: Vec::new() }
@@ -303,6 +316,39 @@ impl Read for Item {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use aws_sdk_dynamodb::types::Delete;
+    use aws_sdk_dynamodb::types::error::TransactionCanceledException;
+    use aws_smithy_types::body::SdkBody;
+
+    fn cancelled(reasons: &[&str]) -> SdkError<TransactWriteItemsError> {
+        let reason = |code: &&str| CancellationReason::builder().code(*code).build();
+        let cancelled = TransactionCanceledException::builder()
+            .set_cancellation_reasons(Some(reasons.iter().map(reason).collect()))
+            .build();
+        let raw = http::Response::new(SdkBody::empty()).try_into().unwrap();
+        SdkError::service_error(TransactWriteItemsError::TransactionCanceledException(cancelled), raw)
+    }
+
+    #[test]
+    fn a_cancellation_of_mixed_reasons_means_nothing_while_an_identity_was_not_looked_at() {
+        let config = crate::aws::local_config("http://127.0.0.1:9", "us-east-1");
+        let table = Table::new(Client::new(&config), "things");
+        let mut transaction = table.transaction("testing");
+        let delete = || Delete::builder().table_name("things").key(PK, s("x")).key(SK, s("y"));
+        let identity = transaction.add_identity(delete()).unwrap();
+        let other = transaction.add(delete()).unwrap();
+        let (failed, met, throttled) = ("ConditionalCheckFailed", "TransactionConflict", "ThrottlingError");
+        for unseen in [met, throttled] {
+            let mixed = transaction.meaning(cancelled(&[unseen, failed]));
+            assert!(matches!(mixed, Err(Fault::Contended(_))), "{mixed:?}");
+            let seen = transaction.meaning(cancelled(&[failed, unseen])).unwrap();
+            assert_eq!((seen.failed(identity), seen.failed(other)), (true, false));
+        }
+        let other_failed = transaction.meaning(cancelled(&["None", failed])).unwrap();
+        assert_eq!((other_failed.failed(identity), other_failed.failed(other)), (false, true));
+        assert!(matches!(transaction.meaning(cancelled(&["None", met])), Err(Fault::Contended(_))));
+        assert!(matches!(transaction.meaning(cancelled(&["None", "ValidationError"])), Err(Fault::Broken(_))));
+    }
 
     #[test]
     fn a_missing_or_mistyped_attribute_is_corrupt_data() {

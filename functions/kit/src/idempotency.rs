@@ -7,7 +7,7 @@
 //! The row is written in the transaction of the effect it remembers, so there is never one without the other. A
 //! refused request wrote nothing and may be tried again under its key.
 
-use crate::dynamo::{self, Item, PK, Read, SK, TTL, Table, s};
+use crate::dynamo::{self, Cancelled, Item, PK, Read, SK, Slot, TTL, Table, Transaction, s};
 use crate::{Call, Fault, Problem, Reply};
 use aws_sdk_dynamodb::types::builders::PutBuilder;
 use aws_sdk_dynamodb::types::{Put, ReturnValuesOnConditionCheckFailure};
@@ -185,14 +185,43 @@ pub fn remember(table: &Table, memo: &Memo, now: Timestamp) -> PutBuilder {
         .return_values_on_condition_check_failure(ReturnValuesOnConditionCheckFailure::AllOld)
 }
 
+/// A memo among a transaction's writes.
+#[derive(Debug)]
+pub struct Remembering<'a> {
+    slot: Slot,
+    key: &'a IdempotencyKey,
+}
+
+impl<'a> Remembering<'a> {
+    /// Adds the write of a memo, if there is one.
+    pub fn add(
+        transaction: &mut Transaction<'_>,
+        table: &Table,
+        memo: Option<&'a Memo>,
+        now: Timestamp,
+    ) -> Result<Option<Self>, Fault> {
+        let add = |memo: &'a Memo| Ok(Self { slot: transaction.add(remember(table, memo, now))?, key: &memo.key });
+        memo.map(add).transpose()
+    }
+
+    /// What was known under the key, once the transaction was cancelled.
+    pub fn outcome(&self, cancelled: &Cancelled) -> Result<Outcome<Recalled>, Fault> {
+        match cancelled.found(self.slot) {
+            Some(row) => recall(row, self.key),
+            None => Ok(Outcome::First),
+        }
+    }
+}
+
 /// What a found row says of a request with this key.
 pub fn recall(row: &Item, key: &IdempotencyKey) -> Result<Outcome<Recalled>, Fault> {
     if row.text("fingerprint")? != key.fingerprint {
         return Ok(Outcome::Mismatch);
     }
     let answer: StoredAnswer = row.document("answer")?;
-    // Releases before this one kept an id in place of a body, or none.
-    let about = row.text("about").ok().or(answer.body.as_str()).map(str::to_owned);
+    // Rows of releases before this one name it in place of a body, or at the end of where to look.
+    let named = || answer.body.as_str().or_else(|| answer.location.as_deref()?.rsplit('/').next());
+    let about = row.text("about").ok().or_else(named).map(str::to_owned);
     Ok(Outcome::Replay(Recalled { about, answer }))
 }
 
@@ -235,6 +264,8 @@ mod tests {
         assert_eq!(recall(&row(body, None), &key("other")).unwrap(), Outcome::Mismatch);
         // As releases before this one left them.
         assert_eq!(about(&row(body, None)), None);
+        let accepted = r#"{"status":202,"body":{"a":1},"location":"/payments/id"}"#;
+        assert_eq!(about(&row(accepted, None)).as_deref(), Some("id"));
         assert_eq!(about(&row(r#"{"status":201,"body":"id","location":null}"#, None)).as_deref(), Some("id"));
     }
 

@@ -84,7 +84,7 @@ pub struct CartOrder {
 /// What was done to a cart for an order.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct CartWork {
-    /// Where the cart stands with the order; [`Work::Pending`] when nothing is written down.
+    /// Where the cart stands with the order; [`ParticipantState::Pending`] when nothing is written down.
     pub work: ParticipantState,
     /// The lines that were taken out.
     pub taken: Vec<CartLine>,

@@ -43,7 +43,7 @@ const CART: &str = "CART";
 const WORK: &str = "WORK";
 /// The attribute of a cart's line, before the item.
 const LINE: &str = "l#";
-/// How long it is known what was done for an order, in seconds: 30 days. News of it come within 21: an event is kept 7
+/// How long it is known what was done for an order, in seconds: 30 days. Its events come within 21: an event is kept 7
 /// days in the outbox and 14 in a queue.
 const KEPT_SECONDS: i64 = 30 * 24 * 3600;
 /// How often a write that met a transaction, or a batch that was answered in part, is tried.
@@ -105,19 +105,6 @@ impl Orders {
             }
         }
         Err(Fault::contended(DOING))
-    }
-
-    /// Writes all, or nothing if a condition does not hold: `false`.
-    async fn written(
-        &self,
-        doing: &'static str,
-        writes: impl IntoIterator<Item = TransactWriteItem>,
-    ) -> Result<bool, Fault> {
-        let mut transaction = self.table.transaction(doing);
-        for write in writes {
-            transaction.add(write)?;
-        }
-        Ok(transaction.commit().await?.is_ok())
     }
 
     /// The row that says what was done to the cart for an order nothing was done for.
@@ -194,7 +181,7 @@ impl Orders {
     async fn end(&self, order: &Order, ended: UpdateBuilder, body: EventBody, now: Timestamp) -> Result<bool, Fault> {
         let event = event_of(order, body, now)?;
         let writes = vec![update(built(ended.build())?), outbox::row(&self.table, &event, order.id.as_str())?];
-        self.written("ending an order", writes).await
+        self.table.write_all("ending an order", writes).await
     }
 }
 
@@ -441,13 +428,13 @@ impl KeepCart for Orders {
         lines: &[CartLine],
         now: Timestamp,
     ) -> Result<bool, Fault> {
-        let told = EventBody::CartCleared(cart_event(order, lines));
+        let answer = EventBody::CartCleared(cart_event(order, lines));
         let mut writes =
-            vec![self.first_work(order, ParticipantState::Done, lines, now)?, self.cart_row(order, told, now)?];
+            vec![self.first_work(order, ParticipantState::Done, lines, now)?, self.cart_row(order, answer, now)?];
         if !lines.is_empty() {
             writes.push(self.cart_lines(order, cart, lines, false)?);
         }
-        self.written("taking lines out of a cart", writes).await
+        self.table.write_all("taking lines out of a cart", writes).await
     }
 
     async fn put_lines_back(
@@ -471,12 +458,12 @@ impl KeepCart for Orders {
                 .expression_attribute_values(":ttl", n(now.plus_seconds(KEPT_SECONDS).ttl_seconds()));
             update(built(row.build())?)
         };
-        let told = EventBody::CartRestored(cart_event(order, lines));
-        let mut writes = vec![undone, self.cart_row(order, told, now)?];
+        let answer = EventBody::CartRestored(cart_event(order, lines));
+        let mut writes = vec![undone, self.cart_row(order, answer, now)?];
         if !lines.is_empty() {
             writes.push(self.cart_lines(order, cart, lines, true)?);
         }
-        self.written("putting lines back into a cart", writes).await
+        self.table.write_all("putting lines back into a cart", writes).await
     }
 }
 
@@ -637,7 +624,7 @@ impl FindDue for Orders {
         if put_off.tell {
             writes.push(outbox::row(&self.table, &stuck(due, put_off.nudges, now)?, due.order.id.as_str())?);
         }
-        self.written("putting off the next look at an order", writes).await.map(drop)
+        self.table.write_all("putting off the next look at an order", writes).await.map(drop)
     }
 }
 

@@ -209,9 +209,9 @@ pub async fn get_order(deps: &Deps<impl FindOrder>, call: Call) -> Result<Reply,
 /// `order.placed` and `order.failed`
 pub async fn clear_cart(store: &(impl KeepCart + Republish), message: Message) -> Result<(), Fault> {
     let event = message.event()?;
-    let (news, order) = OrderSignal::of(event.body)
-        .ok_or_else(|| Fault::broken("clearing a cart", "the message tells of no order placed or failed"))?;
-    if news == OrderSignal::Placed && is_forgotten(event.time, message.now) {
+    let (signal, order) = OrderSignal::of(event.body)
+        .ok_or_else(|| Fault::broken("clearing a cart", "the message is no order.placed and no order.failed"))?;
+    if signal == OrderSignal::Placed && is_forgotten(event.time, message.now) {
         return Ok(());
     }
     let order = CartOrder {
@@ -221,7 +221,7 @@ pub async fn clear_cart(store: &(impl KeepCart + Republish), message: Message) -
         said_at: event.time,
         correlation_id: event.correlationid,
     };
-    clear_cart::clear_cart(store, news, &order, message.now).await
+    clear_cart::clear_cart(store, signal, &order, message.now).await
 }
 
 /// What stock, points, cart and who reports it say to an order.

@@ -111,7 +111,7 @@ pub trait SettleRefund: Send + Sync {
 pub trait FindStuck: Send + Sync {
     /// Some of those due for a look at `now`, those that waited longest first.
     fn stuck(&self, now: Timestamp) -> impl Future<Output = Result<Vec<Payment>, Fault>> + Send;
-    /// Sets when the next look may come, so that those behind it are looked at too, and pages the on-call who is to be told.
+    /// Sets when the next look may come, so that those behind it are looked at too, and pages the on-call where that is due.
     /// `before` is the payment as it was found, `after` with the recovery counted, if it is to be. `false` when somebody
     /// else counted one, or the saga has ended.
     fn looked_at(

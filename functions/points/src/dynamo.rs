@@ -44,7 +44,7 @@ pub const MAX_HOT_ENTRIES: u64 = 1_000;
 const ARCHIVE_ENTRIES: usize = 32;
 /// Tries of a write that met another one.
 const ATTEMPTS: u32 = 5;
-/// How long it is known what was done for an order, in seconds: 30 days. News of it come within 21: an event is kept 7
+/// How long it is known what was done for an order, in seconds: 30 days. Its events come within 21: an event is kept 7
 /// days in the outbox and 14 in a queue.
 const KEPT_SECONDS: i64 = 30 * 24 * 3600;
 
@@ -149,7 +149,7 @@ impl Accounts {
             .map_err(broken)?;
         let writes =
             vec![TransactWriteItem::builder().put(put).build(), TransactWriteItem::builder().update(update).build()];
-        self.written("archiving entries", writes).await.map(drop)
+        self.table.write_all("archiving entries", writes).await.map(drop)
     }
 
     /// [`Self::archive`] after a transaction, whose answer does not tell the account.
@@ -408,19 +408,6 @@ impl Accounts {
         Ok(TransactWriteItem::builder().update(built(update.build())?).build())
     }
 
-    /// Writes all, or nothing if a condition does not hold: `false`.
-    async fn written(
-        &self,
-        doing: &'static str,
-        writes: impl IntoIterator<Item = TransactWriteItem>,
-    ) -> Result<bool, Fault> {
-        let mut transaction = self.table.transaction(doing);
-        for write in writes {
-            transaction.add(write)?;
-        }
-        Ok(transaction.commit().await?.is_ok())
-    }
-
     /// The write of an answer.
     fn answer(&self, order: &Order, body: EventBody, now: Timestamp) -> Result<TransactWriteItem, Fault> {
         let id = order.id.as_str();
@@ -449,11 +436,11 @@ impl SettleOrder for Accounts {
             posting.expression_attribute_values(":price", n(order.price.get()))
         };
         let posting = posting.expression_attribute_values(":full", n(MAX_HOT_ENTRIES));
-        let told = EventBody::PointsUsed(points_event(order, order.price));
+        let answer = EventBody::PointsUsed(points_event(order, order.price));
         let mut transaction = self.table.transaction("using points for an order");
         let work = transaction.add(self.work_begun(order, ParticipantState::Done, order.price, now)?)?;
         transaction.add(within_transaction(&posting)?)?;
-        transaction.add(self.answer(order, told, now)?)?;
+        transaction.add(self.answer(order, answer, now)?)?;
         match transaction.commit().await? {
             Ok(()) => {
                 self.archive_after(&order.user, now).await;
@@ -465,14 +452,14 @@ impl SettleOrder for Accounts {
     }
 
     async fn refuse(&self, order: &Order, now: Timestamp) -> Result<bool, Fault> {
-        let told = EventBody::PointsRefused(PointsRefused {
+        let answer = EventBody::PointsRefused(PointsRefused {
             order_id: order.id.clone(),
             user_id: order.user.clone(),
             amount: order.price,
             reason: OrderFailure::InsufficientPoints,
         });
         let refused = self.work_begun(order, ParticipantState::Refused, Won::ZERO, now)?;
-        self.written("refusing points for an order", vec![refused, self.answer(order, told, now)?]).await
+        self.table.write_all("refusing points for an order", vec![refused, self.answer(order, answer, now)?]).await
     }
 
     async fn give_back(&self, order: &Order, job: Job, now: Timestamp) -> Result<bool, Fault> {
@@ -480,14 +467,14 @@ impl SettleOrder for Accounts {
             ParticipantState::Pending => self.work_begun(order, ParticipantState::Undone, Won::ZERO, now)?,
             before => self.work_undone(order, before, now)?,
         };
-        let told = EventBody::PointsReturned(points_event(order, job.used));
-        let mut writes = vec![undone, self.answer(order, told, now)?];
+        let answer = EventBody::PointsReturned(points_event(order, job.used));
+        let mut writes = vec![undone, self.answer(order, answer, now)?];
         if job.work == ParticipantState::Done {
             // Whatever the balance is: what was used is not lost to a limit.
             let returned = order.paid_back(job.used, now);
             writes.push(within_transaction(&self.posting(&order.user, &returned, None))?);
         }
-        let is_written = self.written("giving an order's points back", writes).await?;
+        let is_written = self.table.write_all("giving an order's points back", writes).await?;
         if is_written && job.work == ParticipantState::Done {
             self.archive_after(&order.user, now).await;
         }
@@ -537,7 +524,7 @@ impl ListEntries for Accounts {
             .into_paginator()
             .items()
             .send();
-        // Entries are archived on a schedules of many functions, so archived and hot ones may interleave: archives are
+        // Entries are archived by the clocks of many functions, so archived and hot ones may interleave: archives are
         // read until none can hold an entry of this page. Most users have none at all.
         while let Some(archive) = if archived { archives.next().await } else { None } {
             let archive: Item = archive.map_err(|error| classify("reading archived entries", error))?;

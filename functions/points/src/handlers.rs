@@ -154,12 +154,13 @@ pub async fn list_point_history(deps: &Deps<impl ListEntries>, call: Call) -> Re
 /// An order was placed, or failed.
 pub async fn use_order_points(accounts: &impl SettleOrder, message: Message) -> Result<(), Fault> {
     let event = message.event()?;
-    let (news, order) = OrderSignal::of(event.body)
-        .ok_or_else(|| Fault::broken("using points for an order", "the message tells of no order placed or failed"))?;
-    if news == OrderSignal::Placed && is_forgotten(event.time, message.now) {
+    let (signal, order) = OrderSignal::of(event.body).ok_or_else(|| {
+        Fault::broken("using points for an order", "the message is no order.placed and no order.failed")
+    })?;
+    if signal == OrderSignal::Placed && is_forgotten(event.time, message.now) {
         return Ok(());
     }
     let OrderEvent { order_id, user_id, total_price, .. } = order;
     let order = Order { id: order_id, user: user_id, price: total_price, correlation_id: event.correlationid };
-    use_order_points::use_order_points(accounts, news, &order, message.now).await
+    use_order_points::use_order_points(accounts, signal, &order, message.now).await
 }

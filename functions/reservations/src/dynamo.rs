@@ -211,10 +211,9 @@ impl ListReservations for Reservations {
 
 impl RaiseAlert for Reservations {
     async fn raise_alert(&self, reservation: &Reservation, fault: FaultDetected, now: Timestamp) -> Result<(), Fault> {
-        let mut transaction = self.table.transaction("telling a fault");
+        let mut transaction = self.table.transaction("raising an alert");
         transaction.add(self.fault_row(&reservation.id, &reservation.correlation_id, fault, now)?)?;
-        // A condition that fails found it told.
-        transaction.commit().await.map(|_| ())
+        transaction.commit_unconditional().await
     }
 }
 
@@ -266,7 +265,7 @@ pub fn reservation_of(item: &Item) -> Result<Reservation, Fault> {
     })
 }
 
-fn cancelled(booking: &Booking, reason: CancelReason) -> EventBody {
+fn cancelled_event(booking: &Booking, reason: CancelReason) -> EventBody {
     EventBody::ReservationCancelled(ReservationCancelled { reservation: event_data(booking), reason })
 }
 

@@ -1,4 +1,4 @@
-//! The invariants of reliability.md as pure checks of a [`Snapshot`].
+//! The invariants of tests/README.md as pure checks of a [`Snapshot`].
 
 use super::snapshot::{
     Account, Charge, ChargeStatus, Payment, PaymentStatus, Reservation, ReservationStatus, Seat, SeatState, Snapshot,
@@ -30,7 +30,7 @@ const HEARD_BY: [(&str, &[&str]); 4] = [
 ];
 const DATA_PLATFORM: &str = "deliver-to-data-platform";
 
-/// What must never break. The names are those of reliability.md.
+/// What must never break. The names are those of tests/README.md.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Invariant {
     /// Every item is what its table's documentation says.

@@ -96,7 +96,7 @@ pub enum SeatState {
 
 /// Where a reservation is in its life.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-#[expect(missing_docs, reason = "the names of api.md")]
+#[expect(missing_docs, reason = "the names of infra/openapi.yaml")]
 pub enum ReservationStatus {
     Pending,
     Held,
@@ -189,7 +189,7 @@ pub struct Entry {
 
 /// Where a payment is in its life.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-#[expect(missing_docs, reason = "the names of api.md")]
+#[expect(missing_docs, reason = "the names of infra/openapi.yaml")]
 pub enum PaymentStatus {
     Pending,
     Completed,
@@ -219,7 +219,7 @@ pub struct Payment {
 
 /// Where a charge is in its life.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-#[expect(missing_docs, reason = "the names of functions/payments/src/charge.rs")]
+#[expect(missing_docs, reason = "the names of functions/payments/src/domain/charges.rs")]
 pub enum ChargeStatus {
     Pending,
     Confirmed,
@@ -327,7 +327,7 @@ pub struct Item {
 
 /// Where an order is in its life.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-#[expect(missing_docs, reason = "the names of api.md")]
+#[expect(missing_docs, reason = "the names of infra/openapi.yaml")]
 pub enum OrderStatus {
     Pending,
     Completed,

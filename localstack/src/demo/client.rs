@@ -106,7 +106,7 @@ pub type Answer<T> = Result<T, Refused>;
 
 struct Ask<'a> {
     method: Method,
-    /// As the routes of api.md are written.
+    /// As the routes of infra/openapi.yaml are written.
     route: &'static str,
     path: String,
     caller: Option<&'a Caller>,

@@ -15,7 +15,8 @@ use contracts::saga::RefundSaga;
 use kit::dynamo::{Item, Read, n, s};
 use kit::idempotency::Outcome;
 use tests::fixture::{
-    ACTIVE_SECONDS, HOLD_SECONDS, NOW, concert, payment, place, plan, saga, schedule, step, terms, user, wish, won,
+    ACTIVE_SECONDS, HOLD_SECONDS, NOW, concert, payment, place, plan, saga, schedule, seat_request, step, terms, user,
+    won,
 };
 use tests::proxy::Rule;
 
@@ -33,28 +34,28 @@ async fn entitlement(bench: &Bench, who: &str) -> Item {
 
 /// A reservation that alice asked for asynchronously.
 async fn pending(bench: &Bench) -> SeatRequest {
-    let wish = wish(place("alice", 1, NOW), &["A-1-1"], "r1");
+    let request = seat_request(place("alice", 1, NOW), &["A-1-1"], "r1");
     assert!(matches!(
-        bench.reservations.write_pending(&wish, &wished(&wish), None, NOW).await.unwrap(),
+        bench.reservations.write_pending(&request, &pending_reservation(&request), None, NOW).await.unwrap(),
         Some(Outcome::First)
     ));
-    wish
+    request
 }
 
-/// The reservation a wish asks for.
-fn wished(wish: &SeatRequest) -> Reservation {
+/// The reservation a request asks for.
+fn pending_reservation(request: &SeatRequest) -> Reservation {
     Reservation {
-        id: wish.reservation.clone(),
-        user: wish.user.clone(),
-        schedule: wish.schedule.clone(),
+        id: request.reservation.clone(),
+        user: request.user.clone(),
+        schedule: request.schedule.clone(),
         concert: concert(),
-        seats: wish.seats.as_slice().to_vec(),
+        seats: request.seats.as_slice().to_vec(),
         total_price: won(1),
         queue_position: 1,
         status: Status::Pending,
         hold_expires_at: NOW,
         created_at: NOW,
-        correlation_id: wish.correlation_id.clone(),
+        correlation_id: request.correlation_id.clone(),
         payment: None,
         releases: 0,
         failure: None,
@@ -210,47 +211,47 @@ controls! {
         is_unsound(bench, NOW).await
     }
 
-    a_wish_that_is_decided_is_not_decided_again: "reservations/held_row"
+    a_request_that_is_decided_is_not_decided_again: "reservations/held_row"
     guards "#status = :pending", |bench| {
-        let wish = pending(bench).await;
-        bench.reservations.reject_request(&wish, "seat_taken", NOW).await.unwrap();
-        write_reservations(&bench.reservations, &wish, NOW).await.unwrap();
+        let request = pending(bench).await;
+        bench.reservations.reject_request(&request, "seat_taken", NOW).await.unwrap();
+        write_reservations(&bench.reservations, &request, NOW).await.unwrap();
         bench.seat("A-1-1").await.is_some()
     }
 
-    a_wish_written_twice_undoes_no_decision: "reservations/write_pending"
+    a_request_written_twice_undoes_no_decision: "reservations/write_pending"
     guards "attribute_not_exists(pk)", |bench| {
-        let wish = pending(bench).await;
-        write_reservations(&bench.reservations, &wish, NOW).await.unwrap();
-        bench.reservations.write_pending(&wish, &wished(&wish), None, NOW).await.unwrap().unwrap();
+        let request = pending(bench).await;
+        write_reservations(&bench.reservations, &request, NOW).await.unwrap();
+        bench.reservations.write_pending(&request, &pending_reservation(&request), None, NOW).await.unwrap().unwrap();
         is_unsound(bench, NOW).await
     }
 
-    a_user_has_so_many_undecided_wishes_and_no_more: "reservations/write_pending"
+    a_user_has_so_many_undecided_requests_and_no_more: "reservations/write_pending"
     guards "attribute_not_exists(#wishes) OR #wishes < :most", |bench| {
         let mut last = None;
         for number in 0..=MAX_PENDING {
-            let wish = wish(place("alice", 1, NOW), &["A-1-1"], &format!("r{number}"));
-            last = Some(bench.reservations.write_pending(&wish, &wished(&wish), None, NOW).await.unwrap());
+            let request = seat_request(place("alice", 1, NOW), &["A-1-1"], &format!("r{number}"));
+            last = Some(bench.reservations.write_pending(&request, &pending_reservation(&request), None, NOW).await.unwrap());
         }
         last.unwrap().is_some()
     }
 
     what_is_held_is_not_withdrawn: "reservations/withdraw"
     guards "#status = :pending", |bench| {
-        let wish = pending(bench).await;
-        write_reservations(&bench.reservations, &wish, NOW).await.unwrap();
-        bench.reservations.reject_request(&wish, "timed_out", NOW).await.unwrap();
+        let request = pending(bench).await;
+        write_reservations(&bench.reservations, &request, NOW).await.unwrap();
+        bench.reservations.reject_request(&request, "timed_out", NOW).await.unwrap();
         is_unsound(bench, NOW).await
     }
 
     what_is_decided_is_not_looked_after: "reservations/look_later"
     guards "#status = :pending", |bench| {
-        let wish = pending(bench).await;
-        write_reservations(&bench.reservations, &wish, NOW).await.unwrap();
-        bench.reservations.look_later(&wished(&wish), NOW).await.unwrap();
-        let pk = format!("USER#{}", wish.user);
-        let row = bench.engine.item("reservations", &pk, &format!("RES#{}", wish.reservation)).await.unwrap();
+        let request = pending(bench).await;
+        write_reservations(&bench.reservations, &request, NOW).await.unwrap();
+        bench.reservations.look_later(&pending_reservation(&request), NOW).await.unwrap();
+        let pk = format!("USER#{}", request.user);
+        let row = bench.engine.item("reservations", &pk, &format!("RES#{}", request.reservation)).await.unwrap();
         row.contains_key("waiting_at")
     }
 

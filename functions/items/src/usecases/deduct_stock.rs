@@ -7,19 +7,19 @@ use contracts::Timestamp;
 use contracts::choreography::{OrderSignal, Reaction, reaction_to};
 use kit::Fault;
 
-/// How often an order is decided about again after other news of it came in between. There are but two.
+/// How often an order is decided about again after other signal of it came in between. There are but two.
 const ATTEMPTS: u32 = 4;
 
-/// Brings the stock to where the news want it, exactly once for each order, and answers, each time it is asked.
+/// Brings the stock to where the signal want it, exactly once for each order, and answers, each time it is asked.
 pub async fn deduct_stock(
     store: &impl KeepStock,
-    news: OrderSignal,
+    signal: OrderSignal,
     order: &Order,
     now: Timestamp,
 ) -> Result<(), Fault> {
     for _ in 0..ATTEMPTS {
         let job = store.job(&order.id).await?;
-        let is_settled = match reaction_to(news, job.work) {
+        let is_settled = match reaction_to(signal, job.work) {
             Reaction::Do => match store.take(order, now).await? {
                 Taken::All => true,
                 Taken::None(refusal) => store.refuse(order, &refusal, now).await?,

@@ -7,19 +7,19 @@ use contracts::Timestamp;
 use contracts::choreography::{OrderSignal, Reaction, reaction_to};
 use kit::Fault;
 
-/// How often it is decided again after the cart or other news of the order came in between.
+/// How often it is decided again after the cart or other signal of the order came in between.
 const ATTEMPTS: u32 = 4;
 
-/// Brings the cart to where the news want it, exactly once for each order, and answers, each time it is asked.
+/// Brings the cart to where the signal want it, exactly once for each order, and answers, each time it is asked.
 pub async fn clear_cart(
     store: &(impl KeepCart + Republish),
-    news: OrderSignal,
+    signal: OrderSignal,
     order: &CartOrder,
     now: Timestamp,
 ) -> Result<(), Fault> {
     for _ in 0..ATTEMPTS {
         let (before, cart) = store.cart_work(order).await?;
-        let is_settled = match reaction_to(news, before.work) {
+        let is_settled = match reaction_to(signal, before.work) {
             Reaction::Do => {
                 let lines = cart.ordered(&order.lines, order.said_at);
                 store.take_lines(order, &cart, &lines, now).await?
@@ -29,7 +29,7 @@ pub async fn clear_cart(
                 store.put_lines_back(order, &before, &cart, &lines, now).await?
             }
             Reaction::AnswerAgain => {
-                let said = if news == OrderSignal::Failed { "cart.restored" } else { "cart.cleared" };
+                let said = if signal == OrderSignal::Failed { "cart.restored" } else { "cart.cleared" };
                 store.republish(&order.id, said, now).await?;
                 true
             }

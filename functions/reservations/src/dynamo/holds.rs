@@ -1,8 +1,8 @@
 //! Holds: what a sale is decided on, the write that takes the seats, and the write that gives them back.
 
 use super::{
-    DUE_INDEX, DUE_ROWS, ROUNDS, Reservations, cancelled, due_shard, event_data, reservation_item, reservation_of,
-    seat_pk, seat_sk,
+    DUE_INDEX, DUE_ROWS, ROUNDS, Reservations, cancelled_event, due_shard, event_data, reservation_item,
+    reservation_of, seat_pk, seat_sk,
 };
 use crate::domain::{Booking, EndHold, Hold, Refusal, Reservation, Status, Visit, Visits};
 use crate::ports::{FindOverdue, HoldWritten, LoadSale, Origin, Sale, WriteEnd, WriteHold};
@@ -14,7 +14,7 @@ use contracts::{ConcertId, ScheduleId, SeatId, Timestamp, UserId};
 use kit::Fault;
 use kit::dynamo::{Cancelled, Item, PK, Read, SK, Slot, at, built, n, readable, s};
 use kit::fault::classify;
-use kit::idempotency::{self, IdempotencyKey, Memo, Outcome};
+use kit::idempotency::{self, IdempotencyKey, Memo, Outcome, Remembering};
 use std::collections::HashMap;
 
 impl LoadSale for Reservations {
@@ -77,7 +77,7 @@ struct HoldSlots<'a> {
     entitlement: Slot,
     reservation: Slot,
     seats: Vec<(Slot, &'a SeatId)>,
-    memo: Option<(Slot, &'a IdempotencyKey)>,
+    memo: Option<Remembering<'a>>,
 }
 
 impl WriteHold for Reservations {
@@ -103,10 +103,7 @@ impl WriteHold for Reservations {
         }
         let held = EventBody::ReservationHeld(event_data(&reservation.booking()));
         transaction.add(self.event_row(&reservation.id, &reservation.correlation_id, held, now)?)?;
-        let memo = match memo {
-            Some(memo) => Some((transaction.add(idempotency::remember(&self.table, memo, now))?, &memo.key)),
-            None => None,
-        };
+        let memo = Remembering::add(&mut transaction, &self.table, memo, now)?;
         match transaction.commit().await? {
             Ok(()) => Ok(HoldWritten::Held),
             Err(cancelled) => {
@@ -118,14 +115,10 @@ impl WriteHold for Reservations {
 
 /// Why a hold was not made.
 fn not_held(hold: &Hold, origin: Origin, slots: &HoldSlots<'_>, cancelled: &Cancelled) -> Result<HoldWritten, Fault> {
-    if let Some((slot, key)) = slots.memo
-        && cancelled.failed(slot)
-    {
-        let row = cancelled.found(slot).ok_or_else(|| Fault::broken("holding seats", "the key's row is missing"))?;
-        return Ok(match idempotency::recall(row, key)? {
-            Outcome::Replay(first) => HoldWritten::Replay(first.answer),
-            Outcome::First | Outcome::Mismatch => HoldWritten::KeyReused,
-        });
+    match slots.memo.as_ref().map_or(Ok(Outcome::First), |memo| memo.outcome(cancelled))? {
+        Outcome::First => {}
+        Outcome::Replay(first) => return Ok(HoldWritten::Replay(first.answer)),
+        Outcome::Mismatch => return Ok(HoldWritten::KeyReused),
     }
     if cancelled.failed(slots.reservation) {
         return Ok(match origin {
@@ -269,9 +262,9 @@ impl WriteEnd for Reservations {
             EndHold::Cancel => (
                 Status::Cancelled,
                 "#status = :held AND hold_expires_at > :now",
-                cancelled(booking, CancelReason::User),
+                cancelled_event(booking, CancelReason::User),
             ),
-            EndHold::Undo(reason) => (Status::Cancelled, "#status = :held", cancelled(booking, reason)),
+            EndHold::Undo(reason) => (Status::Cancelled, "#status = :held", cancelled_event(booking, reason)),
         };
         let ended = self
             .update_of_reservation(&booking.user, &booking.id)

@@ -2,8 +2,8 @@
 
 use super::holds::{ONE_REQUEST_FEWER, requests_of};
 use super::{
-    DUE_ROWS, Reservations, WAITING_INDEX, cancelled, due_shard, reservation_item, reservation_of, reservation_sk,
-    user_pk,
+    DUE_ROWS, Reservations, WAITING_INDEX, cancelled_event, due_shard, reservation_item, reservation_of,
+    reservation_sk, user_pk,
 };
 use crate::domain::{Booking, MAX_PENDING, PENDING_SECONDS, Reservation, SeatRequest, Status};
 use crate::ports::{FindWaiting, Waiting, WritePending};
@@ -13,7 +13,7 @@ use contracts::{ConcertId, ReservationId, ScheduleId, Timestamp, UserId};
 use kit::Fault;
 use kit::dynamo::{PK, Read, SK, at, json, n, readable, s};
 use kit::fault::classify;
-use kit::idempotency::{self, Memo, Outcome, StoredAnswer};
+use kit::idempotency::{Memo, Outcome, Remembering, StoredAnswer};
 
 /// A pending reservation, and how it ends.
 struct Withdrawn<'a> {
@@ -55,16 +55,11 @@ impl WritePending for Reservations {
                 .expression_attribute_values(":one", n(1))
                 .expression_attribute_values(":most", n(MAX_PENDING)),
         )?;
-        let memo = match memo {
-            Some(memo) => Some((transaction.add(idempotency::remember(&self.table, memo, now))?, &memo.key)),
-            None => None,
-        };
+        let memo = Remembering::add(&mut transaction, &self.table, memo, now)?;
         let Err(cancelled) = transaction.commit().await? else { return Ok(Some(Outcome::First)) };
-        if let Some((slot, key)) = memo
-            && cancelled.failed(slot)
-        {
-            let row = cancelled.found(slot).ok_or_else(|| Fault::broken(DOING, "the key's row is missing"))?;
-            return Ok(Some(idempotency::recall(row, key)?.map(|first| first.answer)));
+        let known = memo.map_or(Ok(Outcome::First), |memo| memo.outcome(&cancelled))?;
+        if known != Outcome::First {
+            return Ok(Some(known.map(|first| first.answer)));
         }
         match () {
             // The id was minted for this very call: a try whose answer was lost has written it.
@@ -83,7 +78,7 @@ impl WritePending for Reservations {
             correlation_id: &booking.correlation_id,
             status: Status::Cancelled,
             failure: reason.as_str(),
-            event: cancelled(booking, reason),
+            event: cancelled_event(booking, reason),
         };
         self.withdraw(withdrawn, now).await
     }
