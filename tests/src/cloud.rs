@@ -299,13 +299,10 @@ impl Cloud {
     /// A concert with one date, on sale, with everybody admitted at once.
     pub async fn sale(&'static self, terms: Terms) -> Sale {
         let sale = self.concert(terms).await;
-        let admitted = self
-            .operator()
-            .put(
-                &format!("/admin/concerts/{}/admission", sale.concert),
-                &json!({"opens_at": "2026-01-01T00:00:00Z", "rate_per_minute": 1_000_000, "active_seconds": 3600}),
-            )
-            .await;
+        let operator = self.operator();
+        let path = format!("/admin/concerts/{}/admission", sale.concert);
+        let plan = json!({"opens_at": "2026-01-01T00:00:00Z", "rate_per_minute": 1_000_000, "active_seconds": 3600});
+        let admitted = answered(|| operator.put(&path, &plan)).await;
         assert_eq!(admitted.status, 200, "{}", admitted.text());
         sale
     }
@@ -313,7 +310,7 @@ impl Cloud {
     /// An item of merchandise; its id.
     pub async fn item(&'static self, price: i64, stock: i64) -> String {
         let item = json!({"name": "Poster", "price": price, "stock": stock});
-        let created = self.operator().post("/admin/items", &item).await;
+        let created = self.operator().create("/admin/items", &item).await;
         assert_eq!(created.status, 201, "{}", created.text());
         text(&created.json(), "item_id")
     }
@@ -328,11 +325,11 @@ impl Cloud {
     pub async fn concert(&'static self, terms: Terms) -> Sale {
         let operator = self.operator();
         let concert =
-            operator.post("/admin/concerts", &json!({"title": "Title", "artist": "Artist", "venue": "Venue"})).await;
+            operator.create("/admin/concerts", &json!({"title": "Title", "artist": "Artist", "venue": "Venue"})).await;
         assert_eq!(concert.status, 201, "{}", concert.text());
         let concert = text(&concert.json(), "concert_id");
         let schedule = operator
-            .post(
+            .create(
                 &format!("/admin/concerts/{concert}/schedules"),
                 &json!({
                     "starts_at": "2099-01-01T10:00:00Z", "max_per_user": terms.max_per_user,
@@ -395,6 +392,13 @@ impl User {
         self.send("POST", path, &[], Some(body)).await
     }
 
+    /// `POST` under a key of its own, once it is answered.
+    pub async fn create(&self, path: &str, body: &Value) -> Answer {
+        let key = unique("create");
+        let headers = [("idempotency-key", key.as_str())];
+        answered(|| self.send("POST", path, &headers, Some(body))).await
+    }
+
     /// `PUT`
     pub async fn put(&self, path: &str, body: &Value) -> Answer {
         self.send("PUT", path, &[], Some(body)).await
@@ -407,7 +411,9 @@ impl User {
 
     /// Joins the waiting room; the queue token.
     pub async fn join(&self, sale: &Sale) -> String {
-        let joined = self.send("POST", &format!("/concerts/{}/queue-tokens", sale.concert), &[], None).await;
+        let path = format!("/concerts/{}/queue-tokens", sale.concert);
+        // A place that was given out to an answer that was lost harms nobody.
+        let joined = answered(|| self.send("POST", &path, &[], None)).await;
         assert_eq!(joined.status, 201, "{}", joined.text());
         text(&joined.json(), "token")
     }
@@ -420,8 +426,10 @@ impl User {
 
     /// Joins and holds seats; the reservation's id.
     pub async fn hold(&self, sale: &Sale, seats: &[&str]) -> String {
-        let token = self.join(sale).await;
-        let held = self.reserve(sale, &token, seats).await;
+        let (token, key) = (self.join(sale).await, unique("hold"));
+        let headers = [("queue-token", token.as_str()), ("idempotency-key", key.as_str())];
+        let body = json!({"schedule_id": sale.schedule, "seats": seats});
+        let held = answered(|| self.send("POST", "/reservations", &headers, Some(&body))).await;
         assert_eq!(held.status, 201, "{}", held.text());
         text(&held.json(), "reservation_id")
     }
