@@ -83,7 +83,7 @@ pub trait KeepStock: Send + Sync {
     /// for.
     fn restore(&self, order: &Order, job: &Job, now: Timestamp) -> impl Future<Output = Result<bool, Fault>> + Send;
 
-    /// Has the answer that belongs to an order's work said once more.
+    /// Has the answer that belongs to an order's work published again.
     fn republish(
         &self,
         order: &OrderId,

@@ -208,6 +208,9 @@ impl<'a> Remembering<'a> {
     pub fn outcome(&self, cancelled: &Cancelled) -> Result<Outcome<Recalled>, Fault> {
         match cancelled.found(self.slot) {
             Some(row) => recall(row, self.key),
+            None if cancelled.failed(self.slot) => {
+                Err(Fault::broken("recalling an answer", "the key's row is missing"))
+            }
             None => Ok(Outcome::First),
         }
     }

@@ -71,7 +71,7 @@ pub trait SettleOrder: Send + Sync {
     /// for.
     fn give_back(&self, order: &Order, job: Job, now: Timestamp) -> impl Future<Output = Result<bool, Fault>> + Send;
 
-    /// Has the answer that belongs to an order's work said once more.
+    /// Has the answer that belongs to an order's work published again.
     fn republish(
         &self,
         order: &OrderId,
