@@ -1,4 +1,5 @@
-"""What LocalStack lets calls of a function wait at, instead of refusing them; and how long either engine lets them wait."""
+"""The gate where LocalStack lets calls of a function wait, instead of refusing them; and how long either engine lets
+them wait."""
 
 import collections
 import threading
@@ -9,7 +10,7 @@ QUEUE_SECONDS = 120
 
 
 class Gate:
-    """Admits at most `limit` callers at a time, the others in the order in which they came."""
+    """Admits at most `limit` callers at a time, the others in order of arrival."""
 
     def __init__(self):
         self._lock = threading.Lock()

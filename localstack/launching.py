@@ -1,4 +1,4 @@
-"""What a launcher of an engine does whichever engine it is: its options, its session, its limits, its end."""
+"""What the launchers of both engines share: options, session, limits, end."""
 
 import argparse
 import contextlib
@@ -8,7 +8,7 @@ import threading
 
 
 def options():
-    """An engine's command line, to be added to."""
+    """An engine's command line, to be extended."""
     arguments = argparse.ArgumentParser()
     arguments.add_argument("--port", type=int, required=True)
     arguments.add_argument("--nonce", required=True)
@@ -26,7 +26,7 @@ def own_session():
 
 
 def end_with_parent(leave):
-    """Leaves when the parent ends, however it does."""
+    """Exits when the parent ends, however it does."""
 
     def watch():
         # The parent holds the other end of this pipe and never writes: the end of the file is its end.
@@ -38,13 +38,13 @@ def end_with_parent(leave):
 
 
 def say_why(why):
-    """What ends says why, in the engine's log."""
-    with contextlib.suppress(Exception):  # A log that cannot be written is no reason to stay.
+    """Logs the reason of an end in the engine's log."""
+    with contextlib.suppress(Exception):  # Without a log, it ends all the same.
         print(f"the engine ends: {why}", file=sys.stderr, flush=True)
 
 
 def raise_file_limit():
-    """Some hundred connections and processes at a time; the usual soft limit is 1,024 files."""
+    """For some hundred connections and processes at a time; the usual soft limit is 1,024 files."""
     import resource
 
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
@@ -52,5 +52,5 @@ def raise_file_limit():
     if soft < wanted:
         try:
             resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
-        except (ValueError, OSError) as error:  # macOS allows less than it says.
+        except (ValueError, OSError) as error:  # macOS allows less than its limit states.
             print(f"the limit of open files stays at {soft}: {error}", file=sys.stderr, flush=True)

@@ -39,7 +39,7 @@ INHERITED = ("PATH", "HOME", "LANG", "TMPDIR", "RUST_BACKTRACE")
 
 
 def failure(kind, message):
-    """A failure as Lambda tells callers of one."""
+    """A failure as Lambda reports it to callers."""
     return json.dumps({"errorType": kind, "errorMessage": message}).encode()
 
 
@@ -55,16 +55,16 @@ class Call:
         self.answer = Future()  # (body, whether it is an error)
 
     def settle(self, body, is_error):
-        # Who comes second (an answer after its deadline, the end of a process after its answer) has nothing to say.
+        # A second result (an answer after the deadline, the end of a process after its answer) is ignored.
         with contextlib.suppress(Exception):
             self.answer.set_result((body, is_error))
 
 
 class RuntimeApi(socketserver.StreamRequestHandler):
-    """What the functions talk to.
+    """The Runtime API of all functions.
 
-    Not http.server's handler: that reads the headers of a request as those of an e-mail, which took longer than all the
-    rest of it; and there are two for every event.
+    It does not use http.server's handler: that parses the headers of a request as those of an e-mail, which took longer
+    than everything else; and there are two requests for every event.
     """
 
     # A small answer would wait for a delayed ACK (40 ms).
@@ -73,7 +73,7 @@ class RuntimeApi(socketserver.StreamRequestHandler):
 
     @classmethod
     def address(cls):
-        """Where it listens; starts it on first use."""
+        """The address it listens on; starts it on first use."""
         with _SERVER_LOCK:
             if not hasattr(cls, "_server"):
                 cls._server = Server(("127.0.0.1", 0), cls)
@@ -170,7 +170,7 @@ _CODE_LOCK = threading.Lock()
 
 
 def unzipped(code):
-    """The directory of a function's program. Functions of one package share it, where LocalStack has a copy for each."""
+    """The directory of a function's program. Functions of one package share it; LocalStack has a copy for each."""
     path = Path(tempfile.gettempdir(), "code", code.code_sha256.replace("/", "_"))
     with _CODE_LOCK:
         if not path.exists():
@@ -199,7 +199,7 @@ class ProcessExecutor(RuntimeExecutor):
         self.log_path = Path(tempfile.gettempdir(), "logs", f"{function_version.id.function_name}-{id}")
         self.log_read = 0
 
-    # What LocalStack asks for.
+    # Called by LocalStack.
 
     def start(self, env_vars):
         RuntimeApi.environments[self.id] = self
@@ -254,7 +254,7 @@ class ProcessExecutor(RuntimeExecutor):
     def cleanup_version(cls, function_version):
         pass
 
-    # What the Runtime API asks for.
+    # Called by the Runtime API.
 
     def next_call(self):
         if not self.started.done():
@@ -278,7 +278,7 @@ class ProcessExecutor(RuntimeExecutor):
         self.started = started = Future()
         self.log_path.parent.mkdir(parents=True, exist_ok=True)
         inherited = {name: os.environ[name] for name in INHERITED if name in os.environ}
-        # A file, not a pipe: nothing has to read along, and what was written before an answer is there with it.
+        # A file, not a pipe: no reader is needed, and what was written before an answer is complete with it.
         with self.log_path.open("ab") as log:
             self.process = subprocess.Popen(
                 [code / "bootstrap"],
@@ -309,7 +309,7 @@ class ProcessExecutor(RuntimeExecutor):
             raise
 
     def watch(self, process, started):
-        """Tells whoever waits for the process that it ended."""
+        """Notifies the waiting call when the process ended."""
         status = process.wait()
         message = f"RequestId: {getattr(self.call, 'id', uuid.UUID(int=0))} Error: Runtime exited with status {status}"
         with contextlib.suppress(Exception):  # It had started.
@@ -325,11 +325,11 @@ class ProcessExecutor(RuntimeExecutor):
         if process is not None and process.poll() is None:
             process.send_signal(signal.SIGKILL)
             process.wait()
-        # Its request for the next call, if any, waits for an event that is not to come.
+        # Its request for the next call, if any, waits for an event that will not come.
         self.calls.put(None)
 
     def read_log(self):
-        """What was printed since the last call."""
+        """The output since the last call."""
         try:
             with self.log_path.open("rb") as log:
                 log.seek(self.log_read)
@@ -342,9 +342,9 @@ class ProcessExecutor(RuntimeExecutor):
 
 
 def share_packages(provider, models):
-    """Stores a package once, where LocalStack stores it again for each of the functions that are made of it.
+    """Stores a package once; LocalStack stores it again for each function made of it.
 
-    A package's key in its bucket holds the hash of its content, so one key is one package for ever.
+    A package's key in its bucket has the hash of its content, so a key is the same package for ever.
     """
     stock, lock, packages = provider.store_s3_bucket_archive, threading.Lock(), {}
 
@@ -356,12 +356,12 @@ def share_packages(provider, models):
             return packages[key]
 
     provider.store_s3_bucket_archive = store
-    # Another function may be made of it; the engine keeps nothing that outlives it.
+    # Another function may use it; the engine keeps nothing that outlives it.
     models.S3Code.destroy = lambda self: None
 
 
 class Snapshots(dict):
-    """A dictionary that may be added to while somebody walks over its values."""
+    """A dictionary that may be added to while its values are iterated."""
 
     def values(self):
         return list(super().values())
@@ -377,7 +377,7 @@ def queue_instead_of_throttling(version_manager, per_function):
 
     def invoke(self, *, invocation):
         reserved = getattr(self.function, "reserved_concurrent_executions", None)
-        if reserved == 0:  # Somebody switched the function off: that is an answer, not a queue.
+        if reserved == 0:  # The function is switched off: refuse, do not wait.
             return stock(self, invocation=invocation)
         gate = gates[self.function_version.id.unqualified_arn()]
         limit = per_function if reserved is None else min(reserved, per_function)
@@ -392,7 +392,7 @@ def queue_instead_of_throttling(version_manager, per_function):
 
 
 def install(environment):
-    """Makes LocalStack run functions as processes, which get this environment beside their own."""
+    """Makes LocalStack run functions as processes, with this environment beside their own."""
     from localstack.services.lambda_ import provider
     from localstack.services.lambda_.invocation import (
         assignment,
@@ -413,7 +413,7 @@ def install(environment):
         def find_plugins(self):
             return [PluginSpec(RuntimeExecutorPlugin.namespace, "process", ProcessExecutorPlugin)]
 
-    # The plug-in point, without a package of our own to be installed for it.
+    # The plug-in point, without a package to be installed for it.
     runtime_executor.EXECUTOR_PLUGIN_MANAGER.finder = Finder()
     config.LAMBDA_RUNTIME_EXECUTOR = "process"
 
@@ -426,7 +426,7 @@ def install(environment):
     assignment.AssignmentService.__init__ = init
     ProcessExecutor.shared_environment = environment
     for name in ("record_cw_metric_invocation", "record_cw_metric_error"):
-        # A thread and a call for every call, for metrics that nobody here reads.
+        # A thread and a call for every call, for metrics that nothing here reads.
         setattr(version_manager, name, lambda **_: None)
     share_packages(provider, lambda_models)
     queue_instead_of_throttling(version_manager, int(os.environ.get("ENCORE_FUNCTION_CONCURRENCY", "8")))

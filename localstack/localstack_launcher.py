@@ -34,7 +34,7 @@ def check(condition, what):
 
 
 def configure(port, work, nonce):
-    """What LocalStack takes from its environment, before its first module is loaded."""
+    """The settings that LocalStack takes from its environment, before its first module is loaded."""
     lines = HERE.joinpath("localstack.env").read_text().splitlines()
     os.environ.update(line.split("=", 1) for line in lines if line and not line.startswith("#"))
     os.environ.update(
@@ -45,7 +45,7 @@ def configure(port, work, nonce):
         OVERRIDE_IN_DOCKER="0",
         FILESYSTEM_ROOT=os.path.join(work, "localstack"),
         LS_LOG="debug" if os.environ.get("LOG_LEVEL") == "DEBUG" else "warn",
-        # No fixed ports, nothing from outside.
+        # No fixed ports, no access from other machines.
         DNS_ADDRESS="0",
         SKIP_SSL_CERT_DOWNLOAD="1",
         DOCKER_HOST="unix:///nonexistent/docker.sock",
@@ -56,9 +56,9 @@ def configure(port, work, nonce):
 
 
 def collect_seldom():
-    """Looks for garbage in what is new only.
+    """Collects garbage among new objects only.
 
-    The descriptions of the services are a million objects for ever, and Python walked over all of them time and again.
+    The descriptions of the services are a million permanent objects, which Python scanned again and again.
     """
 
     def keep(phase, told):
@@ -70,7 +70,7 @@ def collect_seldom():
 
 
 def start_database(program):
-    """Starts dynoxide; says where it listens. It ends when this process does: its standard input ends then."""
+    """Starts dynoxide; returns its address. It ends with this process, when its standard input ends."""
     database = subprocess.Popen([program, "dynamodb"], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
     line = database.stdout.readline().strip()
     if not line.isdigit():
@@ -81,7 +81,7 @@ def start_database(program):
 def use_dynoxide(port):
     """Puts dynoxide where LocalStack runs DynamoDB Local.
 
-    The two are alike but for the region in their ARNs: `ddblocal` there, `dynoxide` here.
+    The two differ in the region of their ARNs only: `ddblocal` there, `dynoxide` here.
     """
     from localstack import config
     from localstack.services.dynamodb import server, utils
@@ -115,8 +115,9 @@ def use_dynoxide(port):
 
 
 def read_streams_directly(port):
-    """Has event sources read streams from dynoxide, where LocalStack calls its own API, twenty times a second for each
-    stream, and that asks dynoxide. Where dynoxide refuses, LocalStack asks once more and sees to what is to be done."""
+    """Lets event sources read streams from dynoxide. LocalStack calls its own API, twenty times a second for each
+    stream, and that calls dynoxide. Where dynoxide refuses, LocalStack's own call is made, which handles the
+    refusal."""
     from localstack.services.lambda_.event_source_mapping.pollers.dynamodb_poller import DynamoDBPoller
 
     check("get_records" in DynamoDBPoller.get_records.__code__.co_names, "DynamoDBPoller.get_records")
@@ -147,7 +148,7 @@ def read_streams_directly(port):
         if told is None:
             return stock(self, iterator)
         for record in told["Records"]:
-            # What is binary is base64 in the event, too; only times are another thing in between.
+            # Binary values are base64 in the event, too; only times differ.
             made = record["dynamodb"].get("ApproximateCreationDateTime")
             if made is not None:
                 record["dynamodb"]["ApproximateCreationDateTime"] = datetime.datetime.fromtimestamp(made, datetime.UTC)
@@ -180,8 +181,8 @@ def keep_catalog():
 
 
 def listen_here_only():
-    """Listens on 127.0.0.1, where LocalStack listens on all addresses whatever GATEWAY_LISTEN says; and lets 500 buyers
-    knock at once, where LocalStack lets 50."""
+    """Listens on 127.0.0.1, where LocalStack listens on all addresses whatever GATEWAY_LISTEN is; with a backlog for
+    500 buyers, where LocalStack's is 50."""
     from localstack.runtime.server import twisted as server
 
     stock = server.endpoints.TCP4ServerEndpoint
@@ -193,12 +194,12 @@ def listen_here_only():
 
 
 def leave(remove, why):
-    """Says why, ends functions, database and this process, and takes the given directories away.
+    """Logs why, ends functions, database and this process, and removes the given directories.
 
-    Without ceremony: the engine keeps nothing, so there is nothing to save.
+    Nothing is saved: the engine keeps nothing.
     """
     if not LEAVING.acquire(blocking=False):
-        return  # Somebody does it, and never releases this. The group's SIGTERM comes here, too.
+        return  # Another thread is ending it, and never releases this. The group's SIGTERM comes here, too.
     launching.say_why(why)
     from localstack_lambda import RuntimeApi
 

@@ -1,8 +1,9 @@
-"""Takes the usual requests straight to whom they are for.
+"""Routes the usual requests straight to their services.
 
 The stock engine asks two dozen services first whether a request is theirs, by its path, its host or its query, and
-parses all of it for that. Two kinds of requests are nearly all of the traffic here, and can be told by their first line:
-calls of an API, and calls of functions to services that speak JSON. Everything else goes the stock way.
+parses all of it for that. Two kinds of requests are nearly all of the traffic here, and can be recognised by their
+first line: calls of an API, and calls of functions to services that speak JSON. Everything else is left to the stock
+engine.
 """
 
 import email.utils
@@ -30,7 +31,7 @@ class Front(Asgi):
 
     def __init__(self, app, port):
         super().__init__(app, port)
-        # By any other name a request may be for a bucket, an API or a function that the name says.
+        # Under any other name a request may be for a bucket, an API or a function that the name contains.
         self._hosts = (f"127.0.0.1:{port}", f"localhost:{port}")
         self._date = (0, b"")
 
@@ -102,5 +103,5 @@ class Front(Asgi):
         return self._date[1]
 
 
-# What the connection says itself.
+# The answers of the connection itself.
 OURS = frozenset((b"content-length", b"transfer-encoding", b"connection"))

@@ -1,9 +1,9 @@
 """Runs the functions' processes from the engine's event loop.
 
-The stock engine serves each process's Runtime API by threads of its own, which look ten times a second whether there
-is something to do, and calls it from yet another thread. Between them a call changes threads some ten times, and every
-change waits for the interpreter. Here all of it is callbacks of one loop: a process that has nothing to do costs
-nothing, and a call is one write and one read. What a process says and when it ends is learnt from its pipe.
+The stock engine serves each process's Runtime API by threads of its own, which poll ten times a second, and calls it
+from yet another thread. Between them a call changes threads some ten times, and every change waits for the interpreter.
+Here all of it is callbacks of one loop: an idle process costs nothing, and a call is one write and one read. A
+process's output and its end are read from its pipe.
 """
 
 import asyncio
@@ -28,11 +28,11 @@ from ministack_http import Connection
 MOST_LINES = 10000
 # The longest part of a line that is waited for, bytes: as much as CloudWatch Logs takes for one.
 MOST_OF_A_LINE = 256 * 1024
-# How often its pipe is read before others get their turn. A pipe holds less, so what was in it is read by then.
+# How often its pipe is read before others get their turn. A pipe holds less, so its whole content is read by then.
 MOST_READS = 4
-# How long lines that come between calls are gathered before they are handed over, seconds.
+# How long lines between calls are gathered before they are handed over, seconds.
 LATE_SECONDS = 1
-# How long the answer of a process that has ended may still be on its way, seconds.
+# How long the answer of a process that has ended may still be in flight, seconds.
 GRACE_SECONDS = 0.05
 JSON = b"content-type: application/json\r\n"
 
@@ -54,7 +54,7 @@ class Process:
     def __init__(self, config, log):
         self.config, self.log = config, log
         self.loop = asyncio.get_running_loop()
-        self.handle = None  # What subprocess gives.
+        self.handle = None  # The subprocess.
         self.over = False
         self.ready = self.loop.create_future()
         self._listener = self._asks = self._call = self._output = None
@@ -93,7 +93,7 @@ class Process:
         return not self.over and self.handle.poll() is None
 
     async def call(self, event, request_id, trace_id, arn):
-        """The kind of its answer, `response` or `error`, and what it says."""
+        """The kind of its answer, `response` or `error`, and the answer."""
         if self.over:
             raise ENDED
         seconds = self.config.get("Timeout", 30)
@@ -188,7 +188,7 @@ class Process:
             self._rest = b""
 
     def end(self):
-        """Ends it, whatever it does."""
+        """Ends it, busy or not."""
         if self.over:
             return
         self.over = True
@@ -197,7 +197,7 @@ class Process:
         if not self.ready.done():
             code = self.handle.poll() if self.handle else None
             self.ready.set_exception(RuntimeError(f"bootstrap exited during init with code {code}"))
-            self.ready.exception()  # Nobody may be waiting any more.
+            self.ready.exception()  # No caller may be waiting any more.
         self._fail(ENDED)
         if self._listener is not None:
             self._listener.close()
@@ -220,8 +220,8 @@ class Environment(runtime.Worker):
     async def call(self, event, request_id, arn):
         """What `lambda_svc._execute_function` answers."""
         self._calls += 1
-        # The engine ends the process of an environment that it lets go of. As long as a call runs there is none to be
-        # found: the call comes to its end first, as on AWS.
+        # The engine ends the process of an environment that it discards. During a call it finds none: the call ends
+        # first, as on AWS.
         self._proc = None
         try:
             kind, payload = await self._answer(event, request_id, arn)
@@ -250,7 +250,7 @@ class Environment(runtime.Worker):
             try:
                 await self._start(runtime._PROVIDED_INIT_TIMEOUT)
             except runtime.ProvidedInitTimeout:
-                # Lambda tries once more, within the time of the call.
+                # Lambda retries once, within the time of the call.
                 await self._start(self.config.get("Timeout", 30))
         trace_id = svc._xray_trace_id_for_invocation(self.config)
         process = self._process
@@ -270,7 +270,7 @@ class Environment(runtime.Worker):
         self._process = self._proc = None
 
     def _discard_tmpdir(self):
-        # The engine calls this, in a thread of its own, for an environment that it lets go of.
+        # The engine calls this, in a thread of its own, for an environment that it discards.
         self._loop.call_soon_threadsafe(self._retire)
 
     def _retire(self):
@@ -279,7 +279,7 @@ class Environment(runtime.Worker):
             self._stop()
 
     def end(self):
-        """Ends it, whatever it does."""
+        """Ends it, busy or not."""
         if self._process is not None and self._process.handle is not None:
             self._process.handle.kill()
 
@@ -305,7 +305,7 @@ class Environment(runtime.Worker):
 
 
 class Turns:
-    """Admits at most so many calls of a function at a time, the others in the order in which they came."""
+    """Admits at most so many calls of a function at a time, the others in order of arrival."""
 
     def __init__(self):
         self._running, self._waiting = 0, collections.deque()
@@ -358,7 +358,7 @@ class Functions:
             print(f"{task.get_coro()}: {task.exception()!r}", file=sys.stderr, flush=True)
 
     def call(self, func, event):
-        """What `lambda_svc._execute_function` does, for those in other threads."""
+        """The replacement of `lambda_svc._execute_function`, for callers in other threads."""
         if threading.get_ident() != self._thread:
             return asyncio.run_coroutine_threadsafe(self.execute(func, event), self._loop).result()
         answer = self._answer.get()
@@ -368,7 +368,7 @@ class Functions:
 
     @contextlib.contextmanager
     def answered(self, answer):
-        """For code of the engine that calls a function in the middle, to be run on the loop once it is answered."""
+        """For code of the engine that calls a function and continues on the loop once it is answered."""
         token = self._answer.set(answer)
         try:
             yield
@@ -381,7 +381,7 @@ class Functions:
         return self._per_function if reserved is None else min(reserved, self._per_function)
 
     async def execute(self, func, event, caller=None):
-        """The same, on the loop. `caller` is the connection of who waits for it, if it has one."""
+        """The same, on the loop. `caller` is the connection of the caller, if it has one."""
         config = func.get("config") or func
         account, region = svc._account_region_from_function_config(config)
         tokens = _request_account_id.set(account), _request_region.set(region)
@@ -394,10 +394,11 @@ class Functions:
     async def _execute(self, func, config, event, caller):
         name, request_id = config.get("FunctionName", "unknown"), new_uuid()
         turns, limit = self._turns[svc._inflight_key(config)], self._limit(func, config)
-        # Somebody switched the function off: that is an answer, not a queue.
+        # The function is switched off: refuse, do not wait.
         entered = limit > 0 and await turns.enter(limit)
         if entered and caller is not None and not caller.is_open():
-            # Who gave it up has asked anew meanwhile: run first, it would make that one wait until it is given up, too.
+            # Its client has retried meanwhile: run first, this call would make the new one wait until that is given up,
+            # too.
             turns.leave(limit)
             entered = False
         if not entered:
@@ -436,7 +437,8 @@ def as_it_is_now(name, func, config):
 
 
 def reap_superseded():
-    """Ends what has been idle of versions that no alias names any more; the stock engine keeps a process of each for ever."""
+    """Ends idle processes of versions that no alias names any more; the stock engine keeps a process of each for
+    ever."""
     now, over = time.time(), []
     with runtime._lock:
         for key, environments in list(runtime._workers.items()):
@@ -451,7 +453,7 @@ def reap_superseded():
 
 
 def code_dir(config, code_zip):
-    """Where a function's program is unpacked. The stock engine hashes the whole package each time it is asked."""
+    """The directory of a function's unpacked program. The stock engine hashes the whole package each time."""
     known = svc._provided_code_dirs.get(svc._b64_sha_to_hex(config.get("CodeSha256", "")))
     return known if known and os.path.isdir(known) else svc._provided_runtime_code_dir(code_zip)
 

@@ -1,7 +1,7 @@
 """HTTP/1.1 on an event loop, for the engine's front and for the functions' Runtime API.
 
-Parsing is httptools' (llhttp, in C). What is here is what ASGI leaves to a server, and no more: whole bodies in,
-answers out in the order of the requests, connections kept. There are no WebSockets; nothing here uses them.
+Parsing is httptools' (llhttp, in C). This is only what ASGI leaves to a server: whole bodies in, answers out in the
+order of the requests, connections kept. There are no WebSockets; nothing here uses them.
 """
 
 import asyncio
@@ -13,11 +13,11 @@ import urllib.parse
 
 import httptools
 
-# How long no connection is taken once no file is left, seconds.
+# How long no connection is accepted once there are no file descriptors left, seconds.
 PAUSE_SECONDS = 0.1
-# Statuses whose answers have no body, and no length of one.
+# Statuses whose answers have no body, and no content length.
 BODILESS = (204, 304)
-# Who waits for what a task does, with that task: nobody waits for what it starts beside itself.
+# The caller that waits for a task, with that task: no caller waits for what it starts beside itself.
 CALLER = contextvars.ContextVar("caller", default=(None, None))
 REASONS = {status.value: f"HTTP/1.1 {status.value} {status.phrase}\r\n".encode() for status in http.HTTPStatus}
 
@@ -65,7 +65,7 @@ class Connection(asyncio.Protocol):
                 self.send(REASONS[400] + b"content-length: 0\r\nconnection: close\r\n\r\n")
             self.close()
 
-    # What the parser calls.
+    # Called by the parser.
 
     def on_message_begin(self):
         self._target, self._headers, self._body = b"", [], []
@@ -85,7 +85,7 @@ class Connection(asyncio.Protocol):
 
     def on_message_complete(self):
         if self._parser.should_upgrade():
-            return  # Its body was not read. The parser says so next, and it is refused.
+            return  # Its body was not read. The parser reports that next, and it is refused.
         request = Request()
         request.method, request.target, request.headers = self._parser.get_method(), self._target, self._headers
         request.body = self._body[0] if len(self._body) == 1 else b"".join(self._body)
@@ -96,7 +96,7 @@ class Connection(asyncio.Protocol):
             self._current = request
             self._serve(request)
 
-    # What those who answer call.
+    # Called by those who answer.
 
     def is_open(self):
         return self._transport is not None and not self._transport.is_closing()
@@ -119,11 +119,11 @@ class Connection(asyncio.Protocol):
 
 
 class Listener:
-    """Takes all connections that came whenever some did.
+    """Accepts all waiting connections whenever there are any.
 
-    The event loop's own server takes one each time the loop comes round. While hundreds of functions start, connections
-    come faster than a busy loop comes round; those behind were given up by their clients before it came to them, and
-    what it took then were dead ones, while the clients tried anew: it never caught up.
+    The event loop's own server accepts one each time the loop comes round. While hundreds of functions start,
+    connections arrive faster than a busy loop comes round; clients gave those behind up before they were accepted, and
+    connected anew, so it accepted dead ones and never caught up.
     """
 
     def __init__(self, protocol, port, backlog):
@@ -141,7 +141,7 @@ class Listener:
                 return
             except ConnectionAbortedError:
                 continue
-            except OSError as error:  # No file is left; the others close some in time. Told again at once, it would spin.
+            except OSError as error:  # No descriptor is left; others close some in time. Without a pause it would spin.
                 print(f"no connection can be accepted: {error}", file=sys.stderr, flush=True)
                 self._loop.remove_reader(self._socket)
                 self._loop.call_later(PAUSE_SECONDS, self._loop.add_reader, self._socket, self._accept)
@@ -171,7 +171,7 @@ class Asgi:
         CALLER.set((asyncio.current_task(), request.connection))
         try:
             await self._run(request)
-        except Exception as error:  # Whoever asked must not wait for ever.
+        except Exception as error:  # The caller must not wait for ever.
             self.tell(request, error)
             request.connection.close()
 
@@ -204,7 +204,7 @@ class Asgi:
         print(f"{request.method.decode()} {request.target.decode('latin-1')}: {error!r}", file=sys.stderr, flush=True)
 
     async def start(self):
-        """Tells the application that it starts, and waits until it is ready."""
+        """Starts the application, and waits until it is ready."""
         told, ready = asyncio.Queue(), asyncio.get_running_loop().create_future()
 
         async def send(message):
@@ -234,7 +234,7 @@ class Answer:
 
     async def receive(self):
         if self._received:
-            # Whoever asks again wants to know when the client is gone.
+            # A second call waits until the client is gone.
             while self._request.connection.is_open() and not self._done:
                 await asyncio.sleep(1)
             return {"type": "http.disconnect"}
@@ -270,5 +270,5 @@ class Answer:
         self._done = True
         if self._head is None:
             self._request.respond(500, b"", b"")
-        else:  # The client must not take what came for the whole.
+        else:  # The client must not take a part for the whole.
             self._request.connection.close()

@@ -62,7 +62,7 @@ def run_functions_on_the_loop(svc, runtime, gateway, functions):
         return functions.call(func, event) if functions.runs(func) else stock_execute(func, event)
 
     async def reentrant(fn, *args, **kwargs):
-        # What calls functions from the loop does so in a thread, because the stock function blocks.
+        # Code that calls functions from the loop does so in a thread, because the stock function blocks.
         if fn is svc._execute_function_with_config_scope and functions.runs(args[0]):
             task, connection = CALLER.get()
             return await functions.execute(*args, connection if task is asyncio.current_task() else None)
@@ -77,7 +77,7 @@ def run_functions_on_the_loop(svc, runtime, gateway, functions):
 
 
 def serve_event_sources_on_the_loop(svc, sqs, dynamodb, esm_wake, functions):
-    """Hands functions what is in queues and streams from the event loop, see ministack_sources.py."""
+    """Delivers queues and streams to functions from the event loop, see ministack_sources.py."""
     used = {
         svc: ("_iter_all_esms", "_poll_sqs", "_run_sqs_batch", "_poll_dynamodb_streams", "_dispatch_esm_batch",
               "_apply_filter_criteria", "_get_func_record_for_qualifier", "_send_ddb_stream_failure_record"),
@@ -99,10 +99,10 @@ def serve_event_sources_on_the_loop(svc, sqs, dynamodb, esm_wake, functions):
 
 
 def retry_what_log_subscriptions_deliver(svc, logs):
-    """Hands the lines of a log subscription over as Lambda does: as an asynchronous call.
+    """Delivers the lines of a log subscription as Lambda does: as an asynchronous call.
 
-    The stock engine calls the subscriber once and never looks at how it went. On AWS a call that fails comes
-    again, and what keeps failing goes to the function's destination on failure, so nothing is lost.
+    The stock engine calls the subscriber once and ignores the result. On AWS a call that fails is retried, and what
+    keeps failing goes to the function's destination on failure, so nothing is lost.
     """
     check(callable(getattr(svc, "invoke_async_with_retry", None)), "lambda_svc.invoke_async_with_retry")
     name = "_execute_function_with_config_scope"
@@ -118,13 +118,14 @@ def retry_what_log_subscriptions_deliver(svc, logs):
 
 
 def take_from_queues_what_can_run(svc, sqs, at_once):
-    """Takes no more batches from a queue than its function runs at once, and as many from a FIFO queue as from any other.
+    """Takes no more batches from a queue than its function runs at once, and as many from a FIFO queue as from any
+    other.
 
-    What is taken counts as being tried and is out of its queue meanwhile, so none may be taken that only waits.
+    A received message counts as tried and is invisible in its queue, so none may be received that would only wait.
 
-    The stock engine runs one batch for the whole queue, so one slow group holds up all of them. On AWS groups
-    know nothing of each other. The order within a group is kept all the same: what is received leaves out every
-    group of which a message is still out.
+    The stock engine runs one batch for the whole queue, so one slow group holds up all of them. On AWS groups are
+    independent. The order within a group is kept all the same: a receive leaves out every group with a message in
+    flight.
     """
     check("inflight_groups" in sqs._collect_fifo.__code__.co_varnames, "sqs._collect_fifo")
     stock = svc._sqs_esm_concurrency
@@ -147,11 +148,10 @@ def remove_dead_time(stepfunctions, eventbridge):
 
 
 def enforce_policies_of_functions(evaluator, sts):
-    """Holds functions to the policies of their roles, and takes everybody else for the account's owner.
+    """Enforces the policies of the functions' roles, and takes every other caller for the account's owner.
 
-    The stock engine enforces policies for all callers or for none, and then refuses every key it did
-    not issue itself. Here a permission that the template forgets fails as on AWS, and people and
-    tools may come with any made-up key.
+    The stock engine enforces policies for all callers or for none, and then refuses every key it did not issue itself.
+    Here a permission that the template lacks fails as on AWS, and people and tools may use any made-up key.
     """
     check(callable(getattr(evaluator, "enforce", None)), "iam_evaluator.enforce")
     check(callable(getattr(evaluator, "check_credentials", None)), "iam_evaluator.check_credentials")
@@ -168,7 +168,7 @@ def enforce_policies_of_functions(evaluator, sts):
 
 
 def read_policies_once(evaluator):
-    """Remembers what a policy says, for as long as it says the same.
+    """Caches a parsed policy for as long as its text stays the same.
 
     The stock engine parses every policy of a role, and its boundary, anew for every call of a function.
     """
@@ -179,7 +179,7 @@ def read_policies_once(evaluator):
 
 
 def import_all_that_a_body_says(gateway):
-    """Keeps what an API's Body says of an integration beside its type, method and URI, and its gateway responses.
+    """Keeps what an API's Body states of an integration beside its type, method and URI, and its gateway responses.
 
     The stock engine drops the rest: the role that the integration calls with, what a mock answers (a preflight, with
     its headers), and what the gateway answers in the API's name. API Gateway keeps all of it, and refuses what it
@@ -201,7 +201,7 @@ def import_all_that_a_body_says(gateway):
         integration = (operation or {}).get("x-amazon-apigateway-integration")
         if not integration:
             return
-        # An extension writes in small letters what the API writes in capitals.
+        # An extension has in lower case what the API has in capitals.
         capitals = ("type", "passthroughBehavior", "connectionType", "contentHandling")
         told = {name: value.upper() if name in capitals else value for name, value in integration.items()}
         accepted("integration", gateway._put_integration(api, resource, method, told))
@@ -224,7 +224,7 @@ def import_all_that_a_body_says(gateway):
 
 
 def update_apis_in_place(gateway, provisioners):
-    """Reads a changed Body into the API that is there, which keeps its id, and so its URL.
+    """Reads a changed Body into the existing API, which keeps its id, and so its URL.
 
     The stock engine makes another API of it.
     """
@@ -253,7 +253,7 @@ def update_apis_in_place(gateway, provisioners):
 def answer_for_functions_that_fail(gateway):
     """Answers 502 and the API's DEFAULT_5XX for a function that ended or failed, as API Gateway does.
 
-    The stock engine tells the caller what the function died of.
+    The stock engine shows the caller the function's error.
     """
     check("_lambda_proxy_response" in gateway._invoke_lambda_proxy_v1.__code__.co_names, "_invoke_lambda_proxy_v1")
     check("_GatewayError" in gateway._handle_execute_in_scope.__code__.co_names, "_handle_execute_in_scope")
@@ -279,7 +279,7 @@ def answer_for_functions_that_fail(gateway):
 
     def answer(error, request):
         status, headers, body = stock_answer(error, request)
-        # DEFAULT_5XX has no status of its own unless the API gives it one; the engine takes 500.
+        # DEFAULT_5XX has a status of its own only if the API gives it one; the engine takes 500.
         return (getattr(error, "status", 500) if status == 500 else status), headers, body
 
     gateway._lambda_proxy_response, gateway._invoke_lambda_proxy_v1 = response, invoke
@@ -287,10 +287,10 @@ def answer_for_functions_that_fail(gateway):
 
 
 def enforce_roles_of_integrations(gateway, evaluator, iam):
-    """Holds an API to the role that an integration calls its function with.
+    """Enforces the role that an integration calls its function with.
 
-    The stock engine calls whatever it is told to. API Gateway has to be trusted by the role, and the role has to allow
-    the call; otherwise it answers 500, and so does this, so that a function that the role forgets fails here, too.
+    The stock engine calls whatever it is given. API Gateway has to be trusted by the role, and the role has to allow
+    the call; otherwise it answers 500, and so does this, so that a function that the role lacks fails here, too.
     """
     used = ("EvalContext", "evaluate", "evaluate_resource_policy", "_gather_role_policies", "_permissions_boundary")
     for name in used:
@@ -328,7 +328,7 @@ def enforce_roles_of_integrations(gateway, evaluator, iam):
 
 
 def bound_roles(iam, provisioners):
-    """Keeps the boundary that a template gives a role, and refuses a boundary that is not there.
+    """Keeps the boundary that a template gives a role, and refuses a missing boundary.
 
     The stock engine ignores it, so neither a permission beyond the boundary nor a wrong name would be noticed here.
     """
@@ -351,9 +351,9 @@ def bound_roles(iam, provisioners):
 
 
 def collect_rarely():
-    """Lets the interpreter look for garbage after every 20,000 new objects, and never among what was imported.
+    """Collects garbage after every 20,000 new objects, and never among what was imported.
 
-    It looks after every 700 otherwise, and through all that the engine keeps each time that this grew by a quarter.
+    The default is after every 700, and among everything each time that it grew by a quarter.
     """
     gc.collect()
     gc.freeze()
@@ -361,7 +361,7 @@ def collect_rarely():
 
 
 def identify(app, nonce):
-    """Answers `GET /_encore/engine` with the nonce, so that the driver knows whom it talks to."""
+    """Answers `GET /_encore/engine` with the nonce, so that the driver can identify it."""
     body = json.dumps({"nonce": nonce, "pid": os.getpid()}).encode()
 
     async def asgi(scope, receive, send):
@@ -376,12 +376,12 @@ def identify(app, nonce):
 
 
 def leave(runtime, remove, why):
-    """Says why, ends the functions and this process, and takes the given directories away.
+    """Logs why, ends the functions and this process, and removes the given directories.
 
-    Without ceremony: the engine keeps nothing, so there is nothing to save.
+    Nothing is saved: the engine keeps nothing.
     """
     if not LEAVING.acquire(blocking=False):
-        return  # Somebody does it, and never releases this. The group's SIGTERM comes here, too.
+        return  # Another thread is ending it, and never releases this. The group's SIGTERM comes here, too.
     launching.say_why(why)
     if os.getpgrp() == os.getpid():
         os.killpg(0, signal.SIGTERM)
@@ -408,7 +408,7 @@ def configure(port):
         LAMBDA_ACCOUNT_CONCURRENCY="0",
         # Surplus environments of a burst keep their memory until they are let go.
         LAMBDA_WARM_TTL_SECONDS=os.environ.get("LAMBDA_WARM_TTL_SECONDS", "60"),
-        # These would listen on fixed ports, and the last would tidy up a Docker engine not ours.
+        # These would listen on fixed ports, and the last would tidy up a Docker engine that is not ours.
         SFTP_ENABLED="0",
         IOT_MTLS_ENABLED="0",
         DOCKER_HOST="unix:///nonexistent/docker.sock",

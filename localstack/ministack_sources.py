@@ -1,9 +1,9 @@
-"""Hands functions what is in queues and streams, from the engine's event loop.
+"""Delivers queues and streams to functions, from the engine's event loop.
 
-The stock engine looks into every queue and stream whenever anything came anywhere, through every message that a queue
-has, those that wait for their time included: with two thousand holds waiting to expire, that is most of what it does.
-It runs all streams on one thread, so a slow consumer holds up every other one, and every batch of a queue on a thread
-of its own. Here a source is looked into when something came into it or falls due, each on its own, as on AWS.
+The stock engine scans every queue and stream whenever anything was sent anywhere, and every message of a queue, delayed
+ones included: with two thousand holds waiting to expire, that is most of its work. It runs all streams on one thread,
+so a slow consumer holds up every other one, and every batch of a queue on a thread of its own. Here a source is read
+when something was sent to it or falls due, each on its own, as on AWS.
 """
 
 import asyncio
@@ -16,7 +16,7 @@ from ministack.core.responses import request_scope
 from ministack.services import dynamodb, sqs
 from ministack.services import lambda_svc as svc
 
-# The longest time between two looks: for what nothing tells of, such as a mapping that was switched on again.
+# The longest time between two scans: for changes without a notification, such as a mapping that was switched on again.
 LONGEST_SECONDS = 1
 NEVER = float("inf")
 
@@ -27,15 +27,15 @@ class Sources:
     def __init__(self, functions):
         self._functions, self._loop, self._thread = functions, None, None
         self._asked, self._timer = False, None
-        # Streams of which a batch is out.
+        # Streams with a batch in progress.
         self._busy = set()
         # Of each queue: its list of messages, how much of it is known, and when the next of these falls due.
         self._queues, self._urls, self._forgotten = {}, {}, 0
-        # The queues that the stock engine is to look into now.
+        # The queues that the stock engine should read now.
         self._rows = None
         self._stock_poll, self._stock_rows = svc._poll_sqs, svc._iter_all_esms
         self._stock_dispatch, self._stock_receive = svc._dispatch_esm_batch, sqs._receive_messages_for_esm
-        # What other sources there are, the stock engine's thread goes on looking after.
+        # The stock engine's thread goes on reading other sources.
         svc._poll_sqs = svc._poll_dynamodb_streams = lambda: False
         svc._iter_all_esms, svc._dispatch_esm_batch = self._mappings, self._dispatch
         sqs._receive_messages_for_esm = self._receive
@@ -46,7 +46,7 @@ class Sources:
         self.wake()
 
     def wake(self):
-        """Something came."""
+        """Something was sent."""
         if threading.get_ident() == self._thread:
             self._ask()
         elif self._loop is not None:
@@ -71,7 +71,7 @@ class Sources:
             try:
                 if ":sqs:" in source:
                     due = self._due(account, region, source)
-                    if due <= now:  # What is not taken waits for one of its batches to come back, which asks again.
+                    if due <= now:  # What is left waits for one of its batches, which scans again.
                         rows.append(row)
                     else:
                         soonest = min(soonest, due)
@@ -79,7 +79,7 @@ class Sources:
                     self._follow(account, region, mapping, source)
             except Exception as error:
                 print(f"{source}: {error!r}", file=sys.stderr, flush=True)
-        # Each by itself, so that one that fails keeps none from its turn.
+        # Each by itself, so that a failure does not keep the others from their turn.
         took = [self._poll([row]) for row in rows]
         if any(took):
             self._ask()
@@ -195,8 +195,8 @@ class Sources:
             else:
                 result = await asyncio.to_thread(svc._execute_function, function, {"Records": records})
             body = result.get("body")
-            # The stock engine ignores what a handler says that failed, and moves on, so the records would be lost.
-            # Here the whole batch comes again, which at-least-once delivery allows.
+            # The stock engine ignores the answer of a handler that failed, and moves on, so the records would be lost.
+            # Here the whole batch is redelivered, which at-least-once delivery allows.
             failed = result.get("error") or isinstance(body, dict) and body.get("batchItemFailures")
             if not failed:
                 svc._esm_backoff_until.pop(uuid, None)

@@ -28,8 +28,8 @@ ACCOUNT, REGION = "000000000000", "us-east-1"
 ROLE = f"arn:aws:iam::{ACCOUNT}:role/tests"
 # So many calls of a function at a time.
 AT_ONCE = 2
-# How long something may take that takes milliseconds, seconds.
-PATIENCE = 30
+# The time limit of what takes milliseconds, seconds.
+TIME_LIMIT = 30
 
 # A program that speaks the Runtime API, does what its events ask for and keeps them in a file.
 BOOTSTRAP = f"""#!{sys.executable}
@@ -86,8 +86,8 @@ while True:
 """
 
 
-def until(so, seconds=PATIENCE):
-    """What `so` answers as soon as it is something."""
+def until(so, seconds=TIME_LIMIT):
+    """The result of `so` as soon as it is true."""
     deadline = time.monotonic() + seconds
     while not (found := so()):
         if time.monotonic() > deadline:
@@ -116,7 +116,7 @@ class Engine:
 
     def answers(self):
         try:
-            return urllib.request.urlopen(f"{self.url}/_encore/engine", timeout=PATIENCE).status == 200
+            return urllib.request.urlopen(f"{self.url}/_encore/engine", timeout=TIME_LIMIT).status == 200
         except OSError:
             assert self.process.poll() is None, "the engine ended"
             return False
@@ -128,7 +128,7 @@ class Engine:
 
     def end(self):
         self.process.stdin.close()
-        self.process.wait(PATIENCE)
+        self.process.wait(TIME_LIMIT)
         self.directory.cleanup()
 
 
@@ -165,12 +165,12 @@ class Function:
         )
 
     def call(self, **event):
-        """What it answers, and how it failed."""
+        """Its answer, and how it failed."""
         answer = self.client.invoke(FunctionName=self.name, Payload=json.dumps(event))
         return json.load(answer["Payload"]), answer.get("FunctionError")
 
     def seen(self):
-        """Every event that it was handed."""
+        """Every event that it received."""
         try:
             with open(self.seen_in) as file:
                 return [json.loads(line) for line in file]
@@ -178,7 +178,7 @@ class Function:
             return []
 
     def texts(self):
-        """What the records said that it was handed, each as often as it came."""
+        """The content of the records that it received, each as often as it was delivered."""
         records = [record for event in self.seen() for record in event["Records"]]
         return [record.get("body") or record["dynamodb"]["Keys"]["id"]["S"] for record in records]
 
@@ -253,10 +253,10 @@ class Calls(unittest.TestCase):
             calls = [pool.submit(function.call, do="wait", **{"for": go}) for _ in range(AT_ONCE)]
             until(lambda: len(function.seen()) == AT_ONCE)
             body = b'{"of": "nobody"}'
-            with socket.create_connection(("127.0.0.1", ENGINE.port), PATIENCE) as gone:
+            with socket.create_connection(("127.0.0.1", ENGINE.port), TIME_LIMIT) as gone:
                 head = f"POST /2015-03-31/functions/{function.name}/invocations HTTP/1.1\r\nhost: 127.0.0.1:{ENGINE.port}\r\n"
                 gone.sendall(f"{head}{owner_of('lambda')}\r\ncontent-length: {len(body)}\r\n\r\n".encode() + body)
-                # What came to the engine later is answered, so this has come to it.
+                # What was sent to the engine later is answered, so this has arrived.
                 until(ENGINE.answers)
             calls.append(pool.submit(function.call, of="somebody"))
             until(ENGINE.answers)
@@ -435,7 +435,7 @@ class Http(unittest.TestCase):
     """What clients can rely on."""
 
     def setUp(self):
-        self.socket = socket.create_connection(("127.0.0.1", ENGINE.port), PATIENCE)
+        self.socket = socket.create_connection(("127.0.0.1", ENGINE.port), TIME_LIMIT)
         self.answers = self.socket.makefile("rb")
         self.addCleanup(self.socket.close)
         self.addCleanup(self.answers.close)
@@ -491,13 +491,13 @@ class Http(unittest.TestCase):
         self.send("GET /_encore/engine HTTP/1.1", "connection: close")
         self.assertEqual(self.answer()[0], 200)
         self.assertEqual(self.answers.read(), b"")
-        with socket.create_connection(("127.0.0.1", ENGINE.port), PATIENCE) as other:
+        with socket.create_connection(("127.0.0.1", ENGINE.port), TIME_LIMIT) as other:
             other.sendall(b"nonsense\r\n\r\n")
             self.assertTrue(other.makefile("rb").read().startswith(b"HTTP/1.1 400 "))
 
 
 class Crowd(unittest.TestCase):
-    """Those who connect at the same moment."""
+    """Clients that connect at the same moment."""
 
     def test_a_crowd_that_connects_at_once_is_taken_in_before_the_loop_does_much_else(self):
         # As many as any system lets wait.
@@ -523,7 +523,7 @@ class Crowd(unittest.TestCase):
             return count
 
         with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-            self.assertLess(runner.run(asyncio.wait_for(rounds(), PATIENCE)), size / 10)
+            self.assertLess(runner.run(asyncio.wait_for(rounds(), TIME_LIMIT)), size / 10)
 
     def test_without_a_file_left_no_connection_is_taken_for_a_while_and_then_again(self):
         async def tries():
@@ -546,7 +546,7 @@ class Crowd(unittest.TestCase):
             return said.getvalue().count("no file is left")
 
         with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-            self.assertIn(runner.run(asyncio.wait_for(tries(), PATIENCE)), range(1, 5))
+            self.assertIn(runner.run(asyncio.wait_for(tries(), TIME_LIMIT)), range(1, 5))
 
 
 if __name__ == "__main__":

@@ -7,11 +7,11 @@ LISTED = 10
 
 
 def shown(changes):
-    """What it does, in lines: what goes and what is replaced first, and of what is much, how much."""
+    """Its changes, in lines: removals and replacements first, and long groups as counts."""
     fates = {"True": " REPLACED", "Conditional": " perhaps replaced"}
     groups = collections.defaultdict(list)
     for change in changes:
-        # As CloudFormation says it of modifications only.
+        # CloudFormation states this for modifications only.
         groups[change["Action"], fates.get(change.get("Replacement"), "")].append(change)
     counts = collections.Counter(change["Action"] for change in changes)
     lines = [", ".join(f"{count} to {action.lower()}" for action, count in sorted(counts.items()))]

@@ -1,4 +1,4 @@
-"""The account: what is asked of S3, SSM, STS and Lambda, and with which clients a stack asks for itself."""
+"""The account: calls to S3, SSM, STS and Lambda, and the clients that a stack uses itself."""
 
 import boto3
 from botocore.config import Config
@@ -29,16 +29,16 @@ class Cloud:
     # ------------------------------------------------------------------------------------------------ packages
 
     def bucket(self, account):
-        """The packages' bucket: one an account and region, made when it is not there."""
+        """The packages' bucket: one for each account and region, created when it does not exist."""
         name = f"encore-packages-{account}-{self.region}"
         try:
-            # Somebody else's bucket of that name would be given our programs.
+            # Another account's bucket of that name would receive our programs.
             self.s3.head_bucket(Bucket=name, ExpectedBucketOwner=account)
             return name
         except ClientError as error:
             if code(error) not in ("404", "NoSuchBucket", "NotFound"):
                 raise Refused(f"the bucket {name} cannot be used: {error}") from None
-        # The one region that may not be named.
+        # The one region that must not be named.
         where = {} if self.region == "us-east-1" else {"LocationConstraint": self.region}
         self.s3.create_bucket(Bucket=name, **({"CreateBucketConfiguration": where} if where else {}))
         self.s3.put_public_access_block(
@@ -50,7 +50,7 @@ class Cloud:
         return name
 
     def upload(self, bucket, account, key, content):
-        """Uploads what is not there yet: keys carry their content's hash. Says whether it did."""
+        """Uploads what is not there yet: keys contain the hash of the content. Returns whether it did."""
         try:
             self.s3.head_object(Bucket=bucket, Key=key, ExpectedBucketOwner=account)
             return False
@@ -66,14 +66,14 @@ class Cloud:
     # ------------------------------------------------------------------------------------------------- secrets
 
     def secret_exists(self, path):
-        """Without asking for its value."""
+        """Without reading its value."""
         return bool(self.ssm.get_parameters(Names=[path], WithDecryption=False)["Parameters"])
 
     def secret(self, path):
         return self.ssm.get_parameter(Name=path, WithDecryption=True)["Parameter"]["Value"]
 
     def keep_secret(self, path, value, replace=False):
-        """Of several that make it at once, one wins; nobody's is written over unless asked for."""
+        """Of several processes that create it at once, one wins; only `replace` overwrites an existing value."""
         self.ssm.put_parameter(Name=path, Value=value, Type="SecureString", Overwrite=replace)
 
     def secrets_under(self, prefix):

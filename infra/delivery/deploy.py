@@ -1,4 +1,4 @@
-"""infra/deploy: brings a stage's stacks to what the sources say, and shows what changes before it does."""
+"""infra/deploy: brings a stage's stacks up to date with the sources, and shows the changes before it applies them."""
 
 import argparse
 import os
@@ -13,17 +13,18 @@ from .system import System
 
 
 def check_templates(stage, system, values):
-    """Expands every stack as CloudFormation would for the stage, and lints what is written and what is made of it: only
-    there is it seen whether what SAM adds fits together. Returns the types of each stack's resources with their numbers.
+    """Expands every stack as CloudFormation would for the stage, and lints the templates as written and as expanded:
+    only the latter show whether what SAM adds fits together. Returns the types of each stack's resources with their
+    numbers.
     """
     expanded = {}
     for name, template in system.templates.items():
-        # The same rewriting as for real, so that a path that could not go along is found here.
+        # The same rewriting as for a real deployment, so that a path that cannot be uploaded is found here.
         whole = template.deployable("packages", dict.fromkeys(template.contexts(), "package.zip"))
         settings = {**dict.fromkeys(template.parameters, ""), **template.values(values)}
         expanded[name] = expansion.expand(whole, settings, stage.region)
     counts = {name: expansion.resources(name, made) for name, made in expanded.items()}
-    # Another deployment may be at it, too.
+    # Another deployment may be in progress, too.
     shared = TARGET / "deploy" / f"{stage.name}-expanded"
     own = shared.with_suffix(f".{os.getpid()}")
     try:
@@ -67,16 +68,16 @@ def parser():
 
 
 def check_and_deploy(options, say):
-    """What can be checked without an account, first; with --dry-run, that alone."""
+    """First what can be checked without an account; with --dry-run, that alone."""
     stage, system = stages.read(options.stage), System.read()
-    # Nobody is asked what is deployed: everything that may be taken.
+    # Without an account it is not known what is deployed: everything that may be taken.
     chosen = system.chosen(options.stacks)
     every, taken = system.parameters(system.templates), system.parameters(chosen)
     given = stages.asked(options.parameter)
     values, missing = stages.resolve(every, taken, stage, given, {}, options.at_once)
     if wrong := system.long_names(stage.system):
         raise Refused("; ".join(wrong))
-    # As far as it is known without asking what is there.
+    # As far as it is known without an account.
     if wrong := stages.unenforced(system.users(stages.ADMISSION), chosen, values, {}):
         raise Refused(wrong)
     counts = check_templates(stage, system, values)
@@ -87,7 +88,7 @@ def check_and_deploy(options, say):
     manifest, unpackaged = packages.check(system.contexts(chosen), packages.directory(options.out_dir))
     if unpackaged and options.no_build:
         raise Refused("; ".join(unpackaged))
-    # Of a system that has everything, as the sources say it.
+    # For a system that has everything, as in the sources.
     certain = system.chosen(options.stacks, system.templates, system.routes)
     print("\n".join(plan(stage, system, certain, chosen, values, missing, manifest, unpackaged, counts)))
     say("dry run: nothing was deployed")

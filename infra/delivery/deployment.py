@@ -1,4 +1,4 @@
-"""A deployment for real: what is there, what is to be there, and how it comes to be."""
+"""A real deployment: what is deployed, what should be, and how it gets there."""
 
 import datetime
 import functools
@@ -16,7 +16,7 @@ from .system import EDGE
 
 
 class Deployment:
-    """Of a stage's system, or of some of its stacks. `counts` has how many resources each stack has."""
+    """Of a stage's system, or of some of its stacks. `counts` has the number of resources of each stack."""
 
     def __init__(self, stage, system, counts, options, say):
         self.stage, self.system, self.counts, self.options, self.say = stage, system, counts, options, say
@@ -28,7 +28,7 @@ class Deployment:
         self.settle()
 
     def look(self):
-        """What is there, and which stacks this deployment takes."""
+        """What is deployed, and which stacks this deployment takes."""
         self.stacks = {name: Stack(self.cloud, self.stage.stack(name)) for name in self.system.templates}
         described = {name: stack.describe() for name, stack in self.stacks.items()}
         self.deployed = {name: found for name, found in described.items() if is_deployed(found)}
@@ -40,13 +40,13 @@ class Deployment:
             self.system.refuse_routes(self.chosen, self.deployed, routes())
         for name in unknown(self.cloud, self.stage, self.stacks.values()):
             self.say(f"mind: no template is known of the stack {name}: see infra/DEPLOY.md#a-context-that-is-removed")
-        # Of before there was a stack a context. Everything in it has the names that are wanted now.
+        # From before there was a stack for each context. It contains all the names that are needed now.
         if Stack(self.cloud, self.stage.system).describe():
             whole = f"there is a stack {self.stage.system} with everything in it"
             raise Refused(f"{whole}: see infra/DEPLOY.md#a-stage-that-is-one-stack")
 
     def settle(self):
-        """The parameters. Whatever may be refused comes before anybody is asked, and before the build, which takes long."""
+        """The parameters. Whatever may be refused comes before any question, and before the build, which takes long."""
         stage, system, options = self.stage, self.system, self.options
         has = {name: _parameters(found) for name, found in self.deployed.items()}
         taken, every = system.parameters(self.chosen), system.parameters(system.templates)
@@ -67,7 +67,7 @@ class Deployment:
             self.say(f"mind: {line}")
 
     def refuse_split_keys(self):
-        """Keys of queue tokens change everywhere at once: a token that one stack signs is taken by others."""
+        """Keys of queue tokens change everywhere at once: a token that one stack signs is accepted by others."""
         changed = self.options.rotate_queue_token_keys or stages.QUEUE_TOKEN_KEYS in self.given
         users = [name for name in self.system.users(stages.QUEUE_TOKEN_KEYS) if name in {*self.deployed, *self.chosen}]
         left = [name for name in users if name not in self.chosen]
@@ -103,7 +103,7 @@ class Deployment:
         finally:
             rollout.discard()
         if rotated:
-            # Not before all functions have it: the next step must not be taken from one that never came to be.
+            # Not before all functions have it: the next rotation step must not start from one that was never deployed.
             self.cloud.keep_secret(self.keys_path(), rotated, replace=True)
             self.say(f"changed {self.keys_path()}")
         standing = [name for name in self.stacks if name in self.deployed or name in self.chosen]
@@ -111,9 +111,10 @@ class Deployment:
         outputs.write(path, self.stage, self.account, {name: self.stacks[name] for name in standing})
 
     def settle_keys(self):
-        """Has every secret in SSM, asks for what is not there, and gives the keys of queue tokens to whoever takes them.
+        """Stores every needed secret in SSM, asks for missing ones, and passes the keys of queue tokens to the stacks
+        that use them.
 
-        Returns what they are to be kept as from then on, if they change.
+        Returns the document to store from then on, if the keys change.
         """
         of_stacks = self.system.secrets(self.chosen)
         needed = {*keys.needed(of_stacks, self.values), *self.options.replace_secret}
@@ -142,8 +143,8 @@ class Deployment:
         return self.cloud.secret(self.keys_path())
 
     def upload(self):
-        """Builds and packs the programs of the stacks, and has them in the packages' bucket, which it returns with the
-        manifest."""
+        """Builds and packs the programs of the stacks, and uploads them to the packages' bucket. Returns the bucket and
+        the package of each context."""
         bucket, directory = self.cloud.bucket(self.account), packages.directory(self.options.out_dir)
         contexts = self.system.contexts(self.chosen)
         manifest = package(contexts, directory, not self.options.no_build)
@@ -158,12 +159,12 @@ class Deployment:
         parts = {name: self.part(name, bucket, files, now) for name in self.chosen}
         before = self.system.before(self.chosen)
         protect, allow = self.stage.is_production, self.options.allow_data_loss
-        # Nobody else's: a change set of that name is our own.
+        # A unique name: a change set with it is our own.
         name = f"deploy-{now:%Y%m%dT%H%M%SZ}-{secrets.token_hex(4)}"
         return Rollout(name, parts, before, allow, protect, self.say)
 
     def part(self, name, bucket, files, now):
-        """What a stack is to be, its template uploaded."""
+        """A stack's deployment, with its template uploaded."""
         template = self.system.templates[name].serving({*self.deployed, *self.chosen})
         exists, values = name in self.deployed, template.values(self.values)
         if stages.RELEASE in values:
@@ -187,8 +188,8 @@ class Deployment:
 def release(template, files, values):
     """The parameter Release of a stack: the same for the same template, programs and parameters, and for nothing else.
 
-    The functions of the money path run published versions. CloudFormation publishes one when this changes only, so a
-    changed setting that it did not know of would never be run.
+    The functions of the money path run published versions. CloudFormation publishes one only when this parameter
+    changes, so a changed setting that it did not cover would never be run.
     """
     body = template.deployable("packages", files).body
     values = {key: value for key, value in values.items() if key != stages.RELEASE}
@@ -196,7 +197,7 @@ def release(template, files, values):
 
 
 def _parameters(described):
-    """What a stack was deployed with."""
+    """The parameters with which a stack was deployed."""
     found = (described or {}).get("Parameters", [])
     return {parameter["ParameterKey"]: parameter.get("ParameterValue", "") for parameter in found}
 

@@ -9,7 +9,7 @@ from .system import System
 
 
 def is_production(stage, described, tables):
-    """By its name, by what a stack of it was deployed as, or by what it holds: one sign is enough."""
+    """By its name, by the stage a stack of it was deployed as, or by a protected table: one of them is enough."""
     parameters = [parameter for found in described for parameter in found.get("Parameters", [])]
     deployed = {p.get("ParameterValue") for p in parameters if p["ParameterKey"] == "Stage"}
     protected = any(table["protected"] for table in tables)
@@ -17,7 +17,7 @@ def is_production(stage, described, tables):
 
 
 def refuse_data(production, tables):
-    """There is no option against this."""
+    """No option overrides this."""
     full = [table for table in tables if table["items"]]
     if production and full:
         held = ", ".join(f"{table['name']} (at least {table['items']:,})" for table in full)
@@ -25,7 +25,7 @@ def refuse_data(production, tables):
 
 
 def removal(before):
-    """The way back: stack -> stacks that go first, of stack -> stacks that come first."""
+    """The reverse order: stack -> stacks that go first, from stack -> stacks that come first."""
     return {name: [other for other, first in before.items() if name in first] for name in before}
 
 
@@ -52,7 +52,7 @@ def destroy(stage, options, say):
         for table in tables:
             say(f"{table['name']}: {'at least ' + format(table['items'], ',') if table['items'] else 'no'} items")
         confirm(stage, account, options.confirm)
-        # Somebody may have written since.
+        # Another client may have written since.
         refuse_data(production, listed())
         at = set()
 
@@ -82,7 +82,7 @@ def destroy(stage, options, say):
 
 
 def delete(stack, described, production, say):
-    """Removes a stack, whose data was looked for before; once more, because what goes before it takes its time."""
+    """Removes a stack that was checked for data before; checks again, because the stacks before it took their time."""
     tables = stack.tables()
     refuse_data(production, tables)
     if described.get("EnableTerminationProtection"):
@@ -97,7 +97,7 @@ def delete(stack, described, production, say):
 
 
 def confirm(stage, account, given):
-    """Who destroys a stage writes its name."""
+    """To destroy a stage, its name must be typed."""
     if given is None:
         if not sys.stdin.isatty():
             raise Refused(f"nobody is there to be asked: --confirm {stage.name}, or run this in a terminal")

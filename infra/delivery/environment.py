@@ -14,7 +14,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
 TARGET = ROOT / "target"
-# What every command runs with; and the compilers, twice as large, which only a build needs.
+# For every command; and the compilers, twice as large, which only a build needs.
 DEPLOY = ROOT / "infra" / "requirements-deploy.txt"
 PACKAGE = ROOT / "infra" / "requirements-package.txt"
 
@@ -23,11 +23,11 @@ OLDEST = (3, 11)
 
 
 class Refused(Exception):
-    """Something that a person has to put right; its text says what."""
+    """Something that an operator has to fix; its text states what."""
 
 
 def out_dir(parser):
-    """The option that says where programs, packages and outputs are; the tools stay under target/."""
+    """The option for where programs, packages and outputs are; the tools stay under target/."""
     parser.add_argument(
         "--out-dir", type=lambda text: Path(text).resolve(), default=TARGET, metavar="DIR",
         help="where package/ and deploy/ are [default: target/]",
@@ -35,7 +35,7 @@ def out_dir(parser):
 
 
 def directory(requirements):
-    """Other pins, another environment: no run ever sees a half-renewed one."""
+    """Each set of pins has its own environment: no run ever sees a half-renewed one."""
     kind = requirements.stem.removeprefix("requirements-")
     return TARGET / f"venv-{kind}-{hashlib.sha256(requirements.read_bytes()).hexdigest()[:12]}"
 
@@ -55,7 +55,7 @@ def python():
 
 
 def make(requirements=DEPLOY):
-    """An environment's interpreter. Of several processes that want to make it, one does and the others wait."""
+    """An environment's interpreter. If several processes want to make it, one does and the others wait."""
     home = directory(requirements)
     interpreter, complete = home / "bin" / "python", home / "complete"
     if complete.exists() and interpreter.exists():
@@ -76,12 +76,12 @@ def make(requirements=DEPLOY):
 
 
 def outcome(command, work):
-    """Does a command's work; its exit code. What a person has to put right is told on standard error."""
+    """Does a command's work and returns its exit code. What an operator has to fix is printed to standard error."""
     from botocore.exceptions import BotoCoreError, ClientError
 
-    # Who ends it, whichever way, is told what is left.
+    # SIGTERM interrupts, too, so that the user is informed of what is left.
     signal.signal(signal.SIGTERM, signal.default_int_handler)
-    # In one piece: several stacks talk at once.
+    # In one call: several stacks print at once.
     say = lambda line: print(f"{command}: {line}\n", end="", file=sys.stderr, flush=True)  # noqa: E731
     try:
         work(say)

@@ -1,4 +1,4 @@
-"""What CloudFormation makes of a SAM template, worked out here: how many resources, of which types."""
+"""What CloudFormation makes of a SAM template, computed locally: how many resources, of which types."""
 
 import collections
 import json
@@ -10,20 +10,20 @@ from .environment import Refused
 
 # CloudFormation's quota, which cannot be raised. Conditions do not matter: what is declared counts.
 MOST_RESOURCES = 500
-# From here on it is said.
+# From here on there is a warning.
 NEAR = 475
 
 
 def expand(template, values, region):
-    """A deployable template without SAM's transform. It is of no use afterwards."""
-    # It looks for the region there, and nowhere else without a call.
+    """A deployable template without SAM's transform. The argument cannot be used afterwards."""
+    # The translator looks for the region there; elsewhere it would need a call.
     os.environ["AWS_DEFAULT_REGION"] = region
     logging.getLogger("samtranslator").setLevel(logging.ERROR)
     from samtranslator.model.exceptions import InvalidDocumentException
     from samtranslator.translator.transform import transform
 
     try:
-        # No managed policy is asked for by name: the template writes its own.
+        # No managed policy is looked up by name: the template has its own.
         return transform(template.body, dict(values), SimpleNamespace(load=dict))
     except InvalidDocumentException as error:
         raise Refused("; ".join(cause.message for cause in error.causes)) from None
@@ -38,7 +38,7 @@ def resources(name, expanded):
 
 
 def write(directory, expanded):
-    """Writes expanded templates, stack -> template; their paths."""
+    """Writes expanded templates, stack -> template; returns their paths."""
     directory.mkdir(parents=True, exist_ok=True)
     paths = [directory / f"{name}.json" for name in expanded]
     for path, template in zip(paths, expanded.values()):

@@ -25,17 +25,17 @@ DOCUMENTS = {
 
 
 def path(system, name):
-    """Where it is kept."""
+    """Its path in SSM."""
     return f"/{system}/{name}"
 
 
 def variable(name):
-    """The environment variable that a secret is taken from, as the JSON document."""
+    """The environment variable with a secret, as the JSON document."""
     return f"ENCORE_SECRET_{name.upper().replace('-', '_')}"
 
 
 def needed(of_template, values):
-    """The secrets whose provider the stage has."""
+    """The secrets of the providers that the stage has."""
     return [name for name, url in of_template.items() if values.get(url)]
 
 
@@ -45,8 +45,8 @@ def new_queue_token_keys():
     return _document(kid, [_key(kid)])
 
 
-# The keys change in three deployments, because while one is on its way functions of before and after it meet: each must
-# take what the other signs.
+# The keys change in three deployments, because during each one, functions from before and after it run side by side:
+# each must accept what the other signs.
 
 
 def with_a_new_key(document):
@@ -56,13 +56,13 @@ def with_a_new_key(document):
 
 
 def with_the_newest_key_current(document):
-    """Then they sign with it. What was signed with the others stays good."""
+    """Then they sign with it. Tokens signed with the others stay valid."""
     keys = json.loads(document)["keys"]
     return _document(keys[-1]["kid"], keys)
 
 
 def with_the_current_key_only(document):
-    """At last, when no token of theirs is of use any more, the others are forgotten."""
+    """At last, when no token signed with the others is valid any more, those are removed."""
     keys = json.loads(document)
     return _document(keys["current"], [key for key in keys["keys"] if key["kid"] == keys["current"]])
 
@@ -88,7 +88,7 @@ def _key(kid):
 
 
 def check(name, document):
-    """The document as it is kept. Its content is named by no refusal."""
+    """The document as it is stored. No refusal contains its content."""
     fields = DOCUMENTS.get(name)
     if fields is None:
         raise Refused(f"nobody has said what the secret {name} is made of; see infra/delivery/keys.py")
@@ -103,7 +103,7 @@ def check(name, document):
 
 
 def obtain(name, environment=os.environ, ask=getpass.getpass, interactive=None):
-    """A secret's document, from its environment variable or by asking for each field without showing it."""
+    """A secret's document, from its environment variable or by prompting for each field without echo."""
     given = environment.get(variable(name))
     if given is not None:
         try:

@@ -1,4 +1,4 @@
-"""What CloudFormation would refuse of a template, found here."""
+"""Finds locally what CloudFormation would refuse in a template."""
 
 import subprocess
 import sys
@@ -11,11 +11,11 @@ from .environment import DEPLOY, TARGET, Refused
 def lint(written, expanded):
     """Refuses templates that CloudFormation would refuse: as they are written, and as the transform makes them.
 
-    What was found good before is good, and takes no seconds. Otherwise starting takes most of them: one start for all
-    that are looked at the same way.
+    A template that passed before is not linted again. The linter's start takes most of the time, so all templates with
+    the same options share one.
     """
     fresh = [[path for path in paths if not _good(path).exists()] for paths in (written, expanded)]
-    # SAM leaves parameters behind that it has used up.
+    # SAM leaves behind parameters that it has used up.
     linters = [_start(paths, *options) for paths, options in zip(fresh, ((), ("--ignore-checks", "W"))) if paths]
     if any([linter.wait() for linter in linters]):
         raise Refused("the templates are not valid; see above")

@@ -1,4 +1,4 @@
-"""Several things at once, each when what comes before it is done."""
+"""Runs several things at once, each when what comes before it is done."""
 
 import graphlib
 import queue
@@ -10,10 +10,10 @@ from .environment import Refused
 
 
 def run(before, work):
-    """Does `work(name)` for every name of `before`: name -> names that come first.
+    """Calls `work(name)` for every name of `before`: name -> names that come first.
 
-    After a failure nothing more is begun, and what is running is waited for. Returns name -> result of what was done,
-    and name -> error of what failed; what is in neither was not begun.
+    After a failure nothing more is begun, and what is running is awaited. Returns name -> result of what was done, and
+    name -> error of what failed; what is in neither was not begun.
     """
     sorter = graphlib.TopologicalSorter(before)
     sorter.prepare()
@@ -27,7 +27,7 @@ def run(before, work):
 
     while True:
         for name in () if failed else sorter.get_ready():
-            # Who interrupts this does not wait for what the account does on its own.
+            # Daemon threads: an interrupt does not wait for what goes on in the account.
             threading.Thread(target=one, args=(name,), daemon=True).start()
             running += 1
         if not running:
@@ -39,9 +39,9 @@ def run(before, work):
 
 
 def told(names, done, failed):
-    """What became of each, in lines."""
+    """The result for each, in lines."""
     for error in failed.values():
-        # A mistake of ours, which says more by itself.
+        # A bug of ours: the traceback tells more.
         if not isinstance(error, (Refused, BotoCoreError, ClientError)):
             raise error
     fate = lambda name: f"failed: {failed[name]}" if name in failed else done.get(name, "not begun")  # noqa: E731

@@ -1,4 +1,4 @@
-"""target/deploy/STAGE.json: where everything is, for whoever works with the stage. Holds no secret."""
+"""target/deploy/STAGE.json: where everything is, for those who work with the stage. Holds no secret."""
 
 import json
 
@@ -7,7 +7,7 @@ def write(path, stage, account, stacks):
     """Of all stacks of the system that are deployed."""
     resources = [resource for stack in stacks.values() for resource in stack.resources()]
     of_type = lambda kind: sorted(r["PhysicalResourceId"] for r in resources if r["ResourceType"] == kind)  # noqa: E731
-    told = [output for stack in stacks.values() for output in stack.describe().get("Outputs", [])]
+    listed = [output for stack in stacks.values() for output in stack.describe().get("Outputs", [])]
     packages = [package for stack in stacks.values() for package in stack.template().packages().items()]
     found = {
         "stage": stage.name,
@@ -15,7 +15,7 @@ def write(path, stage, account, stacks):
         "account": account,
         "region": stage.region,
         "stacks": {name: stack.name for name, stack in stacks.items()},
-        "outputs": {output["OutputKey"]: output["OutputValue"] for output in told},
+        "outputs": {output["OutputKey"]: output["OutputValue"] for output in listed},
         "packages": dict(sorted(packages)),
         "tables": of_type("AWS::DynamoDB::Table"),
         "queues": of_type("AWS::SQS::Queue"),

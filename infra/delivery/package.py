@@ -1,6 +1,6 @@
 """infra/package: builds the programs and packs them for Lambda, under target/package/, with a manifest.
 
-The same sources give the same zips, which the SHA-256 sums that it prints show.
+The same sources give the same zips, as the printed SHA-256 sums show.
 """
 
 import argparse

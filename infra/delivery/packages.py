@@ -11,15 +11,15 @@ from pathlib import Path
 
 from .environment import PACKAGE, ROOT, TARGET, Refused, make
 
-# The first moment that a zip can name.
+# The earliest time that a zip can contain.
 EPOCH = (1980, 1, 1, 0, 0, 0)
 EXECUTABLE = 0o100755
-# How ELF numbers the machines that Lambda has. The template asks for the first.
+# The ELF numbers of Lambda's machines. The template uses the first.
 MACHINES = {"arm64": 0xB7, "x86_64": 0x3E}
 
 
 def directory(out):
-    """Where programs (`<context>/bootstrap`), the zips made of them and the manifest are."""
+    """The directory of the programs (`<context>/bootstrap`), their zips and the manifest."""
     return out / "package"
 
 
@@ -27,7 +27,7 @@ def build(contexts, packages, arch):
     """One `cargo lambda build` for all of them."""
     tools = make(PACKAGE).parent
     cargo_home = Path(os.environ.get("CARGO_HOME", Path.home() / ".cargo"))
-    # Otherwise the programs name directories of the machine they were built on, and differ from another's.
+    # Otherwise the programs contain paths of the build machine, and differ from those of another.
     remaps = [f"--remap-path-prefix={cargo_home}=/cargo", f"--remap-path-prefix={ROOT}=/encore"]
     if "RUSTFLAGS" in os.environ:
         remaps.append(os.environ["RUSTFLAGS"])
@@ -35,7 +35,7 @@ def build(contexts, packages, arch):
         os.environ,
         PATH=f"{tools}{os.pathsep}{os.environ.get('PATH', '')}",
         RUSTFLAGS=" ".join(remaps),
-        # Nothing is kept outside target/.
+        # Nothing is stored outside target/.
         CARGO_TARGET_DIR=str(TARGET),
         CARGO_ZIGBUILD_CACHE_DIR=str(TARGET / "zig"),
         XDG_CACHE_HOME=str(TARGET / "zig"),
@@ -67,7 +67,7 @@ def pack(contexts, packages, arch):
         new = packages / f".{context}.{os.getpid()}.new"
         write_zip(new, {"bootstrap": content})
         digest, program_digest, size = sha256(new.read_bytes()), sha256(content), new.stat().st_size
-        # By the program: another machine's zlib may press it otherwise, which is no reason to deploy it again.
+        # By the program: another machine's zlib may compress it differently, which is no reason to deploy it again.
         name = f"{context}-{program_digest[:16]}.zip"
         old.add(manifest.get(context, {}).get("file", name))
         new.replace(packages / name)
@@ -76,14 +76,14 @@ def pack(contexts, packages, arch):
     new = packages / f".manifest.{os.getpid()}.new"
     new.write_text(text)
     new.replace(packages / "manifest.json")
-    # Once the manifest does not name them any more.
+    # Only when the manifest does not name them any more.
     for file in old - {entry["file"] for entry in manifest.values()}:
         (packages / file).unlink(missing_ok=True)
     return manifest
 
 
 def check(contexts, packages):
-    """The manifest, if every context's package is there as the manifest has it; what is wrong, otherwise."""
+    """The manifest, and what is wrong: contexts whose package is missing or not as the manifest has it."""
     manifest = read_manifest(packages / "manifest.json")
     wrong = []
     for context in contexts:
@@ -111,11 +111,11 @@ def read_manifest(path):
 
 
 def write_zip(path, files):
-    """A zip of executables: sorted, without clock, user or machine."""
+    """A zip of executables: sorted, without time, user or machine."""
     with zipfile.ZipFile(path, "w") as archive:
         for name in sorted(files):
             entry = zipfile.ZipInfo(name, EPOCH)
-            # Otherwise it is the packing machine's.
+            # Otherwise it is that of the packing machine.
             entry.create_system = 3
             entry.external_attr = EXECUTABLE << 16
             entry.compress_type = zipfile.ZIP_DEFLATED
@@ -123,7 +123,7 @@ def write_zip(path, files):
 
 
 def check_program(context, content, arch):
-    """Lambda would find out at the first call only."""
+    """Lambda would notice only at the first call."""
     if content[:4] != b"\x7fELF" or len(content) < 20:
         raise Refused(f"{context}'s bootstrap is no program")
     (machine,) = struct.unpack_from("<H", content, 18)
@@ -136,6 +136,6 @@ def sha256(content):
 
 
 def clear(contexts, packages):
-    """Removes what an older build left, so that a build that makes nothing cannot pass for one that did."""
+    """Removes what an older build left, so that a build without a result cannot pass for one with one."""
     for context in contexts:
         shutil.rmtree(packages / context, ignore_errors=True)

@@ -1,4 +1,4 @@
-"""What a deployment would do, as a dry run says it. No secret is in it."""
+"""What a deployment would do, as a dry run prints it. It contains no secret."""
 
 import collections
 
@@ -6,8 +6,8 @@ from . import expansion, keys, stages
 
 
 def plan(stage, system, certain, chosen, values, missing, manifest, unpackaged, counts):
-    """In lines. `chosen` has all stacks that may be taken, `certain` those that are whatever is deployed, and `counts` the
-    resources of each stack, by type."""
+    """The plan, in lines. `chosen` has all stacks that may be taken, `certain` those that are taken in any case, and
+    `counts` the resources of each stack, by type."""
     lines = [f"stage {stage.name}: system {stage.system} in {stage.region}"]
     if also := [name for name in chosen if name not in certain]:
         lines.append(f"stacks: {', '.join(certain)}; if they are not there or routes change: {', '.join(also)}")
@@ -18,7 +18,7 @@ def plan(stage, system, certain, chosen, values, missing, manifest, unpackaged, 
     lines += [f"  {keys.path(stage.system, name)}, or from {keys.variable(name)}" for name in secrets] or ["  none"]
     lines += ["", "packages", *_packages(system.contexts(chosen), manifest, unpackaged)]
     lines += ["", *_resources(chosen, counts)]
-    # Whichever are taken: the account's concurrency is one.
+    # Of all stacks: the account has one limit of concurrency.
     reserved = system.reserved_concurrency(system.templates, values)
     lines += ["", f"concurrency: {reserved} reserved of the account's by all stacks, {stages.UNRESERVED} have to remain"]
     of_taken = {key: values.get(key) for key in taken}

@@ -1,4 +1,4 @@
-"""The stacks of a deployment, brought to what they should be: one change set each, in their order."""
+"""Brings the stacks of a deployment up to date: one change set each, in their order."""
 
 import threading
 import time
@@ -12,13 +12,13 @@ from .environment import Refused
 from .stack import Stack
 
 SAME = "nothing changed"
-# How long somebody who interrupts waits for change sets that are being made, so that they can be thrown away.
+# How long an interrupt waits for change sets that are being made, so that they can be deleted.
 MAKING_SECONDS = 60
 
 
 @dataclass
 class Part:
-    """A stack, and what it is to be."""
+    """A stack, and its target state."""
 
     stack: Stack
     template_url: str
@@ -27,10 +27,10 @@ class Part:
     # How many resources it has.
     resources: int
     exists: bool
-    # Whether its change set can be made now: what is new is shown by its size, and not made before it is agreed to;
-    # and what refers to something of a stack that it needs cannot be asked about before that is there.
+    # Whether its change set can be made before anything is applied. A new stack is shown by its size, and its change
+    # set is made only after confirmation; so is that of a stack that refers to something that is not deployed yet.
     shows: bool
-    # Of the change set; `None` when there is nothing to change.
+    # The changes of its change set; `None` if there is nothing to change.
     changes: list | None = None
     # Whether its change set is being made.
     making: bool = False
@@ -46,7 +46,7 @@ class Rollout:
     def __init__(self, name, parts, before, allow_data_loss, protect, say):
         self.name, self.parts, self.before, self.say = name, parts, before, say
         self.allow_data_loss, self.protect = allow_data_loss, protect
-        # Who has it begins something, or sees to it that nothing is begun any more.
+        # Held to begin something, or to ensure that nothing more is begun.
         self.lock, self.stopped = threading.Lock(), False
 
     def prepare(self):
@@ -63,7 +63,7 @@ class Rollout:
         return any(part.changes or not part.shows for part in self.parts.values())
 
     def lines(self):
-        """What would be done."""
+        """The planned changes, in lines."""
         lines = []
         for name, part in self.parts.items():
             if not part.exists:
@@ -77,14 +77,14 @@ class Rollout:
         return lines + ([f"unchanged: {', '.join(same)}"] if same else [])
 
     def apply(self):
-        """Does it. When a stack fails, those that are at it are waited for, and no other is begun."""
+        """Applies the changes. When a stack fails, those in progress are awaited, and no other is begun."""
         done, failed = order.run(self.before, self._bring)
         if failed:
             first = f"{len(failed)} of {len(self.parts)} stacks failed; once it is put right, the same command goes on"
             raise Refused("\n  ".join([first, *order.told(self.parts, done, failed)]))
 
     def stop(self):
-        """After an interrupt: nothing more is begun, and what CloudFormation goes on with is said."""
+        """After an interrupt: nothing more is begun, and what CloudFormation goes on with is reported."""
         with self.lock:
             self.stopped = True
         if at := [part.stack.name for part in self.parts.values() if part.applying]:
@@ -100,14 +100,14 @@ class Rollout:
             raise Refused("not begun: interrupted")
 
     def discard(self):
-        """Forgets what was not applied."""
+        """Deletes the change sets that were not applied."""
         for part in self.parts.values():
             if part.pending:
                 part.pending = False
                 try:
                     part.stack.discard(self.name, part.exists)
                 except (BotoCoreError, ClientError) as error:
-                    # What is to be told before is worth more than this.
+                    # An earlier error matters more than this one.
                     self.say(f"the change set {self.name} of {part.stack.name} is left: {error}")
 
     def _bring(self, name):

@@ -1,4 +1,4 @@
-"""One stack: what is asked of CloudFormation, and of CodeDeploy and DynamoDB about what is in it."""
+"""One stack: calls to CloudFormation for it, and to CodeDeploy and DynamoDB for what it contains."""
 
 import datetime
 import json
@@ -11,36 +11,36 @@ from .environment import Refused
 from .stages import SYSTEM
 from .template import Template
 
-# A stack of this size is made in a quarter of an hour; functions that depend on each other change gradually one after
-# the other, and a rollback takes as long as the way there.
+# A stack of this size is created in a quarter of an hour; functions that depend on each other are replaced gradually
+# one after the other, and a rollback takes as long as the deployment.
 DEADLINE_SECONDS = 2 * 3600
-# No answer changes faster; a local engine's does.
+# On AWS no status changes faster; on a local engine it does.
 POLL_SECONDS, FIRST_POLL_SECONDS = 5, 0.1
 
-# What is said of a change set that is to be applied and is already, perhaps because the answer to that was lost.
+# The errors for a change set that is being applied already, perhaps because the answer to the first call was lost.
 ALREADY = ("InvalidChangeSetStatus", "TokenAlreadyExistsException")
-# How CloudFormation says that a change set is empty.
+# CloudFormation's reasons for an empty change set.
 NO_CHANGES = ("didn't contain changes", "No updates are to be performed", "No changes")
 
-# On these nothing can be deployed any more.
+# In these states the stack accepts no deployment any more.
 DEAD = ("CREATE_FAILED", "DELETE_FAILED")
-# What a first deployment that failed leaves behind: a name and nothing else, or what could not be removed, as tables that
-# are protected.
+# The states after a failed first deployment: nothing but a name is left, or what could not be removed, for example
+# protected tables.
 NEVER_CAME_TO_BE = ("ROLLBACK_COMPLETE", "ROLLBACK_FAILED")
-# What CloudFormation says of a resource that failed because another one did.
+# CloudFormation's reasons for a resource that failed because another one did.
 ECHOES = ("Resource creation cancelled", "Resource update cancelled")
 
 
 def is_deployed(described):
-    """Whether there was ever a deployment that came to its end, and no removal that was begun since."""
+    """Whether a deployment was ever completed, and no removal was begun since."""
     status = described["StackStatus"] if described else ""
     return status == "CREATE_COMPLETE" or status.startswith(("UPDATE_", "IMPORT_"))
 
 
 def unknown(cloud, stage, known):
-    """The names of the system's stacks that are none of the `known`: the sources had templates of them once.
+    """The names of the system's stacks that are none of the `known`: their templates were once in the sources.
 
-    By the parameter that all have, because another system's name may begin as this one's does.
+    Recognized by the parameter that all have, because another system's name may begin with this one's.
     """
     names = {stack.name for stack in known}
     pages = cloud.cfn.get_paginator("describe_stacks").paginate()
@@ -57,7 +57,7 @@ def unknown(cloud, stage, known):
 
 
 def is_empty(status, reason):
-    """Whether a change set failed for having nothing to change, which is what a second deployment hopes for."""
+    """Whether a change set failed because there is nothing to change, as in a repeated deployment."""
     return status == "FAILED" and any(text in (reason or "") for text in NO_CHANGES)
 
 
@@ -78,7 +78,7 @@ class Stack:
         return next((stack for stack in stacks if stack["StackStatus"] != "DELETE_COMPLETE"), None)
 
     def refuse_unready(self, described):
-        """Refuses a stack that nothing can be deployed onto now."""
+        """Refuses a stack onto which nothing can be deployed now."""
         status = described["StackStatus"] if described else ""
         if status in NEVER_CAME_TO_BE:
             self.refuse_data(status, self.tables())
@@ -97,14 +97,14 @@ class Stack:
             raise Refused(f"the stack {self.name} is {status}: somebody else is at it")
 
     def template(self):
-        """The template it was deployed with."""
+        """The template with which it was deployed."""
         body = self.cfn.get_template(StackName=self.name, TemplateStage="Original")["TemplateBody"]
         return Template(body if isinstance(body, str) else json.dumps(body))
 
     # ------------------------------------------------------------------------------------------------- changes
 
     def change_set(self, name, exists, template_url, parameters, tags):
-        """Makes a change set and waits for it. Its changes, or `None` when there are none."""
+        """Makes a change set and waits for it. Returns its changes, or `None` if there are none."""
         if not exists:
             self.clear()
         try:
@@ -119,7 +119,7 @@ class Stack:
                 Tags=[{"Key": key, "Value": value} for key, value in sorted(tags.items())],
             )
         except ClientError as error:
-            # The name is ours alone: the answer was lost, and this is one to the same thing asked again.
+            # The name is unique: the answer to an earlier attempt was lost, and this is its change set.
             if code(error) != "AlreadyExistsException":
                 raise
         for _ in polls("the change set"):
@@ -142,17 +142,17 @@ class Stack:
         return [change["ResourceChange"] for change in changes if "ResourceChange" in change]
 
     def discard(self, name, exists):
-        """Forgets a change set, and with it a stack that consists of nothing else."""
+        """Deletes a change set, and a stack that consists of nothing else."""
         self.cfn.delete_change_set(StackName=self.name, ChangeSetName=name)
         if not exists:
             self.cfn.delete_stack(StackName=self.name)
 
     def _token(self, name):
-        """By which CloudFormation knows something that is asked again, because its answer was lost."""
+        """By this CloudFormation recognizes a call that is retried because its answer was lost."""
         return f"{self.name}-{name}"
 
     def moment(self):
-        """Now: the time, and the newest event."""
+        """The current time, and the newest event."""
         return datetime.datetime.now(datetime.UTC), self._newest_event()
 
     def begin(self, name):
@@ -172,7 +172,7 @@ class Stack:
         began, newest = before
         for _ in polls("the deployment"):
             if self._newest_event() == newest:
-                continue  # It has not begun: the status is that of the time before.
+                continue  # It has not begun: the status is still the earlier one.
             described = self.describe()
             status = described["StackStatus"] if described else "gone"
             if status in ("CREATE_COMPLETE", "UPDATE_COMPLETE"):
@@ -192,7 +192,7 @@ class Stack:
         return (event for page in pages for event in page["StackEvents"])
 
     def reasons(self, since=None, name=None):
-        """What went wrong, first things first; what only went wrong with it is left out."""
+        """The failures, oldest first; those that only follow from others are left out."""
         found = []
         for event in self._events(name):
             if event["EventId"] == since:
@@ -205,7 +205,7 @@ class Stack:
         return found[::-1] or ["no event says why"]
 
     def gradual_failures(self, since):
-        """Why CodeDeploy went back: the alarm that rang, or what else it says. CloudFormation names the alias only."""
+        """Why CodeDeploy rolled back: the alarm, or whatever reason it gives. CloudFormation only names the alias."""
         standing = [r for r in self.resources() if not r["ResourceStatus"].startswith("DELETE")]
         of_type = lambda kind: [r["PhysicalResourceId"] for r in standing if r["ResourceType"] == kind]  # noqa: E731
         found = []
@@ -223,7 +223,7 @@ class Stack:
                         why = deployment.get("errorInformation", {}).get("message", "no reason given")
                         found.append(f"CodeDeploy {each} ({group}): {why}")
         except ClientError as error:
-            # What is known already is worth more than this.
+            # What is known already is more important than this.
             found.append(f"CodeDeploy does not say why: {error}")
         return found
 
@@ -245,7 +245,7 @@ class Stack:
                 table = self.cloud.dynamodb.describe_table(TableName=name)["Table"]
             except self.cloud.dynamodb.exceptions.ResourceNotFoundException:
                 continue
-            # DynamoDB counts every six hours only; one item is enough to know now.
+            # DynamoDB updates its count every six hours only; one item is enough to know now.
             items = self.cloud.dynamodb.scan(TableName=name, Limit=1, ConsistentRead=True)["Count"]
             found.append(
                 {
@@ -262,7 +262,7 @@ class Stack:
             raise Refused(f"{there}: have it somewhere else, then deploy again")
 
     def clear(self):
-        """Removes what is left of a stack that never came to be."""
+        """Removes what is left of a stack whose first deployment failed."""
         status = (self.describe() or {}).get("StackStatus")
         if status not in NEVER_CAME_TO_BE:
             return
@@ -280,7 +280,7 @@ class Stack:
                 return
 
     def delete(self):
-        """Deletes the stack; returns what CloudFormation left standing."""
+        """Deletes the stack; returns what CloudFormation retained."""
         described = self.describe()
         self.cfn.delete_stack(StackName=self.name)
         for _ in polls("the deletion"):
@@ -295,17 +295,17 @@ class Stack:
         try:
             events = [e for e in self._events(stack_id) if e.get("ResourceStatus") == "DELETE_SKIPPED"]
         except ClientError as error:
-            # An engine that forgets a deleted stack altogether.
+            # On an engine that does not keep deleted stacks.
             if code(error) == "ValidationError":
                 return []
             raise
-        # A version goes with its function, whatever the template says.
+        # A version is deleted with its function, whatever the template states.
         skipped = [event for event in events if event["ResourceType"] != "AWS::Lambda::Version"]
         return sorted(event.get("PhysicalResourceId", event["LogicalResourceId"]) for event in skipped)
 
 
 def polls(what):
-    """Once now, and again and again, less and less often, until it takes too long."""
+    """Yields now, and again and again, less and less often, until the deadline."""
     deadline, pause = time.monotonic() + DEADLINE_SECONDS, FIRST_POLL_SECONDS
     while time.monotonic() < deadline:
         yield

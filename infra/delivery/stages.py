@@ -10,29 +10,30 @@ from .environment import ROOT, Refused
 
 PATH = ROOT / "infra" / "samconfig.toml"
 
-# The stage that sells.
+# The stage with real sales.
 PRODUCTION = "prod"
-# Made by the first deployment and kept in SSM; never written into a file.
+# Made by the first deployment and stored in SSM; never written into a file.
 QUEUE_TOKEN_KEYS = "QueueTokenKeys"
 USER_JWKS = "UserJwks"
-# In bytes: a function's settings have 4,096, and the rest of them takes up to 600.
+# In bytes: a function's settings may have 4,096, and the others take up to 600.
 LONGEST_JWKS = 3_000
-# What Lambda wants an account to keep for functions that reserve nothing.
+# What Lambda requires an account to keep for functions that reserve nothing.
 UNRESERVED = 100
-# Made by every deployment, of everything that a stack is deployed with.
+# Derived by every deployment from everything with which a stack is deployed.
 RELEASE = "Release"
-# What the names of everything begin with.
+# The prefix of all names.
 SYSTEM = "System"
 GRADUAL = "GradualDeployments"
-# Who has admission plans told before they are in force, and who has to be told where it is there.
+# The parameter that names the context to which admission plans are sent before they are in force, its value for none,
+# and the context that it must name if that is deployed.
 ADMISSION, NOBODY, ENFORCER = "AdmissionEnforcedBy", "nobody", "reservations"
-# What a production stage is never without.
+# What a production stage must always have.
 PRODUCTION_NEEDS = {"AdmissionDefault": "closed", "OpenCharges": "false", GRADUAL: "true"}
 
 
 @dataclass(frozen=True)
 class Stage:
-    """A stage as samconfig.toml has it."""
+    """A stage as in samconfig.toml."""
 
     name: str
     system: str
@@ -45,7 +46,7 @@ class Stage:
         return self.name == PRODUCTION
 
     def stack(self, name):
-        """What CloudFormation calls the system's stack of that name."""
+        """CloudFormation's name of the system's stack of that name."""
         return f"{self.system}-{name}"
 
 
@@ -75,7 +76,7 @@ def _pair(text):
 
 
 def asked(arguments):
-    """`Key=Value` of the command line; `Key=@file` is the file's content."""
+    """`Key=Value` from the command line; for `Key=@file`, the file's content."""
     pairs = dict(_pair(text) for text in arguments)
     for key, value in pairs.items():
         if value.startswith("@"):
@@ -88,11 +89,11 @@ def asked(arguments):
 
 def resolve(declared, taken, stage, given, deployed, at_once):
     """The parameters of a deployment: the command line's, then samconfig.toml's, then the templates' defaults. Name ->
-    value, the same for every stack that has it; and the names of those without a value from anywhere.
+    value, the same for every stack that has it; and the names of those without a value from any source.
 
-    `declared` has those of all stacks, `taken` those of the stacks that are deployed now. Only what has no default keeps
-    the value it has in the stacks that are `deployed` already (name -> parameters): everything else stands in a file under
-    version control. `at_once` goes without gradual deployments this time.
+    `declared` has those of all stacks, `taken` those of the stacks that are deployed now. Only a parameter without a
+    default keeps the value it has in the stacks that are `deployed` already (name -> parameters): all others are in a
+    file under version control. `at_once` turns gradual deployments off for this deployment.
     """
     for source, values in (("samconfig.toml", stage.parameters), ("the command line", given)):
         for key in sorted(values.keys() - declared.keys()):
@@ -109,7 +110,7 @@ def resolve(declared, taken, stage, given, deployed, at_once):
     if wrong:
         raise Refused("; ".join(wrong))
     if at_once:
-        # After it was made sure that this is an exception.
+        # After the check that this is an exception.
         values[GRADUAL] = "false"
     absent = [key for key in taken if key not in values and key != QUEUE_TOKEN_KEYS]
     kept = {key: value for key in absent if (value := _kept(key, deployed)) is not None}
@@ -117,7 +118,7 @@ def resolve(declared, taken, stage, given, deployed, at_once):
 
 
 def _kept(key, deployed):
-    """The value that the stacks have, `None` when none has one."""
+    """The value that the stacks have, `None` if none has one."""
     values = {parameters[key]: name for name, parameters in deployed.items() if key in parameters}
     if len(values) > 1:
         raise Refused(f"{key} is not the same in {' and '.join(values.values())}: give it, --parameter {key}=VALUE")
@@ -125,33 +126,33 @@ def _kept(key, deployed):
 
 
 def unenforced(users, chosen, values, deployed):
-    """Why seats would be sold past an admission plan, `None` when they would not: it may be enforced by nobody only where
-    nobody sells. `users` are the stacks with the parameter, which is of `values` for those that are deployed now."""
+    """Why seats would be sold past an admission plan, `None` if they would not: no context needs to enforce it only
+    where nothing is sold. `users` are the stacks with the parameter; those deployed now take it from `values`."""
     if ENFORCER not in chosen and ENFORCER not in deployed:
         return None
     of = lambda name: values if name in chosen else deployed.get(name, {})  # noqa: E731
     wrong = [name for name in users if of(name).get(ADMISSION) == NOBODY]
     if not wrong:
         return None
-    # With its value of before, whatever is given now.
+    # Such a stack keeps its old value, whatever is given now.
     too = "".join(f"; name {name}, too" for name in wrong if name not in chosen)
     return f"{ADMISSION}={NOBODY} is for a system without {ENFORCER}: set {ADMISSION}={ENFORCER}{too}"
 
 
 def left_behind(taken, given, values, deployed):
-    """What of the values does not come to all that have them, in lines: `taken` has the parameters of the stacks that are
-    deployed now, `deployed` those of the others (name -> values)."""
+    """Values that do not reach all stacks that have the parameter, in lines: `taken` has the parameters of the stacks
+    that are deployed now, `deployed` those of the others (name -> values)."""
     lines = [f"{key} is given, and no stack that is deployed now has it" for key in given if key not in taken]
     for key, description in taken.items():
         others = [name for name, has in deployed.items() if key in has and has[key] != values.get(key)]
-        # What is not shown is not told either.
+        # What is not shown is not mentioned here, either.
         if others and key != RELEASE and not description.get("NoEcho"):
             lines.append(f"{key} changes in the named stacks only; {', '.join(others)} would go on with the old value")
     return lines
 
 
 def _wrong(key, value, description):
-    """What CloudFormation would say against a value, said before."""
+    """What CloudFormation would refuse in a value, found before."""
     allowed = [str(one) for one in description.get("AllowedValues", [])]
     if allowed and value not in allowed:
         return f"{key}={value} is none of {', '.join(allowed)}"
@@ -174,7 +175,7 @@ def _wrong(key, value, description):
 
 
 def _is_jwks(text):
-    """With anything else, no function that is asked by a user would start."""
+    """With anything else, no function that serves users would start."""
     try:
         keys = json.loads(text)["keys"]
         return bool(keys) and all(isinstance(key["kid"], str) and isinstance(key["alg"], str) for key in keys)
@@ -183,7 +184,7 @@ def _is_jwks(text):
 
 
 def _unsafe(stage, values):
-    """What must not be sold with."""
+    """Values with which production must not sell."""
     if not stage.is_production:
         return []
     wrong = [
@@ -198,15 +199,15 @@ def _unsafe(stage, values):
 
 
 def lacking(stage, values):
-    """What production is not deployed without, although a dry run is made without it."""
+    """What production needs for a deployment, but not for a dry run."""
     if stage.is_production and values.get("AlarmEmail") == "":
         return ["AlarmEmail is empty, and production needs somebody who is told: set it in samconfig.toml"]
     return []
 
 
 def warnings(values):
-    """What a stage does not do as it is set; no reason to refuse."""
-    said = {
+    """What a stage with these values does not do; no reason to refuse."""
+    effects = {
         "PaymentProviderUrl": "points cannot be charged",
         "AlarmEmail": "alarms are sent to nobody",
         "NotionUrl": "administrators are told of no fault",
@@ -216,16 +217,16 @@ def warnings(values):
         "CashReceiptUrl": "no cash receipts are issued",
         "UserDirectoryUrl": "nobody's telephone number is known: no pushes, no cash receipts",
     }
-    found = [f"{key} is empty: {why}" for key, why in said.items() if values.get(key) == ""]
+    found = [f"{key} is empty: {why}" for key, why in effects.items() if values.get(key) == ""]
     if values.get("OpenCharges") == "true":
         found.append("OpenCharges is true: anybody charges points without paying")
     return found
 
 
 def next_release(release, running, status, now):
-    """The release as it is named: by itself, but for one that was rolled back.
+    """The release under which it is deployed: unchanged, except after a rollback.
 
-    That has left its versions behind, and Lambda publishes nothing twice; another name makes it something new.
+    A rollback leaves the versions behind, and Lambda publishes nothing twice; with another name it is something new.
     """
     if running.endswith(release):
         return running

@@ -1,4 +1,4 @@
-"""The system: its stacks as infra/stacks has them, the order they go in, and which of them a deployment takes."""
+"""The system: its stacks as in infra/stacks, their order, and which of them a deployment takes."""
 
 import graphlib
 
@@ -6,9 +6,9 @@ from .environment import ROOT, Refused
 from .template import Template
 
 DIRECTORY = ROOT / "infra" / "stacks"
-# The stack that has what all functions are bound to and what their canaries watch.
+# The stack with what all functions are bound to and what their canaries watch.
 PLATFORM = "platform"
-# The stack of the API, which has the routes of those contexts that are deployed.
+# The stack of the API, with the routes of those contexts that are deployed.
 EDGE = "edge"
 
 
@@ -32,20 +32,21 @@ class System:
         return cls({path.stem: Template.read(path) for path in sorted(directory.glob("*.yaml"))})
 
     def before(self, chosen):
-        """Stack -> which of the others that are `chosen`, too, come first."""
+        """Stack -> which of the other `chosen` ones come first."""
         come_first = lambda template: {*template.needs, *template.after} & {*chosen}  # noqa: E731
         return {name: come_first(self.templates[name]) for name in chosen}
 
     def chosen(self, named, deployed=(), routes=lambda: {}):
-        """What a deployment takes: what is named, and what that needs and is not `deployed`; with a context the platform,
-        whose boundary and alarms are made of what all contexts say, and the API, if it has other routes of it.
+        """The stacks that a deployment takes: the named ones, and those they need that are not `deployed`; with a
+        context also the platform, whose boundary and alarms are derived from all contexts, and the API, if its routes
+        differ.
 
-        `routes` says which the deployed API has, as `Template.routes` does.
+        `routes` returns those of the deployed API, as `Template.routes` does.
         """
         if unknown := [name for name in named if name not in self.templates]:
             raise Refused(f"there is no stack {unknown[0]}; there are {', '.join(self.templates)}")
         taken = {*(named or self.templates)}
-        # Backwards, so that what is needed by something that is only needed itself is found, too.
+        # Backwards, so that indirect needs are found, too.
         for name in reversed(self.templates):
             if name in taken:
                 taken.update(need for need in self.templates[name].needs if need not in deployed)
@@ -56,11 +57,11 @@ class System:
         return [name for name in self.templates if name in taken]
 
     def routes(self):
-        """Context -> the routes that the API would have of it."""
+        """Context -> its routes in the API of the sources."""
         return self.templates[EDGE].routes()
 
     def refuse_routes(self, chosen, deployed, routes):
-        """Refuses an API without routes, and one that would call what is not deployed now by the names of today."""
+        """Refuses an API without routes, and one that would change the routes of contexts that are not deployed now."""
         if EDGE not in chosen:
             return
         made = self.templates[EDGE].serving({*deployed, *chosen}).routes()
@@ -76,7 +77,7 @@ class System:
         return [name for name, template in self.templates.items() if parameter in template.parameters]
 
     def parameters(self, chosen):
-        """Parameter -> what is said of it, by whichever stack says it first."""
+        """Parameter -> its description in the first stack that has it."""
         found = {}
         for name in chosen:
             for key, description in self.templates[name].parameters.items():
@@ -88,11 +89,11 @@ class System:
         return sorted({context for name in chosen or self.templates for context in self.templates[name].contexts()})
 
     def secrets(self, chosen):
-        """Name in SSM without the system's prefix -> the parameter whose URL the secret is for."""
+        """Name in SSM without the system's prefix -> the parameter with the URL that the secret is for."""
         return dict(sorted(pair for name in chosen for pair in self.templates[name].secrets().items()))
 
     def reserved_concurrency(self, chosen, values):
-        """How many concurrent executions the functions reserve of the account's."""
+        """How many of the account's concurrent executions the functions reserve."""
         return sum(self.templates[name].reserved_concurrency(values) for name in chosen)
 
     def long_names(self, prefix):
@@ -101,5 +102,5 @@ class System:
 
 
 def _rerouted(contexts, one, other):
-    """The contexts that have not the same routes in both."""
+    """The contexts whose routes differ."""
     return [name for name in contexts if one.get(name) != other.get(name)]

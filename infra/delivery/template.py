@@ -1,4 +1,4 @@
-"""What the SAM template of a stack says: parameters, contexts, secrets, routes; and the template as it is uploaded."""
+"""The SAM template of a stack: its parameters, contexts, secrets and routes; and the template as it is uploaded."""
 
 import json
 import re
@@ -7,19 +7,19 @@ import yaml
 
 from .environment import Refused
 
-# `CodeUri: ../../target/lambda/<context>/`, alone in its line.
+# `CodeUri: ../../target/lambda/<context>/`, alone on its line.
 CODE = re.compile(r"^(?P<key>\s*CodeUri:\s*)\S*target/lambda/(?P<context>[a-z0-9-]+)/?\s*$", re.M)
-# What that becomes.
+# What that is replaced with.
 PACKAGE = re.compile(r"s3://[^/\s]+/(?P<file>(?P<context>[a-z0-9-]+)-[0-9a-f]{16}\.zip)")
 DEFINITION = re.compile(r"^(?P<indent>\s*)DefinitionUri:\s*(?P<file>\S+)\s*$", re.M)
 
-# What CloudFormation takes from a bucket.
+# The largest template that CloudFormation takes from a bucket, in bytes.
 LARGEST = 1_000_000
-# What a name may have, where the system's name is part of it.
+# The longest names, where the system's name is part of them.
 NAME_LENGTHS = {"FunctionName": 64, "Name": 64, "RoleName": 64, "TableName": 255, "QueueName": 80}
-# Where an operation of the API says what answers it.
+# The key of an operation of the API under which its function is.
 INTEGRATION = "x-amazon-apigateway-integration"
-# What physical names begin with.
+# The prefix of physical names.
 PREFIX = "${System}"
 
 
@@ -40,7 +40,7 @@ def _long_form(loader, tag, node):
 
 
 _Loader.add_multi_constructor("!", _long_form)
-# `2010-09-09` is a version, no date.
+# `2010-09-09` is a version, not a date.
 _Loader.add_constructor("tag:yaml.org,2002:timestamp", yaml.SafeLoader.construct_scalar)
 
 
@@ -53,7 +53,7 @@ class Template:
         self.parameters = self.body.get("Parameters", {})
         self.resources = self.body.get("Resources", {})
         encore = self.body.get("Metadata", {}).get("Encore", {})
-        # Of which stack it is, what has to be deployed before, and what comes before in the same deployment.
+        # Which stack it is, what has to be deployed before it, and what precedes it in the same deployment.
         self.stack, self.needs, self.after = encore.get("Stack"), encore.get("Needs", []), encore.get("After", [])
 
     @classmethod
@@ -65,7 +65,7 @@ class Template:
         return sorted({match["context"] for match in CODE.finditer(self.text)})
 
     def packages(self):
-        """Context -> package, of a template that was deployed."""
+        """Context -> package, in a template that was deployed."""
         return {match["context"]: match["file"] for match in PACKAGE.finditer(self.text)}
 
     def values(self, values):
@@ -73,7 +73,7 @@ class Template:
         return {key: values[key] for key in self.parameters if key in values}
 
     def reserved_concurrency(self, values):
-        """How many concurrent executions the functions reserve of the account's, with these parameters."""
+        """How many of the account's concurrent executions the functions reserve, with these parameters."""
         holds = {
             "IsProduction": values.get("Stage") == "prod",
             "IsReserved": values.get("ReservedConcurrency", "0") != "0",
@@ -90,9 +90,9 @@ class Template:
         return total
 
     def secrets(self):
-        """Name in SSM without the system's prefix -> the parameter whose URL the secret is for.
+        """Name in SSM without the system's prefix -> the parameter with the URL that the secret is for.
 
-        A function that is given `X_SECRET` is given `X_URL`, too: the one is of use with the other only.
+        A function with `X_SECRET` also has `X_URL`: neither is of use without the other.
         """
         found = {}
         for resource in self.resources.values():
@@ -122,7 +122,7 @@ class Template:
     # -------------------------------------------------------------------------------------------------- routes
 
     def routes(self):
-        """Context -> its routes in the API: method, path, and what is called."""
+        """Context -> its routes in the API: method, path, and the called function."""
         found = {}
         for path, operations in self._paths().items():
             for method, operation in operations.items():
@@ -132,14 +132,14 @@ class Template:
         return found
 
     def serving(self, contexts):
-        """With the routes of these contexts only: of the others there is no function that could answer."""
+        """With the routes of these contexts only: for the others there is no function to answer."""
         if self.routes().keys() <= {*contexts}:
             return self
         less = Template(json.dumps(self.body), self.path)
         paths = less._paths()
         for name, path in list(paths.items()):
             kept = {method: operation for method, operation in path.items() if _tags(operation) <= {*contexts}}
-            # What is left of a path without a context's operation answers for nobody.
+            # What is left of a path without a context's operation has nothing to answer with.
             paths[name] = kept
             if not _tags(*kept.values()):
                 del paths[name]
@@ -155,7 +155,7 @@ class Template:
     # -------------------------------------------------------------------------------------------------- upload
 
     def deployable(self, bucket, keys):
-        """The template with packages in place of paths, and state machines in place."""
+        """The template with packages in place of paths, and with the definitions of state machines."""
 
         def package(match):
             if match["context"] not in keys:
@@ -163,7 +163,7 @@ class Template:
             return f"{match['key']}s3://{bucket}/{keys[match['context']]}"
 
         def definition(match):
-            # JSON is YAML. In the template, a changed state machine shows in the change set.
+            # JSON is YAML. Inside the template, a changed state machine shows in the change set.
             machine = json.loads((self.path.parent / match["file"]).read_text())
             return f"{match['indent']}Definition: {json.dumps(machine)}"
 

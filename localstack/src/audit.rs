@@ -1,7 +1,7 @@
 //! The auditor: reads the tables of a stack and checks what must never break (tests/README.md, I1 to I10).
 //!
-//! Reading is not a snapshot, and some things follow others by a moment (the seat map, used places, events). So a
-//! violation counts once it is still there after [`TimeLimits::settle`].
+//! The tables are read one after the other, and some data follows other data with a delay (the seat map, used places,
+//! events). So a violation counts only if it is still there after [`TimeLimits::settle`].
 
 mod checks;
 mod scan;
@@ -22,15 +22,15 @@ use std::process::ExitCode;
 use std::time::Duration;
 use tokio::time::{Instant, sleep};
 
-/// How long to wait between two looks at a snapshot that is not in order yet.
-const LOOK_EVERY: Duration = Duration::from_millis(500);
+/// The interval between two reads of a snapshot that still has findings.
+const POLL_INTERVAL: Duration = Duration::from_millis(500);
 /// How many findings of one invariant are printed.
 const SHOWN: usize = 20;
 
-/// How patient an audit is.
+/// The time limits of an audit.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct TimeLimits {
-    /// How long to look again until nothing is wrong any more.
+    /// How long to read again while there are findings.
     pub settle: Duration,
     /// How late things may be.
     pub tolerances: Tolerances,
@@ -45,11 +45,11 @@ impl Default for TimeLimits {
 /// What an audit found.
 #[derive(Debug, Clone)]
 pub struct Report {
-    /// The snapshot as it was seen last.
+    /// The last snapshot.
     pub snapshot: Snapshot,
     /// What is wrong with it, by invariant.
     pub findings: Vec<Finding>,
-    /// How often it was looked at.
+    /// How many times the tables were read.
     pub looks: u32,
     /// How long that took.
     pub took: Duration,
@@ -129,18 +129,18 @@ impl fmt::Display for Report {
     }
 }
 
-/// Audits a stack: looks until nothing is wrong, or until patience ends.
-pub async fn audit(info: &StackInfo, patience: &TimeLimits) -> Result<Report> {
+/// Audits a stack: reads it until there are no findings, or until the time to settle is over.
+pub async fn audit(info: &StackInfo, limits: &TimeLimits) -> Result<Report> {
     let begun = Instant::now();
     let mut looks = 0;
     loop {
         let snapshot = scan::snapshot(info).await?;
         looks += 1;
-        let findings = check(&snapshot, &patience.tolerances);
-        if findings.is_empty() || begun.elapsed() >= patience.settle {
+        let findings = check(&snapshot, &limits.tolerances);
+        if findings.is_empty() || begun.elapsed() >= limits.settle {
             return Ok(Report { snapshot, findings, looks, took: begun.elapsed() });
         }
-        sleep(LOOK_EVERY).await;
+        sleep(POLL_INTERVAL).await;
     }
 }
 
@@ -150,10 +150,10 @@ pub struct Args {
     /// The options of every verb.
     #[command(flatten)]
     pub common: Common,
-    /// How long to look again at what may only be on its way
+    /// How long to retry while something may only be in flight
     #[arg(long, value_name = "SECONDS", default_value_t = 10)]
     pub settle: u64,
-    /// How long a hold may be over and not ended
+    /// How long a hold may stay past its end without having been ended
     #[arg(long, value_name = "SECONDS", default_value_t = 90)]
     pub overdue: u64,
     /// How long an event may wait to be published
@@ -162,13 +162,13 @@ pub struct Args {
     /// How long a payment may be pending without being listed as stuck
     #[arg(long, value_name = "SECONDS", default_value_t = 300)]
     pub pending: u64,
-    /// How long an order may have failed and not be undone without being listed as stuck
+    /// How long a failed order may wait to be undone without being listed as stuck
     #[arg(long, value_name = "SECONDS", default_value_t = 1_500)]
     pub undone: u64,
 }
 
 impl Args {
-    fn patience(&self) -> TimeLimits {
+    fn limits(&self) -> TimeLimits {
         let seconds = Duration::from_secs;
         TimeLimits {
             settle: seconds(self.settle),
@@ -185,7 +185,7 @@ impl Args {
 /// Audits the running stack of a directory. Fails when anything is wrong.
 pub async fn run(args: Args) -> Result<ExitCode> {
     let info = StackInfo::of_running(&args.common.dir()?)?;
-    let report = audit(&info, &args.patience()).await?;
+    let report = audit(&info, &args.limits()).await?;
     crate::console::print(&report.to_string())?;
     if report.is_clean() {
         return Ok(ExitCode::SUCCESS);

@@ -7,7 +7,7 @@ use crate::engine::database;
 use crate::engine::info::StackInfo;
 use crate::error::Error;
 use crate::tokens::{TokenRequest, Tokens};
-use crate::tools::dead_letters::{DeadLetterQueue, DeadLetters, Letter};
+use crate::tools::dead_letters::{DeadLetter, DeadLetterQueue, DeadLetters};
 use crate::tools::logs::{LogLine, Logs};
 use crate::tools::trace;
 use crate::{Result, audit, demo, sink};
@@ -37,28 +37,28 @@ enum Verb {
     Down(Common),
     /// Print bearer tokens of the local issuer, one a line.
     Token(TokenArgs),
-    /// Show what the functions printed.
+    /// Show the functions' logs.
     Logs(LogArgs),
     /// Play an on-sale and audit it.
     Demo(demo::Args),
     /// Check the invariants of the tables of a running stack.
     Audit(audit::Args),
-    /// Look at dead letters, and send them again.
+    /// Show dead letters, and redrive them.
     Dlq(DlqArgs),
-    /// Show what everybody said about something, chronologically.
+    /// Show all events of something, in time order.
     #[command(subcommand)]
     Trace(TraceVerb),
-    /// Be the sink of a stack. `up` asks for it.
+    /// Run the sink of a stack. `up` starts it.
     #[command(hide = true)]
     Sink(Common),
-    /// Be the database of an engine that has none. Prints its port; ends when standard input does.
+    /// Run the database of an engine that has none. Prints its port; ends when standard input does.
     #[command(hide = true)]
     Dynamodb,
 }
 
 #[derive(Debug, Args)]
 struct UpArgs {
-    /// Which stacks: contexts, platform, edge; with what they need and is not there yet [default: all]
+    /// Which stacks: contexts, platform, edge; their dependencies that are not deployed yet come along [default: all]
     #[arg(value_name = "STACK")]
     stacks: Vec<String>,
     #[command(flatten)]
@@ -75,13 +75,13 @@ struct UpArgs {
 struct TokenArgs {
     #[command(flatten)]
     common: Common,
-    /// Whom for; repeat it for more
+    /// The user; repeat it for more
     #[arg(long = "user", value_name = "ID", required = true)]
     users: Vec<String>,
     /// With the scope `operator`
     #[arg(long)]
     operator: bool,
-    /// How long they are good for, in seconds; below zero they have expired
+    /// Lifetime in seconds; negative: already expired
     #[arg(long, value_name = "SECONDS", default_value_t = 3_600, allow_negative_numbers = true)]
     ttl: i64,
 }
@@ -95,7 +95,7 @@ struct LogArgs {
     /// How far back: 30s, 10m, 2h, 1d
     #[arg(long, value_name = "TIME", default_value = "10m", value_parser = duration)]
     since: Duration,
-    /// Go on as they come
+    /// Follow: print new lines as they come
     #[arg(long)]
     follow: bool,
 }
@@ -121,12 +121,12 @@ struct DlqArgs {
 enum DlqVerb {
     /// Every queue of dead letters or parked work, with how many it holds
     List,
-    /// The messages of one, with why they are there; they stay
+    /// The messages of a queue, with why they are there; they stay
     Show {
         /// The queue, as `list` names it
         queue: String,
     },
-    /// Send messages of one back to where they came from; repeating it does no harm
+    /// Send messages of a queue back to where they came from; idempotent
     Redrive {
         /// The queue, as `list` names it
         queue: String,
@@ -141,7 +141,7 @@ enum DlqVerb {
 
 #[derive(Debug, Subcommand)]
 enum TraceVerb {
-    /// An order: its events, from the outboxes of all contexts, and who heard them, from the logs
+    /// An order: its events, from the outboxes of all contexts, and their consumers, from the logs
     Order(trace::Args),
 }
 
@@ -161,7 +161,7 @@ pub async fn run() -> ExitCode {
     };
     match done {
         Ok(code) => code,
-        // Somebody closed the pipe, as `head` does: they have what they wanted.
+        // The reader closed the pipe, as `head` does: it has what it wanted.
         Err(Error::Io { source, .. }) if source.kind() == ErrorKind::BrokenPipe => ExitCode::SUCCESS,
         Err(error) => {
             eprintln!("local: {}", error.chain());
@@ -178,12 +178,12 @@ async fn up(args: UpArgs) -> Result<ExitCode> {
         options.template = template;
     }
     let (info, outcome) = stack::up(&options).await?;
-    let said = match outcome {
+    let outcome_text = match outcome {
         Outcome::Created => "created",
         Outcome::Updated => "updated",
         Outcome::Unchanged => "as it was",
     };
-    (options.progress)(&format!("{} is up ({said})", info.stack));
+    (options.progress)(&format!("{} is up ({outcome_text})", info.stack));
     print(&format!(
         "api_url      {}\nendpoint_url {}\nsink_url     {}\nstack        {}\nstack_json   {}\n",
         info.api_url,
@@ -257,7 +257,7 @@ fn format_queue(queue: &DeadLetterQueue) -> String {
     format!("{:>6}  {:<44} from {source}\n", queue.messages, queue.name)
 }
 
-fn format_letter(letter: &Letter) -> String {
+fn format_letter(letter: &DeadLetter) -> String {
     let or = |text: &Option<String>| text.clone().unwrap_or_else(|| "-".to_owned());
     let since = OffsetDateTime::from_unix_timestamp_nanos(i128::from(letter.dead_since_ms) * 1_000_000)
         .ok()

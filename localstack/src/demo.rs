@@ -49,14 +49,14 @@ const CROWD: usize = 40;
 const STEER_EVERY: Duration = Duration::from_secs(5);
 /// How late a status check may learn of a pause, in milliseconds.
 const STATUS_MAY_BE_LATE_MILLIS: i64 = 1_500;
-/// How long a pause is kept up at the most, when nobody asks.
+/// How long a pause lasts at the most, when no buyer asks.
 const LONGEST_PAUSE: Duration = Duration::from_secs(8);
 /// After how long a sale is given up, for each 600 buyers. It takes a third of that on two idle cores.
 const DEADLINE: Duration = Duration::from_secs(300);
 /// How long seats may stay held after the last buyer finished, beyond the length of a hold.
-const DRAIN_PATIENCE: Duration = Duration::from_secs(30);
-/// Between two looks at something that comes by itself.
-const LOOK_EVERY: Duration = Duration::from_millis(500);
+const DRAIN_LIMIT: Duration = Duration::from_secs(30);
+/// The interval between two polls.
+const POLL_INTERVAL: Duration = Duration::from_millis(500);
 
 /// Options of the demo.
 #[derive(Clone, Debug, clap::Args)]
@@ -70,7 +70,7 @@ pub struct Args {
     /// How many seats
     #[arg(long, value_name = "N", default_value_t = 500, value_parser = clap::value_parser!(u32).range(1..=100_000))]
     pub seats: u32,
-    /// How many orders of merchandise after the tickets, all at once, for a third as many pieces
+    /// How many orders of merchandise after the tickets, all at once, for a third as many units
     #[arg(long, value_name = "N", default_value_t = 300, value_parser = clap::value_parser!(u32).range(..=20_000))]
     pub orders: u32,
     /// Leave the stack running
@@ -81,7 +81,7 @@ pub struct Args {
     pub seed: Option<u64>,
 }
 
-/// Plays an on-sale and audits it. Fails when anything is not as it must be.
+/// Plays an on-sale and audits it. Fails when anything is wrong.
 pub async fn run(args: Args) -> Result<ExitCode> {
     let seed = args.seed.unwrap_or_else(|| fastrand::u64(..1_000_000_000));
     eprintln!("demo: {} buyers, {} seats, {} orders, --seed {seed}", args.buyers, args.seats, args.orders);
@@ -93,13 +93,13 @@ pub async fn run(args: Args) -> Result<ExitCode> {
     Ok(if clean { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
-/// The story. Says whether all went well.
+/// Plays the sale. Returns whether all went well.
 async fn play(cloud: &Cloud, args: &Args, seed: u64) -> Result<bool> {
     let tokens = cloud.tokens()?;
     let operator = Operator::new(&tokens, Api::new(&cloud.info().api_url, AT_ONCE))?;
     let (concert, schedule) = operator.open(args.seats).await?;
 
-    // So many a minute that all are in after little more than a minute, unless that is more than this machine bears.
+    // So many a minute that all are in after little more than a minute, as far as this machine can serve them.
     let rate = (args.buyers * 9 / 10).clamp(300, FASTEST);
     let arrivals = Duration::from_secs(u64::from(args.buyers).div_ceil(100).clamp(2, 60));
     operator.admit(&concert, rate * 3 / 4, arrivals).await?;
@@ -166,9 +166,9 @@ async fn visit(sale: &Arc<Sale>, buyers: Vec<Buyer>) -> Result<Vec<BuyerLog>> {
     Ok(logs)
 }
 
-/// Waits until no seat is held any more, and looks at the end state.
+/// Waits until no seat is held any more, and reads the end state.
 async fn rest(sale: &Sale) -> Result<(client::SeatMap, client::Date)> {
-    let patience = Duration::from_secs(u64::from(HOLD_SECONDS)) + DRAIN_PATIENCE;
+    let limits = Duration::from_secs(u64::from(HOLD_SECONDS)) + DRAIN_LIMIT;
     let begun = Instant::now();
     loop {
         let map = sale.api.seat_map(&sale.schedule).await?;
@@ -178,21 +178,21 @@ async fn rest(sale: &Sale) -> Result<(client::SeatMap, client::Date)> {
         let seats = map.sections.iter().flat_map(|section| &section.seats);
         let held = seats.filter(|seat| seat.status == contracts::seats::SeatStatus::Held).count();
         // The list of dates follows the map.
-        if held == 0 && date.seats_available == Some(map.seats_available) || begun.elapsed() > patience {
+        if held == 0 && date.seats_available == Some(map.seats_available) || begun.elapsed() > limits {
             return Ok((map, date));
         }
-        sleep(LOOK_EVERY).await;
+        sleep(POLL_INTERVAL).await;
     }
 }
 
 async fn audit(info: &StackInfo) -> Result<audit::Report> {
-    // Everything is over, so what is not in order within seconds is not on its way either.
-    let grace = Duration::from_secs(5);
-    let patience = TimeLimits {
+    // Everything is over: what is not consistent within seconds is not in flight either.
+    let tolerance = Duration::from_secs(5);
+    let limits = TimeLimits {
         settle: Duration::from_secs(30),
-        tolerances: Tolerances { overdue: grace, unpublished: grace, pending: grace, undone: grace },
+        tolerances: Tolerances { overdue: tolerance, unpublished: tolerance, pending: tolerance, undone: tolerance },
     };
-    audit::audit(info, &patience).await
+    audit::audit(info, &limits).await
 }
 
 /// The verdict.
@@ -249,8 +249,8 @@ impl Operator {
         Ok(self.api.set_admission(&self.caller, concert, plan).await?)
     }
 
-    /// Lets people in until the counts are so: fewer while it is crowded inside, as many as `fastest` while it is not.
-    /// What the rate was in the end.
+    /// Adjusts the rate until `so` holds: lowers it while it is crowded inside, raises it to `fastest` at the most
+    /// while it is not. Returns the last rate.
     async fn pace(
         &self,
         sale: &Sale,
@@ -307,7 +307,7 @@ impl Operator {
         // The last seats may be held by people who let them go.
         self.pace(sale, rate, fastest, show, |counts| counts.sold >= nearly_all).await?;
         if sale.board.counts().admitted < buyers && sale.board.counts().finished < buyers {
-            // Whoever only sees that it is sold out costs little.
+            // A buyer who only sees that it is sold out costs little.
             self.admit(&sale.concert, fastest * 4, Duration::ZERO).await?;
             show.say("all but sold out: the operator lets the others in to see it");
         }
@@ -354,7 +354,7 @@ impl Cloud {
         }
     }
 
-    /// Ends it, or says how to go on with it.
+    /// Ends it, or prints how to go on with it.
     async fn close(self) -> Result<()> {
         match self {
             Self::Ours(stack) => stack.stop().await,

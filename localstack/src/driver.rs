@@ -1,4 +1,5 @@
-//! The driver: builds the programs, starts an engine and a sink, deploys the templates, and says where everything is.
+//! The driver: builds the programs, starts an engine and a sink, deploys the templates, and records where everything
+//! is.
 
 pub mod arguments;
 pub(crate) mod artifacts;

@@ -1,4 +1,4 @@
-//! The engine's process: starting it, knowing it again, ending it.
+//! The engine's process: starting, recognising and ending it.
 
 pub mod database;
 pub(crate) mod docker;
@@ -27,7 +27,7 @@ use tokio::time::{Instant, sleep};
 pub const START_DEADLINE: Duration = Duration::from_secs(60);
 /// How long the engine may take to end before it is killed.
 const STOP_DEADLINE: Duration = Duration::from_secs(10);
-/// How long an engine that is there, and does not answer, is waited for.
+/// How long to wait for an engine that exists and does not answer.
 const BUSY_DEADLINE: Duration = Duration::from_secs(30);
 /// Attempts with another free port when the chosen one was taken meanwhile.
 const PORT_ATTEMPTS: u32 = 5;
@@ -53,25 +53,23 @@ impl EngineKind {
 
 /// How to start an engine.
 pub struct Start<'a> {
-    /// Which one.
     pub kind: EngineKind,
     /// The interpreter of its virtual environment.
     pub python: &'a Path,
     /// This crate's program, which serves an engine's database where it has none of its own.
     pub program: &'a Path,
-    /// The stack's directory.
     pub dir: &'a Path,
     /// The port, or any free one.
     pub port: Option<u16>,
     /// It ends with this process.
     pub attached: bool,
     /// How long it may take to answer: [`START_DEADLINE`].
-    pub patience: Duration,
+    pub deadline_in: Duration,
     /// Directories that it removes when it ends.
     pub remove: &'a [PathBuf],
 }
 
-/// As what an engine runs.
+/// How an engine runs.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 enum RunsAs {
@@ -95,12 +93,11 @@ pub struct Engine {
     /// Which one.
     #[serde(default)]
     pub kind: EngineKind,
-    /// As what it runs.
+    /// How it runs.
     #[serde(flatten)]
     runs_as: RunsAs,
     /// What it answers when asked who it is.
     pub nonce: String,
-    /// Its port.
     pub port: u16,
 }
 
@@ -136,7 +133,7 @@ impl Engine {
         matches!(self.runs_as, RunsAs::Project(_))
     }
 
-    /// Where functions find what this machine has at `url`.
+    /// The URL at which functions reach `url` of this machine.
     pub fn seen_by_functions(&self, url: &str) -> String {
         if self.in_docker() { url.replace("//127.0.0.1:", "//host.docker.internal:") } else { url.to_owned() }
     }
@@ -153,8 +150,8 @@ impl Engine {
         })
     }
 
-    /// Ends the process of the engine of `dir` when `engine.json` does not say which that is: by what it was started
-    /// with. Says whether there was one.
+    /// Ends the process of the engine of `dir` when `engine.json` does not tell which it is: found by its arguments.
+    /// Returns whether there was one.
     pub fn end_unremembered(dir: &Path) -> Result<bool> {
         let directory = format!(" --remove {} ", temp_dir(dir).display());
         let of_dir = |command: &str| {
@@ -186,8 +183,8 @@ impl Engine {
         answer.is_some_and(|answer| answer.json().get("nonce").and_then(Value::as_str) == Some(&self.nonce))
     }
 
-    /// Whether there is this engine, answering or not: one that is stopped, or has too much to do, is there. An error
-    /// means that it could not be found out.
+    /// Whether this engine exists, answering or not: a stopped or overloaded one does. An error means that this could
+    /// not be determined.
     pub async fn is_there(&self) -> Result<bool> {
         match &self.runs_as {
             RunsAs::Pid(number) => pid_of(*number).map_or(Ok(false), |pid| self.is_command_of(pid)),
@@ -196,15 +193,15 @@ impl Engine {
         }
     }
 
-    /// The engine of the stack in `dir`, if there is one. It holds somebody's data, so one that does not answer is
-    /// waited for, and never taken for one that is gone.
+    /// The engine of the stack in `dir`, if there is one. It holds data, so one that does not answer is waited for,
+    /// never taken for one that is gone.
     pub async fn running(dir: &Path) -> Result<Option<Self>> {
         Self::running_within(BUSY_DEADLINE, dir).await
     }
 
-    async fn running_within(patience: Duration, dir: &Path) -> Result<Option<Self>> {
+    async fn running_within(deadline_in: Duration, dir: &Path) -> Result<Option<Self>> {
         let Some(engine) = Self::remembered(dir)? else { return Ok(None) };
-        let deadline = Instant::now() + patience;
+        let deadline = Instant::now() + deadline_in;
         while !engine.answers().await {
             if !engine.is_there().await? {
                 return Ok(None);
@@ -221,7 +218,7 @@ impl Engine {
         Ok(Some(engine))
     }
 
-    /// Refuses a port that somebody else listens on, before anything is built for an engine there.
+    /// Refuses a port that is in use by another process, before anything is built for an engine there.
     pub async fn check_port(dir: &Path, port: u16) -> Result<()> {
         match Self::remembered(dir)? {
             Some(engine) if engine.port == port && engine.is_there().await? => Ok(()),
@@ -249,7 +246,7 @@ impl Engine {
             )),
             Err(error) => error,
         };
-        // Where this fails, too, there is no Docker that could have anything of it.
+        // If this fails too, there is no Docker, and so nothing of it to remove.
         docker::down(&project).await.ok();
         Self::forget(dir)?;
         Err(started)
@@ -268,7 +265,7 @@ impl Engine {
                 Attempt::Up(engine, child) => return Ok((engine, child)),
                 Attempt::Ended(log) => log,
             };
-            // Somebody else was given the same free port.
+            // Another process was given the same free port.
             let taken = log.contains("address already in use") || log.contains("Address already in use");
             if !taken || attempt == PORT_ATTEMPTS {
                 return Err(Error::Engine(format!("{} ended at once: {}", options.kind, options.what_to_do(&log))));
@@ -293,7 +290,7 @@ impl Engine {
         // Before it answers, so that an interrupted start leaves something to stop.
         files::write_json(&Self::path(dir), &engine)?;
 
-        let deadline = Instant::now() + options.patience;
+        let deadline = Instant::now() + options.deadline_in;
         loop {
             if child.try_wait().at("waiting for", options.python)?.is_some() {
                 return Ok(Attempt::Ended(files::tail(&log_path, 200)));
@@ -307,7 +304,7 @@ impl Engine {
                 return Err(Error::Engine(format!(
                     "{} does not answer after {} s, so it was ended; try again when this machine has less to do: {}",
                     options.kind,
-                    options.patience.as_secs(),
+                    options.deadline_in.as_secs(),
                     options.what_to_do(&files::tail(&log_path, 200))
                 )));
             }
@@ -315,7 +312,7 @@ impl Engine {
         }
     }
 
-    /// Ends the engine and, by that, its functions. Says whether there was anything to end.
+    /// Ends the engine and, by that, its functions. Returns whether there was anything to end.
     pub async fn stop(&self) -> Result<bool> {
         let number = match &self.runs_as {
             RunsAs::Pid(number) => *number,
@@ -326,14 +323,14 @@ impl Engine {
         if !self.is_command_of(pid)? {
             return Ok(false);
         }
-        for (signal, patience) in [(Signal::TERM, STOP_DEADLINE), (Signal::KILL, STOP_DEADLINE)] {
+        for (signal, deadline_in) in [(Signal::TERM, STOP_DEADLINE), (Signal::KILL, STOP_DEADLINE)] {
             if let Err(error) = kill_process(pid, signal) {
                 return match error {
                     rustix::io::Errno::SRCH => Ok(true),
                     other => Err(Error::Engine(format!("the engine, process {number}, cannot be ended: {other}"))),
                 };
             }
-            let deadline = Instant::now() + patience;
+            let deadline = Instant::now() + deadline_in;
             while Instant::now() < deadline {
                 if test_kill_process(pid).is_err() || !self.is_command_of(pid)? {
                     return Ok(true);
@@ -351,7 +348,7 @@ impl Engine {
 }
 
 impl Start<'_> {
-    /// What starts it on a port, with its temporary files in `temp`.
+    /// The command that starts it on a port, with its temporary files in `temp`.
     fn command(&self, port: u16, nonce: &str, temp: &Path) -> Command {
         let mut command = Command::new(self.python);
         command
@@ -389,7 +386,7 @@ impl Start<'_> {
         command
     }
 
-    /// What is known of an engine that did not come up, by its log, and what helps.
+    /// What is known, from its log, of an engine that did not start, and what helps.
     fn what_to_do(&self, log: &str) -> String {
         let (line, path) = (files::telling_line(log), log_path(self.dir));
         let environment = self.python.ancestors().nth(2).unwrap_or(self.python).display();
@@ -397,7 +394,7 @@ impl Start<'_> {
     }
 }
 
-/// Who answers at a port when an engine is asked who it is.
+/// The answer of the engine at a port to the question which one it is.
 async fn who_is_at(port: u16) -> Option<Answer> {
     let client = Client::new().with_timeout(Duration::from_secs(5));
     client.send(Method::GET, &format!("http://127.0.0.1:{port}/_encore/engine"), &[], "").await.ok()
@@ -407,8 +404,7 @@ fn pid_of(number: u32) -> Option<Pid> {
     i32::try_from(number).ok().and_then(Pid::from_raw)
 }
 
-/// The command line of a process, none where there is no such process. One that has ended, and whose parent has not
-/// taken note of it, has an empty one.
+/// The command line of a process, `None` when there is no such process. A zombie has an empty one.
 fn command_of(pid: Pid) -> Result<Option<String>> {
     let number = pid.as_raw_nonzero();
     if Path::new("/proc/self/cmdline").exists() {
@@ -421,7 +417,7 @@ fn command_of(pid: Pid) -> Result<Option<String>> {
             Err(error) => Err(Error::io("reading", &path, error)),
         };
     }
-    // Where there is no /proc (macOS). Without a word it says that there is no such process.
+    // Where there is no /proc (macOS). No output means that there is no such process.
     let ps = Command::new("ps").args(["-ww", "-o", "command=", "-p", &number.to_string()]).output();
     let line = ps.at("asking", Path::new("ps"))?.stdout;
     Ok((!line.is_empty()).then(|| in_words(&line)))
@@ -484,7 +480,7 @@ fn fresh_nonce() -> String {
     format!("{:016x}{:016x}", fastrand::u64(..), fastrand::u64(..))
 }
 
-/// The port that was asked for, unless somebody listens there already.
+/// The requested port, unless it is in use.
 async fn port_that_is_free(port: u16) -> Result<u16> {
     let Err(source) = TcpListener::bind((Ipv4Addr::LOCALHOST, port)) else { return Ok(port) };
     if source.kind() != ErrorKind::AddrInUse {
@@ -501,7 +497,7 @@ async fn port_that_is_free(port: u16) -> Result<u16> {
     )))
 }
 
-/// A port that nobody listens on right now.
+/// A port that is free right now.
 fn free_port() -> Result<u16> {
     let found = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).and_then(|listener| listener.local_addr());
     found.map(|address| address.port()).map_err(|source| Error::Io { what: "finding a free port".to_owned(), source })
@@ -544,7 +540,7 @@ mod tests {
             dir: &dir.0,
             port: None,
             attached: false,
-            patience: Duration::from_millis(300),
+            deadline_in: Duration::from_millis(300),
             remove: &[],
         };
         let silent: Progress = Arc::new(|_| {});
@@ -559,7 +555,7 @@ mod tests {
         let dir = Dir::new("engine-is-busy");
         let mut child = Command::new("sh").args(["-c", "read line", "its-name"]).stdin(Stdio::piped()).spawn().unwrap();
         let runs_as = RunsAs::Pid(child.id());
-        // Nobody answers at that port.
+        // Nothing answers at that port.
         let engine = Engine { kind: EngineKind::Ministack, runs_as, nonce: "its-name".to_owned(), port: 1 };
         files::write_json(&Engine::path(&dir.0), &engine).unwrap();
         // A process that has just begun has no command line for a moment.
@@ -570,7 +566,7 @@ mod tests {
         let line = look().await.unwrap_err().chain();
         assert!(line.contains("is there and does not answer") && line.contains("cargo local down"), "{line}");
         child.kill().unwrap();
-        // Its parent has not taken note of it.
+        // A zombie: its parent has not waited for it.
         assert!(look().await.unwrap().is_none());
         child.wait().unwrap();
         assert!(look().await.unwrap().is_none());

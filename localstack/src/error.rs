@@ -15,7 +15,7 @@ pub enum Error {
         #[source]
         source: io::Error,
     },
-    /// Something the machine must have is missing. The text says how to get it.
+    /// Something the machine must have is missing. The text states how to get it.
     #[error("{0}")]
     Missing(String),
     /// The arguments contradict each other or what is running.
@@ -26,7 +26,7 @@ pub enum Error {
     Command {
         /// What was run.
         what: String,
-        /// What it said last, and where all of it is.
+        /// Its last output, and where all of it is.
         why: String,
     },
     /// The engine did not start, or does not answer.
@@ -64,7 +64,7 @@ impl Error {
     }
 }
 
-/// What helps where the operating system says no to a path.
+/// What helps where the operating system refuses a path.
 const fn remedy(kind: io::ErrorKind) -> &'static str {
     use io::ErrorKind::{NotADirectory, PermissionDenied, QuotaExceeded, ReadOnlyFilesystem, StorageFull};
     match kind {

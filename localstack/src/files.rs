@@ -1,4 +1,4 @@
-//! Where things are, and writing them so that nobody reads half a file.
+//! Where things are, and writing them so that no reader gets half a file.
 
 use crate::error::{AtPath, Error};
 use crate::{Progress, Result};
@@ -20,14 +20,13 @@ pub fn workspace() -> &'static Path {
 
 /// Where cargo put the running program: target directory and profile directory name.
 pub struct CargoTarget {
-    /// The target directory.
     pub dir: PathBuf,
     /// `debug`, `release` or a profile's name.
     pub profile: String,
 }
 
 impl CargoTarget {
-    /// From the path of the running program, which is right whatever cargo was told. A program that was moved
+    /// From the path of the running program, which is right however cargo was configured. A program that was moved
     /// elsewhere falls back on the workspace's default.
     pub fn of_this_program() -> Self {
         env::current_exe()
@@ -115,8 +114,8 @@ pub fn read_json<T: DeserializeOwned>(path: &Path) -> Result<Option<T>> {
     }
 }
 
-/// Writes a file that only its owner may read, unless it is there already. Of several processes that try at once one
-/// wins, and none ever sees half a file.
+/// Writes a file that only its owner may read, unless it exists already. Of several processes that try at once one
+/// wins, and none ever reads half a file.
 pub fn write_secret_once(path: &Path, content: &[u8]) -> Result<()> {
     if let Some(dir) = path.parent() {
         DirBuilder::new().recursive(true).mode(0o700).create(dir).at("creating", dir)?;
@@ -133,7 +132,7 @@ pub fn write_secret_once(path: &Path, content: &[u8]) -> Result<()> {
     linked
 }
 
-/// Removes a file or directory. That it is not there is success.
+/// Removes a file or directory. A missing one is success.
 pub fn remove(path: &Path) -> Result<()> {
     let removed = if path.is_dir() { fs::remove_dir_all(path) } else { fs::remove_file(path) };
     match removed {
@@ -156,7 +155,7 @@ fn tail_of(text: &str, lines: usize) -> String {
     all[all.len().saturating_sub(lines)..].join("\n")
 }
 
-/// A program that failed. All that it printed is kept in `log`, the line that says most is shown.
+/// A program that failed. All its output is kept in `log`; the most telling line is shown.
 pub fn failed(what: &str, printed: &str, log: &Path) -> Error {
     let line = telling_line(printed);
     let kept = match write_atomically(log, printed.as_bytes()) {
@@ -166,7 +165,7 @@ pub fn failed(what: &str, printed: &str, log: &Path) -> Error {
     Error::Command { what: what.to_owned(), why: format!("{line}; {kept}") }
 }
 
-/// The line of a log that says most: the last one that calls itself an error, or the last one.
+/// The most telling line of a log: the last one that calls itself an error, or the last one.
 pub fn telling_line(log: &str) -> String {
     let lines = || log.lines().map(str::trim).filter(|line| !line.is_empty()).rev();
     let error = |line: &&str| line.get(..5).is_some_and(|start| start.eq_ignore_ascii_case("error"));
@@ -220,7 +219,7 @@ mod tests {
     }
 
     #[test]
-    fn of_a_log_the_line_is_shown_that_says_most() {
+    fn the_most_telling_line_of_a_log_is_shown() {
         let traceback =
             "Traceback (most recent call last):\n  File \"x\"\nModuleNotFoundError: No module named 'x'\n\n";
         assert_eq!(telling_line(traceback), "ModuleNotFoundError: No module named 'x'");

@@ -26,9 +26,7 @@ pub struct Client {
 /// An answer, whatever its status.
 #[derive(Clone, Debug)]
 pub struct Answer {
-    /// The status.
     pub status: StatusCode,
-    /// The headers.
     pub headers: HeaderMap,
     /// The body, as it came.
     pub body: Bytes,

@@ -1,10 +1,12 @@
-//! The local cloud: starts an engine that speaks AWS's APIs, deploys the templates into it, and says where everything is.
+//! The local cloud: starts an engine that speaks AWS's APIs, deploys the templates into it, and records where
+//! everything is.
 //!
-//! `cargo local up` uses it for a stack that stays, tests and the demo use [`Stack::start`] for one that ends with them.
-//! Everything of a stack lives in one directory ([`Options::dir`]), on a free port, so that any number run side by side.
+//! `cargo local up` uses it for a stack that stays, tests and the demo use [`Stack::start`] for one that ends with
+//! them. Everything of a stack lives in one directory ([`Options::dir`]), on a free port, so that any number run side
+//! by side.
 //!
 //! Invariants:
-//! - Nothing here listens on anything but 127.0.0.1, and no port is fixed.
+//! - Nothing here listens on anything but 127.0.0.1, except the sink of an engine in Docker; no port is fixed.
 //! - An attached stack ends with its owner, even when the owner is killed: the engine watches a pipe.
 //! - No process is signalled unless it has shown that it is the engine that was started here.
 

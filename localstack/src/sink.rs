@@ -1,5 +1,6 @@
-//! The outside world of a local stack: one small HTTP server that plays every provider the functions call, checks what
-//! the real one would check, and records what it was sent, so that the demo and the tests read what really went out.
+//! The external providers of a local stack: one small HTTP server that plays every provider the functions call, checks
+//! what the real one would check, and records what it was sent, so that the demo and the tests read what really went
+//! out.
 //!
 //! | path | plays |
 //! | --- | --- |
@@ -10,8 +11,8 @@
 //! | `/directory` | a users' directory, SCIM 2.0 (RFC 7644) |
 //! | `/_sink` | the controls: what was delivered, and how each target behaves ([`Client`]) |
 //!
-//! A call under an idempotency key that was seen before has no second effect. It gets the first answer again; at
-//! AlimTalk it is refused as a repetition, as the real one does.
+//! A call under a known idempotency key has no second effect. It gets the first answer again; AlimTalk refuses it as a
+//! repetition, as the real one does.
 
 mod client;
 mod process;
@@ -45,10 +46,10 @@ use tokio::time::Instant;
 const REMEMBERED: usize = 100_000;
 /// The pause after a connection could not be taken.
 const ACCEPT_AGAIN: Duration = Duration::from_millis(10);
-/// Headers that are not shown to anybody.
+/// Headers that are never shown.
 const SECRET_HEADERS: [&str; 2] = ["authorization", "x-secret-key"];
 
-/// Whom a call is for.
+/// The provider that a call is for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Target {
@@ -76,19 +77,19 @@ impl Target {
     }
 }
 
-/// What a target does with the calls that come.
+/// What a target does with its calls.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Behaviour {
-    /// What it does.
+    /// The kind.
     #[serde(flatten)]
     pub mode: Mode,
-    /// How many calls it does it to; to all when `None`.
+    /// For how many calls; for all when `None`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub times: Option<u32>,
-    /// Only to calls whose path or body contains this.
+    /// Only for calls whose path or body contains this.
     #[serde(default, skip_serializing_if = "Option::is_none", alias = "key_contains")]
     pub only: Option<String>,
-    /// Only to so many of them, by chance: 0 is none, 1 is all.
+    /// Only for this share of them, at random: 0 is none, 1 is all.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub share: Option<f64>,
 }
@@ -104,7 +105,7 @@ pub enum Mode {
         /// The status.
         status: u16,
     },
-    /// Take the call, and answer nothing for so long.
+    /// Take the call, and do not answer for so long.
     Hang {
         /// How long.
         seconds: u64,
@@ -138,12 +139,12 @@ impl Behaviour {
         Self::of(Mode::Hang { seconds })
     }
 
-    /// Every call is told to come again later.
+    /// Every call is answered 429, with when to retry.
     pub const fn throttle(retry_after_seconds: u64) -> Self {
         Self::of(Mode::Throttle { retry_after_seconds })
     }
 
-    /// Every call takes effect, and nobody hears of it.
+    /// Every call takes effect, and its answer is lost.
     pub const fn lose_answer() -> Self {
         Self::of(Mode::LoseAnswer)
     }
@@ -162,7 +163,7 @@ impl Behaviour {
         self
     }
 
-    /// The same for so many of the calls, by chance: 0 is none, 1 is all.
+    /// The same for this share of the calls, at random: 0 is none, 1 is all.
     #[must_use]
     pub const fn share(mut self, share: f64) -> Self {
         self.share = Some(share);
@@ -170,30 +171,29 @@ impl Behaviour {
     }
 }
 
-/// A call that came.
+/// A call that was received.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Delivery {
     /// Counts the calls, from 1.
     pub seq: u64,
-    /// When it came, epoch milliseconds.
+    /// When it was received, epoch milliseconds.
     pub at_ms: i64,
-    /// Whom it was for.
+    /// The provider it was for.
     pub target: Target,
-    /// Its method.
     pub method: String,
     /// Its path, without the target.
     pub path: String,
-    /// Under which key it must not take effect twice.
+    /// The key under which it must not take effect twice.
     pub idempotency_key: Option<String>,
     /// The ids of the events in it, as far as it carries events.
     pub event_ids: Vec<String>,
-    /// The request that began it all.
+    /// The correlation id: the request that began it all.
     pub correlation_id: Option<String>,
     /// What was answered; 0 when nothing was.
     pub status: u16,
-    /// Whether it was taken. AlimTalk says no with status 200.
+    /// Whether it was accepted. AlimTalk refuses with status 200.
     pub accepted: bool,
-    /// Whether it had come before under its key.
+    /// Whether its key was known already.
     pub repeated: bool,
     /// Its headers, by their names in lower case, without those that hold a secret.
     pub headers: BTreeMap<String, String>,
@@ -202,7 +202,7 @@ pub struct Delivery {
 }
 
 impl Delivery {
-    fn tells_of(&self, text: &str) -> bool {
+    fn mentions(&self, text: &str) -> bool {
         self.idempotency_key.as_deref().is_some_and(|key| key.contains(text))
             || self.event_ids.iter().any(|id| id.contains(text))
             || self.path.contains(text)
@@ -210,12 +210,12 @@ impl Delivery {
     }
 }
 
-/// How much came for a target.
+/// The counts of a target.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Tally {
-    /// Calls that were taken.
+    /// Calls that were accepted.
     pub deliveries: u64,
-    /// Of those, how many took effect: the rest came again under their key.
+    /// Of those, how many took effect: the rest repeated a key.
     pub effects: u64,
     /// Distinct events in them.
     pub events: u64,
@@ -223,7 +223,7 @@ pub struct Tally {
     pub refused: u64,
 }
 
-/// What the functions are given to prove themselves with, and the sink checks. As the documents in SSM.
+/// The credentials that the functions send and the sink checks, as in the SSM documents.
 #[derive(Clone, Serialize, Deserialize)]
 pub struct Secrets {
     data_platform: String,
@@ -328,7 +328,7 @@ impl Call {
 #[derive(Clone, Debug, PartialEq)]
 struct Answer {
     status: u16,
-    /// Whether it means that the call was taken.
+    /// Whether it means that the call was accepted.
     accepted: bool,
     body: Value,
     retry_after: Option<u64>,
@@ -339,7 +339,7 @@ impl Answer {
         Self { status, accepted: (200..300).contains(&status), body, retry_after: None }
     }
 
-    /// A no, whatever the status says.
+    /// A refusal, whatever the status.
     fn no(status: u16, body: Value) -> Self {
         Self { accepted: false, ..Self::new(status, body) }
     }
@@ -354,16 +354,16 @@ struct State {
     answers: HashMap<(Target, String), (Instant, Answer)>,
     events: HashMap<Target, HashSet<String>>,
     tallies: BTreeMap<Target, Tally>,
-    world: providers::World,
+    providers: providers::Providers,
 }
 
-/// The running server's inside.
+/// The state of the running server.
 pub(crate) struct Server {
     secrets: Secrets,
     nonce: String,
     state: Mutex<State>,
     over: tokio::sync::Notify,
-    /// How often it was looked whether the engine is there, where the sink does not end with its owner.
+    /// How many times the sink has checked whether the engine is there, where it does not end with its owner.
     looks: AtomicU64,
 }
 
@@ -383,7 +383,7 @@ impl Server {
         Arc::new(Self { secrets, nonce, state: Mutex::default(), over, looks: AtomicU64::new(0) })
     }
 
-    /// Serves until told to end over `/_sink`. What is being answered then is not any more.
+    /// Serves until it is ended over `/_sink`. Calls still in progress then get no answer.
     pub(crate) async fn serve(self: Arc<Self>, listener: TcpListener) {
         let mut connections = JoinSet::new();
         loop {
@@ -489,7 +489,7 @@ impl Server {
                 let found = state.deliveries.iter().filter(|delivery| {
                     delivery.seq > since
                         && target.is_none_or(|target| target == Some(delivery.target))
-                        && key.as_deref().is_none_or(|key| delivery.tells_of(key))
+                        && key.as_deref().is_none_or(|key| delivery.mentions(key))
                 });
                 Answer::new(200, json!({"items": found.collect::<Vec<_>>()}))
             }
@@ -521,7 +521,7 @@ impl Server {
                     (_, Err(error)) => Answer::new(400, json!({"message": error.to_string()})),
                 }
             }
-            ("PUT", ["toss", "payments", key]) => match state.world.register(&client::decode(key), &call.json()) {
+            ("PUT", ["toss", "payments", key]) => match state.providers.register(&client::decode(key), &call.json()) {
                 true => Answer::new(204, Value::Null),
                 false => Answer::new(400, json!({"message": "order_id and amount are needed"})),
             },
@@ -531,7 +531,7 @@ impl Server {
 }
 
 impl State {
-    /// What is to be done with a call, by what the target was told, or all were.
+    /// What to do with a call, as set for the target or for all.
     fn next_mode(&mut self, target: Target, call: &Call) -> Mode {
         let text = String::from_utf8_lossy(&call.body).into_owned();
         for who in [target, Target::All] {
@@ -557,14 +557,14 @@ impl State {
         let first =
             first.filter(|(at, _)| providers::remembers_keys_for(target).is_none_or(|time| at.elapsed() < time));
         if let Some((_, first)) = first.cloned() {
-            // Who comes again has to prove themselves again.
+            // A repeated call has to authenticate again.
             let answer = providers::proof(secrets, target, call).unwrap_or_else(|| providers::again(target, first));
             self.record(target, call, &answer, true);
             return answer;
         }
         let answer = match providers::proof(secrets, target, call) {
             Some(refusal) => refusal,
-            None => self.world.answer(secrets, target, call),
+            None => self.providers.answer(secrets, target, call),
         };
         if let Some(key) = key.filter(|_| answer.accepted) {
             self.answers.insert(key, (Instant::now(), answer.clone()));
@@ -615,7 +615,7 @@ fn shown_headers(headers: &HeaderMap) -> BTreeMap<String, String> {
     shown.map(|(name, value)| (name.to_string(), String::from_utf8_lossy(value.as_bytes()).into_owned())).collect()
 }
 
-/// Under which key a call must not take effect twice, in the header of whichever provider.
+/// The key under which a call must not take effect twice, in the header of whichever provider.
 fn idempotency_key(call: &Call) -> Option<String> {
     let names = ["webhook-id", "idempotency-key", "x-nc-api-idempotency-key"];
     names.into_iter().find_map(|name| call.header(name)).map(str::to_owned)

@@ -34,7 +34,7 @@ impl fmt::Debug for Tokens {
     }
 }
 
-/// Whom a token is for.
+/// The subject of a token.
 #[derive(Clone, Copy, Debug)]
 pub struct TokenRequest<'a> {
     /// The user id, `sub`.

@@ -97,8 +97,8 @@ fn a_new_rate_a_pause_and_a_resume_are_in_force_for_everyone_at_once() {
         set(cloud, &sale, PAST, 1, 600).await;
         let (first, second, third) = (cloud.user("first"), cloud.user("second"), cloud.user("third"));
         let tokens = (first.join(&sale).await, second.join(&sale).await, third.join(&sale).await);
-        // One a minute since January has admitted the first three places already, joined or not; a pause holds
-        // against the next who joins.
+        // One a minute since January has admitted the first three places already, joined or not; a pause holds for the
+        // next who joins.
         set(cloud, &sale, PAST, 0, 600).await;
         let late = cloud.user("late");
         let late_token = late.join(&sale).await;

@@ -1,4 +1,4 @@
-//! Reservations that nobody waits for (R18): answered at once, decided in turn.
+//! Reservations without waiting (R18): answered at once, decided in turn.
 
 use crate::on_cloud;
 use futures_util::future::join_all;
@@ -16,7 +16,7 @@ async fn ask(user: &User, sale: &Sale, seats: &[&str], key: Option<&str>) -> Ans
     user.send("POST", "/reservations", &headers, Some(&body)).await
 }
 
-/// Asks, and expects to be told to come back; the reservation's id.
+/// Requests seats, and expects 202; the reservation's id.
 async fn asked(user: &User, sale: &Sale, seats: &[&str]) -> String {
     let accepted = ask(user, sale, seats, None).await;
     assert_eq!(accepted.status, 202, "{}", accepted.text());
@@ -100,7 +100,7 @@ fn the_same_key_is_the_same_request_and_what_is_impossible_is_refused_at_once() 
 }
 
 #[test]
-fn a_request_with_a_taken_seat_is_rejected_whole_and_says_why() {
+fn a_request_with_a_taken_seat_is_rejected_whole_with_the_reason() {
     on_cloud(async |cloud| {
         let sale = cloud.sale(Terms::default()).await;
         let (alice, bob) = (cloud.user("alice"), cloud.user("bob"));
@@ -137,7 +137,7 @@ fn a_request_can_be_given_up_whether_or_not_it_is_decided() {
             assert_eq!(user.delete(&format!("/reservations/{id}")).await.status, 204);
             given_up.push(id);
         }
-        // Decided behind them, as it is of the same section.
+        // Decided behind them, as it is for the same section.
         let last = asked(&user, &sale, &["A-1-5"]).await;
         assert_eq!(decided(&user, &last).await["status"], "held");
         for id in given_up {

@@ -1,4 +1,4 @@
-//! Holding seats, giving them up, losing them to the clock.
+//! Holding seats, cancelling, and expiry.
 
 use crate::on_cloud;
 use serde_json::json;

@@ -6,7 +6,7 @@ use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use serde_json::json;
 use tests::cloud::{Terms, code};
 
-/// Every route that needs a user: method, path, and a body it would take.
+/// Every route that needs a user: method, path, and a body that it accepts.
 fn guarded() -> Vec<(&'static str, &'static str, Option<serde_json::Value>)> {
     vec![
         ("POST", "/concerts/none/queue-tokens", None),
@@ -61,7 +61,7 @@ fn no_route_takes_a_missing_expired_forged_or_unsigned_user_token() {
 }
 
 #[test]
-fn a_route_or_method_that_there_is_not_is_not_found_with_or_without_a_token() {
+fn an_unknown_route_or_method_is_not_found_with_or_without_a_token() {
     on_cloud(async |cloud| {
         for (method, path) in [("GET", "/nowhere"), ("GET", "/"), ("GET", "/points/of/all"), ("DELETE", "/points")] {
             for user in [cloud.nobody(), cloud.bearer("nonsense"), cloud.user("fan")] {

@@ -1,4 +1,4 @@
-//! Merchandise: what an operator puts on sale, and what anybody sees of it.
+//! Merchandise: what an operator puts on sale, and how it is shown.
 
 use crate::on_cloud;
 use serde_json::{Value, json};

@@ -1,8 +1,8 @@
-//! The deployed system from outside: HTTP in, HTTP out.
+//! The deployed system over HTTP.
 //!
 //! One local cloud serves the whole program; it starts with the first test and ends with the process.
 
-// A panic is how a test says no.
+// A panic is how a test fails.
 #![allow(missing_docs, clippy::unwrap_used, clippy::panic)]
 
 mod admission;

@@ -5,7 +5,7 @@ use serde_json::{Value, json};
 use std::collections::BTreeMap;
 use tests::cloud::{User, code, eventually, text, unique};
 
-/// What became of orders: how many `completed`, or failed for which reason.
+/// The ends of orders: how many `completed`, or failed for which reason.
 async fn ends(orders: &[(User, String)]) -> BTreeMap<String, usize> {
     let mut ends = BTreeMap::new();
     for (fan, order) in orders {
@@ -73,7 +73,7 @@ fn an_order_of_several_lines_takes_all_of_them_or_none() {
 }
 
 #[test]
-fn three_hundred_orders_for_a_hundred_pieces_complete_a_hundred_times() {
+fn three_hundred_orders_for_a_hundred_units_complete_a_hundred_times() {
     on_cloud(async |cloud| {
         let poster = cloud.item(1_000, 100).await;
         let orders: Vec<_> = (0..300)
@@ -147,7 +147,7 @@ fn an_order_is_placed_once_under_its_key_however_many_ask_at_once() {
 }
 
 #[test]
-fn a_price_that_changed_since_the_cart_was_filled_is_told_before_anything_is_taken() {
+fn a_price_that_changed_since_the_cart_was_filled_is_reported_before_anything_is_taken() {
     on_cloud(async |cloud| {
         let poster = cloud.item(1_000, 5).await;
         let fan = cloud.user("fan");
@@ -160,7 +160,8 @@ fn a_price_that_changed_since_the_cart_was_filled_is_told_before_anything_is_tak
         let lines = json!([{"item_id": poster, "price_in_cart": 1_000, "price": 1_200}]);
         assert_eq!(refused.json()["lines"], lines);
         assert_eq!(fan.balance().await, 10_000);
-        // Who accepts the price puts it into the cart again; the same key is free, because nothing was done.
+        // To accept the price, the fan puts the item into the cart again; the same key is free, because nothing was
+        // done.
         fan.put_in_cart(&poster, 1).await;
         let placed = fan.order(&[(&poster, 1)], "k").await;
         assert_eq!(placed.status, 202, "{}", placed.text());

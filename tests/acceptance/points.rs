@@ -37,7 +37,7 @@ fn a_charge_needs_a_key_and_a_sane_amount() {
 }
 
 #[test]
-fn the_history_tells_every_movement_newest_first() {
+fn the_history_has_every_movement_newest_first() {
     on_cloud(async |cloud| {
         let fan = cloud.user("fan");
         for amount in 1..=5 {
@@ -48,9 +48,9 @@ fn the_history_tells_every_movement_newest_first() {
         let rest = fan.get(&format!("/points/history?limit=3&cursor={cursor}")).await.json();
         let rows: Vec<_> =
             [&first, &rest].iter().flat_map(|page| page["items"].as_array().cloned().unwrap_or_default()).collect();
-        let told: Vec<_> =
+        let movements: Vec<_> =
             rows.iter().map(|row| (row["amount"].as_i64().unwrap(), row["balance_after"].as_i64().unwrap())).collect();
-        assert_eq!(told, [(5, 15), (4, 10), (3, 6), (2, 3), (1, 1)]);
+        assert_eq!(movements, [(5, 15), (4, 10), (3, 6), (2, 3), (1, 1)]);
         assert!(rows.iter().all(|row| row["kind"] == "charge"));
         assert!(rest.get("next_cursor").is_none());
     });

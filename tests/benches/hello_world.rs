@@ -1,4 +1,4 @@
-//! The least a Lambda function in Rust can be: what cold starts are measured against.
+//! The smallest Lambda function in Rust: the baseline of cold starts.
 
 use lambda_http::{Error, Request, run, service_fn};
 

@@ -1,6 +1,7 @@
-//! What a dead outside costs a sale: join, status and pay with the outside healthy and with it hanging, in one run.
+//! What dead external systems cost a sale: join, status and pay with healthy and with hanging ones, in one run.
 //!
-//! `cargo test -p tests --bench side_effects` (with the profile of the tests: the functions are what waits, not what computes). Latencies are of the local cloud, worth only the ratio of the columns.
+//! `cargo test -p tests --bench side_effects` (with the profile of the tests: the functions wait, they do not compute).
+//! Latencies are of the local cloud, worth only the ratio of the columns.
 
 #![allow(missing_docs, clippy::unwrap_used, clippy::panic)]
 

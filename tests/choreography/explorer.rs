@@ -2,7 +2,7 @@
 
 use crate::picture::Picture;
 use crate::routes::{Function, Routes};
-use crate::world::{Job, Part, Rows, Trouble, World, canonical, said};
+use crate::world::{Job, Part, Rows, Trouble, World, canonical, published};
 use contracts::Timestamp;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::fmt;
@@ -11,7 +11,7 @@ use tests::fixture::NOW;
 
 /// How old a row of the outbox must be for its sweep, in milliseconds, as [`kit::outbox`] has it.
 const OVERDUE_MILLIS: i64 = 60_000;
-/// How often the clock calls, in milliseconds.
+/// How often the schedule runs, in milliseconds.
 const TICK_MILLIS: i64 = 60_000;
 
 /// What can happen to a message.
@@ -21,19 +21,19 @@ pub enum Mishap {
     Lost,
     /// It arrives twice, one after the other or both at once.
     Doubled,
-    /// Its consumer dies before or after any of its writes; it comes again.
+    /// Its consumer dies before or after any of its writes; it is redelivered.
     Crashed,
     /// The answer to any of its consumer's writes is lost.
     Unanswered,
     /// Another message is handled from beginning to end between its consumer's reads and any of its writes.
     Crossed,
-    /// What its consumer says stays in the outbox.
-    Unsaid,
+    /// What its consumer publishes stays in the outbox.
+    Unpublished,
 }
 
 impl Mishap {
     pub const ALL: [Self; 6] =
-        [Self::Lost, Self::Doubled, Self::Crashed, Self::Unanswered, Self::Crossed, Self::Unsaid];
+        [Self::Lost, Self::Doubled, Self::Crashed, Self::Unanswered, Self::Crossed, Self::Unpublished];
 }
 
 /// What is walked.
@@ -41,15 +41,15 @@ impl Mishap {
 pub struct Walk {
     /// What may happen, to any message, at any moment.
     pub mishaps: &'static [Mishap],
-    /// How many of them happen on one way, at most.
+    /// The maximum of mishaps on one path.
     pub at_most: u8,
-    /// Which time it may be at any moment: the orders are swept then.
+    /// The time that it may be at any moment: the orders are swept then.
     pub swept_at: Option<Timestamp>,
     /// Functions that are dead all the time.
     pub dead: &'static [&'static str],
 }
 
-/// What the world was before the order, and what it is about.
+/// The state before the order, and the content of the order.
 #[derive(Debug, Clone)]
 pub struct Facts {
     pub stock: i64,
@@ -60,7 +60,7 @@ pub struct Facts {
     pub cart_without: BTreeMap<String, i64>,
 }
 
-/// A message and its reader, or a call of the clock.
+/// A message and its consumer, or a scheduled call.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 struct Waiting {
     part: Part,
@@ -70,7 +70,7 @@ struct Waiting {
 }
 
 impl Waiting {
-    /// What it is, for people: the event's type and the function.
+    /// A description for people: the event's type and the function.
     fn about(&self) -> (String, String) {
         let event = self.event.as_ref().map_or("the clock", |(event_type, _)| event_type);
         (event.to_owned(), self.function.name.clone())
@@ -81,7 +81,7 @@ impl Waiting {
 struct State {
     /// Each part's rows, by number.
     tables: [u32; Part::ALL.len()],
-    /// What is on the way, by number, rising.
+    /// What is in flight, by number, rising.
     waiting: Vec<u32>,
     now: Timestamp,
     /// How many mishaps may still happen.
@@ -96,11 +96,11 @@ struct Reached {
     mishap: bool,
 }
 
-/// What came of a call, by numbers.
+/// The result of a call, by numbers.
 #[derive(Debug, Clone)]
 struct Played {
     rows: u32,
-    said: Vec<u32>,
+    published: Vec<u32>,
     done: bool,
     other: bool,
     writes: Vec<usize>,
@@ -121,13 +121,13 @@ pub struct Seen {
     pub ends: BTreeSet<String>,
     /// (event, function), of everything that was delivered.
     pub delivered: BTreeSet<(String, String)>,
-    /// The same of what each mishap happened to.
+    /// The same for what each mishap happened to.
     pub struck: BTreeSet<(Mishap, (String, String))>,
-    /// (event, function, what the function's table said of the order before): which news came first.
+    /// (event, function, the function's state of the order before): which event came first.
     pub met: BTreeSet<(String, String, String)>,
 }
 
-/// One world, and everything that was ever tried in it.
+/// One world, and every call that was ever tried in it.
 pub struct Explorer {
     pub world: World,
     pub facts: Facts,
@@ -141,8 +141,7 @@ pub struct Explorer {
 }
 
 impl Explorer {
-    /// Begins where the order was placed and its event has left the outbox. `before` is what the orders' table held until
-    /// then.
+    /// Begins where the order was placed and its event has left the outbox. `before` is the orders' table before that.
     pub async fn new(world: World, facts: Facts, before: &Rows) -> Self {
         let mut explorer = Self {
             world,
@@ -160,14 +159,14 @@ impl Explorer {
         for part in Part::ALL {
             let rows = explorer.world.rows_of(part).await;
             if part == Part::Order {
-                explorer.root.waiting = explorer.heard(said(before, &rows));
+                explorer.root.waiting = explorer.messages(published(before, &rows));
             }
             explorer.root.tables[part as usize] = explorer.keep(part, rows);
         }
         explorer
     }
 
-    /// How many calls were made for real.
+    /// How many calls were really made.
     pub fn calls(&self) -> usize {
         self.tried.len()
     }
@@ -194,7 +193,7 @@ impl Explorer {
     }
 
     /// The messages that events become.
-    fn heard(&mut self, events: Vec<contracts::events::Event>) -> Vec<u32> {
+    fn messages(&mut self, events: Vec<contracts::events::Event>) -> Vec<u32> {
         let mut messages = Vec::new();
         for event in events {
             let event_type = event.body.event_type();
@@ -215,7 +214,7 @@ impl Explorer {
         Job { part: *part, function: function.clone(), event: event.as_ref().map(|(_, text)| text.clone()), now }
     }
 
-    /// Makes a call on a state's table, or remembers how it was.
+    /// Makes a call on a state's table, or returns the remembered result.
     async fn play(&mut self, state: &State, job: &Job, trouble: Trouble) -> Rc<Played> {
         let index = job.part as usize;
         let key = (state.tables[index], job.clone(), trouble);
@@ -228,9 +227,9 @@ impl Explorer {
             assert!(job.part == Part::Report, "{job:?} fails without a reason: {why}");
         }
         let rows = self.keep(job.part, outcome.rows);
-        let said = self.heard(outcome.said);
+        let published = self.messages(outcome.published);
         let (done, other, writes) = (outcome.done.is_ok(), outcome.other.is_ok(), outcome.writes);
-        let played = Rc::new(Played { rows, said, done, other, writes });
+        let played = Rc::new(Played { rows, published, done, other, writes });
         self.tried.insert(key, Rc::clone(&played));
         played
     }
@@ -240,17 +239,17 @@ impl Explorer {
         &self.tables[index][state.tables[index] as usize].picture
     }
 
-    /// The state after a call: `kept` still waits, and what was said waits too.
+    /// The state after a call: `kept` still waits, and so do the published events.
     fn after(&self, state: &State, job: &Job, played: &Played, kept: Vec<u32>, walk: &Walk, left: u8) -> State {
         let mut next = State { waiting: kept, now: state.now.max(job.now), left, ..state.clone() };
         next.tables[job.part as usize] = played.rows;
         let is_dead = |message: &&u32| walk.dead.contains(&self.waiting[**message as usize].function.name.as_str());
-        next.waiting.extend(played.said.iter().filter(|message| !is_dead(message)));
+        next.waiting.extend(played.published.iter().filter(|message| !is_dead(message)));
         next.waiting.sort_unstable();
         next
     }
 
-    /// Where a state leads to: by which of what waits, whether by the mishap, and to what.
+    /// The successors of a state: which waiting message, whether by the mishap, and the next state.
     async fn next(&mut self, state: &State, walk: &Walk, seen: &mut Seen) -> Vec<(u32, bool, State)> {
         let mut next = Vec::new();
         let mut distinct = state.waiting.clone();
@@ -282,7 +281,7 @@ impl Explorer {
         next
     }
 
-    /// Where a mishap to a message leads to.
+    /// The successors of a state by a mishap to a message.
     async fn strike(
         &mut self,
         state: &State,
@@ -338,17 +337,17 @@ impl Explorer {
                     }
                 }
             }
-            Mishap::Unsaid if !calm.said.is_empty() => {
-                let unsaid = self.play(state, job, Trouble::Unsaid).await;
-                next.push(self.after(state, job, &unsaid, rest, walk, left));
+            Mishap::Unpublished if !calm.published.is_empty() => {
+                let unpublished = self.play(state, job, Trouble::Unpublished).await;
+                next.push(self.after(state, job, &unpublished, rest, walk, left));
             }
-            Mishap::Lost | Mishap::Unsaid => {}
+            Mishap::Lost | Mishap::Unpublished => {}
         }
         next
     }
 
-    /// Nothing can be done before the clock calls again: the calls that then find something to do. Nothing, if nothing is
-    /// left for them either.
+    /// Nothing can be done before the schedule runs again: the calls that then find something to do. `None` if nothing
+    /// is left for them either.
     fn tick(&mut self, state: &State) -> Option<State> {
         let overdue = |since: &Timestamp| since.plus_millis(OVERDUE_MILLIS + 1);
         let mut calls: Vec<(Timestamp, Part, Function)> = Vec::new();
@@ -361,8 +360,8 @@ impl Explorer {
                 calls.push((at, part, self.routes.scheduled(part.context(), "sweep-orders").clone()));
             }
         }
-        let patience = (!state.waiting.is_empty()).then(|| state.now.plus_millis(1));
-        let first = calls.iter().map(|(at, ..)| *at).chain(patience).min()?.max(state.now.plus_millis(1));
+        let time_limit = (!state.waiting.is_empty()).then(|| state.now.plus_millis(1));
+        let first = calls.iter().map(|(at, ..)| *at).chain(time_limit).min()?.max(state.now.plus_millis(1));
         let ticks = (first.millis_since(NOW) + TICK_MILLIS - 1) / TICK_MILLIS;
         let now = NOW.plus_millis(ticks * TICK_MILLIS);
         let mut next = State { now, ..state.clone() };
@@ -375,7 +374,7 @@ impl Explorer {
         Some(next)
     }
 
-    /// Walks all ways from the order's beginning to its ends. What goes wrong is told with the way that leads there.
+    /// Walks all paths from the order's beginning to its ends. A violation is reported with the path that leads there.
     pub async fn walk(&mut self, walk: &Walk) -> Result<Seen, String> {
         let mut seen = Seen::default();
         let mut root = State { left: walk.at_most, ..self.root.clone() };
@@ -422,11 +421,11 @@ impl Explorer {
         }
         seen.states = states.len();
         seen.ways = ways(&edges);
-        self.all_were_told(walk, &seen).map(|()| seen)
+        self.all_were_notified(walk, &seen).map(|()| seen)
     }
 
-    /// I6: whatever was said has reached everybody whom the rules lead it to.
-    fn all_were_told(&self, walk: &Walk, seen: &Seen) -> Result<(), String> {
+    /// I6: every published event has reached every consumer that the rules route it to.
+    fn all_were_notified(&self, walk: &Walk, seen: &Seen) -> Result<(), String> {
         for (event, _) in &seen.delivered {
             for Function { name, .. } in
                 self.routes.listeners(event).filter(|to| !walk.dead.contains(&to.name.as_str()))
@@ -439,7 +438,7 @@ impl Explorer {
         Ok(())
     }
 
-    /// What must not be in a state, or at the end of all.
+    /// The violations in a state, or at the end of all.
     fn wrong(&self, state: &State, is_end: bool) -> Vec<String> {
         let facts = &self.facts;
         let pictures = Part::ALL.map(|part| self.picture(state, part));
@@ -455,8 +454,8 @@ impl Explorer {
         let (is_completed, is_failed) = (order.status == "completed", order.status.starts_with("failed"));
         must(stock.stock + stock.sold == facts.stock, "pieces appear or vanish");
         must(points.entries.windows(2).all(|pair| pair[0] != pair[1]), "an effect came twice");
-        let said = |kind: &str| order.events.iter().any(|event| event == kind);
-        let ends = (said("order.completed"), said("order.failed"));
+        let published = |kind: &str| order.events.iter().any(|event| event == kind);
+        let ends = (published("order.completed"), published("order.failed"));
         must(ends == (is_completed, is_failed), "the order's end is not what was said of it");
         if is_completed {
             must(taken(facts.pieces, facts.price), "I10: complete without all its debits");
@@ -477,7 +476,7 @@ impl Explorer {
         wrong
     }
 
-    /// How a state was reached, for people.
+    /// The path to a state, for people.
     fn way(&self, reached: &[Reached], mut index: usize) -> String {
         let mut steps = Vec::new();
         while let Some(Reached { from, by, mishap }) = reached.get(index).filter(|reached| reached.from != u32::MAX) {
@@ -498,7 +497,7 @@ fn without(waiting: &[u32], message: u32) -> Vec<u32> {
     rest
 }
 
-/// How many ways lead from the first state to an end. A way that comes back to itself would never end.
+/// How many paths lead from the first state to an end. A path with a cycle would never end.
 fn ways(edges: &[Vec<u32>]) -> u128 {
     let mut open = vec![0_usize; edges.len()];
     for to in edges.iter().flatten() {

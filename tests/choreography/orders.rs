@@ -1,14 +1,14 @@
-//! One order, whatever happens to it.
+//! One order, under everything that can happen to it.
 
 use crate::explorer::{Explorer, Facts, Mishap, Seen, Walk};
 use crate::world::{DEADLINE_SECONDS, World};
 use contracts::steps::{ItemsQuote, QuoteItems};
 use items::dynamo::Items;
-use items::usecases::quote_items::quote_items;
+use items::handlers::quote_items;
 use kit::{Fault, Reply, StepCall, StepError};
 use orders::dynamo::Orders;
 use orders::handlers::PlaceDeps;
-use orders::ports::AskItems;
+use orders::ports::QuoteClient;
 use points::domain::{EntryKey, Kind, Movement};
 use points::dynamo::Accounts;
 use points::ports::PostEntry;
@@ -21,13 +21,13 @@ use tests::fixture::{NOW, user, won};
 
 /// What two posters and a mug cost.
 const PRICE: i64 = 2 * 1_000 + 300;
-/// Those who are told of orders, and whom no order depends on.
+/// The consumers of order events that no order depends on.
 const OUTSIDE: &[&str] = &["deliver-to-data-platform", "push-alimtalk"];
 
-/// Quotes by the use case itself, in place of the invocation between two functions.
+/// Quotes by the use case itself, instead of one function invoking another.
 struct Shop(Items);
 
-impl AskItems for Shop {
+impl QuoteClient for Shop {
     async fn quote(&self, ask: &QuoteItems) -> Result<ItemsQuote, Fault> {
         let call = StepCall { input: ask.clone(), now: NOW };
         quote_items(&self.0, call).await.map_err(|error| match error {
@@ -41,8 +41,8 @@ fn text(reply: Reply, name: &str) -> String {
     reply.body.unwrap()[name].as_str().unwrap().to_owned()
 }
 
-/// Alice has `balance` won, a poster, a mug and a sticker in her cart, and orders two posters and a mug, of which the shop
-/// has five and `mugs`.
+/// Alice has `balance` won, a poster, a mug and a sticker in her cart, and orders two posters and a mug, of which the
+/// shop has five and `mugs`.
 async fn placed(balance: i64, mugs: i64) -> Explorer {
     let world = World::new().await;
     let table = |context| world.engine.table(context);
@@ -83,15 +83,15 @@ async fn placed(balance: i64, mugs: i64) -> Explorer {
     Explorer::new(world, facts, &before).await
 }
 
-/// Everything is delivered, in every order; the world outside is dead all the time.
+/// Everything is delivered, in every order; the external systems are dead all the time.
 const CALM: Walk = Walk { mishaps: &[], at_most: 0, swept_at: None, dead: OUTSIDE };
-/// The same, and the order's time may be over at any moment.
+/// The same, and the order may reach its deadline at any moment.
 const TIMED: Walk = Walk { swept_at: Some(NOW.plus_seconds(DEADLINE_SECONDS)), ..CALM };
 
-/// The same, and the order may be said to have been placed once more at any moment.
-const NUDGED: Walk = Walk { swept_at: Some(NOW.plus_seconds(60)), ..CALM };
+/// The same, and `order.placed` may be published again at any moment.
+const REPUBLISHED: Walk = Walk { swept_at: Some(NOW.plus_seconds(60)), ..CALM };
 
-/// Walks without anything going wrong, and says what it saw.
+/// Walks without mishaps, and prints what it saw.
 async fn walk(explorer: &mut Explorer, walk: Walk) -> Seen {
     let begun = Instant::now();
     let seen = explorer.walk(&walk).await.unwrap_or_else(|wrong| panic!("{walk:?}: {wrong}"));
@@ -109,7 +109,7 @@ fn set(ends: &[&str]) -> BTreeSet<String> {
     ends.iter().map(|end| (*end).to_owned()).collect()
 }
 
-/// Walks without a mishap: so many ways, to these ends.
+/// Walks without a mishap: so many paths, to these ends.
 async fn walk_calmly(explorer: &mut Explorer, base: Walk, ways: u128, ends: &[&str]) -> Seen {
     let seen = walk(explorer, base).await;
     assert_eq!((seen.ways, &seen.ends), (ways, &set(ends)), "{base:?}");
@@ -125,7 +125,7 @@ async fn walk_with_each_mishap(explorer: &mut Explorer, base: Walk, calm: &Seen)
         let is_struck = |(event, _): &&(String, String)| match mishap {
             Mishap::Lost => event != "the clock",
             Mishap::Doubled | Mishap::Crashed | Mishap::Unanswered => true,
-            Mishap::Crossed | Mishap::Unsaid => false,
+            Mishap::Crossed | Mishap::Unpublished => false,
         };
         let struck: BTreeSet<_> = seen.struck.iter().map(|(_, about)| about).collect();
         let spared: Vec<_> = calm.delivered.iter().filter(is_struck).filter(|about| !struck.contains(about)).collect();
@@ -134,7 +134,7 @@ async fn walk_with_each_mishap(explorer: &mut Explorer, base: Walk, calm: &Seen)
     }
 }
 
-/// Each of them once hears of the failure first, and of the order after that.
+/// Each of them consumes the failure before the order on some path.
 fn assert_tombstones(seen: &Seen, participants: &[&str]) {
     for participant in participants {
         let met = |event: &str, work: &str| (event.to_owned(), (*participant).to_owned(), work.to_owned());
@@ -151,7 +151,7 @@ async fn an_order_that_all_can_serve_completes_whatever_happens_once() {
 }
 
 #[tokio::test]
-async fn an_order_completes_whatever_happens_to_what_the_data_platform_hears_of_it() {
+async fn an_order_completes_whatever_happens_to_the_data_platforms_messages() {
     let mut explorer = placed(PRICE, 1).await;
     let alive = Walk { dead: &["push-alimtalk"], ..CALM };
     let calm = walk_calmly(&mut explorer, alive, 3_240, &["completed"]).await;
@@ -184,7 +184,7 @@ async fn an_order_that_stock_and_points_refuse_at_once_fails_for_one_of_the_reas
 }
 
 #[tokio::test]
-async fn an_order_whose_time_is_over_while_answers_are_on_their_way_is_wholly_one_or_the_other() {
+async fn an_order_whose_time_is_over_while_answers_are_in_flight_is_wholly_one_or_the_other() {
     let mut explorer = placed(PRICE, 1).await;
     let timed = walk_calmly(&mut explorer, TIMED, 4_977_720, &["completed", "failed: timed_out"]).await;
     assert_tombstones(&timed, &["deduct-stock", "use-order-points", "clear-cart"]);
@@ -192,11 +192,12 @@ async fn an_order_whose_time_is_over_while_answers_are_on_their_way_is_wholly_on
 }
 
 #[tokio::test]
-async fn an_order_that_is_said_again_while_its_messages_are_on_their_way_ends_as_it_would_have() {
+async fn an_order_that_is_published_again_while_its_messages_are_in_flight_ends_as_it_would_have() {
     let mut explorer = placed(PRICE, 1).await;
-    walk_calmly(&mut explorer, NUDGED, 291_690, &["completed"]).await;
+    walk_calmly(&mut explorer, REPUBLISHED, 291_690, &["completed"]).await;
     let mut explorer = placed(PRICE - 1, 0).await;
-    walk_calmly(&mut explorer, NUDGED, 1_348_054_540, &["failed: insufficient_points", "failed: out_of_stock"]).await;
+    walk_calmly(&mut explorer, REPUBLISHED, 1_348_054_540, &["failed: insufficient_points", "failed: out_of_stock"])
+        .await;
 }
 
 #[tokio::test]
@@ -206,7 +207,7 @@ async fn any_two_mishaps_to_an_order_that_all_can_serve_leave_it_one_or_the_othe
     assert_eq!(seen.ends, set(&["completed", "failed: timed_out"]));
 }
 
-/// What the conditions keep from happening happens without them, and the walk sees it.
+/// What the conditions prevent happens without them, and the walk sees it.
 #[tokio::test]
 async fn a_world_without_one_of_its_guards_is_found_out() {
     let crossed = Walk { mishaps: &[Mishap::Crossed], at_most: 1, ..CALM };

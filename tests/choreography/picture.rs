@@ -1,4 +1,4 @@
-//! What a part's rows say about the order, in the terms of the invariants.
+//! The content of a part's rows about the order, in the terms of the invariants.
 
 use crate::world::Rows;
 use aws_sdk_dynamodb::types::AttributeValue;
@@ -10,7 +10,7 @@ use std::collections::BTreeMap;
 /// A part's rows, looked at.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Picture {
-    /// Pieces left and pieces sold, over all items.
+    /// Units left and units sold, over all items.
     pub stock: i64,
     pub sold: i64,
     /// The user's balance, and the keys of the ledger's entries but the first.
@@ -20,21 +20,21 @@ pub struct Picture {
     pub cart: BTreeMap<String, i64>,
     /// The order's status, with the reason of a failure.
     pub status: String,
-    /// Where the part itself stands with the order; empty, if it never heard of it.
+    /// The part's own state of the order; empty if it never received it.
     pub work: String,
-    /// Where the order has its participants stand.
+    /// The state of each participant in the order's row.
     pub answers: BTreeMap<String, String>,
-    /// The events that were ever said, by type.
+    /// The events that were ever published, by type.
     pub events: Vec<String>,
-    /// Since when rows of the outbox wait, and when the order is looked after again.
+    /// Since when rows of the outbox are pending, and when the order is checked again.
     pub waiting_since: Vec<Timestamp>,
     pub due: Option<Timestamp>,
-    /// What must not be.
+    /// Violations.
     pub wrong: Vec<String>,
 }
 
 impl Picture {
-    /// Looks at rows, which must make sense on their own: I3, and the stock's half of I10.
+    /// Reads rows, which must be consistent on their own: I3, and the stock's half of I10.
     pub fn of(rows: &Rows) -> Self {
         let mut picture = Self::default();
         for ((pk, sk), row) in rows {
@@ -102,7 +102,7 @@ impl Picture {
     }
 }
 
-/// Rows that are no part of the order: the shop's list, answers under idempotency keys, deliveries to the world outside.
+/// Rows that are no part of the order: the shop's list, answers under idempotency keys, deliveries to external systems.
 fn known(pk: &str, sk: &str) -> bool {
     pk == "ITEMS" || sk.starts_with("IDEM#") || sk == "DELIVERY"
 }

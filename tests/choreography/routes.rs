@@ -1,4 +1,4 @@
-//! Who hears what, and who is called by the clock: as the stacks have it.
+//! Which functions consume what, and which ones run on a schedule, according to the stacks.
 
 use serde_json::Value;
 use std::collections::BTreeMap;
@@ -14,7 +14,7 @@ pub struct Function {
 /// The rules, queues and schedules of all stacks.
 #[derive(Debug)]
 pub struct Routes {
-    /// Event pattern of each rule, and who reads the queue it leads to.
+    /// Event pattern of each rule, and the reader of the queue it leads to.
     rules: Vec<(Value, Function)>,
     schedules: Vec<Function>,
 }
@@ -47,12 +47,12 @@ impl Routes {
         Self { rules: rules.collect(), schedules }
     }
 
-    /// Who reads a queue that gets events of this type.
+    /// The readers of queues that get events of this type.
     pub fn listeners<'a>(&'a self, event_type: &'a str) -> impl Iterator<Item = &'a Function> {
         self.rules.iter().filter(move |(pattern, _)| matches(pattern, event_type)).map(|(_, function)| function)
     }
 
-    /// The function that a context has called by the clock, whose name has this in it.
+    /// The function with this in its name that a context runs on a schedule.
     pub fn scheduled(&self, context: &str, part: &str) -> &Function {
         let found = self.schedules.iter().find(|function| function.context == context && function.name.contains(part));
         found.unwrap_or_else(|| panic!("{context} has no schedule for {part}"))
@@ -64,7 +64,7 @@ fn target(arn: &Value) -> String {
     arn.as_str().and_then(|arn| arn.strip_suffix(".Arn")).unwrap_or_else(|| panic!("{arn} is no resource")).to_owned()
 }
 
-/// Whether a rule is about events of a type. Patterns that look at more than the type are not understood.
+/// Whether a rule is about events of a type. Patterns that read more than the type are not supported.
 fn matches(pattern: &Value, event_type: &str) -> bool {
     let parts = pattern.as_object().unwrap();
     assert!(parts.keys().eq(["detail-type"]), "a pattern that looks at more than the type: {pattern}");
@@ -77,19 +77,19 @@ fn matches(pattern: &Value, event_type: &str) -> bool {
 #[test]
 fn the_rules_lead_orders_to_their_participants_and_answers_back() {
     let routes = Routes::read();
-    let heard_by = |event_type: &str| {
+    let consumers_of = |event_type: &str| {
         let mut names: Vec<String> = routes.listeners(event_type).map(|function| function.name.clone()).collect();
         names.sort_unstable();
         names
     };
     let participants = ["clear-cart", "deduct-stock", "deliver-to-data-platform", "use-order-points"];
-    assert_eq!(heard_by("order.placed"), participants);
-    assert!(participants.iter().all(|name| heard_by("order.failed").contains(&(*name).to_owned())));
+    assert_eq!(consumers_of("order.placed"), participants);
+    assert!(participants.iter().all(|name| consumers_of("order.failed").contains(&(*name).to_owned())));
     for answer in contracts::events::EventBody::TYPES.iter().filter(|name| {
         let of = |context| name.starts_with(context);
         of("stock.") || of("points.") || of("cart.") || **name == "order.reported"
     }) {
-        assert_eq!(heard_by(answer), ["track-order"], "{answer}");
+        assert_eq!(consumers_of(answer), ["track-order"], "{answer}");
     }
     assert_eq!(routes.scheduled("orders", "sweep-orders").name, "sweep-orders");
     assert_eq!(routes.scheduled("items", "outbox").context, "items");

@@ -1,5 +1,5 @@
 //! One table's step at a time: put rows into a context's table, run its real function on them under a fault, see what
-//! rows it leaves and what it said.
+//! rows it leaves and what it published.
 
 use crate::routes::Function;
 use aws_sdk_dynamodb::types::{AttributeValue, DeleteRequest, PutRequest, WriteRequest};
@@ -23,8 +23,8 @@ use tests::bus::{BUS, Bus};
 use tests::dynamo::{Engine, table_name};
 use tests::proxy::{Fate, Proxy, Rule};
 
-/// A participant's rows: a table, or the half of one that nobody else's functions touch, which every call is checked for.
-/// What a function does follows from these rows and its message.
+/// A participant's rows: a table, or the half of one that no other context's functions touch, which every call is
+/// checked for. The result of a function depends only on these rows and its message.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Part {
     Stock,
@@ -37,7 +37,7 @@ pub enum Part {
 impl Part {
     pub const ALL: [Self; 5] = [Self::Stock, Self::Points, Self::Cart, Self::Order, Self::Report];
 
-    /// Whose table it is in.
+    /// The context of its table.
     pub const fn context(self) -> &'static str {
         match self {
             Self::Stock => "items",
@@ -82,7 +82,7 @@ pub type Rows = BTreeMap<(String, String), Item>;
 pub struct Job {
     pub part: Part,
     pub function: Function,
-    /// What it is told; nothing, if it is the clock that calls it.
+    /// Its event; `None` if it is scheduled.
     pub event: Option<String>,
     pub now: Timestamp,
 }
@@ -91,8 +91,8 @@ pub struct Job {
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub enum Trouble {
     None,
-    /// What it says stays in the outbox: the relay is dead.
-    Unsaid,
+    /// Its events stay in the outbox: the relay is dead.
+    Unpublished,
     /// The process dies right before its nth request.
     Dies(usize),
     /// The nth request is carried out, and its answer is lost.
@@ -101,13 +101,13 @@ pub enum Trouble {
     Crossed(usize, Job),
 }
 
-/// What came of a call.
+/// The result of a call.
 #[derive(Debug)]
 pub struct Outcome {
     pub rows: Rows,
     /// What left the outbox, by event id.
-    pub said: Vec<Event>,
-    /// Whether its message is done with; otherwise why not.
+    pub published: Vec<Event>,
+    /// Whether its message is done; otherwise why not.
     pub done: Result<(), String>,
     /// The same of the call that crossed it.
     pub other: Result<(), String>,
@@ -115,7 +115,7 @@ pub struct Outcome {
     pub writes: Vec<usize>,
 }
 
-/// A data platform that takes everything.
+/// A data platform that accepts everything.
 #[derive(Debug)]
 struct Platform;
 
@@ -136,7 +136,7 @@ pub struct World {
     reports: notifications::handlers::Deps<Notifications, Platform>,
     relays: BTreeMap<&'static str, Relay>,
     _bus: Bus,
-    /// A condition that always holds, to see what it keeps from happening.
+    /// A condition that always holds, to see what it prevents.
     pub loosened: Option<&'static str>,
     /// What the tables hold at the moment.
     held: RefCell<BTreeMap<String, Rows>>,
@@ -200,7 +200,7 @@ impl World {
         rows
     }
 
-    /// Calls a function on its part's rows, and has the relay bring out what it said.
+    /// Calls a function on its part's rows, and has the relay publish its events.
     pub async fn play(&self, before: &Rows, job: &Job, trouble: &Trouble) -> Outcome {
         let context = job.part.context();
         self.put(context, before).await;
@@ -210,7 +210,7 @@ impl World {
         }
         let mut other = Ok(());
         let done = match trouble {
-            Trouble::None | Trouble::Unsaid => self.call(job).await,
+            Trouble::None | Trouble::Unpublished => self.call(job).await,
             Trouble::Unanswered(nth) => {
                 self.proxy.inject(Rule::all().after(*nth).once(), Fate::AnswerLost);
                 self.call(job).await
@@ -243,14 +243,14 @@ impl World {
         let reads = ["GetItem", "BatchGetItem", "Query"];
         let writes = (0..seen.len()).filter(|index| !reads.contains(&seen[*index].action.as_str())).collect();
         let after = self.rows(context).await;
-        if *trouble != Trouble::Unsaid {
+        if *trouble != Trouble::Unpublished {
             self.relay(context, before, &after, job.now).await;
         }
         let rows = self.rows(context).await;
-        Outcome { said: said(before, &rows), rows, done, other, writes }
+        Outcome { published: published(before, &rows), rows, done, other, writes }
     }
 
-    /// Brings out what is new in the outbox.
+    /// Publishes what is new in the outbox.
     pub async fn relay(&self, context: &str, before: &Rows, after: &Rows, now: Timestamp) {
         let new = after.iter().filter(|(key, _)| !before.contains_key(key)).map(|(_, row)| Record {
             change: Change::Insert,
@@ -299,14 +299,14 @@ fn assert_own(job: &Job, request: &Value) {
     }
 }
 
-/// The events of rows that the relay brought to the bus in between.
-pub fn said(before: &Rows, after: &Rows) -> Vec<Event> {
+/// The events of rows that the relay published in between.
+pub fn published(before: &Rows, after: &Rows) -> Vec<Event> {
     let attempts = |row: Option<&Item>| row.and_then(|row| row.int("attempts").ok()).unwrap_or(0);
-    let news = after.iter().filter(|(key, row)| attempts(Some(row)) > attempts(before.get(key)));
-    news.map(|(_, row)| row.document("event").unwrap()).collect()
+    let fresh = after.iter().filter(|(key, row)| attempts(Some(row)) > attempts(before.get(key)));
+    fresh.map(|(_, row)| row.document("event").unwrap()).collect()
 }
 
-/// Rows as a text that is the same for rows which differ by chance alone.
+/// Rows as a text that is the same for rows which differ by chance only.
 pub fn canonical(rows: &Rows) -> String {
     let by_chance = ["unpublished_shard", "due_shard", "lease"];
     let row = |item: &Item| {

@@ -1,12 +1,13 @@
-//! What goes wrong on the way: somebody interrupts, or an answer is lost.
+//! Failures during a deployment: an interrupt, or a lost answer.
 
 use crate::stages::tools;
-use crate::{Account, ISSUER, JWKS, Said, block_on, script};
+use crate::{Account, ISSUER, JWKS, Run, block_on, script};
 use serde_json::json;
 use std::io::{BufRead, BufReader, Read};
 use std::process::{Command, Stdio};
 
-/// Three stacks: one is being applied, one waits for it, and of one the change set is being made when the interrupt comes.
+/// Three stacks: one is being applied, one waits for it, and of one the change set is being made when the interrupt
+/// comes.
 const INTERRUPTED: &str = r"
 import os, signal, threading
 from delivery.rollout import Part, Rollout
@@ -58,7 +59,7 @@ fn nothing_is_begun_after_an_interrupt_and_what_was_not_applied_is_thrown_away()
 }
 
 #[test]
-fn a_deployment_that_is_ended_leaves_what_it_said_it_began_and_nothing_else() {
+fn a_deployment_that_is_ended_leaves_what_it_reported_as_begun_and_nothing_else() {
     block_on(async {
         let account = Account::open().await;
         let arguments = ["dev", "--yes", "--no-build", "--parameter", JWKS, "--parameter", ISSUER];
@@ -73,9 +74,9 @@ fn a_deployment_that_is_ended_leaves_what_it_said_it_began_and_nothing_else() {
         assert!(Command::new("kill").arg(running.id().to_string()).status().unwrap().success());
         lines.read_to_string(&mut text).unwrap();
         let well = running.wait().unwrap().success();
-        let said = Said { text, well };
-        said.has(false, &["deploy: interrupted"]);
-        assert!(!said.text.contains("Traceback"), "{}", said.text);
+        let run = Run { text, well };
+        run.has(false, &["deploy: interrupted"]);
+        assert!(!run.text.contains("Traceback"), "{}", run.text);
 
         // A stack that was not begun would stay in review.
         let settled = async || {
@@ -84,14 +85,14 @@ fn a_deployment_that_is_ended_leaves_what_it_said_it_began_and_nothing_else() {
         };
         tests::cloud::eventually("what was begun comes to its end", settled).await;
         for stack in account.statuses().await.into_keys() {
-            assert!(said.text.contains(&format!("{stack}: applying")), "{stack} is there: {}", said.text);
+            assert!(run.text.contains(&format!("{stack}: applying")), "{stack} is there: {}", run.text);
         }
         account.deploy(&["--yes", "--parameter", JWKS, "--parameter", ISSUER]).has(true, &["edge: done"]);
         account.stack.stop().await.unwrap();
     });
 }
 
-/// A stack of a CloudFormation that did what it was asked, whose answer was lost, and that is asked again.
+/// A stack of a CloudFormation that did what was requested, whose answer was lost, and that gets the request again.
 const LOST: &str = r"
 import types, boto3
 from botocore.exceptions import ClientError
@@ -105,7 +106,7 @@ token = 'encore-dev-items-deploy-1'
 ";
 
 #[test]
-fn what_is_asked_twice_because_an_answer_was_lost_is_begun_once_and_watched() {
+fn what_is_requested_twice_because_an_answer_was_lost_is_begun_once_and_watched() {
     let made = tools(&format!(
         "{LOST}
 given = {{**of, 'ClientToken': token, **dict.fromkeys(
@@ -135,8 +136,8 @@ except ClientError as error:
     assert_eq!(applied("ChangeSetNotFound", "EXECUTE_IN_PROGRESS"), "ChangeSetNotFound");
 }
 
-/// What is left of a production stack whose first deployment failed: CloudFormation could not remove its table, which is
-/// protected. The local engine's could.
+/// What is left of a production stack whose first deployment failed: CloudFormation could not remove its table, which
+/// is protected. The local engine could.
 const NEVER_CAME_TO_BE: &str = r"
 import types, boto3
 from botocore.stub import Stubber

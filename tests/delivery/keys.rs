@@ -1,4 +1,4 @@
-//! The secrets that the deployment asks for or makes, and the functions that read them.
+//! The secrets that the deployment asks for or generates, and the functions that read them.
 
 use crate::stages::python;
 use crate::workspace;
@@ -109,7 +109,7 @@ print(json.dumps([*of, keys.new_queue_token_keys()]))",
         keys.of(&Ask::at(now).header("queue-token", &token).call(), &fixture::user("alice")).is_ok()
     };
     let [first, added, used, last, other] = &sets[..] else { panic!("{made}") };
-    // While a deployment is on its way, functions of before and after it meet.
+    // During a deployment old and new functions run side by side.
     for (before, after) in [(first, added), (added, used), (used, last)] {
         assert!(takes(before, after) && takes(after, before));
     }

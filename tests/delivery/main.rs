@@ -1,7 +1,7 @@
 //! The way to AWS: `infra/package`, `infra/deploy` and `infra/destroy`, run as an operator runs them.
 //!
-//! What they deploy to is a local engine. The programs are stand-ins, the smallest that pass for programs for arm64: what
-//! is proven here is what becomes of a program, not the program.
+//! They deploy to a local engine. The programs are stand-ins, the smallest that pass for programs for arm64: the tests
+//! prove what happens to a program, not the program.
 
 #![allow(missing_docs, clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
@@ -27,7 +27,7 @@ use tests::workspace;
 
 /// The region of every stage.
 const REGION: &str = "ap-northeast-2";
-/// What no output may hold.
+/// Must not be in any output.
 const SECRET: &str = "dont-print-me-2718281828";
 const JWKS: &str = r#"UserJwks={"keys":[{"kid":"k1","alg":"RS256"}]}"#;
 const ISSUER: &str = "UserTokenIssuer=https://issuer.example";
@@ -35,7 +35,7 @@ const ISSUER: &str = "UserTokenIssuer=https://issuer.example";
 const ARM64: u16 = 0xB7;
 const X86_64: u16 = 0x3E;
 
-/// A directory of one test, gone when the test is over.
+/// A directory of one test, removed when the test is over.
 struct Scratch(PathBuf);
 
 impl Scratch {
@@ -95,7 +95,7 @@ impl Drop for Scratch {
     }
 }
 
-/// The header of a program for a machine, and something that tells it from others.
+/// The header of a program for a machine, and a name that distinguishes it.
 fn elf(machine: u16, name: &str) -> Vec<u8> {
     let mut program = b"\x7fELF\x02\x01\x01\0\0\0\0\0\0\0\0\0\x02\0".to_vec();
     program.extend(machine.to_le_bytes());
@@ -117,7 +117,7 @@ fn contexts() -> Vec<String> {
 /// One of the scripts, in an environment that knows no account, no home and no terminal.
 fn script(name: &str, scratch: &Scratch, arguments: &[&str]) -> Command {
     static TOOLS: Once = Once::new();
-    // They are installed on first need, and for that the environment may matter.
+    // They are installed on first need, which may depend on the environment.
     TOOLS.call_once(|| {
         let installed = Command::new(workspace("infra/package")).arg("--help").output().unwrap();
         assert!(installed.status.success(), "{}", String::from_utf8_lossy(&installed.stderr));
@@ -131,13 +131,13 @@ fn script(name: &str, scratch: &Scratch, arguments: &[&str]) -> Command {
     command
 }
 
-/// What a run said, and whether it went well.
-struct Said {
+/// The output of a run, and whether it succeeded.
+struct Run {
     text: String,
     well: bool,
 }
 
-impl Said {
+impl Run {
     fn by(mut command: Command) -> Self {
         let Output { status, stdout, stderr } = command.output().unwrap();
         let text = [String::from_utf8_lossy(&stdout), String::from_utf8_lossy(&stderr)].concat();
@@ -154,8 +154,8 @@ impl Said {
     }
 }
 
-fn run(name: &str, scratch: &Scratch, arguments: &[&str]) -> Said {
-    Said::by(script(name, scratch, arguments))
+fn run(name: &str, scratch: &Scratch, arguments: &[&str]) -> Run {
+    Run::by(script(name, scratch, arguments))
 }
 
 /// A local engine with nothing of ours in it.
@@ -173,13 +173,13 @@ impl Account {
         Self { stack: Stack::start(options).await.unwrap(), scratch }
     }
 
-    fn run(&self, name: &str, arguments: &[&str]) -> Said {
+    fn run(&self, name: &str, arguments: &[&str]) -> Run {
         let mut command = script(name, &self.scratch, arguments);
         self.reached_by(&mut command);
-        Said::by(command)
+        Run::by(command)
     }
 
-    /// Has a script work with this account.
+    /// Lets a script work with this account.
     fn reached_by(&self, command: &mut Command) {
         command
             .env("AWS_ENDPOINT_URL", &self.stack.info().endpoint_url)
@@ -188,7 +188,7 @@ impl Account {
             .env("ENCORE_SECRET_NOTION", format!(r#"{{"token": "{SECRET}", "database_id": "d"}}"#));
     }
 
-    fn deploy(&self, more: &[&str]) -> Said {
+    fn deploy(&self, more: &[&str]) -> Run {
         let notion = ["--parameter", "NotionUrl=https://notion.example"];
         self.run("deploy", &[&["dev", "--no-build"], &notion[..], more].concat())
     }
@@ -205,7 +205,7 @@ impl Account {
         Service::new(SSM, &local_config(&self.stack.info().endpoint_url, REGION))
     }
 
-    /// Which of these parameters there are.
+    /// Those of these parameters that exist.
     async fn kept(&self, names: &[&str]) -> Vec<Value> {
         let asked = json!({ "Names": names, "WithDecryption": true });
         self.ssm().call("GetParameters", &asked).await.unwrap()["Parameters"].as_array().unwrap().clone()
@@ -219,7 +219,7 @@ impl Account {
         Some(self.described(stack).await?["StackStatus"].as_str()?.to_owned())
     }
 
-    /// The change sets of a stack of the stage `dev` that were neither applied nor thrown away.
+    /// The change sets of a stack of the stage `dev` that were neither applied nor discarded.
     async fn change_sets(&self, stack: &str) -> Vec<String> {
         let stack = format!("encore-dev-{stack}");
         let all = self.cloudformation().list("ListChangeSets", &stack, "Summaries").await.unwrap();
@@ -227,7 +227,7 @@ impl Account {
         open.map(|set| set["ChangeSetName"].as_str().unwrap().to_owned()).collect()
     }
 
-    /// The status of each stack of the stage `dev` that there is.
+    /// The status of each existing stack of the stage `dev`.
     async fn statuses(&self) -> BTreeMap<String, String> {
         let mut found = BTreeMap::new();
         for stack in stages::stacks() {
@@ -238,7 +238,7 @@ impl Account {
         found
     }
 
-    /// What a stack of the stage `dev` was last deployed with.
+    /// The value of a parameter that a stack of the stage `dev` was last deployed with.
     async fn parameter(&self, stack: &str, name: &str) -> String {
         let described = self.described(&format!("encore-dev-{stack}")).await.unwrap();
         let parameters = described["Parameters"].as_array().unwrap();
@@ -293,13 +293,13 @@ fn what_lambda_could_not_run_is_not_packed() {
 // ------------------------------------------------------------------------------------------------------ dry run
 
 #[test]
-fn a_dry_run_of_every_stage_asks_nobody_and_prints_no_secret() {
+fn a_dry_run_of_every_stage_makes_no_call_and_prints_no_secret() {
     let scratch = Scratch::built();
     run("package", &scratch, &["--no-build"]).has(true, &[]);
-    // Whoever is asked in spite of everything is asked here.
-    let nobody = TcpListener::bind("127.0.0.1:0").unwrap();
-    nobody.set_nonblocking(true).unwrap();
-    let address = format!("http://{}", nobody.local_addr().unwrap());
+    // Any call that is made in spite of everything arrives here.
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    listener.set_nonblocking(true).unwrap();
+    let address = format!("http://{}", listener.local_addr().unwrap());
     for stage in stages::all() {
         let secret = format!("QueueTokenKeys={SECRET}");
         let mut command = script("deploy", &scratch, &[&stage.name, "--dry-run", "--parameter", &secret]);
@@ -307,52 +307,52 @@ fn a_dry_run_of_every_stage_asks_nobody_and_prints_no_secret() {
             command.env(variable, &address);
         }
         command.env("ENCORE_SECRET_NOTION", SECRET).env("ENCORE_SECRET_PAYMENT_PROVIDER", SECRET);
-        let said = Said::by(command);
-        said.has(
+        let output = Run::by(command);
+        output.has(
             true,
             &["dry run: nothing was deployed", "AWS::DynamoDB::Table", "QueueTokenKeys=(not shown)", "points-"],
         );
-        said.has(true, &[&format!("system encore-{}", stage.name)]);
+        output.has(true, &[&format!("system encore-{}", stage.name)]);
         for stack in stages::stacks() {
-            let line = said.text.lines().find(|line| line.starts_with(&format!("stack {stack}: ")));
+            let line = output.text.lines().find(|line| line.starts_with(&format!("stack {stack}: ")));
             assert!(
                 line.is_some_and(|line| line.ends_with("resources, of 500 that CloudFormation takes")),
                 "{}",
-                said.text
+                output.text
             );
         }
         for (name, value) in &stage.parameters {
-            said.has(true, &[&format!("  {name}={value}\n")]);
+            output.has(true, &[&format!("  {name}={value}\n")]);
         }
     }
-    assert!(nobody.accept().is_err(), "somebody was asked");
+    assert!(listener.accept().is_err(), "somebody was asked");
     let mind = ["480 reserved of the account's", "AlarmEmail is empty", "it would not be deployed"];
     run("deploy", &scratch, &["prod", "--dry-run"]).has(true, &mind);
 }
 
-/// From here on a stack has no room for what comes next: CloudFormation takes 500.
+/// From this many resources on, a stack has no room for what comes next: CloudFormation takes 500.
 const ROOM: u32 = 350;
 
 #[test]
 fn every_stack_has_room_and_the_guide_says_how_much() {
-    let said = run("deploy", &Scratch::new(), &["prod", "--dry-run"]);
-    let counted: BTreeMap<String, u32> = said
+    let output = run("deploy", &Scratch::new(), &["prod", "--dry-run"]);
+    let counted: BTreeMap<String, u32> = output
         .text
         .lines()
         .filter_map(|line| line.strip_prefix("stack ")?.split_once(" resources, of 500")?.0.split_once(": "))
         .map(|(stack, count)| (stack.to_owned(), count.parse().unwrap()))
         .collect();
-    assert_eq!(counted.keys().cloned().collect::<BTreeSet<_>>(), stages::stacks(), "{}", said.text);
+    assert_eq!(counted.keys().cloned().collect::<BTreeSet<_>>(), stages::stacks(), "{}", output.text);
     let full: Vec<_> = counted.iter().filter(|(_, count)| **count > ROOM).collect();
     assert!(full.is_empty(), "split a context before it passes {ROOM} resources: {full:?}");
     let guide = fs::read_to_string(workspace("infra/DEPLOY.md")).unwrap();
-    let told: BTreeMap<String, u32> = guide
+    let stated: BTreeMap<String, u32> = guide
         .lines()
         .filter_map(|line| line.strip_prefix("| ")?.strip_suffix(" |")?.split_once(" | "))
         .filter_map(|(stack, count)| Some((stack.to_owned(), count.parse().ok()?)))
         .filter(|(stack, _)| counted.contains_key(stack))
         .collect();
-    assert_eq!(told, counted, "infra/DEPLOY.md, the table of stacks");
+    assert_eq!(stated, counted, "infra/DEPLOY.md, the table of stacks");
 }
 
 #[test]
@@ -373,7 +373,7 @@ fn a_deployment_that_cannot_be_is_refused_with_the_name_of_what_is_wrong() {
         ("dev", "UserJwks=@no-such-file", "UserJwks: no-such-file cannot be read"),
         ("dev", &jwks, "UserJwks is no JWKS"),
         ("dev", &long, "leave out x5c"),
-        // It is made.
+        // It is generated.
         ("dev", "Release=1", "Release"),
         ("dev", "System=encore-prod", "System"),
         ("prod", "OpenCharges=true", "OpenCharges=true: production needs OpenCharges=false"),
@@ -403,17 +403,17 @@ fn programs_that_are_not_packed_or_were_changed_since_are_named() {
 // ------------------------------------------------------------------------------------------------ for real
 
 #[test]
-fn production_is_not_deployed_without_anybody_who_is_told_of_alarms() {
+fn production_is_not_deployed_without_an_address_for_alarms() {
     block_on(async {
         let account = Account::open().await;
         let production = ["prod", "--yes", "--no-build", "--parameter", JWKS, "--parameter", ISSUER];
         account.run("deploy", &production).has(false, &["AlarmEmail"]);
         assert_eq!(account.status_of("encore-prod-platform").await, None);
-        // What is refused next is something else.
-        let told = [&production[..], &["--parameter", "AlarmEmail=on-call@example.com"]].concat();
-        let said = account.run("deploy", &told);
-        said.has(false, &[]);
-        assert!(!said.text.contains("AlarmEmail"), "{}", said.text);
+        // The next refusal is another one.
+        let with_email = [&production[..], &["--parameter", "AlarmEmail=on-call@example.com"]].concat();
+        let output = account.run("deploy", &with_email);
+        output.has(false, &[]);
+        assert!(!output.text.contains("AlarmEmail"), "{}", output.text);
     });
 }
 
@@ -424,9 +424,9 @@ fn a_stage_is_deployed_once_changed_when_asked_and_destroyed() {
         account.deploy(&["--yes"]).has(false, &["UserJwks", "UserTokenIssuer"]);
         assert!(account.statuses().await.is_empty());
 
-        let said = account.deploy(&["--yes", "--parameter", JWKS, "--parameter", ISSUER]);
-        said.has(true, &["points: new stack", "made /encore-dev/queue-token-keys", "kept /encore-dev/notion"]);
-        stacks::in_order(&said, &["platform: done", "reservations: done", "concerts: applying", "edge: applying"]);
+        let output = account.deploy(&["--yes", "--parameter", JWKS, "--parameter", ISSUER]);
+        output.has(true, &["points: new stack", "made /encore-dev/queue-token-keys", "kept /encore-dev/notion"]);
+        stacks::in_order(&output, &["platform: done", "reservations: done", "concerts: applying", "edge: applying"]);
         let created = |status: &str| stages::stacks().into_iter().map(|name| (name, status.to_owned())).collect();
         let created: BTreeMap<String, String> = created("CREATE_COMPLETE");
         assert_eq!(account.statuses().await, created);
@@ -446,7 +446,7 @@ fn a_stage_is_deployed_once_changed_when_asked_and_destroyed() {
 
         let release = account.parameter("points", "Release").await;
 
-        // What was given once is kept, and what was made once is not made again.
+        // A given value is kept, and a generated one is not generated again.
         account.deploy(&["--yes"]).has(true, &["nothing changed"]);
 
         let changed = ["--parameter", "LogLevel=warn"];
@@ -464,11 +464,11 @@ fn a_stage_is_deployed_once_changed_when_asked_and_destroyed() {
         account.run("destroy", &["dev"]).has(false, &["nobody is there to be asked"]);
         account.run("destroy", &["dev", "--confirm", "prod"]).has(false, &["nothing was destroyed"]);
         assert_eq!(account.statuses().await.len(), stages::stacks().len());
-        let said = account.run("destroy", &["dev", "--confirm", "dev"]);
-        said.has(true, &["left in SSM: /encore-dev/queue-token-keys"]);
+        let output = account.run("destroy", &["dev", "--confirm", "dev"]);
+        output.has(true, &["left in SSM: /encore-dev/queue-token-keys"]);
         let deleting = |stack: &str| format!("deleting encore-dev-{stack}\n");
         let order = ["edge", "concerts", "reservations", "platform"].map(deleting);
-        stacks::in_order(&said, &order.each_ref().map(String::as_str));
+        stacks::in_order(&output, &order.each_ref().map(String::as_str));
         assert!(account.statuses().await.is_empty());
         account.run("destroy", &["dev", "--confirm", "dev", "--with-secrets"]).has(true, &["there is no stack"]);
         assert!(account.kept(&names).await.is_empty());
@@ -508,7 +508,7 @@ Resources:
         account.run("destroy", &destroy).has(false, &["encore-prod-points (at least 1)", "not destroyed"]);
         let found = dynamo.scan().table_name("encore-prod-points").send().await.unwrap();
         assert_eq!(found.count(), 1);
-        // What has no data in it stays, too: it is one stage.
+        // Stacks without data stay, too: it is one stage.
         assert_eq!(account.status_of("encore-prod-edge").await.as_deref(), Some("CREATE_COMPLETE"));
 
         dynamo.delete_item().table_name("encore-prod-points").key("pk", key).send().await.unwrap();

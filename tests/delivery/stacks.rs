@@ -1,26 +1,26 @@
-//! A system is several stacks: which of them a deployment takes, in which order, and what becomes of the others.
+//! A system is several stacks: which of them a deployment takes, in which order, and what happens to the others.
 
 use crate::stages::{self, tools};
-use crate::{Account, ISSUER, JWKS, Said, Scratch, block_on, run};
+use crate::{Account, ISSUER, JWKS, Run, Scratch, block_on, run};
 use http::Method;
 use local::http::Client;
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
 
-/// Of a waiting room without reservations.
+/// For a waiting room without reservations.
 const NOBODY: &str = "AdmissionEnforcedBy=nobody";
 
-/// Whether the parts are said one after the other.
-pub fn in_order(said: &Said, parts: &[&str]) {
-    let mut rest = said.text.as_str();
+/// Asserts that the parts are printed one after the other.
+pub fn in_order(output: &Run, parts: &[&str]) {
+    let mut rest = output.text.as_str();
     for part in parts {
-        let Some(at) = rest.find(part) else { panic!("`{part}` is not said in its turn: {}", said.text) };
+        let Some(at) = rest.find(part) else { panic!("`{part}` is not said in its turn: {}", output.text) };
         rest = &rest[at + part.len()..];
     }
 }
 
 impl Account {
-    /// Everything that CloudFormation has to tell of each stack of the stage `dev`.
+    /// All events that CloudFormation has of each stack of the stage `dev`.
     async fn events(&self) -> BTreeMap<String, Vec<String>> {
         let mut found = BTreeMap::new();
         for stack in self.statuses().await.into_keys() {
@@ -32,7 +32,7 @@ impl Account {
         found
     }
 
-    /// The stacks of which there is something new to tell.
+    /// The stacks with new events.
     async fn touched(&self, before: &BTreeMap<String, Vec<String>>) -> Vec<String> {
         let now = self.events().await;
         now.into_iter().filter(|(stack, events)| before.get(stack) != Some(events)).map(|(stack, _)| stack).collect()
@@ -47,13 +47,13 @@ impl Account {
     }
 }
 
-/// Which stacks a deployment takes of those of the workspace, whose API has the routes of `served` as they are now.
+/// Which stacks of the workspace a deployment takes, whose API has the routes of `served` as they are now.
 fn chosen(named: &[&str], deployed: &[&str], served: &[&str]) -> Vec<String> {
     let routes = format!("{{name: of for name, of in system.routes().items() if name in {}}}", json!(served));
     serde_json::from_value(choice(named, deployed, &routes)).unwrap()
 }
 
-/// The same, with the deployed API's routes as Python says them; why it is refused, otherwise.
+/// The same, with the deployed API's routes as Python writes them; the refusal, otherwise.
 fn choice(named: &[&str], deployed: &[&str], routes: &str) -> Value {
     tools(&format!(
         "from delivery.environment import Refused
@@ -80,7 +80,7 @@ fn a_deployment_takes_what_is_named_what_that_needs_the_platform_and_the_api_for
     assert_eq!((all[0].as_str(), all[all.len() - 1].as_str()), ("platform", "edge"));
     assert_eq!(chosen(&[], &every, &every), all);
 
-    // The boundary has what each context does, and the alarms that canaries watch are there.
+    // The boundary covers each context, and the alarms that canaries watch exist.
     assert_eq!(chosen(&["items"], &every, &every), ["platform", "items"]);
     assert_eq!(chosen(&["waiting-room"], &[], &[]), ["platform", "waiting-room", "edge"]);
     let there = ["platform", "waiting-room", "edge"];
@@ -91,11 +91,11 @@ fn a_deployment_takes_what_is_named_what_that_needs_the_platform_and_the_api_for
     assert_eq!(chosen(&["edge"], &["platform", "items"], &["items"]), ["edge"]);
     assert_eq!(chosen(&["platform"], &[], &[]), ["platform"]);
     assert_eq!(chosen(&["platform"], &every, &[]), ["platform"]);
-    // A deployment before this one made the context and did not come to the API.
+    // A deployment before this one made the context and did not get to the API.
     let there = ["platform", "points", "items", "edge"];
     assert_eq!(chosen(&["points"], &there, &["items"]), ["platform", "points", "edge"]);
     assert_eq!(chosen(&["points"], &["platform", "points"], &[]), ["platform", "points", "edge"]);
-    // Nobody asks it anything.
+    // The API calls none of its functions.
     assert_eq!(chosen(&["notifications"], &every, &["items"]), ["platform", "notifications"]);
 }
 
@@ -110,7 +110,7 @@ fn the_api_goes_along_when_routes_changed_and_never_changes_those_of_a_context_t
     let renamed = "{(method, path, uri.replace('get-item', 'show-item'))
         for method, path, uri in system.routes()['items']}";
     assert_eq!(choice(&["items"], &every, &with("items", renamed)), json!(["platform", "items", "edge"]));
-    // Of a context that is not asked for, and that the sources do not have any more.
+    // Of a context that is not named, and that the sources do not have any more.
     assert_eq!(choice(&["items"], &every, &less("orders")), json!(["platform", "items"]));
     assert_eq!(choice(&["edge"], &every, &with("cellar", "{('get', '/cellar', '')}")), json!(["edge"]));
 
@@ -120,7 +120,7 @@ fn the_api_goes_along_when_routes_changed_and_never_changes_those_of_a_context_t
     assert_eq!(choice(&["items"], &every, both), orders);
     assert_eq!(choice(&["items", "orders"], &every, both), json!(["platform", "items", "orders", "edge"]));
     assert_eq!(choice(&["edge"], &every, both), "edge would change the routes of items, orders, too: name them, too");
-    // Of what is not there the API has nothing to change.
+    // The API has nothing to change for contexts that are not deployed.
     let part = ["platform", "items", "edge"];
     assert_eq!(choice(&["items"], &part, &less("items")), json!(["platform", "items", "edge"]));
 
@@ -141,7 +141,7 @@ print(json.dumps(Template('Resources: {F: {Type: T, Properties: {CodeUri: ' + ur
 }
 
 #[test]
-fn a_dry_run_says_what_goes_along() {
+fn a_dry_run_prints_what_goes_along() {
     let scratch = Scratch::new();
     run("deploy", &scratch, &["dev", "items", "--dry-run"])
         .has(true, &["stacks: platform, items; if they are not there or routes change: edge"]);
@@ -163,7 +163,7 @@ fn stacks_that_cannot_be_put_in_an_order_are_refused_with_their_names() {
 }
 
 #[test]
-fn a_template_that_cloudformation_would_refuse_is_refused_before_anybody_is_asked() {
+fn a_template_that_cloudformation_would_refuse_is_refused_before_any_call() {
     let scratch = Scratch::new();
     let broken = "\n  Broken:\n    Type: AWS::SSM::Parameter\n    Properties: { Type: String, Value: !Ref Nothing }\n";
     scratch.change("stacks/items.yaml", |text| text + broken);
@@ -180,21 +180,21 @@ fn a_context_is_deployed_alone_and_a_new_alarm_text_publishes_nothing_elsewhere(
         account
             .scratch
             .change("stacks/items.yaml", |text| text.replacen("AlarmDescription: ", "AlarmDescription: New. ", 1));
-        // Changed, too, but not asked for.
+        // Changed, too, but not named.
         account
             .scratch
             .change("stacks/orders.yaml", |text| text.replacen("AlarmDescription: ", "AlarmDescription: New. ", 1));
-        let said = account.deploy(&["items", "--yes"]);
-        said.has(true, &["items: 1 to modify", "AWS::CloudWatch::Alarm", "unchanged: platform"]);
+        let output = account.deploy(&["items", "--yes"]);
+        output.has(true, &["items: 1 to modify", "AWS::CloudWatch::Alarm", "unchanged: platform"]);
         assert_eq!(account.touched(&before).await, ["items"]);
 
-        // Asked for all, those change that have something to change: no other runs another version, or a canary for it.
+        // All are named; those change that have something to change: no other runs another version, or a canary for it.
         let before = account.events().await;
-        let said = account.deploy(&["--yes"]);
-        said.has(true, &["orders: 1 to modify", "unchanged: platform, items, notifications, "]);
+        let output = account.deploy(&["--yes"]);
+        output.has(true, &["orders: 1 to modify", "unchanged: platform, items, notifications, "]);
         assert_eq!(account.touched(&before).await, ["orders"]);
 
-        // Where the money is, a new text is another release, of that stack alone.
+        // For the money path, a new text is another release, of that stack alone.
         let releases = async || {
             let of = async |stack| account.parameter(stack, "Release").await;
             (of("points").await, of("payments").await)
@@ -220,21 +220,21 @@ fn the_waiting_room_is_deployed_alone_and_others_join_it_later() {
         let account = Account::open().await;
         account.deploy(&["edge", "--yes"]).has(false, &["edge would be an API without routes"]);
         let first = ["waiting-room", "--yes", "--parameter", JWKS, "--parameter", ISSUER, "--parameter", NOBODY];
-        let said = account.deploy(&first);
-        said.has(true, &["made /encore-dev/queue-token-keys", "edge: new stack", "NotionUrl is given, and no stack"]);
-        // What takes no part asks for nothing.
-        assert!(!said.text.contains("/encore-dev/notion"), "{}", said.text);
+        let output = account.deploy(&first);
+        output.has(true, &["made /encore-dev/queue-token-keys", "edge: new stack", "NotionUrl is given, and no stack"]);
+        // Stacks that are not deployed ask for no secrets.
+        assert!(!output.text.contains("/encore-dev/notion"), "{}", output.text);
         let there = account.statuses().await.into_keys().collect::<Vec<_>>();
         assert_eq!(there, ["edge", "platform", "waiting-room"]);
         assert_eq!(account.scratch.json("deploy/dev.json")["tables"], json!(["encore-dev-waiting-room"]));
-        // The programs are stand-ins that nothing comes of: a route is there when it is not unknown.
+        // The stand-in programs answer nothing: a route exists when it is not unknown.
         let unknown = (404, json!("not_found"));
         let queue = "queue-status";
         assert_eq!(account.get("orders").await, unknown);
         assert_eq!(account.get("points").await, unknown);
         assert_ne!(account.get(queue).await, unknown);
 
-        // What was given once is the same for whoever joins, and what is served stays so.
+        // A given value is the same for stacks that are added later, and what is served stays so.
         account.deploy(&["points", "--yes"]).has(true, &["points: new stack", "edge: ", "to modify"]);
         let jwks = JWKS.strip_prefix("UserJwks=").unwrap();
         assert_eq!(account.parameter("points", "UserJwks").await, jwks);
@@ -242,7 +242,7 @@ fn the_waiting_room_is_deployed_alone_and_others_join_it_later() {
         assert_ne!(account.get(queue).await, unknown);
         assert_eq!(account.get("orders").await, unknown);
 
-        // Seats would be sold past the plan that the waiting room thinks is in force.
+        // Seats would be sold past the plan that the waiting room takes for enforced.
         account
             .deploy(&["reservations", "--yes"])
             .has(false, &["AdmissionEnforcedBy=nobody", "name waiting-room, too"]);
@@ -281,30 +281,33 @@ fn a_stack_that_fails_is_named_the_others_come_to_their_end_and_the_same_command
     Properties: { Type: String, Value: \"{{resolve:ssm:/encore-dev/nothing}}\" }
 ";
         account.scratch.change("stacks/items.yaml", |text| text + broken);
-        let said = account.deploy(&["items", "points", "--yes", "--parameter", JWKS, "--parameter", ISSUER]);
-        let told = [
+        let output = account.deploy(&["items", "points", "--yes", "--parameter", JWKS, "--parameter", ISSUER]);
+        let expected = [
             "1 of 4 stacks failed",
             "platform: done",
             "items: failed: the stack encore-dev-items is ROLLBACK_COMPLETE",
         ];
-        said.has(false, &[&told[..], &["Broken (AWS::SSM::Parameter)", "points: done", "edge: not begun"]].concat());
+        output.has(
+            false,
+            &[&expected[..], &["Broken (AWS::SSM::Parameter)", "points: done", "edge: not begun"]].concat(),
+        );
         assert_eq!(account.statuses().await["points"], "CREATE_COMPLETE");
         assert!(!account.statuses().await.contains_key("edge"));
 
         let nothing = json!({ "Name": "/encore-dev/nothing", "Value": "something", "Type": "String" });
         account.ssm().call("PutParameter", &nothing).await.unwrap();
         let before = account.events().await;
-        let said = account.deploy(&["items", "points", "--yes"]);
-        said.has(true, &["items: new stack", "unchanged: platform, points", "edge: new stack"]);
+        let output = account.deploy(&["items", "points", "--yes"]);
+        output.has(true, &["items: new stack", "unchanged: platform, points", "edge: new stack"]);
         assert_eq!(account.touched(&before).await, ["edge", "items"]);
 
-        // The same on the way from one version to the next: what would have come after is not begun, and forgotten.
+        // The same from one version to the next: what would have come after is not begun, and discarded.
         account.scratch.change("stacks/platform.yaml", |text| text + &broken.replace("nothing", "nowhere"));
         account
             .scratch
             .change("stacks/points.yaml", |text| text.replacen("AlarmDescription: ", "AlarmDescription: New. ", 1));
-        let said = account.deploy(&["platform", "points", "--yes"]);
-        said.has(
+        let output = account.deploy(&["platform", "points", "--yes"]);
+        output.has(
             false,
             &["platform: failed: the stack encore-dev-platform is UPDATE_ROLLBACK_COMPLETE", "points: not begun"],
         );
@@ -329,8 +332,8 @@ fn what_changes_with_a_context_elsewhere_changes_with_it() {
         account.scratch.change("stacks/platform.yaml", |text| {
             text.replacen(action, &format!("{action}              - dynamodb:Scan\n"), 1)
         });
-        let said = account.deploy(&["items", "--yes"]);
-        said.has(true, &["platform: 1 to modify", "edge: ", "unchanged: items"]);
+        let output = account.deploy(&["items", "--yes"]);
+        output.has(true, &["platform: 1 to modify", "edge: ", "unchanged: items"]);
         assert_eq!(account.touched(&before).await, ["edge", "platform"]);
 
         let before = account.events().await;
@@ -350,7 +353,7 @@ fn what_changes_with_a_context_elsewhere_changes_with_it() {
 }
 
 #[test]
-fn a_stack_that_the_sources_know_no_more_is_told_of_and_its_system_is_not_destroyed() {
+fn a_stack_that_the_sources_no_longer_know_is_reported_and_its_system_is_not_destroyed() {
     block_on(async {
         let account = Account::open().await;
         let cloudformation = account.cloudformation();
@@ -360,13 +363,13 @@ fn a_stack_that_the_sources_know_no_more_is_told_of_and_its_system_is_not_destro
             let done = async || (account.status_of(stack).await? == "CREATE_COMPLETE").then_some(());
             tests::cloud::eventually("the stack is there", done).await;
         }
-        let said = account.deploy(&["notifications", "--yes"]);
-        said.has(true, &["mind: no template is known of the stack encore-dev-cellar", "notifications: done"]);
-        assert!(!said.text.contains("encore-dev-2"), "{}", said.text);
+        let output = account.deploy(&["notifications", "--yes"]);
+        output.has(true, &["mind: no template is known of the stack encore-dev-cellar", "notifications: done"]);
+        assert!(!output.text.contains("encore-dev-2"), "{}", output.text);
 
         let destroy = ["dev", "--confirm", "dev"];
-        let said = account.run("destroy", &destroy);
-        said.has(false, &["no template is known of encore-dev-cellar, and nothing was destroyed"]);
+        let output = account.run("destroy", &destroy);
+        output.has(false, &["no template is known of encore-dev-cellar, and nothing was destroyed"]);
         assert_eq!(account.statuses().await.into_keys().collect::<Vec<_>>(), ["notifications", "platform"]);
 
         cloudformation.call("DeleteStack", &[("StackName", "encore-dev-cellar")]).await.unwrap();

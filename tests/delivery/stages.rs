@@ -6,18 +6,17 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::process::Command;
 
-/// What only the deployment or its operator knows: no file under version control has it.
+/// Known only to the deployment or its operator: in no file under version control.
 const GIVEN: [&str; 4] = ["QueueTokenKeys", "Release", "UserJwks", "UserTokenIssuer"];
 
 /// A stage.
 pub struct Stage {
-    /// Its name.
     pub name: String,
     /// The parameters it sets.
     pub parameters: BTreeMap<String, String>,
 }
 
-/// What a line of Python says, with the deployment's modules at hand.
+/// The value of a line of Python, with the deployment's modules at hand.
 pub fn python(line: &str) -> Value {
     by("python3", &format!("from delivery import keys, stages\n{line}"))
 }
@@ -51,13 +50,13 @@ pub fn all() -> Vec<Stage> {
         .collect()
 }
 
-/// The stacks that there are templates of.
+/// The stacks that have templates.
 pub fn stacks() -> BTreeSet<String> {
     let files = fs::read_dir(workspace("infra/stacks")).unwrap().map(|entry| entry.unwrap().path());
     files.map(|path| path.file_stem().unwrap().to_str().unwrap().to_owned()).collect()
 }
 
-/// What a stack says of its parameters.
+/// A stack's declarations of its parameters.
 fn parameters(stack: &str) -> BTreeMap<String, serde_norway::Value> {
     let text = fs::read_to_string(workspace(&format!("infra/stacks/{stack}.yaml"))).unwrap();
     let template: serde_norway::Value = serde_norway::from_str(&text).unwrap();
@@ -65,9 +64,10 @@ fn parameters(stack: &str) -> BTreeMap<String, serde_norway::Value> {
 }
 
 #[test]
-fn the_stages_set_what_some_stack_has_and_no_stack_has_anything_that_nobody_gives() {
-    let said = stacks().into_iter().flat_map(|stack| parameters(&stack));
-    let declared: BTreeMap<String, bool> = said.map(|(name, it)| (name, it.get("Default").is_some())).collect();
+fn the_stages_set_what_some_stack_has_and_no_stack_has_a_parameter_that_is_never_given() {
+    let parameters_of_all = stacks().into_iter().flat_map(|stack| parameters(&stack));
+    let declared: BTreeMap<String, bool> =
+        parameters_of_all.map(|(name, it)| (name, it.get("Default").is_some())).collect();
     for stage in all() {
         let set: BTreeSet<&String> = stage.parameters.keys().collect();
         let unknown: Vec<_> = set.iter().filter(|name| !declared.contains_key(**name)).collect();
@@ -86,11 +86,11 @@ fn the_stages_set_what_some_stack_has_and_no_stack_has_anything_that_nobody_give
 }
 
 #[test]
-fn every_stack_says_the_same_of_a_parameter() {
-    let mut said = BTreeMap::new();
+fn every_stack_declares_a_parameter_alike() {
+    let mut declared = BTreeMap::new();
     for stack in stacks() {
         for (name, it) in parameters(&stack) {
-            let (first, of_first) = said.entry(name.clone()).or_insert_with(|| (stack.clone(), it.clone()));
+            let (first, of_first) = declared.entry(name.clone()).or_insert_with(|| (stack.clone(), it.clone()));
             assert_eq!(it, *of_first, "{name} in {first} and in {stack}");
         }
     }
@@ -100,7 +100,7 @@ fn every_stack_says_the_same_of_a_parameter() {
 fn a_rehearsal_is_as_production_is() {
     let all = all();
     let of = |name: &str| &all.iter().find(|stage| stage.name == name).unwrap().parameters;
-    // What tells production from a rehearsal of it.
+    // The differences between production and a rehearsal of it.
     let differ = ["NotionUrl", "Stage"];
     let without = |name: &str| -> BTreeMap<&String, &String> {
         of(name).iter().filter(|(key, _)| !differ.contains(&key.as_str())).collect()
@@ -119,7 +119,7 @@ fn a_release_that_was_rolled_back_is_another_one_and_one_that_runs_stays_the_sam
     assert_eq!(named("before", "UPDATE_COMPLETE"), "abc");
     let again = named("before", "UPDATE_ROLLBACK_COMPLETE");
     assert!(again.ends_with("abc") && again.len() > 8 && again.chars().all(|c| c.is_ascii_alphanumeric()), "{again}");
-    // What was named so runs now: nothing changes, whatever was tried since.
+    // The release of this name runs now: nothing changes, whatever was tried since.
     assert_eq!(named(&again, "UPDATE_COMPLETE"), again);
     assert_eq!(named("abc", "UPDATE_ROLLBACK_COMPLETE"), "abc");
 }

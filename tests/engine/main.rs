@@ -1,5 +1,5 @@
-//! What an engine is asked to be: to deploy a system's stacks one by one, whichever engine it is; and the second one,
-//! LocalStack: what the local cloud adds to it, and its set-up in Docker.
+//! The requirements of an engine: it deploys a system's stacks one by one, on either engine; and for the second one,
+//! LocalStack, what the local cloud adds to it, and its set-up in Docker.
 //!
 //! What needs LocalStack itself runs where `ENCORE_ENGINE=localstack` asks for it, as the other suites do.
 
@@ -40,7 +40,7 @@ fn settings() -> Vec<(String, String)> {
 }
 
 #[test]
-fn docker_has_the_version_that_is_installed_on_the_host_unless_told_otherwise() {
+fn docker_has_the_version_that_is_installed_on_the_host_unless_set_otherwise() {
     let pins = fs::read_to_string(localstack().join("requirements-localstack.txt")).unwrap();
     let pinned = pins.lines().find_map(|line| line.strip_prefix("localstack-core==")).unwrap();
     let version = pinned.split([' ', '\\']).next().unwrap();
@@ -69,7 +69,7 @@ fn docker_opens_its_port_to_this_machine_only() {
 }
 
 #[test]
-fn what_runs_functions_does_as_its_own_tests_say() {
+fn what_runs_functions_passes_its_own_tests() {
     let tests = match engine() {
         EngineKind::Ministack => "test_ministack",
         EngineKind::Localstack => "test_localstack_lambda",
@@ -129,12 +129,12 @@ fn the_engine_listens_on_this_machines_own_address_only() {
     let port = stack.info().endpoint_url.rsplit(':').next().unwrap().parse().unwrap();
     let connect = |host: Ipv4Addr| TcpStream::connect(SocketAddr::from((host, port)));
     connect(Ipv4Addr::LOCALHOST).unwrap();
-    // Every address of 127.0.0.0/8 is this machine's where one listens on all of them.
+    // A listener on all addresses would have every address of 127.0.0.0/8.
     connect(Ipv4Addr::new(127, 0, 0, 2)).unwrap_err();
     block_on(stack.stop()).unwrap();
 }
 
-/// An API that says where the world outside is, as functions see it.
+/// An API that returns the URL of the external systems, as functions see it.
 const API: &str = r#"
 Parameters: {PartnerUrl: {Type: String}}
 Resources:
@@ -160,7 +160,7 @@ Resources:
     Properties: {RestApiId: !Ref Api, DeploymentId: !Ref Deployment, StageName: v1}
 "#;
 
-/// A program in Docker's place that runs the engine on this machine when it is asked for one in a container.
+/// A stand-in for Docker that runs the engine on this machine when a container is requested.
 const STAND_IN: &str = r#"#!{python}
 import os, signal, subprocess, sys, urllib.request
 from pathlib import Path
@@ -201,7 +201,7 @@ else:
     sys.exit(f"what is {sys.argv[6:]}?")
 "#;
 
-/// A stack's directory, and what there is in place of Docker.
+/// A stack's directory, and the stand-in for Docker.
 struct Docker {
     options: Options,
     path: String,
@@ -232,7 +232,7 @@ impl Docker {
         command.output().unwrap()
     }
 
-    /// What `up` says when it cannot.
+    /// The message of a failing `up`.
     fn refusal(&self) -> String {
         let refused = self.local("up");
         assert!(!refused.status.success());
@@ -251,7 +251,7 @@ impl Drop for Docker {
 /// `cargo local`, beside the tests' own programs.
 fn program() -> PathBuf {
     static BUILT: Once = Once::new();
-    // On a thread of its own: it is asked for in the midst of tests, too.
+    // On a thread of its own: it is called from within async tests, too.
     BUILT.call_once(|| {
         thread::spawn(|| block_on(local::build(&local::stderr_progress()))).join().unwrap().unwrap();
     });
@@ -259,20 +259,20 @@ fn program() -> PathBuf {
 }
 
 #[test]
-fn without_docker_its_name_is_said() {
+fn without_docker_its_name_is_printed() {
     let refusal = Docker::played_by(None).refusal();
     assert!(refusal.contains("docker is not in PATH"), "{refusal}");
 }
 
 #[test]
-fn what_docker_says_when_it_fails_is_shown() {
+fn the_output_of_a_docker_that_fails_is_shown() {
     let stand_in = "#!/bin/sh\ncase \"$*\" in *' up '*) echo 'no daemon' >&2; exit 1;; esac\n";
     let refusal = Docker::played_by(Some(stand_in)).refusal();
     assert!(refusal.contains("docker compose up failed: no daemon; all it said is in "), "{refusal}");
 }
 
 #[test]
-fn docker_is_told_to_start_the_engine_deployed_to_and_told_to_end_it() {
+fn docker_is_asked_to_start_the_engine_deployed_to_and_asked_to_end_it() {
     if skipped(Ability::LocalStack) {
         return;
     }
@@ -287,7 +287,7 @@ fn docker_is_told_to_start_the_engine_deployed_to_and_told_to_end_it() {
     let partner = block_on(get(&format!("{}/partner", info.api_url))).unwrap();
     let sink_port = info.sink_url.strip_prefix("http://127.0.0.1:").unwrap();
     assert_eq!(partner.text(), format!("http://host.docker.internal:{sink_port}/partner"));
-    // Where containers come from is not this machine's own address.
+    // Containers connect from another address than this machine's own.
     TcpStream::connect(SocketAddr::from((Ipv4Addr::new(127, 0, 0, 2), sink_port.parse().unwrap()))).unwrap();
 
     let again = docker.local("up");

@@ -1,6 +1,6 @@
-//! What `cargo local up` says when it cannot: one line, with what to do. On either engine.
+//! The messages of `cargo local up` when it fails: one line, with what to do. On either engine.
 //!
-//! The program runs from a target directory of the test's own, with what the test gives it as Python.
+//! The program runs from a target directory of the test's own, with a Python that the test provides.
 
 use crate::{TEMPLATE, program, with_template};
 use local::EngineKind;
@@ -14,10 +14,10 @@ use std::thread;
 
 const ENGINES: [EngineKind; 2] = [EngineKind::Ministack, EngineKind::Localstack];
 
-/// What is being done, which is said before the refusal.
+/// The progress that is printed before the refusal.
 const PROGRESS: [&str; 2] = ["local: installing the engine for ", "local: starting "];
 
-/// A Python that says of itself what it is told to, and is its own virtual environment.
+/// A Python with the version that a test gives it, which is its own virtual environment.
 const PYTHON: &str = r#"#!/bin/sh
 case "$*" in
   -c*) echo {version}; {venv};;
@@ -42,16 +42,16 @@ impl Machine {
             fs::create_dir_all(dir).unwrap();
         }
         fs::hard_link(program(), bin.join("local")).unwrap();
-        // By it the program knows cargo's directory.
+        // This is how the program recognises cargo's directory.
         fs::write(machine.root.join("target").join("CACHEDIR.TAG"), "").unwrap();
         machine
     }
 
-    /// With one that does as it is told.
-    fn with_python(kind: EngineKind, told: &[(&str, &str)]) -> Self {
+    /// With one that does what it is given.
+    fn with_python(kind: EngineKind, answers: &[(&str, &str)]) -> Self {
         let machine = Self::new(kind);
         let mut text = PYTHON.to_owned();
-        for (what, how) in told {
+        for (what, how) in answers {
             text = text.replace(&format!("{{{what}}}"), how);
         }
         for (what, how) in [("version", "3.13"), ("venv", "echo venv"), ("pip", "exit 0"), ("engine", "exit 1")] {
@@ -67,7 +67,7 @@ impl Machine {
         self.root.join("stack")
     }
 
-    /// What a verb says, line by line, when it fails.
+    /// The output of a verb, line by line, when it fails.
     fn fails(&self, verb: &str, more: &[&str]) -> Vec<String> {
         let mut command = Command::new(self.root.join("target").join("debug").join("local"));
         command.args([verb, "--engine", &self.kind.to_string()]);
@@ -77,20 +77,20 @@ impl Machine {
         if verb == "up" {
             command.arg("--no-build").arg("--template").arg(self.root.join("template.yaml"));
         }
-        // Nobody's pyenv.
+        // No pyenv.
         command.args(more).env("PATH", self.root.join("bin")).env("HOME", &self.root).env_remove("PYENV_ROOT");
         let output = command.output().unwrap();
-        let said = String::from_utf8(output.stderr).unwrap();
-        assert!(!output.status.success() && output.stdout.is_empty(), "{said}");
-        said.lines().map(str::to_owned).collect()
+        let text = String::from_utf8(output.stderr).unwrap();
+        assert!(!output.status.success() && output.stdout.is_empty(), "{text}");
+        text.lines().map(str::to_owned).collect()
     }
 
-    /// Fails unless `up` says one line beside what is being done, with all of `parts` in it.
+    /// Fails unless `up` prints one line beside the progress, with all of `parts` in it.
     fn refuses(&self, more: &[&str], parts: &[&str]) {
-        let said = self.fails("up", more);
-        let other = said.iter().filter(|line| !PROGRESS.iter().any(|start| line.starts_with(start)));
+        let lines = self.fails("up", more);
+        let other = lines.iter().filter(|line| !PROGRESS.iter().any(|start| line.starts_with(start)));
         let other: Vec<&String> = other.collect();
-        assert!(other.len() == 1 && parts.iter().all(|part| other[0].contains(part)), "{parts:?} of {said:#?}");
+        assert!(other.len() == 1 && parts.iter().all(|part| other[0].contains(part)), "{parts:?} of {lines:#?}");
     }
 }
 
@@ -101,7 +101,7 @@ impl Drop for Machine {
 }
 
 #[test]
-fn a_machine_without_a_fitting_python_is_told_which_one_to_install() {
+fn a_machine_without_a_fitting_python_gets_the_version_to_install() {
     for kind in ENGINES {
         Machine::new(kind).refuses(&[], &["is needed for the local cloud", "install one"]);
         let old = Machine::with_python(kind, &[("version", "3.10")]);
@@ -120,7 +120,7 @@ fn packages_that_cannot_be_installed_are_a_line_and_a_log() {
         let offline = Machine::with_python(kind, &[("pip", pip)]);
         let parts = ["for which PyPI has to be reached", "ERROR: No matching distribution; all it said is in ", ".log"];
         offline.refuses(&[], &parts);
-        // What is there of it is not taken for an installation.
+        // A partial installation is not taken for a whole one.
         offline.refuses(&[], &parts);
     }
 }
@@ -160,7 +160,7 @@ fn a_port_that_is_taken_is_refused_before_anything_is_done() {
     serve(other, "220 smtp.example\r\n");
     serve(ours, "HTTP/1.1 200 OK\r\ncontent-length: 22\r\n\r\n{\"nonce\":\"n\",\"pid\":42}");
     for kind in ENGINES {
-        // There is no Python to be asked for either.
+        // There is no Python to call either.
         let machine = Machine::new(kind);
         let taken = [&*format!("the port {other_port} is taken by another program"), "say another --port"];
         machine.refuses(&["--port", &other_port], &taken);
@@ -200,7 +200,7 @@ fn a_file_of_the_stack_that_is_half_written_is_named_and_does_not_hinder_its_end
         machine.refuses(&[], &["stack.json is damaged", "remove it and start again"]);
         fs::write(file("engine.json"), "{\"kind\":").unwrap();
         machine.refuses(&[], &["engine.json is damaged", "cargo local down --target-dir"]);
-        // The engine that it spoke of is known by what it was started with.
+        // The engine that it named is recognised by its arguments.
         let launched = format!("--port 1 --nonce x --remove {}", machine.stack().join("tmp").display());
         let mut engine = Command::new("sh")
             .args(["-c", "read line", "a_launcher.py"])

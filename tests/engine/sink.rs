@@ -1,5 +1,5 @@
-//! How long the sink beside a stack that stays lives: as long as its engine is there, whatever that does meanwhile. And that
-//! its log says why it ended.
+//! The lifetime of the sink beside a detached stack: as long as its engine exists, whatever that does meanwhile. And
+//! its log states why it ended.
 
 use crate::{API, program, with_template};
 use http::Method;
@@ -12,7 +12,7 @@ use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 use tests::cloud::{block_on, engine, eventually_after};
 
-/// More looks at the engine than a sink needs to find that it is gone.
+/// More checks of the engine than a sink needs to find that it is gone.
 const MANY_LOOKS: u64 = 8;
 
 /// Longer than elsewhere: the machine may be busy with other engines.
@@ -24,7 +24,7 @@ fn signal(name: &str, pid: u64) {
     assert!(Command::new("sh").args(["-c", &format!("kill -{name} {pid}")]).status().unwrap().success());
 }
 
-/// The directory of a stack that stays.
+/// The directory of a detached stack.
 struct Dir(PathBuf);
 
 impl Dir {
@@ -36,29 +36,29 @@ impl Dir {
         fs::write(self.0.join(file), text).unwrap();
     }
 
-    /// What the sink's log says why it ended, if it did.
+    /// The reason in the sink's log, if it ended.
     fn end(&self) -> Option<String> {
         let log = fs::read_to_string(self.0.join("sink.log")).unwrap();
         log.lines().find_map(|line| line.split_once("it ends: ")).map(|(_, why)| why.to_owned())
     }
 
-    /// What the sink says of itself.
+    /// What the sink reports of itself.
     async fn sink(&self) -> Option<Value> {
         let url = format!("{}/_sink", self.read("sink.json")["url"].as_str().unwrap());
         Some(Client::new().send(Method::GET, &url, &[], "").await.ok()?.json())
     }
 
-    /// Waits until the sink has looked for its engine so often that it would have ended if that counted as gone.
+    /// Waits until the sink has checked for its engine so often that it would have ended if that counted as gone.
     async fn goes_on(&self) {
         let looks = async || {
-            let said = self.sink().await;
-            said.unwrap_or_else(|| panic!("the sink ended: {:?}", self.end()))["engine_looks"].as_u64().unwrap()
+            let report = self.sink().await;
+            report.unwrap_or_else(|| panic!("the sink ended: {:?}", self.end()))["engine_looks"].as_u64().unwrap()
         };
         let before = looks().await;
         until("it looks", async || looks().await >= before + MANY_LOOKS).await;
     }
 
-    /// Waits until the sink is gone, and says why it is.
+    /// Waits until the sink is gone, and returns why.
     async fn ends(&self) -> String {
         until("it ends", async || self.end().is_some()).await;
         until("it is gone", async || self.sink().await.is_none()).await;
@@ -66,7 +66,7 @@ impl Dir {
     }
 }
 
-/// A sink that runs beside a process that is taken for an engine.
+/// A sink beside a process that plays an engine.
 struct Beside {
     dir: Dir,
     engine: Child,
@@ -74,7 +74,7 @@ struct Beside {
 }
 
 impl Beside {
-    /// A process, or what `docker`, a script, makes of a project.
+    /// A process, or a project as `docker`, a script, shows it.
     async fn start(docker: Option<&str>) -> Self {
         let dir = with_template("").dir;
         let mut path = std::env::var("PATH").unwrap();
@@ -111,7 +111,7 @@ impl Drop for Beside {
     }
 }
 
-/// What `engine.json` says of an engine. Nobody answers at its port.
+/// The `engine.json` of an engine. Nothing answers at its port.
 fn remembered(engine: &Child, nonce: &str, in_docker: bool) -> String {
     let mut engine = json!({"kind": "localstack", "pid": engine.id(), "nonce": nonce, "port": 1});
     if in_docker {
@@ -129,7 +129,7 @@ fn a_sink_outlives_the_silence_of_its_engine_and_not_its_engine() {
         beside.dir.goes_on().await;
         signal("CONT", beside.pid());
         beside.dir.goes_on().await;
-        // Nobody has taken note of its end, so that there still is a process of this number.
+        // A zombie: there still is a process of this number.
         beside.engine.kill().unwrap();
         let why = beside.dir.ends().await;
         assert!(why.starts_with(&format!("localstack, process {}, is gone", beside.pid())), "{why}");
@@ -140,7 +140,7 @@ fn a_sink_outlives_the_silence_of_its_engine_and_not_its_engine() {
 fn another_process_of_the_engines_number_is_not_the_engine() {
     block_on(async {
         let dir = Dir(with_template("").dir);
-        // This program's command line does not say the engine's name.
+        // This program's command line does not have the engine's name.
         dir.write("engine.json", &json!({"pid": std::process::id(), "nonce": "of-this-name", "port": 1}).to_string());
         let log = fs::File::create(dir.0.join("sink.log")).unwrap();
         let mut sink = Command::new(program()).args(["sink", "--target-dir"]).arg(&dir.0).stderr(log).spawn().unwrap();
@@ -176,7 +176,7 @@ fn a_sink_leaves_an_engine_that_took_the_place_of_its_own_to_that_ones_sink() {
 }
 
 #[test]
-fn a_sink_that_is_told_to_end_says_by_whom() {
+fn a_sink_that_is_ended_logs_by_what() {
     block_on(async {
         let beside = Beside::start(None).await;
         signal("TERM", beside.sink.id().into());
@@ -191,8 +191,8 @@ fn a_sink_that_is_told_to_end_says_by_whom() {
 }
 
 #[test]
-fn in_docker_an_engine_is_gone_when_docker_says_so() {
-    // Lists what the file beside it does, and fails without it.
+fn in_docker_an_engine_is_gone_when_docker_lists_none() {
+    // Lists the content of the file beside it, and fails without it.
     let docker = "#!/bin/sh\ncase \"$*\" in *' ps '*) cat \"${0%/*}/containers\";; *) exit 1;; esac\n";
     block_on(async {
         let beside = Beside::start(Some(docker)).await;

@@ -1,4 +1,4 @@
-//! A system of several stacks: each is deployed alone, and what is not asked for is left alone.
+//! A system of several stacks: each is deployed alone, and what is not named is left alone.
 
 use contracts::steps::OpenWaitingRoom;
 use contracts::{ConcertId, Timestamp};
@@ -67,7 +67,7 @@ impl System {
     }
 }
 
-/// Everything that CloudFormation has to tell of these stacks of the system.
+/// All events that CloudFormation has of these stacks of the system.
 async fn events(stack: &Stack, names: &[&str]) -> Vec<Value> {
     let cloudformation = Query::new(&stack.info().sdk_config());
     let mut all = Vec::new();
@@ -84,10 +84,10 @@ fn a_stack_is_deployed_alone_and_the_others_stay_untouched() {
     block_on(async {
         let mut stack = system.start().await;
         let others = ["edge", "orders", "platform"];
-        let (before, told) = (stack.info().clone(), events(&stack, &others).await);
+        let (before, untouched) = (stack.info().clone(), events(&stack, &others).await);
         assert_eq!(before.tables.len(), 4, "{:?}", before.tables);
 
-        // Changed, too, but not asked for.
+        // Changed, too, but not named.
         system.write("orders", &format!("{}{QUEUE}", table("orders", "platform", "", "table-of-orders")));
         system.write("items", &format!("{}{QUEUE}", table("items", "platform", "", "table-of-items")));
         assert_eq!(stack.update_stacks(&["items"], &system.dir).await.unwrap(), Outcome::Updated);
@@ -97,7 +97,7 @@ fn a_stack_is_deployed_alone_and_the_others_stay_untouched() {
             assert_eq!(after.deployed[other], before.deployed[other], "{other}");
         }
         assert_ne!(after.deployed["items"], before.deployed["items"]);
-        assert_eq!(events(&stack, &others).await, told);
+        assert_eq!(events(&stack, &others).await, untouched);
 
         assert_eq!(stack.update_stacks(&["items"], &system.dir).await.unwrap(), Outcome::Unchanged);
         stack.stop().await.unwrap();
@@ -140,7 +140,7 @@ async fn ask(stack: &Stack, method: &str, path: &str, headers: &[(&str, &str)]) 
     Client::new().send(method.parse().unwrap(), &url, &headers, "").await.unwrap()
 }
 
-/// Has a line kept for a concert, as whoever makes concerts asks for it.
+/// Opens a line for a concert, as the context of concerts requests it.
 async fn open_line(stack: &Stack, concert: &str) {
     let concert_id = ConcertId::parse(concert).unwrap();
     let ask = OpenWaitingRoom { concert_id, created_at: Timestamp::from_millis(0) };
@@ -184,11 +184,11 @@ fn the_waiting_room_alone_is_a_system_that_lets_people_wait_and_grows_by_the_nex
         let set = Client::new().send(Method::PUT, &url, &headers, paused.to_string()).await.unwrap();
         assert_eq!(set.status, 200, "{}", set.text());
 
-        let told = events(&stack, &["platform", "waiting-room"]).await;
+        let untouched = events(&stack, &["platform", "waiting-room"]).await;
         assert_eq!(ask(&stack, "GET", "/points", &[]).await.status, 404);
         assert_eq!(stack.update_stacks(&["points"], &template).await.unwrap(), Outcome::Updated);
         assert_eq!(stacks(&stack), ["edge", "platform", "points", "waiting-room"]);
-        assert_eq!(events(&stack, &["platform", "waiting-room"]).await, told);
+        assert_eq!(events(&stack, &["platform", "waiting-room"]).await, untouched);
         let points = ask(&stack, "GET", "/points", &[]).await;
         assert_eq!((points.status.as_u16(), points.json()["balance"].as_i64()), (200, Some(0)), "{}", points.text());
         let waiting = ask(&stack, "GET", "/queue-status", &[("queue-token", &token)]).await;
@@ -198,7 +198,7 @@ fn the_waiting_room_alone_is_a_system_that_lets_people_wait_and_grows_by_the_nex
 }
 
 #[test]
-fn a_stack_that_there_is_not_is_refused_with_those_that_there_are() {
+fn an_unknown_stack_is_refused_with_the_known_ones() {
     let options = System::new().options.stacks(&["items", "itmes"]);
     let refused = block_on(Stack::start(options.clone())).unwrap_err().to_string();
     assert_eq!(refused, "there is no stack itmes; there are edge, items, orders, platform");

@@ -1,5 +1,5 @@
-//! What becomes of a stack that changes: on AWS an update takes effect, or it fails and leaves everything as it was. So it is
-//! on either engine, whatever the engine would do by itself.
+//! Changes of a stack: on AWS an update takes effect, or it fails and leaves everything as it was. So it is on either
+//! engine, whatever the engine would do by itself.
 
 use crate::{TEMPLATE, with_template};
 use kit::service::{EVENTS, SSM, Service};
@@ -19,7 +19,7 @@ const CHANGING: &str = r#"
       EventPattern: {detail-type: [payment.completed]}
   Told: {Type: AWS::SSM::Parameter, Properties: {Name: /told, Type: String, Value: first}}
 "#;
-/// What bounds a role, and a role that it bounds.
+/// A boundary, and a role that it bounds.
 const BOUNDED: &str = r#"
   Role:
     Type: AWS::IAM::Role
@@ -51,7 +51,7 @@ async fn pattern(stack: &Stack) -> String {
     events.call("DescribeRule", &rule).await.unwrap()["EventPattern"].as_str().unwrap().to_owned()
 }
 
-async fn told(stack: &Stack) -> String {
+async fn parameter(stack: &Stack) -> String {
     let ssm = Service::new(SSM, &stack.info().sdk_config());
     let answer = ssm.call("GetParameter", &json!({ "Name": "/told" })).await.unwrap();
     answer["Parameter"]["Value"].as_str().unwrap().to_owned()
@@ -65,7 +65,7 @@ fn what_changes_in_a_stack_changes_in_the_engine() {
         let changed = whole().replace("payment.completed", "payment.failed").replace("Value: first", "Value: second");
         assert_eq!(update(&mut stack, &changed).await.unwrap(), Outcome::Updated);
         assert!(pattern(&stack).await.contains("payment.failed"), "{}", pattern(&stack).await);
-        assert_eq!(told(&stack).await, "second");
+        assert_eq!(parameter(&stack).await, "second");
         stack.stop().await.unwrap();
     });
 }
@@ -82,10 +82,10 @@ fn an_update_that_localstack_cannot_make_fails_by_name_and_is_taken_back() {
         let failed = update(&mut stack, &other_key).await.unwrap_err().to_string();
         assert!(failed.contains("Table") && failed.contains("cannot change its"), "{failed}");
         assert!(failed.contains("cargo local down"), "{failed}");
-        assert_eq!(told(&stack).await, "first", "what had changed already is changed back");
+        assert_eq!(parameter(&stack).await, "first", "what had changed already is changed back");
         let changed = whole().replace("Value: first", "Value: third");
         assert_eq!(update(&mut stack, &changed).await.unwrap(), Outcome::Updated);
-        assert_eq!(told(&stack).await, "third");
+        assert_eq!(parameter(&stack).await, "third");
         stack.stop().await.unwrap();
     });
 }

@@ -1,7 +1,7 @@
 //! The deployed system with a part of it broken: a function that may not run, a table that is not there.
 //!
-//! What is broken is broken for everybody, so these tests have a cloud of their own and take turns on it. Waiting
-//! between retries is skipped in the engine; how often is retried is not.
+//! What is broken is broken for all, so these tests have a cloud of their own and take turns on it. Waiting between
+//! retries is skipped in the engine; the number of retries is not changed.
 
 #![allow(missing_docs, clippy::unwrap_used, clippy::panic)]
 
@@ -74,7 +74,7 @@ async fn set_table(cloud: &Cloud, handler: &str, table: &str) {
     set_variable(cloud, handler, "TABLE", table).await;
 }
 
-/// Sets a variable of a function; what it was.
+/// Sets a variable of a function; returns the old value.
 async fn set_variable(cloud: &Cloud, handler: &str, variable: &str, value: &str) -> String {
     functions(cloud).set_variable(&cloud.stack.info().functions[handler], variable, value).await
 }
@@ -188,7 +188,7 @@ fn a_payment_recorded_but_not_started_is_started_by_the_same_request() {
 }
 
 #[test]
-fn without_its_table_a_route_answers_503_and_says_when_to_come_again() {
+fn without_its_table_a_route_answers_503_with_a_time_to_retry() {
     alone_on_cloud(async |cloud| {
         let sale = cloud.sale(Terms::default()).await;
         let fan = cloud.user("fan");

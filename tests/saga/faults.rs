@@ -1,4 +1,4 @@
-//! What can happen to a step, and executions in which it does.
+//! What can happen to a step, and executions in which it happens.
 
 use crate::machine::{Execution, Machine, TaskError, TaskResult};
 use crate::world::World;
@@ -18,11 +18,11 @@ pub enum Fault {
     DiesBeforeAlways,
     /// Every try meets another writer.
     ContendedAlways,
-    /// The step meets what must not be.
+    /// The step meets corrupt data.
     Broken,
     /// Every try takes effect twice.
     Repeated,
-    /// The step says no.
+    /// The step refuses.
     Refused,
 }
 
@@ -62,7 +62,7 @@ async fn faulty(world: &World, state: &str, data: &Value, fault: Fault, tries: u
     }
 }
 
-/// Whatever came of it, nobody hears of it.
+/// Whatever the result, its answer is lost.
 async fn lost(world: &World, state: &str, data: &Value) -> TaskResult {
     world.call(state, data).await.and_then(|_| failed("States.Timeout"))
 }

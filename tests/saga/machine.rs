@@ -1,7 +1,7 @@
 //! Walks a state machine definition (Amazon States Language, JSONPath: as much of it as our definitions use).
 //!
-//! Retries happen at once: what a definition says about waiting is not of interest here, what it says about how often
-//! and which error, is.
+//! Retries happen at once: what a definition states about waiting does not matter here; how often it retries, and after
+//! which errors, does.
 
 use contracts::saga::error_name;
 use serde_json::{Value, json};
@@ -12,10 +12,10 @@ pub struct Machine {
     definition: Value,
 }
 
-/// What became of calling a task.
+/// The result of calling a task.
 pub type TaskResult = Result<Value, TaskError>;
 
-/// A task's error: its name and what it says.
+/// A task's error: its name and message.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct TaskError {
     pub name: &'static str,
@@ -74,7 +74,7 @@ impl Machine {
         self.steps().into_iter().filter(|name| back(self.state(name))).collect()
     }
 
-    /// Runs an execution. `call` is asked for every try of a task.
+    /// Runs an execution. `call` is called for every try of a task.
     pub async fn run(&self, input: Value, call: &mut impl AsyncFnMut(&str, &Value) -> TaskResult) -> Execution {
         let mut data = input;
         let mut path = Vec::new();

@@ -3,7 +3,7 @@
 //!
 //! The matrices are generated from the definitions: a new state is covered without touching a test.
 
-// A panic is how a test says no.
+// A panic is how a test fails.
 #![allow(missing_docs, clippy::unwrap_used, clippy::panic)]
 
 mod faults;

@@ -10,7 +10,7 @@ use tests::cloud::block_on;
 use tests::fixture::PRICE;
 
 const MODES: [TokenExpiry; 2] = [TokenExpiry::Event, TokenExpiry::Strict];
-/// Where the way back begins: the steps that lead here are those on the way to the point of no return.
+/// Where compensation begins: the steps that lead here are those before the point of no return.
 const BACK: &str = "ReleaseReservation";
 
 #[test]
@@ -76,7 +76,7 @@ fn a_step_that_arrives_after_the_saga_gave_up_on_it_changes_nothing() {
                     let execution = machine
                         .run(world.input(), &mut async |state: &str, data: &Value| {
                             if state == late {
-                                // Every try hangs: its write is still on its way when the saga has gone on.
+                                // Every try hangs: its write is still in flight when the saga has gone on.
                                 stragglers.push((state.to_owned(), data.clone()));
                                 return failed("States.Timeout");
                             }

@@ -1,4 +1,4 @@
-//! The refund saga: every step times every fault, alone and with somebody waiting for the seat.
+//! The refund saga: every step times every fault, alone and with another buyer waiting for the seat.
 
 use crate::faults::{FAULTS, Fault, failed, run};
 use crate::machine::{End, refund_saga};
@@ -16,7 +16,7 @@ fn a_refund_without_faults_is_three_steps() {
             let world = World::refunding(is_crowded).await;
             let execution = run(&refund_saga(), &world, &[]).await;
             assert_eq!((execution.end, execution.path), (End::Succeeded, STEPS.map(str::to_owned).to_vec()));
-            // Who waits gets the seat at the next call.
+            // The waiting buyer gets the seat at the next call.
             world.call("CompleteRefund", &world.input()).await.unwrap();
             world.assert_refunded("no fault").await;
         }
@@ -48,7 +48,7 @@ fn every_fault_of_every_step_ends_refunded_or_sold_and_never_between() {
                             let failed: Vec<String> = failed.map(|key| key.replace('_', "")).collect();
                             assert_eq!(failed, [format!("{}failed", step.to_lowercase())], "{case}: and what is open");
                             // Once the fault is gone, the recovery runs the saga again and brings it to an end. A
-                            // refusal is for good.
+                            // refusal is final.
                             let again = run(&machine, &world, &broken[1..]).await;
                             assert_eq!(again.end, End::Succeeded, "{case} recovered");
                         }
@@ -86,7 +86,7 @@ fn a_step_that_arrives_after_the_saga_gave_up_on_it_does_nothing_twice() {
                 let execution = machine
                     .run(world.input(), &mut async |state: &str, data: &Value| {
                         if state == late {
-                            // Every try hangs: its write is still on its way when the saga has gone on.
+                            // Every try hangs: its write is still in flight when the saga has gone on.
                             stragglers.push(data.clone());
                             return failed("States.Timeout");
                         }

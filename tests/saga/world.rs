@@ -8,23 +8,23 @@ use kit::idempotency::{IdempotencyKey, Memo, StoredAnswer};
 use kit::{StepCall, StepError};
 use payments::domain::{Payment, Refund, Status};
 use payments::dynamo::Payments;
+use payments::handlers::cancel_refund;
+use payments::handlers::complete_payment;
+use payments::handlers::complete_refund;
+use payments::handlers::fail_payment;
 use payments::ports::{FindPayment, OpenPayment, OpenRefund};
-use payments::usecases::cancel_refund::cancel_refund;
-use payments::usecases::complete_payment::complete_payment;
-use payments::usecases::complete_refund::complete_refund;
-use payments::usecases::fail_payment::fail_payment;
 use points::domain::{EntryKey, Kind, Movement};
 use points::dynamo::Accounts;
+use points::handlers::return_points;
+use points::handlers::use_points;
 use points::ports::{ListEntries, PostEntry, ReadBalance};
-use points::usecases::return_points::return_points;
-use points::usecases::use_points::use_points;
 use reservations::domain;
 use reservations::dynamo::Reservations;
+use reservations::handlers::begin_payment;
+use reservations::handlers::confirm_reservation;
+use reservations::handlers::refund_reservation;
+use reservations::handlers::release_reservation;
 use reservations::ports::{FindReservation, KeepTerms, Origin};
-use reservations::usecases::begin_payment::begin_payment;
-use reservations::usecases::confirm_reservation::confirm_reservation;
-use reservations::usecases::refund_reservation::refund_reservation;
-use reservations::usecases::release_reservation::release_reservation;
 use reservations::usecases::reserve_seats::{Reserved, reserve_seats};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -34,25 +34,25 @@ use tests::dynamo::Engine;
 use tests::fixture::{NOW, PRICE, place, plan, saga, seat_request, terms, user, won};
 use waiting_room::domain::ShardCount;
 use waiting_room::dynamo::Lines;
-use waiting_room::usecases::expire_queue_token::expire_queue_token;
-use waiting_room::usecases::restore_queue_token::restore_queue_token;
+use waiting_room::handlers::expire_queue_token;
+use waiting_room::handlers::restore_queue_token;
 
 /// What the buyer has at the beginning.
 pub const FUNDS: i64 = 5 * PRICE;
 
-/// A buyer who holds two seats and asks to pay, or has paid and wants it back.
+/// A buyer who holds two seats and starts to pay, or has paid and wants a refund.
 pub struct World {
     pub engine: Engine,
     pub saga: PaymentSaga,
     refund: Option<RefundSaga>,
-    /// Whether somebody waits for a seat and grabs it at the first moment it is free.
+    /// Whether another buyer waits for a seat and grabs it at the first moment it is free.
     is_crowded: bool,
     pub parked: Mutex<Vec<Value>>,
     reservations: Reservations,
     accounts: Accounts,
     payments: Payments,
     lines: Lines,
-    /// What the clock of the steps says.
+    /// The time on the steps' clock.
     pub now: Timestamp,
 }
 
@@ -87,7 +87,8 @@ impl World {
             panic!("the seats are free");
         };
         let saga = PaymentSaga { token_expiry, ..saga(&reservation, "p1") };
-        let payment = Payment { saga: saga.clone(), status: Status::Pending, refund: None, recoveries: 0, told: false };
+        let payment =
+            Payment { saga: saga.clone(), status: Status::Pending, refund: None, recoveries: 0, alerted: false };
         payments.open(&payment, &memo("k"), NOW).await.unwrap();
         let now = NOW.plus_seconds(10);
         let (refund, is_crowded, parked) = (None, false, Mutex::default());
@@ -108,7 +109,7 @@ impl World {
         world
     }
 
-    /// What the saga at hand is given.
+    /// The input of the saga at hand.
     pub fn input(&self) -> Value {
         match &self.refund {
             None => serde_json::to_value(&self.saga).unwrap(),
@@ -187,7 +188,7 @@ impl World {
         used.into_iter().any(|entry| entry.ends_with(self.saga.payment_id.as_str()))
     }
 
-    /// What was told of the buyer.
+    /// The events about the buyer.
     async fn events(&self) -> Vec<String> {
         let mut types = Vec::new();
         for context in ["reservations", "payments"] {
@@ -248,7 +249,7 @@ impl World {
         self.assert_ledger(case).await;
     }
 
-    /// Refunded: the points back once, the seats free or somebody else's, every event there once.
+    /// Refunded: the points back once, the seats free or another buyer's, every event there once.
     pub async fn assert_refunded(&self, case: &str) {
         assert_eq!(self.payment().await, Status::Refunded, "{case}");
         assert_eq!(self.reservation().await.status, domain::Status::Refunded, "{case}");
@@ -278,7 +279,7 @@ impl World {
         assert_eq!(entries[0].balance_after.get(), sum, "{case}");
     }
 
-    /// Whichever of them it is, it is wholly that.
+    /// Whichever of these outcomes it is, it is that one completely.
     pub async fn assert_settled(&self, case: &str) {
         match self.payment().await {
             Status::Completed => self.assert_sold(case).await,

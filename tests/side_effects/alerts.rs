@@ -1,4 +1,4 @@
-//! Who has to act is told: once a fault, however often it shows, and that it is over.
+//! The on-call is paged once per fault, however often it shows, and notified when it is over.
 
 use crate::{alone, behave, buy, sale, shared};
 use aws_sdk_dynamodb::types::AttributeValue;
@@ -34,13 +34,13 @@ fn one_fault_is_one_page_however_often_it_shows() {
         let fault = unique("payment-stuck:p");
         let sqs = aws_sdk_sqs::Client::new(&cloud.stack.info().sdk_config());
         let url = &cloud.stack.info().queues["administrator-alerts"];
-        // The first answer is lost: the page is there, and nobody knows its id.
+        // The first answer is lost: the page exists, and its id is not known.
         behave(cloud, Target::Notion, Behaviour::lose_answer().times(1)).await;
         for sign in 0..20 {
             sqs.send_message().queue_url(url).message_body(fault_detected(&fault, sign)).send().await.unwrap();
         }
         eventually("the alert arrives", async || pages(cloud, &fault).await.pop()).await;
-        // The queue may hold what other tests left to a provider that was down.
+        // The queue may hold messages that other tests left for a provider that was down.
         let tables = aws_sdk_dynamodb::Client::new(&cloud.stack.info().sdk_config());
         for sign in 0..20 {
             let key = format!("DELIVERY#alert-administrator#{fault}.{sign}.fault.detected");
@@ -60,7 +60,7 @@ fn one_fault_is_one_page_however_often_it_shows() {
 }
 
 #[test]
-fn a_dead_letter_calls_somebody_once_and_says_when_it_is_gone() {
+fn a_dead_letter_pages_the_on_call_once_and_reports_when_it_is_gone() {
     alone(async |cloud| {
         let info = cloud.stack.info();
         let sqs = aws_sdk_sqs::Client::new(&info.sdk_config());
@@ -89,7 +89,7 @@ fn a_dead_letter_calls_somebody_once_and_says_when_it_is_gone() {
 }
 
 #[test]
-fn what_is_tried_again_says_how_long_it_has_waited() {
+fn what_is_retried_logs_how_long_it_has_waited() {
     alone(async |cloud| {
         let sale = sale(cloud).await;
         behave(cloud, Target::Partner, Behaviour::fail(503)).await;
@@ -118,8 +118,8 @@ fn what_must_not_be_is_counted_and_its_line_names_the_handler() {
             let lines = logs.since(0).await.unwrap();
             let lines: Vec<Value> = lines.iter().filter_map(|line| serde_json::from_str(&line.message).ok()).collect();
             let counted = lines.iter().any(|line| line["Broken"] == 1 && line["_aws"].is_object());
-            let told = lines.iter().any(|line| line["handler"] == "use-points" && line["outcome"] == "Broken");
-            (counted && told).then_some(())
+            let named = lines.iter().any(|line| line["handler"] == "use-points" && line["outcome"] == "Broken");
+            (counted && named).then_some(())
         })
         .await;
     });

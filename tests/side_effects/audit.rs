@@ -1,4 +1,4 @@
-//! What a sale and everything that followed from it leave in the tables, read by the auditor.
+//! What a sale and all its effects leave in the tables, read by the auditor.
 
 use crate::{arrived, arrived_at, buy, sale, shared};
 use local::audit::{ChargeStatus, Invariant, PaymentStatus, ReservationStatus, Snapshot, TimeLimits, audit};
@@ -6,13 +6,13 @@ use local::sink::Target;
 use std::time::Duration;
 use tests::cloud::{User, eventually, text};
 
-/// Finds its own things in order, and what everybody wrote readable: others may be at it, and break what is theirs.
+/// Finds its own data in order, and all data readable: other tests may be in progress, and break what is theirs.
 #[test]
 fn whatever_became_of_a_sale_is_in_order_in_the_tables() {
     shared(async |cloud| {
         let sale = sale(cloud).await;
         let (kept, given_back) = (buy(cloud, &sale, "A-1-1").await, buy(cloud, &sale, "A-1-2").await);
-        // A payment that is refunded before its receipt was begun gets none, and has none to cancel.
+        // A payment that is refunded before its receipt is begun gets none, and has none to cancel.
         arrived(cloud, Target::Toss, &given_back.completed()).await;
         let refund = format!("/payments/{}/refund", given_back.payment);
         let asked = given_back.buyer.send("POST", &refund, &[("idempotency-key", "refund")], None).await;
@@ -30,10 +30,10 @@ fn whatever_became_of_a_sale_is_in_order_in_the_tables() {
             .chain([&kept.buyer, &given_back.buyer, &late, &early].map(|user| &user.id));
         let mine: Vec<&String> = mine.collect();
         let snapshot = eventually("everything is in order", async || {
-            // Nothing may be on its way any more.
-            let mut patience = TimeLimits { settle: Duration::ZERO, ..TimeLimits::default() };
-            patience.tolerances.pending = Duration::ZERO;
-            let report = audit(cloud.stack.info(), &patience).await.unwrap();
+            // Nothing may be in flight any more.
+            let mut time_limit = TimeLimits { settle: Duration::ZERO, ..TimeLimits::default() };
+            time_limit.tolerances.pending = Duration::ZERO;
+            let report = audit(cloud.stack.info(), &time_limit).await.unwrap();
             let is_pending = report
                 .snapshot
                 .reservations
@@ -68,7 +68,7 @@ fn payment(snapshot: &Snapshot, id: &str) -> PaymentStatus {
     snapshot.payments[&contracts::PaymentId::parse(id).unwrap()].status
 }
 
-/// Asks for a seat without waiting for it; the reservation's id.
+/// Requests a seat without waiting for it; the reservation's id.
 async fn ask(user: &User, sale: &tests::cloud::Sale, seat: &str) -> String {
     let token = user.join(sale).await;
     let headers = [("queue-token", token.as_str()), ("prefer", "respond-async")];

@@ -7,7 +7,7 @@ use local::sink::{Behaviour, Delivery, Target};
 use serde_json::{Value, json};
 use tests::cloud::{Cloud, User, code, unique};
 
-/// A payment that its payer has gone through with in the provider's own pages.
+/// A payment that its payer has completed in the provider's own pages.
 struct Payment {
     order: String,
     payment_key: String,
@@ -25,7 +25,7 @@ impl Payment {
         json!({"amount": self.amount, "payment_key": self.payment_key})
     }
 
-    /// What the provider took of this payment and carried out, and did not answer a second time.
+    /// How many requests for this payment the provider accepted that were no repetitions.
     async fn effects(&self, cloud: &Cloud, what: &str) -> usize {
         let came = cloud.sink().deliveries(Some(Target::Toss), Some(&self.payment_key)).await.unwrap();
         let is_effect = |one: &&Delivery| one.path.ends_with(what) && one.status == 200 && !one.repeated;
@@ -46,7 +46,7 @@ fn a_charge_is_confirmed_with_the_provider_and_in_the_balance_once() {
         assert_eq!(first.status, 201, "{}", first.text());
         assert_eq!(first.json()["balance"], 5_000);
         assert_eq!(charge(&alice, &payment.order, &payment.body()).await.json(), first.json());
-        // The same payment pays for nothing else, whoever names it.
+        // The same payment pays for nothing else, whoever sends it.
         for (thief, key) in [(&bob, payment.order.as_str()), (&alice, "another-order")] {
             let refused = charge(thief, key, &payment.body()).await;
             assert_eq!((refused.status.as_u16(), code(&refused).as_str()), (402, "payment_not_confirmed"));
@@ -65,7 +65,7 @@ fn what_nobody_has_paid_is_not_charged() {
         let unpaid = json!({"amount": 5_000, "payment_key": unique("unpaid")});
         let refused = charge(&user, "an-order", &unpaid).await;
         assert_eq!((refused.status.as_u16(), code(&refused).as_str()), (402, "payment_not_confirmed"));
-        // Paid, but less than is asked for.
+        // Paid, but less than the charge.
         let payment = Payment::of(cloud, 100).await;
         let body = json!({"amount": 5_000, "payment_key": payment.payment_key});
         assert_eq!(charge(&user, &payment.order, &body).await.status, 402);
@@ -96,7 +96,7 @@ fn a_confirmation_whose_answer_is_lost_is_found_and_credited() {
 }
 
 #[test]
-fn a_provider_that_is_down_is_asked_again_and_takes_the_money_once() {
+fn a_provider_that_is_down_is_retried_and_takes_the_money_once() {
     alone(async |cloud| {
         let user = cloud.user("user");
         let payment = Payment::of(cloud, 5_000).await;
@@ -140,7 +140,7 @@ fn money_for_which_there_is_no_room_in_the_balance_is_given_back() {
             assert_eq!((refused.status.as_u16(), code(&refused).as_str()), (409, "balance_limit_exceeded"));
         }
         assert_eq!((payment.effects(cloud, "/confirm").await, payment.effects(cloud, "/cancel").await), (1, 1));
-        // The balance was made up: an auditor who came later would find no ledger for it.
+        // The balance was made up: a later audit would find no ledger for it.
         let account = tables.delete_item().table_name(&info.tables["points"]);
         account.key("pk", user_key).key("sk", text("ACCOUNT")).send().await.unwrap();
     });

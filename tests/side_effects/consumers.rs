@@ -1,4 +1,4 @@
-//! Whoever wants to listen, listens: no publisher is touched, none knows.
+//! A new consumer subscribes without a change to any publisher.
 
 use crate::{buy, sale, shared};
 use local::query::Query;

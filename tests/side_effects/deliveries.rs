@@ -1,4 +1,4 @@
-//! What everybody outside hears of a sale, once each.
+//! What each provider receives of a sale, once each.
 
 use crate::{Bought, arrived, arrived_at, buy, sale, shared, taken};
 use local::sink::Target;
@@ -6,7 +6,7 @@ use serde_json::{Value, json};
 use tests::cloud::eventually;
 
 #[test]
-fn a_sale_is_told_to_everybody_who_listens() {
+fn a_sale_reaches_all_its_consumers() {
     shared(async |cloud| {
         let bought = buy(cloud, &sale(cloud).await, "A-1-1").await;
         arrived_at(cloud, &[Target::DataPlatform, Target::AlimTalk], &bought.held()).await;
@@ -14,7 +14,7 @@ fn a_sale_is_told_to_everybody_who_listens() {
         arrived_at(cloud, &all, &bought.completed()).await;
         let paid = format!("{}.reservation.paid", bought.reservation);
         arrived(cloud, Target::DataPlatform, &paid).await;
-        // Once each, where a second time would be noticed by a person.
+        // Once each, where a person would notice a second time.
         for target in [Target::AlimTalk, Target::Partner, Target::Toss] {
             assert_eq!(taken(cloud, target, &bought.completed()).await.len(), 1, "{target:?}");
         }
@@ -34,8 +34,8 @@ fn every_call_carries_the_request_that_began_it_all() {
         let request = paid.headers["x-request-id"].to_str().unwrap().to_owned();
         let payment = paid.json()["payment_id"].as_str().unwrap().to_owned();
         for target in [Target::Partner, Target::AlimTalk, Target::Toss] {
-            let told = arrived(cloud, target, &format!("{payment}.payment.completed")).await;
-            assert_eq!(told.correlation_id.as_deref(), Some(request.as_str()), "{target:?}");
+            let call = arrived(cloud, target, &format!("{payment}.payment.completed")).await;
+            assert_eq!(call.correlation_id.as_deref(), Some(request.as_str()), "{target:?}");
         }
     });
 }
@@ -50,7 +50,7 @@ fn joins_and_status_checks_reach_the_data_platform() {
             let checked = user.send("GET", "/queue-status", &[("queue-token", &token)], None).await;
             assert_eq!(checked.status, 200, "{}", checked.text());
         }
-        let told = async |kind: &str| -> usize {
+        let count = async |kind: &str| -> usize {
             let all = cloud.sink().deliveries(Some(Target::DataPlatform), Some(&user.id)).await.unwrap();
             let events =
                 all.iter().flat_map(|delivery| delivery.body["events"].as_array().cloned().unwrap_or_default());
@@ -61,14 +61,14 @@ fn joins_and_status_checks_reach_the_data_platform() {
             ids.len()
         };
         eventually("one join and three checks", async || {
-            (told("queue.joined").await == 1 && told("queue.checked").await == 3).then_some(())
+            (count("queue.joined").await == 1 && count("queue.checked").await == 3).then_some(())
         })
         .await;
     });
 }
 
 #[test]
-fn a_refund_takes_the_receipt_back_and_tells_the_buyer() {
+fn a_refund_takes_the_receipt_back_and_notifies_the_buyer() {
     shared(async |cloud| {
         let Bought { buyer, payment, .. } = buy(cloud, &sale(cloud).await, "A-1-1").await;
         arrived(cloud, Target::Toss, &format!("{payment}.payment.completed")).await;
@@ -83,7 +83,7 @@ fn a_refund_takes_the_receipt_back_and_tells_the_buyer() {
 }
 
 #[test]
-fn a_hold_that_runs_out_is_told() {
+fn a_hold_that_runs_out_is_reported() {
     shared(async |cloud| {
         let sale = cloud.sale(tests::cloud::Terms { hold_seconds: 1, ..Default::default() }).await;
         let user = cloud.user("slow");
@@ -94,7 +94,7 @@ fn a_hold_that_runs_out_is_told() {
 }
 
 #[test]
-fn a_payment_that_fails_is_told() {
+fn a_payment_that_fails_is_reported() {
     shared(async |cloud| {
         let sale = sale(cloud).await;
         let user = cloud.user("poor");

@@ -1,5 +1,4 @@
-//! The outside, the messages and the consumers break in every way there is; nothing is lost, nothing happens twice, and
-//! no sale is hurt.
+//! Providers, messages and consumers fail in every way; nothing is lost, nothing happens twice, and no sale is harmed.
 
 use crate::undo::role_of;
 use crate::{alone, arrived, behave, buy, sale, shared, taken};
@@ -19,7 +18,7 @@ fn queue(cloud: &Cloud, name: &str) -> String {
     cloud.stack.info().queues[name].clone()
 }
 
-/// A message as the bus's rule puts it on a queue: a payment completed, of nobody's reservation.
+/// A message as the bus's rule puts it on a queue: a payment completed, without a reservation.
 fn completed(payment: &str, time: &str) -> String {
     json!({
         "version": "0", "id": payment, "detail-type": "payment.completed", "source": "encore/payments",
@@ -36,7 +35,7 @@ fn completed(payment: &str, time: &str) -> String {
     .to_string()
 }
 
-/// Runs all of them, some at a time, as a gateway would let them through.
+/// Runs all of them, some at a time, as a gateway would admit them.
 async fn side_by_side<T>(all: impl Iterator<Item = impl Future<Output = T>>) -> Vec<T> {
     futures_util::stream::iter(all).buffered(16).collect().await
 }
@@ -59,7 +58,7 @@ fn dead_letters(cloud: &Cloud) -> DeadLetters {
     DeadLetters::new(&cloud.stack.info().sdk_config(), &cloud.stack.info().stack)
 }
 
-/// How many messages a queue holds, seen and unseen.
+/// How many messages a queue holds, visible or not.
 async fn held(cloud: &Cloud, queue_url: &str) -> u64 {
     use aws_sdk_sqs::types::QueueAttributeName::{
         ApproximateNumberOfMessages, ApproximateNumberOfMessagesDelayed, ApproximateNumberOfMessagesNotVisible,
@@ -110,7 +109,7 @@ fn the_same_message_twice_ten_at_once_or_a_day_late_has_one_effect() {
             let event = format!("{payment}.payment.completed");
             send_together(cloud, &url, &vec![completed(&payment, NOW); 10]).await;
             arrived(cloud, target, &event).await;
-            // A day late: the message is older than everything else, and comes after all of it.
+            // A day late: the message is older than everything else, and is delivered after all of it.
             send_together(cloud, &url, &[completed(&payment, "2026-11-19T11:00:00.000Z"), completed(&payment, NOW)])
                 .await;
             eventually("all copies are handled", async || (held(cloud, &url).await == 0).then_some(())).await;
@@ -141,7 +140,7 @@ fn a_consumer_that_loses_the_answer_of_what_it_did_does_it_once() {
 }
 
 #[test]
-fn what_a_provider_refuses_is_a_dead_letter_at_once_and_goes_through_when_sent_again() {
+fn what_a_provider_refuses_is_a_dead_letter_at_once_and_goes_through_when_redriven() {
     alone(async |cloud| {
         let payment = unique("refused");
         behave(cloud, Target::Partner, Behaviour::fail(422)).await;
@@ -164,7 +163,7 @@ fn what_a_provider_refuses_is_a_dead_letter_at_once_and_goes_through_when_sent_a
 }
 
 #[test]
-fn a_provider_that_says_when_to_come_again_is_not_asked_before() {
+fn a_provider_that_sets_a_time_to_retry_is_not_called_before() {
     alone(async |cloud| {
         let payment = unique("throttled");
         behave(cloud, Target::Partner, Behaviour::throttle(4).times(1)).await;
@@ -178,7 +177,7 @@ fn a_provider_that_says_when_to_come_again_is_not_asked_before() {
 }
 
 #[test]
-fn a_hold_is_told_although_its_first_messages_met_a_provider_that_was_down() {
+fn a_hold_is_reported_although_its_first_messages_met_a_provider_that_was_down() {
     alone(async |cloud| {
         behave(cloud, Target::AlimTalk, Behaviour::fail(503)).await;
         let sale = sale(cloud).await;
@@ -196,7 +195,7 @@ fn a_hold_is_told_although_its_first_messages_met_a_provider_that_was_down() {
 }
 
 #[test]
-fn with_the_whole_outside_dead_two_hundred_payments_stay_paid_and_all_is_told_once_it_is_back() {
+fn with_all_providers_dead_two_hundred_payments_stay_paid_and_all_is_delivered_once_they_are_back() {
     alone(async |cloud| {
         let sale = sale(cloud).await;
         // Charging needs the provider that will be dead: the points are there before.
@@ -234,7 +233,7 @@ fn with_the_whole_outside_dead_two_hundred_payments_stay_paid_and_all_is_told_on
 }
 
 #[test]
-fn a_sale_with_the_outside_dead_is_a_sale() {
+fn a_sale_with_all_providers_dead_is_a_sale() {
     alone(async |cloud| {
         let sale = sale(cloud).await;
         for target in [Target::DataPlatform, Target::AlimTalk, Target::Partner, Target::Notion, Target::Directory] {
@@ -246,7 +245,7 @@ fn a_sale_with_the_outside_dead_is_a_sale() {
 }
 
 #[test]
-fn queue_activity_that_met_a_bus_that_was_down_is_reported_once_it_is_sent_again() {
+fn queue_activity_that_met_a_bus_that_was_down_is_reported_once_it_is_redriven() {
     if skipped(Ability::Policies) {
         return;
     }
@@ -257,7 +256,7 @@ fn queue_activity_that_met_a_bus_that_was_down_is_reported_once_it_is_sent_again
         let user = cloud.user("early");
         user.join(&sale).await;
         let queue = "queue-activity-dead-letters";
-        // Sent again too early, it fails again, and is kept again.
+        // Redriven too early, it fails again, and is kept again.
         for _ in 0..2 {
             eventually("Lambda keeps the call", async || {
                 let kept = dead_letters(cloud).redrive(queue, None).await.unwrap();
@@ -272,8 +271,8 @@ fn queue_activity_that_met_a_bus_that_was_down_is_reported_once_it_is_sent_again
         cloud.give_permissions(taken_away).await;
         assert!(dead_letters(cloud).redrive(queue, None).await.unwrap().sent >= 1);
         eventually("the join is told", async || {
-            let told = cloud.sink().deliveries(Some(Target::DataPlatform), Some(&user.id)).await.unwrap();
-            told.into_iter().find(|call| call.status < 300 && call.body.to_string().contains("queue.joined"))
+            let calls = cloud.sink().deliveries(Some(Target::DataPlatform), Some(&user.id)).await.unwrap();
+            calls.into_iter().find(|call| call.status < 300 && call.body.to_string().contains("queue.joined"))
         })
         .await;
         assert!(dead_letters(cloud).show(queue).await.unwrap().is_empty());

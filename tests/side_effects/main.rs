@@ -1,7 +1,7 @@
-//! What follows from a sale, through the deployed system to the providers outside: the stack's sink, which records what
-//! they were sent and can be told to fail, hang, throttle and lose its answers.
+//! The effects of a sale, through the deployed system to the providers: the stack's sink, which records what it
+//! receives and can be set to fail, hang, throttle and lose its answers.
 //!
-//! Tests that break the outside do so for everybody: they have the cloud to themselves ([`alone`]); the others share it.
+//! Tests that break the providers do so for all: they have the cloud to themselves ([`alone`]); the others share it.
 
 #![allow(missing_docs, clippy::unwrap_used, clippy::panic)]
 
@@ -19,11 +19,11 @@ use std::sync::{Mutex, MutexGuard, PoisonError, RwLock};
 use std::time::{Duration, Instant};
 use tests::cloud::{Cloud, Sale, Terms, User, eventually_after, text, with_cloud};
 
-/// Held for writing by whoever breaks something that all share. A test that failed leaves it poisoned; the others can
-/// still take their turn.
+/// Held for writing by a test that breaks something shared. A test that failed leaves it poisoned; the others can still
+/// take their turn.
 static OUTSIDE: RwLock<()> = RwLock::new(());
 
-/// Since when the outside has been broken, or was, for the test that has the cloud to itself.
+/// Since when the providers have been broken, or were, for the test that has the cloud to itself.
 static OUTAGE: Mutex<Option<Instant>> = Mutex::new(None);
 
 fn outage() -> MutexGuard<'static, Option<Instant>> {
@@ -39,7 +39,7 @@ fn shared<F: Future<Output = ()>>(test: impl FnOnce(&'static Cloud) -> F) {
     with_cloud(PARAMETERS, test);
 }
 
-/// Runs a test that breaks the outside. Whatever it did, the outside is whole again afterwards.
+/// Runs a test that breaks the providers. Whatever it did, they work again afterwards.
 fn alone<F: Future<Output = ()>>(test: impl FnOnce(&'static Cloud) -> F) {
     let _turn = OUTSIDE.write().unwrap_or_else(PoisonError::into_inner);
     with_cloud(PARAMETERS, async |cloud| {
@@ -59,29 +59,29 @@ async fn behave(cloud: &Cloud, target: Target, behaviour: Behaviour) {
     cloud.sink().behave(target, behaviour).await.unwrap();
 }
 
-/// What a target took of an event, every time.
+/// The deliveries of an event that a target accepted.
 async fn taken(cloud: &Cloud, target: Target, event: &str) -> Vec<Delivery> {
     let mut deliveries = cloud.sink().deliveries(Some(target), Some(event)).await.unwrap();
     deliveries.retain(|delivery| delivery.accepted);
     deliveries
 }
 
-/// Waits until a target has taken an event. After an outage messages come again up to twice its length later: each wait
-/// is at most double those before it together (`kit::queue`: doubling, half of it by chance).
+/// Waits until a target has accepted an event. After an outage messages are redelivered up to twice its length later:
+/// each wait is at most double those before it together (`kit::queue`: doubling, half of it by chance).
 async fn arrived(cloud: &Cloud, target: Target, event: &str) -> Delivery {
     let what = format!("{event} at {target:?}");
     let again = outage().map_or(Duration::ZERO, |since| since.elapsed() * 2);
     eventually_after(&what, again, async || taken(cloud, target, event).await.pop()).await
 }
 
-/// Waits until targets have taken an event.
+/// Waits until targets have accepted an event.
 async fn arrived_at(cloud: &Cloud, targets: &[Target], event: &str) {
     for target in targets {
         arrived(cloud, *target, event).await;
     }
 }
 
-/// A ticket, paid: who has it, the reservation and the payment.
+/// A paid ticket: its owner, the reservation and the payment.
 struct Bought {
     buyer: User,
     reservation: String,

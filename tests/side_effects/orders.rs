@@ -1,11 +1,11 @@
-//! Orders and the world outside.
+//! Orders and the external systems.
 
 use crate::{alone, arrived, behave, shared, taken};
 use local::sink::{Behaviour, Target};
 use tests::cloud::eventually;
 
 #[test]
-fn an_order_and_its_end_are_told_to_the_data_platform_and_its_user() {
+fn an_order_and_its_end_reach_the_data_platform_and_its_user() {
     shared(async |cloud| {
         let poster = cloud.item(1_000, 1).await;
         let (fan, late) = (cloud.user("fan"), cloud.user("late"));
@@ -24,7 +24,7 @@ fn an_order_and_its_end_are_told_to_the_data_platform_and_its_user() {
 }
 
 #[test]
-fn with_the_data_platform_dead_orders_complete_and_it_is_told_once_it_is_back() {
+fn with_the_data_platform_dead_orders_complete_and_are_reported_once_it_is_back() {
     alone(async |cloud| {
         let poster = cloud.item(1_000, 10).await;
         let fans: Vec<_> = (0..20).map(|_| cloud.user("fan")).collect();

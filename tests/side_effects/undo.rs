@@ -1,4 +1,4 @@
-//! What cannot be carried through is undone, somebody is told, and the user too (R20, R25).
+//! What cannot be carried through is undone, and the on-call and the user are notified (R20, R25).
 
 use crate::{alone, arrived, sale};
 use local::sink::Target;
@@ -10,14 +10,14 @@ pub async fn role_of(cloud: &Cloud, handler: &str) -> String {
 }
 
 #[test]
-fn a_hold_whose_end_cannot_be_scheduled_is_cancelled_and_everybody_told() {
+fn a_hold_whose_end_cannot_be_scheduled_is_cancelled_and_all_are_notified() {
     if skipped(Ability::Policies) {
         return;
     }
     alone(async |cloud| {
         let sale = sale(cloud).await;
         let user = cloud.user("unlucky");
-        // Sending is what schedules: without the permission it fails, and only that.
+        // The end is scheduled by sending a message: without the permission that fails, and only that.
         let role = role_of(cloud, "expire-hold").await;
         let taken = cloud.take_permission(&role, "sqs:SendMessage").await;
         let reservation = user.hold(&sale, &["A-1-1"]).await;
@@ -28,8 +28,8 @@ fn a_hold_whose_end_cannot_be_scheduled_is_cancelled_and_everybody_told() {
         cloud.give_permissions(taken).await;
         let cancelled = format!("{reservation}.reservation.cancelled");
         arrived(cloud, Target::AlimTalk, &cancelled).await;
-        let told = arrived(cloud, Target::DataPlatform, &cancelled).await;
-        assert!(told.body.to_string().contains("expiry_not_scheduled"));
+        let call = arrived(cloud, Target::DataPlatform, &cancelled).await;
+        assert!(call.body.to_string().contains("expiry_not_scheduled"));
         eventually("an administrator is told", async || {
             cloud.sink().deliveries(Some(Target::Notion), Some("hold-expiry-unscheduled")).await.unwrap().pop()
         })
@@ -59,8 +59,8 @@ fn a_hold_that_the_counts_cannot_take_in_is_rolled_back_with_its_scheduled_end()
         assert!(lost.attributes().is_some(), "the date was there");
         let reservation = user.hold(&sale, &["A-1-1"]).await;
         let cancelled = format!("{reservation}.reservation.cancelled");
-        let told = arrived(cloud, Target::DataPlatform, &cancelled).await;
-        assert!(told.body.to_string().contains("availability_not_updated"));
+        let call = arrived(cloud, Target::DataPlatform, &cancelled).await;
+        assert!(call.body.to_string().contains("availability_not_updated"));
         assert_eq!(user.reservation_status(&reservation).await, "cancelled");
         arrived(cloud, Target::AlimTalk, &cancelled).await;
     });

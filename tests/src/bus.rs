@@ -1,4 +1,4 @@
-//! An EventBridge that records what is put, and refuses what it is told to.
+//! An EventBridge that records the entries it gets, and refuses those that a test picks.
 
 use crate::proxy::{answer, serve};
 use contracts::events::Event;
@@ -52,7 +52,7 @@ impl Bus {
         self.client.clone()
     }
 
-    /// The events it took, in order, repetitions included.
+    /// The events it accepted, in order, repetitions included.
     pub fn events(&self) -> Vec<Event> {
         locked(&self.state.accepted).clone()
     }
@@ -62,7 +62,7 @@ impl Bus {
         locked(&self.state.accepted).iter().map(|event| event.id.to_string()).collect()
     }
 
-    /// How many requests came.
+    /// How many requests it received.
     pub fn requests(&self) -> usize {
         *locked(&self.state.requests)
     }

@@ -80,7 +80,7 @@ pub struct Ask {
 }
 
 impl Ask {
-    /// A call at a moment, by nobody, for nothing.
+    /// A call at a moment, without a user and without input.
     pub fn at(now: Timestamp) -> Self {
         Self {
             call: Call {

@@ -14,9 +14,9 @@ use std::time::Duration;
 use tokio::runtime::Runtime;
 use tokio::time::Instant;
 
-/// How long a condition may take to come true, and an answer to come, before a test fails. Generous: a loaded machine is
-/// slow, not wrong.
-fn patience() -> Duration {
+/// How long a condition may take to come true, and an answer to come, before a test fails. Generous: a loaded machine
+/// is slow, not wrong.
+fn time_limit() -> Duration {
     Duration::from_secs(match engine() {
         EngineKind::Ministack => 60,
         // One Python process serves every request and every consumer, at some 30 requests a second.
@@ -24,7 +24,7 @@ fn patience() -> Duration {
     })
 }
 
-/// What a test may need of the engine that not every engine has.
+/// What a test may need of the engine that some engines lack.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Ability {
     /// Functions may do what the policies of their roles allow, and nothing else.
@@ -33,13 +33,13 @@ pub enum Ability {
     LocalStack,
 }
 
-/// What engines lack, and why. What is skipped for it is listed in localstack/README.md.
+/// What engines lack, and why. localstack/README.md lists what is skipped because of it.
 const LACKS: [(EngineKind, Ability, &str); 2] = [
     (EngineKind::Localstack, Ability::Policies, "LocalStack enforces no policies without a licence"),
     (EngineKind::Ministack, Ability::LocalStack, "it is about LocalStack; ENCORE_ENGINE=localstack runs it"),
 ];
 
-/// Whether the engine lacks what a test needs. Says so on standard error, past the capture of tests' output.
+/// Whether the engine lacks what a test needs. Reports that on standard error, past the capture of tests' output.
 pub fn skipped(needs: Ability) -> bool {
     static COUNT: AtomicU64 = AtomicU64::new(0);
     let lack = LACKS.iter().find(|(kind, ability, _)| (*kind, *ability) == (engine(), needs));
@@ -54,7 +54,7 @@ pub fn skipped(needs: Ability) -> bool {
 /// The cloud and a client.
 #[derive(Debug)]
 pub struct Cloud {
-    /// The stack; `info()` says where everything is.
+    /// The stack; `info()` has where everything is.
     pub stack: Stack,
     client: Client,
     /// Whether charging points is paid for at the sink's payment provider.
@@ -74,11 +74,10 @@ fn between(text: &str, from: &str, to: &str) -> Vec<String> {
     text.split(from).skip(1).filter_map(|rest| rest.split_once(to)).map(|(found, _)| found.to_owned()).collect()
 }
 
-/// Somebody with a bearer token (or none).
+/// A user with a bearer token (or none).
 #[derive(Debug, Clone)]
 pub struct User {
     cloud: &'static Cloud,
-    /// Their id.
     pub id: String,
     token: Option<String>,
 }
@@ -86,18 +85,16 @@ pub struct User {
 /// A concert on sale.
 #[derive(Debug, Clone)]
 pub struct Sale {
-    /// Its id.
     pub concert: String,
     /// The id of its date.
     pub schedule: String,
 }
 
-/// What a date is like.
+/// The terms of a date.
 #[derive(Debug, Clone)]
 pub struct Terms {
     /// Rows of section `A`.
     pub rows: u32,
-    /// Seats in each.
     pub seats_per_row: u32,
     /// Price of each.
     pub price: i64,
@@ -145,7 +142,7 @@ pub fn with_cloud<F: Future<Output = ()>>(parameters: &[(&str, &str)], test: imp
         }
         let stack = runtime().block_on(Stack::start(options)).unwrap_or_else(|error| panic!("no cloud: {error}"));
         let charges_are_paid_for = parameters.iter().any(|(name, _)| *name == "PaymentProviderUrl");
-        Cloud { stack, client: Client::new().with_timeout(patience()), charges_are_paid_for }
+        Cloud { stack, client: Client::new().with_timeout(time_limit()), charges_are_paid_for }
     });
     runtime().block_on(test(cloud));
 }
@@ -155,7 +152,7 @@ pub fn block_on<T>(future: impl Future<Output = T>) -> T {
     runtime().block_on(future)
 }
 
-/// A name nobody else has in this program.
+/// A name that is unique in this program.
 pub fn unique(prefix: &str) -> String {
     static COUNT: AtomicU64 = AtomicU64::new(1);
     format!("{prefix}-{}", COUNT.fetch_add(1, Ordering::Relaxed))
@@ -172,7 +169,7 @@ pub async fn eventually_after<T, F: Future<Output = Option<T>>>(
     takes: Duration,
     mut look: impl FnMut() -> F,
 ) -> T {
-    let deadline = Instant::now() + takes + patience();
+    let deadline = Instant::now() + takes + time_limit();
     loop {
         if let Some(found) = look().await {
             return found;
@@ -182,7 +179,7 @@ pub async fn eventually_after<T, F: Future<Output = Option<T>>>(
     }
 }
 
-/// Asks again for as long as the answer is 503, as the API's clients do. For what has a key.
+/// Repeats a call for as long as it is answered 503, as the API's clients do. For calls with a key.
 pub async fn answered<F: Future<Output = Answer>>(mut ask: impl FnMut() -> F) -> Answer {
     eventually("an answer that is no 503", || {
         let asked = ask();
@@ -191,8 +188,8 @@ pub async fn answered<F: Future<Output = Answer>>(mut ask: impl FnMut() -> F) ->
     .await
 }
 
-/// Lets real time pass, for tests that race a real deadline from both sides. Not for waiting until something is so:
-/// that is [`eventually`].
+/// Lets real time pass, for tests that race a real deadline from both sides. To wait for a condition, use
+/// [`eventually`].
 pub async fn after(time: Duration) {
     tokio::time::sleep(time).await;
 }
@@ -212,22 +209,22 @@ impl Cloud {
         User { cloud: self, id, token: Some(token) }
     }
 
-    /// Somebody without a token.
+    /// A user without a token.
     pub fn nobody(&'static self) -> User {
         User { cloud: self, id: String::new(), token: None }
     }
 
-    /// Somebody with this text as bearer token.
+    /// A user with this text as bearer token.
     pub fn bearer(&'static self, token: &str) -> User {
         User { cloud: self, id: String::new(), token: Some(token.to_owned()) }
     }
 
-    /// What plays the world outside.
+    /// The sink, which plays the external systems.
     pub fn sink(&self) -> local::sink::Client {
         local::sink::Client::new(&self.stack.info().sink_url)
     }
 
-    /// Has the engine's state machines wait for nothing between retries. How often they retry stays.
+    /// Removes the waits between retries from the engine's state machines. How often they retry stays.
     pub async fn skip_waits(&self) {
         let url = format!("{}/_ministack/config", self.stack.info().endpoint_url);
         let body = json!({"stepfunctions._SFN_WAIT_SCALE": 0});
@@ -236,7 +233,7 @@ impl Cloud {
         assert!(answer.status.is_success(), "{}", answer.text());
     }
 
-    /// Takes all permissions from a role; what gives them back.
+    /// Takes all permissions from a role; returns what gives them back.
     pub async fn take_permissions(&self, role: &str) -> Permissions {
         let names = self.iam(&format!("Action=ListRolePolicies&RoleName={role}")).await;
         let mut policies = Vec::new();
@@ -250,11 +247,11 @@ impl Cloud {
         Permissions { role: role.to_owned(), policies }
     }
 
-    /// Takes one action from a role; what gives it back.
+    /// Takes one action from a role; returns what gives it back.
     pub async fn take_permission(&self, role: &str, action: &str) -> Permissions {
         let whole = self.take_permissions(role).await;
         for (name, document) in &whole.policies {
-            // URL-encoded, as it was handed out; an action nobody has takes its place.
+            // URL-encoded, as IAM returned it; an action that nothing here has takes its place.
             let (old, new) = (action.replace(':', "%3A"), "sts%3AGetCallerIdentity");
             let document = document.replace(&old, new).replace(action, "sts:GetCallerIdentity");
             self.iam(&format!("Action=PutRolePolicy&RoleName={role}&PolicyName={name}&PolicyDocument={document}"))
@@ -276,7 +273,7 @@ impl Cloud {
     async fn iam(&self, query: &str) -> String {
         let headers = [
             ("content-type", "application/x-www-form-urlencoded"),
-            // The engine goes by the service in the scope; it takes any key for the account's owner.
+            // The engine takes the service from the scope, and any key for the account's owner.
             (
                 "authorization",
                 "AWS4-HMAC-SHA256 Credential=test/20260101/us-east-1/iam/aws4_request, SignedHeaders=host, Signature=0",
@@ -315,13 +312,13 @@ impl Cloud {
         text(&created.json(), "item_id")
     }
 
-    /// How many pieces of an item are left, as anyone sees it.
+    /// How many units of an item are left, as anyone sees it.
     pub async fn stock(&'static self, item: &str) -> i64 {
         let found = self.nobody().get(&format!("/items/{item}")).await;
         found.json()["stock"].as_i64().unwrap_or_else(|| panic!("no stock in {}", found.text()))
     }
 
-    /// A concert with one date whose admission no operator has set.
+    /// A concert with one date, without an admission plan.
     pub async fn concert(&'static self, terms: Terms) -> Sale {
         let operator = self.operator();
         let concert =
@@ -412,7 +409,7 @@ impl User {
     /// Joins the waiting room; the queue token.
     pub async fn join(&self, sale: &Sale) -> String {
         let path = format!("/concerts/{}/queue-tokens", sale.concert);
-        // A place that was given out to an answer that was lost harms nobody.
+        // A place whose answer was lost does no harm.
         let joined = answered(|| self.send("POST", &path, &[], None)).await;
         assert_eq!(joined.status, 201, "{}", joined.text());
         text(&joined.json(), "token")
@@ -434,7 +431,7 @@ impl User {
         text(&held.json(), "reservation_id")
     }
 
-    /// Charges points, paying for them where that is asked.
+    /// Charges points, paying for them where that is required.
     pub async fn charge(&self, amount: i64) {
         let key = unique("charge");
         let mut body = json!({"amount": amount});
@@ -448,7 +445,7 @@ impl User {
         assert_eq!(charged.status, 201, "{}", charged.text());
     }
 
-    /// Asks to pay under a key, waiting for the end.
+    /// Pays under a key, waiting for the end.
     pub async fn pay(&self, reservation: &str, key: &str) -> Answer {
         let body = json!({"reservation_id": reservation});
         self.send("POST", "/payments", &[("idempotency-key", key), ("prefer", "wait=10")], Some(&body)).await
@@ -461,7 +458,7 @@ impl User {
         self.send("POST", "/orders", &[("idempotency-key", key)], Some(&json!({ "lines": lines }))).await
     }
 
-    /// Places an order that is taken; its id.
+    /// Places an order that is accepted; its id.
     pub async fn ordered(&self, lines: &[(&str, i64)]) -> String {
         let key = unique("order");
         let placed = answered(|| self.order(lines, &key)).await;
@@ -478,7 +475,7 @@ impl User {
         .await
     }
 
-    /// Puts pieces of an item into the user's cart; the cart.
+    /// Puts units of an item into the user's cart; the cart.
     pub async fn put_in_cart(&self, item: &str, quantity: i64) -> Value {
         let put = self.put(&format!("/cart/items/{item}"), &json!({ "quantity": quantity })).await;
         assert_eq!(put.status, 200, "{}", put.text());

@@ -28,7 +28,7 @@ pub const CONTEXTS: [&str; 8] =
     ["waiting-room", "concerts", "reservations", "points", "payments", "items", "orders", "notifications"];
 
 /// How long an answer may take.
-const PATIENCE: Duration = Duration::from_secs(60);
+const TIME_LIMIT: Duration = Duration::from_secs(60);
 
 /// A database of its own, gone when dropped.
 pub struct Engine {
@@ -55,7 +55,7 @@ impl Engine {
         let url = format!("http://{}", listener.local_addr().expect("a bound port"));
         let (stop, stopped) = oneshot::channel::<()>();
         let served = server::serve_with_shutdown(listener, database.clone(), async move {
-            // An error says that the engine was dropped, which is the signal.
+            // An error means that the engine was dropped, which is the signal.
             drop(stopped.await);
         });
         tokio::spawn(async move { served.await.expect("the engine serves") });
@@ -93,7 +93,7 @@ impl Engine {
         got.await.expect("a read").item
     }
 
-    /// Everything the stream of a context's table has carried so far, oldest first.
+    /// Everything that the stream of a context's table has had so far, oldest first.
     pub fn changes(&self, context: &str) -> Vec<Record> {
         let database = &self.database;
         let streams = database.list_streams(request(json!({ "TableName": table_name(context) }))).expect("streams");
@@ -124,11 +124,12 @@ pub struct Tables {
 }
 
 impl Tables {
-    /// The tables reached through an endpoint, with a function's own retries. Not with its timeouts: a machine that is
-    /// busy with other things must not look like a table that does not answer.
+    /// The tables behind an endpoint, with a function's own retries. Not with its timeouts: a machine that is busy with
+    /// other things must not look like a table that does not answer.
     pub fn at(endpoint: &str) -> Self {
-        let patience = TimeoutConfig::builder().connect_timeout(PATIENCE).operation_attempt_timeout(PATIENCE).build();
-        let config = Builder::from(&kit::aws::local_config(endpoint, "us-east-1")).timeout_config(patience).build();
+        let time_limit =
+            TimeoutConfig::builder().connect_timeout(TIME_LIMIT).operation_attempt_timeout(TIME_LIMIT).build();
+        let config = Builder::from(&kit::aws::local_config(endpoint, "us-east-1")).timeout_config(time_limit).build();
         Self { client: Client::from_conf(config) }
     }
 
@@ -151,7 +152,6 @@ fn request<T: DeserializeOwned>(json: Value) -> T {
 /// A resource that a stack defines.
 #[derive(Debug)]
 pub struct Resource {
-    /// The stack.
     pub stack: String,
     /// Its type and properties.
     pub definition: Value,
@@ -197,8 +197,8 @@ struct Template {
     resources: serde_norway::Mapping,
 }
 
-/// YAML as JSON. Of CloudFormation's functions only `!Sub` of the system's name is understood, which is all that the
-/// definition of a table's structure needs; the others are left as their argument.
+/// YAML as JSON. Of CloudFormation's functions only `!Sub` of the system's name is evaluated, which is all that the
+/// structure of a table needs; the others are left as their argument.
 fn plain(yaml: impl Into<serde_norway::Value>) -> Value {
     use serde_norway::Value as Yaml;
     match yaml.into() {
@@ -216,7 +216,7 @@ fn plain(yaml: impl Into<serde_norway::Value>) -> Value {
     }
 }
 
-/// What of a table's properties the API's `CreateTable` takes.
+/// The properties of a table that `CreateTable` accepts.
 fn create_table(properties: &Value) -> Value {
     let mut request = Map::new();
     for name in ["TableName", "BillingMode", "AttributeDefinitions", "KeySchema", "GlobalSecondaryIndexes"] {

@@ -1,4 +1,4 @@
-//! A sale to test with: one concert, one date, and whoever wants its seats.
+//! A sale to test with: one concert, one date, and the users who want its seats.
 
 use contracts::admission::{AdmissionPlan, QUEUE_TOKEN_ISSUER, QUEUE_TOKEN_LIFE_SECONDS, QueueTokenClaims};
 use contracts::saga::{PaymentSaga, ReturnPoints, TokenExpiry};
@@ -8,7 +8,7 @@ use contracts::{ConcertId, PaymentId, ReservationId, ScheduleId, SeatId, Section
 use kit::StepCall;
 use reservations::domain::{Reservation, SeatList, SeatRequest};
 
-/// When the tests take place. Nothing in them reads a clock.
+/// The time of the tests. Nothing in them reads a clock.
 pub const NOW: Timestamp = Timestamp::from_millis(1_800_000_000_000);
 /// How long a hold lasts, in seconds.
 pub const HOLD_SECONDS: i64 = 300;
@@ -49,22 +49,9 @@ pub fn won(amount: i64) -> Won {
 
 /// Terms of the date: sections A and B of 10 rows with 20 seats each.
 pub fn terms(max_per_user: u32) -> OpenSchedule {
-    let block = |name: &str| Section {
-        section: SectionName::parse(name).expect("a section"),
-        grade: "VIP".to_owned(),
-        price: won(PRICE),
-        rows: 10,
-        seats_per_row: 20,
-    };
-    OpenSchedule {
-        schedule_id: schedule(),
-        concert_id: concert(),
-        starts_at: NOW.plus_seconds(30 * 86_400),
-        max_per_user,
-        hold_seconds: HOLD_SECONDS as u32,
-        refundable_until: None,
-        sections: vec![block("A"), block("B")],
-    }
+    let block = |name| Section::new(SectionName::parse(name).expect("a section"), "VIP".to_owned(), won(PRICE), 10, 20);
+    let limits = (max_per_user, HOLD_SECONDS as u32);
+    OpenSchedule::new(schedule(), concert(), NOW.plus_seconds(30 * 86_400), limits, vec![block("A"), block("B")])
 }
 
 /// A plan that admits everybody as soon as they join.
@@ -100,7 +87,7 @@ pub fn seat_request(place: QueueTokenClaims, seats: &[&str], reservation: &str) 
     }
 }
 
-/// A payment's saga as the step that returns points takes it, on the way back of a payment that failed.
+/// A payment's saga as the step that returns points gets it, when a payment is compensated.
 pub fn undoing(saga: PaymentSaga) -> ReturnPoints {
     ReturnPoints { saga, refund_requested_at: None }
 }
@@ -123,7 +110,7 @@ pub fn saga(reservation: &Reservation, id: &str) -> PaymentSaga {
     }
 }
 
-/// A saga of nobody's reservation: what the points and the payments table need to know of one.
+/// A saga without a reservation: what the points and the payments table need of one.
 pub fn saga_of(user_name: &str, id: &str, amount: i64) -> PaymentSaga {
     PaymentSaga {
         payment_id: payment(id),

@@ -14,7 +14,7 @@ impl Functions {
         Self(Service::new(LAMBDA, &info.sdk_config()))
     }
 
-    /// Calls a function: what it answered, and whether that is how it failed.
+    /// Calls a function: its answer, and whether that is a failure.
     pub async fn invoke(&self, name: &str, payload: impl Into<Vec<u8>>) -> (String, bool) {
         let answer = self.0.send(Request::invocation(name, payload)).await.unwrap();
         let failed = answer.header("x-amz-function-error").is_some();
@@ -37,7 +37,7 @@ impl Functions {
         configuration["Role"].as_str().and_then(|arn| arn.rsplit('/').next()).unwrap().to_owned()
     }
 
-    /// Sets a variable of a function, and of its published version where it is called by one; what it was.
+    /// Sets a variable of a function, and of its published version where it is called by one; returns the old value.
     pub async fn set_variable(&self, name: &str, variable: &str, value: &str) -> String {
         let mut variables = self.configuration(name).await["Environment"]["Variables"].take();
         let before = variables[variable].as_str().unwrap_or_default().to_owned();
@@ -54,13 +54,13 @@ impl Functions {
         before
     }
 
-    /// Lets nobody call it.
+    /// Lets no caller invoke it.
     pub async fn switch_off(&self, name: &str) {
         let none = json!({ "ReservedConcurrentExecutions": 0 });
         self.ask(Method::PUT, "2017-10-31", &format!("{name}/concurrency"), Some(none)).await.unwrap();
     }
 
-    /// Lets everybody call it again.
+    /// Lets all callers invoke it again.
     pub async fn switch_on(&self, name: &str) {
         self.ask(Method::DELETE, "2017-10-31", &format!("{name}/concurrency"), None).await.unwrap();
     }

@@ -3,7 +3,7 @@
 //!
 //! Nothing here imitates a store: tests run the contexts' real stores against a real endpoint.
 
-// Support of tests may panic: a panic is how a test says no.
+// Support of tests may panic: that is how a test fails.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
 pub mod bus;

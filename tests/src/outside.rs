@@ -1,5 +1,5 @@
-//! Everybody outside, as the consumers meet them: a server that records what it hears and answers like the providers,
-//! or as it is told to. It also plays the parameter store, so that secrets come the way they come in a function.
+//! The external systems, as the consumers meet them: a server that records its requests and answers like the providers,
+//! or as it is set to. It also plays the parameter store, so that secrets come the way they come in a function.
 
 use crate::proxy::{answer, serve};
 use http::{HeaderMap, HeaderValue, Request, Response, StatusCode, header};
@@ -22,12 +22,11 @@ pub struct Outside {
     _stop: oneshot::Sender<()>,
 }
 
-/// A request that was heard.
+/// A request that was received.
 #[derive(Debug, Clone)]
 pub struct Heard {
     /// Method and path, for example `POST /v1/pages`.
     pub what: String,
-    /// Its headers.
     pub headers: HeaderMap,
     /// Its body, exactly.
     pub bytes: Vec<u8>,
@@ -42,7 +41,7 @@ impl Heard {
     }
 }
 
-/// What is answered instead of what a provider answers.
+/// The answer that replaces a provider's.
 #[derive(Debug, Clone)]
 struct Refusal {
     /// Part of method and path, or of the body.
@@ -87,7 +86,7 @@ impl Outside {
         Secret::new(Service::new(SSM, &kit::aws::local_config(&self.url, "us-east-1")), name.to_owned())
     }
 
-    /// What was heard by providers of requests whose method and path contain `what`, oldest first.
+    /// The requests that providers received whose method and path contain `what`, oldest first.
     pub fn heard(&self, what: &str) -> Vec<Heard> {
         locked(&self.state).heard.iter().filter(|heard| heard.what.contains(what)).cloned().collect()
     }

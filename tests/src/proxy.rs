@@ -30,14 +30,14 @@ pub struct Proxy {
     _stop: oneshot::Sender<()>,
 }
 
-/// A request that came by.
+/// A request that passed.
 #[derive(Debug, Clone)]
 pub struct Seen {
     /// The call, for example `UpdateItem`.
     pub action: String,
     /// Its JSON, as it came.
     pub body: Value,
-    /// Whether the endpoint got to see it.
+    /// Whether the endpoint received it.
     pub forwarded: bool,
 }
 
@@ -54,13 +54,16 @@ pub enum Fate {
     Throttled,
     /// It is not forwarded; the answer is a transaction cancelled because it met another one.
     Conflicted,
+    /// It is forwarded. If it is a transaction that is cancelled, its writes that contain the text met another one:
+    /// whether their conditions hold was not checked, while the others' reasons are what they are.
+    Masked(&'static str),
     /// It is forwarded after a while.
     Delayed(Duration),
     /// It is forwarded once the gate opens.
     Held(Gate),
 }
 
-/// Which requests meet a fate. All of them, until told otherwise.
+/// Which requests meet a fate. All of them by default.
 #[derive(Debug, Clone)]
 pub struct Rule {
     action: Option<String>,
@@ -207,12 +210,12 @@ impl Proxy {
         self.tables.of(context)
     }
 
-    /// What came by since the last [`Proxy::forget`], oldest first.
+    /// The requests that passed since the last [`Proxy::forget`], oldest first.
     pub fn seen(&self) -> Vec<Seen> {
         locked(&self.state.seen).clone()
     }
 
-    /// The calls that came by, oldest first.
+    /// The calls that passed, oldest first.
     pub fn actions(&self) -> Vec<String> {
         locked(&self.state.seen).iter().map(|seen| seen.action.clone()).collect()
     }
@@ -228,28 +231,28 @@ impl Proxy {
         locked(&self.state.rules).push((rule, fate));
     }
 
-    /// Has requests wait.
+    /// Holds requests back.
     pub fn hold(&self, rule: Rule) -> Gate {
         let gate = Gate::new();
         self.inject(rule, Fate::Held(gate.clone()));
         gate
     }
 
-    /// Leaves all requests in peace again.
+    /// Lets all requests pass again.
     pub fn heal(&self) {
         locked(&self.state.rules).clear();
         locked(&self.state.loose).clear();
     }
 
-    /// Takes a guard away: from now on every condition expression that reads `condition` always holds. What it would
-    /// have kept from happening must then happen, or it guards nothing.
+    /// Removes a guard: from now on every condition expression that reads `condition` always holds. What it prevents
+    /// must then happen, or it guards nothing.
     pub fn loosen(&self, condition: &str) -> Loosened {
         let loosened = Loosened::default();
         locked(&self.state.loose).push((words(condition), loosened.clone()));
         loosened
     }
 
-    /// Has DynamoDB tell what each request consumes, from now on; see [`Proxy::units`].
+    /// Has DynamoDB report what each request consumes, from now on; see [`Proxy::units`].
     pub fn measure(&self) {
         self.state.measuring.store(true, Ordering::SeqCst);
     }
@@ -284,7 +287,7 @@ impl State {
             Some(Fate::Conflicted) => return Ok(error(StatusCode::BAD_REQUEST, conflict(&json))),
             Some(Fate::Delayed(time)) => tokio::time::sleep(*time).await,
             Some(Fate::Held(gate)) => gate.pass().await,
-            Some(Fate::AnswerLost) | None => {}
+            Some(Fate::AnswerLost | Fate::Masked(_)) | None => {}
         }
         if let Some(changed) = changed {
             body = changed.to_string().into();
@@ -297,13 +300,16 @@ impl State {
         if matches!(fate, Some(Fate::AnswerLost)) {
             return Err(broken());
         }
+        if let Some(Fate::Masked(text)) = fate {
+            return Ok(self::answer(head.status, &masked(&json, &body, text)));
+        }
         if self.measuring.load(Ordering::SeqCst) {
             *locked(&self.units).entry(action).or_default() += consumed(&body);
         }
         Ok(Response::from_parts(head, Full::new(body)))
     }
 
-    /// The request as it is forwarded, if not as it came.
+    /// The request as it is forwarded, if it is changed.
     fn rewritten(&self, action: &str, json: &Value) -> Option<Value> {
         let mut changed = json.clone();
         for (condition, loosened) in locked(&self.loose).iter() {
@@ -367,6 +373,19 @@ fn conflict(request: &Value) -> Value {
     } else {
         json!({"__type": "com.amazonaws.dynamodb.v20120810#TransactionConflictException"})
     }
+}
+
+/// The answer to a transaction with the reasons of the writes that contain a text as conflicts.
+fn masked(request: &Value, answer: &[u8], text: &str) -> Value {
+    let mut answer: Value = serde_json::from_slice(answer).unwrap_or_default();
+    let writes = request["TransactItems"].as_array().cloned().unwrap_or_default();
+    let reasons = answer["CancellationReasons"].as_array_mut();
+    for (write, reason) in writes.iter().zip(reasons.into_iter().flatten()) {
+        if write.to_string().contains(text) {
+            *reason = json!({"Code": "TransactionConflict"});
+        }
+    }
+    answer
 }
 
 fn consumed(answer: &[u8]) -> f64 {

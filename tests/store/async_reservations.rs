@@ -1,4 +1,4 @@
-//! Reservations that nobody waits for: asked for, decided in turn, undone when something cannot be carried through.
+//! Reservations without waiting: requested, decided in turn, undone when something cannot be carried through.
 
 use crate::audit::assert_sound;
 use crate::bench::{Bench, Requests, reserving};
@@ -81,7 +81,7 @@ async fn a_request_is_answered_at_once_and_held_later_as_if_it_had_been_waited_f
     assert_eq!(seen(&bench, "alice", &id, NOW).await["status"], "held");
     assert_sound(&bench, NOW).await;
 
-    // The same seats, waited for, in another world.
+    // The same seats, reserved by a waiting client, in another world.
     other.reserve(place("alice", 1, NOW), &["A-1-1", "A-1-2"], &id, NOW).await.unwrap();
     let same = async |bench: &Bench| {
         let mut items = bench.engine.items("reservations").await;
@@ -143,7 +143,7 @@ async fn what_is_known_to_be_impossible_is_refused_at_once_and_nothing_is_writte
 }
 
 #[tokio::test]
-async fn of_many_who_ask_for_one_seat_one_gets_it_and_the_others_are_told() {
+async fn of_many_who_ask_for_one_seat_one_gets_it_and_the_others_are_rejected() {
     let bench = Bench::on_sale(4).await;
     let deps = reserving(&bench);
     let mut ids = Vec::new();
@@ -181,7 +181,7 @@ async fn the_same_request_ten_times_at_once_and_a_day_late_is_decided_once() {
             let (store, request) = (bench.reservations.clone(), request.clone());
             deciding.spawn(async move { write_reservations(&store, &request, now).await });
         }
-        // Some may have met the others and come again.
+        // Some may have met the others and are redelivered.
         while deciding.join_next().await.is_some() {}
         write_reservations(&bench.reservations, &request, now).await.unwrap();
     };
@@ -210,7 +210,7 @@ async fn a_request_made_in_time_is_held_although_the_token_ran_out_while_it_wait
 }
 
 #[tokio::test]
-async fn a_request_that_comes_when_nobody_waits_any_more_is_rejected() {
+async fn a_request_that_comes_when_its_client_waits_no_more_is_rejected() {
     let bench = Bench::on_sale(4).await;
     let deps = reserving(&bench);
     let id = id(&asked(&deps, ask("alice", 1, &["A-1-1"])).await.unwrap());
@@ -301,7 +301,7 @@ async fn a_key_gives_the_first_answer_again_and_asks_once() {
 }
 
 #[tokio::test]
-async fn a_request_whose_message_is_lost_is_sent_again_and_one_that_nobody_decides_is_rejected() {
+async fn a_request_whose_message_is_lost_is_sent_again_and_one_that_is_never_decided_is_rejected() {
     let bench = Bench::on_sale(4).await;
     let deps = reserving(&bench);
     deps.requests.down.store(true, Ordering::Relaxed);
@@ -312,20 +312,20 @@ async fn a_request_whose_message_is_lost_is_sent_again_and_one_that_nobody_decid
     let due = NOW.plus_seconds(PENDING_SECONDS);
     sweep_reservations(&sweep, due).await.unwrap();
     sweep_reservations(&sweep, due).await.unwrap();
-    let wishes: Vec<SeatRequest> = sweep.requests.sent();
-    assert_eq!(wishes.len(), 1, "once for each time it is due");
-    assert_eq!(wishes[0].reservation.as_str(), id);
+    let requests: Vec<SeatRequest> = sweep.requests.sent();
+    assert_eq!(requests.len(), 1, "once for each time it is due");
+    assert_eq!(requests[0].reservation.as_str(), id);
     let too_late = NOW.plus_seconds(PENDING_TOO_LONG_SECONDS + 1);
     sweep_reservations(&sweep, too_late).await.unwrap();
     let rejected = seen(&bench, "alice", &id, too_late).await;
     assert_eq!((&rejected["status"], &rejected["failure"]), (&"rejected".into(), &"timed_out".into()));
-    write_reservations(&bench.reservations, &wishes[0], too_late).await.unwrap();
+    write_reservations(&bench.reservations, &requests[0], too_late).await.unwrap();
     assert_eq!(bench.seat("A-1-1").await, None);
     assert_sound(&bench, too_late).await;
 }
 
 #[tokio::test]
-async fn a_queue_that_is_down_keeps_no_wish_from_being_put_off() {
+async fn a_queue_that_is_down_keeps_no_request_from_being_postponed() {
     let bench = Bench::on_sale(4).await;
     let deps = reserving(&bench);
     asked(&deps, ask("alice", 1, &["A-1-1"])).await.unwrap();
@@ -351,7 +351,7 @@ async fn a_request_comes_out_of_its_message_as_it_went_in_and_anything_else_is_p
 }
 
 #[tokio::test]
-async fn wishes_that_cannot_be_read_keep_no_other_from_being_sent_again() {
+async fn requests_that_cannot_be_read_keep_no_other_from_being_sent_again() {
     let bench = Bench::on_sale(4).await;
     let deps = reserving(&bench);
     let last = id(&asked(&deps, ask("alice", 1, &["A-1-1"])).await.unwrap());
@@ -371,7 +371,7 @@ async fn wishes_that_cannot_be_read_keep_no_other_from_being_sent_again() {
 
 // ---------------------------------------------------------------- what cannot be carried through
 
-/// A queue that takes nothing.
+/// A queue that accepts nothing.
 struct Down;
 
 impl ScheduleExpiry for Down {
@@ -390,17 +390,17 @@ async fn event(bench: &Bench, id: &str) -> Event {
 }
 
 #[tokio::test]
-async fn a_hold_whose_end_cannot_be_scheduled_is_undone_after_some_tries_and_a_person_told() {
+async fn a_hold_whose_end_cannot_be_scheduled_is_undone_after_some_tries_and_the_on_call_paged() {
     let bench = Bench::on_sale(4).await;
     let held = bench.reserve(place("alice", 1, NOW), &["A-1-1"], "r1", NOW).await.unwrap();
     let deps = ExpireHold { store: bench.reservations.clone(), queue: Down };
-    let told = event(&bench, "r1.reservation.held").await;
+    let held_event = event(&bench, "r1.reservation.held").await;
     for receives in 1..SCHEDULE_ATTEMPTS {
-        expire_hold(&deps, delivered(&told, receives, NOW)).await.unwrap_err();
+        expire_hold(&deps, delivered(&held_event, receives, NOW)).await.unwrap_err();
         assert_eq!(bench.status(&held).await, "held");
     }
     for _ in 0..2 {
-        expire_hold(&deps, delivered(&told, SCHEDULE_ATTEMPTS, NOW)).await.unwrap();
+        expire_hold(&deps, delivered(&held_event, SCHEDULE_ATTEMPTS, NOW)).await.unwrap();
         assert_eq!(bench.status(&held).await, "cancelled");
     }
     assert_eq!(bench.seat("A-1-1").await, None);
@@ -418,8 +418,8 @@ async fn a_hold_that_is_being_paid_is_not_undone_because_its_end_cannot_be_sched
     let held = bench.reserve(place("alice", 1, NOW), &["A-1-1"], "r1", NOW).await.unwrap();
     bench.begin(&saga(&held, "p1"), NOW).await;
     let deps = ExpireHold { store: bench.reservations.clone(), queue: Down };
-    let told = event(&bench, "r1.reservation.held").await;
-    expire_hold(&deps, delivered(&told, SCHEDULE_ATTEMPTS, NOW)).await.unwrap();
+    let held_event = event(&bench, "r1.reservation.held").await;
+    expire_hold(&deps, delivered(&held_event, SCHEDULE_ATTEMPTS, NOW)).await.unwrap();
     assert_eq!(bench.status(&held).await, "paying");
     assert_sound(&bench, NOW).await;
 }
@@ -445,15 +445,15 @@ async fn a_hold_that_the_counts_cannot_take_in_is_rolled_back_once() {
     }
     assert_eq!(bench.seat("A-1-1").await, None);
     let deps = ExpireHold { store: bench.reservations.clone(), queue: Down };
-    let told = event(&bench, "r1.reservation.held").await;
-    expire_hold(&deps, delivered(&told, 1, NOW.plus_seconds(HOLD_SECONDS))).await.unwrap();
+    let held_event = event(&bench, "r1.reservation.held").await;
+    expire_hold(&deps, delivered(&held_event, 1, NOW.plus_seconds(HOLD_SECONDS))).await.unwrap();
     assert_eq!(events(&bench).await, ["reservation.cancelled", "reservation.held"], "its scheduled end finds nothing");
     roll_back_reservation(&bench.reservations, not_shown("nobodys")).await.unwrap();
     assert_sound(&bench, NOW).await;
 }
 
 #[tokio::test]
-async fn a_rollback_waits_for_a_payment_and_leaves_what_is_sold_to_a_person() {
+async fn a_rollback_waits_for_a_payment_and_leaves_what_is_sold_to_the_on_call() {
     let bench = Bench::on_sale(4).await;
     let held = bench.reserve(place("alice", 1, NOW), &["A-1-1"], "r1", NOW).await.unwrap();
     bench.begin(&saga(&held, "p1"), NOW).await;
@@ -469,16 +469,16 @@ async fn a_rollback_waits_for_a_payment_and_leaves_what_is_sold_to_a_person() {
 }
 
 #[tokio::test]
-async fn a_plan_told_by_event_is_in_force_unless_a_newer_one_is() {
+async fn a_plan_received_by_event_is_in_force_unless_a_newer_one_is() {
     let bench = Bench::on_sale(4).await;
-    let told = |version, opens_at| {
+    let changed = |version, opens_at| {
         let plan = contracts::admission::AdmissionPlan { version, opens_at, ..plan() };
         let body = EventBody::AdmissionChanged(AdmissionChanged { concert_id: concert(), plan });
         delivered(&kit::outbox::event("encore/waiting-room", "concert", "c", body, NOW).unwrap(), 1, NOW)
     };
     let newer = NOW.plus_seconds(7);
-    apply_admissions(&bench.reservations, told(9, newer)).await.unwrap();
-    apply_admissions(&bench.reservations, told(8, NOW)).await.unwrap();
+    apply_admissions(&bench.reservations, changed(9, newer)).await.unwrap();
+    apply_admissions(&bench.reservations, changed(8, NOW)).await.unwrap();
     use ::reservations::ports::LoadSale;
     let sale = bench.reservations.load_sale(&schedule(), &concert(), &user("alice"), None, NOW).await.unwrap();
     assert_eq!(sale.plan.unwrap().opens_at, newer);

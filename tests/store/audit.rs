@@ -20,7 +20,7 @@ fn of_kind<'a>(items: &'a [Item], kind: &'a str) -> impl Iterator<Item = &'a Ite
     items.iter().filter(move |item| item.text("kind").ok() == Some(kind))
 }
 
-/// Everything that is wrong in the reservations table at `now`; empty when all is well.
+/// All violations in the reservations table at `now`; empty when all is well.
 pub async fn violations(bench: &Bench, now: Timestamp) -> Vec<String> {
     let items = bench.engine.items("reservations").await;
     let rows: Vec<Row<'_>> = of_kind(&items, "reservation")
@@ -57,7 +57,7 @@ fn seats(items: &[Item], rows: &[Row<'_>]) -> Vec<String> {
     for row in rows {
         let Some(wanted) = as_seat(row.status) else { continue };
         for seat in &row.seats {
-            // A hold that is over may have lost its seats to somebody else.
+            // A hold that is over may have lost its seats to another.
             let lost = row.over && wanted == "held" && taken.get(seat).is_none_or(|(owner, _)| *owner != row.id);
             if taken.get(seat) != Some(&(row.id, wanted)) && !lost {
                 wrong.push(format!("{} is {} but seat {seat} is {:?}", row.id, row.status, taken.get(seat)));
@@ -93,11 +93,11 @@ fn counts(items: &[Item], rows: &[Row<'_>]) -> Vec<String> {
     if live == counted { Vec::new() } else { vec![format!("counts {counted:?} of live tickets {live:?}")] }
 }
 
-/// An outbox row exists exactly when what it tells of has happened.
+/// An outbox row exists exactly when its event has happened.
 fn events(items: &[Item], rows: &[Row<'_>]) -> Vec<String> {
-    let told: BTreeSet<String> = of_kind(items, "outbox")
+    let published: BTreeSet<String> = of_kind(items, "outbox")
         .map(|item| item.text("pk").unwrap().trim_start_matches("OUTBOX#").to_owned())
-        // What calls a person is told beside what happened.
+        // The pages for the on-call are published beside what happened.
         .filter(|event| !event.ends_with(".fault.detected"))
         .collect();
     let mut happened = BTreeSet::new();
@@ -112,7 +112,7 @@ fn events(items: &[Item], rows: &[Row<'_>]) -> Vec<String> {
             happened.insert(format!("{}.reservation.paid", row.id));
         }
     }
-    if told == happened { Vec::new() } else { vec![format!("told {told:?} of {happened:?}")] }
+    if published == happened { Vec::new() } else { vec![format!("told {published:?} of {happened:?}")] }
 }
 
 /// Fails the test when anything is wrong.

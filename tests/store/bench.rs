@@ -1,18 +1,18 @@
-//! What every test here starts from: an engine of its own, a proxy before it, and the stores behind the proxy.
+//! The common fixture: an engine of its own, a proxy before it, and the stores behind the proxy.
 
 use ::payments::domain::{Choices, Execution, Payment};
 use ::payments::dynamo::Payments;
-use ::payments::ports::{AskQuote, AskRefundQuote, OpenPayment, StartSaga, WatchSaga};
+use ::payments::ports::{OpenPayment, QuoteClient, RefundQuoteClient, StartSaga, WatchSaga};
 use ::points::domain::Charging;
 use ::points::dynamo::Accounts;
 use ::points::handlers::ChargeDeps;
-use ::points::ports::AskPayment;
+use ::points::ports::PayClient;
 use ::reservations::domain::{Refusal, Reservation, SeatRequest};
 use ::reservations::dynamo::Reservations;
 use ::reservations::handlers::ReserveDeps;
-use ::reservations::ports::{AskForSeats, KeepTerms, Origin};
-use ::reservations::usecases::quote_refund::quote_refund;
-use ::reservations::usecases::quote_reservation::quote_reservation;
+use ::reservations::handlers::quote_refund;
+use ::reservations::handlers::quote_reservation;
+use ::reservations::ports::{KeepTerms, Origin, SendRequest};
 use ::reservations::usecases::reserve_seats::{ReserveError, Reserved, reserve_seats};
 use ::waiting_room::domain::ShardCount;
 use ::waiting_room::dynamo::Lines;
@@ -29,7 +29,7 @@ use std::sync::Mutex;
 use tests::calls::{Ask, queue_tokens, users};
 use tests::dynamo::Engine;
 use tests::fixture::{NOW, concert, plan, seat_request, step, terms};
-use tests::proxy::Proxy;
+use tests::proxy::{Proxy, Rule};
 
 /// An engine, a proxy and the stores behind it.
 pub struct Bench {
@@ -41,6 +41,17 @@ pub struct Bench {
 }
 
 impl Bench {
+    /// Holds back the next transaction, which `slow` makes, until `quick` is done.
+    pub async fn crossed(&self, slow: impl Future<Output = ()>, quick: impl Future<Output = ()>) {
+        let gate = self.proxy.hold(Rule::on("TransactWriteItems").once());
+        let crossing = async {
+            gate.reached().await;
+            quick.await;
+            gate.open();
+        };
+        tokio::join!(slow, crossing);
+    }
+
     /// With nothing in it.
     pub async fn start() -> Self {
         let engine = Engine::start().await;
@@ -90,7 +101,7 @@ impl Bench {
         item["status"].as_s().unwrap().clone()
     }
 
-    /// Who has a seat, and how.
+    /// The owner and the state of a seat.
     pub async fn seat(&self, id: &str) -> Option<(String, String)> {
         let section = id.split('-').next().unwrap();
         let item = self.engine.item("reservations", &format!("SEATS#date#{section}"), &format!("SEAT#{id}")).await?;
@@ -105,7 +116,7 @@ impl Bench {
     }
 }
 
-/// What alice's request leaves under its key, with an answer that nobody reads.
+/// The memo that alice's request leaves under its key, with an answer that is not read.
 pub fn memo(key: IdempotencyKey) -> Memo {
     Memo {
         user: contracts::UserId::parse("alice").unwrap(),
@@ -128,7 +139,7 @@ pub fn refusal(outcome: Result<Reservation, ReserveError>) -> Refusal {
     }
 }
 
-/// The reason a step was refused for.
+/// The reason that a step was refused for.
 pub fn reason<T: std::fmt::Debug>(outcome: Result<T, StepError>) -> &'static str {
     match outcome {
         Err(StepError::Refused(reason)) => reason,
@@ -136,17 +147,17 @@ pub fn reason<T: std::fmt::Debug>(outcome: Result<T, StepError>) -> &'static str
     }
 }
 
-/// Quotes by the use case itself, in place of the invocation between two functions.
+/// Quotes by the use case itself, instead of one function invoking another.
 pub struct RealQuotes(pub Reservations);
 
-impl AskQuote for RealQuotes {
+impl QuoteClient for RealQuotes {
     async fn quote(&self, ask: &QuoteReservation) -> Result<Quote, Fault> {
         let call = StepCall { input: ask.clone(), now: NOW };
         quote_reservation(&self.0, call).await.map_err(never_refused)
     }
 }
 
-impl AskRefundQuote for RealQuotes {
+impl RefundQuoteClient for RealQuotes {
     async fn quote_refund(&self, ask: &QuoteRefund) -> Result<RefundQuote, Fault> {
         let call = StepCall { input: ask.clone(), now: NOW };
         quote_refund(&self.0, call).await.map_err(never_refused)
@@ -164,13 +175,13 @@ fn never_refused(error: StepError) -> Fault {
 #[derive(Debug)]
 pub struct PaymentsSay(pub ChargePaid);
 
-impl AskPayment for PaymentsSay {
+impl PayClient for PaymentsSay {
     async fn pay_charge(&self, _: &PayCharge) -> Result<ChargePaid, Fault> {
         Ok(self.0.clone())
     }
 }
 
-/// Sagas that are only written down.
+/// Sagas that are only recorded.
 #[derive(Debug, Default)]
 pub struct Sagas {
     started: Mutex<Vec<String>>,
@@ -183,7 +194,7 @@ impl Sagas {
         self.started.lock().unwrap().clone()
     }
 
-    /// Says what became of an execution.
+    /// Sets the state of an execution.
     pub fn set(&self, name: &str, execution: Execution) {
         self.executions.lock().unwrap().insert(name.to_owned(), execution);
     }
@@ -223,7 +234,7 @@ impl Bench {
         payment
     }
 
-    /// What `charge-points` is wired with where points are charged this way.
+    /// The dependencies of `charge-points` where points are charged this way.
     pub fn charging(&self, charging: Charging, payments: ChargePaid) -> ChargeDeps<Accounts, PaymentsSay> {
         ChargeDeps { accounts: self.points.clone(), payments: PaymentsSay(payments), charging, users: users() }
     }
@@ -242,44 +253,44 @@ impl Bench {
         charge_points(&self.points, ask).await.unwrap();
     }
 
-    /// Takes a reservation as far as being paid.
+    /// Takes a reservation to being paid.
     pub async fn begin(&self, saga: &PaymentSaga, now: Timestamp) {
-        use ::reservations::usecases::begin_payment::begin_payment;
+        use ::reservations::handlers::begin_payment;
         begin_payment(&self.reservations, step(saga.clone(), now)).await.unwrap();
     }
 
     /// Sells a reservation that is being paid.
     pub async fn confirm(&self, saga: &PaymentSaga, now: Timestamp) {
-        use ::reservations::usecases::confirm_reservation::confirm_reservation;
+        use ::reservations::handlers::confirm_reservation;
         confirm_reservation(&self.reservations, step(saga.clone(), now)).await.unwrap();
     }
 }
 
-/// Takes wishes for seats, or is down.
+/// Accepts requests for seats, or is down.
 #[derive(Debug, Default)]
 pub struct Requests {
-    wishes: Mutex<Vec<SeatRequest>>,
+    taken: Mutex<Vec<SeatRequest>>,
     pub down: std::sync::atomic::AtomicBool,
 }
 
 impl Requests {
-    /// All that were taken.
+    /// All that were accepted.
     pub fn sent(&self) -> Vec<SeatRequest> {
-        self.wishes.lock().unwrap().clone()
+        self.taken.lock().unwrap().clone()
     }
 }
 
-impl AskForSeats for Requests {
+impl SendRequest for Requests {
     async fn ask(&self, request: &SeatRequest) -> Result<(), Fault> {
         if self.down.load(std::sync::atomic::Ordering::Relaxed) {
             return Err(Fault::unavailable("asking for seats", "down"));
         }
-        self.wishes.lock().unwrap().push(request.clone());
+        self.taken.lock().unwrap().push(request.clone());
         Ok(())
     }
 }
 
-/// What `reserve-seats` is wired with.
+/// The dependencies of `reserve-seats`.
 pub fn reserving(bench: &Bench) -> ReserveDeps<Reservations, Requests> {
     let store = bench.reservations.clone();
     ReserveDeps { store, requests: Requests::default(), users: users(), tokens: queue_tokens() }

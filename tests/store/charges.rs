@@ -4,14 +4,15 @@ use crate::bench::Bench;
 use ::payments::clients::provider::TossPayments;
 use ::payments::domain::charges::{CHARGE_STUCK_MILLIS, Charge, ChargeState, Declined, ProviderPayment};
 use ::payments::dynamo::charges::Charges;
+use ::payments::handlers::pay_charge;
 use ::payments::ports::charges::{
     CreditPoints, FindStuckCharges, MoveCharge, PaymentProvider, RecordCharge, RecordedCharge,
 };
-use ::payments::usecases::pay_charge::{PayCharges, pay_charge};
+use ::payments::usecases::pay_charge::PayCharges;
 use ::payments::usecases::recover_charges::recover_charges;
 use ::points::dynamo::Accounts;
+use ::points::handlers::credit_charge;
 use ::points::ports::ListEntries;
-use ::points::usecases::credit_charge::credit_charge;
 use contracts::steps::{ChargeCredit, ChargePaid, CreditCharge, PayCharge};
 use contracts::{PaymentId, Timestamp, Won};
 use http::{HeaderMap, Method, Request, Response};
@@ -52,15 +53,15 @@ struct Paid {
     status: &'static str,
 }
 
-/// Toss Payments as it is documented, over HTTP, and the store of the secret that is asked for it.
+/// Toss Payments as documented, over HTTP, and the store of the secret that is read for it.
 #[derive(Debug, Default)]
 struct Toss {
     url: String,
     payments: Mutex<HashMap<String, Paid>>,
     /// The first answers under each idempotency key, refusals too.
     answers: Mutex<HashMap<String, (u16, Value)>>,
-    /// Answers given in place of what a path's calls do.
-    told: Mutex<HashMap<String, (u16, Value)>>,
+    /// Answers that replace what a path's calls do.
+    overrides: Mutex<HashMap<String, (u16, Value)>>,
     effects: Mutex<Vec<String>>,
 }
 
@@ -114,8 +115,8 @@ impl Toss {
         self.effects.lock().unwrap().iter().filter(|effect| *effect == what).count()
     }
 
-    fn tell(&self, path: &str, status: u16, code: &str) {
-        self.told.lock().unwrap().insert(path.to_owned(), (status, json!({"code": code, "message": code})));
+    fn override_answer(&self, path: &str, status: u16, code: &str) {
+        self.overrides.lock().unwrap().insert(path.to_owned(), (status, json!({"code": code, "message": code})));
     }
 
     fn answer(&self, method: &Method, path: &str, headers: &HeaderMap, body: &Value) -> (u16, Value) {
@@ -128,8 +129,8 @@ impl Toss {
             return (401, json!({"code": "UNAUTHORIZED_KEY", "message": "?"}));
         }
         assert!(headers.contains_key("x-correlation-id"));
-        if let Some(told) = self.told.lock().unwrap().get(path) {
-            return told.clone();
+        if let Some(answer) = self.overrides.lock().unwrap().get(path) {
+            return answer.clone();
         }
         let once = headers.get("idempotency-key").map(|key| format!("{path} {}", key.to_str().unwrap()));
         assert_eq!(once.is_some(), method == Method::POST, "what moves money moves it once");
@@ -172,8 +173,8 @@ impl Toss {
             }
             _ => return refused(404, "NOT_FOUND"),
         }
-        let told = json!({"paymentKey": key, "orderId": paid.order, "totalAmount": paid.amount, "status": paid.status});
-        (200, told)
+        let body = json!({"paymentKey": key, "orderId": paid.order, "totalAmount": paid.amount, "status": paid.status});
+        (200, body)
     }
 }
 
@@ -188,12 +189,12 @@ enum Break {
     After,
 }
 
-/// All calls of a use case to its neighbours go over this; one of them can be made to break.
+/// All calls of a use case to its neighbours go over this; one of them can be broken.
 #[derive(Debug, Default)]
 struct Line {
     calls: usize,
     breaks: Option<(usize, Break)>,
-    /// Whether whoever met the break died of it: nothing works after it.
+    /// Whether the break kills the caller: nothing works after it.
     kills: bool,
     dead: bool,
 }
@@ -268,7 +269,7 @@ impl PaymentProvider for Over<Arc<TossPayments>> {
     }
 }
 
-/// Points by its own use case, in place of the invocation between two functions.
+/// Points by its own use case, instead of one function invoking another.
 impl CreditPoints for Over<Accounts> {
     async fn credit_points(&self, ask: &CreditCharge) -> Result<ChargeCredit, Fault> {
         let credited = async {
@@ -281,16 +282,16 @@ impl CreditPoints for Over<Accounts> {
     }
 }
 
-// ---------------------------------------------------------------- the world
+// ---------------------------------------------------------------- the shop
 
-struct World {
+struct Shop {
     bench: Bench,
     toss: Arc<Toss>,
     line: Arc<Mutex<Line>>,
     deps: PayCharges<Over<Charges>, Over<Arc<TossPayments>>, Over<Accounts>>,
 }
 
-impl World {
+impl Shop {
     async fn start() -> Self {
         let (bench, toss) = (Bench::start().await, Toss::start().await);
         let line = Arc::new(Mutex::new(Line::default()));
@@ -315,7 +316,7 @@ impl World {
     }
 
     async fn recover(&self, after_millis: i64) {
-        // A recovery that fails is tried again a minute later.
+        // A recovery that fails is retried a minute later.
         drop(recover_charges(&self.deps, NOW.plus_millis(after_millis)).await);
     }
 
@@ -359,7 +360,7 @@ fn ask(who: &str, amount: i64) -> PayCharge {
     }
 }
 
-/// A way a charge can go when nothing fails.
+/// A way that a charge can go when nothing fails.
 #[derive(Debug, Clone, Copy, PartialEq)]
 enum Scene {
     Good,
@@ -374,7 +375,7 @@ const SCENES: [Scene; 6] =
     [Scene::Good, Scene::Declined, Scene::Deposit, Scene::AnotherAmount, Scene::NoRoom, Scene::KeyTaken];
 
 impl Scene {
-    async fn set(self, world: &World, who: &str) -> PayCharge {
+    async fn set(self, shop: &Shop, who: &str) -> PayCharge {
         let ask = ask(who, 500);
         let payer = match self {
             Self::Declined => Payer::Declined,
@@ -382,7 +383,7 @@ impl Scene {
             _ => Payer::Pays,
         };
         let amount = if self == Self::AnotherAmount { 400 } else { 500 };
-        world.toss.offer(&ask.payment_key, &ask.key, amount, payer);
+        shop.toss.offer(&ask.payment_key, &ask.key, amount, payer);
         match self {
             Self::NoRoom => {
                 let full = CreditCharge {
@@ -392,9 +393,9 @@ impl Scene {
                     amount: Won::MAX,
                     requested_at: NOW,
                 };
-                credit_charge(&world.bench.points, step(full, NOW)).await.unwrap();
+                credit_charge(&shop.bench.points, step(full, NOW)).await.unwrap();
             }
-            Self::KeyTaken => world.bench.charge(who, 7, &ask.key).await,
+            Self::KeyTaken => shop.bench.charge(who, 7, &ask.key).await,
             _ => {}
         }
         ask
@@ -415,37 +416,37 @@ impl Scene {
         }
     }
 
-    /// Money and points moved together or not at all, and everybody is told the same, for ever.
-    async fn assert_ended(self, world: &World, ask: &PayCharge, case: &str) {
-        // Where it broke before anything was recorded, the first of these is the first there is.
-        let answers = [world.pay(ask).await.unwrap(), world.pay(ask).await.unwrap()];
-        let item = world.item(ask).await.unwrap();
+    /// Money and points moved together or not at all, and every later answer is the same.
+    async fn assert_ended(self, shop: &Shop, ask: &PayCharge, case: &str) {
+        // Where it broke before anything was recorded, the first of these is the first answer.
+        let answers = [shop.pay(ask).await.unwrap(), shop.pay(ask).await.unwrap()];
+        let item = shop.item(ask).await.unwrap();
         let expected = match self {
-            // Where the answer was lost, the payment itself does not say who declined it.
+            // Where the answer was lost, the payment itself does not tell who declined it.
             Self::Declined if item.text("reason").unwrap() == "payment_failed" => {
                 ChargePaid::NotConfirmed { reason: "payment_failed".to_owned() }
             }
             _ => self.answer(item.text("charge_id").unwrap()),
         };
         assert_eq!(answers, [expected.clone(), expected], "{case}");
-        let effects = |what: &str| world.toss.effects(&format!("{what} {}", ask.payment_key));
+        let effects = |what: &str| shop.toss.effects(&format!("{what} {}", ask.payment_key));
         let (confirmed, cancelled) = (effects("confirm"), effects("cancel"));
-        let provider = world.toss.status(&ask.payment_key);
-        let entries = world.entries(ask).await;
+        let provider = shop.toss.status(&ask.payment_key);
+        let entries = shop.entries(ask).await;
         assert!(!item.contains_key("pending_shard"), "{case}: it waits for nothing");
-        let told = world.events(ask).await;
+        let events = shop.events(ask).await;
         if self == Self::Good {
             assert_eq!((provider, confirmed, cancelled), ("DONE", 1, 0), "{case}");
-            assert_eq!((entries, told), (vec![won(500)], vec!["charge.completed".to_owned()]), "{case}");
+            assert_eq!((entries, events), (vec![won(500)], vec!["charge.completed".to_owned()]), "{case}");
             return;
         }
-        // What an open charge had put under the key before is none of this charge's.
+        // What an open charge had put under the key before does not belong to this charge.
         let of_others = if self == Self::KeyTaken { vec![won(7)] } else { Vec::new() };
         assert_eq!(entries, of_others, "{case}");
         assert_eq!(confirmed, cancelled, "{case}: what was taken was given back, once");
         assert!(["CANCELED", "ABORTED", "IN_PROGRESS"].contains(&provider), "{case}: {provider}");
         let is_cancelled = !matches!(self, Self::Declined | Self::AnotherAmount);
-        assert_eq!(told, if is_cancelled { vec!["charge.cancelled".to_owned()] } else { Vec::new() }, "{case}");
+        assert_eq!(events, if is_cancelled { vec!["charge.cancelled".to_owned()] } else { Vec::new() }, "{case}");
         assert_eq!(confirmed, usize::from(is_cancelled), "{case}");
     }
 }
@@ -454,45 +455,45 @@ impl Scene {
 
 const MINUTE: i64 = 61_000;
 
-/// The recovery's ticks until nothing can be open any more.
-async fn recover_all(world: &World) {
+/// The recovery's runs until nothing can be open any more.
+async fn recover_all(shop: &Shop) {
     for minute in 1..=16 {
-        world.recover(minute * MINUTE).await;
+        shop.recover(minute * MINUTE).await;
     }
 }
 
 #[tokio::test]
 async fn every_way_a_charge_can_go_ends_with_both_or_with_neither() {
-    let world = World::start().await;
+    let shop = Shop::start().await;
     for scene in SCENES {
-        let ask = scene.set(&world, &format!("{scene:?}")).await;
-        world.pay(&ask).await.unwrap();
-        scene.assert_ended(&world, &ask, &format!("{scene:?}")).await;
+        let ask = scene.set(&shop, &format!("{scene:?}")).await;
+        shop.pay(&ask).await.unwrap();
+        scene.assert_ended(&shop, &ask, &format!("{scene:?}")).await;
     }
 }
 
 #[tokio::test]
 async fn wherever_a_charge_breaks_it_still_ends_with_both_or_with_neither() {
-    let world = World::start().await;
+    let shop = Shop::start().await;
     let mut cases = 0;
     for scene in SCENES {
-        world.line(None, false);
-        let undisturbed = scene.set(&world, &format!("{scene:?}")).await;
-        world.pay(&undisturbed).await.unwrap();
-        let calls = world.calls();
+        shop.line(None, false);
+        let undisturbed = scene.set(&shop, &format!("{scene:?}")).await;
+        shop.pay(&undisturbed).await.unwrap();
+        let calls = shop.calls();
         assert!(calls >= 3, "{scene:?}: {calls}");
         for at in 0..calls {
             for broken in [Break::Before, Break::After] {
                 for kills in [false, true] {
                     let case = format!("{scene:?}-{at}-{broken:?}-{kills}");
-                    let ask = scene.set(&world, &case).await;
-                    world.line(Some((at, broken)), kills);
-                    let outcome = world.pay(&ask).await;
-                    world.line(None, false);
-                    // Where the payment could be looked up instead, nobody noticed.
+                    let ask = scene.set(&shop, &case).await;
+                    shop.line(Some((at, broken)), kills);
+                    let outcome = shop.pay(&ask).await;
+                    shop.line(None, false);
+                    // Where the payment could be looked up instead, the break had no effect.
                     assert!(outcome.is_err() || !kills, "{case}: {outcome:?}");
-                    recover_all(&world).await;
-                    scene.assert_ended(&world, &ask, &case).await;
+                    recover_all(&shop).await;
+                    scene.assert_ended(&shop, &ask, &case).await;
                     cases += 1;
                 }
             }
@@ -503,19 +504,19 @@ async fn wherever_a_charge_breaks_it_still_ends_with_both_or_with_neither() {
 
 #[tokio::test]
 async fn a_recovery_that_breaks_too_is_recovered() {
-    let world = World::start().await;
+    let shop = Shop::start().await;
     for scene in [Scene::Good, Scene::NoRoom] {
         for first in 1..5 {
             for second in 2..7 {
                 let case = format!("{scene:?}-{first}-{second}");
-                let ask = scene.set(&world, &case).await;
-                world.line(Some((first, Break::After)), true);
-                world.pay(&ask).await.unwrap_err();
-                world.line(Some((second, Break::After)), true);
-                world.recover(MINUTE).await;
-                world.line(None, false);
-                recover_all(&world).await;
-                scene.assert_ended(&world, &ask, &case).await;
+                let ask = scene.set(&shop, &case).await;
+                shop.line(Some((first, Break::After)), true);
+                shop.pay(&ask).await.unwrap_err();
+                shop.line(Some((second, Break::After)), true);
+                shop.recover(MINUTE).await;
+                shop.line(None, false);
+                recover_all(&shop).await;
+                scene.assert_ended(&shop, &ask, &case).await;
             }
         }
     }
@@ -524,18 +525,18 @@ async fn a_recovery_that_breaks_too_is_recovered() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_charge_asked_for_many_times_at_once_moves_money_and_points_once() {
     for scene in [Scene::Good, Scene::NoRoom] {
-        let world = Arc::new(World::start().await);
-        let ask = scene.set(&world, "alice").await;
+        let shop = Arc::new(Shop::start().await);
+        let ask = scene.set(&shop, "alice").await;
         let mut asked = JoinSet::new();
         for n in 0..12 {
-            let (world, ask) = (Arc::clone(&world), ask.clone());
+            let (shop, ask) = (Arc::clone(&shop), ask.clone());
             asked.spawn(async move {
                 if n % 4 == 3 {
-                    world.recover(MINUTE).await;
+                    shop.recover(MINUTE).await;
                     return;
                 }
-                // Whoever meets another one may be told to come again, never something else.
-                match world.pay(&ask).await {
+                // A call that meets another one may fail with a retryable fault, never otherwise.
+                match shop.pay(&ask).await {
                     Ok(ChargePaid::Credited(_)) => assert_eq!(scene, Scene::Good),
                     Ok(ChargePaid::BalanceLimit) => assert_eq!(scene, Scene::NoRoom),
                     Err(StepError::Fault(Fault::Contended(_) | Fault::Unavailable(_))) => {}
@@ -544,54 +545,54 @@ async fn a_charge_asked_for_many_times_at_once_moves_money_and_points_once() {
             });
         }
         asked.join_all().await;
-        recover_all(&world).await;
-        scene.assert_ended(&world, &ask, &format!("{scene:?}")).await;
+        recover_all(&shop).await;
+        scene.assert_ended(&shop, &ask, &format!("{scene:?}")).await;
     }
 }
 
 #[tokio::test]
 async fn a_yes_that_the_provider_has_forgotten_giving_is_found_in_the_payment_itself() {
-    let world = World::start().await;
-    let ask = Scene::Good.set(&world, "alice").await;
-    world.line(Some((1, Break::After)), true);
-    world.pay(&ask).await.unwrap_err();
+    let shop = Shop::start().await;
+    let ask = Scene::Good.set(&shop, "alice").await;
+    shop.line(Some((1, Break::After)), true);
+    shop.pay(&ask).await.unwrap_err();
     // After 15 days an idempotency key counts no more: the same confirmation is ALREADY_PROCESSED_PAYMENT.
-    world.toss.answers.lock().unwrap().clear();
-    world.line(None, false);
-    assert!(matches!(world.pay(&ask).await.unwrap(), ChargePaid::Credited(_)));
-    Scene::Good.assert_ended(&world, &ask, "forgotten").await;
+    shop.toss.answers.lock().unwrap().clear();
+    shop.line(None, false);
+    assert!(matches!(shop.pay(&ask).await.unwrap(), ChargePaid::Credited(_)));
+    Scene::Good.assert_ended(&shop, &ask, "forgotten").await;
 }
 
 #[tokio::test]
-async fn a_cancellation_that_was_refused_for_now_is_asked_for_again_until_it_is_made() {
-    let world = World::start().await;
-    let ask = Scene::NoRoom.set(&world, "alice").await;
+async fn a_cancellation_that_was_refused_for_now_is_retried_until_it_is_made() {
+    let shop = Shop::start().await;
+    let ask = Scene::NoRoom.set(&shop, "alice").await;
     let cancel = format!("/v1/payments/{}/cancel", ask.payment_key);
-    world.toss.tell(&cancel, 403, "NOT_AVAILABLE_BANK");
-    world.pay(&ask).await.unwrap_err();
-    world.recover(MINUTE).await;
-    assert_eq!((world.state(&ask).await.as_str(), world.toss.status(&ask.payment_key)), ("cancelling", "DONE"));
-    world.toss.told.lock().unwrap().clear();
-    recover_all(&world).await;
-    Scene::NoRoom.assert_ended(&world, &ask, "refused for now").await;
+    shop.toss.override_answer(&cancel, 403, "NOT_AVAILABLE_BANK");
+    shop.pay(&ask).await.unwrap_err();
+    shop.recover(MINUTE).await;
+    assert_eq!((shop.state(&ask).await.as_str(), shop.toss.status(&ask.payment_key)), ("cancelling", "DONE"));
+    shop.toss.overrides.lock().unwrap().clear();
+    recover_all(&shop).await;
+    Scene::NoRoom.assert_ended(&shop, &ask, "refused for now").await;
 }
 
 #[tokio::test]
-async fn a_charge_that_stays_open_is_looked_at_less_and_less_often_and_told_of_after_an_hour() {
-    let world = World::start().await;
-    let (stuck, fine) = (Scene::NoRoom.set(&world, "alice").await, Scene::Good.set(&world, "bob").await);
-    world.toss.tell(&format!("/v1/payments/{}/cancel", stuck.payment_key), 403, "NOT_AVAILABLE_BANK");
-    world.pay(&stuck).await.unwrap_err();
+async fn a_charge_that_stays_open_is_checked_less_and_less_often_and_reported_after_an_hour() {
+    let shop = Shop::start().await;
+    let (stuck, fine) = (Scene::NoRoom.set(&shop, "alice").await, Scene::Good.set(&shop, "bob").await);
+    shop.toss.override_answer(&format!("/v1/payments/{}/cancel", stuck.payment_key), 403, "NOT_AVAILABLE_BANK");
+    shop.pay(&stuck).await.unwrap_err();
     let faults = async || {
-        let items = world.bench.engine.items("payments").await;
-        let told = items.iter().filter(|item| item.text("event").is_ok_and(|text| text.contains("charge-stuck:")));
-        told.count()
+        let items = shop.bench.engine.items("payments").await;
+        let reports = items.iter().filter(|item| item.text("event").is_ok_and(|text| text.contains("charge-stuck:")));
+        reports.count()
     };
     let (mut looks, mut last) = (Vec::new(), 0);
     for minute in 1..=60 {
-        let before = world.item(&stuck).await.unwrap().int("recoveries").unwrap();
-        world.recover(minute * MINUTE).await;
-        if world.item(&stuck).await.unwrap().int("recoveries").unwrap() > before {
+        let before = shop.item(&stuck).await.unwrap().int("recoveries").unwrap();
+        shop.recover(minute * MINUTE).await;
+        if shop.item(&stuck).await.unwrap().int("recoveries").unwrap() > before {
             looks.push(minute - last);
             last = minute;
         }
@@ -600,98 +601,98 @@ async fn a_charge_that_stays_open_is_looked_at_less_and_less_often_and_told_of_a
         }
     }
     assert!(looks.is_sorted() && looks.len() < 8, "{looks:?}");
-    world.recover(CHARGE_STUCK_MILLIS * 3 / 2).await;
+    shop.recover(CHARGE_STUCK_MILLIS * 3 / 2).await;
     assert_eq!(faults().await, 1);
-    // It keeps nobody else waiting, and still comes to its end.
-    world.line(Some((1, Break::Before)), true);
-    world.pay(&fine).await.unwrap_err();
-    world.line(None, false);
-    world.recover(MINUTE).await;
-    assert_eq!(world.state(&fine).await, "credited");
-    world.toss.told.lock().unwrap().clear();
-    world.recover(CHARGE_STUCK_MILLIS * 3).await;
-    Scene::NoRoom.assert_ended(&world, &stuck, "stuck").await;
+    // It holds up no other, and still comes to its end.
+    shop.line(Some((1, Break::Before)), true);
+    shop.pay(&fine).await.unwrap_err();
+    shop.line(None, false);
+    shop.recover(MINUTE).await;
+    assert_eq!(shop.state(&fine).await, "credited");
+    shop.toss.overrides.lock().unwrap().clear();
+    shop.recover(CHARGE_STUCK_MILLIS * 3).await;
+    Scene::NoRoom.assert_ended(&shop, &stuck, "stuck").await;
 }
 
 #[tokio::test]
-async fn a_payment_that_nobody_can_confirm_any_more_is_refused_without_an_answer_of_the_provider() {
-    let world = World::start().await;
-    let ask = Scene::Good.set(&world, "alice").await;
-    world.toss.tell("/v1/payments/confirm", 500, "UNKNOWN_PAYMENT_ERROR");
-    world.pay(&ask).await.unwrap_err();
-    recover_all(&world).await;
-    assert_eq!(world.state(&ask).await, "pending");
-    world.recover(CHARGE_STUCK_MILLIS * 2).await;
-    assert_eq!(world.state(&ask).await, "refused");
-    assert!(world.entries(&ask).await.is_empty());
-    assert_eq!(world.toss.effects(&format!("confirm {}", ask.payment_key)), 0);
+async fn a_payment_that_cannot_be_confirmed_any_more_is_refused_without_an_answer_of_the_provider() {
+    let shop = Shop::start().await;
+    let ask = Scene::Good.set(&shop, "alice").await;
+    shop.toss.override_answer("/v1/payments/confirm", 500, "UNKNOWN_PAYMENT_ERROR");
+    shop.pay(&ask).await.unwrap_err();
+    recover_all(&shop).await;
+    assert_eq!(shop.state(&ask).await, "pending");
+    shop.recover(CHARGE_STUCK_MILLIS * 2).await;
+    assert_eq!(shop.state(&ask).await, "refused");
+    assert!(shop.entries(&ask).await.is_empty());
+    assert_eq!(shop.toss.effects(&format!("confirm {}", ask.payment_key)), 0);
 }
 
 #[tokio::test]
 async fn a_charge_that_cannot_be_read_keeps_no_other_from_its_end() {
-    let world = World::start().await;
-    let asks = [Scene::Good.set(&world, "alice").await, Scene::Good.set(&world, "bob").await];
+    let shop = Shop::start().await;
+    let asks = [Scene::Good.set(&shop, "alice").await, Scene::Good.set(&shop, "bob").await];
     for ask in &asks {
-        world.line(Some((1, Break::Before)), true);
-        world.pay(ask).await.unwrap_err();
+        shop.line(Some((1, Break::Before)), true);
+        shop.pay(ask).await.unwrap_err();
     }
-    world.line(None, false);
-    let table = world.bench.engine.table("payments");
-    let mut corrupt = world.item(&asks[0]).await.unwrap();
+    shop.line(None, false);
+    let table = shop.bench.engine.table("payments");
+    let mut corrupt = shop.item(&asks[0]).await.unwrap();
     corrupt.insert("status".to_owned(), kit::dynamo::s("?"));
     table.client.put_item().table_name(&table.name).set_item(Some(corrupt)).send().await.unwrap();
-    world.recover(MINUTE).await;
-    assert_eq!(world.state(&asks[1]).await, "credited");
+    shop.recover(MINUTE).await;
+    assert_eq!(shop.state(&asks[1]).await, "credited");
 }
 
 // ---------------------------------------------------------------- one payment, one charge
 
 #[tokio::test]
 async fn a_payment_pays_for_one_charge_of_one_user_under_one_key() {
-    let world = World::start().await;
-    let ask = Scene::Good.set(&world, "alice").await;
-    assert!(matches!(world.pay(&ask).await.unwrap(), ChargePaid::Credited(_)));
+    let shop = Shop::start().await;
+    let ask = Scene::Good.set(&shop, "alice").await;
+    assert!(matches!(shop.pay(&ask).await.unwrap(), ChargePaid::Credited(_)));
     let used = ChargePaid::NotConfirmed { reason: "payment_key_used".to_owned() };
     for thief in
         [PayCharge { user_id: user("bob"), ..ask.clone() }, PayCharge { key: "order-2".to_owned(), ..ask.clone() }]
     {
-        assert_eq!(world.pay(&thief).await.unwrap(), used);
-        assert!(world.item(&thief).await.is_none());
+        assert_eq!(shop.pay(&thief).await.unwrap(), used);
+        assert!(shop.item(&thief).await.is_none());
     }
     for other in
         [PayCharge { amount: won(501), ..ask.clone() }, PayCharge { payment_key: "pay-2".to_owned(), ..ask.clone() }]
     {
-        assert_eq!(world.pay(&other).await.unwrap(), ChargePaid::KeyReused);
+        assert_eq!(shop.pay(&other).await.unwrap(), ChargePaid::KeyReused);
     }
-    Scene::Good.assert_ended(&world, &ask, "alice").await;
-    assert_eq!(world.bench.balance("bob").await, 0);
+    Scene::Good.assert_ended(&shop, &ask, "alice").await;
+    assert_eq!(shop.bench.balance("bob").await, 0);
 }
 
 #[tokio::test]
 async fn a_payment_of_another_order_is_neither_taken_nor_given_back() {
-    let world = World::start().await;
+    let shop = Shop::start().await;
     let ask = ask("alice", 500);
-    world.toss.offer(&ask.payment_key, "order-of-somebody", 500, Payer::Pays);
+    shop.toss.offer(&ask.payment_key, "order-of-somebody", 500, Payer::Pays);
     let mismatch = ChargePaid::NotConfirmed { reason: "payment_mismatch".to_owned() };
-    assert_eq!(world.pay(&ask).await.unwrap(), mismatch);
-    assert_eq!(world.toss.status(&ask.payment_key), "IN_PROGRESS");
+    assert_eq!(shop.pay(&ask).await.unwrap(), mismatch);
+    assert_eq!(shop.toss.status(&ask.payment_key), "IN_PROGRESS");
 }
 
 #[tokio::test]
 async fn a_charge_whose_record_lost_its_answer_is_recorded_once() {
-    let world = World::start().await;
-    let ask = Scene::Good.set(&world, "alice").await;
-    world.bench.proxy.inject(Rule::on("TransactWriteItems"), Fate::AnswerLost);
-    world.pay(&ask).await.unwrap_err();
-    world.bench.proxy.heal();
-    recover_all(&world).await;
-    Scene::Good.assert_ended(&world, &ask, "lost").await;
+    let shop = Shop::start().await;
+    let ask = Scene::Good.set(&shop, "alice").await;
+    shop.bench.proxy.inject(Rule::on("TransactWriteItems"), Fate::AnswerLost);
+    shop.pay(&ask).await.unwrap_err();
+    shop.bench.proxy.heal();
+    recover_all(&shop).await;
+    Scene::Good.assert_ended(&shop, &ask, "lost").await;
 }
 
 #[tokio::test]
 async fn without_a_provider_nothing_is_confirmed_and_nothing_refused() {
-    let world = World::start().await;
-    let ssm = Service::new(SSM, &kit::aws::local_config(&world.toss.url, "us-east-1"));
+    let shop = Shop::start().await;
+    let ssm = Service::new(SSM, &kit::aws::local_config(&shop.toss.url, "us-east-1"));
     let nobody = TossPayments::new(kit::outgoing::Client::new().unwrap(), String::new(), Secret::new(ssm, "x".into()));
     let charge = Charge::asked(PaymentId::parse("c1").unwrap(), ask("alice", 500));
     assert!(matches!(nobody.confirm_payment(&charge).await, Err(Fault::Unavailable(_))));

@@ -1,4 +1,4 @@
-//! The catalogue, and a seat map that follows the news.
+//! The catalogue, and a seat map that follows the stream.
 
 use crate::audit::assert_sound;
 use crate::bench::Bench;
@@ -9,15 +9,14 @@ use ::concerts::handlers::{
 };
 use ::concerts::ports::{AddConcert, AddSchedule, OpenSchedule, OpenWaitingRoom};
 use ::reservations::dynamo::Reservations;
+use ::reservations::handlers::release_reservation;
 use ::reservations::ports::KeepTerms;
 use ::reservations::usecases::cancel_reservation::cancel_reservation;
-use ::reservations::usecases::release_reservation::release_reservation;
 use ::reservations::usecases::sweep_holds::sweep_holds;
 use ::waiting_room::domain::DefaultAdmission;
 use ::waiting_room::dynamo::Lines;
 use ::waiting_room::ports::OpenLine;
 use contracts::Timestamp;
-use contracts::steps;
 use kit::dynamo::Read;
 use kit::http::Cursor;
 use kit::stream::Record;
@@ -30,7 +29,7 @@ use tests::fixture::{HOLD_SECONDS, NOW, concert, place, saga, schedule, step, te
 use tests::proxy::{Fate, Rule};
 use tokio::task::JoinSet;
 
-/// The steps of the other contexts themselves, in place of the invocations between functions.
+/// The steps of the other contexts themselves, instead of functions invoking each other.
 struct Steps {
     lines: Lines,
     reservations: Reservations,
@@ -44,16 +43,7 @@ impl OpenWaitingRoom for Steps {
 
 impl OpenSchedule for Steps {
     async fn open_schedule(&self, schedule: &Schedule) -> Result<(), Fault> {
-        let terms = steps::OpenSchedule {
-            schedule_id: schedule.id.clone(),
-            concert_id: schedule.concert.clone(),
-            starts_at: schedule.starts_at,
-            max_per_user: schedule.terms.max_per_user(),
-            hold_seconds: schedule.terms.hold_seconds(),
-            refundable_until: None,
-            sections: schedule.terms.sections().to_vec(),
-        };
-        self.reservations.keep_terms(&terms).await
+        self.reservations.keep_terms(&schedule.on_sale()).await
     }
 }
 
@@ -83,7 +73,7 @@ async fn with_date(max_per_user: u32) -> Bench {
     bench
 }
 
-/// The states of seats that are not available, as the map tells them.
+/// The states of seats that are not available, as the map shows them.
 async fn shown(bench: &Bench) -> BTreeMap<String, String> {
     let call = Ask::at(NOW).path("schedule_id", "date").call();
     let text = get_seat_map(&maps(bench), call).await.unwrap().text.unwrap();
@@ -119,7 +109,7 @@ async fn listed_as_available(bench: &Bench) -> u64 {
     list["items"][0]["seats_available"].as_u64().unwrap()
 }
 
-/// Some buyers' lives: holds, cancellations, payments that succeed and fail, holds that run out.
+/// Some buyers' lives: holds, cancellations, payments that succeed and fail, holds that expire.
 async fn live(bench: &Bench, seed: u64) -> Timestamp {
     let mut random = fastrand::Rng::with_seed(seed);
     let mut now = NOW;
@@ -152,7 +142,7 @@ async fn live(bench: &Bench, seed: u64) -> Timestamp {
 }
 
 #[tokio::test]
-async fn the_seat_map_and_the_counts_are_what_the_stream_told_however_it_is_cut_and_repeated() {
+async fn the_seat_map_and_the_counts_follow_the_stream_however_it_is_cut_and_repeated() {
     for seed in 1..=3 {
         let bench = with_date(4).await;
         live(&bench, seed).await;
@@ -164,7 +154,7 @@ async fn the_seat_map_and_the_counts_are_what_the_stream_told_however_it_is_cut_
             let batch = records[from..to].to_vec();
             project_seat_map(&maps, batch.clone()).await.unwrap();
             if random.bool() {
-                // Delivered again, after its own or from further back.
+                // Redelivered, after its own or from further back.
                 let back = random.usize(..=from);
                 project_seat_map(&maps, records[back..to].to_vec()).await.unwrap();
             }
@@ -373,19 +363,19 @@ async fn a_cursor_made_up_by_somebody_is_answered_without_a_failure() {
     }
 }
 
-// ---------------------------------------------------------------- what is told
+// ---------------------------------------------------------------- what is events
 
 /// The events in the outbox of concerts.
-async fn told(bench: &Bench) -> Vec<contracts::events::Event> {
+async fn events(bench: &Bench) -> Vec<contracts::events::Event> {
     let items = bench.engine.items("concerts").await;
     let rows = items.iter().filter(|item| item.text("kind").is_ok_and(|kind| kind == "outbox"));
     rows.map(|row| row.document("event").unwrap()).collect()
 }
 
 #[tokio::test]
-async fn a_date_on_sale_is_told_with_its_seats() {
+async fn a_date_on_sale_is_published_with_its_seats() {
     let bench = with_date(4).await;
-    let events = told(&bench).await;
+    let events = events(&bench).await;
     assert_eq!(events.len(), 1);
     assert_eq!(events[0].id.as_str(), "date.schedule.opened");
     let contracts::events::EventBody::ScheduleOpened(opened) = &events[0].body else { panic!("{events:?}") };
@@ -393,7 +383,7 @@ async fn a_date_on_sale_is_told_with_its_seats() {
 }
 
 #[tokio::test]
-async fn a_hold_that_the_map_can_never_show_is_told_once_with_its_seats_and_holds_nothing_up() {
+async fn a_hold_that_the_map_can_never_show_is_published_once_with_its_seats_and_holds_nothing_up() {
     // On sale, and unknown to the catalogue.
     let bench = Bench::on_sale(4).await;
     bench.reserve(place("alice", 1, NOW), &["A-1-1", "A-1-2"], "r1", NOW).await.unwrap();
@@ -401,7 +391,7 @@ async fn a_hold_that_the_map_can_never_show_is_told_once_with_its_seats_and_hold
     for _ in 0..2 {
         project_seat_map(&maps(&bench), records.clone()).await.unwrap();
     }
-    let events = told(&bench).await;
+    let events = events(&bench).await;
     assert_eq!(events.len(), 1);
     assert_eq!(events[0].id.as_str(), "r1.availability.update_failed");
     let contracts::events::EventBody::AvailabilityUpdateFailed(failed) = &events[0].body else { panic!("{events:?}") };

@@ -1,7 +1,7 @@
-//! Negative controls: what each condition expression keeps from happening does happen once it is gone.
+//! Negative controls: what each condition expression prevents does happen without it.
 //!
 //! A control plays one scene twice, each time on tables of its own: as it is, where nothing may go wrong, and with one
-//! condition replaced by a tautology on its way through the proxy, where it must. A condition that no control needs is
+//! condition replaced by a tautology on its way through the proxy, where it must. A condition without a control is
 //! found by reading the sources, and fails the last test here.
 
 mod concerts;
@@ -33,8 +33,8 @@ pub async fn control(guard: &str, scene: impl AsyncFn(&Bench) -> bool) {
     assert!(wrong, "nothing goes wrong without {guard:?}: it guards nothing, or the scene does not need it");
 }
 
-/// Each control: what it shows, the function that writes the condition, and the condition as it is sent. Where the source
-/// puts the condition together, `from` is the source's expression.
+/// Each control: what it shows, the function that writes the condition, and the condition as it is sent. Where the
+/// source puts the condition together, `from` is the source's expression.
 macro_rules! controls {
     ($($name:ident: $function:literal guards $guard:literal $(from $source:literal)?, |$bench:ident| $scene:block)*) => {
         $(
@@ -56,13 +56,13 @@ macro_rules! controls {
 }
 pub(crate) use controls;
 
-/// Writes an item behind everybody's back.
+/// Writes an item past the stores.
 async fn put(bench: &Bench, context: &str, item: Item) {
     let table = bench.engine.table(context);
     table.client.put_item().table_name(&table.name).set_item(Some(item)).send().await.unwrap();
 }
 
-/// Deletes an item behind everybody's back.
+/// Deletes an item past the stores.
 async fn remove(bench: &Bench, context: &str, pk: &str, sk: &str) {
     let table = bench.engine.table(context);
     table.client.delete_item().table_name(&table.name).key("pk", s(pk)).key("sk", s(sk)).send().await.unwrap();

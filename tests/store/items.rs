@@ -1,11 +1,11 @@
-//! Merchandise and its stock: nothing is sold twice, nothing is lost, whatever comes again, late or crossed.
+//! Merchandise and its stock: nothing is sold twice, nothing is lost, whatever is redelivered, late or crossed.
 
 use crate::bench::Bench;
 use ::items::domain::{Item, Label, Stock};
 use ::items::dynamo::Items;
+use ::items::handlers::quote_items;
 use ::items::handlers::{Deps, change_item, create_item, deduct_stock, get_item, list_items, set_stock, withdraw_item};
 use ::items::ports::{AddItem, WithdrawItem};
-use ::items::usecases::quote_items::quote_items;
 use contracts::ItemId;
 use contracts::choreography::ACTED_ON_MILLIS;
 use contracts::events::{Event, EventBody, OrderEvent, OrderFailed, StockEvent, StockRefused, schema_of};
@@ -35,14 +35,14 @@ pub fn item_id(name: &str) -> ItemId {
     ItemId::parse(name).unwrap()
 }
 
-/// Puts pieces of an item on sale.
+/// Puts units of an item on sale.
 pub async fn put_on_sale(bench: &Bench, id: &str, stock: i64) {
     let (label, stock) = (Label::new(id, 1_000).unwrap(), Stock::new(stock).unwrap());
     let item = Item { id: item_id(id), label, stock, created_at: NOW };
     shop(bench).add_item(&item, None, NOW).await.unwrap();
 }
 
-/// How the pieces of an item stand, as the table has it.
+/// The counts of an item, as the table has them.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Shelf {
     pub stock: i64,
@@ -50,7 +50,7 @@ pub struct Shelf {
     pub received: i64,
 }
 
-/// How the pieces of an item stand. Whatever is going on: none appears from nothing, none is lost.
+/// The counts of an item. Whatever happens: no unit appears from nothing, none is lost.
 pub async fn shelf(bench: &Bench, id: &str) -> Shelf {
     let row = bench.engine.item("items", &format!("ITEM#{id}"), "ITEM").await.unwrap();
     let of = |name| row.int(name).unwrap();
@@ -80,12 +80,12 @@ fn message(id: &str, body: EventBody) -> Message {
     Message::new(id, json!({ "detail": event }).to_string(), NOW)
 }
 
-/// The news that an order was placed.
+/// The message that an order was placed.
 pub fn placed(id: &str, lines: &[(&str, i64)]) -> Message {
     message(id, EventBody::OrderPlaced(order(id, lines)))
 }
 
-/// The news that it failed.
+/// The message that it failed.
 pub fn failed(id: &str, lines: &[(&str, i64)]) -> Message {
     message(id, EventBody::OrderFailed(OrderFailed { order: order(id, lines), reason: OrderFailure::TimedOut }))
 }
@@ -106,8 +106,8 @@ async fn deliver(store: &Items, message: Message) {
 async fn an_order_older_than_what_is_known_of_orders_takes_nothing() {
     let bench = Bench::start().await;
     let store = Items::new(bench.proxy.table("items"));
-    let news = placed("o1", &[("poster", 1)]);
-    let late = Message::new(&news.id, news.body.clone(), news.now.plus_millis(ACTED_ON_MILLIS + 1));
+    let message = placed("o1", &[("poster", 1)]);
+    let late = Message::new(&message.id, message.body.clone(), message.now.plus_millis(ACTED_ON_MILLIS + 1));
     deduct_stock(&store, late).await.unwrap();
     assert!(bench.engine.items("items").await.is_empty(), "not even a word of it");
 }
@@ -116,7 +116,7 @@ async fn an_order_older_than_what_is_known_of_orders_takes_nothing() {
 async fn answers(bench: &Bench) -> BTreeMap<String, Event> {
     let rows = bench.engine.items("items").await;
     let events = rows.iter().filter(|row| row.contains_key("event")).map(|row| row.document("event").unwrap());
-    let said = |event: Event| {
+    let checked = |event: Event| {
         let schema: Value = serde_json::from_str(schema_of(event.body.event_type()).unwrap()).unwrap();
         let json = serde_json::to_value(&event).unwrap();
         jsonschema::draft202012::options().build(&schema).unwrap().validate(&json).unwrap();
@@ -126,10 +126,10 @@ async fn answers(bench: &Bench) -> BTreeMap<String, Event> {
         );
         (event.id.to_string(), serde_json::from_value(json).unwrap())
     };
-    events.map(said).collect()
+    events.map(checked).collect()
 }
 
-async fn said(bench: &Bench) -> Vec<String> {
+async fn answer_ids(bench: &Bench) -> Vec<String> {
     answers(bench).await.into_keys().collect()
 }
 
@@ -367,7 +367,7 @@ async fn a_withdrawn_item_is_seen_ordered_and_changed_by_nobody() {
 // ---------------------------------------------------------------------------------------------------- stock
 
 #[tokio::test]
-async fn an_order_takes_its_pieces_and_says_so() {
+async fn an_order_takes_its_units_and_publishes_it() {
     let bench = Bench::start().await;
     let lines = [("poster", 2), ("shirt", 1)];
     for (id, _) in lines {
@@ -378,7 +378,7 @@ async fn an_order_takes_its_pieces_and_says_so() {
     assert_eq!(bench.proxy.actions(), ["GetItem", "TransactWriteItems"]);
     assert_eq!(left_and_sold(&bench, "poster").await, (3, 2));
     assert_eq!(left_and_sold(&bench, "shirt").await, (4, 1));
-    assert_eq!(said(&bench).await, ["o1.stock.deducted"]);
+    assert_eq!(answer_ids(&bench).await, ["o1.stock.deducted"]);
     assert_eq!(answer(&bench, "o1.stock.deducted").await, EventBody::StockDeducted(stock_event("o1", &lines)));
     let work = bench.engine.item("items", "ORDER#o1", "WORK").await.unwrap();
     assert_eq!(work.text("work_state").unwrap(), "done");
@@ -403,7 +403,7 @@ async fn an_order_of_fifty_lines_is_taken_and_given_back_as_a_whole() {
 }
 
 #[tokio::test]
-async fn an_order_that_cannot_have_all_has_none_and_is_told_which_items_ran_out() {
+async fn an_order_that_cannot_have_all_has_none_and_gets_the_items_that_ran_out() {
     let bench = Bench::start().await;
     for (id, stock) in [("plenty", 9), ("few", 1), ("none", 0)] {
         put_on_sale(&bench, id, stock).await;
@@ -412,7 +412,7 @@ async fn an_order_that_cannot_have_all_has_none_and_is_told_which_items_ran_out(
     for (id, stock) in [("plenty", 9), ("few", 1), ("none", 0)] {
         assert_eq!(left_and_sold(&bench, id).await, (stock, 0), "{id}");
     }
-    assert_eq!(said(&bench).await, ["o1.stock.refused"]);
+    assert_eq!(answer_ids(&bench).await, ["o1.stock.refused"]);
     let refused = refusal(&bench, "o1").await;
     assert_eq!((refused.reason, refused.items), (OrderFailure::OutOfStock, vec![item_id("none"), item_id("few")]));
     let work = bench.engine.item("items", "ORDER#o1", "WORK").await.unwrap();
@@ -420,7 +420,7 @@ async fn an_order_that_cannot_have_all_has_none_and_is_told_which_items_ran_out(
 }
 
 #[tokio::test]
-async fn an_order_of_an_item_that_is_not_sold_any_more_is_told_so() {
+async fn an_order_of_an_item_that_is_not_sold_any_more_is_refused_as_such() {
     let bench = Bench::start().await;
     for (id, stock) in [("plenty", 9), ("few", 1), ("gone", 9)] {
         put_on_sale(&bench, id, stock).await;
@@ -444,10 +444,11 @@ async fn what_is_ordered_of_an_item_withdrawn_since_goes_back_to_it() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn of_three_hundred_orders_at_once_for_a_hundred_pieces_a_hundred_have_one() {
+async fn of_three_hundred_orders_at_once_for_a_hundred_units_a_hundred_have_one() {
     let bench = Bench::start().await;
     put_on_sale(&bench, "poster", 100).await;
-    // A hot item's transactions meet each other; the embedded engine carries them out one by one, so they are told to.
+    // A hot item's transactions meet each other; the embedded engine carries them out one by one, so the proxy makes
+    // them.
     bench.proxy.inject(Rule::on("TransactWriteItems").after(50).times(300), Fate::Conflicted);
     let mut orders = JoinSet::new();
     for n in 0..300 {
@@ -456,9 +457,9 @@ async fn of_three_hundred_orders_at_once_for_a_hundred_pieces_a_hundred_have_one
     }
     orders.join_all().await;
     assert_eq!(left_and_sold(&bench, "poster").await, (0, 100));
-    let said = said(&bench).await;
-    let of = |kind: &str| said.iter().filter(|id| id.ends_with(kind)).count();
-    assert_eq!((said.len(), of(".stock.deducted"), of(".stock.refused")), (300, 100, 200));
+    let answer_ids = answer_ids(&bench).await;
+    let of = |kind: &str| answer_ids.iter().filter(|id| id.ends_with(kind)).count();
+    assert_eq!((answer_ids.len(), of(".stock.deducted"), of(".stock.refused")), (300, 100, 200));
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -483,7 +484,7 @@ async fn orders_of_several_items_in_any_order_never_oversell_one_nor_take_half()
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_stock_set_while_orders_take_and_give_back_loses_no_piece() {
+async fn a_stock_set_while_orders_take_and_give_back_loses_no_unit() {
     let bench = Arc::new(Bench::start().await);
     put_on_sale(&bench, "poster", 30).await;
     let mut work = JoinSet::new();
@@ -505,8 +506,8 @@ async fn a_stock_set_while_orders_take_and_give_back_loses_no_piece() {
         });
     }
     work.join_all().await;
-    let said = said(&bench).await;
-    let has = |n: usize, kind: &str| said.contains(&format!("o{n}.stock.{kind}"));
+    let answer_ids = answer_ids(&bench).await;
+    let has = |n: usize, kind: &str| answer_ids.contains(&format!("o{n}.stock.{kind}"));
     let sold = (0..60).filter(|n| has(*n, "deducted") && !has(*n, "restored")).count();
     let shelf = shelf(&bench, "poster").await;
     assert_eq!(shelf.sold, sold as i64);
@@ -540,14 +541,14 @@ async fn the_operator_of_a_hot_item_gets_through() {
 // ------------------------------------------------------------------------------------- again, late, crossed, lost
 
 #[tokio::test]
-async fn an_order_heard_of_again_and_again_takes_its_pieces_once() {
+async fn an_order_consumed_again_and_again_takes_its_units_once() {
     let bench = Bench::start().await;
     put_on_sale(&bench, "poster", 5).await;
     for _ in 0..3 {
         deduct_stock(&shop(&bench), placed("o1", &[("poster", 2)])).await.unwrap();
     }
     assert_eq!(left_and_sold(&bench, "poster").await, (3, 2));
-    assert_eq!(said(&bench).await, ["o1.stock.deducted"]);
+    assert_eq!(answer_ids(&bench).await, ["o1.stock.deducted"]);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -572,18 +573,18 @@ async fn ten_deliveries_at_once_have_one_effect() {
 }
 
 #[tokio::test]
-async fn an_order_that_is_refused_stays_refused_when_pieces_come_in() {
+async fn an_order_that_is_refused_stays_refused_when_units_come_in() {
     let bench = Bench::start().await;
     put_on_sale(&bench, "poster", 1).await;
     deduct_stock(&shop(&bench), placed("o1", &[("poster", 2)])).await.unwrap();
     stock(&bench, "poster", 9).await.unwrap();
     deduct_stock(&shop(&bench), placed("o1", &[("poster", 2)])).await.unwrap();
     assert_eq!(left_and_sold(&bench, "poster").await, (9, 0));
-    assert_eq!(said(&bench).await, ["o1.stock.refused"]);
+    assert_eq!(answer_ids(&bench).await, ["o1.stock.refused"]);
 }
 
 #[tokio::test]
-async fn a_failed_order_gives_its_pieces_back_once() {
+async fn a_failed_order_gives_its_units_back_once() {
     let bench = Bench::start().await;
     let lines = [("poster", 2), ("shirt", 1)];
     for (id, _) in lines {
@@ -595,15 +596,15 @@ async fn a_failed_order_gives_its_pieces_back_once() {
         assert_eq!(left_and_sold(&bench, "poster").await, (5, 0));
         assert_eq!(left_and_sold(&bench, "shirt").await, (5, 0));
     }
-    assert_eq!(said(&bench).await, ["o1.stock.deducted", "o1.stock.restored"]);
+    assert_eq!(answer_ids(&bench).await, ["o1.stock.deducted", "o1.stock.restored"]);
     assert_eq!(answer(&bench, "o1.stock.restored").await, EventBody::StockRestored(stock_event("o1", &lines)));
-    // What was placed is skipped from now on.
+    // The placed order is skipped from now on.
     deduct_stock(&shop(&bench), placed("o1", &lines)).await.unwrap();
     assert_eq!(left_and_sold(&bench, "poster").await, (5, 0));
 }
 
 #[tokio::test]
-async fn a_failure_heard_of_before_its_order_keeps_the_order_from_taking_anything() {
+async fn a_failure_consumed_before_its_order_keeps_the_order_from_taking_anything() {
     let bench = Bench::start().await;
     put_on_sale(&bench, "poster", 5).await;
     deduct_stock(&shop(&bench), failed("o1", &[("poster", 2)])).await.unwrap();
@@ -613,7 +614,7 @@ async fn a_failure_heard_of_before_its_order_keeps_the_order_from_taking_anythin
     }
     deduct_stock(&shop(&bench), failed("o1", &[("poster", 2)])).await.unwrap();
     assert_eq!(left_and_sold(&bench, "poster").await, (5, 0));
-    assert_eq!(said(&bench).await, ["o1.stock.restored"]);
+    assert_eq!(answer_ids(&bench).await, ["o1.stock.restored"]);
 }
 
 #[tokio::test]
@@ -624,7 +625,7 @@ async fn a_failure_after_a_refusal_gives_nothing_back_and_is_answered() {
         deduct_stock(&shop(&bench), message("o1", &[("poster", 2)])).await.unwrap();
     }
     assert_eq!(left_and_sold(&bench, "poster").await, (1, 0));
-    assert_eq!(said(&bench).await, ["o1.stock.refused", "o1.stock.restored"]);
+    assert_eq!(answer_ids(&bench).await, ["o1.stock.refused", "o1.stock.restored"]);
     assert_eq!(answer(&bench, "o1.stock.restored").await, EventBody::StockRestored(stock_event("o1", &[])));
 }
 
@@ -650,7 +651,7 @@ async fn an_order_and_its_failure_that_cross_leave_the_stock_as_it_was() {
         assert_eq!(left_and_sold(&bench, "poster").await, (5, 0));
         let work = bench.engine.item("items", "ORDER#o1", "WORK").await.unwrap();
         assert_eq!(work.text("work_state").unwrap(), "undone");
-        assert!(said(&bench).await.contains(&"o1.stock.restored".to_owned()));
+        assert!(answer_ids(&bench).await.contains(&"o1.stock.restored".to_owned()));
     }
 }
 
@@ -659,7 +660,7 @@ async fn a_refusal_that_crosses_the_failure_is_not_written_over_it() {
     let bench = Bench::start().await;
     put_on_sale(&bench, "poster", 1).await;
     let (store, lines) = (shop(&bench), [("poster", 2)]);
-    // The first transaction finds too few pieces; the second writes the refusal.
+    // The first transaction finds too few units; the second writes the refusal.
     let gate = bench.proxy.hold(Rule::on("TransactWriteItems").after(1).once());
     let crossing = async {
         gate.reached().await;
@@ -667,24 +668,24 @@ async fn a_refusal_that_crosses_the_failure_is_not_written_over_it() {
         gate.open();
     };
     tokio::join!(async { deduct_stock(&store, placed("o1", &lines)).await.unwrap() }, crossing);
-    assert_eq!(said(&bench).await, ["o1.stock.restored"]);
+    assert_eq!(answer_ids(&bench).await, ["o1.stock.restored"]);
 }
 
 #[tokio::test]
-async fn an_order_that_only_meets_other_writers_comes_again_and_changes_nothing_until_then() {
+async fn an_order_that_only_meets_other_writers_is_redelivered_and_changes_nothing_until_then() {
     let bench = Bench::start().await;
     put_on_sale(&bench, "poster", 5).await;
     bench.proxy.inject(Rule::on("TransactWriteItems").times(8), Fate::Conflicted);
     let outcome = deduct_stock(&shop(&bench), placed("o1", &[("poster", 2)])).await;
     assert!(matches!(outcome, Err(Fault::Contended(_))), "{outcome:?}");
     assert_eq!(left_and_sold(&bench, "poster").await, (5, 0));
-    assert_eq!(said(&bench).await, Vec::<String>::new());
+    assert_eq!(answer_ids(&bench).await, Vec::<String>::new());
     deduct_stock(&shop(&bench), placed("o1", &[("poster", 2)])).await.unwrap();
     assert_eq!(left_and_sold(&bench, "poster").await, (3, 2));
 }
 
 #[tokio::test]
-async fn a_consumer_that_dies_before_or_after_its_write_does_it_once_when_the_message_comes_again() {
+async fn a_consumer_that_dies_before_or_after_its_write_does_it_once_when_the_message_is_redelivered() {
     let lines = [("poster", 2)];
     let lives: [(&[Message], Message, (i64, i64)); 4] = [
         (&[], placed("o1", &lines), (3, 2)),
@@ -711,7 +712,7 @@ async fn a_consumer_that_dies_before_or_after_its_write_does_it_once_when_the_me
 }
 
 #[tokio::test]
-async fn an_answer_is_said_again_to_whoever_asks_again_and_only_once_it_was_said() {
+async fn an_answer_is_published_again_with_its_order_and_only_once_it_was_published() {
     let bench = Bench::start().await;
     put_on_sale(&bench, "poster", 2).await;
     let later = NOW.plus_seconds(120);
@@ -731,13 +732,13 @@ async fn an_answer_is_said_again_to_whoever_asks_again_and_only_once_it_was_said
         relay(&bench, &bus).sweep(later).await.unwrap();
         assert_eq!(bus.ids(), [id]);
     }
-    // An order that failed is not told again that its pieces were taken.
+    // For a failed order it is not published again that its units were taken.
     deduct_stock(&shop(&bench), placed("o1", &[("poster", 2)])).await.unwrap();
     assert_eq!(relay(&bench, &Bus::start().await).sweep(later.plus_seconds(120)).await.unwrap(), 0);
 }
 
 #[tokio::test]
-async fn what_is_no_news_of_an_order_is_poison() {
+async fn what_is_no_event_of_an_order_is_poison() {
     let bench = Bench::start().await;
     let completed = message("o1", EventBody::OrderCompleted(order("o1", &[("poster", 1)])));
     for poison in [Message::new("m", "{}", NOW), completed] {

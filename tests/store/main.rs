@@ -1,5 +1,5 @@
-//! The stores of all contexts against a real DynamoDB endpoint: how often they go there, what two writers at once come
-//! to, and that every guard is needed.
+//! The stores of all contexts against a real DynamoDB endpoint: how often they call it, what two writers at once result
+//! in, and that every guard is needed.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 

@@ -1,4 +1,4 @@
-//! Consumers: one effect for each event, whatever happens on the way.
+//! Consumers: one effect for each event, whatever fails.
 
 use crate::bench::Bench;
 use ::notifications::clients::{self, AlimTalk, CashReceipts, Directory, Notion, Webhook};
@@ -31,7 +31,7 @@ use tokio::net::TcpListener;
 
 /// The key of the Standard Webhooks libraries' own tests.
 const SIGNING: &str = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw";
-/// Every secret here, as far as it would show.
+/// Every secret here, in the forms in which it could leak.
 const SECRETS: [&str; 6] =
     ["MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw", "alim-secret", "alim-app", "toss-secret", "notion-token", "scim-token"];
 
@@ -99,7 +99,7 @@ impl<'a> Desk<'a> {
         WatchDeps { store, pages: Some(provider), look: queues, queues: urls }
     }
 
-    /// What providers heard of requests whose method and path contain this.
+    /// The requests that providers received whose method and path contain this.
     pub fn heard(&self, what: &str) -> Vec<Heard> {
         self.outside.heard(what)
     }
@@ -189,7 +189,7 @@ fn is_unavailable(outcome: &Result<(), Fault>) -> bool {
     matches!(outcome, Err(Fault::Unavailable(_)))
 }
 
-/// Receives a message as often as SQS would, at the moments it would, until it is done.
+/// Receives a message as often as SQS would, at the times it would, until it is done.
 async fn until_done<Fut>(message: &Message, handle: impl Fn(Message) -> Fut)
 where
     Fut: Future<Output = Result<(), Fault>>,
@@ -269,7 +269,7 @@ async fn a_claim_whose_answer_was_lost_is_still_its_owners() {
 }
 
 #[tokio::test]
-async fn a_lost_answer_is_asked_for_again_under_the_same_key() {
+async fn a_call_whose_answer_was_lost_is_retried_under_the_same_key() {
     let bench = Bench::start().await;
     let desk = Desk::beside(&bench).await;
     let deps = desk.receipts();
@@ -281,7 +281,7 @@ async fn a_lost_answer_is_asked_for_again_under_the_same_key() {
 }
 
 #[tokio::test]
-async fn a_provider_that_was_down_is_told_once_when_it_is_back() {
+async fn a_provider_that_was_down_is_notified_once_when_it_is_back() {
     let bench = Bench::start().await;
     let desk = Desk::beside(&bench).await;
     let deps = desk.webhook("/partner");
@@ -305,18 +305,18 @@ async fn a_refusal_is_final_at_once() {
     desk.outside.refuse("/partner", 422, None, 1);
     assert!(is_broken(&notify_partner(&deps, example("payment.completed")).await));
     assert_eq!(desk.heard("/partner").len(), 1);
-    // Sent again by a person, it is delivered.
+    // Redriven by an operator, it is delivered.
     notify_partner(&deps, example("payment.completed")).await.unwrap();
 }
 
 #[tokio::test]
-async fn a_provider_that_says_when_to_come_again_is_not_asked_before() {
+async fn a_provider_that_sets_a_time_to_retry_is_not_called_before() {
     let bench = Bench::start().await;
     let desk = Desk::beside(&bench).await;
     let deps = desk.alimtalk();
     desk.outside.refuse("/alimtalk", 429, Some(30), 1);
-    let told = push_alimtalk(&deps, example("payment.completed")).await.unwrap_err();
-    assert_eq!(told.wait(), Some(Duration::from_secs(30)));
+    let refused = push_alimtalk(&deps, example("payment.completed")).await.unwrap_err();
+    assert_eq!(refused.wait(), Some(Duration::from_secs(30)));
     assert_eq!(desk.heard("/alimtalk").len(), 1);
 }
 
@@ -441,13 +441,13 @@ fn placed(order: &str) -> Message {
     Message::new("m", json!({ "detail": event }).to_string(), NOW)
 }
 
-/// What was said here: the events, by their ids.
-async fn said(bench: &Bench) -> Vec<Event> {
+/// The events in the outbox, by their ids.
+async fn events(bench: &Bench) -> Vec<Event> {
     let rows = bench.engine.items("notifications").await;
     let rows = rows.iter().filter(|item| item.contains_key("publish_state"));
-    let mut said: Vec<Event> = rows.map(|row| row.document("event").unwrap()).collect();
-    said.sort_by(|one, other| one.id.cmp(&other.id));
-    said
+    let mut events: Vec<Event> = rows.map(|row| row.document("event").unwrap()).collect();
+    events.sort_by(|one, other| one.id.cmp(&other.id));
+    events
 }
 
 #[tokio::test]
@@ -460,14 +460,14 @@ async fn an_order_that_the_data_platform_has_taken_is_reported_once() {
         assert!(deliver(&desk, batch.clone()).await.iter().all(Result::is_ok));
     }
     assert_eq!(desk.heard("/data-platform").len(), 1);
-    let said = said(&bench).await;
-    let ids: Vec<&str> = said.iter().map(|event| event.id.as_str()).collect();
+    let events = events(&bench).await;
+    let ids: Vec<&str> = events.iter().map(|event| event.id.as_str()).collect();
     assert_eq!(ids, ["o1.order.reported", "o2.order.reported"]);
     let placed = event("order.placed", "o1.order.placed");
-    assert_eq!((said[0].source.as_str(), said[0].subject.as_str()), ("encore/notifications", "o1"));
-    assert_eq!(said[0].correlationid, placed.correlationid);
-    let told = serde_json::to_value(&said[0]).unwrap();
-    assert_eq!(told["data"], json!({"order_id": "o1", "user_id": "alice"}));
+    assert_eq!((events[0].source.as_str(), events[0].subject.as_str()), ("encore/notifications", "o1"));
+    assert_eq!(events[0].correlationid, placed.correlationid);
+    let json = serde_json::to_value(&events[0]).unwrap();
+    assert_eq!(json["data"], json!({"order_id": "o1", "user_id": "alice"}));
 
     let to_bus = kit::outbox::Bus::new(bus.client(), BUS.to_owned());
     let relay = Relay::new("notifications", bench.proxy.table("notifications"), to_bus);
@@ -485,8 +485,8 @@ async fn an_order_that_the_data_platform_has_not_taken_is_not_reported() {
     desk.outside.refuse("o2.order.placed", 400, None, usize::MAX);
     let outcomes = deliver(&desk, vec![placed("o1"), placed("o2")]).await;
     assert!(outcomes[0].is_ok() && is_broken(&outcomes[1]), "{outcomes:?}");
-    let said: Vec<String> = said(&bench).await.into_iter().map(|event| event.id.to_string()).collect();
-    assert_eq!(said, ["o1.order.reported"]);
+    let events: Vec<String> = events(&bench).await.into_iter().map(|event| event.id.to_string()).collect();
+    assert_eq!(events, ["o1.order.reported"]);
 }
 
 #[tokio::test]
@@ -498,16 +498,16 @@ async fn an_order_is_reported_exactly_when_its_delivery_is_written_down() {
         assert!(deliver(&desk, vec![placed("o1")]).await[0].is_err(), "{fate:?}");
         bench.proxy.heal();
         let is_done = bench.engine.items("notifications").await.iter().any(|item| item.contains_key("done_at"));
-        assert_eq!(said(&bench).await.len(), usize::from(is_done), "{fate:?}");
+        assert_eq!(events(&bench).await.len(), usize::from(is_done), "{fate:?}");
         assert_eq!(is_done, matches!(fate, Fate::AnswerLost));
         let again = later(&placed("o1"), LEASE_MILLIS);
         assert!(deliver(&desk, vec![again]).await[0].is_ok(), "{fate:?}");
-        assert_eq!(said(&bench).await.len(), 1, "{fate:?}");
+        assert_eq!(events(&bench).await.len(), 1, "{fate:?}");
     }
 }
 
 #[tokio::test]
-async fn the_partner_is_told_type_moment_and_data_under_the_events_id() {
+async fn the_partner_gets_type_time_and_data_under_the_events_id() {
     let bench = Bench::start().await;
     let desk = Desk::beside(&bench).await;
     notify_partner(&desk.webhook("/partner"), example("payment.completed")).await.unwrap();
@@ -540,7 +540,7 @@ async fn a_push_goes_to_the_number_in_the_directory_with_its_template() {
 }
 
 #[tokio::test]
-async fn what_became_of_an_order_is_told_to_who_placed_it() {
+async fn the_end_of_an_order_is_sent_to_its_user() {
     let bench = Bench::start().await;
     let desk = Desk::beside(&bench).await;
     let deps = desk.alimtalk();
@@ -550,10 +550,10 @@ async fn what_became_of_an_order_is_told_to_who_placed_it() {
     let sent = desk.heard("/alimtalk");
     let templates: Vec<&str> = sent.iter().map(|sent| sent.body["templateCode"].as_str().unwrap()).collect();
     assert_eq!(templates, ["order_completed", "order_failed"]);
-    let told = |sent: &Heard| sent.body["recipientList"][0]["templateParameter"].clone();
+    let parameters = |sent: &Heard| sent.body["recipientList"][0]["templateParameter"].clone();
     let order = json!({"order": "01K9Z3ORDER0000000000000A0", "items": "Poster 2개", "price": "30,000원"});
-    assert_eq!(told(&sent[0]), order);
-    assert_eq!(told(&sent[1])["reason"], "재고 부족");
+    assert_eq!(parameters(&sent[0]), order);
+    assert_eq!(parameters(&sent[1])["reason"], "재고 부족");
 }
 
 #[tokio::test]
@@ -641,7 +641,7 @@ async fn a_receipt_whose_issuer_died_is_cancelled_after_its_refund() {
 }
 
 #[tokio::test]
-async fn a_cancellation_that_fails_comes_again() {
+async fn a_cancellation_that_fails_is_retried() {
     let bench = Bench::start().await;
     let desk = Desk::beside(&bench).await;
     let deps = desk.receipts();
@@ -693,10 +693,10 @@ async fn a_page_whose_maker_died_is_found_not_made_again() {
         let desk = Desk::beside(&bench).await;
         let deps = desk.notion();
         if is_heard {
-            // It is made, and cannot be written down.
+            // It is made, and cannot be recorded.
             bench.proxy.inject(Rule::on("PutItem").containing("page-"), Fate::Dropped);
         } else {
-            // It is made, and nobody hears of it.
+            // It is made, and its answer is lost.
             desk.network.inject(Rule::all().containing("parent"), Fate::AnswerLost);
         }
         let sign = fault("f", "f.1", NOW);
@@ -737,7 +737,7 @@ async fn an_alarm_that_arrives_after_its_end_opens_nothing() {
 }
 
 #[tokio::test]
-async fn a_fault_nobody_closes_is_a_new_page_after_a_quiet_day() {
+async fn a_fault_that_is_not_closed_is_a_new_page_after_a_quiet_day() {
     let bench = Bench::start().await;
     let desk = Desk::beside(&bench).await;
     let deps = desk.notion();
@@ -779,7 +779,7 @@ async fn a_queue_and_its_alarm_are_one_fault() {
 }
 
 #[tokio::test]
-async fn a_queue_that_does_not_answer_holds_up_no_other_and_is_told() {
+async fn a_queue_that_does_not_answer_holds_up_no_other_and_is_reported() {
     let bench = Bench::start().await;
     let desk = Desk::beside(&bench).await;
     let deps = desk.watch(Queues::holding(&[("encore-gone-dead-letters", u64::MAX), ("encore-b-dead-letters", 1)]));
@@ -787,7 +787,7 @@ async fn a_queue_that_does_not_answer_holds_up_no_other_and_is_told() {
     assert_eq!(desk.pages(), [("Open".to_owned(), 1)]);
 }
 
-/// SQS, as far as it is asked what a queue holds: it gives everybody this answer.
+/// SQS, as far as it is asked what a queue holds: it gives this answer to every call.
 async fn queues_of_sqs(status: &str, header: &str, body: &str) -> clients::Queues {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let url = format!("http://{}", listener.local_addr().unwrap());
@@ -795,9 +795,9 @@ async fn queues_of_sqs(status: &str, header: &str, body: &str) -> clients::Queue
     let answer = format!("HTTP/1.1 {status}\r\n{kind}\r\n{header}content-length: {}\r\n\r\n{body}", body.len());
     tokio::spawn(async move {
         while let Ok((mut stream, _)) = listener.accept().await {
-            let mut heard = Vec::new();
-            // A request is heard when its body, a JSON object, is.
-            while !heard.ends_with(b"}") && stream.read_buf(&mut heard).await.is_ok_and(|read| read > 0) {}
+            let mut received = Vec::new();
+            // A request is complete when its body, a JSON object, is.
+            while !received.ends_with(b"}") && stream.read_buf(&mut received).await.is_ok_and(|read| read > 0) {}
             stream.write_all(answer.as_bytes()).await.unwrap();
         }
     });
@@ -805,7 +805,7 @@ async fn queues_of_sqs(status: &str, header: &str, body: &str) -> clients::Queue
 }
 
 #[tokio::test]
-async fn a_queue_that_is_not_there_is_empty_and_whatever_else_sqs_says_is_a_fault() {
+async fn a_queue_that_is_not_there_is_empty_and_any_other_answer_of_sqs_is_a_fault() {
     let url = "https://sqs.us-east-1.amazonaws.com/000000000000/encore-a-dead-letters";
     let counts = json!({"Attributes": {
         "ApproximateNumberOfMessages": "2", "ApproximateNumberOfMessagesNotVisible": "1",

@@ -1,19 +1,19 @@
-//! Carts and orders: what is fixed when an order is placed, what the answers come to in whatever order they come, and that
-//! a cart loses and gets back its lines once.
+//! Carts and orders: what is fixed when an order is placed, the outcome of the answers in whatever order they come, and
+//! that a cart loses and gets back its lines once.
 
 use crate::bench::Bench;
 use crate::items::{item_id, put_on_sale, shop};
 use ::items::domain::Label;
 use ::items::dynamo::Items;
+use ::items::handlers::quote_items;
 use ::items::ports::{ChangeItem, WithdrawItem};
-use ::items::usecases::quote_items::quote_items;
 use ::orders::domain::{Answer, DUE_SHARDS, Did, DueOrder, FIRST_LOOK_SECONDS, Order, Participant, STUCK_NUDGES};
 use ::orders::dynamo::{Orders, order_of};
 use ::orders::handlers::{
     Deps, PlaceDeps, SweepDeps, clear_cart, get_cart, get_order, list_orders, place_order, put_cart_item,
     remove_cart_item, sweep_orders, track_order,
 };
-use ::orders::ports::{AskItems, EndOrder, FindDue};
+use ::orders::ports::{EndOrder, FindDue, QuoteClient};
 use contracts::choreography::ACTED_ON_MILLIS;
 use contracts::events::{
     CartEvent, Event, EventBody, FaultDetected, OrderEvent, OrderFailed, OrderReported, PointsEvent, PointsRefused,
@@ -38,11 +38,11 @@ use tokio::task::JoinSet;
 /// How long an order may take here, in seconds.
 const DEADLINE_SECONDS: i64 = 300;
 
-/// Quotes by the use case itself, in place of the invocation between two functions.
+/// Quotes by the use case itself, instead of one function invoking another.
 #[derive(Debug)]
 pub struct Quotes(Items);
 
-impl AskItems for Quotes {
+impl QuoteClient for Quotes {
     async fn quote(&self, ask: &QuoteItems) -> Result<ItemsQuote, Fault> {
         quote_items(&self.0, step(ask.clone(), NOW)).await.map_err(|error| match error {
             StepError::Fault(fault) => fault,
@@ -85,7 +85,7 @@ async fn put_at(bench: &Bench, item: &str, quantity: i64, now: Timestamp) -> Res
     put_cart_item(&asking(bench), ask.call()).await
 }
 
-/// Puts pieces of an item into alice's cart.
+/// Puts units of an item into alice's cart.
 pub async fn put(bench: &Bench, item: &str, quantity: i64, now: Timestamp) {
     put_at(bench, item, quantity, now).await.unwrap();
 }
@@ -95,7 +95,7 @@ async fn remove(bench: &Bench, item: &str) {
     assert_eq!(reply.status.as_u16(), 204);
 }
 
-/// What is in alice's cart, and how many pieces of it.
+/// The items in alice's cart, and how many units of each.
 pub async fn cart(bench: &Bench) -> BTreeMap<String, i64> {
     let cart = body(get_cart(&deps(bench), alice().call()).await);
     let lines = cart["lines"].as_array().unwrap();
@@ -205,7 +205,7 @@ async fn place(bench: &Bench, lines: &[(&str, i64)], key: &str, now: Timestamp) 
     place_order(&asking(bench), Ask::at(now).user("alice").key(key).json(wanted(lines)).call()).await
 }
 
-/// Places an order of alice's that is taken; its id.
+/// Places an order of alice's that is accepted; its id.
 pub async fn placed(bench: &Bench, lines: &[(&str, i64)], key: &str) -> String {
     body(place(bench, lines, key, NOW).await)["order_id"].as_str().unwrap().to_owned()
 }
@@ -224,7 +224,7 @@ async fn status(bench: &Bench, id: &str) -> String {
     seen["failure"].as_str().or(seen["status"].as_str()).unwrap().to_owned()
 }
 
-/// When an order is due for a look.
+/// When the sweep finds an order.
 pub async fn due_at(bench: &Bench, id: &str) -> Option<Timestamp> {
     order_row(bench, id).await.moment("due_at").ok()
 }
@@ -234,7 +234,7 @@ async fn outbox_row(bench: &Bench, id: &str) -> Row {
 }
 
 /// The events in the outbox, by their ids; each fits its schema and is of the request that placed the order.
-async fn said(bench: &Bench) -> BTreeMap<String, Event> {
+async fn events(bench: &Bench) -> BTreeMap<String, Event> {
     let rows = bench.engine.items("orders").await;
     let events = rows.iter().filter(|row| row.contains_key("event")).map(|row| row.document("event").unwrap());
     let checked = |event: Event| {
@@ -247,10 +247,10 @@ async fn said(bench: &Bench) -> BTreeMap<String, Event> {
     events.map(checked).collect()
 }
 
-/// What was said about an order, by type.
-async fn said_of(bench: &Bench, id: &str) -> Vec<String> {
+/// The events of an order, by type.
+async fn event_types_of(bench: &Bench, id: &str) -> Vec<String> {
     let prefix = format!("{id}.");
-    said(bench).await.into_keys().filter_map(|event| event.strip_prefix(&prefix).map(str::to_owned)).collect()
+    events(bench).await.into_keys().filter_map(|event| event.strip_prefix(&prefix).map(str::to_owned)).collect()
 }
 
 async fn work_state(bench: &Bench, id: &str) -> BTreeMap<String, String> {
@@ -292,8 +292,8 @@ async fn an_order_is_written_with_its_event_and_its_answer_in_two_round_trips() 
     assert_eq!((row.text("transaction_key").unwrap(), row.text("publish_state").unwrap()), (id, "pending"));
     let pending = ["stock", "points", "cart", "report"].map(|who| (who.to_owned(), "pending".to_owned()));
     assert_eq!(work_state(&bench, id).await, BTreeMap::from(pending));
-    let EventBody::OrderPlaced(told) = said(&bench).await.remove(&event).unwrap().body else { panic!("{event}") };
-    assert_eq!((serde_json::to_value(told.lines).unwrap(), told.total_price), (expected["lines"].clone(), won(3_000)));
+    let EventBody::OrderPlaced(body) = events(&bench).await.remove(&event).unwrap().body else { panic!("{event}") };
+    assert_eq!((serde_json::to_value(body.lines).unwrap(), body.total_price), (expected["lines"].clone(), won(3_000)));
     assert_eq!(due_at(&bench, id).await, Some(NOW.plus_seconds(FIRST_LOOK_SECONDS)));
 }
 
@@ -316,7 +316,7 @@ async fn one_key_is_one_order_however_many_ask_at_once_and_whatever_becomes_of_t
     assert_eq!(refused(place(&bench, &[("mug", 1)], "k", NOW).await), (422, "idempotency_key_reused"));
     let a_day_later = NOW.plus_seconds(86_400);
     assert_eq!(refused(place(&bench, &[("poster", 1)], "k", a_day_later).await), (404, "item_not_found"));
-    assert_eq!(said_of(&bench, &ids[0]).await, ["order.placed"]);
+    assert_eq!(event_types_of(&bench, &ids[0]).await, ["order.placed"]);
 }
 
 #[tokio::test]
@@ -330,10 +330,10 @@ async fn an_order_whose_answer_is_lost_is_placed_once() {
     assert_eq!(orders.iter().filter(|row| row.get("kind") == Some(&s("order"))).count(), 1);
 }
 
-/// Items that cannot be asked.
+/// Items that cannot be reached.
 struct Unreachable;
 
-impl AskItems for Unreachable {
+impl QuoteClient for Unreachable {
     async fn quote(&self, _: &QuoteItems) -> Result<ItemsQuote, Fault> {
         Err(Fault::unavailable("asking what items cost", "down"))
     }
@@ -366,18 +366,18 @@ async fn an_order_costs_as_many_write_units_as_the_readme_says() {
     costs("put a line", 1.0);
     let id = placed(&bench, &[("mug", 1)], "k").await;
     costs("place", 8.0);
-    clear_cart(&desk(&bench), news_placed(&id, &[("mug", 1)])).await.unwrap();
+    clear_cart(&desk(&bench), order_placed(&id, &[("mug", 1)])).await.unwrap();
     costs("clear the cart", 7.0);
-    clear_cart(&desk(&bench), news_failed(&id, &[("mug", 1)])).await.unwrap();
+    clear_cart(&desk(&bench), order_failed(&id, &[("mug", 1)])).await.unwrap();
     costs("give back", 7.0);
-    tell(&bench, &id, Say::Deducted).await;
+    deliver_answer(&bench, &id, Published::Deducted).await;
     costs("note an answer", 2.0);
     publish(&bench).await;
-    tell(&bench, &id, Say::Reported).await;
+    deliver_answer(&bench, &id, Published::Reported).await;
     costs("note an answer to an event that is published", 1.0);
-    tell(&bench, &id, Say::Used).await;
+    deliver_answer(&bench, &id, Published::Used).await;
     costs("note another", 1.0);
-    tell(&bench, &id, Say::Cleared).await;
+    deliver_answer(&bench, &id, Published::Cleared).await;
     costs("note the last one and complete", 1.0 + 4.0 + 2.0);
 }
 
@@ -394,7 +394,7 @@ async fn an_order_that_is_refused_writes_nothing_and_leaves_its_key_free() {
     assert_eq!((changed.status.as_u16(), changed.code), (409, "price_changed"));
     let lines = json!([{"item_id": "poster", "price_in_cart": 1_000, "price": 1_200}]);
     assert_eq!(changed.members["lines"], lines);
-    assert!(said(&bench).await.is_empty());
+    assert!(events(&bench).await.is_empty());
     put(&bench, "poster", 1, NOW).await;
     let order = body(place(&bench, &[("mug", 1), ("poster", 2)], "k", NOW).await);
     assert_eq!(order["total_price"], 3_400);
@@ -449,14 +449,14 @@ async fn orders_are_listed_newest_first_in_pages_and_only_to_their_owner() {
     assert_eq!(refused(list_orders(&deps(&bench), wrong.call()).await), (400, "invalid_request"));
 }
 
-// ------------------------------------------------------------------------------------------- the cart's part of an order
+// ------------------------------------------------------------------------------------------ the cart's part of an order
 
 fn message(id: &str, body: EventBody, at: Timestamp) -> Message {
     let event = outbox::event("encore/test", id, "request-1", body, at).unwrap();
     Message::new("m", json!({ "detail": event }).to_string(), NOW)
 }
 
-fn told(id: &str, lines: &[(&str, i64)]) -> OrderEvent {
+fn order_event(id: &str, lines: &[(&str, i64)]) -> OrderEvent {
     let line = |(item, quantity): &(&str, i64)| OrderLine {
         item_id: item_id(item),
         name: (*item).to_owned(),
@@ -467,20 +467,21 @@ fn told(id: &str, lines: &[(&str, i64)]) -> OrderEvent {
     OrderEvent { order_id, user_id: user("alice"), lines: lines.iter().map(line).collect(), total_price: won(1_000) }
 }
 
-/// The news that an order was placed.
-pub fn news_placed(id: &str, lines: &[(&str, i64)]) -> Message {
-    message(id, EventBody::OrderPlaced(told(id, lines)), NOW)
+/// The message that an order was placed.
+pub fn order_placed(id: &str, lines: &[(&str, i64)]) -> Message {
+    message(id, EventBody::OrderPlaced(order_event(id, lines)), NOW)
 }
 
-/// The news that it failed.
-pub fn news_failed(id: &str, lines: &[(&str, i64)]) -> Message {
-    let failed = OrderFailed { order: told(id, lines), reason: OrderFailure::TimedOut };
+/// The message that it failed.
+pub fn order_failed(id: &str, lines: &[(&str, i64)]) -> Message {
+    let failed = OrderFailed { order: order_event(id, lines), reason: OrderFailure::TimedOut };
     message(id, EventBody::OrderFailed(failed), NOW.plus_seconds(60))
 }
 
-/// What was said to have left the cart, or come back: item and pieces.
+/// What left the cart or came back according to an event: item and quantity.
 pub async fn moved(bench: &Bench, event: &str) -> BTreeMap<String, i64> {
-    let (EventBody::CartCleared(cart) | EventBody::CartRestored(cart)) = said(bench).await.remove(event).unwrap().body
+    let (EventBody::CartCleared(cart) | EventBody::CartRestored(cart)) =
+        events(bench).await.remove(event).unwrap().body
     else {
         panic!("{event}")
     };
@@ -501,8 +502,8 @@ async fn publish(bench: &Bench) -> Bus {
     bus
 }
 
-/// Whether an event that was published waits for being published again.
-async fn is_said_again(bench: &Bench, event: &str) -> bool {
+/// Whether an event that was published waits to be published again.
+async fn is_republished(bench: &Bench, event: &str) -> bool {
     let row = outbox_row(bench, event).await;
     row.contains_key("unpublished_shard") && row.text("publish_state").unwrap() == "pending"
 }
@@ -519,12 +520,12 @@ async fn an_order_takes_its_lines_out_of_the_cart_and_gives_them_back_when_it_fa
     let bench = Bench::start().await;
     filled(&bench).await;
     bench.proxy.forget();
-    clear_cart(&desk(&bench), news_placed("o1", &[("mug", 3)])).await.unwrap();
+    clear_cart(&desk(&bench), order_placed("o1", &[("mug", 3)])).await.unwrap();
     assert_eq!(bench.proxy.actions(), ["GetItem", "GetItem", "TransactWriteItems"]);
     assert_eq!(cart(&bench).await, with(&[("poster", 2)]));
     assert_eq!(moved(&bench, "o1.cart.cleared").await, with(&[("mug", 1)]));
     assert_eq!(cart_work(&bench, "o1").await, "done");
-    clear_cart(&desk(&bench), news_failed("o1", &[("mug", 3)])).await.unwrap();
+    clear_cart(&desk(&bench), order_failed("o1", &[("mug", 3)])).await.unwrap();
     assert_eq!(cart(&bench).await, with(&[("mug", 1), ("poster", 2)]));
     assert_eq!(moved(&bench, "o1.cart.restored").await, with(&[("mug", 1)]));
     assert_eq!(cart_work(&bench, "o1").await, "undone");
@@ -535,7 +536,7 @@ async fn a_line_that_was_put_after_the_order_stays() {
     let bench = Bench::start().await;
     open_shop(&bench).await;
     put(&bench, "mug", 1, NOW.plus_millis(1)).await;
-    clear_cart(&desk(&bench), news_placed("o1", &[("mug", 1)])).await.unwrap();
+    clear_cart(&desk(&bench), order_placed("o1", &[("mug", 1)])).await.unwrap();
     assert_eq!(cart(&bench).await, with(&[("mug", 1)]));
     assert_eq!(moved(&bench, "o1.cart.cleared").await, with(&[]));
 }
@@ -544,9 +545,9 @@ async fn a_line_that_was_put_after_the_order_stays() {
 async fn a_line_that_was_put_anew_is_not_replaced_by_the_one_that_comes_back() {
     let bench = Bench::start().await;
     filled(&bench).await;
-    clear_cart(&desk(&bench), news_placed("o1", &[("mug", 1), ("poster", 2)])).await.unwrap();
+    clear_cart(&desk(&bench), order_placed("o1", &[("mug", 1), ("poster", 2)])).await.unwrap();
     put(&bench, "mug", 7, NOW.plus_seconds(1)).await;
-    clear_cart(&desk(&bench), news_failed("o1", &[("mug", 1), ("poster", 2)])).await.unwrap();
+    clear_cart(&desk(&bench), order_failed("o1", &[("mug", 1), ("poster", 2)])).await.unwrap();
     assert_eq!(cart(&bench).await, with(&[("mug", 7), ("poster", 2)]));
     assert_eq!(moved(&bench, "o1.cart.restored").await, with(&[("poster", 2)]));
 }
@@ -554,8 +555,8 @@ async fn a_line_that_was_put_anew_is_not_replaced_by_the_one_that_comes_back() {
 #[tokio::test]
 async fn a_cart_that_was_never_used_is_success_with_nothing() {
     let bench = Bench::start().await;
-    clear_cart(&desk(&bench), news_placed("o1", &[("mug", 1)])).await.unwrap();
-    clear_cart(&desk(&bench), news_failed("o1", &[("mug", 1)])).await.unwrap();
+    clear_cart(&desk(&bench), order_placed("o1", &[("mug", 1)])).await.unwrap();
+    clear_cart(&desk(&bench), order_failed("o1", &[("mug", 1)])).await.unwrap();
     for event in ["o1.cart.cleared", "o1.cart.restored"] {
         assert_eq!(moved(&bench, event).await, with(&[]), "{event}");
     }
@@ -563,17 +564,17 @@ async fn a_cart_that_was_never_used_is_success_with_nothing() {
 }
 
 #[tokio::test]
-async fn an_order_that_failed_before_it_was_heard_of_takes_nothing() {
+async fn an_order_that_failed_before_it_was_consumed_takes_nothing() {
     let bench = Bench::start().await;
     filled(&bench).await;
-    clear_cart(&desk(&bench), news_failed("o1", &[("mug", 1)])).await.unwrap();
+    clear_cart(&desk(&bench), order_failed("o1", &[("mug", 1)])).await.unwrap();
     assert_eq!(
         (cart_work(&bench, "o1").await.as_str(), moved(&bench, "o1.cart.restored").await),
         ("undone", with(&[]))
     );
-    clear_cart(&desk(&bench), news_placed("o1", &[("mug", 1)])).await.unwrap();
+    clear_cart(&desk(&bench), order_placed("o1", &[("mug", 1)])).await.unwrap();
     assert_eq!(cart(&bench).await, with(&[("mug", 1), ("poster", 2)]));
-    assert_eq!(said_of(&bench, "o1").await, ["cart.restored"]);
+    assert_eq!(event_types_of(&bench, "o1").await, ["cart.restored"]);
 }
 
 #[tokio::test]
@@ -581,61 +582,62 @@ async fn an_order_older_than_what_is_known_of_orders_takes_no_line() {
     let bench = Bench::start().await;
     filled(&bench).await;
     let before = cart(&bench).await;
-    let news = news_placed("o1", &[("poster", 2)]);
-    let late = Message::new(&news.id, news.body.clone(), NOW.plus_millis(ACTED_ON_MILLIS + 1));
+    let message = order_placed("o1", &[("poster", 2)]);
+    let late = Message::new(&message.id, message.body.clone(), NOW.plus_millis(ACTED_ON_MILLIS + 1));
     clear_cart(&Orders::new(bench.proxy.table("orders")), late).await.unwrap();
     assert_eq!(cart(&bench).await, before);
-    assert!(said(&bench).await.is_empty());
+    assert!(events(&bench).await.is_empty());
 }
 
 #[tokio::test]
-async fn news_that_come_again_are_answered_again_and_do_nothing() {
+async fn events_that_are_redelivered_are_answered_again_and_do_nothing() {
     let bench = Bench::start().await;
     filled(&bench).await;
-    for (news, event) in
-        [(news_placed("o1", &[("mug", 1)]), "o1.cart.cleared"), (news_failed("o1", &[("mug", 1)]), "o1.cart.restored")]
-    {
-        clear_cart(&desk(&bench), news.clone()).await.unwrap();
+    for (message, event) in [
+        (order_placed("o1", &[("mug", 1)]), "o1.cart.cleared"),
+        (order_failed("o1", &[("mug", 1)]), "o1.cart.restored"),
+    ] {
+        clear_cart(&desk(&bench), message.clone()).await.unwrap();
         let after = cart(&bench).await;
         publish(&bench).await;
-        assert!(!is_said_again(&bench, event).await);
-        clear_cart(&desk(&bench), news).await.unwrap();
-        assert!(is_said_again(&bench, event).await);
+        assert!(!is_republished(&bench, event).await);
+        clear_cart(&desk(&bench), message).await.unwrap();
+        assert!(is_republished(&bench, event).await);
         assert_eq!(cart(&bench).await, after);
     }
 }
 
 #[tokio::test]
-async fn clearing_a_cart_bears_being_cut_off_before_and_after_its_write() {
+async fn clearing_a_cart_survives_being_cut_off_before_and_after_its_write() {
     for fate in [Fate::Dropped, Fate::AnswerLost] {
         let bench = Bench::start().await;
         filled(&bench).await;
-        for (news, expected) in [
-            (news_placed("o1", &[("mug", 1)]), with(&[("poster", 2)])),
-            (news_failed("o1", &[("mug", 1)]), with(&[("mug", 1), ("poster", 2)])),
+        for (message, expected) in [
+            (order_placed("o1", &[("mug", 1)]), with(&[("poster", 2)])),
+            (order_failed("o1", &[("mug", 1)]), with(&[("mug", 1), ("poster", 2)])),
         ] {
-            // As often as the client tries by itself.
+            // As often as the client retries by itself.
             bench.proxy.inject(Rule::on("TransactWriteItems").times(3), fate.clone());
-            let cut_off = clear_cart(&desk(&bench), news.clone()).await;
+            let cut_off = clear_cart(&desk(&bench), message.clone()).await;
             assert!(matches!(cut_off, Err(Fault::Unavailable(_))), "{fate:?}: {cut_off:?}");
             bench.proxy.heal();
-            clear_cart(&desk(&bench), news).await.unwrap();
+            clear_cart(&desk(&bench), message).await.unwrap();
             assert_eq!(cart(&bench).await, expected, "{fate:?}");
         }
     }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn news_of_many_orders_at_once_take_each_line_once_and_all_of_it_comes_back() {
+async fn events_of_many_orders_at_once_take_each_line_once_and_all_of_it_comes_back() {
     let bench = Arc::new(Bench::start().await);
     filled(&bench).await;
     let all = with(&[("mug", 1), ("poster", 2)]);
     for round in 0..5 {
         let id = |n: usize| format!("o{round}-{n}");
-        for news in [news_placed, news_failed] {
+        for message in [order_placed, order_failed] {
             let mut deliveries = JoinSet::new();
             for n in 0..8 {
-                let (bench, message) = (Arc::clone(&bench), news(&id(n / 2), &[("mug", 1), ("poster", 2)]));
+                let (bench, message) = (Arc::clone(&bench), message(&id(n / 2), &[("mug", 1), ("poster", 2)]));
                 deliveries.spawn(async move { deliver(&desk(&bench), message).await });
             }
             deliveries.join_all().await;
@@ -651,7 +653,7 @@ async fn news_of_many_orders_at_once_take_each_line_once_and_all_of_it_comes_bac
     }
 }
 
-/// Delivers news for as long as they meet other writers, as their queue does.
+/// Delivers messages for as long as they meet other writers, as their queue does.
 async fn deliver(store: &Orders, message: Message) {
     for _ in 0..50 {
         match clear_cart(store, message.clone()).await {
@@ -664,13 +666,13 @@ async fn deliver(store: &Orders, message: Message) {
 }
 
 #[tokio::test]
-async fn what_is_no_news_of_an_order_and_no_answer_to_one_is_poison() {
+async fn what_is_no_event_of_an_order_and_no_answer_to_one_is_poison() {
     let bench = Bench::start().await;
     let other =
         EventBody::OrderReported(OrderReported { order_id: OrderId::parse("o1").unwrap(), user_id: user("alice") });
     let cleared = clear_cart(&desk(&bench), message("o1", other, NOW)).await;
     assert!(matches!(cleared, Err(Fault::Broken(_))), "{cleared:?}");
-    let tracked = track_order(&desk(&bench), news_placed("o1", &[("mug", 1)])).await;
+    let tracked = track_order(&desk(&bench), order_placed("o1", &[("mug", 1)])).await;
     assert!(matches!(tracked, Err(Fault::Broken(_))), "{tracked:?}");
     for poison in ["", "{}", "[]"] {
         let message = Message::new("m", poison, NOW);
@@ -681,9 +683,9 @@ async fn what_is_no_news_of_an_order_and_no_answer_to_one_is_poison() {
 
 // -------------------------------------------------------------------------------------------------------- answers
 
-/// What a participant can say.
+/// The events that a participant can publish.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Say {
+enum Published {
     Deducted,
     OutOfStock,
     Restored,
@@ -695,7 +697,7 @@ enum Say {
     Reported,
 }
 
-impl Say {
+impl Published {
     fn to(self, id: &str) -> Message {
         let (order_id, user_id) = (OrderId::parse(id).unwrap(), user("alice"));
         let stock = StockEvent { order_id: order_id.clone(), user_id: user_id.clone(), pieces: Vec::new() };
@@ -722,19 +724,19 @@ impl Say {
     }
 }
 
-async fn tell(bench: &Bench, id: &str, say: Say) {
-    track_order(&desk(bench), say.to(id)).await.unwrap();
+async fn deliver_answer(bench: &Bench, id: &str, answer: Published) {
+    track_order(&desk(bench), answer.to(id)).await.unwrap();
 }
 
-fn permutations<const N: usize>(of: [Say; N]) -> Vec<Vec<Say>> {
+fn permutations<const N: usize>(of: [Published; N]) -> Vec<Vec<Published>> {
     let mut all = vec![Vec::new()];
-    for say in of {
+    for answer in of {
         all = all
             .into_iter()
             .flat_map(|order| {
                 (0..=order.len()).map(move |place| {
                     let mut longer = order.clone();
-                    longer.insert(place, say);
+                    longer.insert(place, answer);
                     longer
                 })
             })
@@ -747,7 +749,7 @@ fn permutations<const N: usize>(of: [Say; N]) -> Vec<Vec<Say>> {
 async fn an_order_is_complete_with_the_last_of_three_answers_in_whatever_order_and_however_often_they_come() {
     let bench = Bench::start().await;
     open_shop(&bench).await;
-    let orders = permutations([Say::Deducted, Say::Used, Say::Cleared, Say::Reported]);
+    let orders = permutations([Published::Deducted, Published::Used, Published::Cleared, Published::Reported]);
     assert_eq!(orders.len(), 24);
     for (n, answers) in orders.into_iter().enumerate() {
         let id = placed(&bench, &[("poster", 1)], &format!("k{n}")).await;
@@ -755,17 +757,17 @@ async fn an_order_is_complete_with_the_last_of_three_answers_in_whatever_order_a
         for answer in answers.iter().copied() {
             assert_eq!(status(&bench, &id).await, "pending", "{answers:?}");
             for _ in 0..2 {
-                tell(&bench, &id, answer).await;
+                deliver_answer(&bench, &id, answer).await;
             }
-            missing -= usize::from(answer != Say::Reported);
+            missing -= usize::from(answer != Published::Reported);
             if missing == 0 {
                 break;
             }
         }
         assert_eq!(status(&bench, &id).await, "completed", "{answers:?}");
-        tell(&bench, &id, Say::Reported).await;
+        deliver_answer(&bench, &id, Published::Reported).await;
         assert!(work_state(&bench, &id).await.values().all(|work| work == "done"));
-        assert_eq!(said_of(&bench, &id).await, ["order.completed", "order.placed"]);
+        assert_eq!(event_types_of(&bench, &id).await, ["order.completed", "order.placed"]);
         assert_eq!(due_at(&bench, &id).await, None, "nobody owes it anything");
     }
 }
@@ -774,80 +776,82 @@ async fn an_order_is_complete_with_the_last_of_three_answers_in_whatever_order_a
 async fn the_first_refusal_fails_an_order_with_its_reason_and_the_second_changes_nothing() {
     let bench = Bench::start().await;
     open_shop(&bench).await;
-    for (n, answers) in permutations([Say::OutOfStock, Say::Short, Say::Cleared, Say::Reported]).into_iter().enumerate()
+    for (n, answers) in permutations([Published::OutOfStock, Published::Short, Published::Cleared, Published::Reported])
+        .into_iter()
+        .enumerate()
     {
         let id = placed(&bench, &[("poster", 1)], &format!("k{n}")).await;
         for answer in &answers {
-            tell(&bench, &id, *answer).await;
+            deliver_answer(&bench, &id, *answer).await;
         }
-        let first = answers.iter().find(|answer| [Say::OutOfStock, Say::Short].contains(answer)).unwrap();
-        let expected = if *first == Say::Short { "insufficient_points" } else { "out_of_stock" };
+        let first = answers.iter().find(|answer| [Published::OutOfStock, Published::Short].contains(answer)).unwrap();
+        let expected = if *first == Published::Short { "insufficient_points" } else { "out_of_stock" };
         assert_eq!(status(&bench, &id).await, expected, "{answers:?}");
-        let EventBody::OrderFailed(failed) = said(&bench).await.remove(&format!("{id}.order.failed")).unwrap().body
+        let EventBody::OrderFailed(failed) = events(&bench).await.remove(&format!("{id}.order.failed")).unwrap().body
         else {
             panic!("{answers:?}")
         };
         assert_eq!((failed.reason.as_str(), failed.order.lines.len()), (expected, 1));
-        assert_eq!(said_of(&bench, &id).await, ["order.failed", "order.placed"]);
+        assert_eq!(event_types_of(&bench, &id).await, ["order.failed", "order.placed"]);
     }
 }
 
 #[tokio::test]
-async fn a_failed_order_is_settled_once_everybody_has_undone_their_part_however_late_the_rest_comes() {
+async fn a_failed_order_is_settled_once_every_participant_has_undone_its_part_however_late_the_rest_comes() {
     let bench = Bench::start().await;
     open_shop(&bench).await;
-    let undoing = [Say::Restored, Say::Returned, Say::CartRestored];
+    let undoing = [Published::Restored, Published::Returned, Published::CartRestored];
     for (n, undone) in permutations(undoing).into_iter().enumerate() {
         let id = placed(&bench, &[("poster", 1)], &format!("k{n}")).await;
-        tell(&bench, &id, Say::OutOfStock).await;
+        deliver_answer(&bench, &id, Published::OutOfStock).await;
         assert_eq!(due_at(&bench, &id).await, Some(NOW.plus_seconds(FIRST_LOOK_SECONDS)));
         for answer in undone {
             assert!(due_at(&bench, &id).await.is_some(), "somebody still owes it something");
-            tell(&bench, &id, answer).await;
-            // What was done before comes after what undid it.
-            tell(&bench, &id, Say::Used).await;
-            tell(&bench, &id, Say::Cleared).await;
+            deliver_answer(&bench, &id, answer).await;
+            // What was done before is delivered after what undid it.
+            deliver_answer(&bench, &id, Published::Used).await;
+            deliver_answer(&bench, &id, Published::Cleared).await;
         }
         let settled_at = order_row(&bench, &id).await.moment("settled_at").unwrap();
         assert_eq!((due_at(&bench, &id).await, settled_at), (None, NOW));
-        tell(&bench, &id, Say::Deducted).await;
-        tell(&bench, &id, Say::Restored).await;
+        deliver_answer(&bench, &id, Published::Deducted).await;
+        deliver_answer(&bench, &id, Published::Restored).await;
         assert_eq!(status(&bench, &id).await, "out_of_stock");
-        assert_eq!(said_of(&bench, &id).await, ["order.failed", "order.placed"]);
+        assert_eq!(event_types_of(&bench, &id).await, ["order.failed", "order.placed"]);
     }
 }
 
 #[tokio::test]
-async fn an_order_that_ran_out_of_time_does_not_complete_by_answers_that_were_on_their_way() {
+async fn an_order_that_ran_out_of_time_does_not_complete_by_answers_that_were_in_flight() {
     let bench = Bench::start().await;
     open_shop(&bench).await;
     let id = placed(&bench, &[("poster", 1)], "k").await;
     assert!(desk(&bench).fail(&order(&bench, &id).await, OrderFailure::TimedOut, NOW).await.unwrap());
-    for answer in [Say::Deducted, Say::Used, Say::Cleared] {
-        tell(&bench, &id, answer).await;
+    for answer in [Published::Deducted, Published::Used, Published::Cleared] {
+        deliver_answer(&bench, &id, answer).await;
     }
     assert_eq!(status(&bench, &id).await, "timed_out");
     assert!(due_at(&bench, &id).await.is_some());
-    assert_eq!(said_of(&bench, &id).await, ["order.failed", "order.placed"]);
+    assert_eq!(event_types_of(&bench, &id).await, ["order.failed", "order.placed"]);
 }
 
 #[tokio::test]
-async fn an_answer_bears_being_cut_off_before_and_after_each_of_its_writes() {
+async fn an_answer_survives_being_cut_off_before_and_after_each_of_its_writes() {
     for fate in [Fate::Dropped, Fate::AnswerLost] {
         for write in ["UpdateItem", "TransactWriteItems"] {
-            for (last, end) in [(Say::Cleared, "completed"), (Say::Short, "insufficient_points")] {
+            for (last, end) in [(Published::Cleared, "completed"), (Published::Short, "insufficient_points")] {
                 let bench = Bench::start().await;
                 open_shop(&bench).await;
                 let id = placed(&bench, &[("poster", 1)], "k").await;
-                tell(&bench, &id, Say::Deducted).await;
-                if last == Say::Cleared {
-                    tell(&bench, &id, Say::Used).await;
+                deliver_answer(&bench, &id, Published::Deducted).await;
+                if last == Published::Cleared {
+                    deliver_answer(&bench, &id, Published::Used).await;
                 }
                 bench.proxy.inject(Rule::on(write).times(3), fate.clone());
                 let cut_off = track_order(&desk(&bench), last.to(&id)).await;
                 assert!(matches!(cut_off, Err(Fault::Unavailable(_))), "{fate:?} {write}: {cut_off:?}");
                 bench.proxy.heal();
-                tell(&bench, &id, last).await;
+                deliver_answer(&bench, &id, last).await;
                 assert_eq!(status(&bench, &id).await, end, "{fate:?} {write}");
             }
         }
@@ -860,9 +864,9 @@ async fn a_refusal_that_was_noted_and_then_lost_fails_the_order_with_the_next_an
     open_shop(&bench).await;
     let id = placed(&bench, &[("poster", 1)], "k").await;
     bench.proxy.inject(Rule::on("TransactWriteItems").times(3), Fate::Dropped);
-    assert!(track_order(&desk(&bench), Say::OutOfStock.to(&id)).await.is_err());
+    assert!(track_order(&desk(&bench), Published::OutOfStock.to(&id)).await.is_err());
     bench.proxy.heal();
-    tell(&bench, &id, Say::Cleared).await;
+    deliver_answer(&bench, &id, Published::Cleared).await;
     assert_eq!(status(&bench, &id).await, "out_of_stock");
 }
 
@@ -873,9 +877,12 @@ async fn answers_that_all_come_at_once_and_twice_complete_an_order_once() {
     for n in 0..5 {
         let id = placed(&bench, &[("poster", 1)], &format!("k{n}")).await;
         let mut answers = JoinSet::new();
-        for say in [Say::Deducted, Say::Used, Say::Cleared, Say::Reported].into_iter().flat_map(|say| [say, say]) {
+        for answer in [Published::Deducted, Published::Used, Published::Cleared, Published::Reported]
+            .into_iter()
+            .flat_map(|answer| [answer, answer])
+        {
             let (bench, id) = (Arc::clone(&bench), id.clone());
-            answers.spawn(async move { tell(&bench, &id, say).await });
+            answers.spawn(async move { deliver_answer(&bench, &id, answer).await });
         }
         answers.join_all().await;
         assert_eq!(status(&bench, &id).await, "completed");
@@ -887,28 +894,28 @@ async fn an_answer_is_one_round_trip_and_a_second_one_where_it_decides_something
     let bench = Bench::start().await;
     open_shop(&bench).await;
     let id = placed(&bench, &[("poster", 1)], "k").await;
-    for (say, actions) in [
-        (Say::Deducted, vec!["UpdateItem"]),
-        (Say::Reported, vec!["UpdateItem"]),
-        (Say::Used, vec!["UpdateItem"]),
-        (Say::Cleared, vec!["UpdateItem", "TransactWriteItems"]),
+    for (answer, actions) in [
+        (Published::Deducted, vec!["UpdateItem"]),
+        (Published::Reported, vec!["UpdateItem"]),
+        (Published::Used, vec!["UpdateItem"]),
+        (Published::Cleared, vec!["UpdateItem", "TransactWriteItems"]),
     ] {
         bench.proxy.forget();
-        tell(&bench, &id, say).await;
-        assert_eq!(bench.proxy.actions(), actions, "{say:?}");
+        deliver_answer(&bench, &id, answer).await;
+        assert_eq!(bench.proxy.actions(), actions, "{answer:?}");
     }
 }
 
 #[tokio::test]
 async fn an_answer_to_an_order_that_is_forgotten_makes_nothing() {
     let bench = Bench::start().await;
-    for say in [Say::Deducted, Say::OutOfStock, Say::Restored] {
-        tell(&bench, "gone", say).await;
+    for answer in [Published::Deducted, Published::OutOfStock, Published::Restored] {
+        deliver_answer(&bench, "gone", answer).await;
     }
     assert!(bench.engine.items("orders").await.is_empty());
 }
 
-// --------------------------------------------------------------------------------------------------- looking after
+// ----------------------------------------------------------------------------------------------------- the sweep
 
 async fn sweep(bench: &Bench, now: Timestamp) -> Result<(), Fault> {
     sweep_orders(&SweepDeps { store: desk(bench), deadline_seconds: DEADLINE_SECONDS }, now).await
@@ -925,40 +932,40 @@ pub async fn the_due(bench: &Bench, now: Timestamp) -> DueOrder {
 }
 
 #[tokio::test]
-async fn an_order_without_its_answers_is_said_again_after_a_minute_and_fails_at_its_deadline() {
+async fn an_order_without_its_answers_is_published_again_after_a_minute_and_fails_at_its_deadline() {
     let bench = Bench::start().await;
     open_shop(&bench).await;
     let id = placed(&bench, &[("poster", 1)], "k").await;
     let event = format!("{id}.order.placed");
     publish(&bench).await;
     sweep(&bench, NOW.plus_seconds(FIRST_LOOK_SECONDS - 1)).await.unwrap();
-    assert!(!is_said_again(&bench, &event).await);
+    assert!(!is_republished(&bench, &event).await);
     sweep(&bench, NOW.plus_seconds(FIRST_LOOK_SECONDS)).await.unwrap();
-    assert!(is_said_again(&bench, &event).await);
+    assert!(is_republished(&bench, &event).await);
     let deadline = NOW.plus_seconds(DEADLINE_SECONDS);
     assert_eq!(due_at(&bench, &id).await, Some(deadline));
     sweep(&bench, deadline.plus_millis(-1)).await.unwrap();
     assert_eq!(status(&bench, &id).await, "pending");
     sweep(&bench, deadline).await.unwrap();
     assert_eq!(status(&bench, &id).await, "timed_out");
-    assert_eq!(said_of(&bench, &id).await, ["order.failed", "order.placed"]);
+    assert_eq!(event_types_of(&bench, &id).await, ["order.failed", "order.placed"]);
     assert_eq!(due_at(&bench, &id).await, Some(deadline.plus_seconds(FIRST_LOOK_SECONDS)));
 }
 
 #[tokio::test]
-async fn a_failed_order_is_said_to_have_failed_until_it_is_settled_and_a_person_is_told_once() {
+async fn the_failure_of_an_order_is_published_until_it_is_settled_and_the_on_call_is_paged_once() {
     let bench = Bench::start().await;
     open_shop(&bench).await;
     let id = placed(&bench, &[("poster", 1)], "k").await;
-    tell(&bench, &id, Say::OutOfStock).await;
+    deliver_answer(&bench, &id, Published::OutOfStock).await;
     let (failed, stuck) = (format!("{id}.order.failed"), format!("order-undo-stuck:{id}.fault.detected"));
     let mut now = NOW;
     for nudge in 1..=STUCK_NUDGES + 2 {
         publish(&bench).await;
         now = due_at(&bench, &id).await.unwrap();
         sweep(&bench, now).await.unwrap();
-        assert!(is_said_again(&bench, &failed).await, "nudge {nudge}");
-        assert_eq!(said(&bench).await.contains_key(&stuck), nudge >= STUCK_NUDGES, "nudge {nudge}");
+        assert!(is_republished(&bench, &failed).await, "nudge {nudge}");
+        assert_eq!(events(&bench).await.contains_key(&stuck), nudge >= STUCK_NUDGES, "nudge {nudge}");
         if nudge == STUCK_NUDGES {
             assert_eq!(now.millis_since(NOW), 16 * 60_000, "a quarter of an hour");
         }
@@ -968,14 +975,15 @@ async fn a_failed_order_is_said_to_have_failed_until_it_is_settled_and_a_person_
         assert!(bus.ids().contains(&failed));
         assert_eq!(bus.ids().contains(&stuck), nudge == STUCK_NUDGES, "nudge {nudge}");
     }
-    let EventBody::FaultDetected(FaultDetected { fault, detail, .. }) = said(&bench).await.remove(&stuck).unwrap().body
+    let EventBody::FaultDetected(FaultDetected { fault, detail, .. }) =
+        events(&bench).await.remove(&stuck).unwrap().body
     else {
         panic!("{stuck}")
     };
     assert_eq!(fault, "orders-stuck");
     assert!(detail.contains("alice"), "{detail}");
-    for answer in [Say::Restored, Say::Returned, Say::CartRestored] {
-        tell(&bench, &id, answer).await;
+    for answer in [Published::Restored, Published::Returned, Published::CartRestored] {
+        deliver_answer(&bench, &id, answer).await;
     }
     bench.proxy.forget();
     sweep(&bench, now.plus_seconds(86_400)).await.unwrap();
@@ -983,7 +991,7 @@ async fn a_failed_order_is_said_to_have_failed_until_it_is_settled_and_a_person_
 }
 
 #[tokio::test]
-async fn an_order_that_cannot_be_seen_to_and_one_that_cannot_be_read_keep_no_other_from_its_end() {
+async fn an_order_that_cannot_be_handled_and_one_that_cannot_be_read_keep_no_other_from_its_end() {
     let bench = Bench::start().await;
     open_shop(&bench).await;
     let mut ids = Vec::new();
@@ -1011,22 +1019,22 @@ async fn an_order_that_completes_while_the_sweep_looks_at_it_stays_complete() {
     let bench = Bench::start().await;
     open_shop(&bench).await;
     let id = placed(&bench, &[("poster", 1)], "k").await;
-    for answer in [Say::Deducted, Say::Used] {
-        tell(&bench, &id, answer).await;
+    for answer in [Published::Deducted, Published::Used] {
+        deliver_answer(&bench, &id, answer).await;
     }
     let gate = bench.proxy.hold(Rule::on("TransactWriteItems").once());
     let sweeping = sweep(&bench, NOW.plus_seconds(DEADLINE_SECONDS));
     let answering = async {
         gate.reached().await;
-        tell(&bench, &id, Say::Cleared).await;
+        deliver_answer(&bench, &id, Published::Cleared).await;
         gate.open();
     };
     tokio::join!(sweeping, answering).0.unwrap();
     assert_eq!(status(&bench, &id).await, "completed");
-    assert_eq!(said_of(&bench, &id).await, ["order.completed", "order.placed"]);
+    assert_eq!(event_types_of(&bench, &id).await, ["order.completed", "order.placed"]);
 }
 
 /// An answer of the stock, as it is noted.
-pub fn stock_says(id: &str, did: Did) -> Answer {
+pub fn stock_answer(id: &str, did: Did) -> Answer {
     Answer { order: OrderId::parse(id).unwrap(), participant: Participant::Stock, did }
 }

@@ -1,7 +1,7 @@
 //! From a row in the writer's table to the bus: at least once, and never lost.
 
 use crate::bench::Bench;
-use ::payments::usecases::complete_payment::complete_payment;
+use ::payments::handlers::complete_payment;
 use kit::dynamo::{Item, Read};
 use kit::outbox::{Relay, publish_again};
 use std::collections::BTreeSet;
@@ -51,13 +51,13 @@ async fn new_rows_are_published_with_everything_a_rule_matches_on_and_marked() {
 }
 
 #[tokio::test]
-async fn marking_a_row_is_no_news() {
+async fn marking_a_row_publishes_nothing() {
     let (bench, bus) = (Bench::start().await, Bus::start().await);
     let ids = completed(&bench, 2).await;
     let relay = relay(&bench, &bus, "payments");
     relay.relay(bench.engine.changes("payments"), NOW).await.unwrap();
-    let told = bench.engine.changes("payments");
-    let of_marking = told.into_iter().filter(|record| record.change != kit::stream::Change::Insert).collect();
+    let changes = bench.engine.changes("payments");
+    let of_marking = changes.into_iter().filter(|record| record.change != kit::stream::Change::Insert).collect();
     relay.relay(of_marking, NOW).await.unwrap();
     assert_eq!(bus.ids(), ids);
 }
@@ -107,7 +107,7 @@ async fn an_entry_the_bus_keeps_refusing_waits_for_the_sweep_and_holds_nothing_u
 }
 
 #[tokio::test]
-async fn an_event_is_published_once_more_for_whoever_missed_it_however_often_that_is_asked_for() {
+async fn an_event_is_published_once_more_however_often_that_is_requested() {
     let (bench, bus) = (Bench::start().await, Bus::start().await);
     let ids = completed(&bench, 2).await;
     let relay = relay(&bench, &bus, "payments");
@@ -178,7 +178,7 @@ async fn a_row_that_cannot_be_read_keeps_none_of_the_others_from_being_published
 }
 
 #[tokio::test]
-async fn a_reservation_tells_its_whole_life() {
+async fn a_reservation_publishes_its_whole_life() {
     let (bench, bus) = (Bench::on_sale(4).await, Bus::start().await);
     let held = bench.reserve(place("alice", 1, NOW), &["A-1-1"], "r1", NOW).await.unwrap();
     let saga = tests::fixture::saga(&held, "p1");

@@ -1,12 +1,12 @@
-//! The payment's record, and what keeps it from being forgotten.
+//! The payment's record, and what ensures that it is not forgotten.
 
 use crate::bench::{Bench, RealQuotes, Sagas};
 use ::payments::domain::{Execution, LONGEST_RECOVERY_WAIT_MILLIS, PENDING_TOO_LONG_MILLIS, Payment};
 use ::payments::dynamo::Payments;
+use ::payments::handlers::complete_payment;
+use ::payments::handlers::fail_payment;
 use ::payments::handlers::{self, Deps, StartDeps};
 use ::payments::ports::FindStuck;
-use ::payments::usecases::complete_payment::complete_payment;
-use ::payments::usecases::fail_payment::fail_payment;
 use ::payments::usecases::recover_payments::{RecoverPayments, recover_payments};
 use ::reservations::usecases::sweep_holds::sweep_holds;
 use contracts::Timestamp;
@@ -120,7 +120,7 @@ async fn a_payment_whose_record_was_written_but_not_answered_is_started_by_the_r
 }
 
 #[tokio::test]
-async fn a_payment_ends_once_and_one_event_tells_of_it() {
+async fn a_payment_ends_once_and_publishes_one_event() {
     let bench = Bench::start().await;
     let (paid, lost) = (saga_of("alice", "p1", 100), saga_of("alice", "p2", 100));
     for saga in [&paid, &lost] {
@@ -300,7 +300,7 @@ async fn a_payment_that_cannot_be_read_keeps_no_other_from_being_recovered() {
     let mut corrupt = bench.engine.item("payments", "USER#alice", "PAY#p2").await.unwrap();
     corrupt.insert("saga".to_owned(), kit::dynamo::s("{"));
     table.client.put_item().table_name(&table.name).set_item(Some(corrupt)).send().await.unwrap();
-    // It may be told of, but the others are started.
+    // It may be reported, but the others are started.
     drop(recover_payments(&recovery(&bench, &sagas), overdue(1)).await);
     assert_eq!(BTreeSet::from_iter(sagas.started()), BTreeSet::from(["p1".to_owned(), "p3".to_owned()]));
 }

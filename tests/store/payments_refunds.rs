@@ -1,12 +1,12 @@
-//! The payment's side of a refund: asked for once, started surely, ended once, and never forgotten.
+//! The payment's side of a refund: requested once, started surely, ended once, and never forgotten.
 
 use crate::bench::{Bench, RealQuotes, Sagas};
 use ::payments::domain::{Execution, PENDING_TOO_LONG_MILLIS, STUCK_MILLIS};
+use ::payments::handlers::cancel_refund;
+use ::payments::handlers::complete_payment;
+use ::payments::handlers::complete_refund;
 use ::payments::handlers::{self, Deps, RefundDeps};
 use ::payments::ports::FindPayment;
-use ::payments::usecases::cancel_refund::cancel_refund;
-use ::payments::usecases::complete_payment::complete_payment;
-use ::payments::usecases::complete_refund::complete_refund;
 use ::payments::usecases::recover_payments::{RecoverPayments, recover_payments};
 use ::reservations::ports::KeepTerms;
 use contracts::Timestamp;
@@ -43,7 +43,7 @@ async fn sold() -> Bench {
     bench
 }
 
-/// Asks for a refund of `p1`.
+/// Requests a refund of `p1`.
 async fn ask(bench: &Bench, sagas: &Sagas, ask: Ask) -> Result<Reply, Problem> {
     ask_of(bench, sagas, ask.path("payment_id", "p1")).await
 }
@@ -73,7 +73,7 @@ async fn shown(bench: &Bench) -> String {
     body["status"].as_str().unwrap().to_owned()
 }
 
-/// What the open refund's saga was given.
+/// The input of the open refund's saga.
 async fn open_saga(bench: &Bench) -> RefundSaga {
     bench.payments.find(&user("alice"), &payment("p1")).await.unwrap().unwrap().refund_saga().unwrap()
 }
@@ -83,13 +83,13 @@ fn refused(saga: RefundSaga) -> CancelRefund {
     CancelRefund { saga, failure: CaughtError { error: "Refused".into(), cause } }
 }
 
-async fn told(bench: &Bench) -> Vec<Event> {
+async fn events(bench: &Bench) -> Vec<Event> {
     let items = bench.engine.items("payments").await;
     let rows = items.iter().filter(|item| item.text("kind").ok() == Some("outbox"));
     rows.map(|row| row.document("event").unwrap()).collect()
 }
 
-// ---------------------------------------------------------------- asking
+// ---------------------------------------------------------------- requesting
 
 #[tokio::test]
 async fn a_refund_is_recorded_answered_and_started() {
@@ -198,7 +198,7 @@ async fn a_refund_that_was_written_but_not_answered_is_started_by_the_repeated_r
 // ---------------------------------------------------------------- ending
 
 #[tokio::test]
-async fn a_refund_ends_once_in_one_round_trip_and_one_event_tells_of_it() {
+async fn a_refund_ends_once_in_one_round_trip_and_publishes_one_event() {
     let (bench, sagas) = (sold().await, Sagas::default());
     refund(&bench, &sagas, "alice", "k", "p1").await.unwrap();
     let saga = open_saga(&bench).await;
@@ -210,16 +210,16 @@ async fn a_refund_ends_once_in_one_round_trip_and_one_event_tells_of_it() {
     assert_eq!(shown(&bench).await, "refunded");
     let crossed = cancel_refund(&bench.payments, step(refused(saga.clone()), NOW)).await;
     assert!(matches!(crossed, Err(StepError::Fault(Fault::Broken(_)))), "{crossed:?}");
-    // A step of the payment's saga, arriving this late, finds what it wanted.
+    // A step of the payment's saga that arrives this late finds its work done.
     assert_eq!(complete_payment(&bench.payments, step(saga.payment, NOW)).await.unwrap(), ALREADY);
-    let refunds = told(&bench).await.into_iter().filter(|event| event.body.event_type().contains("refund"));
+    let refunds = events(&bench).await.into_iter().filter(|event| event.body.event_type().contains("refund"));
     let refunds: Vec<_> = refunds.collect();
     assert_eq!((refunds.len(), refunds[0].id.as_str()), (1, "p1.payment.refunded"));
     assert_eq!(refunds[0].correlationid, "request-1");
 }
 
 #[tokio::test]
-async fn a_refused_refund_leaves_the_payment_completed_and_may_be_asked_for_again() {
+async fn a_refused_refund_leaves_the_payment_completed_and_may_be_requested_again() {
     let (bench, sagas) = (sold().await, Sagas::default());
     refund(&bench, &sagas, "alice", "k", "p1").await.unwrap();
     let first = open_saga(&bench).await;
@@ -231,7 +231,7 @@ async fn a_refused_refund_leaves_the_payment_completed_and_may_be_asked_for_agai
     assert_eq!(shown(&bench).await, "completed");
     let crossed = complete_refund(&bench.payments, step(first.clone(), NOW)).await;
     assert!(matches!(crossed, Err(StepError::Fault(Fault::Broken(_)))), "{crossed:?}");
-    // The key stands for the first request, whatever came of it.
+    // The key stands for the first request, whatever its outcome.
     assert_eq!(code(refund(&bench, &sagas, "alice", "k", "p1").await), (202, "taken on"));
     assert_eq!((shown(&bench).await, sagas.started()), ("completed".to_owned(), vec!["p1-refund".to_owned()]));
     ask(&bench, &sagas, Ask::at(NOW.plus_seconds(60)).user("alice").key("k2")).await.unwrap();
@@ -240,7 +240,7 @@ async fn a_refused_refund_leaves_the_payment_completed_and_may_be_asked_for_agai
     assert_eq!(shown(&bench).await, "refunding", "a late step of the first refund does not end the second");
     let second = open_saga(&bench).await;
     assert_eq!(cancel_refund(&bench.payments, step(refused(second), NOW)).await.unwrap(), DONE);
-    let failed = told(&bench).await.into_iter().filter_map(|event| match event.body {
+    let failed = events(&bench).await.into_iter().filter_map(|event| match event.body {
         EventBody::PaymentRefundFailed(failed) => Some((event.id.to_string(), failed.reason)),
         _ => None,
     });
@@ -279,9 +279,9 @@ async fn a_refund_whose_saga_was_never_started_or_ended_without_an_end_is_driven
 }
 
 #[tokio::test]
-async fn whoever_takes_long_does_not_hide_those_behind_them() {
+async fn refunds_that_take_long_do_not_hide_those_behind_them() {
     let (bench, sagas) = (Bench::start().await, Sagas::default());
-    // More than one look takes, all in one shard of the index.
+    // More than one read takes, all in one shard of the index.
     let shard = |id: &str| id.bytes().map(u64::from).sum::<u64>() % 4;
     let ids = (100..999).map(|number| format!("p{number}")).filter(|id| shard(id) == shard("lost"));
     for id in ids.take(60) {
@@ -297,14 +297,14 @@ async fn whoever_takes_long_does_not_hide_those_behind_them() {
 
 fn faults(events: Vec<Event>) -> Vec<(String, String)> {
     let faults = events.into_iter().filter_map(|event| match event.body {
-        EventBody::FaultDetected(told) => Some((told.fault, told.detail)),
+        EventBody::FaultDetected(fault) => Some((fault.fault, fault.detail)),
         _ => None,
     });
     faults.collect()
 }
 
 #[tokio::test]
-async fn a_person_is_told_once_of_a_saga_that_was_recovered_five_times() {
+async fn the_on_call_is_paged_once_for_a_saga_that_was_recovered_five_times() {
     let (bench, sagas) = (sold().await, Sagas::default());
     refund(&bench, &sagas, "alice", "k", "p1").await.unwrap();
     let mut now = overdue(1);
@@ -316,17 +316,17 @@ async fn a_person_is_told_once_of_a_saga_that_was_recovered_five_times() {
             sweep(&bench, &sagas, now).await;
             now = now.plus_seconds(30);
         }
-        let told = faults(told(&bench).await);
+        let found = faults(events(&bench).await);
         let expected = if count < 4 && now.millis_since(NOW) < STUCK_MILLIS { 0 } else { 1 };
-        assert_eq!(told.len(), expected, "{count}: {told:?}");
+        assert_eq!(found.len(), expected, "{count}: {found:?}");
     }
-    let told = faults(told(&bench).await);
-    assert_eq!(told[0].0, "payments-stuck");
-    assert!(told[0].1.contains("5 recoveries; the execution is p1-refund-r5"), "{told:?}");
+    let found = faults(events(&bench).await);
+    assert_eq!(found[0].0, "payments-stuck");
+    assert!(found[0].1.contains("5 recoveries; the execution is p1-refund-r5"), "{found:?}");
 }
 
 #[tokio::test]
-async fn a_person_is_told_once_of_a_saga_that_has_run_for_an_hour_and_of_its_refund_apart_from_it() {
+async fn the_on_call_is_paged_once_for_a_saga_that_has_run_for_an_hour_and_separately_for_its_refund() {
     let (bench, sagas) = (Bench::on_sale(4).await, Sagas::default());
     let held = bench.reserve(place("alice", 1, NOW), &["A-1-1"], "r1", NOW).await.unwrap();
     let saga = saga(&held, "p1");
@@ -334,23 +334,23 @@ async fn a_person_is_told_once_of_a_saga_that_has_run_for_an_hour_and_of_its_ref
     sagas.set("p1", Execution::Running);
     for minutes in [58, 59, 60] {
         sweep(&bench, &sagas, NOW.plus_seconds(minutes * 60)).await;
-        assert!(faults(told(&bench).await).is_empty(), "{minutes}");
+        assert!(faults(events(&bench).await).is_empty(), "{minutes}");
     }
     let first = NOW.plus_seconds(3_661);
     for now in [first, first.plus_seconds(61), first.plus_seconds(122)] {
         sweep(&bench, &sagas, now).await;
-        let told = told(&bench).await;
-        assert_eq!(told.iter().map(|event| event.time).collect::<Vec<_>>(), [first], "once");
-        assert_eq!(faults(told).len(), 1);
+        let events = events(&bench).await;
+        assert_eq!(events.iter().map(|event| event.time).collect::<Vec<_>>(), [first], "once");
+        assert_eq!(faults(events).len(), 1);
     }
     bench.begin(&saga, NOW).await;
     bench.confirm(&saga, NOW).await;
     complete_payment(&bench.payments, step(saga, NOW)).await.unwrap();
     refund(&bench, &sagas, "alice", "k", "p1").await.unwrap();
     sweep(&bench, &sagas, NOW.plus_seconds(7_200)).await;
-    let told = told(&bench).await;
+    let events = events(&bench).await;
     let signs: BTreeSet<&str> =
-        told.iter().map(|event| event.subject.as_str()).filter(|of| of.contains("stuck")).collect();
+        events.iter().map(|event| event.subject.as_str()).filter(|of| of.contains("stuck")).collect();
     assert_eq!(signs, BTreeSet::from(["payment-stuck:p1", "payment-stuck:p1-refund"]));
-    assert!(faults(told.clone()).iter().all(|(fault, _)| fault == "payments-stuck"), "one page for all of them");
+    assert!(faults(events.clone()).iter().all(|(fault, _)| fault == "payments-stuck"), "one page for all of them");
 }

@@ -5,11 +5,11 @@ use ::points::domain::{
     CREDITED_WITHIN_MILLIS, Charging, Entry, EntryKey, GUARDED_MILLIS, Kind, Movement, Posted, Refusal,
 };
 use ::points::dynamo::{Accounts, HOT_ENTRIES, MAX_HOT_ENTRIES};
+use ::points::handlers::credit_charge;
+use ::points::handlers::return_points;
+use ::points::handlers::use_points;
 use ::points::handlers::{self, Deps};
 use ::points::ports::{ListEntries, PostEntry};
-use ::points::usecases::credit_charge::credit_charge;
-use ::points::usecases::return_points::return_points;
-use ::points::usecases::use_points::use_points;
 use contracts::Timestamp;
 use contracts::saga::{Done, ReturnPoints};
 use contracts::steps::{ChargeCredit, ChargePaid, CreditCharge, CreditedCharge};
@@ -130,7 +130,7 @@ async fn points_are_used_once_for_a_payment_and_returned_once() {
 }
 
 #[tokio::test]
-async fn a_return_that_comes_before_its_use_closes_the_door_to_it() {
+async fn a_return_that_comes_before_its_use_leaves_a_tombstone_for_it() {
     let bench = Bench::start().await;
     let saga = saga_of("alice", "p1", 300);
     for _ in 0..2 {
@@ -152,7 +152,7 @@ async fn a_use_that_arrives_while_its_return_settles_is_returned() {
     let bench = Bench::start().await;
     bench.charge("alice", 1_000, "k").await;
     let saga = saga_of("alice", "p1", 300);
-    // The return has found nothing used and is about to close the door when the use arrives.
+    // The return has found nothing used and is about to write the tombstone when the use arrives.
     let gate = bench.proxy.hold(Rule::on("UpdateItem").containing("SET #void").once());
     let (accounts, input) = (bench.points.clone(), saga.clone());
     let returning = tokio::spawn(async move { return_points(&accounts, step(undoing(input), NOW)).await });
@@ -212,8 +212,8 @@ async fn whatever_happens_at_once_the_ledger_adds_up_to_the_balance() {
                 let saga = saga_of("alice", &format!("p{id}"), 100 + i64::from(id));
                 let refusal = match what {
                     0 | 1 => charge(&bench, "alice", &format!("k{id}"), 200).await.err().map(|problem| problem.code),
-                    2 => use_points(&bench.points, step(saga, NOW)).await.err().map(told),
-                    _ => return_points(&bench.points, step(undoing(saga), NOW)).await.err().map(told),
+                    2 => use_points(&bench.points, step(saga, NOW)).await.err().map(error_name),
+                    _ => return_points(&bench.points, step(undoing(saga), NOW)).await.err().map(error_name),
                 };
                 assert!(
                     refusal.is_none_or(|code| ["insufficient_points", "reservation_not_payable"].contains(&code)),
@@ -232,7 +232,7 @@ async fn whatever_happens_at_once_the_ledger_adds_up_to_the_balance() {
     }
 }
 
-fn told(error: StepError) -> &'static str {
+fn error_name(error: StepError) -> &'static str {
     match error {
         StepError::Refused(reason) => reason,
         StepError::Fault(fault) => fault.name(),
@@ -325,13 +325,13 @@ async fn a_charge_refused_once_is_refused_for_good_whatever_room_there_is_later(
     let bench = Bench::start().await;
     let most = contracts::Won::MAX.get();
     credit_charge(&bench.points, step(paid_for("all", "c0", most), NOW)).await.unwrap();
-    // A try that is still on its way when the charge is refused, and the money given back.
+    // A try that is still in flight when the charge is refused, and the money given back.
     let gate = bench.proxy.hold(Rule::on("UpdateItem").once());
     let accounts = bench.points.clone();
     let late = tokio::spawn(async move { credit_charge(&accounts, step(paid_for("k", "c1", 500), NOW)).await });
     gate.reached().await;
-    let told = credit_charge(&bench.points, step(paid_for("k", "c1", 500), NOW)).await.unwrap();
-    assert_eq!(told, refused("balance_limit"));
+    let answer = credit_charge(&bench.points, step(paid_for("k", "c1", 500), NOW)).await.unwrap();
+    assert_eq!(answer, refused("balance_limit"));
     use_points(&bench.points, step(saga_of("alice", "p1", 1_000), NOW)).await.unwrap();
     gate.open();
     assert_eq!(late.await.unwrap().unwrap(), refused("balance_limit"));
@@ -344,7 +344,7 @@ async fn a_charge_refused_once_is_refused_for_good_whatever_room_there_is_later(
 async fn a_refusal_that_meets_its_own_credit_is_none() {
     let bench = Bench::start().await;
     credit_charge(&bench.points, step(paid_for("all", "c0", contracts::Won::MAX.get()), NOW)).await.unwrap();
-    // Refused, and about to close the door, when there is room again and another try gets in.
+    // Refused, and about to write the tombstone, when there is room again and another try gets in.
     let gate = bench.proxy.hold(Rule::on("UpdateItem").containing("SET #void").once());
     let accounts = bench.points.clone();
     let refusing = tokio::spawn(async move { credit_charge(&accounts, step(paid_for("k", "c1", 500), NOW)).await });
@@ -366,10 +366,10 @@ async fn a_charge_is_credited_only_while_its_key_is_sure_to_be_in_the_account() 
     charges(&bench.points, "many", HOT_ENTRIES as usize + 8, last).await;
     credit_charge(&bench.points, step(paid_for("k", "c1", 500), last)).await.unwrap();
     assert_eq!(bench.balance("alice").await, 500 + HOT_ENTRIES as i64 + 8);
-    // After it, it is a person's to say: here it could be told from a repetition no more.
+    // After it, the on-call has to decide: here it cannot be distinguished from a repetition any more.
     charges(&bench.points, "later", 1, NOW.plus_millis(GUARDED_MILLIS + 1)).await;
-    let told = credit_charge(&bench.points, step(paid_for("k", "c1", 500), late)).await;
-    assert!(matches!(told, Err(StepError::Fault(Fault::Broken(_)))), "{told:?}");
+    let outcome = credit_charge(&bench.points, step(paid_for("k", "c1", 500), late)).await;
+    assert!(matches!(outcome, Err(StepError::Fault(Fault::Broken(_)))), "{outcome:?}");
     assert_sound(&bench, "alice").await;
 }
 

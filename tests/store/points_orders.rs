@@ -1,11 +1,11 @@
-//! Points of orders: used once, refused once, given back once, whatever arrives when and how often.
+//! Points of orders: used once, refused once, given back once, whatever is delivered when and how often.
 
 use crate::bench::Bench;
 use crate::points::{assert_sound, ledger, signed};
 use ::points::domain::{GUARDED_MILLIS, Kind};
 use ::points::dynamo::HOT_ENTRIES;
 use ::points::handlers::use_order_points;
-use ::points::usecases::use_points::use_points;
+use ::points::handlers::use_points;
 use contracts::choreography::ACTED_ON_MILLIS;
 use contracts::events::{Event, EventBody, OrderEvent, OrderFailed};
 use contracts::orders::{OrderFailure, OrderLine, Quantity};
@@ -33,20 +33,20 @@ fn order(who: &str, id: &str, price: i64) -> OrderEvent {
     OrderEvent { order_id: OrderId::parse(id).unwrap(), user_id: user(who), lines: vec![line], total_price: won(price) }
 }
 
-fn told(id: &str, body: EventBody, now: Timestamp) -> Message {
+fn event_message(id: &str, body: EventBody, now: Timestamp) -> Message {
     let event = kit::outbox::event("encore/orders", id, &format!("request-of-{id}"), body, now).unwrap();
     Message::new("m", json!({ "detail": event }).to_string(), now)
 }
 
-/// That `who` placed an order which costs `price`.
+/// The message that `who` placed an order which costs `price`.
 pub fn placed(who: &str, id: &str, price: i64) -> Message {
-    told(id, EventBody::OrderPlaced(order(who, id, price)), NOW)
+    event_message(id, EventBody::OrderPlaced(order(who, id, price)), NOW)
 }
 
-/// That this order failed.
+/// The message that this order failed.
 pub fn failed(who: &str, id: &str, price: i64) -> Message {
     let failed = OrderFailed { order: order(who, id, price), reason: OrderFailure::OutOfStock };
-    told(id, EventBody::OrderFailed(failed), NOW)
+    event_message(id, EventBody::OrderFailed(failed), NOW)
 }
 
 fn later(message: &Message, millis: i64) -> Message {
@@ -54,49 +54,44 @@ fn later(message: &Message, millis: i64) -> Message {
 }
 
 /// Handles messages one after the other.
-async fn hear(bench: &Bench, messages: &[&Message]) {
+async fn consume(bench: &Bench, messages: &[&Message]) {
     for message in messages {
         use_order_points(&bench.points, (*message).clone()).await.unwrap();
     }
 }
 
-/// Has the first message's write wait until the second is handled.
+/// Holds back the first message's write until the second is handled.
 pub async fn crossed(bench: &Bench, slow: Message, quick: Message) {
-    let gate = bench.proxy.hold(Rule::on("TransactWriteItems").once());
-    let crossing = async {
-        gate.reached().await;
-        use_order_points(&bench.points, quick).await.unwrap();
-        gate.open();
-    };
-    tokio::join!(async { use_order_points(&bench.points, slow).await.unwrap() }, crossing);
+    let handled = |message| async { use_order_points(&bench.points, message).await.unwrap() };
+    bench.crossed(handled(slow), handled(quick)).await;
 }
 
-/// What was done for an order, and with how much.
+/// The work for an order, and its amount.
 async fn work(bench: &Bench, id: &str) -> Option<(String, i64)> {
     let row = bench.engine.item("points", &format!("ORDER#{id}"), "WORK").await?;
     Some((row.text("work_state").unwrap().to_owned(), row.int("amount").unwrap()))
 }
 
-/// The rows of what was said, by the events' ids.
+/// The outbox rows, by the events' ids.
 async fn outbox(bench: &Bench) -> Vec<(Event, Item)> {
     let rows = bench.engine.items("points").await.into_iter().filter(|item| item.contains_key("publish_state"));
-    let mut said: Vec<(Event, Item)> = rows.map(|row| (row.document("event").unwrap(), row)).collect();
-    said.sort_by(|(one, _), (other, _)| one.id.cmp(&other.id));
-    said
+    let mut rows: Vec<(Event, Item)> = rows.map(|row| (row.document("event").unwrap(), row)).collect();
+    rows.sort_by(|(one, _), (other, _)| one.id.cmp(&other.id));
+    rows
 }
 
-/// What was said: the events' ids, and the amounts they tell.
-async fn said(bench: &Bench) -> Vec<(String, i64)> {
+/// The events' ids, and their amounts.
+async fn events(bench: &Bench) -> Vec<(String, i64)> {
     let amount = |event: &Event| match &event.body {
-        EventBody::PointsUsed(told) | EventBody::PointsReturned(told) => told.amount.get(),
-        EventBody::PointsRefused(told) => told.amount.get(),
+        EventBody::PointsUsed(points) | EventBody::PointsReturned(points) => points.amount.get(),
+        EventBody::PointsRefused(points) => points.amount.get(),
         other => panic!("{other:?} is not for points to say"),
     };
     outbox(bench).await.iter().map(|(event, _)| (event.id.to_string(), amount(event))).collect()
 }
 
-fn expected(said: &[(&str, i64)]) -> Vec<(String, i64)> {
-    said.iter().map(|(id, amount)| ((*id).to_owned(), *amount)).collect()
+fn expected(events: &[(&str, i64)]) -> Vec<(String, i64)> {
+    events.iter().map(|(id, amount)| ((*id).to_owned(), *amount)).collect()
 }
 
 fn relay(bench: &Bench, bus: &Bus) -> Relay {
@@ -110,7 +105,7 @@ async fn an_order_is_paid_in_one_write_with_its_entry_and_its_answer() {
     let bench = Bench::start().await;
     bench.charge("alice", 1_000, "k").await;
     bench.proxy.forget();
-    hear(&bench, &[&placed("alice", "o1", 300)]).await;
+    consume(&bench, &[&placed("alice", "o1", 300)]).await;
     assert_eq!(bench.proxy.actions(), ["GetItem", "TransactWriteItems", "GetItem"], "the last one looks if it is full");
     assert_eq!(bench.balance("alice").await, 700);
     let entry = ledger(&bench, "alice").await.remove(0);
@@ -130,24 +125,24 @@ async fn what_was_used_for_an_order_is_given_back_once_when_it_fails() {
     bench.charge("alice", 1_000, "k").await;
     let (placed, failed) = (placed("alice", "o1", 300), failed("alice", "o1", 300));
     for day in 0..3 {
-        hear(&bench, &[&later(&placed, day * 86_400_000)]).await;
+        consume(&bench, &[&later(&placed, day * 86_400_000)]).await;
         assert_eq!(bench.balance("alice").await, 700);
     }
     for day in 3..6 {
         let day = day * 86_400_000;
-        hear(&bench, &[&later(&failed, day), &later(&placed, day)]).await;
+        consume(&bench, &[&later(&failed, day), &later(&placed, day)]).await;
         assert_eq!(bench.balance("alice").await, 1_000);
     }
     let entry = ledger(&bench, "alice").await.remove(0);
     assert_eq!((entry.movement.key.as_str(), entry.movement.kind), ("return.o1", Kind::Refund));
     assert_eq!((entry.movement.reference.as_str(), entry.movement.amount.get()), ("o1", 300));
     assert_eq!(work(&bench, "o1").await, Some(("undone".into(), 300)));
-    assert_eq!(said(&bench).await, expected(&[("o1.points.returned", 300), ("o1.points.used", 300)]));
+    assert_eq!(events(&bench).await, expected(&[("o1.points.returned", 300), ("o1.points.used", 300)]));
     assert_sound(&bench, "alice").await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn an_order_told_ten_times_at_once_is_paid_once_and_given_back_once() {
+async fn an_order_consumed_ten_times_at_once_is_paid_once_and_given_back_once() {
     let bench = Arc::new(Bench::start().await);
     bench.charge("alice", 1_000, "k").await;
     for (message, balance) in [(placed("alice", "o1", 300), 700), (failed("alice", "o1", 300), 1_000)] {
@@ -166,10 +161,10 @@ async fn an_order_told_ten_times_at_once_is_paid_once_and_given_back_once() {
 async fn an_order_that_costs_nothing_is_paid_by_who_never_had_points() {
     let bench = Bench::start().await;
     let placed = placed("alice", "o1", 0);
-    hear(&bench, &[&placed, &placed]).await;
+    consume(&bench, &[&placed, &placed]).await;
     assert_eq!(work(&bench, "o1").await, Some(("done".into(), 0)));
-    hear(&bench, &[&failed("alice", "o1", 0), &placed]).await;
-    assert_eq!(said(&bench).await, expected(&[("o1.points.returned", 0), ("o1.points.used", 0)]));
+    consume(&bench, &[&failed("alice", "o1", 0), &placed]).await;
+    assert_eq!(events(&bench).await, expected(&[("o1.points.returned", 0), ("o1.points.used", 0)]));
     assert_eq!(ledger(&bench, "alice").await.len(), 2);
     assert_sound(&bench, "alice").await;
 }
@@ -186,7 +181,7 @@ async fn a_write_that_was_lost_or_whose_answer_was_lost_is_made_once() {
                 assert!(!matches!(outcome, Err(Fault::Broken(_))), "{fate:?}: {outcome:?}");
                 assert!(outcome.is_err() || times == 1, "{fate:?}");
                 bench.proxy.heal();
-                hear(&bench, &[&message]).await;
+                consume(&bench, &[&message]).await;
                 assert_eq!(bench.balance("alice").await, balance, "{fate:?}");
             }
             assert_sound(&bench, "alice").await;
@@ -195,9 +190,9 @@ async fn a_write_that_was_lost_or_whose_answer_was_lost_is_made_once() {
 }
 
 #[tokio::test]
-async fn what_speaks_of_no_order_placed_or_failed_is_poison() {
+async fn what_is_no_order_placed_or_failed_is_poison() {
     let bench = Bench::start().await;
-    let completed = told("o1", EventBody::OrderCompleted(order("alice", "o1", 300)), NOW);
+    let completed = event_message("o1", EventBody::OrderCompleted(order("alice", "o1", 300)), NOW);
     for message in [completed, Message::new("m", "no event", NOW)] {
         assert!(matches!(use_order_points(&bench.points, message).await, Err(Fault::Broken(_))));
     }
@@ -207,14 +202,14 @@ async fn what_speaks_of_no_order_placed_or_failed_is_poison() {
 // ---------------------------------------------------------------- in whatever order
 
 #[tokio::test]
-async fn an_order_that_fails_before_it_is_heard_of_never_costs_anything() {
+async fn an_order_that_fails_before_it_is_consumed_never_costs_anything() {
     let bench = Bench::start().await;
     bench.charge("alice", 1_000, "k").await;
     let (placed, failed) = (placed("alice", "o1", 300), failed("alice", "o1", 300));
-    hear(&bench, &[&failed, &placed, &failed, &placed]).await;
+    consume(&bench, &[&failed, &placed, &failed, &placed]).await;
     assert_eq!(bench.balance("alice").await, 1_000);
     assert_eq!(work(&bench, "o1").await, Some(("undone".into(), 0)));
-    assert_eq!(said(&bench).await, expected(&[("o1.points.returned", 0)]), "the failure is answered all the same");
+    assert_eq!(events(&bench).await, expected(&[("o1.points.returned", 0)]), "the failure is answered all the same");
     assert_eq!(ledger(&bench, "alice").await.len(), 1);
 }
 
@@ -232,7 +227,7 @@ async fn a_failure_that_crosses_its_order_leaves_nothing_used() {
         assert_eq!(work(&bench, "o1").await.unwrap().0, "undone");
         let paid = [("o1.points.returned", 300), ("o1.points.used", 300)];
         let not_paid = [("o1.points.returned", 0)];
-        assert_eq!(said(&bench).await, if is_failure_slow { expected(&paid) } else { expected(&not_paid) });
+        assert_eq!(events(&bench).await, if is_failure_slow { expected(&paid) } else { expected(&not_paid) });
         assert_sound(&bench, "alice").await;
     }
 }
@@ -241,16 +236,16 @@ async fn a_failure_that_crosses_its_order_leaves_nothing_used() {
 async fn an_order_beyond_the_balance_is_refused_for_good_and_its_failure_gives_nothing_back() {
     let bench = Bench::start().await;
     let (placed, failed) = (placed("alice", "o1", 300), failed("alice", "o1", 300));
-    hear(&bench, &[&placed]).await;
-    assert_eq!(said(&bench).await, expected(&[("o1.points.refused", 300)]), "also without an account");
-    // What was answered stays so: the order may have failed of it already.
+    consume(&bench, &[&placed]).await;
+    assert_eq!(events(&bench).await, expected(&[("o1.points.refused", 300)]), "also without an account");
+    // The answer stays the same: the order may have failed of it already.
     bench.charge("alice", 1_000, "k").await;
-    hear(&bench, &[&placed]).await;
+    consume(&bench, &[&placed]).await;
     assert_eq!(work(&bench, "o1").await, Some(("refused".into(), 0)));
-    hear(&bench, &[&failed, &failed, &placed]).await;
+    consume(&bench, &[&failed, &failed, &placed]).await;
     assert_eq!(bench.balance("alice").await, 1_000);
     assert_eq!(work(&bench, "o1").await, Some(("undone".into(), 0)));
-    assert_eq!(said(&bench).await, expected(&[("o1.points.refused", 300), ("o1.points.returned", 0)]));
+    assert_eq!(events(&bench).await, expected(&[("o1.points.refused", 300), ("o1.points.returned", 0)]));
     assert_sound(&bench, "alice").await;
 }
 
@@ -260,7 +255,7 @@ async fn of_two_orders_at_once_with_points_for_one_the_other_is_refused() {
     bench.charge("alice", 500, "k").await;
     // Both have found nothing done for them before either is paid.
     crossed(&bench, placed("alice", "o1", 300), placed("alice", "o2", 300)).await;
-    assert_eq!(said(&bench).await, expected(&[("o1.points.refused", 300), ("o2.points.used", 300)]));
+    assert_eq!(events(&bench).await, expected(&[("o1.points.refused", 300), ("o2.points.used", 300)]));
     assert_eq!(bench.balance("alice").await, 200);
     assert_sound(&bench, "alice").await;
 }
@@ -283,14 +278,14 @@ async fn orders_and_charges_and_payments_at_once_never_overdraw_nor_lose_a_point
     }
     work.join_all().await;
     assert_sound(&bench, "alice").await;
-    let paid = said(&bench).await.iter().filter(|(id, _)| id.ends_with(".used")).count();
+    let paid = events(&bench).await.iter().filter(|(id, _)| id.ends_with(".used")).count();
     let entries = ledger(&bench, "alice").await;
     assert_eq!(entries.iter().filter(|entry| entry.movement.reference.starts_with('o')).count(), paid);
     assert_eq!(entries.iter().filter(|entry| entry.movement.kind == Kind::Charge).count(), 21);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn whatever_is_told_at_once_the_ledger_adds_up_and_a_failed_order_costs_nothing() {
+async fn whatever_is_consumed_at_once_the_ledger_adds_up_and_a_failed_order_costs_nothing() {
     for seed in 1..=4 {
         let mut random = fastrand::Rng::with_seed(seed);
         let bench = Arc::new(Bench::start().await);
@@ -312,13 +307,13 @@ async fn whatever_is_told_at_once_the_ledger_adds_up_and_a_failed_order_costs_no
         }
         work.join_all().await;
         assert_sound(&bench, "alice").await;
-        let said: BTreeSet<String> = said(&bench).await.into_iter().map(|(id, _)| id).collect();
+        let events: BTreeSet<String> = events(&bench).await.into_iter().map(|(id, _)| id).collect();
         let entries = ledger(&bench, "alice").await;
         for id in (0..12).map(|n| format!("o{n}")) {
             let of_order = entries.iter().filter(|entry| entry.movement.reference == id);
-            let is_paid = said.contains(&format!("{id}.points.used")) && !failures.contains(&id);
+            let is_paid = events.contains(&format!("{id}.points.used")) && !failures.contains(&id);
             assert_eq!(of_order.map(signed).sum::<i64>(), if is_paid { -200 } else { 0 }, "seed {seed}: {id}");
-            assert_eq!(said.contains(&format!("{id}.points.returned")), failures.contains(&id), "seed {seed}: {id}");
+            assert_eq!(events.contains(&format!("{id}.points.returned")), failures.contains(&id), "seed {seed}: {id}");
         }
     }
 }
@@ -348,7 +343,7 @@ async fn an_order_costs_as_many_write_units_as_the_readme_says() {
     let (beyond, tombstone) = (placed("alice", "o2", 3_000), failed("alice", "o3", 300));
     for (message, written) in [(paid, 7.0), (back, 7.0), (beyond, 5.0), (tombstone, 5.0)] {
         bench.proxy.forget();
-        hear(&bench, &[&message]).await;
+        consume(&bench, &[&message]).await;
         let units = bench.proxy.units();
         assert!((units["TransactWriteItems"] - written).abs() < 0.1, "{units:?}");
     }
@@ -359,19 +354,19 @@ async fn orders_keep_an_account_small() {
     let bench = Bench::start().await;
     let old = i64::try_from(HOT_ENTRIES).unwrap() + 4;
     for n in 0..old {
-        hear(&bench, &[&placed("alice", &format!("o{n}"), 0)]).await;
+        consume(&bench, &[&placed("alice", &format!("o{n}"), 0)]).await;
     }
     let hot = async || bench.engine.item("points", "USER#alice", "ACCOUNT").await.unwrap().int("hot").unwrap();
     assert_eq!(hot().await, old, "what is recent stays");
     let next = EventBody::OrderPlaced(order("alice", "next", 0));
-    hear(&bench, &[&told("next", next, NOW.plus_millis(GUARDED_MILLIS + 1))]).await;
+    consume(&bench, &[&event_message("next", next, NOW.plus_millis(GUARDED_MILLIS + 1))]).await;
     assert_eq!(hot().await, 1);
-    hear(&bench, &[&later(&failed("alice", "o0", 0), GUARDED_MILLIS + 1)]).await;
+    consume(&bench, &[&later(&failed("alice", "o0", 0), GUARDED_MILLIS + 1)]).await;
     assert_eq!(ledger(&bench, "alice").await.len() as i64, old + 2, "and is given back although it is archived");
     assert_sound(&bench, "alice").await;
-    // What cannot be archived now is archived another time.
+    // What cannot be archived now is archived later.
     bench.proxy.inject(Rule::on("GetItem").after(1), Fate::Failed);
-    hear(&bench, &[&placed("bob", "o-bob", 0)]).await;
+    consume(&bench, &[&placed("bob", "o-bob", 0)]).await;
     assert_eq!(work(&bench, "o-bob").await, Some(("done".into(), 0)));
 }
 
@@ -379,14 +374,14 @@ async fn orders_keep_an_account_small() {
 async fn an_order_older_than_what_is_known_of_orders_costs_nothing() {
     let bench = Bench::start().await;
     bench.charge("alice", 300, "k").await;
-    hear(&bench, &[&later(&placed("alice", "o1", 300), ACTED_ON_MILLIS + 1)]).await;
+    consume(&bench, &[&later(&placed("alice", "o1", 300), ACTED_ON_MILLIS + 1)]).await;
     assert_eq!((bench.balance("alice").await, work(&bench, "o1").await), (300, None));
-    hear(&bench, &[&later(&placed("alice", "o2", 300), ACTED_ON_MILLIS)]).await;
+    consume(&bench, &[&later(&placed("alice", "o2", 300), ACTED_ON_MILLIS)]).await;
     assert_eq!(bench.balance("alice").await, 0);
 }
 
 #[tokio::test]
-async fn who_asks_again_is_answered_again_by_the_sweep_and_once() {
+async fn an_order_published_again_is_answered_again_by_the_sweep_and_once() {
     let (bench, bus) = (Bench::start().await, Bus::start().await);
     let relay = relay(&bench, &bus);
     bench.charge("alice", 300, "k").await;
@@ -398,16 +393,16 @@ async fn who_asks_again_is_answered_again_by_the_sweep_and_once() {
     let mut expected = Vec::new();
     for (message, answer) in &messages {
         let seen = bench.engine.changes("points").len();
-        hear(&bench, &[message]).await;
+        consume(&bench, &[message]).await;
         relay.relay(bench.engine.changes("points").split_off(seen), NOW).await.unwrap();
         for _ in 0..3 {
-            hear(&bench, &[message]).await;
+            consume(&bench, &[message]).await;
         }
         assert_eq!(relay.sweep(NOW.plus_seconds(61)).await.unwrap(), 1);
         expected.extend([*answer, *answer]);
         assert_eq!(bus.ids(), expected);
     }
-    // An order that failed is not answered as placed any more.
-    hear(&bench, &[&messages[0].0]).await;
+    // A failed order is not answered as placed any more.
+    consume(&bench, &[&messages[0].0]).await;
     assert_eq!(relay.sweep(NOW.plus_seconds(200)).await.unwrap(), 0);
 }

@@ -3,9 +3,9 @@
 use crate::audit::assert_sound;
 use crate::bench::{Bench, reason};
 use ::reservations::domain::Reservation;
+use ::reservations::handlers::quote_refund;
+use ::reservations::handlers::refund_reservation;
 use ::reservations::ports::KeepTerms;
-use ::reservations::usecases::quote_refund::quote_refund;
-use ::reservations::usecases::refund_reservation::refund_reservation;
 use contracts::saga::{Done, RefundSaga};
 use contracts::steps::{OpenSchedule, QuoteRefund, RefundQuote};
 use tests::fixture::{NOW, concert, place, plan, saga, step, terms, user};
@@ -34,7 +34,7 @@ async fn a_refunded_reservation_gives_its_seats_back_once() {
     assert_eq!(first, Done { already: false });
     assert_eq!((bench.seat("A-1-1").await, bench.status(&sold).await.as_str()), (None, "refunded"));
     assert_sound(&bench, NOW).await;
-    // Somebody grabs a seat at that very moment; the step, repeated, leaves it alone.
+    // Bob grabs a seat at that very moment; the step, repeated, leaves it alone.
     bench.reserve(place("bob", 2, NOW), &["A-1-1"], "r2", NOW).await.unwrap();
     let again = refund_reservation(&bench.reservations, step(refund(&sold, "p1"), NOW)).await.unwrap();
     assert_eq!(again, Done { already: true });

@@ -3,14 +3,14 @@
 use crate::audit::assert_sound;
 use crate::bench::{Bench, reason, refusal, reserving};
 use ::reservations::domain::Refusal;
+use ::reservations::handlers::begin_payment;
+use ::reservations::handlers::confirm_reservation;
 use ::reservations::handlers::expire_hold;
+use ::reservations::handlers::release_reservation;
 use ::reservations::handlers::{self, Deps};
 use ::reservations::ports::{KeepTerms, LoadSale, ScheduleExpiry};
-use ::reservations::usecases::begin_payment::begin_payment;
 use ::reservations::usecases::cancel_reservation::{CancelError, cancel_reservation};
-use ::reservations::usecases::confirm_reservation::confirm_reservation;
 use ::reservations::usecases::expire_hold::ExpireHold;
-use ::reservations::usecases::release_reservation::release_reservation;
 use ::reservations::usecases::reserve_seats::ReserveError;
 use ::reservations::usecases::sweep_holds::sweep_holds;
 use contracts::admission::{AdmissionPlan, PlanChange};
@@ -85,7 +85,7 @@ async fn of_200_buyers_of_one_seat_exactly_one_gets_it_and_all_others_are_told_s
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn wishes_that_cross_each_other_never_end_half_and_half() {
+async fn requests_that_cross_each_other_never_end_half_and_half() {
     let bench = Arc::new(Bench::on_sale(4).await);
     let mut buyers = JoinSet::new();
     for pair in 1..=10 {
@@ -209,7 +209,7 @@ async fn holds_that_cannot_be_ended_keep_no_other_from_being_ended() {
     assert_eq!(bench.seat("A-6-1").await, None);
 }
 
-/// What was asked to be delivered again.
+/// The delays that were requested.
 #[derive(Debug, Default)]
 struct Delays(Mutex<Vec<i32>>);
 
@@ -456,7 +456,7 @@ async fn a_payment_that_begins_between_the_look_and_the_cancellation_wins() {
 // ---------------------------------------------------------------- paying
 
 #[tokio::test]
-async fn every_step_repeated_says_that_it_was_done_already_and_changes_nothing() {
+async fn every_step_repeated_reports_that_it_was_done_already_and_changes_nothing() {
     let bench = Bench::on_sale(2).await;
     let held = bench.reserve(place("alice", 1, NOW), &["A-1-1", "B-1-1"], "r1", NOW).await.unwrap();
     let saga = saga(&held, "p1");
@@ -568,7 +568,7 @@ async fn a_released_reservation_has_the_hold_it_had_or_is_expired_when_that_is_o
 }
 
 #[tokio::test]
-async fn a_release_that_comes_before_its_begin_closes_the_door_to_it_and_to_no_other_payment() {
+async fn a_release_that_comes_before_its_begin_leaves_a_tombstone_for_it_and_for_no_other_payment() {
     let bench = Bench::on_sale(4).await;
     let held = bench.reserve(place("alice", 1, NOW), &["A-1-1"], "r1", NOW).await.unwrap();
     let late = saga(&held, "p1");
@@ -587,7 +587,7 @@ async fn a_begin_on_its_way_while_its_release_settles_is_released_or_refused() {
     let bench = Bench::on_sale(4).await;
     let held = bench.reserve(place("alice", 1, NOW), &["A-1-1"], "r1", NOW).await.unwrap();
     let late = saga(&held, "p1");
-    // The release has found nothing to release and is about to close the door when the begin arrives.
+    // The release has found nothing to release and is about to write the tombstone when the begin arrives.
     let gate = bench.proxy.hold(Rule::on("UpdateItem").once());
     let (store, input) = (bench.reservations.clone(), late.clone());
     let releasing = tokio::spawn(async move { release_reservation(&store, step(input, NOW)).await });
@@ -601,7 +601,7 @@ async fn a_begin_on_its_way_while_its_release_settles_is_released_or_refused() {
 }
 
 #[tokio::test]
-async fn a_release_after_a_confirmation_whose_answer_got_lost_says_that_it_is_paid() {
+async fn a_release_after_a_confirmation_whose_answer_got_lost_reports_that_it_is_paid() {
     let bench = Bench::on_sale(4).await;
     let held = bench.reserve(place("alice", 1, NOW), &["A-1-1"], "r1", NOW).await.unwrap();
     let saga = saga(&held, "p1");
@@ -819,7 +819,7 @@ async fn a_reservation_that_cannot_be_read_keeps_no_other_from_being_ended() {
     let mut corrupt = bench.engine.item("reservations", "USER#r1", "RES#r1").await.unwrap();
     corrupt.insert("seats".to_owned(), kit::dynamo::s("?"));
     table.client.put_item().table_name(&table.name).set_item(Some(corrupt)).send().await.unwrap();
-    // It may be told of, but the others' seats are free.
+    // It may be reported, but the others' seats are free.
     drop(sweep_holds(&bench.reservations, hold_end()).await);
     assert_eq!((bench.seat("A-1-1").await, bench.seat("A-1-3").await), (None, None));
 }

@@ -1,4 +1,4 @@
-//! How often each use case goes to its table, counted at the endpoint, through the handlers that production runs.
+//! How often each use case calls its table, counted at the endpoint, through the handlers that production runs.
 
 use crate::audit::assert_sound;
 use crate::bench::{Bench, RealQuotes, Sagas, reserving};
@@ -7,22 +7,22 @@ use ::concerts::dynamo::{Catalogue, SeatMaps};
 use ::concerts::handlers as concerts;
 use ::concerts::ports::{AddConcert, AddSchedule};
 use ::payments::handlers as payments;
-use ::payments::usecases::complete_payment::complete_payment;
-use ::payments::usecases::fail_payment::fail_payment;
+use ::payments::handlers::complete_payment;
+use ::payments::handlers::fail_payment;
 use ::points::domain::Charging;
 use ::points::handlers as points;
-use ::points::usecases::return_points::return_points;
-use ::points::usecases::use_points::use_points;
+use ::points::handlers::return_points;
+use ::points::handlers::use_points;
 use ::reservations::handlers as reservations;
-use ::reservations::usecases::begin_payment::begin_payment;
-use ::reservations::usecases::confirm_reservation::confirm_reservation;
-use ::reservations::usecases::release_reservation::release_reservation;
+use ::reservations::handlers::begin_payment;
+use ::reservations::handlers::confirm_reservation;
+use ::reservations::handlers::release_reservation;
 use ::reservations::usecases::write_reservations::write_reservations;
 use ::waiting_room::domain::DefaultAdmission;
 use ::waiting_room::handlers as waiting_room;
+use ::waiting_room::handlers::expire_queue_token;
+use ::waiting_room::handlers::restore_queue_token;
 use ::waiting_room::ports::OpenLine;
-use ::waiting_room::usecases::expire_queue_token::expire_queue_token;
-use ::waiting_room::usecases::restore_queue_token::restore_queue_token;
 use contracts::saga::{CaughtError, FailPayment, ReleaseOutcome, TokenExpiry};
 use contracts::steps::ChargePaid;
 use kit::{Fault, StepError};
@@ -164,7 +164,7 @@ async fn each_step_repeated_is_still_one_round_trip() {
     for round in ["first", "repeated"] {
         let repeated = round == "repeated";
         bench.proxy.forget();
-        // Repeated, a begin finds its reservation sold, which is further on than it asks for.
+        // Repeated, a begin finds its reservation sold, which is further than it needs.
         assert_eq!(begin_payment(&bench.reservations, step(saga.clone(), NOW)).await.unwrap().already, repeated);
         assert_eq!(use_points(&bench.points, step(saga.clone(), NOW)).await.unwrap().already, repeated);
         assert_eq!(confirm_reservation(&bench.reservations, step(saga.clone(), NOW)).await.unwrap().already, repeated);
@@ -256,7 +256,7 @@ async fn a_ticket_costs_at_most_40_write_units_from_joining_to_the_completed_pay
 }
 
 #[tokio::test]
-async fn a_step_whose_answer_got_lost_for_good_says_when_repeated_that_it_was_done() {
+async fn a_step_whose_answer_got_lost_for_good_reports_when_repeated_that_it_was_done() {
     let bench = Bench::on_sale(4).await;
     bench.charge("alice", 1_000_000, "k").await;
     let lines = bench.lines();

@@ -1,18 +1,19 @@
 //! Places in line and the plan that admits them.
 
 use crate::bench::{Bench, reason};
-use ::payments::usecases::complete_payment::complete_payment;
+use ::payments::handlers::complete_payment;
 use ::reservations::dynamo::Reservations;
 use ::reservations::ports::{KeepTerms, LoadSale};
 use ::waiting_room::domain::{DefaultAdmission, ShardCount, Spent};
 use ::waiting_room::dynamo::Lines;
+use ::waiting_room::handlers::expire_queue_token;
+use ::waiting_room::handlers::open_waiting_room;
+use ::waiting_room::handlers::restore_queue_token;
 use ::waiting_room::handlers::{
     AdmissionDeps, JoinDeps, StatusDeps, check_queue_status, expire_queue_tokens, join_queue, set_admission,
 };
 use ::waiting_room::ports::{ApplyPlan, IssuePosition, OpenLine, ReadUse, SpendPlace};
-use ::waiting_room::usecases::expire_queue_token::expire_queue_token;
-use ::waiting_room::usecases::open_waiting_room::{Opening, open_waiting_room};
-use ::waiting_room::usecases::restore_queue_token::restore_queue_token;
+use ::waiting_room::usecases::open_waiting_room::Opening;
 use contracts::admission::{AdmissionPlan, Standing};
 use contracts::events::Event;
 use contracts::saga::Done;
@@ -32,7 +33,7 @@ use tokio::task::JoinSet;
 const DONE: Done = Done { already: false };
 const ALREADY: Done = Done { already: true };
 
-/// The step `apply-admission` itself, in place of the invocation between two functions.
+/// The step `apply-admission` itself, instead of one function invoking another.
 struct Enforced(Reservations);
 
 impl ApplyPlan for Enforced {
@@ -65,7 +66,7 @@ fn of_body(reply: &Reply, name: &str) -> Value {
 }
 
 async fn status(bench: &Bench, token: &str, now: Timestamp) -> Value {
-    // A process of its own, so that nothing is remembered from the last look.
+    // A process of its own, so that nothing is cached from the last check.
     let deps = StatusDeps { line: bench.lines(), users: users(), queue_tokens: queue_tokens() };
     let call: Call = Ask::at(now).user("alice").header("queue-token", token).call();
     check_queue_status(&deps, call).await.unwrap().body.unwrap()
@@ -86,7 +87,7 @@ async fn positions_are_unique_however_many_join_at_once_and_over_however_many_sh
         if shards == 1 {
             assert_eq!(positions, (1..=200).collect());
         }
-        // Shards are taken in turns, so that nobody is far behind whoever joined at the same time.
+        // Shards are taken in turns, so that no user is far behind one who joined at the same time.
         assert!(*positions.last().unwrap() <= 200 + 8 * 8, "{shards} shards: {positions:?}");
     }
 }
@@ -106,7 +107,7 @@ async fn a_line_opened_over_fewer_shards_than_the_setting_says_now_works_and_is_
 }
 
 #[tokio::test]
-async fn there_is_no_place_in_a_line_that_nobody_opened() {
+async fn there_is_no_place_in_a_line_that_was_not_opened() {
     let bench = Bench::start().await;
     let problem = join(&bench, Ask::at(NOW).user("alice")).await.unwrap_err();
     assert_eq!((problem.status.as_u16(), problem.code), (404, "not_found"));
@@ -133,7 +134,7 @@ async fn a_place_whose_answer_got_lost_costs_nothing_but_the_place() {
 }
 
 #[tokio::test]
-async fn opening_a_line_again_changes_nothing_and_tells_whoever_enforces_the_plan_again() {
+async fn opening_a_line_again_changes_nothing_and_applies_the_plan_again() {
     let bench = Bench::start().await;
     let deps = Opening {
         line: bench.lines(),
@@ -218,11 +219,11 @@ async fn nobody_who_was_told_to_be_inside_is_put_out_by_a_change_in_a_storm_of_j
                 change(&changed, NOW.plus_millis(1_000), rate).await.unwrap();
             }
         });
-        let told = joins.join_all().await;
+        let joined = joins.join_all().await;
         operator.await.unwrap();
         let plan = enforced(&bench).await;
         let now = NOW.plus_millis(1_000);
-        for (_, inside) in told {
+        for (_, inside) in joined {
             for position in inside {
                 let standing = plan.standing(position, now, now);
                 assert!(matches!(standing, Standing::Active { .. }), "{shards}: {position} {standing:?} {plan:?}");
@@ -298,21 +299,21 @@ async fn a_forged_or_foreign_token_has_no_status() {
 }
 
 #[tokio::test]
-async fn a_changed_plan_is_told_with_the_change_and_what_is_in_force_already_is_not() {
+async fn a_changed_plan_is_published_with_the_change_and_what_is_in_force_already_is_not() {
     let bench = with_line(4).await;
-    let told = async || {
+    let published = async || {
         let items = bench.engine.items("waiting-room").await;
         let rows = items.iter().filter(|item| item.text("kind").is_ok_and(|kind| kind == "outbox"));
         let mut ids: Vec<String> = rows.map(|row| row.text("pk").unwrap().to_owned()).collect();
         ids.sort();
         ids
     };
-    assert_eq!(told().await, Vec::<String>::new());
+    assert_eq!(published().await, Vec::<String>::new());
     let later = NOW.plus_seconds(1);
     for _ in 0..2 {
         change(&bench, later, 30).await.unwrap();
     }
-    assert_eq!(told().await, ["OUTBOX#concert.2.admission.changed"]);
+    assert_eq!(published().await, ["OUTBOX#concert.2.admission.changed"]);
     let version = enforced(&bench).await.version;
     assert_eq!(version, 2);
 }

@@ -1,4 +1,4 @@
-//! The API: its role, its routes and its description say the same. LocalStack does not look at that role.
+//! The API: its role, its routes and its description agree. LocalStack does not check that role.
 
 use crate::none;
 use crate::template::{Route, Stacks, Template, logical_id};
@@ -6,10 +6,10 @@ use crate::workspace::{contexts, crate_dir, read};
 use serde_json::{Value, json};
 use std::collections::BTreeSet;
 
-/// The role that API Gateway takes.
+/// The role that API Gateway assumes.
 const ROLE: &str = "ApiRole";
 
-/// What the role may, against what routes call: the same functions, by the same alias.
+/// What the role allows, against what routes call: the same functions, by the same alias.
 fn wrong_role(template: &Template) -> Vec<String> {
     let mut allowed = BTreeSet::new();
     let role = template.properties(ROLE);
@@ -34,7 +34,7 @@ fn wrong_role(template: &Template) -> Vec<String> {
     violations
 }
 
-/// What is wrong with how routes call functions.
+/// Violations in how routes call functions.
 fn wrong_routes(template: &Template) -> Vec<String> {
     let mut violations = Vec::new();
     let functions = template.functions();
@@ -44,7 +44,7 @@ fn wrong_routes(template: &Template) -> Vec<String> {
         if logical_id(&integration["credentials"]).as_deref() != Some(ROLE) {
             violations.push(format!("{method} {path} is not called in {ROLE}"));
         }
-        // Lambda takes nothing but POST, whatever the route's method is.
+        // Lambda accepts only POST, whatever the route's method is.
         if integration["type"] != "aws_proxy" || integration["httpMethod"] != "POST" {
             violations.push(format!("{method} {path} is no proxy of a function"));
         }
@@ -56,12 +56,12 @@ fn wrong_routes(template: &Template) -> Vec<String> {
         if operation["operationId"] != function.handler() {
             violations.push(format!("{method} {path} is {} and calls {id}", operation["operationId"]));
         }
-        // By it a tool knows what to leave out where a context is not deployed.
+        // Tools use it to leave out the routes of contexts that are not deployed.
         if operation["tags"] != json!([function.context()]) {
             violations.push(format!("{method} {path} is of {}, and {id} of {}", operation["tags"], function.context()));
         }
     }
-    // Calls that are allowed by the function would need the API's id, which comes last.
+    // Permissions on the function itself would need the API's id, which is made last.
     for (id, permission) in template.resources("AWS::Lambda::Permission") {
         if permission["Principal"] == "apigateway.amazonaws.com" {
             violations.push(format!("{id} lets an API call past {ROLE}"));
@@ -143,7 +143,7 @@ fn a_route_that_may_not_be_called_or_calls_another_function_is_found() {
     }
 }
 
-/// What is wrong with what API Gateway answers by itself.
+/// Violations in what API Gateway answers by itself.
 fn wrong_answers(template: &Template) -> Vec<String> {
     let mut violations = Vec::new();
     for (id, api) in template.resources("AWS::Serverless::Api") {
@@ -163,7 +163,7 @@ fn wrong_answers(template: &Template) -> Vec<String> {
                 violations.push(format!("{id} does not say which request it was: {kind}"));
             }
         }
-        // API Gateway says of a route that it does not have that a token is missing, and means 403.
+        // For an unknown route, API Gateway reports a missing token, with 403.
         let unknown = &answers["MISSING_AUTHENTICATION_TOKEN"];
         let says = body("MISSING_AUTHENTICATION_TOKEN");
         if unknown["StatusCode"] != 404 || says["status"] != 404 || says["code"] != "not_found" {

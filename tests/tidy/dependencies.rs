@@ -1,4 +1,4 @@
-//! What comes into the build: only from the registry, only under licences that `deny.toml` allows.
+//! The build's dependencies: only from the registry, only under licences that `deny.toml` allows.
 
 use serde_json::Value;
 use std::collections::BTreeSet;
@@ -52,7 +52,7 @@ fn allowed_licences() -> BTreeSet<String> {
 fn every_dependency_comes_from_the_registry_under_an_allowed_licence() {
     let cargo = std::env::var("CARGO").unwrap_or_else(|_| "cargo".into());
     let read = Command::new(cargo)
-        // What only other systems than this one would need is not here and does not come in.
+        // What only other systems would need is not installed and is not built.
         .args(["metadata", "--format-version", "1", "--locked", "--offline", "--filter-platform", "host-tuple"])
         .current_dir(tests::workspace("."))
         .output()

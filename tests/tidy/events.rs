@@ -1,4 +1,4 @@
-//! The catalogue of events: what is said, what it looks like, and who hears it.
+//! The catalogue of events: which are published, their schemas, and who consumes them.
 
 use crate::code::{Main, Source};
 use crate::none;
@@ -24,7 +24,7 @@ fn validator(schema: &Value) -> Result<jsonschema::Validator, String> {
     options.build(schema).map_err(|error| error.to_string())
 }
 
-/// What is wrong with the schema of a type and the example in it.
+/// Violations in the schema of a type and the example in it.
 fn wrong_schema(event_type: &str, schema: &Value) -> Vec<String> {
     let validator = match validator(schema) {
         Ok(validator) => validator,
@@ -119,28 +119,28 @@ fn a_changed_example_is_no_event_of_its_type() {
 }
 
 #[test]
-fn every_context_says_what_is_said_to_be_its_to_say() {
+fn every_context_publishes_what_the_catalogue_assigns_to_it() {
     let mut violations = Vec::new();
-    let mut said = BTreeSet::new();
+    let mut published = BTreeSet::new();
     for context in contexts() {
         let files = rust_files(&crate_dir(&context).join("src"));
         let named: BTreeSet<String> = files.iter().flat_map(|path| Source::read(path).production().paths()).collect();
         for event_type in types() {
             let variant = format!("EventBody::{}", pascal(&event_type.replace(['.', '_'], "-")));
-            let is_its_own = said_by(&event_type) == BTreeSet::from([context.clone()]);
+            let is_its_own = publishers_of(&event_type) == BTreeSet::from([context.clone()]);
             if named.contains(&variant) {
-                said.insert(event_type);
+                published.insert(event_type);
             } else if is_its_own {
                 violations.push(format!("{context} never says {event_type}"));
             }
         }
     }
     none(violations);
-    assert_eq!(said, types());
+    assert_eq!(published, types());
 }
 
-/// The contexts that a type's schema lets say it.
-fn said_by(event_type: &str) -> BTreeSet<String> {
+/// The contexts that may publish a type according to its schema.
+fn publishers_of(event_type: &str) -> BTreeSet<String> {
     let source = &schema(event_type)["properties"]["source"];
     match source["const"].as_str().and_then(|source| source.strip_prefix("encore/")) {
         Some(context) => BTreeSet::from([context.to_owned()]),
@@ -148,9 +148,9 @@ fn said_by(event_type: &str) -> BTreeSet<String> {
     }
 }
 
-/// The types that a rule lets through, and what its pattern waits for in vain.
-fn heard(rule: &Value) -> (BTreeSet<String>, Vec<String>) {
-    let (mut heard, mut wrong) = (BTreeSet::new(), Vec::new());
+/// The types that a rule matches, and the parts of its pattern that match none.
+fn matched(rule: &Value) -> (BTreeSet<String>, Vec<String>) {
+    let (mut matched, mut wrong) = (BTreeSet::new(), Vec::new());
     for wanted in rule["EventPattern"]["detail-type"].as_array().into_iter().flatten() {
         let fits = |name: &String| match wanted["prefix"].as_str() {
             Some(prefix) => name.starts_with(prefix),
@@ -160,32 +160,32 @@ fn heard(rule: &Value) -> (BTreeSet<String>, Vec<String>) {
         if found.is_empty() {
             wrong.push(format!("{wanted} is no type of the catalogue"));
         }
-        heard.extend(found);
+        matched.extend(found);
     }
-    (heard, wrong)
+    (matched, wrong)
 }
 
 #[test]
 fn a_rule_waits_for_types_of_the_catalogue_and_goes_by_nothing_else() {
     let template = Template::read();
     let mut violations = Vec::new();
-    // The account's own bus has what AWS says.
+    // The account's own bus has AWS's events.
     for (id, rule) in template.resources("AWS::Events::Rule").filter(|(_, rule)| rule["EventBusName"].is_object()) {
         if rule["EventPattern"].as_object().is_none_or(|pattern| pattern.keys().ne(["detail-type"])) {
             violations.push(format!("{id} goes by more than the type"));
         }
-        violations.extend(heard(rule).1.into_iter().map(|wrong| format!("{id}: {wrong}")));
+        violations.extend(matched(rule).1.into_iter().map(|wrong| format!("{id}: {wrong}")));
     }
     none(violations);
     let broken =
         json!({"EventPattern": {"detail-type": ["payment.complete", {"prefix": "refund."}, "payment.failed"]}});
-    assert_eq!((heard(&broken).0.len(), heard(&broken).1.len()), (1, 2));
+    assert_eq!((matched(&broken).0.len(), matched(&broken).1.len()), (1, 2));
 }
 
-/// The handlers that hear a type, by type.
-fn listeners(template: &Template) -> BTreeMap<String, BTreeSet<String>> {
+/// The handlers that consume a type, by type.
+fn consumers_by_type(template: &Template) -> BTreeMap<String, BTreeSet<String>> {
     let functions = template.functions();
-    let mut listeners: BTreeMap<String, BTreeSet<String>> = BTreeMap::new();
+    let mut consumers_by_type: BTreeMap<String, BTreeSet<String>> = BTreeMap::new();
     for (_, rule) in template.resources("AWS::Events::Rule").filter(|(_, rule)| rule["EventBusName"].is_object()) {
         let targets = rule["Targets"].as_array().into_iter().flatten().filter_map(|target| logical_id(&target["Arn"]));
         let targets: Vec<String> = targets.collect();
@@ -194,11 +194,11 @@ fn listeners(template: &Template) -> BTreeMap<String, BTreeSet<String>> {
             queues.into_iter().any(|queue| targets.contains(&queue))
         });
         let handlers: BTreeSet<String> = consumers.map(|function| function.handler().to_owned()).collect();
-        for name in heard(rule).0 {
-            listeners.entry(name).or_default().extend(handlers.clone());
+        for name in matched(rule).0 {
+            consumers_by_type.entry(name).or_default().extend(handlers.clone());
         }
     }
-    listeners
+    consumers_by_type
 }
 
 /// The rows of the table below a heading of the README, cell by cell, without the marks of code.
@@ -218,22 +218,24 @@ fn listed(cell: &str) -> BTreeSet<String> {
 }
 
 #[test]
-fn the_catalogue_lists_every_type_with_who_says_and_who_hears_it() {
-    let listeners = listeners(&Template::read());
+fn the_catalogue_lists_every_type_with_its_publishers_and_consumers() {
+    let consumers_by_type = consumers_by_type(&Template::read());
     let mut violations = Vec::new();
     let mut found = BTreeSet::new();
-    for [name, speaker, when, hearers, key] in rows("Catalogue") {
+    for [name, publisher, when, consumers_listed, key] in rows("Catalogue") {
         if !types().contains(&name) {
             violations.push(format!("{name} is no type"));
             continue;
         }
-        let may_say = said_by(&name);
-        if speaker != "any context" && listed(&speaker) != may_say || speaker == "any context" && may_say.len() == 1 {
-            violations.push(format!("{name} is said by {may_say:?}, not by {speaker}"));
+        let may_publish = publishers_of(&name);
+        if publisher != "any context" && listed(&publisher) != may_publish
+            || publisher == "any context" && may_publish.len() == 1
+        {
+            violations.push(format!("{name} is said by {may_publish:?}, not by {publisher}"));
         }
-        let hears = listeners.get(&name).cloned().unwrap_or_default();
-        if listed(&hearers) != hears {
-            violations.push(format!("{name} is heard by {hears:?}, not by {hearers}"));
+        let expected = consumers_by_type.get(&name).cloned().unwrap_or_default();
+        if listed(&consumers_listed) != expected {
+            violations.push(format!("{name} is heard by {expected:?}, not by {consumers_listed}"));
         }
         if when.is_empty() || key.is_empty() {
             violations.push(format!("{name} lacks when or key"));
@@ -244,7 +246,7 @@ fn the_catalogue_lists_every_type_with_who_says_and_who_hears_it() {
     assert_eq!(found, types());
 }
 
-/// The handlers that act because something happened: on a queue, on a table's stream, on a log.
+/// The handlers that react to something: on a queue, on a table's stream, on a log.
 fn consumers(template: &Template) -> BTreeSet<String> {
     let functions = template.functions();
     let triggered = functions
@@ -270,7 +272,7 @@ fn is_test(named: &str) -> bool {
 }
 
 #[test]
-fn every_consumer_says_what_it_does_what_undoes_it_and_which_tests_show_both() {
+fn every_consumer_states_what_it_does_what_undoes_it_and_which_tests_show_both() {
     let rows = rows("Do and undo");
     let mut violations = Vec::new();
     let mut acting = BTreeSet::new();
@@ -283,8 +285,10 @@ fn every_consumer_says_what_it_does_what_undoes_it_and_which_tests_show_both() {
         acting.extend(listed(&by));
     }
     let consumers = consumers(&Template::read());
-    violations.extend(consumers.difference(&acting).map(|handler| format!("{handler} acts on news and is not listed")));
-    violations.extend(acting.difference(&consumers).map(|handler| format!("{handler} is listed and acts on no news")));
+    violations
+        .extend(consumers.difference(&acting).map(|handler| format!("{handler} acts on events and is not listed")));
+    violations
+        .extend(acting.difference(&consumers).map(|handler| format!("{handler} is listed and acts on no events")));
     none(violations);
     assert!(is_test("tests/tidy/events: every_schema_is_of_a_type"));
     assert!(!is_test("tests/tidy: no_test_has_this_name"));

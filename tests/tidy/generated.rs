@@ -1,11 +1,11 @@
-//! What is committed of the stacks and of the API's description is what the sources say of them.
+//! The committed stacks and API description match their sources.
 
 use crate::none;
 use crate::workspace::{entries, root, shown};
 use std::collections::BTreeMap;
 use std::fs;
 
-/// What was written by hand, forgotten, or is there for nothing, of what `cargo stacks` makes. Texts by path, from the root.
+/// The outputs of `cargo stacks` that were edited by hand, forgotten, or have no source. Texts by path, from the root.
 fn stale(made: &BTreeMap<String, String>, there: &BTreeMap<String, String>) -> Vec<String> {
     let differs = made.iter().filter(|(path, text)| there.get(*path) != Some(text));
     let differs = differs.map(|(path, _)| format!("{path} is not what its sources say: run `cargo stacks`"));

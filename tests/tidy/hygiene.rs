@@ -6,7 +6,10 @@ use crate::workspace::{files, read, root, rust_files, shown};
 use std::fs;
 use std::path::{Path, PathBuf};
 use syn::visit::{self, Visit};
-use syn::{Attribute, ExprCall, ItemFn, ItemMod, Local, Macro, Pat};
+use syn::{
+    Attribute, ExprCall, Ident, ImplItem, ItemConst, ItemEnum, ItemFn, ItemImpl, ItemMod, ItemStruct, ItemTrait,
+    ItemType, Local, Macro, Pat, TraitItem, Visibility,
+};
 
 /// Where a test may sleep: the support library waits for things on behalf of tests in `tests/`, and crates that cannot
 /// use it may do so in a loop.
@@ -17,7 +20,7 @@ enum Sleep {
     Nowhere,
 }
 
-/// What of a file is looked for here.
+/// What is searched for in a file.
 struct Slips {
     sleep: Sleep,
     in_loop: bool,
@@ -74,7 +77,7 @@ impl<'ast> Visit<'ast> for Slips {
     }
 
     fn visit_local(&mut self, local: &'ast Local) {
-        // Whether it is a Result that is dropped, only the compiler knows; `drop` and `map(drop)` say it aloud.
+        // Only the compiler knows whether it drops a Result; `drop` and `map(drop)` are explicit.
         if matches!(local.pat, Pat::Wild(_)) {
             self.found.push("a value dropped by `let _ =`".to_owned());
         }
@@ -235,6 +238,93 @@ fn no_file_names_a_place_of_one_machine() {
 const LONGEST: usize = 70;
 
 #[test]
+fn every_file_and_public_item_says_what_it_is() {
+    let dirs = ["functions", "infra", "localstack", "tests/src"];
+    let paths = dirs.iter().flat_map(|dir| rust_files(&root().join(dir)));
+    none(paths.flat_map(|path| Unexplained::of(&Source::read(&path).production())).collect());
+
+    let of = |text: &str| Unexplained::of(&Source::parse("x.rs", text));
+    for broken in [
+        "pub fn f() {}",
+        "/// It.\npub struct S; impl S { pub fn f() {} }",
+        "mod m { pub struct S; }",
+        "pub enum E {}",
+        "pub const C: u8 = 1;",
+        "/// It.\npub trait T { fn f(); }",
+    ] {
+        assert_eq!(of(&format!("//! It.\n{broken}")).len(), 1, "{broken}");
+    }
+    assert_eq!(of("fn f() {}").len(), 1);
+    assert_eq!(of("//! It.\n/// It.\npub struct S { pub id: u8 } impl T for S { fn f() {} }").len(), 0);
+}
+
+/// Public items without a doc comment. A field or a variant needs none where its name and type suffice, which is why
+/// this is no lint of the compiler.
+struct Unexplained(Vec<String>);
+
+impl Unexplained {
+    fn of(source: &Source) -> Vec<String> {
+        let mut all = Self(Vec::new());
+        if !is_explained(&source.file.attrs) {
+            all.0.push("the file".to_owned());
+        }
+        all.visit_file(&source.file);
+        all.0.into_iter().map(|what| format!("{}: {what} does not say what it is", source.path)).collect()
+    }
+
+    fn see(&mut self, vis: &Visibility, attributes: &[Attribute], name: &Ident) {
+        if matches!(vis, Visibility::Public(_)) && !is_explained(attributes) {
+            self.0.push(name.to_string());
+        }
+    }
+}
+
+fn is_explained(attributes: &[Attribute]) -> bool {
+    attributes.iter().any(|attribute| attribute.path().is_ident("doc"))
+}
+
+impl<'ast> Visit<'ast> for Unexplained {
+    fn visit_item_fn(&mut self, item: &'ast ItemFn) {
+        self.see(&item.vis, &item.attrs, &item.sig.ident);
+    }
+
+    fn visit_item_struct(&mut self, item: &'ast ItemStruct) {
+        self.see(&item.vis, &item.attrs, &item.ident);
+    }
+
+    fn visit_item_enum(&mut self, item: &'ast ItemEnum) {
+        self.see(&item.vis, &item.attrs, &item.ident);
+    }
+
+    fn visit_item_const(&mut self, item: &'ast ItemConst) {
+        self.see(&item.vis, &item.attrs, &item.ident);
+    }
+
+    fn visit_item_type(&mut self, item: &'ast ItemType) {
+        self.see(&item.vis, &item.attrs, &item.ident);
+    }
+
+    fn visit_item_trait(&mut self, item: &'ast ItemTrait) {
+        self.see(&item.vis, &item.attrs, &item.ident);
+        for function in &item.items {
+            if let TraitItem::Fn(function) = function {
+                self.see(&item.vis, &function.attrs, &function.sig.ident);
+            }
+        }
+    }
+
+    fn visit_item_impl(&mut self, item: &'ast ItemImpl) {
+        for function in item.items.iter().filter(|_| item.trait_.is_none()) {
+            match function {
+                ImplItem::Fn(function) => self.see(&function.vis, &function.attrs, &function.sig.ident),
+                ImplItem::Const(constant) => self.see(&constant.vis, &constant.attrs, &constant.ident),
+                _ => {}
+            }
+        }
+    }
+}
+
+#[test]
 fn no_function_of_what_runs_is_longer_than_a_screen() {
     let mut violations = Vec::new();
     for path in ["functions", "infra", "localstack"].iter().flat_map(|dir| files(&root().join(dir))) {
@@ -250,8 +340,8 @@ fn no_function_of_what_runs_is_longer_than_a_screen() {
     assert_eq!(too_long(&format!("fn a();\n{}fn b() {{}}\n", long("// c")), "rs").count(), 0);
 }
 
-/// The functions of a formatted source that are too long. Rust's end with a brace under their first letter, Python's where
-/// something stands no deeper than they do.
+/// The functions of a formatted source that are too long. Rust's end with a brace under their first letter, Python's
+/// before the next line that is not indented deeper.
 fn too_long(text: &str, language: &str) -> impl Iterator<Item = String> {
     let lines: Vec<&str> = text.lines().collect();
     let depth = |line: &str| line.len() - line.trim_start().len();

@@ -1,4 +1,4 @@
-//! Ten stacks side by side: none holds another, each declares what it uses, and their order goes in no circle.
+//! Ten stacks side by side: none contains another, each declares what it uses, and their order has no cycle.
 
 use crate::none;
 use crate::releases::watched_by_canaries;
@@ -7,7 +7,7 @@ use crate::workspace::contexts;
 use serde_json::Value;
 use std::collections::{BTreeMap, BTreeSet};
 
-/// The stack that all others stand on.
+/// The stack that all others need.
 const PLATFORM: &str = "platform";
 /// The stack in front of all others.
 const EDGE: &str = "edge";
@@ -28,7 +28,7 @@ fn listed(value: &Value) -> BTreeSet<String> {
     value.as_array().into_iter().flatten().filter_map(Value::as_str).map(str::to_owned).collect()
 }
 
-/// What stands in a value by its logical id: resources and parameters, and conditions.
+/// The logical ids that a value uses: resources and parameters, and conditions.
 #[derive(Default)]
 struct Used {
     ids: BTreeSet<String>,
@@ -54,7 +54,7 @@ impl Used {
         self.conditions.extend(conditions.into_iter().filter_map(Value::as_str).map(str::to_owned));
     }
 
-    /// With what the used conditions use in their turn.
+    /// With what the used conditions use themselves.
     fn through(mut self, conditions: &Value) -> Self {
         let mut open: Vec<String> = self.conditions.iter().cloned().collect();
         while let Some(name) = open.pop() {
@@ -66,7 +66,7 @@ impl Used {
     }
 }
 
-/// What is wrong with what a stack declares and refers to.
+/// Violations in what a stack declares and refers to.
 fn wrong_references(template: &Template) -> Vec<String> {
     let mut violations = Vec::new();
     for (stack, document) in template.stacks() {
@@ -135,7 +135,7 @@ fn a_reference_into_another_stack_and_a_declaration_for_nothing_are_found() {
         ("!If [IsProduction, 90, 14]", "!If [IsTraced, 90, 14]"),
         ("Condition: HasAlarmEmail", "Condition: HasNotion"),
         ("        STAGE: !Ref Stage\n", "        STAGE: !Ref Area\n"),
-        // Nobody uses these.
+        // These are not used.
         ("\nParameters:\n", "\nParameters:\n  QueueShards: { Type: Number }\n"),
         ("\nConditions:\n", "\nConditions:\n  IsIdle: !Equals [!Ref Stage, idle]\n"),
         ("        LOG_LEVEL: !Ref LogLevel\n", ""),
@@ -148,7 +148,7 @@ fn a_reference_into_another_stack_and_a_declaration_for_nothing_are_found() {
     }
 }
 
-/// What is declared otherwise in one stack than in another: a stage gives each the same values.
+/// Declarations that differ between stacks: a stage gives each the same values.
 fn declared_otherwise(template: &Template) -> Vec<String> {
     let mut first: BTreeMap<(&str, &str), (&str, &Value)> = BTreeMap::new();
     let mut violations = Vec::new();
@@ -177,11 +177,11 @@ fn a_parameter_and_a_condition_are_the_same_in_every_stack_that_has_them() {
     }
 }
 
-/// What CloudFormation or a service looks for when a stack is made: it has to be there before.
+/// What CloudFormation or a service looks up when a stack is made: it has to exist before.
 const LOOKED_FOR: [&str; 4] =
     ["AWS::Events::EventBus", "AWS::IAM::ManagedPolicy", "AWS::IAM::Role", "AWS::SSM::Parameter"];
 
-/// What is wrong with what stacks say must come before them.
+/// Violations in which stacks must come before which, as they state it.
 fn wrong_order(template: &Template) -> Vec<String> {
     let mut violations = Vec::new();
     let stacks: BTreeSet<&String> = template.stacks().keys().collect();
@@ -199,11 +199,11 @@ fn wrong_order(template: &Template) -> Vec<String> {
         let looked_for = namings.filter(|naming| LOOKED_FOR.contains(&template.kind_of(&naming.to)));
         let mut expected: BTreeSet<String> =
             looked_for.map(|naming| template.stack_of(&naming.to).to_owned()).collect();
-        // Whoever is deployed is watched.
+        // Every deployed stack is watched.
         expected.extend((stack != PLATFORM).then(|| PLATFORM.to_owned()));
         violations.extend(expected.difference(&needs).map(|name| format!("{stack} does not say that it needs {name}")));
         violations.extend(needs.difference(&expected).map(|name| format!("{stack} needs {name} for nothing")));
-        // Nobody is to reach what is not there yet, or what has another shape yet.
+        // Nothing may be called that does not exist yet, or that has another shape yet.
         let called = template.routes().into_iter().filter_map(|route| route.function());
         let called = called.filter(|_| stack == EDGE).map(|id| template.stack_of(&id).to_owned());
         let early = called.filter(|name| !after.contains(name)).collect::<BTreeSet<_>>();
@@ -225,7 +225,7 @@ fn circle(mut before: BTreeMap<&str, BTreeSet<String>>) -> Option<String> {
 }
 
 #[test]
-fn a_stack_says_which_come_before_it_and_their_order_goes_in_no_circle() {
+fn a_stack_states_which_come_before_it_and_their_order_goes_in_no_circle() {
     let template = Template::read();
     none(wrong_order(&template));
     let needs = |stack: &str| listed(&template.stacks()[stack]["Metadata"]["Encore"]["Needs"]);
@@ -258,7 +258,7 @@ fn a_stack_that_comes_too_early_or_waits_for_nothing_is_found() {
     assert!(circle(BTreeMap::from([("a", names(&["b"])), ("b", names(&["c"])), ("c", names(&["b"]))])).is_some());
 }
 
-/// Tables whose stream too many read.
+/// Tables whose stream has too many readers.
 fn crowded_streams(template: &Template) -> Vec<String> {
     let mut readers: BTreeMap<String, Vec<&str>> = BTreeMap::new();
     for function in template.functions() {
@@ -297,7 +297,7 @@ fn misplaced_alarms(template: &Template) -> Vec<String> {
             _ => Some(template.stack_of(&logical_id(&dimension["Value"])?).to_owned()),
         });
         let of = of.into_iter().find(|stack| all.contains(stack));
-        // What is of no context is of all; and what a canary goes back by is there before it.
+        // Alarms of no context are of all; and those that canaries watch exist before the canaries.
         let home = of.filter(|_| !watched.contains(id)).unwrap_or_else(|| PLATFORM.to_owned());
         if template.stack_of(id) != home {
             violations.push(format!("{id} is in {}, and what it watches in {home}", template.stack_of(id)));
@@ -341,11 +341,11 @@ fn named_at_home(template: &Template) -> Vec<String> {
     found.map(|naming| format!("{} names {}, which is in its own stack: refer to it", naming.from, naming.to)).collect()
 }
 
-/// Who names what of its own stack, and may: nobody looks for it when the stack is made.
+/// Resources that name others of their own stack, and may: they are not looked up when the stack is made.
 const NAMED_AT_HOME: [(&str, &str); 2] = [
     // All queues of the system, in one list.
     ("WatchDeadLetters", "AWS::SQS::Queue"),
-    // An alarm is the same wherever it stands.
+    // An alarm is the same in every stack.
     ("ParkedPaymentsAlarm", "AWS::SNS::Topic"),
 ];
 

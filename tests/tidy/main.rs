@@ -1,7 +1,7 @@
-//! The invariants of the structure, each a test: what no compiler, `cfn-lint` or reviewer sees for sure.
+//! The invariants of the structure, each a test: what no compiler, `cfn-lint` or reviewer is sure to find.
 //!
-//! A check reads sources, the stacks' templates, state machines and API description, and returns what it finds wrong as sentences.
-//! Where a check could pass by finding nothing to look at, a second test shows it something broken.
+//! A check reads sources, the stacks' templates, state machines and API description, and returns its violations as
+//! sentences. Where a check could pass by finding nothing to check, a second test gives it something broken.
 
 #![allow(clippy::expect_used, clippy::unwrap_used)]
 

@@ -1,4 +1,4 @@
-//! What is measured is looked at, and what is looked at is measured.
+//! Every metric is used, and everything used is a metric that exists.
 
 use crate::code::{Source, path_text};
 use crate::none;
@@ -9,11 +9,11 @@ use std::collections::{BTreeMap, BTreeSet};
 use syn::visit::{self, Visit};
 use syn::{Expr, ExprCall, Lit};
 
-/// The metrics that code says, with the dimensions each has.
-fn said(sources: &[Source]) -> BTreeMap<String, BTreeSet<Vec<String>>> {
+/// The metrics that code emits, with the dimensions each has.
+fn emitted(sources: &[Source]) -> BTreeMap<String, BTreeSet<Vec<String>>> {
     #[derive(Default)]
-    struct Said(BTreeMap<String, BTreeSet<Vec<String>>>);
-    impl<'ast> Visit<'ast> for Said {
+    struct Emitted(BTreeMap<String, BTreeSet<Vec<String>>>);
+    impl<'ast> Visit<'ast> for Emitted {
         fn visit_expr_call(&mut self, call: &'ast ExprCall) {
             let dimensions: &[&str] = match call.func.as_ref() {
                 Expr::Path(function) => match path_text(&function.path).rsplit_once("metrics::") {
@@ -33,9 +33,9 @@ fn said(sources: &[Source]) -> BTreeMap<String, BTreeSet<Vec<String>>> {
             visit::visit_expr_call(self, call);
         }
     }
-    let mut said = Said::default();
-    sources.iter().for_each(|source| said.visit_file(&source.production().file));
-    said.0
+    let mut emitted = Emitted::default();
+    sources.iter().for_each(|source| emitted.visit_file(&source.production().file));
+    emitted.0
 }
 
 fn sources() -> Vec<Source> {
@@ -44,7 +44,8 @@ fn sources() -> Vec<Source> {
     files.map(|path| Source::read(&path)).collect()
 }
 
-/// A metric that somebody looks at: namespace, name, and its dimensions' names and values as the template writes them.
+/// A metric that a widget or an alarm uses: namespace, name, and its dimensions' names and values as the template
+/// writes them.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 struct Metric {
     namespace: String,
@@ -69,7 +70,7 @@ pub fn dashboard(template: &Template) -> Value {
     serde_json::from_str(dashboard["DashboardBody"]["Fn::Sub"].as_str().expect("a body")).expect("a body is JSON")
 }
 
-/// What a widget shows. A dot is what the line before has in its place.
+/// The metrics of a widget. A dot stands for the value in the same place of the line before.
 fn shown(widget: &Value) -> Vec<Metric> {
     let mut before: Vec<String> = Vec::new();
     let mut metrics = Vec::new();
@@ -88,7 +89,7 @@ fn on_dashboard(template: &Template) -> BTreeSet<Metric> {
     body["widgets"].as_array().into_iter().flatten().flat_map(shown).collect()
 }
 
-/// What the alarms look at.
+/// The metrics of the alarms.
 fn alarmed(template: &Template) -> Vec<(String, Metric)> {
     let written = |value: &Value| match (value.as_str(), value["Ref"].as_str(), value["Fn::Sub"].as_str()) {
         (Some(text), ..) | (.., Some(text)) => text.to_owned(),
@@ -106,18 +107,18 @@ fn alarmed(template: &Template) -> Vec<(String, Metric)> {
     template.resources("AWS::CloudWatch::Alarm").map(|(id, alarm)| (id.to_owned(), of(alarm))).collect()
 }
 
-/// What is wrong between what code says and what people look at.
-fn wrong(said: &BTreeMap<String, BTreeSet<Vec<String>>>, template: &Template) -> Vec<String> {
+/// Differences between the metrics that code emits and those that are used.
+fn wrong(emitted: &BTreeMap<String, BTreeSet<Vec<String>>>, template: &Template) -> Vec<String> {
     let shown = on_dashboard(template);
     let looked_at = shown.iter().map(|metric| ("the dashboard".to_owned(), metric.clone())).chain(alarmed(template));
     let mut violations = Vec::new();
     for (place, metric) in looked_at.filter(|(_, metric)| metric.namespace == "Encore") {
-        let exists = said.get(&metric.name).is_some_and(|dimensions| dimensions.contains(&metric.names()));
+        let exists = emitted.get(&metric.name).is_some_and(|dimensions| dimensions.contains(&metric.names()));
         if !exists || metric.value("Stage") != "${Stage}" {
             violations.push(format!("{place} looks at {metric:?}, which nobody says"));
         }
     }
-    for (name, dimensions) in said {
+    for (name, dimensions) in emitted {
         for dimensions in dimensions {
             let is_shown = |metric: &&Metric| {
                 metric.namespace == "Encore" && metric.name == *name && metric.names() == *dimensions
@@ -131,14 +132,14 @@ fn wrong(said: &BTreeMap<String, BTreeSet<Vec<String>>>, template: &Template) ->
 }
 
 #[test]
-fn every_metric_of_ours_that_is_looked_at_is_said_and_every_one_said_is_on_the_dashboard() {
-    let said = said(&sources());
-    assert!(said.len() > 10, "metrics went missing: {said:?}");
-    none(wrong(&said, &Template::read()));
+fn every_metric_of_ours_that_is_used_is_emitted_and_every_emitted_one_is_on_the_dashboard() {
+    let emitted = emitted(&sources());
+    assert!(emitted.len() > 10, "metrics went missing: {emitted:?}");
+    none(wrong(&emitted, &Template::read()));
 }
 
 #[test]
-fn a_metric_that_nobody_says_and_one_that_nobody_looks_at_are_found() {
+fn a_metric_that_is_not_emitted_and_one_that_is_not_used_are_found() {
     let source = r#"
         fn f() { metrics::count("Held", 1); kit::metrics::gauge("Age", "Seconds", context, 7); }
         #[cfg(test)] mod tests { fn t() { metrics::count("Nothing", 1); } }
@@ -160,8 +161,8 @@ Resources:
       MetricName: Age
       Dimensions: [{ Name: Stage, Value: !Ref Stage }, { Name: Context, Value: b }]
 "#;
-    let said = said(&[Source::parse("x.rs", source)]);
-    let wrong = |part: &str, broken: &str| wrong(&said, &Template::parse(&whole.replace(part, broken))).len();
+    let emitted = emitted(&[Source::parse("x.rs", source)]);
+    let wrong = |part: &str, broken: &str| wrong(&emitted, &Template::parse(&whole.replace(part, broken))).len();
     assert_eq!(wrong("", ""), 0);
     for (part, broken, found) in [
         (r#""Held""#, r#""Sold""#, 2),
@@ -181,13 +182,13 @@ fn values(shown: &BTreeSet<Metric>, name: &str, dimension: &str) -> BTreeSet<Str
     of_name.map(|metric| metric.value(dimension).to_owned()).filter(|value| !value.is_empty()).collect()
 }
 
-/// What resources of a type are called, as the template writes it.
+/// The names of resources of a type, as the template writes them.
 fn called(template: &Template, kind: &str, name: &str) -> BTreeSet<String> {
     let text = |properties: &Value| properties[name]["Fn::Sub"].as_str().unwrap_or_default().to_owned();
     template.resources(kind).map(|(_, properties)| text(properties)).collect()
 }
 
-/// What stands before the name of a state machine in its ARN.
+/// The part of a state machine's ARN before its name.
 const SAGA_ARN: &str = "arn:${AWS::Partition}:states:${AWS::Region}:${AWS::AccountId}:stateMachine:";
 
 #[test]
@@ -239,7 +240,7 @@ fn every_index_is_on_the_dashboard() {
 }
 
 #[test]
-fn somebody_is_called_when_the_events_of_a_context_are_not_published() {
+fn the_on_call_is_paged_when_the_events_of_a_context_are_not_published() {
     let template = Template::read();
     let functions = template.functions();
     let sweeps = functions.iter().filter(|function| {
@@ -253,9 +254,9 @@ fn somebody_is_called_when_the_events_of_a_context_are_not_published() {
     assert_eq!(values(&on_dashboard(&template), "OutboxAge", "Context"), publishing, "on the dashboard");
 }
 
-/// Functions that run by the clock and of which nobody is told when they no longer do, and metrics that somebody would
-/// miss too late.
-fn unheard(template: &Template) -> Vec<String> {
+/// Scheduled functions without an alarm for when they no longer run, and metrics whose absence would be noticed too
+/// late.
+fn unnoticed(template: &Template) -> Vec<String> {
     let silence_calls = |alarm: &Value, least: u64| {
         alarm["TreatMissingData"] == json!({"Fn::If": ["IsLocal", "notBreaching", "breaching"]})
             && alarm["EvaluationPeriods"].as_u64().is_some_and(|periods| periods >= least)
@@ -267,23 +268,23 @@ fn unheard(template: &Template) -> Vec<String> {
             alarm["MetricName"] == "Errors"
                 && logical_id(&alarm["Dimensions"][0]["Value"]).as_deref() == Some(function.id)
         };
-        let by_the_clock = function.triggers().iter().any(|trigger| trigger.kind == "Schedule");
-        // A minute or two without news is CloudWatch's.
-        if by_the_clock && !alarms.iter().filter(of_it).any(|alarm| silence_calls(alarm, 5)) {
+        let scheduled = function.triggers().iter().any(|trigger| trigger.kind == "Schedule");
+        // A minute or two without data may be CloudWatch's delay.
+        if scheduled && !alarms.iter().filter(of_it).any(|alarm| silence_calls(alarm, 5)) {
             violations.push(format!("nobody is called when {} does not run", function.id));
         }
     }
-    // Should logs no longer become metrics, no alarm on ours would ever go on.
+    // If logs no longer became metrics, no alarm on ours would ever fire.
     let ours = alarms.iter().filter(|alarm| alarm["MetricName"] == "OutboxAge");
     violations.extend(
-        ours.filter(|alarm| !silence_calls(alarm, 3)).map(|alarm| format!("{} takes no news", alarm["AlarmName"])),
+        ours.filter(|alarm| !silence_calls(alarm, 3)).map(|alarm| format!("{} takes missing data", alarm["AlarmName"])),
     );
     violations
 }
 
 #[test]
-fn somebody_is_called_when_what_runs_by_the_clock_does_not_run() {
-    none(unheard(&Template::read()));
+fn the_on_call_is_paged_when_what_is_scheduled_does_not_run() {
+    none(unnoticed(&Template::read()));
     let stacks = Stacks::read();
     for (part, broken) in [
         ("      EvaluationPeriods: 5\n      DatapointsToAlarm: 1\n", "      EvaluationPeriods: 1\n"),
@@ -291,11 +292,11 @@ fn somebody_is_called_when_what_runs_by_the_clock_does_not_run() {
         ("!If [IsLocal, notBreaching, breaching]", "notBreaching"),
         ("!If [IsLocal, notBreaching, breaching]", "!If [IsProduction, notBreaching, breaching]"),
     ] {
-        assert_eq!(unheard(&stacks.edited(part, broken).template()).len(), 1, "{part}");
+        assert_eq!(unnoticed(&stacks.edited(part, broken).template()).len(), 1, "{part}");
     }
 }
 
-/// Logs in which nobody would see that Lambda ended a function, which then cannot say so itself.
+/// Logs without an alarm for functions that Lambda ended, which cannot log that themselves.
 fn unseen_crashes(template: &Template) -> Vec<String> {
     let alarm = template.properties("CrashesAlarm");
     let counts = |id: &str, filter: &Value| {
@@ -312,19 +313,19 @@ fn unseen_crashes(template: &Template) -> Vec<String> {
     unseen.map(|id| format!("nobody is called when a function that writes into {id} is ended")).collect()
 }
 
-/// How Lambda says that it ended a function.
+/// How Lambda logs that it ended a function.
 const CRASHES: [&str; 4] =
     ["\"Task timed out\"", "\"Runtime.ExitError\"", "\"Runtime.OutOfMemory\"", "\"Runtime.InvalidEntrypoint\""];
 
 #[test]
-fn somebody_is_called_when_lambda_ends_a_function_whichever_log_it_writes_into() {
+fn the_on_call_is_paged_when_lambda_ends_a_function_whichever_log_it_writes_into() {
     let stacks = Stacks::read();
     let template = stacks.template();
     none(unseen_crashes(&template));
     let logs = template.resources("AWS::Logs::LogGroup").count();
     assert!(logs >= contexts().len() + 2, "logs went missing");
     for (part, broken, found) in [
-        // One that nobody counts, and one that is counted twice.
+        // One that is not counted, and one that is counted twice.
         ("LogGroupName: !Ref PointsLogs", "LogGroupName: !Ref ItemsLogs", 2),
         (" ?\"Runtime.OutOfMemory\"", "", 1),
         ("MetricNamespace: Encore/Lambda", "MetricNamespace: Encore", 1),
@@ -336,13 +337,13 @@ fn somebody_is_called_when_lambda_ends_a_function_whichever_log_it_writes_into()
 }
 
 #[test]
-fn every_alarm_calls_somebody_and_bears_the_name_of_its_system() {
+fn every_alarm_pages_the_on_call_and_has_the_name_of_its_system() {
     let template = Template::read();
     let mut names = BTreeSet::new();
     let mut violations = Vec::new();
     for (id, alarm) in template.resources("AWS::CloudWatch::Alarm") {
         let name = alarm["AlarmName"]["Fn::Sub"].as_str().unwrap_or_default();
-        // By this the rule for administrators knows our alarms from others of the account.
+        // By this prefix the rule for administrators distinguishes our alarms from others of the account.
         if !name.starts_with("${System}-") || !names.insert(name) {
             violations.push(format!("{id} is called {name:?}"));
         }
@@ -351,7 +352,7 @@ fn every_alarm_calls_somebody_and_bears_the_name_of_its_system() {
             violations.push(format!("{id} calls nobody"));
         }
         if alarm["TreatMissingData"].is_null() {
-            violations.push(format!("{id} does not say what no news means"));
+            violations.push(format!("{id} does not say what missing data means"));
         }
     }
     none(violations);

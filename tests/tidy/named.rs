@@ -1,14 +1,14 @@
-//! What stacks know of each other by name, found again: `!Sub arn:...:function:${System}-pay` is the function `Pay`.
+//! References between stacks by name, resolved: `!Sub arn:...:function:${System}-pay` is the function `Pay`.
 //!
-//! In one stack `!Ref Pay` would say so, and CloudFormation would refuse what is not there. A name it does not follow, so
-//! here each is: to the one resource that is called so, or to the violation that there is none.
+//! In one stack one would write `!Ref Pay`, and CloudFormation would refuse what does not exist. It does not follow
+//! names, so here each is resolved: to the one resource of that name, or to the violation that there is none.
 
 use crate::none;
 use crate::template::{Stacks, Template};
 use serde_json::{Map, Value, json};
 use std::collections::BTreeMap;
 
-/// Where resources of a type say what they are called.
+/// The property with the name of resources of a type.
 pub const NAMES: [(&str, &str); 15] = [
     ("AWS::CloudWatch::Alarm", "AlarmName"),
     ("AWS::CloudWatch::Dashboard", "DashboardName"),
@@ -27,7 +27,7 @@ pub const NAMES: [(&str, &str); 15] = [
     ("AWS::WAFv2::WebACL", "Name"),
 ];
 
-/// How the ARN of something of a type goes on before its name.
+/// The part of the ARN of something of a type before its name.
 const ARNS: [(&str, &str); 8] = [
     ("AWS::DynamoDB::Table", "dynamodb:${AWS::Region}:${AWS::AccountId}:table/"),
     ("AWS::Events::EventBus", "events:${AWS::Region}:${AWS::AccountId}:event-bus/"),
@@ -39,18 +39,18 @@ const ARNS: [(&str, &str); 8] = [
     ("AWS::Serverless::StateMachine", "states:${AWS::Region}:${AWS::AccountId}:stateMachine:"),
 ];
 
-/// What `!Ref` of these is, is their ARN.
+/// `!Ref` of these gives their ARN.
 const ARN_BY_REF: [&str; 3] = ["AWS::IAM::ManagedPolicy", "AWS::SNS::Topic", "AWS::Serverless::StateMachine"];
 
-/// What API Gateway wants before and after the ARN of a function that it calls.
+/// The text that API Gateway needs before and after the ARN of a function that it calls.
 const INTEGRATION: (&str, &str) =
     ("arn:${AWS::Partition}:apigateway:${AWS::Region}:lambda:path/2015-03-31/functions/", "/invocations");
 
-/// What stands before the name of each of the system's queues in its URL.
+/// The part before the name of each of the system's queues in its URL.
 const QUEUE_URLS: &str = "https://sqs.${AWS::Region}.${AWS::URLSuffix}/${AWS::AccountId}/${System}-";
 
-/// Names that are given, not used: by type and the last key of where they stand. What a metric, a title or a filter bears
-/// leads to nothing that must be there.
+/// Names that are given, not used: by type and the last key of their path. What a metric, a title or a filter has
+/// refers to nothing that must exist.
 const LABELS: [(&str, &str); 6] = [
     ("AWS::CloudWatch::Alarm", "MetricName"),
     ("AWS::CloudWatch::Dashboard", "DashboardBody"),
@@ -63,26 +63,23 @@ const LABELS: [(&str, &str); 6] = [
 /// One resource that names another.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Naming {
-    /// Who names.
     pub from: String,
-    /// Who is named.
     pub to: String,
 }
 
-/// Everything that is called something, by type and name.
+/// Everything with a name, by type and name.
 #[derive(Default)]
 pub struct Catalogue {
     named: BTreeMap<(String, String), Vec<String>>,
     aliases: BTreeMap<String, String>,
-    /// What parameters of SSM hold that stacks write, by name.
+    /// The values of the SSM parameters that stacks write, by name.
     held: BTreeMap<String, Value>,
-    /// Who names whom.
     pub namings: Vec<Naming>,
-    /// What names something that there is not.
+    /// Uses of names that do not exist.
     pub unknown: Vec<String>,
 }
 
-/// Where a value stands.
+/// The place of a value.
 struct Place<'a> {
     id: &'a str,
     kind: &'a str,
@@ -91,13 +88,13 @@ struct Place<'a> {
     dimension: Option<String>,
 }
 
-/// What a name is, as `!Sub` writes it.
+/// The text of a name, as `!Sub` writes it.
 pub fn name_text(value: &Value) -> Option<String> {
     let of_system = value["Ref"].as_str().filter(|name| *name == "System").map(|_| "${System}".to_owned());
     of_system.or_else(|| value["Fn::Sub"].as_str().map(str::to_owned))
 }
 
-/// What a resource is called.
+/// The name of a resource.
 pub fn name_of(resource: &Value) -> Option<String> {
     let kind = resource["Type"].as_str()?;
     let (_, property) = NAMES.iter().find(|(of, _)| *of == kind)?;
@@ -167,7 +164,7 @@ impl Catalogue {
         }
     }
 
-    /// A list of queues' names, in the setting of those that a function looks at.
+    /// A list of queues' names, in the setting of those that a function watches.
     fn listed(&mut self, id: &str, list: &str, prefix: Option<&str>) -> Value {
         if prefix != Some(QUEUE_URLS) {
             self.unknown.push(format!(
@@ -182,12 +179,12 @@ impl Catalogue {
         json!({"Fn::Join": [",", queues]})
     }
 
-    /// What a text with the system's name in it stands for, if it is more than a text.
+    /// The resource that a text with the system's name in it stands for, if any.
     fn found(&mut self, place: &Place<'_>, text: &str) -> Option<Value> {
         let is_own = NAMES.contains(&(place.kind, place.key.as_str()));
         let is_secret = text.starts_with("/${System}/") || text.contains(":parameter/${System}/");
         let is_label = LABELS.contains(&(place.kind, place.key.as_str())) || place.key == "QUEUE_URL_PREFIX";
-        // What ends open names nothing; who may is another test's.
+        // An open end names nothing; which are allowed is another test's.
         if is_own || is_label || is_secret || text.ends_with('*') {
             return None;
         }
@@ -258,7 +255,7 @@ fn whatever_a_stack_names_that_is_not_there_is_found() {
     for (part, broken) in [
         ("function:${System}-apply-admission\n", "function:${System}-apply-admittance\n"),
         ("APPLY_ADMISSION_FUNCTION: !Sub ${System}-apply-admission", "APPLY_ADMISSION_FUNCTION: !Sub ${System}-admit"),
-        // The alias of a function that has none, and one that it has not.
+        // The alias of a function that has none, and an alias that does not exist.
         ("function:${System}-refund-reservation\n", "function:${System}-refund-reservation:live\n"),
         ("function:${System}-use-points:live\n", "function:${System}-use-points:new\n"),
         ("function:${System}-start-payment:live/invocations", "function:${System}-begin-payment:now/invocations"),
@@ -279,7 +276,7 @@ fn whatever_a_stack_names_that_is_not_there_is_found() {
         ),
         ("QUEUE_URL_PREFIX: !Sub https://sqs.", "QUEUE_URL_PREFIX: !Sub http://sqs."),
         ("QueueName: !Sub ${System}-parked-payments", "QueueName: !Sub ${System}-parked"),
-        // Names in a place that nobody has thought of, and one that stays as it is written.
+        // Names in an unforeseen place, and one that stays as it is written.
         ("Handler: use-points", "Handler: !Sub ${System}-use-points"),
         ("EVENT_BUS: !Sub ${System}-bus", "EVENT_BUS: ${System}-bus"),
     ] {
@@ -289,7 +286,7 @@ fn whatever_a_stack_names_that_is_not_there_is_found() {
 }
 
 #[test]
-fn a_name_is_of_the_system_and_nobody_elses() {
+fn a_name_is_of_the_system_and_of_no_other() {
     let wrong = |stacks: &Stacks| {
         let template = stacks.template();
         let mut violations = template.twice().to_vec();
@@ -322,7 +319,7 @@ fn a_name_is_of_the_system_and_nobody_elses() {
     }
 }
 
-/// Types whose resources have no name of their own, or none that anybody would meet.
+/// Types whose resources have no name of their own, or none that is used.
 const NAMELESS: [&str; 7] = [
     "AWS::Lambda::Permission",
     "AWS::Logs::MetricFilter",

@@ -21,7 +21,7 @@ fn described() -> BTreeMap<(String, String), String> {
     operations
 }
 
-/// Use cases that are another way of a handler: what it does when it is asked to answer before it is decided.
+/// Use cases that are another way of a handler: what it does when it is to answer before the decision.
 const OTHER_WAYS: [(&str, &str); 1] = [("request_reservation", "reserve-seats")];
 
 fn in_one_but_not_the_other<T: Ord + std::fmt::Debug>(
@@ -110,7 +110,7 @@ fn every_use_case_is_named_like_its_handler() {
             violations.push(format!("{context}: the use case {module} is the name of no handler"));
         }
         for (handler, arm) in &handlers {
-            // What has a module of its own is served by a function of its name.
+            // A use case with a module of its own is served by a function of its name.
             let verb_noun = handler.replace('-', "_");
             let serves = arm.serves.rsplit("::").next().unwrap_or_default();
             if serves != verb_noun && modules.contains(&verb_noun) {

@@ -1,4 +1,4 @@
-//! The papers: short where one begins, and nothing in them leads nowhere.
+//! The documents: a short first page, and no dead references.
 
 use crate::none;
 use crate::workspace::{contexts, file_name, files, read, root, shown, text};
@@ -7,7 +7,7 @@ use std::path::Path;
 
 /// The most lines of the first page.
 const FIRST_PAGE: usize = 120;
-/// The page that says what the marks stand for.
+/// The page that explains the marks.
 const MARKS: &str = "tests/README.md";
 
 #[test]
@@ -82,8 +82,8 @@ fn cells(row: &str) -> Vec<&str> {
     row.trim_end_matches('|').split('|').map(str::trim).collect()
 }
 
-/// Of suites and their modules, as in `` `saga` `payments`, `faults`; `outages` ``, those that are not in `tests`. A word is a
-/// suite if there is one of that name, and a module of the last suite otherwise.
+/// Of suites and their modules, as in `` `saga` `payments`, `faults`; `outages` ``, those that are not in `tests`. A
+/// word is a suite if there is one of that name, and a module of the last suite otherwise.
 fn not_there(shown_by: &str) -> impl Iterator<Item = String> {
     let mut suite = String::new();
     shown_by
@@ -102,7 +102,7 @@ fn not_there(shown_by: &str) -> impl Iterator<Item = String> {
         .into_iter()
 }
 
-/// Links and paths of a page that lead nowhere.
+/// Links and paths of a page that do not exist.
 fn lost(page: &str, text: &str) -> Vec<String> {
     let here = root().join(page);
     let dir = here.parent().unwrap_or(&here);
@@ -123,7 +123,7 @@ fn lost(page: &str, text: &str) -> Vec<String> {
     links.chain(paths).map(|target| format!("{page} leads to {target}, which is not there")).collect()
 }
 
-/// A path, and where `<context>` stands in it, that of each.
+/// A path; with `<context>` in it, that of each context.
 fn of_all_contexts(path: &str) -> Vec<String> {
     contexts().iter().map(|context| path.replace("<context>", context)).collect()
 }

@@ -11,16 +11,16 @@ use crate::workspace::{contexts, pascal};
 use serde_json::Value;
 use std::collections::{BTreeMap, BTreeSet};
 
-/// What a function needs: `(action, resource)`, and what calls it.
+/// What a function needs: `(action, resource)`, and the call that needs it.
 type Needs = BTreeMap<(String, String), String>;
 
 fn needs(template: &Template, function: &Function<'_>, program: &Program, arm: &Arm) -> Needs {
     let table = format!("{}Table", pascal(function.context()));
     let variables = function.variables();
-    // Other resources are those it is told of, by a setting that its main names.
+    // Other resources are those given to it, by a setting that its main names.
     let of_kind = |kind: &str| -> Vec<String> {
-        let told = variables.iter().filter(|(name, _)| arm.named.contains(*name) || *name == "EVENT_BUS");
-        told.flat_map(|(_, value)| logical_ids(value)).filter(|id| template.kind_of(id) == kind).collect()
+        let given = variables.iter().filter(|(name, _)| arm.named.contains(*name) || *name == "EVENT_BUS");
+        given.flat_map(|(_, value)| logical_ids(value)).filter(|id| template.kind_of(id) == kind).collect()
     };
     let mut needs = Needs::new();
     let mut need = |action: &str, resources: Vec<String>, caller: &str| {
@@ -123,15 +123,15 @@ fn a_missing_and_a_surplus_grant_are_found() {
 }
 
 #[test]
-fn a_function_is_told_of_its_contexts_table_and_of_no_other() {
+fn a_function_is_given_its_contexts_table_and_no_other() {
     let template = Template::read();
     let mut violations = Vec::new();
     for function in template.functions() {
         let own = format!("{}Table", pascal(function.context()));
-        let told = function.variables();
-        let tables = told.iter().filter_map(|(name, value)| Some((name.as_str(), logical_id(value)?)));
+        let variables = function.variables();
+        let tables = variables.iter().filter_map(|(name, value)| Some((name.as_str(), logical_id(value)?)));
         let tables = tables.filter(|(_, id)| template.kind_of(id) == "AWS::DynamoDB::Table");
-        // Who has no use for a table is told of none.
+        // A function without use for a table is given none.
         if tables.clone().any(|(name, id)| name != "TABLE" || id != own) {
             violations.push(format!(
                 "{} is told of {:?}; its context's table is {own}",
@@ -169,8 +169,8 @@ fn a_state_machine_may_do_exactly_what_its_states_do() {
 /// The policy that bounds all others.
 const BOUNDARY: &str = "Boundary";
 
-/// What AWS's own policies allow functions, with every resource of the account, to be called with queues and streams, to
-/// write logs and traces, and to read what SSM has encrypted.
+/// What AWS's own policies allow functions on every resource of the account: to consume queues and streams, to write
+/// logs and traces, and to read what SSM has encrypted.
 const OF_AWS: [&str; 15] = [
     "dynamodb:DescribeStream",
     "dynamodb:GetRecords",
@@ -189,17 +189,18 @@ const OF_AWS: [&str; 15] = [
     "xray:PutTraceSegments",
 ];
 
-/// Those of them that know no resources.
+/// Those of them that do not support resources.
 const WITHOUT_RESOURCES: [&str; 1] = ["dynamodb:ListStreams"];
 
-/// Who does what it does to what it makes, and not to what runs: it has no boundary.
+/// Acts on what it deploys, and not on what runs: it has no boundary.
 const UNBOUNDED: [&str; 1] = ["DeploymentRole"];
 
 fn policies(properties: &Value) -> Vec<&Value> {
     properties["Policies"].as_array().into_iter().flatten().collect()
 }
 
-/// Whoever acts while the system runs, with its policies and its boundary: functions, sagas, and the API in its role.
+/// The roles that act while the system runs, with their policies and boundary: functions, sagas, and the API in its
+/// role.
 fn acting(template: &Template) -> Vec<(&str, Vec<&Value>, &Value)> {
     let machines = template.resources("AWS::Serverless::StateMachine");
     let machines = machines.map(|(id, properties)| (id, policies(properties), &properties["PermissionsBoundary"]));
@@ -214,7 +215,7 @@ fn acting(template: &Template) -> Vec<(&str, Vec<&Value>, &Value)> {
     machines.chain(functions).chain(roles).collect()
 }
 
-/// What is wrong with the boundary of whoever acts.
+/// Violations in the boundary of the acting roles.
 fn wrong_boundary(template: &Template) -> Vec<String> {
     let mut violations = Vec::new();
     let mut bounded = BTreeSet::new();
@@ -235,7 +236,7 @@ fn wrong_boundary(template: &Template) -> Vec<String> {
             let is_of_the_system = ["/${System}/*", "/${System}-*", ":${System}-*"];
             let is_of_the_system = is_of_the_system.iter().any(|end| resource.ends_with(end));
             let may_be_all = resource == "*" && actions.iter().all(may_be_any);
-            // Which key it is says no template; whose it is says the condition.
+            // No template names the key; the condition names its owner.
             let is_a_key = actions == ["kms:Decrypt"] && resource.ends_with(":${AWS::AccountId}:key/*");
             if !(is_of_the_system || may_be_all || is_a_key) {
                 violations.push(format!("{actions:?} on {resource} goes beyond the system"));
@@ -249,7 +250,7 @@ fn wrong_boundary(template: &Template) -> Vec<String> {
         }
         bounded.extend(actions);
     }
-    // What waits for a person is the only record of what is open.
+    // What waits for the on-call is the only record of what is open.
     let kept = |queue: &str, name: &str| {
         denied.iter().any(|(actions, resources)| {
             let are_it = |resource: &String| match resource.rsplit_once("${AWS::AccountId}:") {
@@ -310,16 +311,17 @@ fn a_boundary_that_is_too_narrow_too_wide_or_not_there_is_found() {
 
 /// Resources that end in `*`, and why they may.
 const OPEN_ENDS: [(&str, &str, &str); 2] = [
-    // An execution is named when it starts. Its saga is named here.
+    // An execution gets its name when it starts. Its saga is named here.
     ("states:DescribeExecution", ":execution:${", "}:*"),
     // Named one by one, functions and the role that repoints their aliases would wait for each other.
     ("lambda:UpdateAlias", ":function:${", "System}-*"),
 ];
 
-/// What allows more than it names: any resource's policy, also those of queues and of what no test has heard of yet.
+/// Policies that allow more than they name: any resource's policy, also those of queues and of types that no test knows
+/// yet.
 fn too_wide(template: &Template) -> Vec<String> {
     let mut violations = Vec::new();
-    // The boundary allows nothing; what it is wide of has a test of its own.
+    // The boundary allows nothing; its width has a test of its own.
     for (id, resource) in template.all().filter(|(id, _)| *id != BOUNDARY) {
         each(&resource["Properties"], &mut |value| {
             let texts = |value: &Value| {

@@ -1,4 +1,4 @@
-//! No message is lost quietly: partial failures are reported, dead letters kept, and somebody is called.
+//! No message is lost silently: partial failures are reported, dead letters kept, and the on-call is paged.
 
 use crate::code::Source;
 use crate::none;
@@ -15,7 +15,7 @@ fn reports_item_failures(trigger: &Value) -> bool {
     trigger["FunctionResponseTypes"].as_array().is_some_and(|types| types.contains(&"ReportBatchItemFailures".into()))
 }
 
-/// What is wrong with the queues that functions consume.
+/// Violations in the queues that functions consume.
 fn wrong_queues(template: &Template) -> Vec<String> {
     let mut violations = Vec::new();
     for function in template.functions() {
@@ -29,12 +29,12 @@ fn wrong_queues(template: &Template) -> Vec<String> {
             if properties["VisibilityTimeout"].as_u64().unwrap_or(30) < function.timeout() {
                 violations.push(format!("a message of {queue} comes back while {id} may still be at it"));
             }
-            let told = |setting: &str| function.variables().get(setting).and_then(logical_id).unwrap_or_default();
-            if told("QUEUE") != queue {
-                violations.push(format!("{id} consumes {queue} and is told of {} as its queue", told("QUEUE")));
+            let set = |setting: &str| function.variables().get(setting).and_then(logical_id).unwrap_or_default();
+            if set("QUEUE") != queue {
+                violations.push(format!("{id} consumes {queue} and is told of {} as its queue", set("QUEUE")));
             }
             let redrive = &properties["RedrivePolicy"];
-            if Some(told("DEAD_LETTERS")) != logical_id(&redrive["deadLetterTargetArn"]) {
+            if Some(set("DEAD_LETTERS")) != logical_id(&redrive["deadLetterTargetArn"]) {
                 violations.push(format!("the dead letters of {id} go elsewhere than those of {queue}"));
             }
             match logical_id(&redrive["deadLetterTargetArn"]).filter(|_| redrive["maxReceiveCount"].is_u64()) {
@@ -158,7 +158,7 @@ fn one_bad_record_does_not_hold_up_a_stream_unseen() {
     none(violations);
 }
 
-/// The queues that no function consumes: what lands there waits for a person.
+/// The queues that no function consumes: their messages wait for the on-call.
 pub fn last_resorts(template: &Template) -> BTreeSet<String> {
     let functions = template.functions();
     let triggers = functions.iter().flat_map(|function| function.triggers());
@@ -168,7 +168,7 @@ pub fn last_resorts(template: &Template) -> BTreeSet<String> {
 }
 
 #[test]
-fn every_queue_that_nobody_consumes_has_an_alarm_of_its_name_and_is_watched() {
+fn every_queue_without_a_consumer_has_an_alarm_of_its_name_and_is_watched() {
     let template = Template::read();
     let functions = template.functions();
     let watch = functions.iter().find(|function| function.handler() == "watch-dead-letters").unwrap();
@@ -192,7 +192,7 @@ fn a_message_is_kept_encrypted_and_as_long_as_can_be() {
     none(wrong.map(|(id, _)| format!("{id} does not keep messages encrypted for fourteen days")).collect());
 }
 
-/// What is wrong with where a rule sends events.
+/// Violations in where a rule sends events.
 fn wrong_rules(template: &Template) -> Vec<String> {
     let mut violations = Vec::new();
     for (id, rule) in template.resources("AWS::Events::Rule") {
@@ -218,7 +218,7 @@ fn may_send(template: &Template, rule: &str, queue: &str) -> bool {
         let values = value.as_array().cloned().unwrap_or_else(|| vec![value.clone()]);
         values.iter().filter_map(logical_id).collect()
     };
-    // SQS takes one resource for a statement: the queue that the policy is set on.
+    // SQS accepts one resource for a statement: the queue that the policy is set on.
     let only = |value: &Value| logical_id(value).as_deref() == Some(queue);
     template.resources("AWS::SQS::QueuePolicy").any(|(_, policy)| {
         let statements = policy["PolicyDocument"]["Statement"].as_array().into_iter().flatten();
@@ -308,7 +308,7 @@ Resources:
     }
 }
 
-/// What is wrong with when rules are on: events for somebody who is not configured must not pile up.
+/// Violations in when rules are enabled: events for a provider that is not configured must not pile up.
 fn wrong_states(template: &Template) -> Vec<String> {
     let functions = template.functions();
     let mut violations = Vec::new();
@@ -321,7 +321,7 @@ fn wrong_states(template: &Template) -> Vec<String> {
                 .iter()
                 .any(|trigger| logical_id(&trigger.properties["Queue"]).is_some_and(|q| queues.contains(&q)))
         });
-        // Whom the consumers talk to, where a stage may have nobody.
+        // The providers that the consumers call, where a stage may have none.
         let others: BTreeSet<String> = consumers
             .flat_map(|function| function.variables())
             .filter(|(name, _)| name.ends_with("_URL"))
@@ -345,7 +345,7 @@ fn wrong_states(template: &Template) -> Vec<String> {
 }
 
 #[test]
-fn a_rule_is_on_exactly_where_its_consumer_has_somebody_to_talk_to() {
+fn a_rule_is_on_exactly_where_its_consumer_has_a_provider_to_call() {
     let template = Template::read();
     let with_state = template.resources("AWS::Events::Rule").filter(|(_, rule)| rule["State"].is_object()).count();
     assert!(with_state >= 5, "rules went missing");
@@ -353,7 +353,7 @@ fn a_rule_is_on_exactly_where_its_consumer_has_somebody_to_talk_to() {
 }
 
 #[test]
-fn a_rule_that_is_on_for_nobody_is_found() {
+fn a_rule_that_is_on_without_a_provider_is_found() {
     let whole = r#"
 Parameters:
   Url: { Type: String, Default: "" }
@@ -383,7 +383,7 @@ Resources:
     assert_eq!(wrong(&both.replace("!If [HasUrl,", "!If [HasBoth,")), 0);
 }
 
-/// What is wrong with how events leave the contexts' tables.
+/// Violations in how events leave the contexts' tables.
 fn wrong_outboxes(template: &Template, contexts: &[String]) -> Vec<String> {
     let functions = template.functions();
     let mut violations = Vec::new();
@@ -430,7 +430,7 @@ fn calls_for_errors(template: &Template, function: &str) -> bool {
 }
 
 #[test]
-fn every_context_with_an_outbox_has_a_relay_and_a_sweep_that_somebody_is_called_for() {
+fn every_context_with_an_outbox_has_a_relay_and_a_sweep_with_an_alarm() {
     let template = Template::read();
     none(wrong_outboxes(&template, &contexts()));
     // It has one exactly where its code writes into it.
@@ -463,7 +463,7 @@ fn an_outbox_without_a_relay_and_a_relay_without_an_outbox_are_found() {
 }
 
 #[test]
-fn somebody_is_called_when_what_runs_every_minute_fails() {
+fn the_on_call_is_paged_when_what_runs_every_minute_fails() {
     let template = Template::read();
     let mut violations = Vec::new();
     for function in template.functions() {
@@ -475,7 +475,7 @@ fn somebody_is_called_when_what_runs_every_minute_fails() {
     none(violations);
 }
 
-/// What is wrong with who reads whose log.
+/// Violations in who reads whose log.
 fn wrong_subscriptions(template: &Template, subscribers: &BTreeSet<String>) -> Vec<String> {
     let mut violations = Vec::new();
     let mut subscribed = BTreeSet::new();
@@ -503,7 +503,7 @@ fn wrong_subscriptions(template: &Template, subscribers: &BTreeSet<String>) -> V
     );
     for id in subscribers {
         let function = template.functions().into_iter().find(|function| function.id == id);
-        // CloudWatch hands lines over once; what cannot be done with them then must not be forgotten.
+        // CloudWatch delivers lines once; those that cannot be processed then must not be lost.
         match function.and_then(|function| function.on_failure()) {
             Some(kept) if has_alarm(template, &kept) => {}
             _ => violations.push(format!("{id} forgets what it could not do")),
@@ -525,7 +525,7 @@ fn who_serves_logs_reads_functions_logs_and_forgets_no_line() {
 }
 
 #[test]
-fn whoever_waits_for_the_outside_takes_a_bounded_share_of_the_concurrency() {
+fn functions_that_wait_for_providers_take_a_bounded_share_of_the_concurrency() {
     let template = Template::read();
     let mut unbounded = Vec::new();
     for function in template.functions().iter().filter(|function| function.context() == "notifications") {

@@ -1,12 +1,12 @@
 //! The functions between a buyer's click and a ticket change together with their configuration, for a few calls first.
-//! Refunds are not among them: there are so few that a tenth of them, for five minutes, is nobody.
+//! Refunds are not among them: there are so few that a tenth of them, in five minutes, is none.
 
 use crate::none;
 use crate::template::{Template, logical_id, logical_ids};
 use serde_json::{Value, json};
 use std::collections::BTreeSet;
 
-/// What buyers call to have seats and to pay.
+/// The functions that buyers call to get seats and to pay.
 const DOORS: [&str; 3] = ["reserve-seats", "start-payment", "charge-points"];
 /// The saga of a sale.
 const SAGA: &str = "PaymentSaga";
@@ -30,14 +30,14 @@ impl Calls<'_> {
         released.map(|(id, _)| id.to_owned()).collect()
     }
 
-    /// The functions that a function is told of.
-    fn asked_by(&self, id: &str) -> Vec<String> {
+    /// The functions that a function is given.
+    fn called_by(&self, id: &str) -> Vec<String> {
         let variables = self.template.properties(id)["Environment"]["Variables"].as_object().into_iter().flatten();
-        let told = variables.flat_map(|(_, value)| logical_ids(value));
-        told.filter(|id| self.template.kind_of(id) == "AWS::Serverless::Function").collect()
+        let named_by = variables.flat_map(|(_, value)| logical_ids(value));
+        named_by.filter(|id| self.template.kind_of(id) == "AWS::Serverless::Function").collect()
     }
 
-    /// The saga's steps, the doors, and whom they ask.
+    /// The saga's steps, the doors, and the functions they call.
     fn on_the_money_path(&self) -> BTreeSet<String> {
         let steps = self.template.properties(SAGA)["DefinitionSubstitutions"].as_object().into_iter().flatten();
         let steps = steps.filter_map(|(_, value)| logical_id(value));
@@ -47,7 +47,7 @@ impl Calls<'_> {
         found.extend(doors.map(|(id, _)| id.to_owned()));
         let mut asking: Vec<String> = found.iter().cloned().collect();
         while let Some(id) = asking.pop() {
-            for asked in self.asked_by(&id) {
+            for asked in self.called_by(&id) {
                 if found.insert(asked.clone()) {
                     asking.push(asked);
                 }
@@ -74,7 +74,7 @@ fn named<'a>(value: &'a Value, found: &mut Vec<(&'a str, bool)>) {
     }
 }
 
-/// The alarms by which gradual deployments go back.
+/// The alarms that roll gradual deployments back.
 pub fn watched_by_canaries(template: &Template) -> BTreeSet<String> {
     let functions = template.resources("AWS::Serverless::Function");
     let alarms = functions.flat_map(|(_, function)| function["DeploymentPreference"]["Alarms"].as_array());

@@ -1,4 +1,4 @@
-//! The runbook names nothing that is not there, and whatever calls a person has its entry in it.
+//! The runbook names nothing that does not exist, and everything that pages the on-call has its entry in it.
 
 use crate::code::{Source, path_text};
 use crate::none;
@@ -18,7 +18,7 @@ const PATH: &str = "infra/RUNBOOK.md";
 /// Words in backticks that look like names of ours: those of AWS's answers, and a field of a parked message.
 const NOT_OURS: [&str; 2] = ["InvalidParameters", "saga.parked_by"];
 
-/// A heading and what stands below it, up to the next one.
+/// A heading and its text, up to the next one.
 #[derive(Default)]
 struct Section {
     /// How many `#` it has.
@@ -33,7 +33,7 @@ struct Section {
 }
 
 impl Section {
-    /// What a link to it ends with.
+    /// The anchor that a link to it has.
     fn anchor(&self) -> String {
         let kept = self.title.chars().filter(|c| c.is_alphanumeric() || " -_".contains(*c));
         kept.collect::<String>().to_lowercase().replace(' ', "-")
@@ -45,7 +45,7 @@ impl Section {
     }
 }
 
-/// What stands in backticks.
+/// The texts in backticks.
 fn spans(text: &str) -> Vec<String> {
     text.split('`').skip(1).step_by(2).map(str::to_owned).collect()
 }
@@ -80,15 +80,15 @@ fn sections(markdown: &str) -> Vec<Section> {
     found
 }
 
-/// The faults that code tells people of.
+/// The faults that code reports to the on-call.
 fn faults() -> BTreeSet<String> {
     #[derive(Default)]
-    struct Told {
+    struct FaultNames {
         locals: BTreeMap<String, String>,
         faults: BTreeSet<String>,
     }
-    impl Told {
-        /// The text that an expression begins with.
+    impl FaultNames {
+        /// The literal at the beginning of an expression.
         fn text(&self, expr: &Expr) -> Option<String> {
             match expr {
                 Expr::Lit(ExprLit { lit: Lit::Str(text), .. }) => Some(text.value()),
@@ -102,7 +102,7 @@ fn faults() -> BTreeSet<String> {
             }
         }
     }
-    impl<'ast> Visit<'ast> for Told {
+    impl<'ast> Visit<'ast> for FaultNames {
         fn visit_local(&mut self, local: &'ast Local) {
             if let (Pat::Ident(name), Some(init)) = (&local.pat, &local.init)
                 && let Some(text) = self.text(&init.expr)
@@ -117,18 +117,18 @@ fn faults() -> BTreeSet<String> {
                 let is_name = |field: &&syn::FieldValue| matches!(&field.member, syn::Member::Named(n) if n == "fault");
                 let named = made.fields.iter().find(is_name).and_then(|field| self.text(&field.expr));
                 let name = named.expect("a fault is named where it is told");
-                // What follows says whose fault it is.
+                // The rest names the faulty thing.
                 self.faults.extend(name.split(':').next().map(str::to_owned));
             }
             visit::visit_expr_struct(self, made);
         }
     }
-    let mut told = Told::default();
+    let mut names = FaultNames::default();
     let crates = contexts().into_iter().chain(["kit".to_owned()]);
     for path in crates.flat_map(|name| rust_files(&crate_dir(&name).join("src"))) {
-        told.visit_file(&Source::read(&path).production().file);
+        names.visit_file(&Source::read(&path).production().file);
     }
-    told.faults
+    names.faults
 }
 
 /// The verbs of a command of `cargo local`, by the name of its enum.
@@ -148,7 +148,7 @@ fn stages() -> BTreeSet<String> {
     stages.map(str::to_owned).collect()
 }
 
-/// What there is to be named, without the system's name in front.
+/// What can be named, without the system's name in front.
 struct Names {
     functions: BTreeSet<String>,
     /// Functions that a queue or a stream feeds.
@@ -189,8 +189,8 @@ impl Names {
         });
         let alarms = ["AWS::CloudWatch::Alarm", "AWS::CloudWatch::CompositeAlarm"];
         let alarms = alarms.into_iter().flat_map(|kind| template.resources(kind)).filter_map(|(_, alarm)| {
-            let told = alarm["AlarmDescription"].as_str().unwrap_or_default();
-            Some((name(alarm, "AlarmName")?, told.to_owned()))
+            let description = alarm["AlarmDescription"].as_str().unwrap_or_default();
+            Some((name(alarm, "AlarmName")?, description.to_owned()))
         });
         let dashboard = crate::metrics::dashboard(template);
         let widgets = dashboard["widgets"].as_array().into_iter().flatten();
@@ -235,7 +235,7 @@ impl Names {
     }
 }
 
-/// The runbook beside what it speaks of.
+/// The runbook beside what it is about.
 struct Book {
     sections: Vec<Section>,
     names: Names,
@@ -307,7 +307,7 @@ impl Book {
         violations
     }
 
-    /// Widgets, faults and secrets against what the runbook says of them.
+    /// Widgets, faults and secrets against the runbook's tables.
     fn wrong_tables(&self) -> Vec<String> {
         let rows = self.section("The dashboard").rows.iter();
         let widgets: BTreeSet<String> = rows.map(|row| row[0].clone()).collect();
@@ -333,7 +333,7 @@ impl Book {
         self.sections.iter().map(texts).collect()
     }
 
-    /// What is in backticks, where it is the name of something.
+    /// Names in backticks.
     fn wrong_names(&self) -> Vec<String> {
         let known: BTreeSet<String> =
             [self.names.of_system(), self.names.indexes(), self.names.firewall.clone(), self.faults.clone()]
@@ -368,11 +368,11 @@ impl Book {
         violations
     }
 
-    /// What commands are given.
+    /// The arguments of commands.
     fn wrong_commands(&self) -> Vec<String> {
         let names = &self.names;
         let tables: BTreeSet<String> = names.tables.keys().cloned().collect();
-        // A queue that nobody consumes has an alarm of its name.
+        // A queue without a consumer has an alarm of its name.
         let waiting = names.queues.iter().filter(|name| names.alarms.contains_key(name.trim_end_matches(".fifo")));
         let waiting: BTreeSet<String> = waiting.cloned().collect();
         // A command of the runbook or the project, and what its arguments are, one by one.
@@ -401,7 +401,7 @@ impl Book {
         for words in shell.iter().map(|shell| words(shell)) {
             for at in 0..words.len() {
                 for (command, arguments) in &commands {
-                    // A definition is given nothing.
+                    // A definition has no arguments.
                     let given = words[at..].strip_prefix(*command).filter(|given| given.first() != Some(&"{"));
                     let given = given.unwrap_or_default().iter().zip(arguments);
                     for (word, of) in given.filter(|(word, _)| is_name(word)) {
@@ -425,7 +425,7 @@ impl Book {
         violations
     }
 
-    /// Files that are named, also in commands. Links are looked at with those of all pages, in papers.rs.
+    /// Files that are named, also in commands. Links are checked with those of all pages, in papers.rs.
     fn wrong_places(&self) -> Vec<String> {
         let mut violations = Vec::new();
         let whole = self.text();
@@ -449,7 +449,7 @@ fn the_runbook_has_an_entry_for_whatever_calls_a_person_and_names_nothing_that_i
     none(Book::new(&text(PATH), &Template::read(), faults()).wrong());
 }
 
-/// What bash says of commands that it does not understand.
+/// What bash reports of commands that it does not understand.
 fn misunderstood(shell: &str) -> Option<String> {
     let bash = Command::new("bash").arg("-n").stdin(Stdio::piped()).stderr(Stdio::piped()).spawn();
     let mut bash = bash.expect("bash can be run");

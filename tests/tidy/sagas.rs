@@ -44,7 +44,7 @@ fn back(state: &Value) -> Vec<&str> {
     list(&state["Catch"]).iter().filter_map(|caught| caught["Next"].as_str()).collect()
 }
 
-/// The states reached from one by some of their ways.
+/// The states reached from one by some of their transitions.
 fn reached<'a>(machine: &'a Value, from: &'a str, ways: impl Fn(&'a Value) -> Vec<&'a str>) -> BTreeSet<&'a str> {
     let mut found = BTreeSet::new();
     let mut open = vec![from];
@@ -140,7 +140,7 @@ fn wrong_substitutions(machine: &Value, given: &Substitutions) -> Vec<String> {
     violations
 }
 
-/// A step that changes something names its compensation, or says why it has none; and the compensation is on the way
+/// A step that changes something names its compensation, or states why it has none; and the compensation is on the way
 /// back from every step where it is needed.
 fn wrong_compensations(machine: &Value) -> Vec<String> {
     let mut violations = Vec::new();
@@ -182,7 +182,7 @@ fn until_no_return<'a>(machine: &'a Value, from: &'a str) -> Vec<&'a str> {
     reached(machine, from, ways).into_iter().filter(|name| is(&states(machine)[*name], "Task")).collect()
 }
 
-/// The states of the way through, given an input, when every step succeeds.
+/// The states of the happy path, for an input, when every step succeeds.
 fn happy_path(machine: &Value, input: &Value) -> Vec<String> {
     let mut path = Vec::new();
     let mut next = machine["StartAt"].as_str();
@@ -205,7 +205,7 @@ fn wrong(machine: &Value, given: &Substitutions) -> Vec<String> {
     checks.into_iter().flatten().chain(wrong_substitutions(machine, given)).collect()
 }
 
-/// Every state machine: its file's name, its definition, and what the template gives it.
+/// Every state machine: its file's name, its definition, and the template's substitutions.
 fn machines() -> Vec<(String, Value, Substitutions)> {
     let template = Template::read();
     let handlers: BTreeMap<&str, &str> = template.functions().iter().map(|f| (f.id, f.handler())).collect();
@@ -312,7 +312,7 @@ fn whatever_is_broken_in_a_state_machine_is_found() {
 }
 
 #[test]
-fn somebody_is_called_when_an_execution_fails_or_takes_longer_than_it_may() {
+fn the_on_call_is_paged_when_an_execution_fails_or_takes_longer_than_it_may() {
     let template = Template::read();
     let mut violations = Vec::new();
     for (id, _) in template.resources("AWS::Serverless::StateMachine") {

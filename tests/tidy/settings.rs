@@ -6,9 +6,10 @@ use crate::template::Template;
 use crate::workspace::contexts;
 use std::collections::{BTreeMap, BTreeSet};
 
-/// What is wrong with the variables `given` to the function of an arm.
+/// Violations in the variables `given` to the function of an arm.
 ///
-/// A setting read before the handler is chosen that has a default may be left out where the handler has no use for it.
+/// A setting with a default that is read before the handler is chosen may be left out where the handler does not need
+/// it.
 fn wrong_settings(handler: &str, arm: &Arm, always: &BTreeMap<String, bool>, given: &BTreeSet<String>) -> Vec<String> {
     let mut violations = Vec::new();
     let required = always.iter().filter(|(_, has_default)| !**has_default).chain(&arm.settings);

@@ -1,7 +1,7 @@
 //! The stacks' templates as one, with CloudFormation's short forms written out (`!Ref X` as `{"Ref": "X"}`) and with
 //! references in place of the names by which stacks know each other ([`crate::named`]).
 //!
-//! So a check sees what hangs on what, wherever it stands; which stack that is says [`Template::stack_of`].
+//! So a check sees what depends on what, in whichever stack; [`Template::stack_of`] tells which one.
 
 use crate::named::{Catalogue, Naming};
 use crate::workspace::{entries, file_name, pascal, read, root};
@@ -14,7 +14,7 @@ use std::sync::{Arc, LazyLock};
 #[derive(Clone)]
 pub struct Stacks(BTreeMap<String, Arc<Written>>);
 
-/// A template's text, and what it says.
+/// A template's text and content.
 struct Written {
     text: String,
     document: Value,
@@ -25,7 +25,7 @@ pub struct Template {
     stacks: BTreeMap<String, Value>,
     /// Of all stacks, with references in place of names.
     resources: Map<String, Value>,
-    /// What all functions of a stack have, the same way.
+    /// What all functions of a stack have in common, the same way.
     globals: BTreeMap<String, Value>,
     placed: BTreeMap<String, String>,
     catalogue: Catalogue,
@@ -34,7 +34,6 @@ pub struct Template {
 
 /// A function of the templates.
 pub struct Function<'a> {
-    /// Its logical id.
     pub id: &'a str,
     properties: &'a Value,
     globals: &'a Value,
@@ -55,7 +54,6 @@ pub struct Route<'a> {
 pub struct Trigger<'a> {
     /// `Api`, `SQS`, `DynamoDB` or `Schedule`.
     pub kind: &'a str,
-    /// Its properties.
     pub properties: &'a Value,
 }
 
@@ -78,14 +76,14 @@ impl Stacks {
         READ.clone()
     }
 
-    /// These, with the first place that says `part` changed.
+    /// These, with the first occurrence of `part` replaced.
     pub fn edited(&self, part: &str, broken: &str) -> Self {
         let has = self.0.iter().find(|(_, written)| written.text.contains(part));
         let (name, written) = has.unwrap_or_else(|| panic!("no {part}"));
         self.with(name, written.text.replacen(part, broken, 1))
     }
 
-    /// These, with every place that says `part` changed.
+    /// These, with every occurrence of `part` replaced.
     pub fn edited_everywhere(&self, part: &str, broken: &str) -> Self {
         let have = self.0.iter().filter(|(_, written)| written.text.contains(part));
         let edited = have.map(|(name, written)| (name, written.text.replace(part, broken)));
@@ -155,17 +153,17 @@ impl Template {
         self.placed.get(id).map(String::as_str).unwrap_or_default()
     }
 
-    /// Who names whom.
+    /// Which resources name which.
     pub fn namings(&self) -> &[Naming] {
         &self.catalogue.namings
     }
 
-    /// What names something that there is not.
+    /// Uses of names that do not exist.
     pub fn unknown(&self) -> &[String] {
         &self.catalogue.unknown
     }
 
-    /// What there is twice: ids, and names of one type.
+    /// Duplicates: ids, and names of one type.
     pub fn twice(&self) -> &[String] {
         &self.twice
     }
@@ -185,7 +183,7 @@ impl Template {
         self.stacks.values().map(|stack| &stack[section][name]).find(|found| !found.is_null()).unwrap_or(&Value::Null)
     }
 
-    /// The parameters that a condition wants not to be empty.
+    /// The parameters that a condition requires not to be empty.
     pub fn wanted_by(&self, condition: &str) -> BTreeSet<String> {
         self.wanted_in(self.declared("Conditions", condition))
     }
@@ -207,7 +205,7 @@ impl Template {
         self.resources.iter().map(|(id, resource)| (id.as_str(), resource))
     }
 
-    /// What all functions of the stack that a resource is in have.
+    /// What all functions of the stack that a resource is in have in common.
     pub fn globals_of(&self, id: &str) -> &Value {
         self.globals.get(self.stack_of(id)).unwrap_or(&Value::Null)
     }
@@ -333,12 +331,12 @@ impl<'a> Function<'a> {
         events.chain(routes).collect()
     }
 
-    /// Where what it was asked asynchronously and could not do is kept.
+    /// Where failed asynchronous calls are kept.
     pub fn on_failure(&self) -> Option<String> {
         logical_id(&self.properties["EventInvokeConfig"]["DestinationConfig"]["OnFailure"]["Destination"])
     }
 
-    /// What it may do.
+    /// Its permissions.
     pub fn grants(&self) -> Result<Vec<(String, String)>, String> {
         grants(self.properties["Policies"].as_array().into_iter().flatten())
     }
@@ -369,8 +367,8 @@ pub fn grants<'a>(policies: impl IntoIterator<Item = &'a Value>) -> Result<Vec<(
     Ok(granted)
 }
 
-/// Whether a policy is the one that tracing needs, where the stage is traced: X-Ray has no resources that could be named.
-/// SAM gives it to functions, but not to state machines.
+/// Whether a policy is the one that tracing needs, where the stage is traced: X-Ray has no resources that could be
+/// named. SAM gives it to functions, but not to state machines.
 pub fn is_tracing(policy: &Value) -> bool {
     let xray = json!({"Fn::Sub": "arn:${AWS::Partition}:iam::aws:policy/AWSXrayWriteOnlyAccess"});
     *policy == json!({"Fn::If": ["IsTraced", xray, {"Ref": "AWS::NoValue"}]})
@@ -388,7 +386,7 @@ pub fn logical_ids(value: &Value) -> Vec<String> {
     }
 }
 
-/// What a parameter of SSM is called here: `parameter/<name>` of `/<system>/<name>` and of its ARN.
+/// The name of an SSM parameter here: `parameter/<name>` of `/<system>/<name>` and of its ARN.
 fn parameter(sub: &str) -> Option<String> {
     let arn = "arn:${AWS::Partition}:ssm:${AWS::Region}:${AWS::AccountId}:parameter";
     let name = sub.strip_prefix(arn).unwrap_or(sub).strip_prefix("/${System}/")?;
@@ -470,7 +468,7 @@ fn a_wildcard_is_no_grant() {
     assert!(grants(&[json!("AdministratorAccess")]).is_err());
 }
 
-/// What a table lacks of what keeps its data.
+/// What a table lacks to keep its data safe.
 fn unsafe_tables(template: &Template) -> Vec<String> {
     let by_stage = json!({"Fn::If": ["IsProduction", true, false]});
     let mut violations = Vec::new();
@@ -486,7 +484,7 @@ fn unsafe_tables(template: &Template) -> Vec<String> {
         lacks(table["DeletionProtectionEnabled"] == by_stage, "is not protected exactly in production");
         let whole = template.resource(id);
         lacks(whole["UpdateReplacePolicy"] == "Retain", "loses its data when an update replaces it");
-        // Said aloud. In production the protection stands before it.
+        // Explicit. In production the protection comes before it.
         lacks(whole["DeletionPolicy"].is_string(), "does not say what becomes of it with the stack");
     }
     violations
@@ -510,7 +508,7 @@ fn a_table_is_encrypted_can_be_restored_and_is_protected_in_production() {
     }
 }
 
-/// What is wrong with where functions write what they say, and how long it is kept.
+/// Violations in where functions log, and how long the logs are kept.
 fn wrong_logs(template: &Template) -> Vec<String> {
     let mut violations = Vec::new();
     let groups: Vec<(&str, &Value)> = template.resources("AWS::Logs::LogGroup").collect();
@@ -546,7 +544,7 @@ fn every_function_has_a_log_and_every_log_an_end() {
     }
 }
 
-/// Looks at a value and everything in it.
+/// Visits a value and everything in it.
 pub fn each<'a>(value: &'a Value, look: &mut impl FnMut(&'a Value)) {
     look(value);
     match value {
@@ -582,7 +580,7 @@ fn the_api_takes_a_stages_requests_and_no_more() {
         for limit in ["ThrottlingRateLimit", "ThrottlingBurstLimit"] {
             assert_eq!(all[limit], json!({"Ref": "RequestsPerSecond"}), "{id}: {limit}");
         }
-        // In production a firewall stands before it that knows how much one user, one address and one body may be.
+        // In production a firewall in front of it limits one user, one address and one body.
         let names_it = |(_, link): &(&str, &Value)| link["ResourceArn"].to_string().contains(&format!("${{{id}}}"));
         let link = template.resources("AWS::WAFv2::WebACLAssociation").find(names_it);
         let (link, firewall) = link.map(|(link, of)| (link, logical_id(&of["WebACLArn"]))).expect("a firewall");
@@ -595,7 +593,7 @@ fn the_api_takes_a_stages_requests_and_no_more() {
 }
 
 #[test]
-fn somebody_is_called_for_a_payment_a_charge_and_an_order_that_do_not_end() {
+fn the_on_call_is_paged_for_a_payment_a_charge_and_an_order_that_do_not_end() {
     let template = Template::read();
     let alarms: Vec<&Value> = template.resources("AWS::CloudWatch::Alarm").map(|(_, alarm)| alarm).collect();
     for (age, context) in [("SagaAge", "payments"), ("ChargeAge", "payments"), ("OrderAge", "orders")] {
@@ -608,16 +606,16 @@ fn somebody_is_called_for_a_payment_a_charge_and_an_order_that_do_not_end() {
 }
 
 #[test]
-fn a_stage_is_told_how_many_functions_reserve_concurrency() {
+fn a_stage_states_how_many_functions_reserve_concurrency() {
     let template = Template::read();
     let reserves = |function: &Function<'_>| {
         function.properties["ReservedConcurrentExecutions"]["Fn::If"][1] == json!({"Ref": "ReservedConcurrency"})
     };
     let count = template.functions().iter().filter(|function| reserves(function)).count();
     assert!(count > 10, "only {count}");
-    // Each stack tells of all: the account's concurrency is one.
+    // Each stack states the count of all: the account's concurrency is one.
     for (stack, document) in template.stacks() {
-        let Some(told) = document["Parameters"]["ReservedConcurrency"]["Description"].as_str() else { continue };
-        assert!(told.contains(&format!(" {count} functions reserve it")), "{stack}: {count} functions; {told}");
+        let Some(text) = document["Parameters"]["ReservedConcurrency"]["Description"].as_str() else { continue };
+        assert!(text.contains(&format!(" {count} functions reserve it")), "{stack}: {count} functions; {text}");
     }
 }

@@ -1,4 +1,4 @@
-//! The API description says what the handlers read, write and refuse.
+//! The API description matches what the handlers read, write and refuse.
 
 use crate::code::{Source, path_text};
 use crate::none;
@@ -81,7 +81,7 @@ fn collect(item: &ItemStruct, structs: &BTreeMap<String, &ItemStruct>, wire: &mu
         for attribute in field.attrs.iter().filter(|attribute| attribute.path().is_ident("serde")) {
             let metas = attribute.parse_args_with(Punctuated::<Meta, Token![,]>::parse_terminated).expect("serde");
             for meta in metas {
-                let told = match &meta {
+                let given = match &meta {
                     Meta::NameValue(pair) => match &pair.value {
                         Expr::Lit(literal) => match &literal.lit {
                             Lit::Str(text) => text.value(),
@@ -92,8 +92,8 @@ fn collect(item: &ItemStruct, structs: &BTreeMap<String, &ItemStruct>, wire: &mu
                     _ => String::new(),
                 };
                 match path_text(meta.path()).as_str() {
-                    "rename" => name = told,
-                    "alias" => drop(wire.aliases.insert(told)),
+                    "rename" => name = given,
+                    "alias" => drop(wire.aliases.insert(given)),
                     "default" | "skip_serializing_if" => required = false,
                     "flatten" => flattened = true,
                     _ => {}
@@ -119,7 +119,7 @@ fn undescribed(api: &Value, wire: &Wire) -> bool {
     let all: BTreeSet<String> = wire.fields.union(&wire.aliases).cloned().collect();
     !schemas.values().any(|schema| {
         let (described, required) = fields(api, schema);
-        // What has an alias is required under one of its names.
+        // A field with an alias is required under one of its names.
         let requires = required == wire.required || !wire.aliases.is_empty() && required.is_subset(&wire.required);
         described == all && requires && (!wire.is_read || schema["additionalProperties"] == false)
     })
@@ -174,7 +174,7 @@ fn find_codes(schema: &Value, codes: &mut BTreeSet<String>) {
     }
 }
 
-/// The names that a domain gives: the texts a method of one of its types answers with.
+/// The names that a domain defines: the texts that a method of one of its types returns.
 fn names_of(source: &Source, owner: &str, method: &str) -> BTreeSet<String> {
     #[derive(Default)]
     struct Texts(BTreeSet<String>);
@@ -299,7 +299,7 @@ fn every_problem_code_is_described_where_it_is_made_and_made_where_it_is_describ
     none(violations);
 }
 
-/// What is wrong with the examples of a piece of the description: each `schema` with the `example` or `examples` beside.
+/// Violations in the examples of a part of the description: each `schema` with the `example` or `examples` beside it.
 fn wrong_examples(api: &Value, piece: &Value, place: &str, checked: &mut usize) -> Vec<String> {
     let mut violations = Vec::new();
     let many = piece["examples"].as_object().into_iter().flatten().map(|(_, example)| &example["value"]);

@@ -1,4 +1,4 @@
-//! Where things are, and their text.
+//! Paths of the workspace, and their text.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -39,7 +39,7 @@ pub fn text(path: &str) -> String {
     read(&root().join(path))
 }
 
-/// A path as people know it: from the root.
+/// A path as people write it: from the root.
 pub fn shown(path: &Path) -> String {
     path.strip_prefix(root()).unwrap_or(path).display().to_string()
 }

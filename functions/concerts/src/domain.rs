@@ -1,25 +1,26 @@
 //! Concerts, dates, the terms a date is sold under, and the packed map of a section.
 
 use contracts::seats::{MAX_SEATS_PER_SCHEDULE, SeatStatus, Section};
+use contracts::steps::OpenSchedule;
 use contracts::{ConcertId, Invalid, ReservationId, ScheduleId, SeatId, SectionName, Timestamp, UserId, Won};
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
-/// The most characters a title, artist or venue has.
+/// The most characters in a title, artist or venue.
 pub const MAX_LABEL: usize = 200;
-/// The most characters a grade has.
+/// The most characters in a grade.
 pub const MAX_GRADE: usize = 40;
 /// The highest price of a seat, in won.
 pub const MAX_PRICE: i64 = 1_000_000_000;
-/// The most sections a date has.
+/// The most sections of a date.
 pub const MAX_SECTIONS: usize = 100;
-/// The highest limit of tickets a user may have for a date: a reservation is one transaction.
+/// The highest ticket limit per user and date: a reservation is one transaction.
 pub const MAX_PER_USER: u32 = 90;
 /// The longest hold, in seconds.
 pub const MAX_HOLD_SECONDS: u32 = 3600;
-/// How long a hold lasts when not told, in seconds.
+/// How long a hold lasts if not given, in seconds.
 pub const DEFAULT_HOLD_SECONDS: u32 = 300;
 
-/// A text for people: trimmed, 1 to `most` characters, no control characters.
+/// A display text: trimmed, 1 to `most` characters, no control characters.
 pub fn label(what: &'static str, text: &str, most: usize) -> Result<String, Invalid> {
     let text = text.trim();
     if text.is_empty() {
@@ -37,13 +38,9 @@ pub fn label(what: &'static str, text: &str, most: usize) -> Result<String, Inva
 /// A concert.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Concert {
-    /// Its id.
     pub id: ConcertId,
-    /// What it is called.
     pub title: String,
-    /// Who plays.
     pub artist: String,
-    /// Where.
     pub venue: String,
     /// When it was announced.
     pub created_at: Timestamp,
@@ -76,10 +73,10 @@ pub fn section(
     if rows == 0 || seats_per_row == 0 {
         return Err(Invalid::new("sections", "rows and seats_per_row must be 1 or more"));
     }
-    Ok(Section { section, grade, price, rows, seats_per_row })
+    Ok(Section::new(section, grade, price, rows, seats_per_row))
 }
 
-/// The terms a date is sold under. They never change.
+/// The terms under which a date is sold. They never change.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Terms {
     max_per_user: u32,
@@ -138,64 +135,64 @@ impl Terms {
 /// One date of a concert.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Schedule {
-    /// Its id.
     pub id: ScheduleId,
-    /// Its concert.
     pub concert: ConcertId,
     /// When it takes place.
     pub starts_at: Timestamp,
     /// How it is sold.
     pub terms: Terms,
-    /// Until when a ticket is refunded; until it takes place when nothing else is said.
+    /// Until when a ticket can be refunded; until the start if `None`.
     pub refundable_until: Option<Timestamp>,
 }
 
 impl Schedule {
-    /// Where it stands in the list of dates.
+    /// Its key in the list of dates.
     pub fn date(&self) -> DateKey {
         DateKey { concert: self.concert.clone(), starts_at: self.starts_at, schedule: self.id.clone() }
     }
+
+    /// The input with which reservations puts it on sale.
+    pub fn on_sale(&self) -> OpenSchedule {
+        let limits = (self.terms.max_per_user, self.terms.hold_seconds);
+        let (id, concert, sections) = (self.id.clone(), self.concert.clone(), self.terms.sections.clone());
+        let refundable_until = self.refundable_until;
+        OpenSchedule { refundable_until, ..OpenSchedule::new(id, concert, self.starts_at, limits, sections) }
+    }
 }
 
-/// Where a date stands in the lists of dates: by concert, then by start.
+/// The key of a date in the lists of dates: by concert, then by start.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct DateKey {
-    /// The concert.
     pub concert: ConcertId,
     /// When it takes place.
     pub starts_at: Timestamp,
-    /// The date's id.
     pub schedule: ScheduleId,
 }
 
 /// A row in the list of dates.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Date {
-    /// The date.
     pub schedule: ScheduleId,
     /// When it takes place.
     pub starts_at: Timestamp,
-    /// Its seats.
     pub seats_total: u32,
-    /// How many of them nobody holds or has bought.
+    /// How many of them are neither held nor sold.
     pub seats_available: u32,
 }
 
 /// A section of a date.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct SectionKey {
-    /// The date.
     pub schedule: ScheduleId,
-    /// The section.
     pub section: SectionName,
 }
 
-/// A place in the stream of seats. Later is greater, among the changes of one section.
+/// A position in the stream of seats. Later is greater, among the changes of one seat.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Default)]
 pub struct StreamPosition(String);
 
 impl StreamPosition {
-    /// From a text whose order is the stream's order.
+    /// From a text that sorts in the order of the stream.
     pub fn from_sortable(text: impl Into<String>) -> Self {
         Self(text.into())
     }
@@ -206,25 +203,21 @@ impl StreamPosition {
     }
 }
 
-/// A seat is in another state than before.
+/// A change of a seat's state.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct SeatChange {
-    /// Its section.
     pub key: SectionKey,
-    /// The seat.
     pub seat: SeatId,
-    /// Its state now.
     pub status: SeatStatus,
-    /// When, in the order of the stream.
+    /// Its place in the order of the stream.
     pub position: StreamPosition,
-    /// Whose it is, or was.
+    /// Who has or had the seat.
     pub holder: Holder,
 }
 
-/// Who has a seat.
+/// The reservation and the user that have a seat.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Holder {
-    /// The reservation.
     pub reservation: ReservationId,
     /// Its owner.
     pub user: UserId,
@@ -233,15 +226,13 @@ pub struct Holder {
 /// Seats of one reservation that the map can never show.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Unmapped {
-    /// Whose they are.
     pub holder: Holder,
-    /// The date they say they are of.
+    /// The date that they name.
     pub schedule: ScheduleId,
-    /// The seats.
     pub seats: Vec<SeatId>,
 }
 
-/// The seats among `changes` that somebody has, by reservation. What became free needs no place.
+/// The held and sold seats among `changes`, by reservation. A seat that became free needs no place in the map.
 pub fn unmapped<'a>(changes: impl IntoIterator<Item = &'a SeatChange>) -> Vec<Unmapped> {
     let mut found: BTreeMap<&Holder, Unmapped> = BTreeMap::new();
     for change in changes {
@@ -260,8 +251,8 @@ pub fn unmapped<'a>(changes: impl IntoIterator<Item = &'a SeatChange>) -> Vec<Un
     found.into_values().collect()
 }
 
-/// The states of a section's seats, 2 bits each, row by row, the first seat in the lowest bits of the first byte:
-/// 0 available, 1 held, 2 sold.
+/// The states of a section's seats, 2 bits each, row by row, the first seat in the lowest bits of the first byte: 0
+/// available, 1 held, 2 sold.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct PackedSeats {
     bytes: Vec<u8>,
@@ -274,12 +265,12 @@ const HELD_BITS: u8 = 0b0101_0101;
 const SOLD_BITS: u8 = 0b1010_1010;
 
 impl PackedSeats {
-    /// `seats` seats that nobody has.
+    /// `seats` free seats.
     pub fn available(seats: u32) -> Self {
         Self { bytes: vec![0; seats.div_ceil(4) as usize], seats }
     }
 
-    /// The bytes of `seats` seats, as [`PackedSeats::as_bytes`] gave them.
+    /// The bytes of `seats` seats, as returned by [`PackedSeats::as_bytes`].
     pub fn from_bytes(bytes: Vec<u8>, seats: u32) -> Result<Self, Invalid> {
         let wrong = |why| Err(Invalid::new("packed seats", why));
         if bytes.len() != seats.div_ceil(4) as usize {
@@ -313,7 +304,8 @@ impl PackedSeats {
         }
     }
 
-    /// Puts the seat at `index` into a state; whether it was in another one. Nothing happens beyond the last seat.
+    /// Sets the state of the seat at `index`. Returns whether it changed; an index beyond the last seat changes
+    /// nothing.
     pub fn set(&mut self, index: u32, status: SeatStatus) -> bool {
         if index >= self.seats || self.get(index) == status {
             return false;
@@ -339,7 +331,7 @@ impl PackedSeats {
         self.bytes.iter().map(|byte| (byte & SOLD_BITS).count_ones()).sum()
     }
 
-    /// How many seats nobody has.
+    /// How many seats are free.
     pub fn free(&self) -> u32 {
         self.seats - self.held() - self.sold()
     }
@@ -348,11 +340,9 @@ impl PackedSeats {
 /// The map of one section.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct SectionMap {
-    /// Which section.
     pub key: SectionKey,
-    /// The date, in the list of dates.
+    /// The key of its date in the list of dates.
     pub date: DateKey,
-    /// The section's terms.
     pub section: Section,
     /// The states of its seats.
     pub seats: PackedSeats,
@@ -360,21 +350,21 @@ pub struct SectionMap {
     pub rev: u64,
 }
 
-/// What changes did to a section's map.
+/// The outcome of applying changes to a section's map.
 #[derive(Debug, Default)]
 pub struct Applied {
-    /// Whether it is another one now, with the next revision.
+    /// Whether the map changed and has the next revision.
     pub changed: bool,
     /// Changes of seats that the section does not have.
     pub unknown: Vec<SeatChange>,
 }
 
 impl SectionMap {
-    /// Takes over a batch of changes: of each seat the last one.
+    /// Applies a batch of changes: the last one of each seat.
     ///
-    /// A stream keeps the order of one seat's changes, and tells a batch again before it goes on; so telling it again
-    /// ends in the same map. There is no order between seats, not even of one section: a busy section's items may be
-    /// spread over several shards of the stream, which know nothing of each other.
+    /// A stream keeps the order of one seat's changes, and redelivers a batch before it continues; so a redelivery ends
+    /// in the same map. There is no order between seats, not even within a section: a busy section's items may be
+    /// spread over several shards of the stream, which are independent.
     pub fn apply(&mut self, changes: &[SeatChange]) -> Applied {
         let mut ordered: Vec<&SeatChange> = changes.iter().filter(|change| change.key == self.key).collect();
         ordered.sort_by(|a, b| a.position.cmp(&b.position));
@@ -401,12 +391,10 @@ impl SectionMap {
     }
 }
 
-/// How many seats of a section somebody has, at a revision of its map.
+/// How many seats of a section are taken, at a revision of its map.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Taken {
-    /// The section.
     pub section: SectionName,
-    /// The revision.
     pub rev: u64,
     /// Held and sold seats.
     pub seats: u32,
@@ -415,14 +403,13 @@ pub struct Taken {
 /// The map of a date.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct SeatMap {
-    /// The date.
     pub schedule: ScheduleId,
     /// Its sections in the operator's order, with the states of their seats.
     pub sections: Vec<(Section, PackedSeats)>,
 }
 
 impl SeatMap {
-    /// How many seats nobody has.
+    /// How many seats are free.
     pub fn seats_available(&self) -> u32 {
         self.sections.iter().map(|(_, seats)| seats.free()).sum()
     }
@@ -534,7 +521,7 @@ pub(crate) mod tests {
     }
 
     #[test]
-    fn a_seat_that_came_and_went_within_a_batch_costs_no_write() {
+    fn a_seat_taken_and_freed_within_a_batch_costs_no_write() {
         let mut map = section_map("A", 1, 1);
         let batch = [change("A-1-1", SeatStatus::Held, 1), change("A-1-1", SeatStatus::Available, 2)];
         assert!(!map.apply(&batch).changed);
@@ -542,7 +529,7 @@ pub(crate) mod tests {
     }
 
     #[test]
-    fn seats_of_one_section_may_be_told_by_shards_that_know_nothing_of_each_other() {
+    fn seats_of_one_section_may_be_delivered_by_independent_shards() {
         let mut map = section_map("A", 2, 1);
         map.apply(&[change("A-1-1", SeatStatus::Held, 9)]);
         map.apply(&[change("A-2-1", SeatStatus::Sold, 3)]);
@@ -574,24 +561,24 @@ pub(crate) mod tests {
 
         #[test]
         fn however_batches_are_cut_and_repeated_the_map_ends_the_same(
-            news in prop::collection::vec((1..=3_u32, 1..=3_u32, 0..3_usize), 1..40),
+            changes in prop::collection::vec((1..=3_u32, 1..=3_u32, 0..3_usize), 1..40),
             cuts in prop::collection::vec((0..40_usize, 0..40_usize), 0..20),
         ) {
-            let news: Vec<SeatChange> = news
+            let changes: Vec<SeatChange> = changes
                 .iter()
                 .enumerate()
                 .map(|(at, (row, number, state))| change(&format!("A-{row}-{number}"), STATES[*state], at as u32 + 1))
                 .collect();
             let mut once = section_map("A", 3, 3);
-            once.apply(&news);
+            once.apply(&changes);
             let mut often = section_map("A", 3, 3);
-            let mut told = 0;
-            for (from, to) in cuts.into_iter().chain([(0, news.len())]) {
-                // A stream tells everything in order, and may tell again from anywhere it has been.
-                let to = to.min(news.len());
-                let from = from.min(told).min(to);
-                often.apply(&news[from..to]);
-                told = told.max(to);
+            let mut delivered = 0;
+            for (from, to) in cuts.into_iter().chain([(0, changes.len())]) {
+                // A stream delivers everything in order, and may redeliver from any earlier point.
+                let to = to.min(changes.len());
+                let from = from.min(delivered).min(to);
+                often.apply(&changes[from..to]);
+                delivered = delivered.max(to);
             }
             prop_assert_eq!(once.seats, often.seats);
         }

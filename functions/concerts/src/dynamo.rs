@@ -1,18 +1,18 @@
-//! The concerts table: everything one request reads stands in one partition, so that every read is one round trip.
+//! The concerts table: everything that a request reads is in one partition, so that every read is one round trip.
 //!
 //! | item | pk | sk | attributes |
 //! | --- | --- | --- | --- |
 //! | catalogue row | `CONCERTS` | `<concert>` | `concert_id`, `title`, `artist`, `venue`, `created_at` |
 //! | concert | `CONCERT#<concert>` | `INFO` | the same |
-//! | date row | `CONCERT#<concert>` | `DATE#<starts_at, 15 digits>#<schedule>` | `schedule_id`, `starts_at`, `seats_total`, and for each section that was ever touched `taken#<section>` (held and sold seats) and `rev#<section>` (the revision of its map they were counted in) |
-//! | date | `SCHEDULE#<schedule>` | `INFO` | `schedule_id`, `concert_id`, `starts_at`, `max_per_user`, `hold_seconds`, `seats_total`, `sections` (JSON), `refundable_until` if said |
+//! | date row | `CONCERT#<concert>` | `DATE#<starts_at, 15 digits>#<schedule>` | `schedule_id`, `starts_at`, `seats_total`, and for each section that ever changed `taken#<section>` (held and sold seats) and `rev#<section>` (the revision of the map they were counted in) |
+//! | date | `SCHEDULE#<schedule>` | `INFO` | `schedule_id`, `concert_id`, `starts_at`, `max_per_user`, `hold_seconds`, `seats_total`, `sections` (JSON), `refundable_until` if given |
 //! | section map | `SCHEDULE#<schedule>` | `SECTION#<section>` | `seats` (binary, 2 bits a seat), `held`, `sold`, `rev` |
-//! | key | `USER#<user>` | `IDEM#<key>` | see [`kit::idempotency`]; what is answered is read anew, by the id |
+//! | key | `USER#<user>` | `IDEM#<key>` | see [`kit::idempotency`]; a replay reads the answer again by the id |
 //! | outbox row | `OUTBOX#<event>` | `OUTBOX` | see [`kit::outbox`] |
 //!
-//! `INFO` sorts behind every `DATE#`: reading dates forward until the page is full or the partition ends finds it in
-//! the latter case, which tells a concert without dates from no concert. It sorts before every `SECTION#`. A section
-//! without a map has only free seats. A date row without `schedule_id` has counts and is not shown yet.
+//! `INFO` sorts after every `DATE#`: a query of dates that reaches the end of the partition returns it too, which
+//! distinguishes a concert without dates from one that does not exist. It sorts before every `SECTION#`. A section
+//! without a map has only free seats. A date row without `schedule_id` has counts and is not listed yet.
 
 use crate::domain::{
     Concert, Date, DateKey, PackedSeats, Schedule, SeatMap, SectionKey, SectionMap, Taken, Terms, Unmapped,
@@ -45,9 +45,9 @@ const INFO: &str = "INFO";
 const DATE: &str = "DATE#";
 const SECTION: &str = "SECTION#";
 
-/// How many items a BatchGetItem asks for at the most.
+/// The most items of a BatchGetItem.
 const BATCH_KEYS: usize = 100;
-/// How often a batch is asked for again while it is answered in part.
+/// Tries of a batch that is answered only in part.
 const ATTEMPTS: u32 = 6;
 /// How many counts one update publishes: its expressions must stay below 4 KB.
 const PUBLISHED_AT_ONCE: usize = 20;
@@ -64,9 +64,9 @@ pub struct SeatMaps {
     table: Table,
 }
 
-/// Something new that was not added.
+/// The outcome of an addition whose condition failed.
 struct Refused {
-    /// What was known under its key.
+    /// What was remembered under its key.
     recalled: Outcome<Recalled>,
     cancelled: Cancelled,
 }
@@ -82,7 +82,7 @@ impl Catalogue {
         item.as_ref().map(schedule_of).transpose()
     }
 
-    /// The first of something new, by what the row of its key says.
+    /// The concert created first under the key, by the key's row.
     async fn concert_before(&self, recalled: Outcome<Recalled>) -> Result<Outcome<Concert>, Fault> {
         let id = match recalled {
             Outcome::First => return Ok(Outcome::First),
@@ -101,7 +101,7 @@ impl Catalogue {
         self.schedule(&id).await?.map(Outcome::Replay).ok_or_else(lost)
     }
 
-    /// Adds the memo, if there is one, and writes everything; why not, if a condition did not hold.
+    /// Adds the memo, if there is one, and commits; `Some` if a condition failed.
     async fn add(
         &self,
         mut transaction: Transaction<'_>,
@@ -114,7 +114,7 @@ impl Catalogue {
         Ok(Some(Refused { recalled, cancelled }))
     }
 
-    /// The write of an item that is not there yet.
+    /// The write of an item that must not exist yet.
     fn put_new(&self, doing: &'static str, item: Item) -> Result<TransactWriteItem, Fault> {
         let put = Put::builder()
             .table_name(&self.table.name)
@@ -212,7 +212,8 @@ impl AddConcert for Catalogue {
         const DOING: &str = "adding a concert";
         let mut transaction = self.table.transaction(DOING);
         transaction.add(self.put_new(DOING, concert_item(concert, concert_pk(&concert.id), INFO.to_owned()))?)?;
-        // The id was minted for this very call: where the key knows of nothing, a try whose answer was lost has written it.
+        // The id was generated for this call: if nothing is remembered under the key, an earlier try, whose answer was
+        // lost, has written it.
         match self.add(transaction, memo, now).await? {
             Some(refused) => self.concert_before(refused.recalled).await,
             None => Ok(Outcome::First),
@@ -249,7 +250,7 @@ impl ListConcerts for Catalogue {
             .table_name(&self.table.name)
             .expression_attribute_values(":pk", s(CONCERTS))
             .scan_index_forward(false)
-            // One more than asked for tells whether there is more.
+            // One row more than requested shows whether there are more.
             .limit(page.limit as i32 + 1);
         let query = match &page.after {
             None => query.key_condition_expression("pk = :pk"),
@@ -309,7 +310,7 @@ impl AddSchedule for Catalogue {
             .table_name(&self.table.name)
             .key(PK, s(concert_pk(&date.concert)))
             .key(SK, s(format!("{DATE}{}", date_cursor(date.starts_at, &date.schedule))))
-            // An update, not a put: it leaves the counts alone, should there be any.
+            // An update, not a put: it keeps the counts, if there are any.
             .update_expression("SET schedule_id = :id, starts_at = :at, seats_total = :total")
             .expression_attribute_values(":id", s(&date.schedule))
             .expression_attribute_values(":at", at(date.starts_at))
@@ -331,7 +332,7 @@ impl AddSchedule for Catalogue {
 
 impl ListDates for Catalogue {
     async fn dates(&self, concert: &ConcertId, now: Timestamp, page: &Page) -> Result<Option<Part<Date>>, Fault> {
-        // Every row's key is longer than this one, so those of the next millisecond are behind it.
+        // Every row's key is longer than this one, so those of the next millisecond sort after it.
         let upcoming = format!("{:015}", now.plus_millis(1).millis());
         let after = page.after.as_deref().map_or(upcoming.as_str(), |cursor| cursor.max(&upcoming));
         let limit = page.limit as usize;
@@ -393,7 +394,7 @@ impl SeatMaps {
         Self { table }
     }
 
-    /// The items of many keys, in one round trip for each [`BATCH_KEYS`] of them.
+    /// The items of many keys, in one round trip per [`BATCH_KEYS`] of them.
     async fn items(&self, keys: BTreeSet<(String, String)>) -> Result<HashMap<(String, String), Item>, Fault> {
         const DOING: &str = "reading seat maps";
         let keys: Vec<Item> =
@@ -541,7 +542,7 @@ impl KeepSeatMap for SeatMaps {
     async fn publish(&self, date: &DateKey, taken: &[Taken]) -> Result<(), Fault> {
         for chunk in taken.chunks(PUBLISHED_AT_ONCE) {
             let mut newer: Vec<&Taken> = chunk.iter().collect();
-            // Each round leaves out the counts that the row outran, so there is an end to it.
+            // Each round drops the counts of which the row has a newer revision, so the loop ends.
             while !newer.is_empty() {
                 let Some(row) = self.publish_newer(date, &newer).await? else { break };
                 let before = newer.len();
@@ -562,7 +563,7 @@ impl KeepSeatMap for SeatMaps {
 }
 
 impl SeatMaps {
-    /// Writes all of the counts if each is newer than the row's; the row, and nothing written, if one is not.
+    /// Writes all counts if each is newer than the row's; otherwise writes nothing and returns the row.
     async fn publish_newer(&self, date: &DateKey, taken: &[&Taken]) -> Result<Option<Item>, Fault> {
         let mut write = self
             .table

@@ -1,4 +1,4 @@
-//! HTTP and stream in, answers out.
+//! Handlers: translate HTTP requests and stream records into use cases, and their outcomes into answers.
 
 use crate::domain::{
     self, Concert, DEFAULT_HOLD_SECONDS, Date, Holder, PackedSeats, Schedule, SeatChange, SeatMap, SectionKey,
@@ -24,14 +24,13 @@ use kit::stream::{Change, Record};
 use kit::{Call, Fault, Problem, Reply};
 use serde::{Deserialize, Serialize};
 
-/// What the handlers for operators are wired with. The others get the store alone: anyone may ask them.
+/// Dependencies of the handlers for operators. The public ones need only the store.
 #[derive(Debug)]
 pub struct Deps<C, N> {
-    /// Where concerts and dates are.
+    /// The store of concerts and dates.
     pub catalogue: C,
-    /// The step of another context that makes the new thing sellable.
+    /// The step of another context that opens the line or the sale.
     pub step: N,
-    /// Who calls.
     pub users: UserTokens,
 }
 
@@ -96,7 +95,7 @@ pub async fn list_schedules(catalogue: &impl ListDates, call: Call) -> Result<Re
     })
 }
 
-/// `GET /schedules/{schedule_id}/seats`: every seat by name, or with `?view=packed` the same in 2 bits a seat.
+/// `GET /schedules/{schedule_id}/seats`: every seat by name, or with `?view=packed` the same in 2 bits per seat.
 pub async fn get_seat_map(maps: &impl ReadSeatMap, call: Call) -> Result<Reply, Problem> {
     let id: ScheduleId = call.path_id("schedule_id")?;
     let view = match call.query.get("view").map(String::as_str) {
@@ -108,11 +107,12 @@ pub async fn get_seat_map(maps: &impl ReadSeatMap, call: Call) -> Result<Reply, 
     Ok(Reply::ok_text(seat_map_text(&map, view)?))
 }
 
-/// Writes what a section's object says of its seats.
+/// Writes the seats into a section's object.
 type View = fn(&Section, &PackedSeats, &mut String);
 
-/// The answer's JSON, written straight into one text: a tree of 100,000 objects would cost ten times the memory and
-/// time. Names of sections and ids are plain by their type; only a grade needs escaping.
+/// The answer's JSON, written directly into a string: a tree of 100,000 objects would cost ten times the memory and
+/// time. The types of section names and ids allow no characters that need escaping, so seat ids are written as they
+/// are.
 fn seat_map_text(map: &SeatMap, view: View) -> Result<String, Fault> {
     let mut text = String::with_capacity(256 + map.sections.len() * 128);
     text.push_str(r#"{"schedule_id":"#);
@@ -166,8 +166,8 @@ fn named_seats(section: &Section, seats: &PackedSeats, text: &mut String) {
     text.push(']');
 }
 
-/// `rows`, `seats_per_row` and `packed`: base64 of 2 bits a seat, row by row, the first seat in the lowest bits of the
-/// first byte; 0 available, 1 held, 2 sold.
+/// `rows`, `seats_per_row` and `packed`: base64 of 2 bits per seat, row by row, the first seat in the lowest bits of
+/// the first byte; 0 available, 1 held, 2 sold.
 fn packed_seats(section: &Section, seats: &PackedSeats, text: &mut String) {
     let (rows, seats_per_row) = (section.rows, section.seats_per_row);
     text.push_str(&format!(r#","rows":{rows},"seats_per_row":{seats_per_row},"packed":""#));
@@ -183,7 +183,7 @@ struct NewConcertBody {
     venue: String,
 }
 
-/// What a request for something new leaves under its key: the id. What is answered again is read anew.
+/// What a creating request stores under its key: the id. A replay reads the answer again by it.
 fn memo(user: UserId, key: IdempotencyKey, id: &(impl ToString + Serialize)) -> Memo {
     Memo { user, key, about: id.to_string(), answer: StoredAnswer::created(id) }
 }
@@ -221,7 +221,7 @@ struct NewScheduleBody {
     max_per_user: u32,
     #[serde(default = "default_hold_seconds")]
     hold_seconds: u32,
-    /// Until it takes place when not said.
+    /// Until the start if not given.
     #[serde(default, with = "contracts::time::rfc3339::option")]
     refundable_until: Option<Timestamp>,
     sections: Vec<NewSectionBody>,
@@ -337,8 +337,7 @@ impl From<CreateScheduleError> for Problem {
     }
 }
 
-/// Changes of the reservations table. A seat that makes no sense is logged and left out: it must not hold up the
-/// others.
+/// Consumes the stream of the reservations table. A malformed seat is logged and skipped: it must not block the others.
 pub async fn project_seat_map(maps: &(impl KeepSeatMap + ReportUnmapped), records: Vec<Record>) -> Result<(), Fault> {
     let mut changes = Vec::with_capacity(records.len());
     for record in &records {
@@ -352,7 +351,7 @@ pub async fn project_seat_map(maps: &(impl KeepSeatMap + ReportUnmapped), record
     project_seat_map::project_seat_map(maps, changes, kit::now()).await
 }
 
-/// What a record says of a seat; `None` when it speaks of something else.
+/// The seat change in a record; `None` when the record is of another kind of item.
 fn seat_change(record: &Record) -> Result<Option<SeatChange>, Fault> {
     let removed = record.change == Change::Remove;
     let image: Option<&Item> = if removed { record.old.as_ref() } else { record.new.as_ref() };
@@ -384,7 +383,7 @@ mod tests {
     use kit::stream::Sequence;
     use serde_json::{Value, json};
 
-    /// What a Lambda answer may have, in bytes: <https://docs.aws.amazon.com/lambda/latest/dg/gettingstarted-limits.html>.
+    /// The size limit of a Lambda answer: <https://docs.aws.amazon.com/lambda/latest/dg/gettingstarted-limits.html>.
     const LAMBDA_ANSWER_BYTES: usize = 6 * 1024 * 1024;
 
     fn map(sections: Vec<Section>) -> SeatMap {
@@ -418,7 +417,7 @@ mod tests {
     }
 
     #[test]
-    fn the_packed_view_says_the_same() {
+    fn the_packed_view_has_the_same_states() {
         let mut map = map(vec![block("A", 1, 5)]);
         map.sections[0].1.set(1, SeatStatus::Held);
         map.sections[0].1.set(4, SeatStatus::Sold);
@@ -438,9 +437,9 @@ mod tests {
         ];
         for map in largest {
             let text = seat_map_text(&map, named_seats).unwrap();
-            // The answer travels as a JSON string in a JSON document, every quote and backslash escaped once more.
-            let travelling = serde_json::to_string(&text).unwrap().len();
-            assert!(travelling + 4_096 < LAMBDA_ANSWER_BYTES, "{travelling}");
+            // The answer is sent as a JSON string in a JSON document: every quote and backslash is escaped once more.
+            let sent = serde_json::to_string(&text).unwrap().len();
+            assert!(sent + 4_096 < LAMBDA_ANSWER_BYTES, "{sent}");
         }
     }
 
@@ -476,7 +475,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_seat_is_left_out_and_what_is_a_wrong_one_is_told() {
+    fn items_that_are_no_seats_are_skipped_and_malformed_seats_are_errors() {
         let mut other = record(Change::Insert, stream::HELD);
         other.new.as_mut().unwrap().insert(stream::KIND.to_owned(), s("outbox"));
         assert_eq!(seat_change(&other).unwrap(), None);

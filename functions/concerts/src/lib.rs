@@ -1,7 +1,8 @@
-//! Concerts: the catalogue, its dates, and the map of which seats are free.
+//! Concerts: the catalogue, its dates, and the seat map of each date.
 //!
-//! Owns what is played when and where, and a read model of the seats. Knows nothing of holds, users or payments: who
-//! has a seat is decided elsewhere, and the map follows the news of it. Nothing here may be used to decide a sale.
+//! Owns what is played when and where, and a read model of the seats. Knows nothing about holds, users or payments:
+//! reservations decides who has a seat, and the map follows its table's stream. Nothing here may be used to decide a
+//! sale.
 
 pub mod clients;
 pub mod domain;

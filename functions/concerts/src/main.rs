@@ -1,4 +1,4 @@
-//! The functions of concerts: handler, trigger, wiring. What starts each and what it may do: `../stack.yaml`.
+//! The functions of concerts and their wiring. Triggers and permissions: `../stack.yaml`.
 
 use concerts::dynamo::{Catalogue, SeatMaps};
 use concerts::handlers::{self, Deps};
@@ -10,10 +10,10 @@ async fn main() -> MainResult {
     let boot = Boot::start()?;
     let (catalogue, maps) = (Catalogue::new(boot.table()?), SeatMaps::new(boot.table()?));
     let admin = |catalogue, step| -> Result<_, kit::boot::BadSetting> {
-        Ok(Deps { catalogue, step: boot.step_of(step)?, users: boot.user_tokens()? })
+        Ok(Deps { catalogue, step: boot.function(step)?, users: boot.user_tokens()? })
     };
     match boot.handler() {
-        // HTTP, anyone
+        // HTTP, public
         "list-concerts" => boot.http(catalogue, handlers::list_concerts).await,
         "get-concert" => boot.http(catalogue, handlers::get_concert).await,
         "list-schedules" => boot.http(catalogue, handlers::list_schedules).await,

@@ -1,4 +1,4 @@
-//! What concerts needs from outside, one narrow trait per capability.
+//! The ports of concerts, one narrow trait per capability.
 
 use crate::domain::{Concert, Date, DateKey, Schedule, SeatMap, SectionKey, SectionMap, Taken, Unmapped};
 use contracts::{ConcertId, ScheduleId, Timestamp};
@@ -6,16 +6,16 @@ use kit::Fault;
 use kit::http::Page;
 use kit::idempotency::{Memo, Outcome};
 
-/// There is no such concert. Nothing was written.
+/// The concert does not exist. Nothing was written.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct NoSuchConcert;
 
-/// A part of a list, and the cursor behind its last row if there is more.
+/// A part of a list, and the cursor after its last row if there are more.
 pub type Part<T> = (Vec<T>, Option<String>);
 
 /// Writes concerts.
 pub trait AddConcert: Send + Sync {
-    /// Writes a concert and the key it was asked for under, together. Nobody is shown it yet.
+    /// Writes a concert and the memo of its request together. It is not listed yet.
     fn add_concert(
         &self,
         concert: &Concert,
@@ -23,26 +23,26 @@ pub trait AddConcert: Send + Sync {
         now: Timestamp,
     ) -> impl Future<Output = Result<Outcome<Concert>, Fault>> + Send;
 
-    /// Puts the concert into the catalogue; nothing changes if it is there.
+    /// Puts the concert into the catalogue. Idempotent.
     fn show_concert(&self, concert: &Concert) -> impl Future<Output = Result<(), Fault>> + Send;
 }
 
 /// Reads one concert.
 pub trait FindConcert: Send + Sync {
-    /// The concert, if there is one.
+    /// The concert, if it exists.
     fn concert(&self, id: &ConcertId) -> impl Future<Output = Result<Option<Concert>, Fault>> + Send;
 }
 
 /// Reads the catalogue.
 pub trait ListConcerts: Send + Sync {
-    /// Concerts, newest first.
+    /// A page of concerts, newest first.
     fn concerts(&self, page: &Page) -> impl Future<Output = Result<Part<Concert>, Fault>> + Send;
 }
 
 /// Writes dates.
 pub trait AddSchedule: Send + Sync {
-    /// Writes a date and the key it was asked for under, together. Nobody is shown it yet; its seats can be told of
-    /// from here on.
+    /// Writes a date and the memo of its request together. It is not listed yet; its seats can be projected from here
+    /// on.
     fn add_schedule(
         &self,
         schedule: &Schedule,
@@ -50,14 +50,14 @@ pub trait AddSchedule: Send + Sync {
         now: Timestamp,
     ) -> impl Future<Output = Result<Result<Outcome<Schedule>, NoSuchConcert>, Fault>> + Send;
 
-    /// What was made, or not, under a key.
+    /// The date created under a key, if any.
     fn schedule_made(
         &self,
         memo: &Memo,
         now: Timestamp,
     ) -> impl Future<Output = Result<Outcome<Schedule>, Fault>> + Send;
 
-    /// Puts the date into its concert's list, with the event; nothing changes if it is there.
+    /// Puts the date into its concert's list, with its event. Idempotent: a repeat publishes the same event again.
     fn show_schedule(
         &self,
         schedule: &Schedule,
@@ -68,7 +68,7 @@ pub trait AddSchedule: Send + Sync {
 
 /// Reads the dates of a concert.
 pub trait ListDates: Send + Sync {
-    /// Dates that start after `now`, soonest first; `None` when there is no such concert.
+    /// A page of dates that start after `now`, soonest first; `None` when the concert does not exist.
     fn dates(
         &self,
         concert: &ConcertId,
@@ -79,36 +79,36 @@ pub trait ListDates: Send + Sync {
 
 /// Reads the seat map.
 pub trait ReadSeatMap: Send + Sync {
-    /// The map of a date, if there is such a date.
+    /// The map of a date, if the date exists.
     fn seat_map(&self, schedule: &ScheduleId) -> impl Future<Output = Result<Option<SeatMap>, Fault>> + Send;
 }
 
 /// Keeps the seat map.
 pub trait KeepSeatMap: Send + Sync {
-    /// The maps of sections as they are now, in no order. A date or section that does not exist is left out.
+    /// The current maps of sections, in no order. A date or section that does not exist is left out.
     fn sections(&self, keys: &[SectionKey]) -> impl Future<Output = Result<Vec<SectionMap>, Fault>> + Send;
 
-    /// Writes a section's next revision; `false`, and nothing written, if somebody else has.
+    /// Writes a section's next revision; `false`, and nothing written, if another writer has written it already.
     fn save(&self, map: &SectionMap) -> impl Future<Output = Result<bool, Fault>> + Send;
 
-    /// Tells the list of dates how many seats are taken. A count of an older revision than the one there changes
+    /// Writes how many seats are taken into the list of dates. A count of an older revision than the stored one changes
     /// nothing.
     fn publish(&self, date: &DateKey, taken: &[Taken]) -> impl Future<Output = Result<(), Fault>> + Send;
 }
 
-/// Tells of seats that cannot be shown.
+/// Reports seats that cannot be shown.
 pub trait ReportUnmapped: Send + Sync {
-    /// Puts the event into the outbox, once for each reservation.
+    /// Puts the event into the outbox, under one id per reservation.
     fn report_unmapped(&self, unmapped: &Unmapped, now: Timestamp) -> impl Future<Output = Result<(), Fault>> + Send;
 }
 
-/// Asks waiting-room to keep a line.
+/// Has waiting-room open a line.
 pub trait OpenWaitingRoom: Send + Sync {
     /// Returns once the line is open. Idempotent.
     fn open_waiting_room(&self, concert: &Concert) -> impl Future<Output = Result<(), Fault>> + Send;
 }
 
-/// Asks reservations to sell a date.
+/// Has reservations put a date on sale.
 pub trait OpenSchedule: Send + Sync {
     /// Returns once its seats can be reserved. Idempotent.
     fn open_schedule(&self, schedule: &Schedule) -> impl Future<Output = Result<(), Fault>> + Send;

@@ -1,20 +1,20 @@
 //! The admission plan: when each position of the waiting room may enter, and the claims of a queue token.
 //!
-//! A token holds its position and when it was issued. Everything else follows from the plan and the clock, so a new
-//! rate, a pause or a resume moves everybody at once without one write per user, and a status check reads no
-//! per-user state. Waiting-room owns the plan; reservations keeps a copy to enforce it.
+//! A token contains its position and when it was issued. Everything else follows from the plan and the clock, so a new
+//! rate, a pause or a resume moves all waiting users at once without a write per user, and a status check reads no
+//! per-user state. Waiting-room owns the plan; reservations enforces a copy.
 
 use crate::{ConcertId, Timestamp, UserId};
 use serde::{Deserialize, Serialize};
 
-/// The longest plan kept. Segments whose time is over are dropped with every change; beyond this many, the oldest are,
-/// and their positions count as expired.
+/// The most segments of a plan. Segments that are over are dropped with every change; beyond this many, the oldest are
+/// dropped too, and their positions count as expired.
 pub const MAX_SEGMENTS: usize = 50;
 
-/// From one position on: when it enters and how fast the ones behind it follow.
+/// From one position on: when it enters and how fast the positions behind it follow.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Segment {
-    /// The first position this segment speaks for, from 1.
+    /// The first position of this segment, from 1.
     pub from_position: u64,
     /// When that position enters.
     pub from_time: Timestamp,
@@ -29,13 +29,13 @@ pub struct Segment {
 pub struct AdmissionPlan {
     /// Counts the changes; a copy is replaced only by a higher version.
     pub version: u64,
-    /// When the sale opens, as the operator set it last.
+    /// When the sale opens, as last set by an operator.
     pub opens_at: Timestamp,
-    /// The segments, by rising `from_position`; never empty.
+    /// The segments, by ascending `from_position`; never empty.
     pub segments: Vec<Segment>,
 }
 
-/// What a queue token is worth at a moment.
+/// The standing of a queue token at a given time.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Standing {
     /// Not yet; `active_at` is unknown while admission is paused.
@@ -70,7 +70,7 @@ impl AdmissionPlan {
         self.segments.iter().rev().find(|segment| segment.from_position <= position)
     }
 
-    /// When the plan lets a position enter; `None` while that is unknown (paused) or the position is forgotten.
+    /// When the plan lets a position enter; `None` while that is unknown (paused) or its segment has been dropped.
     pub fn enters_at(&self, position: u64) -> Option<Timestamp> {
         let segment = self.segment_of(position)?;
         if segment.rate_per_minute == 0 {
@@ -81,10 +81,10 @@ impl AdmissionPlan {
         Some(segment.from_time.plus_millis(i64::try_from(wait).unwrap_or(i64::MAX)))
     }
 
-    /// What a token of `position`, issued at `issued_at`, is worth at `now`.
+    /// The standing at `now` of a token of `position`, issued at `issued_at`.
     ///
     /// Its time starts when the plan admits the position, or when the token was issued if that is later: a place that
-    /// was due before anybody took it must not be born expired.
+    /// was due before a user took it must not be expired from the start.
     pub fn standing(&self, position: u64, issued_at: Timestamp, now: Timestamp) -> Standing {
         let Some(segment) = self.segment_of(position) else {
             return Standing::Expired { active_at: issued_at, expires_at: issued_at };
@@ -101,7 +101,7 @@ impl AdmissionPlan {
         }
     }
 
-    /// How many positions the plan has admitted by `now`, joined or not.
+    /// How many positions the plan has admitted by `now`, whether or not they were given out.
     pub fn admitted_by(&self, now: Timestamp) -> u64 {
         let Some(first) = self.segments.first() else { return 0 };
         let mut admitted = first.from_position - 1;
@@ -121,13 +121,13 @@ impl AdmissionPlan {
         admitted
     }
 
-    /// How many stand before `position` at `now`: neither admitted yet nor behind it.
+    /// How many positions before `position` are not admitted yet at `now`.
     pub fn ahead_of(&self, position: u64, now: Timestamp) -> u64 {
         position.saturating_sub(1).saturating_sub(self.admitted_by(now))
     }
 
-    /// Shortens a plan by the segments whose last place's time inside is over: at the beginning they are dropped, which
-    /// leaves their places expired; behind one that still counts they become one in which nobody has any time.
+    /// Removes the segments in which the last place has expired: at the beginning they are dropped, and their places
+    /// count as expired; behind a segment that is still needed they become one with an active time of zero.
     fn without_over(&self, segments: Vec<Segment>, now: Timestamp) -> Vec<Segment> {
         let is_over = |segment: &Segment, next: Option<&Segment>| {
             let Some(next) = next else { return false };
@@ -145,17 +145,17 @@ impl AdmissionPlan {
         kept
     }
 
-    /// The plan after an operator's change at `now`, in force for everyone not admitted yet.
+    /// The plan after an operator's change at `now`, in force for all positions not admitted yet.
     ///
-    /// `issued` is the highest position given out. Whoever was admitted by `now` stays admitted. The new segment
-    /// starts behind the last admitted *person*, not behind the capacity that nobody used, so that a pause holds
-    /// against the next one who joins.
+    /// `issued` is the highest position given out. Positions admitted by `now` stay admitted. The new segment starts
+    /// behind the last admitted position that was *given out*, not behind unused capacity, so that a pause applies to
+    /// the next user who joins.
     pub fn changed(&self, issued: u64, now: Timestamp, change: PlanChange) -> Self {
         let admitted = self.admitted_by(now).min(issued);
         let from_position = admitted + 1;
         let segment = Segment {
             from_position,
-            // An opening in the past counts only while nobody waits for it.
+            // An opening in the past counts only while no position has been given out.
             from_time: if issued == 0 { change.opens_at } else { change.opens_at.max(now) },
             rate_per_minute: change.rate_per_minute,
             active_seconds: change.active_seconds,
@@ -173,7 +173,7 @@ impl AdmissionPlan {
 /// An operator's change of the plan.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct PlanChange {
-    /// When the sale opens; nobody new enters before.
+    /// When the sale opens; no further user enters before.
     pub opens_at: Timestamp,
     /// Positions a minute; 0 pauses.
     pub rate_per_minute: u32,
@@ -183,35 +183,35 @@ pub struct PlanChange {
 
 /// The claims of a queue token (a JWT signed by waiting-room, HS256, `kid` in the header).
 ///
-/// `active_at` and `expires_at` say what the plan said when the token was issued; the plan in force decides.
+/// `active_at` and `expires_at` are as planned when the token was issued; the plan in force decides.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct QueueTokenClaims {
-    /// Who signed: [`QUEUE_TOKEN_ISSUER`].
+    /// The issuer: [`QUEUE_TOKEN_ISSUER`].
     pub iss: String,
-    /// Whose token it is.
+    /// The user it was issued to.
     pub sub: UserId,
     /// The concert it was issued for.
     pub concert_id: ConcertId,
-    /// The place in line, from 1, unique within the concert.
+    /// The position in line, from 1, unique within the concert.
     pub position: u64,
     /// When it was issued, epoch milliseconds.
     pub issued_at: Timestamp,
-    /// When the plan was to admit it, epoch milliseconds; absent while paused.
+    /// When the plan was to admit it, epoch milliseconds; absent if paused.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub active_at: Option<Timestamp>,
-    /// When that would have ended, epoch milliseconds; absent while paused.
+    /// When its active window was to end, epoch milliseconds; absent if paused.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub expires_at: Option<Timestamp>,
     /// When it was issued, epoch seconds (RFC 7519).
     pub iat: i64,
-    /// The last second it can be of any use, epoch seconds (RFC 7519).
+    /// When it expires for good, whatever the plan, epoch seconds (RFC 7519).
     pub exp: i64,
 }
 
 /// `iss` of a queue token.
 pub const QUEUE_TOKEN_ISSUER: &str = "encore/waiting-room";
-/// How long a queue token can be of any use, in seconds after it was issued or planned to be admitted: 30 days. The plan
-/// decides when its time is; this only has to outlast every pause and postponement.
+/// How long a queue token lives, in seconds after its planned active window ends, or after it was issued if that was
+/// unknown: 30 days. The plan decides when it is active; this only has to outlast every pause and postponement.
 pub const QUEUE_TOKEN_LIFE_SECONDS: i64 = 30 * 24 * 3600;
 
 #[cfg(test)]
@@ -258,14 +258,14 @@ mod tests {
     }
 
     #[test]
-    fn who_joins_late_gets_the_whole_time_from_then() {
+    fn a_late_join_gets_the_whole_active_window_from_then() {
         let plan = AdmissionPlan::opening(OPEN, 6000, 300);
         let issued = at(3600);
         assert_eq!(plan.standing(5, issued, issued), Standing::Active { active_at: issued, expires_at: at(3900) });
     }
 
     #[test]
-    fn a_pause_stops_everyone_not_yet_admitted_and_nobody_else() {
+    fn a_pause_stops_all_positions_not_yet_admitted_and_no_others() {
         let plan = AdmissionPlan::opening(OPEN, 60, 300);
         let paused = plan.changed(100, at(10), PlanChange { opens_at: OPEN, rate_per_minute: 0, active_seconds: 300 });
         assert_eq!(paused.enters_at(11), Some(at(10)), "admitted at the moment of the pause");
@@ -279,7 +279,7 @@ mod tests {
     }
 
     #[test]
-    fn a_pause_holds_against_the_next_who_joins_even_when_capacity_was_unused() {
+    fn a_pause_stops_the_next_join_even_when_capacity_was_unused() {
         let plan = AdmissionPlan::opening(OPEN, 6000, 300);
         let paused = plan.changed(2, at(60), PlanChange { opens_at: OPEN, rate_per_minute: 0, active_seconds: 300 });
         assert_eq!(paused.standing(3, at(61), at(62)), Standing::Waiting { active_at: None });
@@ -287,7 +287,7 @@ mod tests {
     }
 
     #[test]
-    fn a_new_rate_never_takes_admission_back_and_moves_all_others() {
+    fn a_new_rate_never_revokes_admission_and_moves_all_others() {
         let slow = AdmissionPlan::opening(OPEN, 6, 300);
         let fast = slow.changed(1000, at(60), PlanChange { opens_at: OPEN, rate_per_minute: 600, active_seconds: 60 });
         for position in 1..=slow.admitted_by(at(60)) {
@@ -298,7 +298,7 @@ mod tests {
     }
 
     #[test]
-    fn opening_later_moves_everybody_while_nobody_is_in() {
+    fn opening_later_moves_all_positions_while_none_is_admitted() {
         let plan = AdmissionPlan::opening(at(100), 60, 300);
         let later =
             plan.changed(50, at(10), PlanChange { opens_at: at(200), rate_per_minute: 60, active_seconds: 300 });
@@ -307,7 +307,7 @@ mod tests {
     }
 
     #[test]
-    fn who_waited_through_a_pause_before_the_opening_gets_their_whole_time() {
+    fn a_position_that_waited_through_a_pause_before_the_opening_gets_its_whole_active_window() {
         let change = |rate| PlanChange { opens_at: OPEN, rate_per_minute: rate, active_seconds: 3 };
         let plan = AdmissionPlan::opening(OPEN, 60, 3).changed(5, at(-1), change(0)).changed(5, at(100), change(60));
         for position in 1..=5 {
@@ -318,7 +318,7 @@ mod tests {
     }
 
     #[test]
-    fn nobody_is_expelled_by_changes_of_the_rate() {
+    fn changes_of_the_rate_expel_no_user() {
         let mut plan = AdmissionPlan::opening(OPEN, 60, 600);
         for round in 1..=60_u32 {
             let change = PlanChange { opens_at: OPEN, rate_per_minute: 60 + round, active_seconds: 5 };

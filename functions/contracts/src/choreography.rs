@@ -1,22 +1,22 @@
-//! The choreography of an order, in one place: the state of a participant's work, the events that it consumes, and what it
-//! does about them.
+//! The choreography of an order, in one place: the state of a participant's work, the events that it consumes, and its
+//! reactions to them.
 
 use crate::events::{EventBody, OrderEvent};
 use crate::{Invalid, Timestamp};
 use serde::{Deserialize, Serialize};
 
-/// Where a participant stands with an order: in its own table, so that what comes late or again finds it, and in the
-/// order's outbox row as `work_state`.
+/// The state of a participant's work for an order: in its own table, where late and redelivered events find it, and in
+/// the order's outbox row as `work_state`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum ParticipantState {
-    /// No event of it was consumed.
+    /// No event of the order was consumed.
     Pending,
     /// It did its part.
     Done,
     /// It refused, and did nothing.
     Refused,
-    /// It consumed the order's failure: its part is compensated, or never will be done.
+    /// It consumed the order's failure: its part is compensated, or will never be done.
     Undone,
 }
 
@@ -65,18 +65,18 @@ impl OrderSignal {
 /// What a participant does about a signal.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Reaction {
-    /// Its part, or refuse.
+    /// Do its part, or refuse.
     Do,
-    /// Undo what it did, if anything, and see to it that it never will.
+    /// Undo its part, if done, and ensure that it is never done later.
     Undo,
-    /// Nothing but publish its answer again: it may have been lost.
+    /// Only republish its answer, which may have been lost.
     AnswerAgain,
     /// Nothing. The order was placed, but its failure was consumed before (R12).
     Nothing,
 }
 
-/// The choreography, in one place: what a signal leads to for a participant, by the state of its work. Its writes
-/// repeat this as their conditions.
+/// The choreography: a participant's reaction to a signal, by the state of its work. The conditions of its writes
+/// repeat this.
 pub const fn reaction_to(signal: OrderSignal, work: ParticipantState) -> Reaction {
     match (signal, work) {
         (OrderSignal::Placed, ParticipantState::Pending) => Reaction::Do,
@@ -89,11 +89,11 @@ pub const fn reaction_to(signal: OrderSignal, work: ParticipantState) -> Reactio
     }
 }
 
-/// For how long after it was placed an order is acted on, in milliseconds: 29 days. Participants know what they did for
-/// one for 30 days; what comes later than that, out of dead letters that were sent again and again, could be done twice.
+/// For how long after it was placed an order is acted on, in milliseconds: 29 days. Participants remember an order for
+/// 30 days; an event that arrives later, from dead letters that were redriven again and again, could be acted on twice.
 pub const ACTED_ON_MILLIS: i64 = 29 * 24 * 3600 * 1000;
 
-/// Whether an order that was placed at a moment is too old to be acted on.
+/// Whether an order that was placed at `placed_at` is too old to be acted on.
 pub fn is_forgotten(placed_at: Timestamp, now: Timestamp) -> bool {
     now.millis_since(placed_at) > ACTED_ON_MILLIS
 }
@@ -103,7 +103,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn an_order_that_failed_is_never_done_and_what_is_published_again_is_answered_again() {
+    fn a_failed_order_is_never_done_and_a_redelivered_event_is_answered_again() {
         let reactions = |signal| {
             [ParticipantState::Pending, ParticipantState::Done, ParticipantState::Refused, ParticipantState::Undone]
                 .map(|work| reaction_to(signal, work))

@@ -1,8 +1,8 @@
-//! Domain events: named after what happened, never after who listens. CloudEvents-shaped JSON
+//! Domain events: named after what happened, never after their consumers. CloudEvents-shaped JSON
 //! (<https://github.com/cloudevents/spec/blob/v1.0.2/cloudevents/spec.md>).
 //!
 //! The catalogue is `functions/contracts/events/`: for each type and version one JSON schema with an example. A change
-//! that old consumers cannot read is a new version (`.v2`), published beside the old one until nobody listens to it.
+//! that old consumers cannot read is a new version (`.v2`), published beside the old one until that has no consumers.
 
 use crate::admission::AdmissionPlan;
 use crate::orders::{OrderFailure, OrderLine, Pieces};
@@ -19,14 +19,14 @@ pub struct Event {
     pub specversion: String,
     /// Unique; consumers are idempotent by it.
     pub id: EventId,
-    /// The context that speaks, for example `encore/payments`.
+    /// The context that publishes it, for example `encore/payments`.
     pub source: String,
     /// When it happened.
     #[serde(with = "crate::time::rfc3339")]
     pub time: Timestamp,
     /// What it is about: the id of the reservation, payment, order.
     pub subject: String,
-    /// The HTTP request at the beginning of it all.
+    /// The HTTP request that caused it.
     pub correlationid: String,
     /// The schema of the whole event: [`EventBody::schema`].
     #[serde(default)]
@@ -36,7 +36,7 @@ pub struct Event {
     pub body: EventBody,
 }
 
-/// Declares what can happen: each variant with its type's name, its data, and whether it is in the catalogue.
+/// Declares the events: each variant with its data and the name of its type.
 macro_rules! events {
     ($($(#[$doc:meta])* $variant:ident($data:ty) = $name:literal,)*) => {
         /// What happened. The serialized tag is the event's `type` and the bus's `detail-type`.
@@ -47,7 +47,7 @@ macro_rules! events {
         }
 
         impl EventBody {
-            /// Every type there is, in the order of the catalogue.
+            /// All types, in the order of the catalogue.
             pub const TYPES: &[&str] = &[$($name),*];
 
             /// The event's type, for example `payment.completed`.
@@ -65,7 +65,7 @@ macro_rules! events {
             }
         }
 
-        /// The JSON schema (draft 2020-12) of an event of a type, with an example in it.
+        /// The JSON schema (draft 2020-12) of an event type, including an example.
         pub fn schema_of(event_type: &str) -> Option<&'static str> {
             match event_type {
                 $($name => Some(include_str!(concat!("../events/", $name, ".v1.json"))),)*
@@ -78,25 +78,25 @@ macro_rules! events {
 events! {
     /// A user took a place in a concert's line.
     QueueJoined(QueueJoined) = "queue.joined",
-    /// The holder of a queue token asked what it is worth.
+    /// A user checked the status of a queue token.
     QueueChecked(QueueChecked) = "queue.checked",
     /// An operator changed a concert's admission plan.
     AdmissionChanged(AdmissionChanged) = "admission.changed",
     /// A date is on sale.
     ScheduleOpened(ScheduleOpened) = "schedule.opened",
-    /// The seat map could not take in what happened to a reservation's seats, and never will.
+    /// The seat map could not apply a change of a reservation's seats, and never will.
     AvailabilityUpdateFailed(AvailabilityUpdateFailed) = "availability.update_failed",
     /// Seats are held.
     ReservationHeld(ReservationEvent) = "reservation.held",
-    /// Seats asked for asynchronously were refused.
+    /// An asynchronous request for seats was refused.
     ReservationRejected(ReservationRejected) = "reservation.rejected",
     /// The seats are sold.
     ReservationPaid(ReservationEvent) = "reservation.paid",
-    /// The hold was given up: by its user, or because the system could not keep its promise.
+    /// The hold or the request was cancelled: by its user, or because the system could not honour it.
     ReservationCancelled(ReservationCancelled) = "reservation.cancelled",
-    /// The hold ran out.
+    /// The hold expired.
     ReservationExpired(ReservationEvent) = "reservation.expired",
-    /// A paid reservation was given back; its seats are free.
+    /// A paid reservation was refunded; its seats are free.
     ReservationRefunded(ReservationEvent) = "reservation.refunded",
     /// A payment is complete.
     PaymentCompleted(PaymentCompleted) = "payment.completed",
@@ -104,7 +104,7 @@ events! {
     PaymentFailed(PaymentFailed) = "payment.failed",
     /// A completed payment was paid back.
     PaymentRefunded(PaymentRefunded) = "payment.refunded",
-    /// A refund could not be carried out; the sale stands as it was.
+    /// A refund could not be made; the sale stands.
     PaymentRefundFailed(PaymentRefundFailed) = "payment.refund_failed",
     /// Points were bought through the payment provider and are in the balance.
     ChargeCompleted(ChargeEvent) = "charge.completed",
@@ -112,40 +112,37 @@ events! {
     ChargeCancelled(ChargeEvent) = "charge.cancelled",
     /// An order was placed; stock, points and cart have yet to answer.
     OrderPlaced(OrderEvent) = "order.placed",
-    /// Everybody an order depends on did their part: it stands.
+    /// All participants did their part: the order stands.
     OrderCompleted(OrderEvent) = "order.completed",
-    /// An order failed; whoever did their part for it undoes it.
+    /// An order failed; participants that did their part undo it.
     OrderFailed(OrderFailed) = "order.failed",
-    /// An order is known to whoever collects them. Nothing depends on it.
+    /// An order was reported outside. Nothing depends on it.
     OrderReported(OrderReported) = "order.reported",
-    /// The pieces of an order are taken from the stock, all of them.
+    /// All units of an order are taken from the stock.
     StockDeducted(StockEvent) = "stock.deducted",
-    /// An order's pieces cannot be had; none was taken.
+    /// The stock cannot supply an order; nothing was taken.
     StockRefused(StockRefused) = "stock.refused",
-    /// The stock holds nothing for an order any more, and never will.
+    /// The stock no longer holds anything for an order, and never will.
     StockRestored(StockEvent) = "stock.restored",
     /// An order's price is taken from its user's balance.
     PointsUsed(PointsEvent) = "points.used",
     /// The balance is below an order's price; nothing was taken.
     PointsRefused(PointsRefused) = "points.refused",
-    /// Nothing of a user's points is used for an order any more, and never will be.
+    /// None of a user's points are used for an order any more, and never will be.
     PointsReturned(PointsEvent) = "points.returned",
     /// The ordered lines are out of the cart.
     CartCleared(CartEvent) = "cart.cleared",
     /// The lines that an order took out of the cart are back, and it will never take any again.
     CartRestored(CartEvent) = "cart.restored",
-    /// Something needs a person: it is stuck, or promises to be.
+    /// Something needs an operator: it is stuck, or likely to be.
     FaultDetected(FaultDetected) = "fault.detected",
 }
 
 /// Data of `queue.joined`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct QueueJoined {
-    /// Who joined.
     pub user_id: UserId,
-    /// Which line.
     pub concert_id: ConcertId,
-    /// Their place.
     pub position: u64,
     /// `waiting` or `active`.
     pub status: String,
@@ -154,31 +151,24 @@ pub struct QueueJoined {
 /// Data of `queue.checked`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct QueueChecked {
-    /// Who asked.
     pub user_id: UserId,
-    /// Which line.
     pub concert_id: ConcertId,
-    /// Their place.
     pub position: u64,
-    /// What they were told: `waiting`, `active`, `expired` or `used`.
+    /// The answer: `waiting`, `active`, `expired` or `used`.
     pub status: String,
 }
 
-/// Data of `admission.changed`: the plan as it is now. The highest version counts.
+/// Data of `admission.changed`: the plan after the change. The highest version counts.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct AdmissionChanged {
-    /// The concert.
     pub concert_id: ConcertId,
-    /// Its plan.
     pub plan: AdmissionPlan,
 }
 
 /// Data of `schedule.opened`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ScheduleOpened {
-    /// The date.
     pub schedule_id: ScheduleId,
-    /// Its concert.
     pub concert_id: ConcertId,
     /// When it takes place.
     #[serde(with = "crate::time::rfc3339")]
@@ -190,11 +180,10 @@ pub struct ScheduleOpened {
 /// Data of `availability.update_failed`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct AvailabilityUpdateFailed {
-    /// The reservation whose seats they are.
+    /// The reservation that has the seats.
     pub reservation_id: ReservationId,
     /// Its owner.
     pub user_id: UserId,
-    /// The date.
     pub schedule_id: ScheduleId,
     /// The seats that cannot be shown.
     pub seats: Vec<SeatId>,
@@ -202,18 +191,14 @@ pub struct AvailabilityUpdateFailed {
     pub reason: String,
 }
 
-/// Data of the `reservation.*` events: the reservation as it is after what happened.
+/// Data of the `reservation.*` events: the reservation after the event.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ReservationEvent {
-    /// The reservation.
     pub reservation_id: ReservationId,
     /// Its owner.
     pub user_id: UserId,
-    /// The date.
     pub schedule_id: ScheduleId,
-    /// The concert.
     pub concert_id: ConcertId,
-    /// Its seats.
     pub seats: Vec<SeatId>,
     /// The price of all of them.
     pub total_price: Won,
@@ -233,14 +218,14 @@ pub struct ReservationCancelled {
     pub reason: CancelReason,
 }
 
-/// Why a hold was given up.
+/// Why a reservation was cancelled.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum CancelReason {
-    /// Its owner wanted so.
+    /// Its owner cancelled it.
     #[default]
     User,
-    /// Its end could not be scheduled, so it was undone (R20).
+    /// The hold's end could not be scheduled, so it was undone (R20).
     ExpiryNotScheduled,
     /// The date's counts could not be updated, so it was undone (R25).
     AvailabilityNotUpdated,
@@ -260,70 +245,56 @@ impl CancelReason {
 /// Data of `reservation.rejected`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ReservationRejected {
-    /// The reservation that did not come about.
+    /// The rejected reservation.
     pub reservation_id: ReservationId,
-    /// Whose it would have been.
+    /// Its owner.
     pub user_id: UserId,
-    /// The date.
     pub schedule_id: ScheduleId,
-    /// The concert.
     pub concert_id: ConcertId,
-    /// The seats asked for.
+    /// The requested seats.
     pub seats: Vec<SeatId>,
-    /// Why not: a code of `POST /reservations`, for example `seat_taken`.
+    /// Why: a code of `POST /reservations`, for example `seat_taken`, or `timed_out`.
     pub reason: String,
 }
 
 /// Data of `payment.completed`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct PaymentCompleted {
-    /// The payment.
     pub payment_id: PaymentId,
-    /// Who paid.
     pub user_id: UserId,
-    /// What was paid.
     pub reservation_id: ReservationId,
-    /// The date.
     pub schedule_id: ScheduleId,
-    /// The concert.
     pub concert_id: ConcertId,
-    /// The seats.
     pub seats: Vec<SeatId>,
-    /// The price.
     pub amount: Won,
-    /// The place in line that is spent by it.
+    /// The position in line that it spends.
     pub queue_position: u64,
 }
 
 /// Data of `payment.failed`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct PaymentFailed {
-    /// The payment.
     pub payment_id: PaymentId,
-    /// Whose it is.
     pub user_id: UserId,
-    /// What was to be paid.
+    /// The reservation to be paid.
     pub reservation_id: ReservationId,
-    /// Why not.
+    /// Why it failed.
     pub failure: PaymentFailure,
 }
 
 /// Data of `payment.refunded`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct PaymentRefunded {
-    /// The payment.
     pub payment_id: PaymentId,
-    /// Who has the points back.
+    /// The user whose points were returned.
     pub user_id: UserId,
-    /// What had been paid.
+    /// The reservation that had been paid.
     pub reservation_id: ReservationId,
-    /// The date.
     pub schedule_id: ScheduleId,
-    /// The concert.
     pub concert_id: ConcertId,
     /// The seats, free again.
     pub seats: Vec<SeatId>,
-    /// How much went back.
+    /// How much was returned.
     pub amount: Won,
 }
 
@@ -332,20 +303,16 @@ pub struct PaymentRefunded {
 pub struct PaymentRefundFailed {
     /// The payment, still completed.
     pub payment_id: PaymentId,
-    /// Whose it is.
     pub user_id: UserId,
-    /// What it paid.
     pub reservation_id: ReservationId,
-    /// Why not, in snake_case.
+    /// Why it failed, in snake_case.
     pub reason: String,
 }
 
 /// Data of the `charge.*` events.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ChargeEvent {
-    /// The charge.
     pub charge_id: PaymentId,
-    /// Whose points.
     pub user_id: UserId,
     /// How many, one won each.
     pub amount: Won,
@@ -354,11 +321,9 @@ pub struct ChargeEvent {
 /// Data of `order.placed` and `order.completed`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct OrderEvent {
-    /// The order.
     pub order_id: OrderId,
-    /// Whose it is.
     pub user_id: UserId,
-    /// What is ordered, each item once.
+    /// The ordered lines, each item once.
     pub lines: Vec<OrderLine>,
     /// The price of all lines.
     pub total_price: Won,
@@ -377,55 +342,45 @@ pub struct OrderFailed {
 /// Data of `order.reported`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct OrderReported {
-    /// The order.
     pub order_id: OrderId,
-    /// Whose it is.
     pub user_id: UserId,
 }
 
 /// Data of `stock.deducted` and `stock.restored`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct StockEvent {
-    /// The order.
     pub order_id: OrderId,
-    /// Whose it is.
     pub user_id: UserId,
-    /// What was taken, or put back: nothing, if nothing had been taken.
+    /// The units taken, or put back: none, if none had been taken.
     pub pieces: Vec<Pieces>,
 }
 
 /// Data of `stock.refused`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct StockRefused {
-    /// The order.
     pub order_id: OrderId,
-    /// Whose it is.
     pub user_id: UserId,
     /// Why: `out_of_stock` or `item_withdrawn`.
     pub reason: OrderFailure,
-    /// Which items are the reason.
+    /// The items that are the reason.
     pub items: Vec<ItemId>,
 }
 
 /// Data of `points.used` and `points.returned`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct PointsEvent {
-    /// The order.
     pub order_id: OrderId,
-    /// Whose points.
     pub user_id: UserId,
-    /// What was used, or given back: nothing, if nothing had been used.
+    /// The points used, or returned: zero, if none had been used.
     pub amount: Won,
 }
 
 /// Data of `points.refused`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct PointsRefused {
-    /// The order.
     pub order_id: OrderId,
-    /// Whose points.
     pub user_id: UserId,
-    /// What it would have cost.
+    /// The price that the balance could not cover.
     pub amount: Won,
     /// Why: `insufficient_points`.
     pub reason: OrderFailure,
@@ -434,23 +389,21 @@ pub struct PointsRefused {
 /// Data of `cart.cleared` and `cart.restored`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct CartEvent {
-    /// The order.
     pub order_id: OrderId,
-    /// Whose cart.
     pub user_id: UserId,
-    /// What was taken out, or put back: what of the order was in the cart.
+    /// The units taken out, or put back: those of the order that were in the cart.
     pub pieces: Vec<Pieces>,
 }
 
 /// Data of `fault.detected`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct FaultDetected {
-    /// Which fault: the same for every sign of the same one, so that it alerts once. For example
+    /// The fault's name: the same for every occurrence of the same fault, so that it alerts once. For example
     /// `payment-stuck:<payment_id>`.
     pub fault: String,
-    /// What is wrong, in one line, for a person who has to act.
+    /// What is wrong, in one line, for the operator who has to act.
     pub summary: String,
-    /// What they need to act: ids, counts, the last error. Never a secret.
+    /// What the operator needs to act: ids, counts, the last error. Never a secret.
     pub detail: String,
 }
 

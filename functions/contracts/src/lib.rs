@@ -1,8 +1,8 @@
-//! The published language: what contexts may know of each other, and nothing else.
+//! The published language: all that contexts may know about each other.
 //!
 //! Ids, money and time; the seat address; the admission plan and the queue token's claims; the input and the error
 //! names of saga steps; the events and the shape of a seat on the seat stream. Everything here is data and pure
-//! functions of data. It depends on serde, so that every binary can afford it.
+//! functions of data, with few dependencies, so that every binary can afford it.
 
 pub mod admission;
 pub mod choreography;
@@ -20,7 +20,7 @@ pub use money::Won;
 pub use seats::{SeatId, SectionName};
 pub use time::Timestamp;
 
-/// A value from outside that cannot be what it claims to be.
+/// An input value that is not valid.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{what}: {why}")]
 pub struct Invalid {
@@ -31,7 +31,7 @@ pub struct Invalid {
 }
 
 impl Invalid {
-    /// Names a wrong value.
+    /// An invalid value, by its name and what is wrong with it.
     pub const fn new(what: &'static str, why: &'static str) -> Self {
         Self { what, why }
     }

@@ -1,4 +1,4 @@
-//! Whole Korean won. Points are won too: one point pays one won.
+//! Whole Korean won. Points are counted in won too: one point is worth one won.
 
 use crate::Invalid;
 use serde::{Deserialize, Serialize};
@@ -10,7 +10,7 @@ use std::fmt;
 pub struct Won(i64);
 
 impl Won {
-    /// The largest amount: 2^53 - 1, the last whole number every JSON reader keeps exact.
+    /// The largest amount: 2^53 - 1, the largest whole number that every JSON parser keeps exact.
     pub const MAX: Won = Won(9_007_199_254_740_991);
     /// Nothing.
     pub const ZERO: Won = Won(0);

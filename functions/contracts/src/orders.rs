@@ -1,4 +1,4 @@
-//! Orders: what several contexts say about a line and about why an order failed.
+//! Orders: the types that several contexts share about order lines and why an order failed.
 
 use crate::{Invalid, ItemId, Won};
 use serde::{Deserialize, Serialize};
@@ -7,16 +7,16 @@ use std::fmt;
 /// How many different items one order, or one cart, may have.
 pub const MAX_LINES: usize = 50;
 
-/// How many pieces of an item: 1 to [`Quantity::MAX`].
+/// How many units of an item: 1 to [`Quantity::MAX`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(try_from = "i64", into = "i64")]
 pub struct Quantity(u32);
 
 impl Quantity {
-    /// The most pieces of one item in one order.
+    /// The most units of one item in one order.
     pub const MAX: u32 = 10_000;
 
-    /// Parses a number of pieces.
+    /// Parses a quantity.
     pub fn new(pieces: i64) -> Result<Self, Invalid> {
         let wrong = Invalid::new("quantity", "must be a whole number from 1 to 10000");
         u32::try_from(pieces).ok().filter(|n| (1..=Self::MAX).contains(n)).map(Self).ok_or(wrong)
@@ -50,29 +50,25 @@ impl fmt::Display for Quantity {
 /// A line of an order, its price fixed when the order was placed.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct OrderLine {
-    /// The item.
     pub item_id: ItemId,
-    /// What it was called when the order was placed.
+    /// Its name when the order was placed.
     pub name: String,
-    /// The price of one piece.
+    /// The price of one unit.
     pub price: Won,
-    /// How many pieces.
     pub quantity: Quantity,
 }
 
 impl OrderLine {
-    /// The price of all pieces, or `None` past [`Won::MAX`].
+    /// The price of all units, or `None` past [`Won::MAX`].
     pub fn total(&self) -> Option<Won> {
         self.price.get().checked_mul(i64::from(self.quantity)).and_then(|won| Won::new(won).ok())
     }
 }
 
-/// Some pieces of an item.
+/// A quantity of an item.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Pieces {
-    /// The item.
     pub item_id: ItemId,
-    /// How many.
     pub quantity: Quantity,
 }
 
@@ -80,13 +76,13 @@ pub struct Pieces {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum OrderFailure {
-    /// There were not as many pieces as one of its lines wants.
+    /// The stock of an item was below the ordered quantity.
     OutOfStock,
-    /// An item was taken off the shop after the order was placed.
+    /// An item was withdrawn after the order was placed.
     ItemWithdrawn,
     /// The balance is below the price.
     InsufficientPoints,
-    /// Some participant did not answer in time.
+    /// A participant did not answer in time.
     TimedOut,
 }
 
@@ -107,7 +103,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_quantity_is_at_least_one_piece_and_bounded() {
+    fn a_quantity_is_at_least_one_unit_and_bounded() {
         for wrong in [-1, 0, 10_001, i64::from(u32::MAX) + 2, i64::MAX] {
             assert!(Quantity::new(wrong).is_err(), "{wrong}");
         }

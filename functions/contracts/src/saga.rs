@@ -1,7 +1,8 @@
-//! The payment saga: the one input every step reads, what a step answers, and the names of its failures.
+//! The payment saga and the refund saga: the input that every step reads, what a step answers, and the names of its
+//! failures.
 //!
-//! `start-payment` fixes all of it before the saga starts; no step mints an id or asks the clock for a deadline. The
-//! state machine (`infra/statemachines/payment-saga.asl.json`) passes the input to every step unchanged.
+//! `start-payment` fixes the input before the saga starts; no step generates an id or computes a deadline from the
+//! clock. The state machine (`infra/statemachines/payment-saga.asl.json`) passes the input to every step unchanged.
 
 use crate::{ConcertId, PaymentId, ReservationId, ScheduleId, SeatId, Timestamp, UserId, Won};
 use serde::{Deserialize, Serialize};
@@ -11,27 +12,24 @@ use serde::{Deserialize, Serialize};
 pub struct PaymentSaga {
     /// The payment, and the idempotency key of every step.
     pub payment_id: PaymentId,
-    /// Who pays, and whose reservation it is.
+    /// The payer and owner of the reservation.
     pub user_id: UserId,
-    /// What is paid.
     pub reservation_id: ReservationId,
-    /// The date.
     pub schedule_id: ScheduleId,
-    /// The concert.
     pub concert_id: ConcertId,
     /// The seats, in the reservation's order.
     pub seats: Vec<SeatId>,
     /// The price of all of them.
     pub amount: Won,
-    /// When the hold ends that the payment has to be in time for.
+    /// When the hold ends, before which the payment must be requested.
     pub hold_expires_at: Timestamp,
-    /// The place in line whose token the sale spends.
+    /// The position in line whose token the sale spends.
     pub queue_position: u64,
     /// Whether the token is expired by event or as a step of the saga.
     pub token_expiry: TokenExpiry,
-    /// When the payment was asked for.
+    /// When the payment was requested.
     pub requested_at: Timestamp,
-    /// The request that asked for it, for logs and events.
+    /// The HTTP request behind it, for logs and events.
     pub correlation_id: String,
 }
 
@@ -57,16 +55,16 @@ impl std::str::FromStr for TokenExpiry {
     }
 }
 
-/// The names a failed step goes by (Lambda's `errorType`), on which the state machine routes.
+/// The names of a step's failures (Lambda's `errorType`), on which the state machine routes.
 pub mod error_name {
-    /// The business says no; never retried.
+    /// A business rule refuses it; never retried.
     pub const REFUSED: &str = "Refused";
-    /// Somebody else is writing; retried soon.
+    /// Another writer is in the way; retried soon.
     pub const CONTENDED: &str = "Contended";
-    /// Something the step needs does not answer; retried with backoff.
+    /// A dependency of the step does not answer; retried with backoff.
     pub const UNAVAILABLE: &str = "Unavailable";
-    /// A bug or corrupt data. A step before the point of no return is compensated, not retried; compensations and what
-    /// follows that point are retried, too. It pages the on-call.
+    /// A bug or corrupt data. A step before the point of no return is compensated, not retried; compensations and steps
+    /// after that point are retried, too. It pages the on-call.
     pub const BROKEN: &str = "Broken";
     /// All of them.
     pub const ALL: [&str; 4] = [REFUSED, CONTENDED, UNAVAILABLE, BROKEN];
@@ -82,7 +80,7 @@ pub enum PaymentFailure {
     HoldExpired,
     /// The reservation was cancelled, paid or being paid by another payment.
     ReservationNotPayable,
-    /// A part of the system failed for good; everything was given back.
+    /// A part of the system failed permanently; everything was undone.
     TemporarilyUnavailable,
 }
 
@@ -97,7 +95,7 @@ impl PaymentFailure {
         }
     }
 
-    /// Reads the name a refused step gave as its message; anything else is a fault.
+    /// Parses the reason that a refused step gave as its message; anything else is a fault.
     pub fn from_reason(reason: &str) -> Self {
         match reason {
             "insufficient_points" => Self::InsufficientPoints,
@@ -108,7 +106,7 @@ impl PaymentFailure {
     }
 }
 
-/// What Step Functions puts where a state caught an error: `{"Error": "...", "Cause": "..."}`.
+/// The error that Step Functions passes on when a state catches it: `{"Error": "...", "Cause": "..."}`.
 ///
 /// A Lambda's cause is JSON with `errorMessage` and `errorType`.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
@@ -133,13 +131,13 @@ impl CaughtError {
         refused.then(|| serde_json::from_str::<Cause>(&self.cause).ok().map(|cause| cause.message)).flatten()
     }
 
-    /// Why the payment failed, in the words of the API.
+    /// Why the payment failed, as the API names it.
     pub fn failure(&self) -> PaymentFailure {
         self.refusal().map_or(PaymentFailure::TemporarilyUnavailable, |reason| PaymentFailure::from_reason(&reason))
     }
 }
 
-/// The input of `fail-payment`: the saga and what went wrong first.
+/// The input of `fail-payment`: the saga and its first failure.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct FailPayment {
     /// The saga's input.
@@ -150,32 +148,32 @@ pub struct FailPayment {
     pub failure: CaughtError,
 }
 
-/// Everything a step of the refund saga (`infra/statemachines/refund-saga.asl.json`) needs: what the payment's saga
-/// had, and the refund's own. `return-points` reads it as a [`PaymentSaga`].
+/// Everything a step of the refund saga (`infra/statemachines/refund-saga.asl.json`) needs: the input of the payment's
+/// saga, and the refund's own. `return-points` reads it as [`ReturnPoints`].
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct RefundSaga {
-    /// The payment that is paid back, as its saga knew it.
+    /// The input of the saga of the payment that is paid back.
     #[serde(flatten)]
     pub payment: PaymentSaga,
-    /// When the refund was asked for.
+    /// When the refund was requested.
     pub refund_requested_at: Timestamp,
-    /// The request that asked for it, for logs and events.
+    /// The HTTP request behind it, for logs and events.
     pub refund_correlation_id: String,
 }
 
-/// The input of `return-points`: the payment whose points go back, and whether a refund asks for it. A refunded payment
-/// was completed, so its points were used for sure; of a failed one that has to be found out.
+/// The input of `return-points`: the payment whose points are returned, and whether that is a refund. A refunded
+/// payment was completed, so its points were used; for a failed one that must be found out.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ReturnPoints {
     /// The payment.
     #[serde(flatten)]
     pub saga: PaymentSaga,
-    /// When its refund was asked for, if it is one.
+    /// When its refund was requested, if it is one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub refund_requested_at: Option<Timestamp>,
 }
 
-/// The input of `cancel-refund`: the saga and what went wrong first.
+/// The input of `cancel-refund`: the saga and its first failure.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct CancelRefund {
     /// The saga's input.
@@ -186,27 +184,26 @@ pub struct CancelRefund {
     pub failure: CaughtError,
 }
 
-/// What a forward step answers: that its effect is in place, now or already before.
+/// The answer of a forward step: its effect is in place, now or already before.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Done {
-    /// Whether an earlier try had done it.
+    /// Whether an earlier try had made it.
     pub already: bool,
 }
 
-/// What `release-reservation` found; the state machine chooses by `outcome`.
+/// What `release-reservation` found; the state machine branches on it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum ReleaseOutcome {
     /// The reservation is not (or no longer) being paid by this payment.
     Released,
-    /// The confirmation had happened although its answer was lost: the sale stands, go forward.
+    /// The confirmation took effect although its answer was lost: the sale stands, and the saga goes forward.
     AlreadyPaid,
 }
 
-/// What `release-reservation` answers.
+/// The answer of `release-reservation`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Release {
-    /// What it found.
     pub outcome: ReleaseOutcome,
 }
 

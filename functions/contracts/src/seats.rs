@@ -4,7 +4,7 @@ use crate::{Invalid, Won};
 use serde::{Deserialize, Serialize};
 use std::fmt;
 
-/// The most seats one date can have.
+/// The most seats of a date.
 pub const MAX_SEATS_PER_SCHEDULE: u32 = 100_000;
 
 /// A section of the hall: 1 to 8 of `A-Z` and `0-9`, for example `A` or `R2`.
@@ -52,7 +52,6 @@ impl From<SectionName> for String {
 #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]
 pub struct SeatId {
-    /// The section.
     pub section: SectionName,
     /// The row within the section, from 1.
     pub row: u32,
@@ -61,7 +60,7 @@ pub struct SeatId {
 }
 
 impl SeatId {
-    /// Parses a seat id. There is exactly one spelling of a seat, so that ids can be compared as text.
+    /// Parses a seat id. A seat has exactly one spelling, so that ids can be compared as text.
     pub fn parse(text: &str) -> Result<Self, Invalid> {
         let wrong = Invalid::new("seat_id", "must be SECTION-ROW-NUMBER, for example A-12-7");
         let mut parts = text.split('-');
@@ -116,12 +115,17 @@ pub struct Section {
 }
 
 impl Section {
+    /// A section from its parts.
+    pub const fn new(section: SectionName, grade: String, price: Won, rows: u32, seats_per_row: u32) -> Self {
+        Self { section, grade, price, rows, seats_per_row }
+    }
+
     /// How many seats the section has.
     pub fn seats(&self) -> u32 {
         self.rows.saturating_mul(self.seats_per_row)
     }
 
-    /// The place of a seat in the section, counted from 0 row by row, if the seat exists.
+    /// The index of a seat in the section, from 0 row by row, if the seat exists.
     pub fn index_of(&self, seat: &SeatId) -> Option<u32> {
         let exists = seat.section == self.section
             && (1..=self.rows).contains(&seat.row)
@@ -129,7 +133,7 @@ impl Section {
         exists.then(|| (seat.row - 1) * self.seats_per_row + (seat.number - 1))
     }
 
-    /// The seat at a place: the inverse of [`Section::index_of`].
+    /// The seat at an index: the inverse of [`Section::index_of`].
     pub fn seat_at(&self, index: u32) -> Option<SeatId> {
         (index < self.seats()).then(|| SeatId {
             section: self.section.clone(),
@@ -139,21 +143,21 @@ impl Section {
     }
 }
 
-/// The state of a seat, as everyone may see it.
+/// The public state of a seat.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum SeatStatus {
-    /// Nobody has it.
+    /// Free.
     Available,
-    /// Held for a while, or being paid.
+    /// Held, or being paid.
     Held,
     /// Sold.
     Sold,
 }
 
-/// How the reservations table writes a seat, which is what its stream carries to the seat map.
+/// The attributes of a seat in the reservations table, which its stream delivers to the seat map.
 ///
-/// A seat nobody has, has no item: the removal of the item is the news that it is free again.
+/// A free seat has no item: the removal of the item means that it is free again.
 pub mod stream {
     /// Attribute `kind` of every item; seats have [`KIND_SEAT`].
     pub const KIND: &str = "kind";
@@ -169,9 +173,9 @@ pub mod stream {
     pub const USER_ID: &str = "user_id";
     /// Attribute with the state: one of the three below.
     pub const STATUS: &str = "status";
-    /// Held until a moment.
+    /// Held until `hold_expires_at`.
     pub const HELD: &str = "held";
-    /// Being paid: no longer free at that moment.
+    /// Being paid: no longer free at that time.
     pub const PAYING: &str = "paying";
     /// Sold.
     pub const SOLD: &str = "sold";
@@ -182,13 +186,7 @@ mod tests {
     use super::*;
 
     fn section() -> Section {
-        Section {
-            section: SectionName::parse("A").unwrap(),
-            grade: "VIP".into(),
-            price: Won::new(100).unwrap(),
-            rows: 3,
-            seats_per_row: 7,
-        }
+        Section::new(SectionName::parse("A").unwrap(), "VIP".into(), Won::new(100).unwrap(), 3, 7)
     }
 
     #[test]

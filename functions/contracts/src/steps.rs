@@ -1,54 +1,60 @@
-//! Steps that one context asks of another while an HTTP request waits, by a synchronous Lambda invocation.
+//! Steps that one context calls in another, most of them within an HTTP request, by a synchronous Lambda invocation.
 //!
-//! Each is idempotent: repeating it with the same input leaves the same state and gives the same answer. A refusal is
-//! an answer here, not an error, because the caller turns it into an HTTP status.
+//! Each is idempotent: a repeat with the same input leaves the same state and returns the same answer. A refusal is an
+//! answer here, not an error, because the caller turns it into an HTTP status.
 
 use crate::admission::AdmissionPlan;
 use crate::seats::Section;
 use crate::{ConcertId, ItemId, PaymentId, ReservationId, ScheduleId, SeatId, Timestamp, UserId, Won};
 use serde::{Deserialize, Serialize};
 
-/// `open-waiting-room` (waiting-room), asked by `create-concert`. Answers [`Opened`].
+/// `open-waiting-room` (waiting-room), called by `create-concert`. Answers [`Opened`].
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct OpenWaitingRoom {
-    /// The concert to keep a line for.
+    /// The concert whose line to open.
     pub concert_id: ConcertId,
-    /// When the concert was created: from then on the default plan counts.
+    /// When the concert was created: from then on the default plan applies.
     pub created_at: Timestamp,
 }
 
-/// `apply-admission` (reservations), asked by waiting-room whenever a plan changes. Answers [`Opened`].
-/// An older version than the one in force changes nothing.
+/// `apply-admission` (reservations), called by waiting-room whenever a plan changes. Answers [`Opened`]. An older
+/// version than the one in force changes nothing.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ApplyAdmission {
-    /// The concert.
     pub concert_id: ConcertId,
-    /// Its plan.
     pub plan: AdmissionPlan,
 }
 
-/// `open-schedule` (reservations), asked by `create-schedule`: the terms a date is sold under. Answers [`Opened`].
+/// `open-schedule` (reservations), called by `create-schedule`: the terms a date is sold under. Answers [`Opened`].
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct OpenSchedule {
-    /// The date.
     pub schedule_id: ScheduleId,
-    /// Its concert.
     pub concert_id: ConcertId,
     /// When it takes place.
     pub starts_at: Timestamp,
-    /// How many tickets one user may hold, pay and have paid for it.
+    /// The most tickets of a user for it: held, being paid and paid.
     pub max_per_user: u32,
     /// How long a hold lasts, in seconds.
     pub hold_seconds: u32,
-    /// Its sections.
     pub sections: Vec<Section>,
-    /// Until when a paid ticket is refunded; until it takes place when nothing else is said.
+    /// Until when a paid ticket can be refunded; until `starts_at` if not given.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub refundable_until: Option<Timestamp>,
 }
 
 impl OpenSchedule {
-    /// Until when a paid ticket is refunded.
+    /// The terms of a date, refundable until it starts.
+    pub const fn new(
+        schedule_id: ScheduleId,
+        concert_id: ConcertId,
+        starts_at: Timestamp,
+        (max_per_user, hold_seconds): (u32, u32),
+        sections: Vec<Section>,
+    ) -> Self {
+        Self { schedule_id, concert_id, starts_at, max_per_user, hold_seconds, sections, refundable_until: None }
+    }
+
+    /// Until when a paid ticket can be refunded.
     pub fn refund_deadline(&self) -> Timestamp {
         self.refundable_until.unwrap_or(self.starts_at)
     }
@@ -58,16 +64,15 @@ impl OpenSchedule {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Opened {}
 
-/// `quote-reservation` (reservations), asked by `start-payment`. Answers [`Quote`].
+/// `quote-reservation` (reservations), called by `start-payment`. Answers [`Quote`].
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct QuoteReservation {
-    /// Who asks; a reservation of somebody else does not exist for them.
+    /// The calling user; other users' reservations are not found.
     pub user_id: UserId,
-    /// Which reservation.
     pub reservation_id: ReservationId,
 }
 
-/// What a reservation would cost, if it can be paid.
+/// What a reservation costs, if it can be paid.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "quote", rename_all = "snake_case")]
 pub enum Quote {
@@ -82,28 +87,23 @@ pub enum Quote {
 /// A held reservation, as payments needs it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct PayableReservation {
-    /// The date.
     pub schedule_id: ScheduleId,
-    /// The concert.
     pub concert_id: ConcertId,
-    /// The seats.
     pub seats: Vec<SeatId>,
     /// The price of all of them.
     pub total_price: Won,
     /// When the hold ends.
     pub hold_expires_at: Timestamp,
-    /// The place in line it was made with.
+    /// The position in line it was made with.
     pub queue_position: u64,
 }
 
-/// `quote-refund` (reservations), asked by `start-refund`. Answers [`RefundQuote`].
+/// `quote-refund` (reservations), called by `start-refund`. Answers [`RefundQuote`].
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct QuoteRefund {
-    /// Who asks.
     pub user_id: UserId,
-    /// Which reservation.
     pub reservation_id: ReservationId,
-    /// Which payment paid it.
+    /// The payment that paid it.
     pub payment_id: PaymentId,
 }
 
@@ -122,90 +122,83 @@ pub enum RefundQuote {
     NotRefundable,
 }
 
-/// `quote-items` (items), asked by orders whenever a price is written down. Answers [`ItemsQuote`].
+/// `quote-items` (items), called by orders whenever a price is recorded. Answers [`ItemsQuote`].
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct QuoteItems {
-    /// Which items; at most [`crate::orders::MAX_LINES`].
+    /// The items; at most [`crate::orders::MAX_LINES`].
     pub items: Vec<ItemId>,
 }
 
-/// What items are called and cost now.
+/// The current names and prices of items.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ItemsQuote {
-    /// Those of the asked-for items that can be ordered, in any order. What is missing is unknown or withdrawn.
+    /// Those of the requested items that can be ordered, in any order. A missing one is unknown or withdrawn.
     pub items: Vec<QuotedItem>,
 }
 
 /// An item that can be ordered.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct QuotedItem {
-    /// The item.
     pub item_id: ItemId,
-    /// What it is called.
     pub name: String,
-    /// The price of one piece.
+    /// The price of one unit.
     pub price: Won,
 }
 
-/// `pay-charge` (payments), asked by `charge-points` where a payment provider is configured: confirms the provider's
-/// payment and has the points credited. Answers [`ChargePaid`]. The same charge again gives the same answer.
+/// `pay-charge` (payments), called by `charge-points` where a payment provider is configured: confirms the provider's
+/// payment and has the points credited. Answers [`ChargePaid`]. The same charge again returns the same answer.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct PayCharge {
-    /// Whose points.
     pub user_id: UserId,
     /// The caller's idempotency key: also the order id that was given to the provider.
     pub key: String,
-    /// How much.
     pub amount: Won,
-    /// The provider's name of the payment.
+    /// The provider's id of the payment.
     pub payment_key: String,
-    /// When it was asked for.
+    /// When it was requested.
     pub requested_at: Timestamp,
-    /// The request.
     pub correlation_id: String,
 }
 
-/// What became of a charge.
+/// The outcome of a charge.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "charge", rename_all = "snake_case")]
 pub enum ChargePaid {
-    /// The points are there.
+    /// The points are credited.
     Credited(CreditedCharge),
     /// The provider does not confirm this payment for this order and amount, or it was used for another charge.
     NotConfirmed {
         /// Why, a stable snake_case name.
         reason: String,
     },
-    /// The balance cannot take it; the provider's payment is cancelled.
+    /// The balance would exceed its limit; the provider's payment is cancelled.
     BalanceLimit,
     /// The key was used with another amount or payment.
     KeyReused,
-    /// It is on its way: ask again.
+    /// It is in progress: retry.
     Pending,
 }
 
-/// `credit-charge` (points), asked by payments once the provider has confirmed. Answers [`ChargeCredit`].
+/// `credit-charge` (points), called by payments once the provider has confirmed. Answers [`ChargeCredit`].
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct CreditCharge {
-    /// Whose points.
     pub user_id: UserId,
     /// The caller's idempotency key: the ledger entry's key.
     pub key: String,
     /// The ledger entry's id.
     pub entry_id: String,
-    /// How much.
     pub amount: Won,
-    /// When it was asked for.
+    /// When it was requested.
     pub requested_at: Timestamp,
 }
 
-/// What crediting came to.
+/// The outcome of crediting.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "credit", rename_all = "snake_case")]
 pub enum ChargeCredit {
     /// The entry is in the ledger, now or before.
     Credited(CreditedCharge),
-    /// The balance would pass its limit, or the key is another entry's. It never will be.
+    /// The balance would exceed its limit, or the key is another entry's. It is never credited.
     Refused {
         /// Why, a stable snake_case name.
         reason: String,
@@ -215,7 +208,6 @@ pub enum ChargeCredit {
 /// A credited charge.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct CreditedCharge {
-    /// The ledger entry.
     pub entry_id: String,
     /// The balance after it.
     pub balance: Won,

@@ -1,4 +1,4 @@
-//! Moments. Inside, epoch milliseconds UTC; on the wire, RFC 3339.
+//! Timestamps: epoch milliseconds internally, RFC 3339 on the wire.
 
 use crate::Invalid;
 use ::time::OffsetDateTime;
@@ -6,15 +6,15 @@ use ::time::format_description::well_known::Rfc3339;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use std::fmt;
 
-/// A moment, in milliseconds since 1970-01-01T00:00:00Z.
+/// A point in time, in milliseconds since 1970-01-01T00:00:00Z.
 ///
-/// Serializes as a number, which is how tables, saga inputs and queue tokens hold it. HTTP bodies and events use
+/// Serializes as a number, as in tables, saga inputs and queue tokens. HTTP bodies and events use
 /// [`Timestamp::rfc3339`] (`#[serde(with = "contracts::time::rfc3339")]`).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
 pub struct Timestamp(i64);
 
 impl Timestamp {
-    /// The latest moment we accept: 9999-12-31T23:59:59.999Z, the end of RFC 3339.
+    /// The latest time we accept: 9999-12-31T23:59:59.999Z, the end of RFC 3339.
     pub const MAX: Timestamp = Timestamp(253_402_300_799_999);
 
     /// From epoch milliseconds.
@@ -27,7 +27,7 @@ impl Timestamp {
         self.0
     }
 
-    /// Epoch seconds, rounded up: what a DynamoDB TTL attribute holds, so that nothing is deleted early.
+    /// Epoch seconds for a DynamoDB TTL attribute, rounded up so that nothing is deleted early.
     pub const fn ttl_seconds(self) -> i64 {
         self.0.div_euclid(1000) + (self.0.rem_euclid(1000) != 0) as i64
     }
@@ -58,7 +58,7 @@ impl Timestamp {
             .unwrap_or_else(|| self.0.to_string())
     }
 
-    /// Reads RFC 3339 with any offset, between 1970 and 9999.
+    /// Parses RFC 3339 with any offset, between 1970 and 9999.
     pub fn parse_rfc3339(text: &str) -> Result<Self, Invalid> {
         let wrong = Invalid::new("time", "must be RFC 3339, for example 2026-11-20T20:00:00+09:00");
         let moment = OffsetDateTime::parse(text, &Rfc3339).map_err(|_| wrong.clone())?;
@@ -101,7 +101,7 @@ pub mod rfc3339 {
         Timestamp::parse_rfc3339(&text).map_err(serde::de::Error::custom)
     }
 
-    /// The same for a moment that may be unknown (`null`).
+    /// The same for a time that may be unknown (`null`).
     pub mod option {
         use super::Timestamp;
         use serde::{Deserialize, Deserializer, Serialize, Serializer};

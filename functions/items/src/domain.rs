@@ -1,4 +1,4 @@
-//! Merchandise, and what becomes of an order's pieces.
+//! Merchandise, and what is decided about an order's units.
 
 use contracts::choreography::ParticipantState;
 use contracts::orders::{OrderFailure, OrderLine, Pieces};
@@ -6,30 +6,28 @@ use contracts::{Invalid, ItemId, OrderId, Timestamp, UserId, Won};
 
 /// The most characters a name has.
 pub const MAX_NAME: usize = 200;
-/// The highest price of one piece, in won.
+/// The highest price of one unit, in won.
 pub const MAX_PRICE: i64 = 1_000_000_000;
-/// The most pieces an operator puts on sale at once.
+/// The most units an operator puts on sale at once.
 pub const MAX_STOCK: i64 = 1_000_000_000;
 
-/// A piece of merchandise as it is sold now.
+/// An article of merchandise as it is sold now.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Item {
-    /// Its id.
     pub id: ItemId,
     /// What it is called and what it costs.
     pub label: Label,
-    /// How many pieces are left to sell.
+    /// How many units are left to sell.
     pub stock: Stock,
-    /// When it came into the catalogue.
+    /// When it was added to the catalogue.
     pub created_at: Timestamp,
 }
 
 /// What an item is called and costs: what an operator may change of it at any time.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Label {
-    /// Its name.
     pub name: String,
-    /// The price of one piece.
+    /// The price of one unit.
     pub price: Won,
 }
 
@@ -47,18 +45,18 @@ impl Label {
     }
 }
 
-/// A number of pieces that an operator puts on sale: 0 to [`MAX_STOCK`].
+/// A number of units that an operator puts on sale: 0 to [`MAX_STOCK`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Stock(u64);
 
 impl Stock {
-    /// Parses a number of pieces.
+    /// Parses a number of units.
     pub fn new(pieces: i64) -> Result<Self, Invalid> {
         let wrong = Invalid::new("stock", "must be 0 to 1000000000");
         u64::try_from(pieces).ok().filter(|_| pieces <= MAX_STOCK).map(Self).ok_or(wrong)
     }
 
-    /// What the table has. It may pass [`MAX_STOCK`] by what failed orders gave back.
+    /// A stock read back from the table. It may exceed [`MAX_STOCK`] by what failed orders gave back.
     pub const fn stored(pieces: u64) -> Self {
         Self(pieces)
     }
@@ -74,11 +72,10 @@ impl Stock {
 pub struct Order {
     /// Its id: nothing is done twice for it.
     pub id: OrderId,
-    /// Whose it is.
     pub user: UserId,
     /// What it wants, each item once.
     pub pieces: Vec<Pieces>,
-    /// The HTTP request at the beginning of it all.
+    /// The id of the originating HTTP request.
     pub correlation_id: String,
 }
 
@@ -93,27 +90,26 @@ impl Order {
 /// What was done for an order so far.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Job {
-    /// How it stands.
     pub work: ParticipantState,
-    /// What was taken for it; nothing, if it was refused or never heard of.
+    /// What was taken for it; nothing, if it was refused or no event of it was consumed.
     pub taken: Vec<Pieces>,
 }
 
 impl Job {
-    /// Nothing was heard of the order.
+    /// No event of the order was consumed.
     pub const NEW: Self = Self { work: ParticipantState::Pending, taken: Vec::new() };
 }
 
-/// Why an item's pieces cannot be had.
+/// Why an item's units cannot be taken.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Lack {
-    /// There are fewer than wanted.
+    /// There are fewer than ordered.
     TooFew,
     /// It is not sold any more.
     Withdrawn,
 }
 
-/// Why an order's pieces were not taken.
+/// Why an order's units were not taken.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Refusal {
     /// The order's failure that it leads to.
@@ -123,14 +119,14 @@ pub struct Refusal {
 }
 
 impl Refusal {
-    /// The refusal for what is lacking. A withdrawn item is told before one that ran out: it does not come back.
+    /// The refusal for what is lacking. A withdrawn item takes precedence over one that ran out: it does not come back.
     pub fn of(lacking: Vec<(ItemId, Lack)>) -> Self {
         let withdrawn = lacking.iter().any(|(_, lack)| *lack == Lack::Withdrawn);
-        let (reason, told) = match withdrawn {
+        let (reason, named) = match withdrawn {
             true => (OrderFailure::ItemWithdrawn, Lack::Withdrawn),
             false => (OrderFailure::OutOfStock, Lack::TooFew),
         };
-        let items = lacking.into_iter().filter(|(_, lack)| *lack == told).map(|(item, _)| item);
+        let items = lacking.into_iter().filter(|(_, lack)| *lack == named).map(|(item, _)| item);
         Self { reason, items: items.collect() }
     }
 }

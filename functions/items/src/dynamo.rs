@@ -8,7 +8,7 @@
 //! | key | `USER#<user>` | `IDEM#<key>` | see [`kit::idempotency`] |
 //! | outbox row | `OUTBOX#<event>` | `OUTBOX` | see [`kit::outbox`] |
 //!
-//! An item is never deleted: what an order took is put back even where it is not sold any more.
+//! An item is never deleted: what an order took is put back even if it is not sold any more.
 
 use crate::domain::{Item, Job, Label, Lack, Order, Refusal, Stock};
 use crate::ports::{AddItem, ChangeItem, FindItem, FindItems, KeepStock, ListItems, Taken, WithdrawItem};
@@ -29,16 +29,16 @@ use kit::idempotency::{self, Memo, Outcome, StoredAnswer};
 use kit::outbox;
 use std::collections::HashMap;
 
-/// The source of our events.
+/// The `source` of this context's events.
 const SOURCE: &str = "encore/items";
 const ITEM: &str = "ITEM";
 const ITEMS: &str = "ITEMS";
 const WORK: &str = "WORK";
 
-/// How long it is known what was done for an order, in seconds: 30 days. Its events come within 21: an event is kept 7
-/// days in the outbox and 14 in a queue.
+/// How long the work of an order is kept, in seconds: 30 days. Its events arrive within 21: an event is kept 7 days in
+/// the outbox and 14 in a queue.
 const KEPT_SECONDS: i64 = 30 * 24 * 3600;
-/// How often a write that met a transaction, or a batch that was answered in part, is tried.
+/// Attempts of a write that conflicts with a transaction, or of a batch that was answered in part.
 const ATTEMPTS: u32 = 8;
 
 /// The items table.
@@ -62,8 +62,8 @@ impl Items {
         Ok(TransactWriteItem::builder().put(built(put.build())?).build())
     }
 
-    /// Changes an item that is sold; the item after it, or `None` where there is none. Tried again while an order takes
-    /// pieces of it: the operator of a hot item must get through.
+    /// Changes an item that is sold; returns the item after it, or `None` where there is none. Retried while an order
+    /// takes units of it: the operator of a hot item must get through.
     async fn change(
         &self,
         doing: &'static str,
@@ -92,7 +92,7 @@ impl Items {
         Err(Fault::contended(doing))
     }
 
-    /// The write of an answer.
+    /// The write of an answer: its outbox row.
     fn answer(&self, order: &Order, body: EventBody, now: Timestamp) -> Result<TransactWriteItem, Fault> {
         let id = order.id.as_str();
         let event = outbox::event(SOURCE, id, &order.correlation_id, body, now)?;
@@ -144,7 +144,7 @@ impl AddItem for Items {
         transaction.add(self.put_new(item_row(item))?)?;
         transaction.add(listed)?;
         let Some(memo) = memo else {
-            // The id was minted for this very call: a try whose answer was lost has written it.
+            // The id was generated for this very call: an attempt whose answer was lost has written it.
             return transaction.commit().await.map(|_| Outcome::First);
         };
         let remembered = transaction.add(idempotency::remember(&self.table, memo, now))?;
@@ -214,7 +214,7 @@ impl ListItems for Items {
             .expression_attribute_values(":pk", s(ITEMS))
             .scan_index_forward(false)
             .consistent_read(true)
-            // One more than asked for tells whether there is more.
+            // One more than requested shows whether there is more.
             .limit(page.limit as i32 + 1);
         let query = match &page.after {
             None => query.key_condition_expression("pk = :pk"),
@@ -260,7 +260,7 @@ impl FindItems for Items {
     }
 }
 
-/// The row that says what was done for an order.
+/// The row that records what was done for an order.
 fn work_row(order: &Order, work: ParticipantState, taken: &[Pieces], now: Timestamp) -> Result<dynamo::Item, Fault> {
     Ok(dynamo::Item::from([
         (PK.to_owned(), s(order_pk(&order.id))),
@@ -356,12 +356,12 @@ impl KeepStock for Items {
     }
 
     async fn republish(&self, order: &OrderId, work: ParticipantState, now: Timestamp) -> Result<(), Fault> {
-        let said = match work {
+        let event = match work {
             ParticipantState::Pending => return Ok(()),
             ParticipantState::Done => "stock.deducted",
             ParticipantState::Refused => "stock.refused",
             ParticipantState::Undone => "stock.restored",
         };
-        outbox::publish_again(&self.table, &format!("{order}.{said}"), now).await
+        outbox::publish_again(&self.table, &format!("{order}.{event}"), now).await
     }
 }

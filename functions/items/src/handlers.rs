@@ -1,25 +1,24 @@
-//! HTTP and queue in, answers out. The step needs no translation: its input is published.
+//! HTTP, messages and steps in, answers out.
 
 use crate::domain::{Item, Label, Order, Stock};
-use crate::ports::{AddItem, ChangeItem, FindItem, KeepStock, ListItems, WithdrawItem};
-use crate::usecases::deduct_stock;
-use contracts::choreography::{OrderSignal, is_forgotten};
+use crate::ports::{AddItem, ChangeItem, FindItem, FindItems, KeepStock, ListItems, WithdrawItem};
+use crate::usecases::{deduct_stock, quote_items};
 use contracts::events::OrderEvent;
+use contracts::steps::{ItemsQuote, QuoteItems};
 use contracts::{ItemId, Won};
 use kit::auth::UserTokens;
 use kit::http::{Cursor, ListBody};
 use kit::idempotency::{self, IdempotencyKey, Memo, Outcome, StoredAnswer};
 use kit::ids::Mint;
-use kit::queue::Message;
-use kit::{Call, Fault, Problem, Reply};
+use kit::queue::{Message, OrderMessage};
+use kit::{Call, Fault, Problem, Reply, StepCall, StepError};
 use serde::{Deserialize, Serialize};
 
-/// What the handlers for operators are wired with. The others get the store alone: anyone may ask them.
+/// The dependencies of the handlers for operators. The others get the store alone: they need no token.
 #[derive(Debug)]
 pub struct Deps<S> {
     /// Where the items are.
     pub store: S,
-    /// Who calls.
     pub users: UserTokens,
 }
 
@@ -125,15 +124,17 @@ pub async fn withdraw_item(deps: &Deps<impl WithdrawItem>, call: Call) -> Result
     is_withdrawn.then(Reply::no_content).ok_or_else(no_such_item)
 }
 
-/// The queue of `order.placed` and `order.failed`.
+/// Consumes `order.placed` and `order.failed`.
 pub async fn deduct_stock(store: &impl KeepStock, message: Message) -> Result<(), Fault> {
-    let event = message.event()?;
-    let (signal, order) = OrderSignal::of(event.body)
-        .ok_or_else(|| Fault::broken("deducting stock", "the message is no order.placed and no order.failed"))?;
-    if signal == OrderSignal::Placed && is_forgotten(event.time, message.now) {
+    let Some(OrderMessage { signal, order, correlation_id, .. }) = message.order_signal("deducting stock")? else {
         return Ok(());
-    }
+    };
     let OrderEvent { order_id, user_id, lines, .. } = order;
-    let order = Order::of(order_id, user_id, lines, event.correlationid);
+    let order = Order::of(order_id, user_id, lines, correlation_id);
     deduct_stock::deduct_stock(store, signal, &order, message.now).await
+}
+
+/// Step called by orders: what items are called and cost now.
+pub async fn quote_items(items: &impl FindItems, call: StepCall<QuoteItems>) -> Result<ItemsQuote, StepError> {
+    Ok(quote_items::quote_items(items, call.input.items).await?)
 }

@@ -1,7 +1,7 @@
-//! Items: merchandise, what it costs and how many pieces there are.
+//! Items: merchandise, what it costs and how many units there are.
 //!
-//! Owns the catalogue and the stock. Knows nothing of carts, points or why an order wants what it wants: it takes an
-//! order's pieces, all or none, and puts them back when the order fails.
+//! Owns the catalogue and the stock. Knows nothing of carts or points: it takes an order's units, all or none, and puts
+//! them back when the order fails.
 
 pub mod domain;
 pub mod dynamo;

@@ -2,7 +2,6 @@
 
 use items::dynamo::Items;
 use items::handlers::{self, Deps};
-use items::usecases::quote_items::quote_items;
 use kit::outbox::Relay;
 use kit::{Boot, MainResult};
 
@@ -20,8 +19,8 @@ async fn main() -> MainResult {
         "change-item" => boot.http(admin(store)?, handlers::change_item).await,
         "set-stock" => boot.http(admin(store)?, handlers::set_stock).await,
         "withdraw-item" => boot.http(admin(store)?, handlers::withdraw_item).await,
-        // A step that orders asks
-        "quote-items" => boot.step(store, quote_items).await,
+        // A step that orders calls
+        "quote-items" => boot.step(store, handlers::quote_items).await,
         // order.placed, order.failed
         "deduct-stock" => boot.queue(store, handlers::deduct_stock).await,
         // Every minute

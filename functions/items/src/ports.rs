@@ -1,4 +1,4 @@
-//! What items needs from outside, one narrow trait per capability.
+//! What items needs from other components, one narrow trait per capability.
 
 use crate::domain::{Item, Job, Label, Order, Refusal, Stock};
 use contracts::choreography::ParticipantState;
@@ -9,7 +9,7 @@ use kit::idempotency::{Memo, Outcome, StoredAnswer};
 
 /// Puts items into the catalogue.
 pub trait AddItem: Send + Sync {
-    /// Writes an item and the key it was asked for under, together. Anybody sees it from here on.
+    /// Writes an item together with the idempotency key of its request. From here on it is visible to all.
     fn add_item(
         &self,
         item: &Item,
@@ -20,16 +20,16 @@ pub trait AddItem: Send + Sync {
 
 /// Changes items. `None` where there is no such item, or none any more.
 pub trait ChangeItem: Send + Sync {
-    /// Gives an item another name and price. What is ordered already keeps its price.
+    /// Gives an item another name and price. What was ordered before keeps its price.
     fn relabel(&self, item: &ItemId, label: &Label) -> impl Future<Output = Result<Option<Item>, Fault>> + Send;
 
-    /// Sets how many pieces are left to sell, whatever was sold so far.
+    /// Sets how many units are left to sell, whatever was sold so far.
     fn set_stock(&self, item: &ItemId, stock: Stock) -> impl Future<Output = Result<Option<Item>, Fault>> + Send;
 }
 
-/// Takes items off the shop.
+/// Withdraws items.
 pub trait WithdrawItem: Send + Sync {
-    /// From here on nobody sees or orders it. `false` where there never was such an item.
+    /// From here on it is neither visible nor can it be ordered. `false` where there never was such an item.
     fn withdraw(&self, item: &ItemId, now: Timestamp) -> impl Future<Output = Result<bool, Fault>> + Send;
 }
 
@@ -47,31 +47,32 @@ pub trait ListItems: Send + Sync {
 
 /// Reads some items.
 pub trait FindItems: Send + Sync {
-    /// Those of them that are sold, in no order. At most a hundred may be asked for.
+    /// Those of them that are sold, in no order. `items` may be a hundred at most.
     fn find_items(&self, items: &[ItemId]) -> impl Future<Output = Result<Vec<Item>, Fault>> + Send;
 }
 
-/// What came of taking an order's pieces.
+/// The result of taking an order's units.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Taken {
     /// All were taken.
     All,
     /// None was taken, for this reason.
     None(Refusal),
-    /// None was taken: something else was done for the order meanwhile.
+    /// None was taken: another event of the order was handled meanwhile.
     Crossed,
 }
 
-/// Does and undoes what orders want of the stock. Each write is one transaction with its answer in the outbox, guarded by
-/// the order's work: `false` (or [`Taken::Crossed`]) and nothing written, if that is not as it was read any more.
+/// Does and undoes what orders require of the stock. Each write is one transaction with its answer in the outbox, on
+/// the condition that the order's work is still as it was read: otherwise `false` (or [`Taken::Crossed`]), and nothing
+/// is written.
 pub trait KeepStock: Send + Sync {
     /// What was done for an order so far.
     fn job(&self, order: &OrderId) -> impl Future<Output = Result<Job, Fault>> + Send;
 
-    /// Takes all pieces of an order that nothing was done for, or none.
+    /// Takes all units of an order for which nothing was done yet, or none.
     fn take(&self, order: &Order, now: Timestamp) -> impl Future<Output = Result<Taken, Fault>> + Send;
 
-    /// Writes down that an order is refused that nothing was done for.
+    /// Records the refusal of an order for which nothing was done yet.
     fn refuse(
         &self,
         order: &Order,
@@ -79,11 +80,11 @@ pub trait KeepStock: Send + Sync {
         now: Timestamp,
     ) -> impl Future<Output = Result<bool, Fault>> + Send;
 
-    /// Puts back what `job` took for an order, and sees to it that nothing will be taken for it, however late it is asked
-    /// for.
+    /// Puts back what `job` took for an order, and ensures that nothing will be taken for it, however late
+    /// `order.placed` arrives.
     fn restore(&self, order: &Order, job: &Job, now: Timestamp) -> impl Future<Output = Result<bool, Fault>> + Send;
 
-    /// Has the answer that belongs to an order's work published again.
+    /// Has the answer to an order, by the state of its work, published again.
     fn republish(
         &self,
         order: &OrderId,

@@ -1,4 +1,4 @@
-//! Who calls: user tokens of the configured issuer, and the queue tokens of our own waiting room.
+//! Authentication: user tokens of the configured issuer, and the queue tokens of our own waiting room.
 
 use crate::{Call, Problem};
 use contracts::admission::{QUEUE_TOKEN_ISSUER, QueueTokenClaims};
@@ -17,9 +17,9 @@ pub const OPERATOR_SCOPE: &str = "operator";
 /// How far the issuer's clock may be off, in seconds.
 const LEEWAY_SECONDS: u64 = 5;
 
-/// Verifies user tokens against the issuer's JWKS, which is configuration: no extra hop, no cold fetch.
+/// Verifies user tokens against the issuer's JWKS, which is configuration: no extra hop, no fetch in a cold start.
 ///
-/// Only asymmetric algorithms named by a key of the set are accepted; `none` and HMAC never are.
+/// Only asymmetric algorithms named by a key of the set are accepted, never `none` or HMAC.
 pub struct UserTokens {
     keys: HashMap<String, (Algorithm, DecodingKey)>,
     issuer: String,
@@ -34,7 +34,6 @@ impl fmt::Debug for UserTokens {
 /// A verified caller.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Caller {
-    /// Who it is.
     pub user: UserId,
     operator: bool,
 }
@@ -100,7 +99,7 @@ impl UserTokens {
 }
 
 /// Signs and verifies queue tokens. Several keys can be valid at once, so that the signing key can be rotated while
-/// people wait: add the new key, make it current, and remove the old one a token's life later.
+/// users wait: add the new key, make it current, and remove the old one a token's life later.
 pub struct QueueTokens {
     current: (String, EncodingKey),
     keys: HashMap<String, DecodingKey>,
@@ -156,7 +155,7 @@ impl QueueTokens {
     }
 
     /// The claims of the call's `Queue-Token`, if it was signed by us for this user; 401 `invalid_queue_token`
-    /// otherwise. Whether it is its holder's turn is for the admission plan to say.
+    /// otherwise. Whether it is active is decided by the admission plan.
     pub fn of(&self, call: &Call, user: &UserId) -> Result<QueueTokenClaims, Problem> {
         call.header("queue-token")
             .and_then(|token| self.verify(token))
@@ -167,7 +166,7 @@ impl QueueTokens {
     fn verify(&self, token: &str) -> Option<QueueTokenClaims> {
         let key = self.keys.get(&decode_header(token).ok()?.kid?)?;
         let mut validation = Validation::new(Algorithm::HS256);
-        // Its time is judged by the plan and the call's clock, not by the library's.
+        // Its times are checked against the plan and the call's clock, not the library's.
         validation.validate_exp = false;
         validation.validate_aud = false;
         validation.set_issuer(&[QUEUE_TOKEN_ISSUER]);
@@ -182,7 +181,7 @@ pub fn invalid_queue_token() -> Problem {
         .detail("the Queue-Token is missing, not ours, or not for this user and concert")
 }
 
-/// Whether the token is past the life written into it, whatever the plan says.
+/// Whether the token has outlived its `exp`, whatever the plan.
 pub fn outlived(claims: &QueueTokenClaims, now: Timestamp) -> bool {
     now.millis() >= claims.exp.saturating_mul(1000)
 }
@@ -222,7 +221,7 @@ mod tests {
     }
 
     #[test]
-    fn a_queue_token_is_good_for_its_user_only() {
+    fn a_queue_token_is_valid_for_its_user_only() {
         let tokens = QueueTokens::new(&key_set("a", &["a"])).unwrap();
         let token = tokens.sign(&claims("alice")).unwrap();
         let call = call(&[("queue-token", &token)]);

@@ -15,23 +15,23 @@ use aws_types::sdk_config::Builder;
 use std::env;
 use std::time::Duration;
 
-/// AWS endpoints chain to Amazon Trust Services (<https://www.amazontrust.com/repository/>). Trusting these five roots
-/// alone is stricter than the system's ~140 and saves 2 ms of CPU in every cold start, which loading those costs.
+/// AWS endpoints chain to Amazon Trust Services (<https://www.amazontrust.com/repository/>). Trusting only these five
+/// roots is stricter than the system's ~140 and saves the 2 ms of CPU that loading those costs in every cold start.
 const AMAZON_ROOTS: &[u8] = include_bytes!("amazon_trust_services.pem");
 
-/// How long to wait for a connection.
+/// How long a connection may take.
 const CONNECT_TIMEOUT: Duration = Duration::from_millis(1_000);
 /// How long one try of a call may take.
 const ATTEMPT_TIMEOUT: Duration = Duration::from_millis(2_500);
-/// How long a call may take with all its tries. Below every function's own timeout, so that the caller gets an answer.
+/// How long a call may take with all its tries: below every function's own timeout, so that the caller gets an answer.
 const OPERATION_TIMEOUT: Duration = Duration::from_millis(6_000);
 /// Tries of one call.
 const MAX_ATTEMPTS: u32 = 3;
 
 /// The configuration of a function's clients, from Lambda's environment (`AWS_REGION`, `AWS_ACCESS_KEY_ID`, ...).
 ///
-/// The environment is all a function ever has; walking the default provider chain would cost time in a cold start.
-/// `AWS_ENDPOINT_URL`, or `AWS_ENDPOINT_URL_<SERVICE>`, leads to a local cloud.
+/// A function has nothing but its environment; walking the default provider chain would cost time in a cold start.
+/// `AWS_ENDPOINT_URL`, or `AWS_ENDPOINT_URL_<SERVICE>`, points to a local cloud.
 pub fn config(service: &str) -> SdkConfig {
     let set = |name: &str| env::var(name).ok().filter(|value| !value.is_empty());
     let endpoint = set(&format!("AWS_ENDPOINT_URL_{service}")).or_else(|| set("AWS_ENDPOINT_URL"));
@@ -52,8 +52,8 @@ pub fn config(service: &str) -> SdkConfig {
     builder.build()
 }
 
-/// The configuration of a client towards a local endpoint over plain HTTP, with made-up credentials. For tests and
-/// the local cloud's tools; the same timeouts and retries as a function's.
+/// The configuration of a client of a local endpoint over plain HTTP, with made-up credentials. For tests and the local
+/// cloud's tools; the same timeouts and retries as a function's.
 pub fn local_config(endpoint_url: &str, region: &str) -> SdkConfig {
     bounded(SdkConfig::builder())
         .region(Region::new(region.to_owned()))
@@ -90,7 +90,7 @@ fn http_client(endpoint: Option<&str>) -> SharedHttpClient {
     let builder = HttpBuilder::new().tls_provider(tls::Provider::Rustls(tls::rustls_provider::CryptoMode::AwsLc));
     match tls::TlsContext::builder().with_trust_store(roots).build() {
         Ok(context) => builder.tls_context(context).build_https(),
-        // Only a broken certificate file gets here; the system's roots then serve instead of no service at all.
+        // Only a broken certificate file leads here; the system's roots are then better than no service at all.
         Err(_) => builder.build_https(),
     }
 }

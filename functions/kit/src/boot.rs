@@ -1,9 +1,9 @@
-//! From environment to a running function: configuration, the clients a handler asks for, and the loop of its kind.
+//! From environment to a running function: configuration, the clients a handler needs, and the loop of its kind.
 
 use crate::auth::{QueueTokens, UserTokens};
 use crate::dynamo::Table;
 use crate::http::{Call, Problem, Reply};
-use crate::invoke::Step;
+use crate::invoke::Function;
 use crate::logs::Line;
 use crate::loops::{self, Handler};
 use crate::outbox::{Bus, Relay};
@@ -22,13 +22,14 @@ use std::str::FromStr;
 use std::sync::Arc;
 use std::time::Duration;
 
-/// How long a step that waits for somebody outside is waited for. The API's own patience is 29 s.
+/// The time limit of a step that waits for an external system. The API's own is 29 s.
 const SLOW_STEP: Duration = Duration::from_secs(22);
 
-/// What a function is started with.
+/// Starts a function: its settings, its clients and its loop.
 ///
-/// One binary serves all handlers of a context; `_HANDLER` (the template's `Handler:`) names the one to be. A wrong or
-/// missing setting ends the process at once, which fails the deployment's first call loudly instead of every call.
+/// One binary serves all handlers of a context; `_HANDLER` (the template's `Handler:`) names the one to run. A wrong or
+/// missing setting ends the process at once, which fails the first call after a deployment loudly instead of every
+/// call.
 #[derive(Debug)]
 pub struct Boot {
     handler: String,
@@ -44,7 +45,7 @@ pub struct BadSetting {
 
 impl BadSetting {
     fn new(name: impl Into<String>, why: impl Into<String>) -> Self {
-        // The process ends before it could answer anything: whoever watches a deployment learns it from here.
+        // The process ends before it can answer anything: this metric is how the deployment's alarms notice it.
         metrics::count("Broken", 1);
         let bad = Self { name: name.into(), why: why.into() };
         tracing::error!(error = %bad, "a function cannot start");
@@ -61,12 +62,12 @@ impl Boot {
         Ok(boot)
     }
 
-    /// The handler to be.
+    /// The handler to run.
     pub fn handler(&self) -> &str {
         &self.handler
     }
 
-    /// The end of `main`'s match: no such handler.
+    /// The last arm of `main`'s match: no such handler.
     pub fn unknown_handler(&self) -> MainResult {
         Err(BadSetting::new("_HANDLER", format!("{} is no handler of this binary", self.handler)).into())
     }
@@ -76,7 +77,7 @@ impl Boot {
         env::var(name).ok().filter(|value| !value.is_empty()).ok_or_else(|| BadSetting::new(name, "is not set"))
     }
 
-    /// A setting that parses, or `default` when it is not set.
+    /// A setting, parsed, or `default` when it is not set.
     pub fn setting_or<T>(&self, name: &str, default: T) -> Result<T, BadSetting>
     where
         T: FromStr,
@@ -104,15 +105,15 @@ impl Boot {
     }
 
     /// A step of another context; `setting` names the setting with its function's name.
-    pub fn step_of(&self, setting: &str) -> Result<Step, BadSetting> {
-        Ok(Step::new(Service::new(LAMBDA, &aws::config("LAMBDA")), self.setting(setting)?))
+    pub fn function(&self, setting: &str) -> Result<Function, BadSetting> {
+        Ok(Function::new(Service::new(LAMBDA, &aws::config("LAMBDA")), self.setting(setting)?))
     }
 
-    /// The same for a step that waits for somebody outside: it is given time instead of being asked again.
-    pub fn slow_step_of(&self, setting: &str) -> Result<Step, BadSetting> {
+    /// The same for a step that waits for an external system: it is given more time instead of retries.
+    pub fn slow_function(&self, setting: &str) -> Result<Function, BadSetting> {
         let timeouts = TimeoutConfig::builder().operation_attempt_timeout(SLOW_STEP).operation_timeout(SLOW_STEP);
         let config = aws::config("LAMBDA").into_builder().timeout_config(timeouts.build()).build();
-        Ok(Step::new(Service::new(LAMBDA, &config), self.setting(setting)?).within(SLOW_STEP))
+        Ok(Function::new(Service::new(LAMBDA, &config), self.setting(setting)?).within(SLOW_STEP))
     }
 
     /// The relay of `context` from its table to the bus (`EVENT_BUS`).
@@ -171,7 +172,7 @@ impl Boot {
         loops::step(Arc::new(run)).await
     }
 
-    /// Serves an SQS queue (`QUEUE`), message by message; those that cannot be handled end in `DEAD_LETTERS`.
+    /// Serves an SQS queue (`QUEUE`), message by message; those that cannot be handled go to `DEAD_LETTERS`.
     pub async fn queue<D, F, Fut>(&self, deps: D, handle: F) -> MainResult
     where
         D: Send + Sync + 'static,
@@ -195,8 +196,8 @@ impl Boot {
         Ok(Queue::new(self.sqs(), self.setting("QUEUE")?, self.setting("DEAD_LETTERS")?))
     }
 
-    /// Serves a subscription to log groups. A failure is reported to Lambda, which tries again and then hands the
-    /// lines to the function's on-failure destination.
+    /// Serves a subscription to log groups. A failure is reported to Lambda, which retries and then sends the lines to
+    /// the function's on-failure destination.
     pub async fn logs<D, F, Fut>(&self, deps: D, handle: F) -> MainResult
     where
         D: Send + Sync + 'static,
@@ -216,7 +217,7 @@ impl Boot {
         loops::stream(self.name(), handler(deps, handle)).await
     }
 
-    /// Serves a schedule: its tick carries nothing.
+    /// Serves a schedule; its tick has no payload.
     pub async fn schedule<D, F, Fut>(&self, deps: D, handle: F) -> MainResult
     where
         D: Send + Sync + 'static,
@@ -242,7 +243,7 @@ where
     Arc::new(move |input| Box::pin(handle(deps, input)))
 }
 
-/// What a function keeps for as long as its process lives.
+/// Keeps a value for as long as the process lives.
 fn keep<T>(value: T) -> &'static T {
     Box::leak(Box::new(value))
 }

@@ -1,4 +1,4 @@
-//! DynamoDB: one way to write a transaction, and readers that treat corrupt data as such.
+//! DynamoDB: one way to write a transaction, and readers that report corrupt data as such.
 
 use crate::fault::{classify, is_throttling};
 use crate::{Fault, metrics};
@@ -12,7 +12,7 @@ use std::collections::{BTreeMap, HashMap};
 use std::fmt;
 use std::time::Duration;
 
-/// An item as the SDK has it.
+/// An item as the SDK represents it.
 pub type Item = HashMap<String, AttributeValue>;
 
 /// The name of the partition key of every table.
@@ -22,25 +22,23 @@ pub const SK: &str = "sk";
 /// The name of the TTL attribute of every table, epoch seconds.
 pub const TTL: &str = "ttl";
 
-/// How often a transaction that met another one is tried.
+/// Tries of a transaction that conflicts with others.
 const TRANSACTION_ATTEMPTS: u32 = 8;
 
-/// A table and the client that reaches it.
+/// A table and its client.
 #[derive(Debug, Clone)]
 pub struct Table {
-    /// The client.
     pub client: Client,
-    /// The table's name.
     pub name: String,
 }
 
 impl Table {
-    /// A table reached by a client.
+    /// A table, accessed through a client.
     pub fn new(client: Client, name: impl Into<String>) -> Self {
         Self { client, name: name.into() }
     }
 
-    /// Reads one item as it is now.
+    /// Reads one item, strongly consistent.
     pub async fn read(
         &self,
         doing: &'static str,
@@ -60,7 +58,7 @@ impl Table {
         Ok(got.item)
     }
 
-    /// Makes all writes, or none if a condition does not hold: `false`.
+    /// Makes all writes; or none, and returns `false`, if a condition fails.
     pub async fn write_all(
         &self,
         doing: &'static str,
@@ -79,9 +77,14 @@ impl Table {
     }
 }
 
-/// A write the SDK has put together; it fails only when a required part was forgotten.
+/// A write built by the SDK; fails only when a required part is missing.
 pub fn built<T>(write: Result<T, BuildError>) -> Result<T, Fault> {
     write.map_err(|error| Fault::broken("building a write", error))
+}
+
+/// Which of `shards` partitions of an index an item stands in, from its id, so that a rewrite keeps it.
+pub fn shard_of(id: &str, shards: u64) -> u64 {
+    id.bytes().map(u64::from).sum::<u64>() % shards
 }
 
 /// A random wait before try `attempt + 1`: up to 20 ms, doubling, at most 320 ms.
@@ -89,13 +92,13 @@ pub fn jitter(attempt: u32) -> Duration {
     Duration::from_millis(fastrand::u64(1..=20_u64 << attempt.min(4)))
 }
 
-/// A write of a transaction, by which its fate is asked for once the transaction was cancelled.
+/// Identifies a write of a transaction, to look up its outcome after the transaction was cancelled.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Slot(usize);
 
-/// What a transaction can be made of.
+/// A write that can be part of a transaction.
 pub trait Write {
-    /// The write as the SDK has it.
+    /// The write as the SDK represents it.
     fn write(self) -> Result<TransactWriteItem, BuildError>;
 }
 
@@ -123,7 +126,7 @@ impl Write for DeleteBuilder {
     }
 }
 
-/// Writes of which all are made or none.
+/// Writes that are made all or none.
 #[derive(Debug)]
 pub struct Transaction<'a> {
     table: &'a Table,
@@ -139,16 +142,16 @@ impl Transaction<'_> {
         Ok(Slot(self.writes.len() - 1))
     }
 
-    /// Adds the write of the row that says whose turn this is: as long as its condition was not looked at, because it met
-    /// another transaction, what other conditions failed means nothing.
+    /// Adds the write of the row that decides whether this operation may proceed. While its own condition was not
+    /// evaluated, because it met another transaction, failures of other conditions mean nothing.
     pub fn add_identity(&mut self, write: impl Write) -> Result<Slot, Fault> {
         let slot = self.add(write)?;
         self.identities.push(slot);
         Ok(slot)
     }
 
-    /// Makes all writes or none, and tries again, jittered and bounded, while another transaction holds a row that matters.
-    /// The inner error says whose conditions did not hold.
+    /// Makes all writes or none. Retries, jittered and bounded, while another transaction holds a row that matters. The
+    /// inner error tells which conditions failed.
     pub async fn commit(self) -> Result<Result<(), Cancelled>, Fault> {
         for attempt in 0..TRANSACTION_ATTEMPTS {
             if attempt > 0 {
@@ -166,14 +169,14 @@ impl Transaction<'_> {
         Err(Fault::contended(self.doing))
     }
 
-    /// The same for writes without conditions.
+    /// [`Transaction::commit`] for writes without conditions.
     pub async fn commit_unconditional(self) -> Result<(), Fault> {
         let doing = self.doing;
         self.commit().await?.map_err(|_| Fault::broken(doing, "a condition failed where there is none"))
     }
 
-    /// What a cancellation means, in the one place that decides it. Its reasons may be mixed: some conditions failed, and
-    /// some writes met another transaction or a throttle, so that their conditions were not looked at.
+    /// What a cancellation means, decided in one place. Its reasons may be mixed: some conditions failed, and some
+    /// writes met another transaction or a throttle, so that their conditions were not evaluated.
     fn meaning(&self, error: SdkError<TransactWriteItemsError>) -> Result<Cancelled, Fault> {
         let reasons = match error.as_service_error() {
             Some(TransactWriteItemsError::TransactionCanceledException(cancelled)) => cancelled.cancellation_reasons(),
@@ -201,7 +204,7 @@ impl Transaction<'_> {
     }
 }
 
-/// A transaction that wrote nothing, because at least one condition did not hold.
+/// A transaction that wrote nothing, because at least one condition failed.
 #[derive(Debug, Clone)]
 pub struct Cancelled {
     failed: BTreeMap<usize, Option<Item>>,
@@ -213,7 +216,7 @@ impl Cancelled {
         self.failed.contains_key(&slot.0)
     }
 
-    /// The item that a write found, if its condition failed and it asked for `ALL_OLD` and there was one.
+    /// The item that a write found, if its condition failed, it requested `ALL_OLD` and the item existed.
     pub fn found(&self, slot: Slot) -> Option<&Item> {
         self.failed.get(&slot.0).and_then(Option::as_ref)
     }
@@ -229,7 +232,7 @@ pub fn n(number: impl Into<i128>) -> AttributeValue {
     AttributeValue::N(number.into().to_string())
 }
 
-/// A moment as a number attribute, epoch milliseconds.
+/// A time as a number attribute, epoch milliseconds.
 pub fn at(moment: Timestamp) -> AttributeValue {
     n(moment.millis())
 }
@@ -239,20 +242,20 @@ pub fn json<T: serde::Serialize>(doing: &'static str, value: &T) -> Result<Attri
     serde_json::to_string(value).map(AttributeValue::S).map_err(|error| Fault::broken(doing, error))
 }
 
-/// Those of the rows of an index that can be read. One that cannot must not keep the others from their turn; as nobody ever
-/// takes it out of the index, it pages the on-call every time it is found.
+/// The rows of an index that can be parsed. One that cannot must not block the others; since nothing removes it from
+/// the index, it pages the on-call every time it is found.
 pub fn readable<T>(
     rows: Option<Vec<Item>>,
     doing: &'static str,
     read: impl Fn(&Item) -> Result<T, Fault>,
 ) -> impl Iterator<Item = T> {
     rows.unwrap_or_default().into_iter().filter_map(move |row| {
-        let told = |fault: &Fault| {
+        let report = |fault: &Fault| {
             fault.count();
             let row = row.text(SK).unwrap_or_default();
             tracing::error!(doing, row, error = fault.chain(), "a row cannot be read");
         };
-        read(&row).inspect_err(told).ok()
+        read(&row).inspect_err(report).ok()
     })
 }
 
@@ -260,7 +263,7 @@ pub fn readable<T>(
 pub trait Read {
     /// A string.
     fn text(&self, name: &'static str) -> Result<&str, Fault>;
-    /// A number, if there is one.
+    /// A number, if present.
     fn maybe_int(&self, name: &'static str) -> Result<Option<i64>, Fault>;
     /// A number.
     fn int(&self, name: &'static str) -> Result<i64, Fault>;
@@ -330,7 +333,7 @@ mod tests {
     }
 
     #[test]
-    fn a_cancellation_of_mixed_reasons_means_nothing_while_an_identity_was_not_looked_at() {
+    fn a_cancellation_of_mixed_reasons_means_nothing_while_an_identity_was_not_evaluated() {
         let config = crate::aws::local_config("http://127.0.0.1:9", "us-east-1");
         let table = Table::new(Client::new(&config), "things");
         let mut transaction = table.transaction("testing");

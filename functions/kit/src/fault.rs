@@ -1,4 +1,5 @@
-//! Failures that are nobody's business decision, named for who must act, and the one classification of AWS's.
+//! Failures of the system, as opposed to refusals by a business rule, named for who must act, and the one
+//! classification of AWS errors.
 
 use crate::metrics;
 use aws_smithy_runtime_api::client::result::SdkError;
@@ -7,14 +8,14 @@ use std::error::Error as StdError;
 use std::fmt;
 use std::time::Duration;
 
-/// A failure of the system, not a refusal of the business.
+/// A failure of the system, not a refusal by a business rule.
 ///
 /// The cause stays in `source`; the chain is logged once, at the edge.
 #[derive(Debug)]
 pub enum Fault {
-    /// Others are writing the same thing: retry soon, jittered.
+    /// Other writers are writing the same item: retry soon, jittered.
     Contended(Cause),
-    /// Something needed does not answer: retry with backoff.
+    /// A dependency does not answer: retry with backoff.
     Unavailable(Cause),
     /// A bug or corrupt data: stop and alert.
     Broken(Cause),
@@ -29,22 +30,22 @@ pub struct Cause {
 }
 
 impl Fault {
-    /// Others were writing while `doing`.
+    /// Other writers were in the way of `doing`.
     pub fn contended(doing: &'static str) -> Self {
         Self::Contended(Cause { doing, source: None, retry_after: None })
     }
 
-    /// What is needed for `doing` does not answer.
+    /// A dependency of `doing` does not answer.
     pub fn unavailable(doing: &'static str, source: impl Into<Box<dyn StdError + Send + Sync>>) -> Self {
         Self::Unavailable(Cause { doing, source: Some(source.into()), retry_after: None })
     }
 
-    /// `doing` met what must not be.
+    /// `doing` met a bug or corrupt data.
     pub fn broken(doing: &'static str, source: impl Into<Box<dyn StdError + Send + Sync>>) -> Self {
         Self::Broken(Cause { doing, source: Some(source.into()), retry_after: None })
     }
 
-    /// The same, knowing when whoever was asked wants to be asked again (`Retry-After`).
+    /// The same with the wait that the called system asks for (`Retry-After`).
     #[must_use]
     pub fn retry_after(mut self, wait: Option<Duration>) -> Self {
         match &mut self {
@@ -53,7 +54,7 @@ impl Fault {
         self
     }
 
-    /// When to try again, if whoever was asked said so.
+    /// How long to wait before a retry, if the called system asks for it.
     pub fn wait(&self) -> Option<Duration> {
         self.cause().retry_after
     }
@@ -74,8 +75,8 @@ impl Fault {
         }
     }
 
-    /// Counts it, if no retry will help: such a fault has no place in a healthy system, so one alone pages the on-call, and
-    /// stops a deployment.
+    /// Counts it if it is broken: a healthy system has no such faults, so a single one pages the on-call and stops a
+    /// deployment.
     pub(crate) fn count(&self) {
         if matches!(self, Self::Broken(_)) {
             metrics::count("Broken", 1);
@@ -107,7 +108,7 @@ impl StdError for Fault {
     }
 }
 
-/// Whether AWS refused a call for a limit: of a table, a partition, a function or the account.
+/// Whether AWS rejected a call because of a limit: of a table, a partition, a function or the account.
 pub(crate) fn is_throttling(code: &str) -> bool {
     matches!(
         code,
@@ -115,13 +116,13 @@ pub(crate) fn is_throttling(code: &str) -> bool {
             | "ThrottlingException"
             | "RequestLimitExceeded"
             | "TooManyRequestsException"
-            // As a transaction's reasons have them.
+            // As they appear in a transaction's cancellation reasons.
             | "ProvisionedThroughputExceeded"
             | "ThrottlingError"
     )
 }
 
-/// Says who must act on a failed call. A failed condition is not a fault: handle it before.
+/// Classifies a failed call. A failed condition is not a fault: handle it before.
 pub fn classify<E, R>(doing: &'static str, error: SdkError<E, R>) -> Fault
 where
     E: ProvideErrorMetadata + StdError + Send + Sync + 'static,
@@ -135,7 +136,7 @@ where
     }
     match error.code().unwrap_or_default() {
         code if is_throttling(code) => {
-            // Tried again, here and by whoever asked: nothing is lost, but somebody should know.
+            // Retried here and by the caller: nothing is lost, but it should be visible.
             metrics::count("Throttled", 1);
             Fault::contended(doing)
         }
@@ -144,7 +145,7 @@ where
             Fault::broken(doing, error)
         }
         code => {
-            // Everything else an operator or time can mend. What only an operator can is no passing trouble.
+            // Everything else is fixed by time or by an operator. What only an operator can fix counts as broken.
             if matches!(code, "AccessDeniedException" | "ResourceNotFoundException") {
                 metrics::count("Broken", 1);
             }

@@ -15,9 +15,9 @@ use std::collections::HashMap;
 
 /// The largest body accepted, in bytes. Larger ones are answered 413 `payload_too_large`.
 pub const MAX_BODY_BYTES: usize = 64 * 1024;
-/// How many rows a list answers with when not told.
+/// The number of rows in a page of a list if no `limit` is given.
 pub const DEFAULT_PAGE: u32 = 20;
-/// The most rows a list answers with.
+/// The most rows in a page of a list.
 pub const MAX_PAGE: u32 = 100;
 /// The longest `Prefer: wait`, in seconds.
 pub const MAX_WAIT_SECONDS: u64 = 10;
@@ -25,17 +25,15 @@ pub const MAX_WAIT_SECONDS: u64 = 10;
 /// One request, as a handler sees it.
 #[derive(Debug, Clone)]
 pub struct Call {
-    /// Its headers.
     pub headers: HeaderMap,
     /// The parts of the path named in the route.
     pub path: HashMap<String, String>,
     /// The query; the first value of each name.
     pub query: HashMap<String, String>,
-    /// The body's bytes.
     pub body: Vec<u8>,
     /// Identifies the request in logs and events; answered as `X-Request-Id`.
     pub request_id: String,
-    /// The moment it was received: the only "now" a use case knows.
+    /// When it was received: the only "now" a use case knows.
     pub now: Timestamp,
 }
 
@@ -72,7 +70,7 @@ impl Call {
         self.headers.get(name).and_then(|value| value.to_str().ok())
     }
 
-    /// 413 `payload_too_large` for a body over [`MAX_BODY_BYTES`], before anybody reads it.
+    /// 413 `payload_too_large` for a body over [`MAX_BODY_BYTES`], before it is parsed.
     pub fn check_size(&self) -> Result<(), Problem> {
         if self.body.len() <= MAX_BODY_BYTES {
             return Ok(());
@@ -88,12 +86,12 @@ impl Call {
         if self.body.trim_ascii_start().first() != Some(&b'{') {
             return Err(Problem::invalid("body: must be a JSON object"));
         }
-        // What is wrong, with at most a little of the input.
+        // The error quotes the input: keep at most a little of it.
         let shortened = |error: serde_json::Error| error.to_string().chars().take(200).collect::<String>();
         serde_json::from_slice(&self.body).map_err(|error| Problem::invalid(shortened(error)))
     }
 
-    /// An id from the path. One that cannot be an id names nothing: 404.
+    /// An id from the path; 404 for a text that cannot be one.
     pub fn path_id<T: TryFrom<String>>(&self, name: &str) -> Result<T, Problem> {
         self.path
             .get(name)
@@ -115,7 +113,7 @@ impl Call {
         Ok(Page { limit, after })
     }
 
-    /// [`Call::page`], where a cursor counts only if its sort key is one of this list's.
+    /// [`Call::page`], where the cursor must be a sort key of this list.
     pub fn page_behind(&self, is_ours: impl Fn(&str) -> bool) -> Result<Page, Problem> {
         let page = self.page()?;
         match &page.after {
@@ -133,7 +131,7 @@ impl Call {
             .map(str::trim)
     }
 
-    /// Whether the caller asked by `Prefer: respond-async` (RFC 7240) to be answered before the work is done.
+    /// Whether the caller sent `Prefer: respond-async` (RFC 7240), to be answered before the work is done.
     pub fn prefers_async(&self) -> bool {
         self.preferences().any(|preference| preference.eq_ignore_ascii_case("respond-async"))
     }
@@ -149,10 +147,10 @@ impl Call {
     }
 }
 
-/// Which part of a list is asked for.
+/// The requested part of a list.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Page {
-    /// How many rows at the most.
+    /// The most rows.
     pub limit: u32,
     /// The sort key of the last row seen, if any.
     pub after: Option<String>,
@@ -163,7 +161,7 @@ pub struct Page {
 pub struct Cursor;
 
 impl Cursor {
-    /// The cursor that continues behind `sort_key`.
+    /// The cursor that continues after `sort_key`.
     pub fn seal(sort_key: &str) -> String {
         URL_SAFE_NO_PAD.encode(sort_key)
     }
@@ -184,7 +182,7 @@ impl Cursor {
 pub struct ListBody<T> {
     /// The rows.
     pub items: Vec<T>,
-    /// Where to go on, if there is more.
+    /// The cursor of the next page, if there are more rows.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub next_cursor: Option<String>,
 }
@@ -192,16 +190,15 @@ pub struct ListBody<T> {
 /// An answer.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Reply {
-    /// Its status.
     pub status: StatusCode,
     /// Its JSON, or nothing.
     pub body: Option<Value>,
     /// Its JSON as text, in place of `body`: for an answer too large to be built as a tree. Never remembered under an
     /// idempotency key.
     pub text: Option<String>,
-    /// `Location`, for something that goes on elsewhere.
+    /// `Location`, where to follow asynchronous work.
     pub location: Option<String>,
-    /// `Preference-Applied`: the preference of the caller that was heeded (RFC 7240).
+    /// `Preference-Applied`: the preference of the caller that was honoured (RFC 7240).
     pub preference_applied: Option<&'static str>,
 }
 
@@ -227,7 +224,7 @@ impl Reply {
         Self::with(StatusCode::CREATED, body)
     }
 
-    /// 202 with a body and the `Location` to look at.
+    /// 202 with a body and the `Location` to poll.
     pub fn accepted(body: impl Serialize, location: String) -> Result<Self, Problem> {
         let mut reply = Self::with(StatusCode::ACCEPTED, body)?;
         reply.location = Some(location);
@@ -239,7 +236,7 @@ impl Reply {
         Self { status: StatusCode::NO_CONTENT, body: None, text: None, location: None, preference_applied: None }
     }
 
-    /// The same, saying which preference of the caller was heeded.
+    /// The same with `Preference-Applied`.
     #[must_use]
     pub fn preference_applied(mut self, preference: &'static str) -> Self {
         self.preference_applied = Some(preference);
@@ -275,19 +272,18 @@ fn insert(headers: &mut HeaderMap, name: &'static str, value: &str) {
 /// A refusal or a failure, as `application/problem+json` with a stable `code`.
 #[derive(Debug)]
 pub struct Problem {
-    /// Its status.
     pub status: StatusCode,
     /// Stable, snake_case, for programs.
     pub code: &'static str,
     /// Short, for people, the same for every occurrence.
     pub title: &'static str,
-    /// This occurrence, for people.
+    /// About this occurrence, for people.
     pub detail: String,
     /// More members, for example the seats that were taken.
     pub members: Map<String, Value>,
-    /// When trying again may help, in seconds.
+    /// When a retry may help, in seconds.
     pub retry_after_seconds: Option<u32>,
-    /// The failure behind it, for the log alone.
+    /// The failure behind it, for the log only.
     pub fault: Option<Fault>,
 }
 
@@ -305,7 +301,7 @@ impl Problem {
         }
     }
 
-    /// The same with what is particular to this occurrence. Never holds more of the input than its shape.
+    /// The same with details of this occurrence. Never contains values of the input, only its shape.
     #[must_use]
     pub fn detail(mut self, detail: impl Into<String>) -> Self {
         self.detail = detail.into();
@@ -382,7 +378,7 @@ impl From<Invalid> for Problem {
 }
 
 impl From<Fault> for Problem {
-    /// A fault never shows what is inside: 503 when trying again may help, 500 when it will not.
+    /// A fault never exposes internals: 503 when a retry may help, 500 when it will not.
     fn from(fault: Fault) -> Self {
         let mut problem = match &fault {
             Fault::Contended(_) => {
@@ -451,7 +447,7 @@ pub(crate) mod tests {
     }
 
     #[test]
-    fn waiting_is_asked_for_by_prefer_and_bounded() {
+    fn prefer_wait_is_parsed_and_bounded() {
         for three in ["respond-async, wait=3", "Wait=3", "wait=\"3\"", "wait = 3"] {
             assert_eq!(call(&[("prefer", three)]).prefer_wait_seconds(), 3, "{three}");
         }
@@ -460,7 +456,7 @@ pub(crate) mod tests {
     }
 
     #[test]
-    fn a_fault_shows_nothing_of_its_inside() {
+    fn a_fault_exposes_no_internals() {
         let problem = Problem::from(Fault::unavailable("writing", "secret-table is gone"));
         let response = problem.into_response("r1");
         assert_eq!(response.status(), 503);

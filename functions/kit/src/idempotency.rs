@@ -1,11 +1,11 @@
-//! Idempotency keys: the same key with the same body gives the first answer again, for 24 hours, per user.
+//! Idempotency keys: the same key with the same body returns the first answer again, for 24 hours, per user.
 //!
 //! | item | pk | sk | attributes |
 //! | --- | --- | --- | --- |
 //! | remembered answer | `USER#<user>` | `IDEM#<key>` | `fingerprint` (of route and body), `about` (the id of what was made), `answer` (JSON: status, body, location), `forgotten_at` (ms), `ttl` (s) |
 //!
-//! The row is written in the transaction of the effect it remembers, so there is never one without the other. A
-//! refused request wrote nothing and may be tried again under its key.
+//! The row is written in the transaction of the effect it remembers, so there is never one without the other. A refused
+//! request wrote nothing and may be retried under its key.
 
 use crate::dynamo::{self, Cancelled, Item, PK, Read, SK, Slot, TTL, Table, Transaction, s};
 use crate::{Call, Fault, Problem, Reply};
@@ -21,12 +21,12 @@ use sha2::{Digest, Sha256};
 /// How long a key is remembered.
 pub const REMEMBERED_SECONDS: i64 = 24 * 3600;
 
-/// A key given by the caller and the request it was given with.
+/// A key given by the caller, and the fingerprint of its request.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct IdempotencyKey {
     /// 1 to 64 of `A-Za-z0-9_-`.
     pub key: String,
-    /// SHA-256 of route and body, so that a key is not taken for another request.
+    /// SHA-256 of route and body, so that a key is not used for another request.
     pub fingerprint: String,
 }
 
@@ -52,7 +52,7 @@ impl IdempotencyKey {
     }
 }
 
-/// A request's fingerprint. A JSON body counts by its value, so that white space and the order of members do not.
+/// A request's fingerprint. A JSON body counts by its value: white space and the order of members make no difference.
 fn fingerprint(route: &str, body: &[u8]) -> String {
     let canonical =
         serde_json::from_slice::<Value>(body).map_or_else(|_| body.to_vec(), |json| json.to_string().into());
@@ -72,20 +72,20 @@ pub fn reused() -> Problem {
     )
 }
 
-/// What was known under a key.
+/// What was remembered under a key.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub enum Outcome<T> {
-    /// Nothing: this request is the first. Of a write: it was made.
+    /// Nothing: this request is the first. For a write: it was made.
     #[default]
     First,
-    /// The same request came before, and what it came to. Nothing was written.
+    /// The same request came before, with this result. Nothing was written.
     Replay(T),
     /// The key was used for another request. Nothing was written.
     Mismatch,
 }
 
 impl<T> Outcome<T> {
-    /// The same of what a replay came to.
+    /// Maps the result of a replay.
     pub fn map<U>(self, of: impl FnOnce(T) -> U) -> Outcome<U> {
         match self {
             Self::First => Outcome::First,
@@ -95,7 +95,7 @@ impl<T> Outcome<T> {
     }
 }
 
-/// An answer as it is remembered: made by a handler and given out by one; nobody between them looks into it.
+/// An answer as it is remembered: made and returned by handlers, opaque to everything between them.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct StoredAnswer {
     status: u16,
@@ -104,7 +104,7 @@ pub struct StoredAnswer {
 }
 
 impl StoredAnswer {
-    /// What of a reply is remembered.
+    /// The part of a reply that is remembered.
     pub fn of(reply: &Reply) -> Self {
         Self {
             status: reply.status.as_u16(),
@@ -118,12 +118,12 @@ impl StoredAnswer {
         Self { status: StatusCode::CREATED.as_u16(), body: value(body), location: None }
     }
 
-    /// 202 with a body, and where to look what becomes of it.
+    /// 202 with a body and the `Location` to poll.
     pub fn accepted(body: &impl Serialize, location: String) -> Self {
         Self { status: StatusCode::ACCEPTED.as_u16(), body: value(body), location: Some(location) }
     }
 
-    /// The reply again.
+    /// The remembered reply.
     pub fn into_reply(self) -> Reply {
         Reply {
             status: StatusCode::from_u16(self.status).unwrap_or(StatusCode::OK),
@@ -139,25 +139,23 @@ fn value(body: &impl Serialize) -> Value {
     serde_json::to_value(body).unwrap_or_default()
 }
 
-/// What a write remembers of its request, in the transaction of its effect.
+/// What is remembered of a request, written in the transaction of its effect.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Memo {
     /// Keys are remembered per user.
     pub user: UserId,
-    /// The key, and the request it came with.
+    /// The key, with the fingerprint of its request.
     pub key: IdempotencyKey,
     /// The id of what was made.
     pub about: String,
-    /// What was answered.
     pub answer: StoredAnswer,
 }
 
 /// What a row remembers of the first request.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Recalled {
-    /// The id of what was made; not all rows of releases before this one have it.
+    /// The id of what was made; not all rows of previous releases have it.
     pub about: Option<String>,
-    /// What was answered.
     pub answer: StoredAnswer,
 }
 
@@ -166,8 +164,8 @@ pub fn sort_key(key: &IdempotencyKey) -> String {
     format!("IDEM#{}", key.key)
 }
 
-/// The write of a memo: goes into the transaction of the effect. Its condition fails when the key is taken, and finds the
-/// row ([`recall`]).
+/// The write of a memo, for the transaction of the effect. Its condition fails when the key is taken, and returns the
+/// row for [`recall`].
 pub fn remember(table: &Table, memo: &Memo, now: Timestamp) -> PutBuilder {
     let forgotten_at = now.plus_seconds(REMEMBERED_SECONDS);
     Put::builder()
@@ -179,7 +177,7 @@ pub fn remember(table: &Table, memo: &Memo, now: Timestamp) -> PutBuilder {
         .item("answer", s(value(&memo.answer)))
         .item("forgotten_at", dynamo::at(forgotten_at))
         .item(TTL, dynamo::n(forgotten_at.ttl_seconds()))
-        // DynamoDB deletes by TTL late; a row past its time counts as gone.
+        // DynamoDB deletes expired rows late; a row past its time counts as deleted.
         .condition_expression("attribute_not_exists(pk) OR forgotten_at <= :now")
         .expression_attribute_values(":now", dynamo::at(now))
         .return_values_on_condition_check_failure(ReturnValuesOnConditionCheckFailure::AllOld)
@@ -200,11 +198,12 @@ impl<'a> Remembering<'a> {
         memo: Option<&'a Memo>,
         now: Timestamp,
     ) -> Result<Option<Self>, Fault> {
-        let add = |memo: &'a Memo| Ok(Self { slot: transaction.add(remember(table, memo, now))?, key: &memo.key });
+        let add =
+            |memo: &'a Memo| Ok(Self { slot: transaction.add(remember(table, memo, now))?, key: &memo.key });
         memo.map(add).transpose()
     }
 
-    /// What was known under the key, once the transaction was cancelled.
+    /// What was remembered under the key, after the transaction was cancelled.
     pub fn outcome(&self, cancelled: &Cancelled) -> Result<Outcome<Recalled>, Fault> {
         match cancelled.found(self.slot) {
             Some(row) => recall(row, self.key),
@@ -216,19 +215,19 @@ impl<'a> Remembering<'a> {
     }
 }
 
-/// What a found row says of a request with this key.
+/// What a found row means for a request with this key.
 pub fn recall(row: &Item, key: &IdempotencyKey) -> Result<Outcome<Recalled>, Fault> {
     if row.text("fingerprint")? != key.fingerprint {
         return Ok(Outcome::Mismatch);
     }
     let answer: StoredAnswer = row.document("answer")?;
-    // Rows of releases before this one name it in place of a body, or at the end of where to look.
+    // Rows of previous releases have the id in place of the body, or at the end of the location.
     let named = || answer.body.as_str().or_else(|| answer.location.as_deref()?.rsplit('/').next());
     let about = row.text("about").ok().or_else(named).map(str::to_owned);
     Ok(Outcome::Replay(Recalled { about, answer }))
 }
 
-/// The same of a row that was read, which may be past its time.
+/// [`recall`] for a row that was read, which may be past its time.
 pub fn recall_at(row: &Item, key: &IdempotencyKey, now: Timestamp) -> Result<Outcome<Recalled>, Fault> {
     if row.moment("forgotten_at")? > now { recall(row, key) } else { Ok(Outcome::First) }
 }
@@ -251,7 +250,7 @@ mod tests {
     }
 
     #[test]
-    fn a_row_says_whether_the_request_is_the_same_and_what_it_was_about() {
+    fn a_row_shows_whether_the_request_is_the_same_and_what_it_was_about() {
         let key = |fingerprint: &str| IdempotencyKey { key: "k".into(), fingerprint: fingerprint.into() };
         let row = |answer: &str, about: Option<&str>| {
             let mut row = Item::from([("fingerprint".into(), s("f")), ("answer".into(), s(answer))]);
@@ -265,7 +264,7 @@ mod tests {
         let body = r#"{"status":201,"body":{"a":1},"location":null}"#;
         assert_eq!(about(&row(body, Some("id"))).as_deref(), Some("id"));
         assert_eq!(recall(&row(body, None), &key("other")).unwrap(), Outcome::Mismatch);
-        // As releases before this one left them.
+        // As previous releases wrote them.
         assert_eq!(about(&row(body, None)), None);
         let accepted = r#"{"status":202,"body":{"a":1},"location":"/payments/id"}"#;
         assert_eq!(about(&row(accepted, None)).as_deref(), Some("id"));

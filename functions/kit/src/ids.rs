@@ -1,4 +1,4 @@
-//! Minting ids: ULIDs, sortable by the moment they were minted.
+//! Generates ids: ULIDs, sortable by the time they were generated.
 
 use contracts::{ConcertId, EventId, Invalid, ItemId, OrderId, PaymentId, ReservationId, ScheduleId, Timestamp};
 
@@ -8,7 +8,7 @@ pub fn ulid(now: Timestamp) -> String {
     ulid::Ulid::from_parts(millis, fastrand::u128(..)).to_string()
 }
 
-/// Ids that can be minted.
+/// Ids that can be generated.
 pub trait Mint: Sized {
     /// A fresh id.
     fn mint(now: Timestamp) -> Self;
@@ -18,8 +18,7 @@ macro_rules! mint {
     ($($name:ty),*) => {$(
         impl Mint for $name {
             fn mint(now: Timestamp) -> Self {
-                // A ULID is 26 characters of base 32, which every id type accepts; retrying keeps this total
-                // without a panic path.
+                // A ULID is 26 characters of base 32, which every id type accepts; the loop avoids a panic path.
                 loop {
                     let parsed: Result<Self, Invalid> = Self::parse(ulid(now));
                     if let Ok(id) = parsed {

@@ -1,4 +1,4 @@
-//! Asking another context for a step while an HTTP request waits: a synchronous Lambda invocation.
+//! Calls steps of other contexts within an HTTP request: a synchronous Lambda invocation.
 
 use crate::fault::classify;
 use crate::service::{Request, Service};
@@ -8,14 +8,14 @@ use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use std::time::Duration;
 
-/// How often a step is asked before its failure is ours.
+/// How often a step is called before its failure is ours.
 const ATTEMPTS: u32 = 3;
-/// How long all tries together may take: below the timeout of the function that asks.
+/// How long all tries together may take: below the timeout of the calling function.
 const DEADLINE: Duration = Duration::from_secs(7);
 
 /// One step of another context.
 #[derive(Debug, Clone)]
-pub struct Step {
+pub struct Function {
     lambda: Service,
     function: String,
     deadline: Duration,
@@ -30,20 +30,24 @@ struct StepFailure {
     message: String,
 }
 
-impl Step {
-    /// The step behind a function's name.
+impl Function {
+    /// The step of a function, by its name.
     pub fn new(lambda: Service, function: String) -> Self {
         Self { lambda, function, deadline: DEADLINE, attempts: ATTEMPTS }
     }
 
-    /// The same in one try that may take longer: for a step that waits for somebody outside, and tries again itself.
+    /// The same with one try that may take longer: for a step that waits for an external system and retries itself.
     #[must_use]
     pub fn within(self, deadline: Duration) -> Self {
         Self { deadline, attempts: 1, ..self }
     }
 
-    /// Asks the step. Steps are idempotent, so contention and unavailability are tried again, jittered and bounded.
-    pub async fn ask<I: Serialize, O: DeserializeOwned>(&self, doing: &'static str, input: &I) -> Result<O, Fault> {
+    /// Calls the step. Steps are idempotent, so contention and unavailability are retried, jittered and bounded.
+    pub async fn call_function<I: Serialize, O: DeserializeOwned>(
+        &self,
+        doing: &'static str,
+        input: &I,
+    ) -> Result<O, Fault> {
         let payload = serde_json::to_vec(input).map_err(|error| Fault::broken(doing, error))?;
         let tries = async {
             let mut attempt = 0;
@@ -69,11 +73,11 @@ impl Step {
             return serde_json::from_slice(body).map_err(|error| Fault::broken(doing, error));
         }
         let failure: StepFailure = serde_json::from_slice(body).map_err(|error| Fault::unavailable(doing, error))?;
-        let told = format!("{} answered {}: {}", self.function, failure.error_type, failure.message);
+        let answered = format!("{} answered {}: {}", self.function, failure.error_type, failure.message);
         Err(match failure.error_type.as_str() {
             error_name::CONTENDED => Fault::contended(doing),
-            error_name::BROKEN | error_name::REFUSED => Fault::broken(doing, told),
-            _ => Fault::unavailable(doing, told),
+            error_name::BROKEN | error_name::REFUSED => Fault::broken(doing, answered),
+            _ => Fault::unavailable(doing, answered),
         })
     }
 }

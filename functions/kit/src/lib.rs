@@ -1,14 +1,14 @@
-//! What every function binary shares, so that a context holds only its own business.
+//! What every function binary shares, so that a context contains only its own business logic.
 //!
 //! - [`boot`]: configuration and clients. `loops`: the loop each kind of function runs in.
 //! - [`http`]: a parsed request in, a reply or a problem (RFC 9457) out.
 //! - [`auth`]: user tokens and queue tokens. [`idempotency`]: keys and stored answers.
 //! - [`step`]: saga steps. [`queue`]: SQS batches. [`stream`]: table streams. [`outbox`]: events that cannot be lost.
-//! - [`service`]: AWS services of which a call or two is needed.
-//! - [`outgoing`]: calls to providers outside. [`secrets`]: what they are signed with. [`logs`]: log lines as events.
-//! - [`metrics`]: what happened, in numbers, without a call.
-//! - [`dynamo`]: transactions and readers. [`invoke`]: asking another context for a step.
-//! - [`fault`]: failures named for who must act; one classification of AWS's.
+//! - [`service`]: AWS services of which only one or two calls are needed.
+//! - [`outgoing`]: calls to external providers. [`secrets`]: their credentials. [`logs`]: log lines as events.
+//! - [`metrics`]: metrics, written as log lines.
+//! - [`dynamo`]: transactions and readers. [`invoke`]: calling a step of another context.
+//! - [`fault`]: kinds of failure, named for who must act; one classification of AWS errors.
 
 pub mod auth;
 pub mod aws;
@@ -39,7 +39,7 @@ pub use step::{StepCall, StepError};
 /// What a binary's `main` returns.
 pub type MainResult = Result<(), lambda_runtime::Error>;
 
-/// The wall clock. Use cases never read it: they get the moment their call was received.
+/// The wall clock. Use cases never read it: they are given the time at which their call was received.
 pub fn now() -> contracts::Timestamp {
     let since_epoch = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
     contracts::Timestamp::from_millis(i64::try_from(since_epoch.as_millis()).unwrap_or(i64::MAX))

@@ -1,4 +1,4 @@
-//! What CloudWatch Logs hands to a subscriber: log lines, gzipped and base64-encoded.
+//! What CloudWatch Logs delivers to a subscriber: log lines, gzipped and base64-encoded.
 //! <https://docs.aws.amazon.com/AmazonCloudWatch/latest/logs/SubscriptionFilters.html#LambdaFunctionExample>
 
 use crate::Fault;
@@ -9,10 +9,10 @@ use flate2::read::GzDecoder;
 use serde::Deserialize;
 use std::io::Read;
 
-/// The most that lines may come to once unpacked. CloudWatch packs up to 1 MB; ten times that is no log of ours.
+/// The most that is unpacked of a delivery. CloudWatch packs up to 1 MB; ours never unpack to sixteen times that.
 const MAX_BYTES: u64 = 16 * 1024 * 1024;
 
-/// What a subscriber is called with.
+/// The event of a subscriber.
 #[derive(Debug, Deserialize)]
 pub(crate) struct LogsEvent {
     awslogs: Packed,
@@ -41,7 +41,6 @@ struct WireLine {
 pub struct Line {
     /// When it was written.
     pub at: Timestamp,
-    /// What it says.
     pub text: String,
 }
 
@@ -66,14 +65,14 @@ mod tests {
     use std::io::Write;
 
     #[test]
-    fn lines_are_unpacked_in_order_and_rubbish_is_broken() {
+    fn lines_are_unpacked_in_order_and_garbage_is_broken() {
         let mut gzip = GzEncoder::new(Vec::new(), Compression::fast());
         gzip.write_all(br#"{"messageType":"DATA_MESSAGE","logEvents":[{"id":"1","timestamp":7,"message":"a"}]}"#)
             .unwrap();
         let data = STANDARD.encode(gzip.finish().unwrap());
         let read = lines(&LogsEvent { awslogs: Packed { data } }).unwrap();
         assert_eq!(read, [Line { at: Timestamp::from_millis(7), text: "a".into() }]);
-        let rubbish = LogsEvent { awslogs: Packed { data: "AAAA".into() } };
-        assert!(matches!(lines(&rubbish), Err(Fault::Broken(_))));
+        let garbage = LogsEvent { awslogs: Packed { data: "AAAA".into() } };
+        assert!(matches!(lines(&garbage), Err(Fault::Broken(_))));
     }
 }

@@ -1,7 +1,7 @@
-//! The loop of each kind of function: what Lambda hands over comes in, what a handler says of it goes out.
+//! The loop of each kind of function: passes Lambda's events to a handler and its outcomes back.
 //!
-//! Nothing here is generic, and every future is boxed, so that all of it is compiled once, in this crate. The runtime
-//! that is below would otherwise be compiled again for each handler of each program.
+//! Nothing here is generic, and every future is boxed, so that all of it is compiled once, in this crate. Otherwise the
+//! runtime below it would be compiled again for each handler of each program.
 
 use crate::http::{Call, Problem, Reply};
 use crate::logs::{self, Line, LogsEvent};
@@ -20,9 +20,9 @@ use std::convert::Infallible;
 use std::sync::Arc;
 use std::time::Duration;
 
-/// What is kept of Lambda's time to answer that the time is up, in milliseconds.
+/// How much of Lambda's time is reserved for answering that the time is up, in milliseconds.
 const MARGIN_MILLIS: i64 = 500;
-/// What is kept besides, of a consumer's time, to put messages back or among the dead letters.
+/// How much of a consumer's time is reserved besides, for returning messages or moving them to the dead letters.
 const SETTLING: Duration = Duration::from_secs(3);
 
 /// A handler, whatever it depends on.
@@ -52,8 +52,8 @@ pub(crate) fn queue(name: &'static str, queue: Queue, handle: Handler<Message, R
     Box::pin(lambda_runtime::run(service_fn(move |event: LambdaEvent<SqsEvent>| {
         let (queue, handle) = (Arc::clone(&queue), Arc::clone(&handle));
         async move {
-            let patience = time_to_settle(event.context.deadline, crate::now());
-            Ok::<_, Infallible>(queue::run(&queue, name, event.payload, patience, &*handle).await)
+            let time_limit = time_to_settle(event.context.deadline, crate::now());
+            Ok::<_, Infallible>(queue::run(&queue, name, event.payload, time_limit, &*handle).await)
         }
     })))
 }
@@ -64,8 +64,8 @@ pub(crate) fn batch(name: &'static str, queue: Queue, handle: Handler<Vec<Messag
     Box::pin(lambda_runtime::run(service_fn(move |event: LambdaEvent<SqsEvent>| {
         let (queue, handle) = (Arc::clone(&queue), Arc::clone(&handle));
         async move {
-            let patience = time_to_settle(event.context.deadline, crate::now());
-            Ok::<_, Infallible>(queue::run_whole(&queue, name, event.payload, patience, &*handle).await)
+            let time_limit = time_to_settle(event.context.deadline, crate::now());
+            Ok::<_, Infallible>(queue::run_whole(&queue, name, event.payload, time_limit, &*handle).await)
         }
     })))
 }
@@ -120,18 +120,18 @@ pub(crate) fn schedule(name: &'static str, handle: Handler<Timestamp, Result<(),
     })))
 }
 
-/// How long an answer may take: a little less than Lambda gives, so that the caller gets a problem that says to try
-/// again instead of the gateway's word that something broke.
-fn patience(request: &Request, now: contracts::Timestamp) -> Duration {
+/// How long an answer may take: a little less than Lambda's time, so that the caller gets a 503 that asks for a retry
+/// instead of the gateway's error.
+fn time_limit(request: &Request, now: contracts::Timestamp) -> Duration {
     time_left(request.lambda_context_ref().map_or(0, |context| context.deadline), now)
 }
 
-/// How long messages may take, so that there is time to say what becomes of those that took too long.
+/// How long messages may take, so that there is time to settle those that took too long.
 fn time_to_settle(deadline: u64, now: contracts::Timestamp) -> Duration {
     time_left(deadline, now).saturating_sub(SETTLING).max(Duration::from_millis(100))
 }
 
-/// Lambda's time until `deadline` (epoch milliseconds), less the margin; without a deadline, as much as one likes.
+/// Lambda's time until `deadline` (epoch milliseconds), less the margin; without a deadline, unlimited.
 fn time_left(deadline: u64, now: contracts::Timestamp) -> Duration {
     let left = i64::try_from(deadline).unwrap_or(i64::MAX).saturating_sub(now.millis()).saturating_sub(MARGIN_MILLIS);
     if deadline == 0 { Duration::MAX } else { Duration::from_millis(u64::try_from(left).unwrap_or(0).max(100)) }
@@ -139,10 +139,10 @@ fn time_left(deadline: u64, now: contracts::Timestamp) -> Duration {
 
 async fn answer(name: &str, request: Request, handle: &Handler<Call, Result<Reply, Problem>>) -> Response<Body> {
     let now = crate::now();
-    let patience = patience(&request, now);
+    let time_limit = time_limit(&request, now);
     let call = Call::from_lambda(request, now);
     let request_id = call.request_id.clone();
-    let outcome = match tokio::time::timeout(patience, handle(call)).await {
+    let outcome = match tokio::time::timeout(time_limit, handle(call)).await {
         Ok(outcome) => outcome,
         Err(late) => Err(Fault::unavailable("answering in time", late).into()),
     };

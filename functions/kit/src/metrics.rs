@@ -8,12 +8,12 @@ use std::io::Write;
 /// The namespace of our own metrics. They have the dimension `Stage`, those of one context also `Context`.
 pub const NAMESPACE: &str = "Encore";
 
-/// Counts something that happened: `Joined`, `Held`, `Sold`, ...
+/// Counts occurrences: `Joined`, `Held`, `Sold`, ...
 pub fn count(name: &'static str, amount: u64) {
     say(name, "Count", &[], amount);
 }
 
-/// How long something has waited, in seconds, whichever context it is in.
+/// How long something has waited, in seconds, without the dimension `Context`.
 pub fn waited(name: &'static str, seconds: u64) {
     say(name, "Seconds", &[], seconds);
 }
@@ -23,17 +23,17 @@ pub fn gauge(name: &'static str, unit: &'static str, context: &str, value: u64) 
     say(name, unit, &[("Context", context)], value);
 }
 
-/// How long the oldest of them has waited, in seconds: what a gauge of an age says. Nothing waits: zero.
+/// How long the oldest has waited, in seconds; zero when nothing waits.
 pub fn oldest(since: impl Iterator<Item = Timestamp>, now: Timestamp) -> u64 {
     let oldest = since.fold(now, Timestamp::min);
     u64::try_from(now.millis_since(oldest) / 1000).unwrap_or(0)
 }
 
 fn say(name: &str, unit: &str, dimensions: &[(&str, &str)], value: u64) {
-    // Set for every function; nobody reads metrics of anything else.
+    // Set for every function; anything else has no metrics.
     let Ok(stage) = std::env::var("STAGE") else { return };
     let line = line(name, unit, &stage, dimensions, value, crate::now().millis());
-    // A metric that cannot be written must not fail what it counts.
+    // A metric that cannot be written must not fail the operation it counts.
     if let Err(error) = writeln!(std::io::stdout().lock(), "{line}") {
         tracing::debug!(%error, "a metric was lost");
     }
@@ -73,9 +73,9 @@ mod tests {
     #[test]
     fn a_line_names_its_metric_its_dimensions_and_its_value() {
         let line = line("Held", "Count", "prod", &[("Context", "reservations")], 2, 1_000);
-        let told = &line["_aws"]["CloudWatchMetrics"][0];
-        assert_eq!(told["Dimensions"], json!([["Stage", "Context"]]));
-        assert_eq!(told["Metrics"], json!([{"Name": "Held", "Unit": "Count"}]));
+        let metric = &line["_aws"]["CloudWatchMetrics"][0];
+        assert_eq!(metric["Dimensions"], json!([["Stage", "Context"]]));
+        assert_eq!(metric["Metrics"], json!([{"Name": "Held", "Unit": "Count"}]));
         assert_eq!(
             (&line["Held"], &line["Stage"], &line["Context"]),
             (&2.into(), &"prod".into(), &"reservations".into())

@@ -1,9 +1,9 @@
 //! The transactional outbox: an event is a row in the transaction of what happened, and is published from there.
 //!
-//! Row (`pk = OUTBOX#<event id>`, `sk = OUTBOX`): `event` (JSON), `transaction_key`, `publish_state`
-//! (`pending` | `published`), `attempts`, `last_error`, `created_at` (since when it waits). While pending it is in the sparse index
-//! [`INDEX`] under `unpublished_shard`. The table's stream brings a new row to the relay at once; what the relay could
-//! not publish, the scheduled sweep sends again. Publishing twice is harmless: consumers go by the event's id.
+//! Row (`pk = OUTBOX#<event id>`, `sk = OUTBOX`): `event` (JSON), `transaction_key`, `publish_state` (`pending` |
+//! `published`), `attempts`, `last_error`, `created_at` (since when it is pending). While pending it is in the sparse
+//! index [`INDEX`] under `unpublished_shard`. The table's stream delivers a new row to the relay at once; the scheduled
+//! sweep publishes what the relay could not. Publishing twice is harmless: consumers are idempotent by the event's id.
 
 use crate::dynamo::{self, Item, PK, Read, SK, TTL, Table, at, n, s};
 use crate::fault::classify;
@@ -20,24 +20,26 @@ use serde_json::json;
 pub const INDEX: &str = "unpublished";
 /// Value of `kind` on an outbox row.
 pub const KIND: &str = "outbox";
-/// Over how many partitions of the index unpublished rows spread.
+/// The number of partitions of the index over which unpublished rows spread.
 const SHARDS: u64 = 16;
-/// How long a published row is kept, in seconds, for whoever looks for it.
+/// How long a published row is kept, in seconds, for republishing and for operators.
 const KEPT_SECONDS: i64 = 7 * 24 * 3600;
-/// How old an unpublished row must be before the sweep takes it from the relay, in milliseconds.
+/// How old an unpublished row must be before the sweep takes it over from the relay, in milliseconds.
 const OVERDUE_MILLIS: i64 = 60_000;
 /// How old an unpublished row must be before the on-call is paged, in milliseconds.
 const STUCK_MILLIS: i64 = 600_000;
 /// PutEvents takes ten entries.
 const PUT_EVENTS_LIMIT: usize = 10;
-/// And 256 KB, of which this is left to events. <https://docs.aws.amazon.com/eventbridge/latest/userguide/eb-putevents.html>
+/// And 256 KB, of which this is left to events.
+/// <https://docs.aws.amazon.com/eventbridge/latest/userguide/eb-putevents.html>
 const PUT_EVENTS_BYTES: usize = 240 * 1024;
-/// What source, type and time of an entry count for, generously.
+/// A generous allowance for source, type and time of an entry.
 const ENVELOPE_BYTES: usize = 256;
-/// How often the relay tries an entry before it leaves it to the sweep.
+/// How often an entry is tried before the relay leaves it to the sweep.
 const ATTEMPTS: u32 = 3;
 
-/// An event about `subject`. Its id follows from what happened to what, so that a repeated step cannot mint a second.
+/// An event about `subject`. Its id follows from the subject and the event type, so that a repeated step cannot make a
+/// second one.
 pub fn event(
     source: &str,
     subject: &str,
@@ -49,7 +51,7 @@ pub fn event(
     event_with_id(id, source, subject, correlation_id, body, now)
 }
 
-/// [`event`], where the same can happen to the same subject more than once and something else tells the times apart.
+/// [`event`] with an id of its own, where the same can happen to a subject more than once.
 pub fn event_with_id(
     id: String,
     source: &str,
@@ -76,7 +78,7 @@ pub fn row(table: &Table, event: &Event, transaction_key: &str) -> Result<Transa
     row_with(table, event, transaction_key, [])
 }
 
-/// [`row`], with attributes of the writer's own beside it.
+/// [`row`], with additional attributes.
 pub fn row_with<const N: usize>(
     table: &Table,
     event: &Event,
@@ -103,8 +105,8 @@ pub fn key(event_id: &str) -> (AttributeValue, AttributeValue) {
     (s(format!("OUTBOX#{event_id}")), s("OUTBOX"))
 }
 
-/// Has the next sweep publish an event once more, for a listener that may not have heard it: within a minute, and once,
-/// however often this is asked for meanwhile. An event that is not in the outbox any more stays unsaid.
+/// Has the next sweep republish an event, for a consumer that may not have received it: within a minute, and once,
+/// however often this is called meanwhile. An event that is no longer in the outbox is not republished.
 pub async fn publish_again(table: &Table, event_id: &str, now: Timestamp) -> Result<(), Fault> {
     let (pk, sk) = key(event_id);
     let marked = table
@@ -120,7 +122,7 @@ pub async fn publish_again(table: &Table, event_id: &str, now: Timestamp) -> Res
         .expression_attribute_names("#ttl", TTL)
         .expression_attribute_values(":pending", s("pending"))
         .expression_attribute_values(":published", s("published"))
-        // No relay is at it, so that the sweep need not leave it time.
+        // The relay does not republish it, so the sweep takes it without waiting.
         .expression_attribute_values(":since", at(now.plus_millis(-OVERDUE_MILLIS)))
         .expression_attribute_values(":shard", s(fastrand::u64(..SHARDS)))
         .send()
@@ -145,8 +147,8 @@ impl Bus {
         Self { events, name }
     }
 
-    /// Publishes at most ten events in one call. For each, in order, the error the bus gave for it, if it did not take
-    /// it: PutEvents may fail for some and not for others.
+    /// Publishes at most ten events in one call. Returns for each, in order, the bus's error if it was rejected:
+    /// PutEvents may fail for some and not for others.
     pub async fn put(&self, events: &[&Event]) -> Result<Vec<Option<String>>, Fault> {
         let mut entries = Vec::with_capacity(events.len());
         for event in events {
@@ -162,15 +164,15 @@ impl Bus {
         let answer = answer.map_err(|error| classify("publishing events", error))?;
         let error_of = |index: usize| {
             let entry = &answer["Entries"][index];
-            // What was taken has an id. An entry of which nothing is said was not.
+            // An accepted entry has an id. An entry that is missing from the answer was not accepted.
             let unanswered = entry["EventId"].is_null().then_some("NoAnswer");
             entry["ErrorCode"].as_str().or(unanswered).map(str::to_owned)
         };
         Ok((0..events.len()).map(error_of).collect())
     }
 
-    /// Publishes all of them, ten at a time, each again a few times when the bus did not take it. For events that come
-    /// from elsewhere than an outbox and will be brought again when this fails.
+    /// Publishes all events, ten at a time, with a few retries for those that the bus rejects. For events that come
+    /// from elsewhere than an outbox and whose caller is retried when this fails.
     pub async fn put_all(&self, events: &[Event]) -> Result<(), Fault> {
         for chunk in events.chunks(PUT_EVENTS_LIMIT) {
             let mut open: Vec<&Event> = chunk.iter().collect();
@@ -206,18 +208,18 @@ impl Relay {
         Self { context, table, bus }
     }
 
-    /// [`Relay::relay`], as a stream's consumer.
+    /// [`Relay::relay`], as the handler of a stream.
     pub async fn relay_now(&self, records: Vec<Record>) -> Result<(), Fault> {
         self.relay(records, crate::now()).await
     }
 
-    /// [`Relay::sweep`], as a schedule's handler.
+    /// [`Relay::sweep`], as the handler of a schedule.
     pub async fn sweep_all(&self, now: Timestamp) -> Result<(), Fault> {
         self.sweep(now).await.map(drop)
     }
 
-    /// Publishes the new rows among a stream's records. A row that cannot be published stays pending for the sweep,
-    /// so that one bad row never holds up the stream.
+    /// Publishes the new rows among a stream's records. A row that cannot be published stays pending for the sweep, so
+    /// that one bad row never blocks the stream.
     pub async fn relay(&self, records: Vec<Record>, now: Timestamp) -> Result<(), Fault> {
         let rows = records
             .into_iter()
@@ -229,7 +231,7 @@ impl Relay {
 
     /// Publishes rows that have been pending for more than a minute. Returns how many there were.
     pub async fn sweep(&self, now: Timestamp) -> Result<usize, Fault> {
-        // All are looked at before any is published, so that how old they are is told whatever becomes of them.
+        // All are read before any is published, so that their age is reported whatever happens to them.
         let mut overdue = Vec::new();
         for shard in 0..SHARDS {
             overdue.push(self.overdue(shard, now).await?);
@@ -239,7 +241,7 @@ impl Relay {
         let oldest = ages.fold(now, Timestamp::min);
         let age_millis = now.millis_since(oldest);
         metrics::gauge("OutboxAge", "Seconds", self.context, u64::try_from(age_millis / 1000).unwrap_or(0));
-        // One shard's trouble is not the others', and none of them is always the last.
+        // A shard that fails does not stop the others, and no shard is always the last.
         let mut outcome = Ok(());
         let first = fastrand::usize(..overdue.len());
         overdue.rotate_left(first);
@@ -256,7 +258,7 @@ impl Relay {
         Ok(found)
     }
 
-    /// Some rows of a shard that have been pending for more than a minute, oldest first.
+    /// Up to 100 rows of a shard that have been pending for more than a minute, oldest first.
     async fn overdue(&self, shard: u64, now: Timestamp) -> Result<Vec<Item>, Fault> {
         let found = self
             .table
@@ -274,7 +276,7 @@ impl Relay {
         Ok(found.items.unwrap_or_default())
     }
 
-    /// Tells that events wait for too long. When the bus itself is the reason, the alarm on `OutboxAge` does.
+    /// Pages the on-call about overdue events. If the bus itself is the reason, the alarm on `OutboxAge` does.
     async fn say_stuck(&self, found: usize, oldest: Timestamp, now: Timestamp) -> Result<(), Fault> {
         let fault = format!("outbox-overdue:{}", self.context);
         let body = EventBody::FaultDetected(FaultDetected {
@@ -294,7 +296,7 @@ impl Relay {
         for row in rows {
             match row.document::<Event>("event") {
                 Ok(event) => pending.push((event, row)),
-                // It stays pending and visible; the outbox-age alarm tells.
+                // It stays pending and visible; the alarm on `OutboxAge` reports it.
                 Err(fault) => tracing::error!(error = fault.chain(), "an outbox row cannot be read"),
             }
         }
@@ -330,7 +332,7 @@ impl Relay {
                             }
                         }
                     }
-                    // Side by side: whoever waits for an event waits for the marks of those before it.
+                    // Concurrently, because the next chunk is published only after these marks.
                     try_join_all(taken).await?;
                     open = failed;
                 }
@@ -390,8 +392,8 @@ fn size_of(row: &Item) -> usize {
     row.text("event").map_or(0, str::len)
 }
 
-/// How many of the next events go into one request: at most ten, and no more than it may hold. A bigger one would be
-/// refused as a whole, and again by every sweep.
+/// How many of the next events go into one request: at most ten, and within its size limit. A larger request would be
+/// rejected as a whole, and again in every sweep.
 fn one_request(sizes: impl Iterator<Item = usize>) -> usize {
     let mut total = 0;
     let fits = sizes.take(PUT_EVENTS_LIMIT).enumerate().take_while(|(index, size)| {
@@ -401,7 +403,7 @@ fn one_request(sizes: impl Iterator<Item = usize>) -> usize {
     fits.count()
 }
 
-/// A correlation id for work that no request began.
+/// A correlation id for work that no request started.
 pub fn own_correlation(now: Timestamp) -> String {
     ids::ulid(now)
 }
@@ -411,7 +413,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_request_holds_ten_events_or_as_many_as_fit_and_always_one() {
+    fn a_request_holds_ten_events_or_as_many_as_fit_and_at_least_one() {
         assert_eq!(one_request([].into_iter()), 0);
         assert_eq!(one_request([1_000; 25].into_iter()), 10);
         assert_eq!(one_request([60_000; 10].into_iter()), 4);

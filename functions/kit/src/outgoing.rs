@@ -1,23 +1,23 @@
-//! Calls to the outside: providers we do not run. Every call has a timeout, few tries, and one of three ends: an
-//! answer, *refused* (a 4xx: asking again is of no use, [`Fault::Broken`]) or *unavailable* (no answer, 408, 425, 429,
-//! 5xx: [`Fault::Unavailable`], with the provider's `Retry-After`).
+//! Calls to external providers. Every call has a timeout, few tries, and one of three outcomes: an answer, *refused* (a
+//! 4xx: a retry is of no use, [`Fault::Broken`]) or *unavailable* (no answer, 408, 425, 429, 5xx:
+//! [`Fault::Unavailable`], with the provider's `Retry-After`).
 //!
-//! Nothing follows redirects, so that no provider can send our credentials elsewhere. An answer is read up to
-//! [`MAX_ANSWER_BYTES`]; the error of a refused webhook keeps its beginning, others the status alone, and none the
-//! request, so that neither a secret nor anything about a person reaches a log.
+//! Redirects are not followed, so that no provider can send our credentials elsewhere. An answer is read up to
+//! [`MAX_ANSWER_BYTES`]; the error of a refused [`Client::send`] keeps the beginning of its body, others only the
+//! status, and none the request, so that neither a secret nor personal data reaches a log.
 
 use crate::{Fault, dynamo};
 use http::{HeaderMap, Method};
 use serde_json::Value;
 use std::time::Duration;
 
-/// The most of an answer that is read.
+/// How much of an answer is read.
 pub const MAX_ANSWER_BYTES: usize = 256 * 1024;
 /// How long a connection may take.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
 /// How long one try may take.
 const ATTEMPT_TIMEOUT: Duration = Duration::from_secs(5);
-/// Tries of one call. What fails them all is tried again by the queue, much later.
+/// Tries of one call. A call that fails them all is retried by the queue, much later.
 const ATTEMPTS: u32 = 2;
 /// How much of a refusal's body is kept, in characters.
 const EXCERPT_CHARS: usize = 300;
@@ -25,27 +25,23 @@ const EXCERPT_CHARS: usize = 300;
 /// One request.
 #[derive(Debug, Clone)]
 pub struct Request {
-    /// Its method.
     pub method: Method,
-    /// Its whole URL.
     pub url: String,
-    /// Its headers, `content-type` not among them.
+    /// Its headers, without `content-type`.
     pub headers: HeaderMap,
-    /// Its JSON, exactly these bytes, so that they can be signed.
+    /// Its JSON, sent exactly as these bytes, so that they can be signed.
     pub body: Option<Vec<u8>>,
 }
 
-/// An answer with a 2xx or 3xx status, or a 4xx that [`Client::answer`] was asked for.
+/// An answer with a 2xx or 3xx status, or a 4xx from [`Client::answer`].
 #[derive(Debug, Clone)]
 pub struct Answer {
-    /// Its status.
     pub status: u16,
-    /// Its body.
     pub body: Vec<u8>,
 }
 
 impl Answer {
-    /// The body as JSON; `Null` when it is none.
+    /// The body as JSON; `Null` when it is not JSON.
     pub fn json(&self) -> Value {
         serde_json::from_slice(&self.body).unwrap_or(Value::Null)
     }
@@ -73,7 +69,7 @@ impl Client {
         Ok(Self { http: http.map_err(|error| Fault::broken("setting up an HTTP client", error))? })
     }
 
-    /// Sends a request whose refusal is a fault. `doing` says what for. The request must bear being repeated.
+    /// Sends a request whose refusal is a fault. `doing` names the operation. The request must be idempotent.
     pub async fn send(&self, doing: &'static str, request: &Request) -> Result<Answer, Fault> {
         let answer = self.answer(doing, request).await?;
         if (200..300).contains(&answer.status) {
@@ -82,14 +78,14 @@ impl Client {
         Err(Fault::broken(doing, format!("refused with {}: {}", answer.status, answer.excerpt())))
     }
 
-    /// Sends a request whose refusal is an answer: only no answer, or one that says to come again, is a fault.
+    /// Sends a request whose refusal is an answer: only no answer, or one that asks for a retry, is a fault.
     pub async fn answer(&self, doing: &'static str, request: &Request) -> Result<Answer, Fault> {
         let mut attempt = 0;
         loop {
             let outcome = self.once(doing, request).await;
             attempt += 1;
             match outcome {
-                // Whoever says when to come again is not asked before.
+                // A provider that sends `Retry-After` is not called before then.
                 Err(fault) if attempt < ATTEMPTS && fault.wait().is_none() => {
                     tokio::time::sleep(dynamo::jitter(attempt + 2)).await;
                 }
@@ -98,7 +94,7 @@ impl Client {
         }
     }
 
-    /// [`Client::answer`] in one try, for a request that must not be repeated before somebody looked what became of it.
+    /// [`Client::answer`] in one try, for a request that must not be repeated before its outcome has been looked up.
     pub async fn once(&self, doing: &'static str, request: &Request) -> Result<Answer, Fault> {
         let unavailable = |error: reqwest::Error| Fault::unavailable(doing, error.without_url());
         let mut sending = self.http.request(request.method.clone(), &request.url).headers(request.headers.clone());
@@ -118,19 +114,20 @@ impl Client {
             }
         }
         if matches!(status, 408 | 425 | 429) || status >= 500 {
-            // Not its words: a page of somebody's debugger may repeat our request, and a directory what it knows of people.
+            // Not its body: a debugger's error page may repeat our request, and other answers may contain personal
+            // data.
             return Err(Fault::unavailable(doing, format!("answered {status}")).retry_after(retry_after));
         }
         Ok(Answer { status, body })
     }
 }
 
-/// `Retry-After` in seconds; as a date it is left to our own backoff.
+/// `Retry-After` in seconds; a date is ignored in favour of our own backoff.
 fn retry_after_seconds(value: &str) -> Option<u64> {
     value.trim().parse().ok()
 }
 
-/// A header whose value never shows in debug output.
+/// A header whose value never appears in debug output.
 pub fn secret_header(value: &str) -> Result<http::HeaderValue, Fault> {
     let mut header = http::HeaderValue::from_str(value)
         .map_err(|_| Fault::broken("writing a header", "a secret has characters that no header takes"))?;

@@ -1,35 +1,37 @@
-//! SQS consumers: one message's function lifted to a batch, with an end for every message.
+//! SQS consumers: runs a handler of single messages over a batch, with one of three outcomes for every message.
 //!
-//! - It went well: the message is gone.
-//! - It can never go well ([`Fault::Broken`]: poison, or refused by whoever was asked): it goes to the dead letters at
-//!   once, with the reason as message attributes, and holds nothing up.
-//! - It may go well later ([`Fault::Contended`], [`Fault::Unavailable`]): it comes again, less and less often, or when
-//!   whoever was asked said (`Retry-After`); after [`GIVE_UP_AFTER`] receives it goes to the dead letters too.
+//! - It succeeded: the message is deleted.
+//! - It can never succeed ([`Fault::Broken`]: a poison message, or refused by a called system): it goes to the dead
+//!   letters at once, with the reason as message attributes, and blocks nothing.
+//! - It may succeed later ([`Fault::Contended`], [`Fault::Unavailable`]): it is retried at growing intervals, or when
+//!   the called system asks for it (`Retry-After`); after [`GIVE_UP_AFTER`] receives it goes to the dead letters too.
 //!
-//! Messages of a batch are handled side by side, so that one that hangs does not hold up the others; those of a FIFO
-//! queue in their order. A process that dies gives its messages back after the queue's visibility timeout, and SQS
-//! itself puts those that keep killing processes into the dead letters.
+//! Messages of a batch are handled concurrently, so that one that hangs does not block the others; those of a FIFO
+//! queue in order. Messages of a process that dies are redelivered after the queue's visibility timeout, and SQS itself
+//! moves those that keep killing processes to the dead letters.
 
 use crate::fault::classify;
 use crate::{Fault, metrics};
 use aws_lambda_events::sqs::{BatchItemFailure, SqsBatchResponse, SqsEvent, SqsMessage};
 use aws_sdk_sqs::types::MessageAttributeValue;
 use contracts::Timestamp;
-use contracts::events::Event;
+use contracts::choreography::{OrderSignal, is_forgotten};
+use contracts::events::{Event, OrderEvent};
 use futures_util::future::join_all;
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
 use std::time::{Duration, Instant};
 
-/// After how many receives a message that may still go well is given up: with [`LONGEST_WAIT`], some six hours.
+/// After how many receives a message that may still succeed is given up: with [`LONGEST_WAIT`], about six hours.
 pub const GIVE_UP_AFTER: u32 = 100;
 /// The longest wait between two tries of a message.
 pub const LONGEST_WAIT: Duration = Duration::from_secs(300);
-/// The longest wait between two tries of a message of a FIFO queue: all of its group waits with it.
+/// The longest wait between two tries of a message of a FIFO queue: its whole group waits with it.
 const LONGEST_ORDERED_WAIT: Duration = Duration::from_secs(10);
-/// The longest wait after a message met another writer.
+/// The longest wait after contention with another writer.
 const LONGEST_CONTENDED_WAIT: Duration = Duration::from_secs(4);
-/// The longest wait that anybody outside may ask for: longer ones would keep a message from being given up within its life.
+/// The longest `Retry-After` that is honoured: with a longer one, a message's retention could end before it is given
+/// up.
 const LONGEST_ASKED_WAIT: Duration = Duration::from_secs(3600);
 /// How much of an error is kept with a dead letter, in characters.
 const ERROR_CHARS: usize = 1_000;
@@ -37,19 +39,28 @@ const ERROR_CHARS: usize = 1_000;
 /// One message.
 #[derive(Debug, Clone)]
 pub struct Message {
-    /// SQS's id of it.
+    /// Its id in SQS.
     pub id: String,
-    /// Its text.
     pub body: String,
-    /// The moment its batch was received.
+    /// When its batch was received.
     pub now: Timestamp,
-    /// How often it has been received, this time included.
+    /// How often it has been received, including this time.
     pub receives: u32,
     /// When it was sent.
     pub sent_at: Timestamp,
     receipt: String,
     /// Its group, on a FIFO queue.
     group: Option<String>,
+}
+
+/// What a message says of an order.
+#[derive(Debug)]
+pub struct OrderMessage {
+    pub signal: OrderSignal,
+    pub order: OrderEvent,
+    /// When it happened.
+    pub time: Timestamp,
+    pub correlation_id: String,
 }
 
 impl Message {
@@ -81,13 +92,24 @@ impl Message {
         }
     }
 
-    /// The domain event that a bus rule put on the queue. Anything else is [`Fault::Broken`] and will end in the
+    /// The domain event that a bus rule put on the queue. Anything else is [`Fault::Broken`] and goes to the
     /// dead-letter queue.
     pub fn event(&self) -> Result<Event, Fault> {
         self.detail("reading a delivered event")
     }
 
-    /// The `detail` of a message in the shape of a delivered event, as [`Message::event`] has it.
+    /// What happened to an order; `None` if it was placed too long ago to be acted on.
+    pub fn order_signal(&self, operation: &'static str) -> Result<Option<OrderMessage>, Fault> {
+        let event = self.event()?;
+        let Some((signal, order)) = OrderSignal::of(event.body) else {
+            return Err(Fault::broken(operation, "the message is no order.placed and no order.failed"));
+        };
+        let too_old = signal == OrderSignal::Placed && is_forgotten(event.time, self.now);
+        let (time, correlation_id) = (event.time, event.correlationid);
+        Ok((!too_old).then_some(OrderMessage { signal, order, time, correlation_id }))
+    }
+
+    /// The `detail` of a message shaped like a delivered event, as in [`Message::event`].
     pub fn detail<T: DeserializeOwned>(&self, doing: &'static str) -> Result<T, Fault> {
         #[derive(Deserialize)]
         struct Delivered<T> {
@@ -98,7 +120,7 @@ impl Message {
             .map_err(|error| Fault::broken(doing, error))
     }
 
-    /// What the log says a message is about, as far as it can be read.
+    /// The ids that are logged of a message, as far as it can be parsed.
     fn about(&self) -> About {
         #[derive(Deserialize, Default)]
         struct Delivered {
@@ -117,7 +139,7 @@ struct About {
     correlationid: String,
 }
 
-/// What becomes of a message.
+/// What to do with a message.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Verdict {
     Done,
@@ -136,12 +158,12 @@ fn verdict(outcome: &Result<(), Fault>, receives: u32, ordered: bool, random: f6
         _ => LONGEST_WAIT,
     };
     let doubling = Duration::from_secs(1_u64 << receives.saturating_sub(1).min(20)).min(longest);
-    // Half of it for sure, the other half by chance, so that what failed together does not come back together.
+    // Half of it is fixed, the other half random, so that messages that failed together are not retried together.
     let asked = fault.wait().unwrap_or_default().min(LONGEST_ASKED_WAIT);
     Verdict::Later(asked.max(doubling.mul_f64(0.5 + random / 2.0)))
 }
 
-/// The queue a consumer reads, and where its dead letters go.
+/// The queue that a consumer reads, and its dead-letter queue.
 #[derive(Debug, Clone)]
 pub struct Queue {
     client: aws_sdk_sqs::Client,
@@ -150,12 +172,12 @@ pub struct Queue {
 }
 
 impl Queue {
-    /// A queue and its dead letters by their URLs.
+    /// A queue and its dead-letter queue by their URLs.
     pub fn new(client: aws_sdk_sqs::Client, url: String, dead_letters: String) -> Self {
         Self { client, url, dead_letters }
     }
 
-    /// Carries a verdict out. `true` when SQS may forget the message.
+    /// Carries a verdict out. `true` when SQS may delete the message.
     async fn settle(&self, consumer: &str, message: &Message, outcome: Result<(), Fault>) -> bool {
         let about = message.about();
         let (received_at, millis) = (message.now.millis(), crate::now().millis_since(message.now));
@@ -183,9 +205,9 @@ impl Queue {
                     received_at,
                     millis
                 );
-                // SQS leaves out of its own age what has been received more than three times.
+                // SQS's own age metric leaves out messages that were received more than three times.
                 metrics::waited("RetryAge", metrics::oldest([message.sent_at].into_iter(), message.now));
-                self.come_again(consumer, message, wait).await;
+                self.retry_later(consumer, message, wait).await;
                 false
             }
             Verdict::DeadLetter => match self.dead_letter(consumer, message, &fault, correlation).await {
@@ -212,7 +234,7 @@ impl Queue {
         }
     }
 
-    async fn come_again(&self, consumer: &str, message: &Message, wait: Duration) {
+    async fn retry_later(&self, consumer: &str, message: &Message, wait: Duration) {
         let delayed = self
             .client
             .change_message_visibility()
@@ -222,13 +244,13 @@ impl Queue {
             .send()
             .await;
         if let Err(error) = delayed {
-            // It comes again anyway, after the queue's visibility timeout.
+            // It is redelivered anyway, after the queue's visibility timeout.
             let error = classify("delaying a message", error).chain();
             tracing::warn!(consumer, error, message = message.id, "a retry keeps the queue's pace");
         }
     }
 
-    /// Puts a message where a person finds it, with why.
+    /// Puts a message into the dead letters, with the reason, for an operator to look at.
     async fn dead_letter(
         &self,
         consumer: &str,
@@ -255,15 +277,15 @@ impl Queue {
             }
         }
         if let Some(group) = &message.group {
-            // By this very message: sent again by hand and failed again within minutes, it must not be taken for a
-            // repetition and dropped.
+            // Deduplicated by this message's own id: one that is redriven and fails again within minutes must not be
+            // dropped as a duplicate.
             send = send.message_group_id(group).message_deduplication_id(&message.id);
         }
         send.send().await.map(drop).map_err(|error| classify("keeping a dead letter", error))
     }
 }
 
-/// A text without the characters that SQS takes in no message: a provider's answer may have any.
+/// A text without the characters that SQS does not accept: a provider's answer may contain any.
 /// <https://docs.aws.amazon.com/AWSSimpleQueueService/latest/APIReference/API_SendMessage.html>
 fn sayable(text: &str) -> String {
     let is_taken =
@@ -271,12 +293,12 @@ fn sayable(text: &str) -> String {
     text.chars().map(|c| if is_taken(c) { c } else { '\u{FFFD}' }).collect()
 }
 
-/// Runs a batch through a consumer of single messages. `patience` is how long a message may take.
+/// Runs a batch through a consumer of single messages. `time_limit` is how long a message may take.
 pub(crate) async fn run<Fut>(
     queue: &Queue,
     name: &str,
     batch: SqsEvent,
-    patience: Duration,
+    time_limit: Duration,
     handle: impl Fn(Message) -> Fut,
 ) -> SqsBatchResponse
 where
@@ -285,8 +307,8 @@ where
     let messages = received(batch);
     let started = Instant::now();
     let one = async |message: &Message| {
-        // Those of a FIFO queue share the time, one after the other.
-        let left = patience.saturating_sub(started.elapsed());
+        // Messages of a FIFO queue share the time, one after the other.
+        let left = time_limit.saturating_sub(started.elapsed());
         let outcome = tokio::time::timeout(left, handle(message.clone())).await;
         let outcome = outcome.unwrap_or_else(|late| Err(Fault::unavailable("handling a message in time", late)));
         queue.settle(name, message, outcome).await
@@ -296,10 +318,11 @@ where
         let mut blocked = Vec::new();
         for message in &messages {
             let group = message.group.clone();
-            // What comes behind a failed message of its group must not overtake it. SQS delivers nothing of a group while
-            // anything of it is out: given back at once, it holds up the group no longer than the failed one does.
+            // A message behind a failed one of its group must not overtake it. SQS delivers nothing of a group while
+            // any of its messages is in flight: returned at once, it blocks the group no longer than the failed one
+            // does.
             let done = if blocked.contains(&group) {
-                queue.come_again(name, message, Duration::ZERO).await;
+                queue.retry_later(name, message, Duration::ZERO).await;
                 false
             } else {
                 one(message).await
@@ -317,12 +340,12 @@ where
     response
 }
 
-/// Runs a batch through a consumer that takes it as a whole and answers for each message, in order.
+/// Runs a batch through a consumer that takes it as a whole and returns an outcome for each message, in order.
 pub(crate) async fn run_whole<Fut>(
     queue: &Queue,
     name: &str,
     batch: SqsEvent,
-    patience: Duration,
+    time_limit: Duration,
     handle: impl FnOnce(Vec<Message>) -> Fut,
 ) -> SqsBatchResponse
 where
@@ -330,11 +353,11 @@ where
 {
     let messages = received(batch);
     let late = |_| Err(Fault::unavailable("handling a batch", "no answer in time"));
-    let mut outcomes = match tokio::time::timeout(patience, handle(messages.clone())).await {
+    let mut outcomes = match tokio::time::timeout(time_limit, handle(messages.clone())).await {
         Ok(outcomes) => outcomes,
         Err(_) => messages.iter().map(late).collect(),
     };
-    // A consumer that forgets a message has not handled it.
+    // A message without an outcome was not handled.
     outcomes.resize_with(messages.len(), || late(&messages[0]));
     let settled =
         join_all(messages.iter().zip(outcomes).map(|(message, outcome)| queue.settle(name, message, outcome)));
@@ -364,12 +387,12 @@ mod tests {
     }
 
     #[test]
-    fn what_can_never_go_well_is_a_dead_letter_at_once() {
+    fn a_message_that_can_never_succeed_is_a_dead_letter_at_once() {
         assert_eq!(verdict(&Err(Fault::broken("testing", "poison")), 1, false, 0.0), Verdict::DeadLetter);
     }
 
     #[test]
-    fn what_may_go_well_comes_less_and_less_often_and_not_for_ever() {
+    fn a_message_that_may_succeed_is_retried_with_backoff_and_not_for_ever() {
         let wait = |receives, random| verdict(&unavailable(), receives, false, random);
         assert_eq!(wait(1, 1.0), Verdict::Later(Duration::from_secs(1)));
         assert_eq!(wait(4, 1.0), Verdict::Later(Duration::from_secs(8)));
@@ -381,10 +404,10 @@ mod tests {
     }
 
     #[test]
-    fn whoever_says_when_to_come_again_is_heeded() {
-        let told = |seconds| Err(Fault::unavailable("testing", "429").retry_after(Some(Duration::from_secs(seconds))));
-        assert_eq!(verdict(&told(30), 1, false, 0.0), Verdict::Later(Duration::from_secs(30)));
-        assert_eq!(verdict(&told(86_400), 1, false, 0.0), Verdict::Later(LONGEST_ASKED_WAIT));
+    fn retry_after_is_honoured_up_to_a_limit() {
+        let asked = |seconds| Err(Fault::unavailable("testing", "429").retry_after(Some(Duration::from_secs(seconds))));
+        assert_eq!(verdict(&asked(30), 1, false, 0.0), Verdict::Later(Duration::from_secs(30)));
+        assert_eq!(verdict(&asked(86_400), 1, false, 0.0), Verdict::Later(LONGEST_ASKED_WAIT));
     }
 
     #[test]

@@ -1,5 +1,5 @@
-//! Secrets: JSON documents in SSM Parameter Store (`SecureString`), read when first needed and again every few
-//! minutes, so that a rotated secret is in force without a deployment. They never reach a log, an event or a setting.
+//! Secrets: JSON documents in SSM Parameter Store (`SecureString`), read when first needed and again every few minutes,
+//! so that a rotated secret takes effect without a deployment. They never reach a log, an event or a setting.
 
 use crate::Fault;
 use crate::fault::classify;
@@ -32,7 +32,7 @@ impl<T: DeserializeOwned + Clone> Secret<T> {
         Self { ssm, name, kept: Mutex::new(None) }
     }
 
-    /// What it says now.
+    /// The document, at most five minutes old.
     pub async fn get(&self) -> Result<T, Fault> {
         if let Some(kept) = self.kept_now() {
             return Ok(kept);

@@ -1,7 +1,7 @@
-//! AWS services of which only a call or two is needed: Lambda, EventBridge, Step Functions, SSM.
+//! AWS services of which only one or two calls are needed: Lambda, EventBridge, Step Functions, SSM, CloudFormation.
 //!
-//! A client of the SDK brings all operations of its service, some hundred types each, and a third of a cold build was
-//! spent on those that nobody calls. Here a call is JSON over the runtime that the SDK's clients are made of, so that
+//! An SDK client brings all operations of its service, with some hundred types each, and a third of a cold build was
+//! spent on unused ones. Here a call is a plain request on the runtime that the SDK's clients are built on, so that
 //! signing, retries, timeouts, clock skew and the classification of errors are the same.
 
 use aws_credential_types::provider::SharedCredentialsProvider;
@@ -40,7 +40,7 @@ use serde::Serialize;
 use serde_json::Value;
 use std::fmt;
 
-/// What a segment of a path may hold as it is (RFC 3986, section 2.3).
+/// The characters that a path segment may contain unescaped (RFC 3986, section 2.3).
 const UNRESERVED: AsciiSet = NON_ALPHANUMERIC.remove(b'-').remove(b'.').remove(b'_').remove(b'~');
 
 /// A service by its protocol.
@@ -48,7 +48,7 @@ const UNRESERVED: AsciiSet = NON_ALPHANUMERIC.remove(b'-').remove(b'.').remove(b
 pub struct Kind {
     /// Its name in endpoints and signatures.
     name: &'static str,
-    /// Before an operation's name in `X-Amz-Target`, where its protocol has that.
+    /// The prefix of an operation's name in `X-Amz-Target`, if its protocol has that.
     target: &'static str,
     content_type: &'static str,
 }
@@ -66,15 +66,15 @@ pub const SSM: Kind = Kind { name: "ssm", target: "AmazonSSM", content_type: "ap
 pub const CLOUDFORMATION: Kind =
     Kind { name: "cloudformation", target: "", content_type: "application/x-www-form-urlencoded" };
 
-/// Why a call has no answer.
+/// Why a call failed.
 pub type Failure = SdkError<Refusal, HttpResponse>;
 
-/// All that is known of a failure, on one line.
+/// A failure with all its causes, on one line.
 pub fn why(failure: &Failure) -> String {
     DisplayErrorContext(failure).to_string()
 }
 
-/// What a service said when it refused.
+/// A service's error.
 #[derive(Debug)]
 pub struct Refusal(ErrorMetadata);
 
@@ -92,7 +92,7 @@ impl ProvideErrorMetadata for Refusal {
     }
 }
 
-/// One request. What it carries never shows in debug output.
+/// One request. Its body never appears in debug output.
 pub struct Request {
     method: Method,
     path: String,
@@ -113,13 +113,13 @@ impl Request {
         self
     }
 
-    /// With these bytes.
+    /// With a body.
     #[must_use]
     pub fn body(self, body: impl Into<Vec<u8>>) -> Self {
         Self { body: body.into(), ..self }
     }
 
-    /// The call of a function, by its name or ARN, whose answer is waited for.
+    /// A synchronous call of a Lambda function, by its name or ARN.
     pub fn invocation(function: &str, payload: impl Into<Vec<u8>>) -> Self {
         let path = format!("/2015-03-31/functions/{}/invocations", utf8_percent_encode(function, &UNRESERVED));
         Self::new(Method::POST, path).body(payload)
@@ -147,12 +147,11 @@ impl fmt::Debug for Request {
 /// An answer with a status of 2xx.
 pub struct Answer {
     headers: Headers,
-    /// Its body.
     pub body: Vec<u8>,
 }
 
 impl Answer {
-    /// A header, by its name in small letters.
+    /// A header, by its name in lower case.
     pub fn header(&self, name: &str) -> Option<&str> {
         self.headers.get(name)
     }
@@ -172,7 +171,7 @@ pub struct Service {
 }
 
 impl Service {
-    /// A client with this configuration; without an endpoint in it, of the region's own.
+    /// A client with this configuration; if it has no endpoint, for the region's own.
     pub fn new(kind: Kind, config: &SdkConfig) -> Self {
         let region = config.region().cloned().unwrap_or_else(|| Region::from_static("us-east-1"));
         let endpoint = config.endpoint_url().map_or_else(|| kind.endpoint(&region), str::to_owned);
@@ -208,7 +207,7 @@ impl Service {
         Self { kind, operation: operation.build() }
     }
 
-    /// Calls an operation that takes JSON and answers with it.
+    /// Calls an operation that takes and returns JSON.
     pub async fn call(&self, operation: &str, input: &impl Serialize) -> Result<Value, Failure> {
         let target = HeaderValue::try_from(format!("{}.{operation}", self.kind.target));
         let target = target.map_err(SdkError::construction_failure)?;
@@ -241,29 +240,29 @@ impl Kind {
         Err(OrchestratorError::operation(self.refusal(response.headers().get("x-amzn-errortype"), &body)))
     }
 
-    /// What an error says of itself: in a header, in JSON or, of a form, in XML.
+    /// An error's code and message: from a header, from JSON or, for a form, from XML.
     fn refusal(self, header: Option<&str>, body: &[u8]) -> Refusal {
         let json: Value = serde_json::from_slice(body).unwrap_or_default();
         let xml = std::str::from_utf8(body).ok();
-        let said = |names: &[&str]| {
+        let field = |names: &[&str]| {
             let in_json = names.iter().find_map(|name| json.get(name)?.as_str());
             in_json.or_else(|| names.iter().find_map(|name| element(xml?, name))).map(str::to_owned)
         };
-        let code = header.map(str::to_owned).or_else(|| said(&["code", "__type", "Code"]));
+        let code = header.map(str::to_owned).or_else(|| field(&["code", "__type", "Code"]));
         let mut metadata = ErrorMetadata::builder();
         if let Some(code) = code {
             // `namespace#Code`, or `Code:` and an address.
             let code = code.split(':').next().unwrap_or_default();
             metadata = metadata.code(code.rsplit('#').next().unwrap_or_default());
         }
-        if let Some(message) = said(&["message", "Message", "errorMessage"]) {
+        if let Some(message) = field(&["message", "Message", "errorMessage"]) {
             metadata = metadata.message(message);
         }
         Refusal(metadata.build())
     }
 }
 
-/// The text of the first element of a name. Of an error's XML, which nests nothing under it.
+/// The text of the first element with a name. For the XML of errors, whose elements of interest have no children.
 fn element<'a>(xml: &'a str, name: &str) -> Option<&'a str> {
     let (_, after) = xml.split_once(&format!("<{name}>"))?;
     after.split_once(&format!("</{name}>")).map(|(text, _)| text)
@@ -274,7 +273,7 @@ fn read(body: &[u8]) -> Result<Value, serde_json::Error> {
     if body.is_empty() { Ok(Value::Null) } else { serde_json::from_slice(body) }
 }
 
-/// What cannot be read is no answer: it may or may not have been carried out.
+/// The failure for an answer that cannot be parsed: the call may or may not have taken effect.
 fn unreadable(error: serde_json::Error) -> Failure {
     // Without the body: a secret may be in it.
     match HttpResponse::try_from(http::Response::new(SdkBody::empty())) {
@@ -292,7 +291,7 @@ fn signing(kind: Kind, region: Region, credentials: Option<SharedCredentialsProv
     config.store_put(SigningName::from_static(kind.name));
     config.store_put(SigningRegion::from(region));
     config.store_put(AuthSchemeOptionResolverParams::new(()));
-    // A secret may be in an answer: it is not for the log, at whatever level.
+    // An answer may contain a secret: it must not be logged at any level.
     config.store_put(SensitiveOutput);
     let mut components = RuntimeComponentsBuilder::new("signing")
         .with_auth_scheme(SharedAuthScheme::new(SigV4AuthScheme::new()))
@@ -314,23 +313,23 @@ mod tests {
     }
 
     #[test]
-    fn an_error_says_its_code_in_the_body_or_in_a_header() {
-        let said = |code: &str, message: &str| (code.to_owned(), message.to_owned());
+    fn an_error_has_its_code_in_the_body_or_in_a_header() {
+        let error = |code: &str, message: &str| (code.to_owned(), message.to_owned());
         let body = r#"{"__type": "com.amazonaws.ssm#ParameterNotFound", "message": "no such parameter"}"#;
-        assert_eq!(refused(SSM, None, body), said("ParameterNotFound", "no such parameter"));
+        assert_eq!(refused(SSM, None, body), error("ParameterNotFound", "no such parameter"));
         let header = Some("TooManyRequestsException:http://internal.amazon.com/coral/com.amazonaws.awslambda/");
         assert_eq!(
             refused(LAMBDA, header, r#"{"Message": "slow down"}"#),
-            said("TooManyRequestsException", "slow down")
+            error("TooManyRequestsException", "slow down")
         );
         let form =
             "<ErrorResponse><Error><Code>ValidationError</Code><Message>no stack</Message></Error></ErrorResponse>";
-        assert_eq!(refused(CLOUDFORMATION, None, form), said("ValidationError", "no stack"));
-        assert_eq!(refused(EVENTS, None, "<html>"), said("", ""));
+        assert_eq!(refused(CLOUDFORMATION, None, form), error("ValidationError", "no stack"));
+        assert_eq!(refused(EVENTS, None, "<html>"), error("", ""));
     }
 
     #[test]
-    fn an_answer_that_cannot_be_read_is_none_and_is_not_shown() {
+    fn an_answer_that_cannot_be_parsed_is_a_failure_and_is_not_shown() {
         assert_eq!(read(b"").unwrap(), Value::Null);
         assert_eq!(read(b"{\"a\": 1}").unwrap()["a"], 1);
         let failure = unreadable(read(b"{\"Value\": \"secret\", ").unwrap_err());
@@ -355,7 +354,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_sent_and_answered_never_shows() {
+    fn bodies_never_appear_in_debug_output() {
         let request = format!("{:?}", Request::new(Method::POST, "/").body("secret"));
         let answer = format!("{:?}", Answer { headers: Headers::new(), body: b"secret".to_vec() });
         assert!(!request.contains("secret") && !answer.contains("115, 101"), "{request} {answer}");

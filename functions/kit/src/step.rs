@@ -1,4 +1,4 @@
-//! Saga steps: typed input in, typed answer out, failures under the names the state machine routes on.
+//! Saga steps: typed input, typed answer, and failures under the names on which the state machine routes.
 
 use crate::Fault;
 use contracts::Timestamp;
@@ -13,14 +13,14 @@ use serde_json::Value;
 pub struct StepCall<T> {
     /// What the step needs.
     pub input: T,
-    /// The moment it was received.
+    /// When it was received.
     pub now: Timestamp,
 }
 
 /// Why a step did not take effect.
 #[derive(Debug)]
 pub enum StepError {
-    /// The business says no, with the reason's stable name. Never retried.
+    /// A business rule refuses it; with the reason's stable name. Never retried.
     Refused(&'static str),
     /// The system failed.
     Fault(Fault),
@@ -38,7 +38,7 @@ impl From<StepError> for Diagnostic {
             StepError::Refused(reason) => {
                 Diagnostic { error_type: error_name::REFUSED.to_owned(), error_message: reason.to_owned() }
             }
-            // The chain is in the log; the caller learns who must act and no more.
+            // The chain is in the log; the caller gets only the kind of failure and the operation.
             StepError::Fault(fault) => {
                 Diagnostic { error_type: fault.name().to_owned(), error_message: fault.to_string() }
             }

@@ -1,4 +1,4 @@
-//! DynamoDB streams: what changed in a table, in order per item, at least once.
+//! DynamoDB streams: the changes of a table, in order per item, delivered at least once.
 
 use crate::Fault;
 use crate::dynamo::Item;
@@ -22,13 +22,13 @@ pub enum Change {
 /// One change.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Record {
-    /// What happened.
     pub change: Change,
     /// The item after it.
     pub new: Option<Item>,
     /// The item before it.
     pub old: Option<Item>,
-    /// Its place in the stream: rises for the changes of one item. Items, even of one partition key, may be in several shards.
+    /// Its place in the stream, increasing over the changes of one item. Items, even of one partition key, may be in
+    /// different shards.
     pub sequence: Sequence,
 }
 
@@ -37,12 +37,12 @@ pub struct Record {
 pub struct Sequence(String);
 
 impl Sequence {
-    /// From the stream's text; leading zeros do not count.
+    /// From the stream's text; leading zeros are ignored.
     pub fn new(digits: &str) -> Self {
         Self(digits.trim_start_matches('0').to_owned())
     }
 
-    /// A text of fixed width whose order is the numbers' order.
+    /// A text of fixed width that sorts in numeric order.
     pub fn sortable(&self) -> String {
         format!("{:0>48}", self.0)
     }
@@ -56,7 +56,7 @@ pub struct StreamEvent {
     records: Vec<Value>,
 }
 
-/// What Lambda reads back: the first record to deliver again, if any.
+/// The response to Lambda: the first record to redeliver, if any.
 #[derive(Debug, Default, Serialize)]
 pub struct StreamResponse {
     #[serde(rename = "batchItemFailures")]
@@ -86,7 +86,7 @@ struct WireChange {
     sequence: String,
 }
 
-/// An attribute in DynamoDB's JSON. Binary attributes do not occur in our tables.
+/// An attribute in DynamoDB's JSON. Binary attributes are read as null: no consumer of a stream needs one.
 #[derive(Debug, Deserialize)]
 enum WireValue {
     S(String),
@@ -132,7 +132,7 @@ impl From<WireRecord> for Record {
     }
 }
 
-/// The records that can be read. One that cannot, can never be: it must not hold up the stream behind it.
+/// The records that can be parsed. One that cannot be parsed never will be: it must not block the stream.
 fn readable(name: &str, records: Vec<Value>) -> Vec<Record> {
     let read = |record| match serde_json::from_value::<WireRecord>(record) {
         Ok(record) => Some(Record::from(record)),
@@ -144,7 +144,7 @@ fn readable(name: &str, records: Vec<Value>) -> Vec<Record> {
     records.into_iter().filter_map(read).collect()
 }
 
-/// Runs a batch through a consumer. A batch that fails is delivered again whole, so a consumer must bear repetition.
+/// Runs a batch through a consumer. A batch that fails is redelivered as a whole, so a consumer must be idempotent.
 pub(crate) async fn run<Fut>(name: &str, event: StreamEvent, handle: impl Fn(Vec<Record>) -> Fut) -> StreamResponse
 where
     Fut: Future<Output = Result<(), Fault>>,
@@ -179,7 +179,7 @@ mod tests {
     }
 
     #[test]
-    fn a_record_that_cannot_be_read_holds_nothing_up() {
+    fn a_record_that_cannot_be_read_blocks_nothing() {
         let good = r#"{"eventName":"REMOVE","dynamodb":{"SequenceNumber":"2"}}"#;
         let event: StreamEvent =
             serde_json::from_str(&format!(r#"{{"Records":[{{"eventName":"X"}},{good}]}}"#)).unwrap();

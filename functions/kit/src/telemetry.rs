@@ -5,11 +5,11 @@ use std::io::{self, Write};
 use tracing_subscriber::EnvFilter;
 use tracing_subscriber::fmt::MakeWriter;
 
-/// The target of lines that something rests on (a subscription of the log reads them): written at every level.
+/// The target of lines that a log subscription consumes: written at every level.
 pub const SAID: &str = "said";
 
-/// Starts JSON logs on stdout, at the level of `LOG_LEVEL` (default `info`), each line with the `handler` that says it: a
-/// context's functions share a log. Called once, by [`crate::Boot`].
+/// Starts JSON logs on stdout, at the level of `LOG_LEVEL` (default `info`), each line with the `handler` that wrote
+/// it: a context's functions share a log. Called once, by [`crate::Boot`].
 pub fn start(handler: &str) {
     let filter = filter(&std::env::var("LOG_LEVEL").unwrap_or_default());
     let started = tracing_subscriber::fmt()
@@ -18,7 +18,7 @@ pub fn start(handler: &str) {
         .with_current_span(false)
         .with_span_list(false)
         .with_target(false)
-        // CloudWatch stamps every line; formatting a second time costs CPU on each call.
+        // CloudWatch adds a timestamp to every line; formatting another one costs CPU on each call.
         .without_time()
         .with_env_filter(filter)
         .with_writer(Named::new(handler))
@@ -28,7 +28,7 @@ pub fn start(handler: &str) {
     }
     std::panic::set_hook(Box::new(|panic| {
         metrics::count("Broken", 1);
-        // Not what it panicked with, which may hold somebody's data.
+        // Not the panic's message, which may contain personal data.
         tracing::error!(at = panic.location().map(ToString::to_string), "a function panicked");
     }));
 }
@@ -42,7 +42,7 @@ fn filter(level: &str) -> EnvFilter {
 /// Writes lines to stdout with the handler's name in front.
 #[derive(Clone, Copy)]
 struct Named {
-    /// `{"handler":"...",`: what a line's first brace becomes.
+    /// `{"handler":"...",`: replaces a line's first brace.
     start: &'static [u8],
 }
 
@@ -85,13 +85,13 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_line_says_which_handler_it_is_of() {
+    fn a_line_names_its_handler() {
         let named = Named::new("use-points").line(br#"{"level":"INFO"}"#);
         assert_eq!(named, br#"{"handler":"use-points","level":"INFO"}"#);
     }
 
     #[test]
-    fn what_something_rests_on_is_written_at_every_level() {
+    fn lines_for_subscriptions_are_written_at_every_level() {
         for level in ["", "error", "warn", "info", "debug", "no such level!"] {
             assert!(filter(level).to_string().contains("said=info"), "{level}");
         }

@@ -1,5 +1,5 @@
-//! Everybody outside: the data platform, the partner, the users' directory, the providers of messages and receipts,
-//! the administrators' pages, and the queues of the system.
+//! The clients of external systems (the data platform, the partner, the users' directory, the providers of messages and
+//! receipts, the administrators' pages) and of the queues of the system.
 
 use crate::domain::{Alert, Phone, Push, Sale};
 use crate::ports::{
@@ -33,29 +33,29 @@ fn plain_header(value: &str) -> Result<HeaderValue, Fault> {
     HeaderValue::from_str(value).map_err(|error| Fault::broken("writing a header", error))
 }
 
-/// The request behind it all, where the other side writes its log. An odd one is left out.
+/// Sends the id of the originating HTTP request along, for the other side's log. An invalid one is left out.
 fn correlate(headers: &mut HeaderMap, correlation: &str) {
     if let Ok(value) = HeaderValue::from_str(correlation) {
         headers.insert("x-correlation-id", value);
     }
 }
 
-/// A secret that is not as it must be: somebody has to mend it, and then it goes on.
+/// A secret with wrong content: once an operator has fixed it, deliveries go on.
 fn bad_secret(what: &'static str) -> Fault {
     Fault::unavailable("using a secret", what)
 }
 
 // ------------------------------------------------------------------------------------------------ webhooks
 
-/// What webhooks are signed with.
+/// The secret that signs webhooks.
 #[derive(Clone, Deserialize)]
 pub struct Signing {
     /// `whsec_` and the key in base64.
     signing_secret: String,
 }
 
-/// A receiver of webhooks as <https://www.standardwebhooks.com> has them: signed, with an id that stays the same however
-/// often it is sent, and the moment of sending, so that nobody can send it again later.
+/// A receiver of webhooks as in <https://www.standardwebhooks.com>: signed, with an id that stays the same however
+/// often the webhook is sent, and the time of sending, which prevents a replay by others.
 #[derive(Debug)]
 pub struct Webhook {
     client: Client,
@@ -91,7 +91,8 @@ impl Webhook {
     }
 }
 
-/// `v1,` and the HMAC of `<id>.<timestamp>.<body>`. The id is ours: whoever could choose it could move the dots.
+/// `v1,` and the HMAC of `<id>.<timestamp>.<body>`. The id must be our own: with one of another's choice, the dots
+/// could be moved.
 fn signature(secret: &str, id: &str, seconds: i64, body: &[u8]) -> Result<String, Fault> {
     let encoded = secret.strip_prefix("whsec_").unwrap_or(secret);
     let key = STANDARD.decode(encoded).map_err(|_| bad_secret("a signing secret is no base64"))?;
@@ -101,7 +102,7 @@ fn signature(secret: &str, id: &str, seconds: i64, body: &[u8]) -> Result<String
     Ok(format!("v1,{}", STANDARD.encode(signing.sign())))
 }
 
-/// The id of a batch follows from the events in it, so that it stays the same when it is sent again.
+/// The id of a batch is derived from the events in it, so that it stays the same when the batch is sent again.
 fn batch_id(events: &[&Event]) -> String {
     if let [event] = events {
         return event.id.to_string();
@@ -135,7 +136,7 @@ impl NotifyPartner for Webhook {
 
 // ------------------------------------------------------------------------------------------------ users' directory
 
-/// What the directory is asked with.
+/// The credentials for the directory.
 #[derive(Clone, Deserialize)]
 pub struct DirectoryAccess {
     token: String,
@@ -171,13 +172,13 @@ impl FindPhone for Directory {
         match answer.status {
             200 => Ok(phone_of(&answer.json())),
             404 => Ok(None),
-            // Its words may be about a person.
+            // The body may be about a person.
             status => Err(Fault::broken(DOING, format!("refused with {status}"))),
         }
     }
 }
 
-/// The mobile number of a SCIM user (RFC 7643, section 4.1.2): the one marked so, else the primary one, else any.
+/// The mobile number of a SCIM user (RFC 7643, section 4.1.2): the one with that type, else the primary one, else any.
 fn phone_of(user: &Value) -> Option<Phone> {
     let numbers = user["phoneNumbers"].as_array()?;
     let rank = |number: &&Value| match (number["type"] == "mobile", number["primary"] == true) {
@@ -202,13 +203,13 @@ fn percent_encoded(segment: &str) -> String {
 
 // ------------------------------------------------------------------------------------------------ AlimTalk
 
-/// What AlimTalk is used with.
+/// The credentials and settings for AlimTalk.
 #[derive(Clone, Deserialize)]
 pub struct AlimTalkAccess {
     app_key: String,
     secret_key: String,
     sender_key: String,
-    /// Template codes by our names for them.
+    /// Template codes by our names of the templates.
     templates: BTreeMap<String, String>,
 }
 
@@ -256,7 +257,7 @@ impl SendPush for AlimTalk {
 
 const PUSHING: &str = "sending an AlimTalk message";
 
-/// What AlimTalk's answer means. It says no with status 200; its messages may repeat the number and are not kept.
+/// The result in AlimTalk's answer. A rejection has status 200; its messages may repeat the number and are not kept.
 fn taken(answer: &Answer) -> Result<Option<String>, Fault> {
     let json = answer.json();
     let refused = |code: &Value| Fault::broken(PUSHING, format!("refused with {}, result code {code}", answer.status));
@@ -278,7 +279,7 @@ fn taken(answer: &Answer) -> Result<Option<String>, Fault> {
 
 // ------------------------------------------------------------------------------------------------ cash receipts
 
-/// What receipts are issued with.
+/// The credentials for cash receipts.
 #[derive(Clone, Deserialize)]
 pub struct CashReceiptAccess {
     secret_key: String,
@@ -319,9 +320,9 @@ impl CashReceipts {
         let code = json["code"].as_str().unwrap_or_default();
         match answer.status {
             200..300 => Ok(json),
-            // The same request is being carried out; or, in their words, "try again in a few minutes".
+            // The same request is in progress; or, in the provider's words, "try again in a few minutes".
             409 => Err(Fault::unavailable(doing, format!("answered 409: {code}"))),
-            // What is to be undone is undone.
+            // It is cancelled already.
             400 if code.starts_with("ALREADY_CANCELED") => Ok(json),
             400 if code == "PROVIDER_ERROR" => Err(Fault::unavailable(doing, "answered 400: PROVIDER_ERROR")),
             status => Err(Fault::broken(doing, format!("refused with {status}: {code}"))),
@@ -357,7 +358,7 @@ impl CancelReceipt for CashReceipts {
 
 // ------------------------------------------------------------------------------------------------ administrators
 
-/// What Notion is used with.
+/// The credentials and settings for Notion.
 #[derive(Clone, Deserialize)]
 pub struct NotionAccess {
     token: String,
@@ -393,9 +394,9 @@ impl Notion {
         let mut request = Request { method, ..post(below(&self.url, path), body) };
         request.headers.insert(http::header::AUTHORIZATION, secret_header(&format!("Bearer {token}"))?);
         request.headers.insert("notion-version", HeaderValue::from_static("2022-06-28"));
-        // Notion knows no idempotency keys: whether a page was made has to be looked up, not tried again.
+        // Notion has no idempotency keys: whether a page was created has to be looked up, and the request not retried.
         let answer = self.client.once(doing, &request).await?;
-        // Somebody else changed the same thing: "make sure the parameters are up to date and try again".
+        // Another writer changed the same thing: "make sure the parameters are up to date and try again".
         if answer.status == 409 { Err(Fault::unavailable(doing, "answered 409")) } else { Ok(answer) }
     }
 }
@@ -459,7 +460,7 @@ impl KeepPages for Notion {
         let body = json!({ "properties": properties });
         let answer = self.exchange(DOING, Method::PATCH, &path, &access.token, &body).await?;
         if matches!(answer.status, 400 | 404) {
-            // An administrator threw it away, or moved it; it must not come back for ever.
+            // An administrator deleted or moved it; the attempts to close it must not go on for ever.
             tracing::warn!(page, status = answer.status, "an administrator's page is not there any more");
             return Ok(());
         }
@@ -469,10 +470,10 @@ impl KeepPages for Notion {
 
 // ------------------------------------------------------------------------------------------------ queues
 
-/// What SQS says of a queue that there is none of: in today's protocol, and in the one that it keeps up for older programs.
+/// SQS's codes for a queue that does not exist: in today's protocol, and in the one for older clients.
 const NO_QUEUE: [&str; 2] = ["QueueDoesNotExist", "AWS.SimpleQueueService.NonExistentQueue"];
 
-/// The queues of the system. One that is not there holds nothing: a system may be without some of its contexts.
+/// The queues of the system. One that does not exist holds nothing: a system may lack some of its contexts.
 #[derive(Debug, Clone)]
 pub struct Queues {
     client: aws_sdk_sqs::Client,
@@ -487,14 +488,14 @@ impl Queues {
 
 impl LookAtQueue for Queues {
     async fn waiting(&self, queue: &str) -> Result<u64, Fault> {
-        // Somebody who looks at a message hides it for a while; it is there all the same.
+        // A message that an operator looks at is not visible for a while, but still in the queue.
         let counts = [
             QueueAttributeName::ApproximateNumberOfMessages,
             QueueAttributeName::ApproximateNumberOfMessagesNotVisible,
             QueueAttributeName::ApproximateNumberOfMessagesDelayed,
         ];
-        let asked = self.client.get_queue_attributes().queue_url(queue).set_attribute_names(Some(counts.to_vec()));
-        let attributes = match asked.send().await {
+        let request = self.client.get_queue_attributes().queue_url(queue).set_attribute_names(Some(counts.to_vec()));
+        let attributes = match request.send().await {
             Ok(answer) => answer.attributes.unwrap_or_default(),
             Err(error) if error.code().is_some_and(|code| NO_QUEUE.contains(&code)) => {
                 tracing::warn!(queue, "a queue that is watched is not there: its context is not deployed");
@@ -522,7 +523,7 @@ mod tests {
     }
 
     #[test]
-    fn a_signing_secret_that_is_none_can_be_mended() {
+    fn a_signing_secret_that_is_none_can_be_fixed() {
         assert!(matches!(signature("whsec_*", "id", 0, b""), Err(Fault::Unavailable(_))));
     }
 
@@ -548,7 +549,7 @@ mod tests {
     }
 
     #[test]
-    fn alimtalk_says_no_with_status_200() {
+    fn alimtalk_rejects_with_status_200() {
         let header = |code: i64| answer(&json!({"header": {"resultCode": code, "isSuccessful": code == 0}}));
         assert!(taken(&header(0)).is_ok());
         assert!(matches!(taken(&header(-1000)), Err(Fault::Broken(_))));
@@ -562,7 +563,7 @@ mod tests {
     }
 
     #[test]
-    fn a_message_alimtalk_has_had_already_is_sent() {
+    fn a_message_that_alimtalk_has_already_counts_as_sent() {
         let before = json!({"header": {"resultCode": SENT_BEFORE, "isSuccessful": false}});
         assert_eq!(taken(&answer(&before)).unwrap(), None);
     }

@@ -1,4 +1,4 @@
-//! What is told to whom, decided from events alone.
+//! Which external system is notified of what, decided from events alone.
 
 use contracts::events::{CancelReason, Event, EventBody, OrderEvent, OrderReported, ReservationEvent};
 use contracts::orders::{OrderFailure, OrderLine};
@@ -6,12 +6,12 @@ use contracts::saga::PaymentFailure;
 use contracts::{EventId, PaymentId, SeatId, Timestamp, UserId, Won};
 use std::fmt;
 
-/// How long a claim holds, in milliseconds. Longer than any function of this context may run, so that whoever took one
-/// is gone when it ends.
+/// How long a claim holds, in milliseconds. Longer than any function of this context may run, so that the run that took
+/// one has ended when it expires.
 pub const LEASE_MILLIS: i64 = 90_000;
-/// How long nothing may be heard of an open fault, in milliseconds, before its next sign is a new one.
+/// How long an open fault may have no occurrence, in milliseconds, before its next occurrence is a new fault.
 pub const QUIET_MILLIS: i64 = 24 * 3600 * 1000;
-/// How often an unchanged fault is written down as still there, in milliseconds.
+/// How often an unchanged fault is recorded as still present, in milliseconds.
 const SEEN_AGAIN_MILLIS: i64 = 3600 * 1000;
 
 // ------------------------------------------------------------------------------------------------ deliveries
@@ -21,7 +21,6 @@ const SEEN_AGAIN_MILLIS: i64 = 3600 * 1000;
 pub struct Delivery {
     /// The consumer, by its handler's name.
     pub consumer: &'static str,
-    /// The event's id.
     pub event: String,
 }
 
@@ -32,18 +31,18 @@ impl Delivery {
     }
 }
 
-/// What asking for a delivery came to.
+/// The result of requesting a claim.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Claim {
-    /// It is the asker's to carry out.
+    /// The caller may carry it out.
     Mine(Lease),
     /// It is done.
     Done,
-    /// Somebody else is at it.
+    /// It is in progress elsewhere.
     Elsewhere,
 }
 
-/// The sign by which a claim's owner gives it back.
+/// The value by which a claim's owner releases it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Lease(pub String);
 
@@ -54,7 +53,7 @@ pub struct Outcome {
     pub what: &'static str,
     /// The provider's name for it.
     pub reference: Option<String>,
-    /// What others are to hear of it.
+    /// What is published about it.
     pub report: Option<Report>,
 }
 
@@ -64,7 +63,7 @@ impl Outcome {
         Self::done("sent", reference)
     }
 
-    /// Something else was done.
+    /// It ended as `what`.
     pub const fn done(what: &'static str, reference: Option<String>) -> Self {
         Self { what, reference, report: None }
     }
@@ -75,17 +74,16 @@ impl Outcome {
     }
 }
 
-/// That the data platform has taken an order, which the order's work state tells.
+/// That the data platform has accepted an order, for the order's work state.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Report {
-    /// Which order.
     pub order: OrderReported,
-    /// The HTTP request at the beginning of it all.
+    /// The id of the originating HTTP request.
     pub correlation_id: String,
 }
 
 impl Report {
-    /// What is to be said once the data platform has taken an event; nothing of most.
+    /// The report of an event that the data platform has accepted; `None` for most.
     pub fn of(event: &Event) -> Option<Self> {
         let EventBody::OrderPlaced(order) = &event.body else { return None };
         let (order_id, user_id) = (order.order_id.clone(), order.user_id.clone());
@@ -100,8 +98,8 @@ impl Report {
 pub struct Phone(String);
 
 impl Phone {
-    /// Reads what directories hold: `010-1234-5678`, `+82 10 1234 5678`, `tel:+82-10-1234-5678`. Others have no
-    /// KakaoTalk account or cash receipt that goes by them.
+    /// Parses what directories hold: `010-1234-5678`, `+82 10 1234 5678`, `tel:+82-10-1234-5678`. Other numbers have no
+    /// KakaoTalk account or cash receipt.
     pub fn parse(text: &str) -> Option<Self> {
         let digits: String = text.chars().filter(char::is_ascii_digit).collect();
         let national = match digits.strip_prefix("82") {
@@ -128,23 +126,21 @@ impl fmt::Debug for Phone {
 /// A message for a user's phone.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Push {
-    /// Whose phone.
     pub user: UserId,
-    /// The template, by our name for it: the event's type with `_` for `.`.
+    /// The template, by our name of it: the event's type with `_` for `.`.
     pub template: String,
-    /// The template's variables.
     pub parameters: Vec<(&'static str, String)>,
-    /// From when on nobody wants to read it any more.
+    /// From when on the message is useless.
     pub pointless_from: Option<Timestamp>,
 }
 
 impl Push {
-    /// What a user is told of an event; nothing of most.
+    /// The message to a user about an event; `None` for most.
     pub fn of(event: &EventBody) -> Option<Self> {
         let mut pointless_from = None;
         let (user, parameters) = match event {
             EventBody::ReservationHeld(held) => {
-                // "Pay within five minutes" is of no use after them.
+                // "Pay within five minutes" is useless after them.
                 pointless_from = Some(held.hold_expires_at);
                 let mut parameters = of_reservation(held);
                 parameters.push(("hold_ends_at", kst(held.hold_expires_at)));
@@ -200,7 +196,7 @@ impl Push {
         Some(Self { user: user.clone(), template, parameters, pointless_from })
     }
 
-    /// Whether it comes too late to be of use.
+    /// Whether it is too late to be of use.
     pub fn is_pointless(&self, now: Timestamp) -> bool {
         self.pointless_from.is_some_and(|from| from <= now)
     }
@@ -314,11 +310,9 @@ fn items(lines: &[OrderLine]) -> String {
 /// What a cash receipt is issued for.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Sale {
-    /// The payment, which the provider knows as the order.
+    /// The payment, which is the order at the provider.
     pub payment: PaymentId,
-    /// What was bought.
     pub name: String,
-    /// What it cost.
     pub amount: Won,
 }
 
@@ -332,17 +326,17 @@ impl Sale {
 /// What is known of a payment's cash receipt.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Receipt {
-    /// The provider's key of it, once it told.
+    /// The provider's key of it, once it is known.
     pub key: Option<String>,
-    /// The event that says the payment was paid back.
+    /// The event that reports the refund of the payment.
     pub refunded_by: Option<EventId>,
     /// Whether it is cancelled at the provider.
     pub cancelled: bool,
 }
 
 impl Receipt {
-    /// The receipt to cancel, and the event that wants so. Of a refund and the issuing that cross, whoever writes later
-    /// sees both here, and so exactly one of them does.
+    /// The receipt to cancel, and the event that requires it. If a refund and the issuing run at the same time, the
+    /// later writer sees both here, and so exactly one of them cancels.
     pub fn to_cancel(&self) -> Option<(&str, &EventId)> {
         if self.cancelled {
             return None;
@@ -353,10 +347,10 @@ impl Receipt {
 
 // ------------------------------------------------------------------------------------------------ alerts
 
-/// What is heard of a fault.
+/// A change of a fault.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum FaultUpdate {
-    /// It is there.
+    /// It occurred.
     Sign(Sign),
     /// It is over.
     Over {
@@ -377,89 +371,86 @@ impl FaultUpdate {
     }
 }
 
-/// A sign of a fault.
+/// One occurrence of a fault.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Sign {
-    /// Which fault: the same for every sign of the same one.
+    /// Which fault: the same for all its occurrences.
     pub fault: String,
     /// What is wrong, in one line.
     pub summary: String,
-    /// What a person needs to act.
+    /// What the on-call needs to act.
     pub detail: String,
-    /// How many there are.
+    /// How it counts.
     pub count: Count,
-    /// When it was seen.
+    /// When it occurred.
     pub at: Timestamp,
 }
 
-/// How a sign counts.
+/// How an occurrence counts.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Count {
     /// It is one more.
     OneMore,
-    /// It says how many there are.
+    /// It gives the total.
     Exactly(u64),
 }
 
-/// A fault administrators are told of: one open page, however many signs.
+/// A fault that administrators are notified of: one open page, however many occurrences.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Alert {
-    /// Which fault.
     pub fault: String,
-    /// What is wrong.
     pub summary: String,
-    /// What a person needs to act.
+    /// What the on-call needs to act.
     pub detail: String,
-    /// Whether it is there.
+    /// Whether the fault is present.
     pub open: bool,
-    /// Since when it is there.
+    /// Since when it is present.
     pub since: Timestamp,
-    /// Its latest sign.
+    /// Its latest occurrence.
     pub seen_at: Timestamp,
-    /// When it was last over; signs before then are late.
+    /// When it was last over; occurrences before then are late.
     pub closed_at: Timestamp,
-    /// How many signs, or what the signs count.
+    /// The number of occurrences, or the total that they give.
     pub count: u64,
-    /// Its page.
     pub page: Page,
-    /// The page of the fault's time before, which is still to be closed.
+    /// The page of the fault's previous period, which has yet to be closed.
     pub retired: Option<String>,
-    /// Until when somebody is at the page.
+    /// Until when the page is claimed.
     pub claimed_until: Option<Timestamp>,
-    /// Counts the writes; a write from an old reading is refused.
+    /// Counts the writes; a write based on an old revision is refused.
     pub rev: u64,
 }
 
-/// Where an alert's page stands.
+/// The state of an alert's page.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Page {
     /// There is none.
-    Untold,
-    /// Somebody began to make one; there may be one.
-    Telling,
+    None,
+    /// Creation has begun; there may be one.
+    Creating,
     /// There is one, open.
-    Told(String),
+    Open(String),
     /// There was one; it is closed.
-    Over,
+    Closed,
 }
 
-/// What is to be done about a page.
+/// What to do about a page.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum PageTask {
-    /// Make it; look for it before where somebody may have made it already.
+    /// Create it; if it may exist already, search for it first.
     Create {
-        /// Whether to look before.
+        /// Whether to search first.
         look_before: bool,
     },
     /// Find out whether there is one.
     Find,
     /// Close it.
     Close(String),
-    /// Close the one of the time before.
+    /// Close that of the previous period.
     Retire(String),
 }
 
-/// What work on a page came to.
+/// The result of a page task.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Done {
     /// There is this page.
@@ -468,16 +459,16 @@ pub enum Done {
     Nowhere,
     /// It is closed.
     Closed,
-    /// The one of the time before is closed.
+    /// That of the previous period is closed.
     Retired,
     /// It failed.
     Nothing,
 }
 
 impl Alert {
-    /// The alert after some news; nothing if they change nothing.
-    pub fn after(alert: Option<&Self>, news: &FaultUpdate) -> Option<Self> {
-        match news {
+    /// The alert after an update; `None` if nothing changes.
+    pub fn after(alert: Option<&Self>, update: &FaultUpdate) -> Option<Self> {
+        match update {
             FaultUpdate::Sign(sign) => Self::signed(alert, sign),
             FaultUpdate::Over { fault, at } => Self::closed(alert, fault, *at),
         }
@@ -501,19 +492,19 @@ impl Alert {
             claimed_until: alert.and_then(|alert| alert.claimed_until),
             rev,
         };
-        let Some(alert) = alert else { return Some(anew(Page::Untold, None, Timestamp::default(), 1)) };
+        let Some(alert) = alert else { return Some(anew(Page::None, None, Timestamp::default(), 1)) };
         if !alert.open {
             if sign.at <= alert.closed_at {
                 return None;
             }
-            // A page whose closing nobody was told of yet serves on.
-            let page = if alert.page == Page::Over { Page::Untold } else { alert.page.clone() };
+            // A page that is not closed yet is used again.
+            let page = if alert.page == Page::Closed { Page::None } else { alert.page.clone() };
             return Some(anew(page, alert.retired.clone(), alert.closed_at, alert.rev + 1));
         }
-        if let (Page::Told(page), None) = (&alert.page, &alert.retired)
+        if let (Page::Open(page), None) = (&alert.page, &alert.retired)
             && sign.at.millis_since(alert.seen_at) > QUIET_MILLIS
         {
-            return Some(anew(Page::Untold, Some(page.clone()), alert.closed_at, alert.rev + 1));
+            return Some(anew(Page::None, Some(page.clone()), alert.closed_at, alert.rev + 1));
         }
         let count = match sign.count {
             Count::OneMore => alert.count.saturating_add(1),
@@ -527,7 +518,7 @@ impl Alert {
 
     fn closed(alert: Option<&Self>, fault: &str, at: Timestamp) -> Option<Self> {
         let Some(alert) = alert else {
-            // Its sign may be on its way still.
+            // The occurrence may still be on its way.
             return Some(Self {
                 fault: fault.to_owned(),
                 summary: String::new(),
@@ -537,7 +528,7 @@ impl Alert {
                 seen_at: at,
                 closed_at: at,
                 count: 0,
-                page: Page::Untold,
+                page: Page::None,
                 retired: None,
                 claimed_until: None,
                 rev: 1,
@@ -547,38 +538,38 @@ impl Alert {
         (!is_late).then(|| Self { open: false, closed_at: at, rev: alert.rev + 1, ..alert.clone() })
     }
 
-    /// What is to be done so that its page says what it says.
+    /// What to do so that its page is up to date.
     pub fn due(&self) -> Option<PageTask> {
         if let Some(page) = &self.retired {
             return Some(PageTask::Retire(page.clone()));
         }
         match (&self.page, self.open) {
-            (Page::Untold, true) => Some(PageTask::Create { look_before: false }),
-            (Page::Telling, true) => Some(PageTask::Create { look_before: true }),
-            (Page::Telling, false) => Some(PageTask::Find),
-            (Page::Told(page), false) => Some(PageTask::Close(page.clone())),
-            (Page::Untold | Page::Over, false) | (Page::Told(_) | Page::Over, true) => None,
+            (Page::None, true) => Some(PageTask::Create { look_before: false }),
+            (Page::Creating, true) => Some(PageTask::Create { look_before: true }),
+            (Page::Creating, false) => Some(PageTask::Find),
+            (Page::Open(page), false) => Some(PageTask::Close(page.clone())),
+            (Page::None | Page::Closed, false) | (Page::Open(_) | Page::Closed, true) => None,
         }
     }
 
-    /// The alert with its page claimed for some work; nothing while somebody else is at it.
+    /// The alert with its page claimed for some work; `None` while another claim holds.
     pub fn claimed(&self, work: &PageTask, now: Timestamp) -> Option<Self> {
         if self.claimed_until.is_some_and(|until| until > now) {
             return None;
         }
-        let page = if matches!(work, PageTask::Create { .. }) { Page::Telling } else { self.page.clone() };
+        let page = if matches!(work, PageTask::Create { .. }) { Page::Creating } else { self.page.clone() };
         let claimed_until = Some(now.plus_millis(LEASE_MILLIS));
         Some(Self { page, claimed_until, rev: self.rev + 1, ..self.clone() })
     }
 
-    /// The alert after the work it was claimed for.
+    /// The alert after the work for which it was claimed.
     pub fn worked(&self, done: &Done) -> Self {
         let mut worked = Self { claimed_until: None, rev: self.rev + 1, ..self.clone() };
         match done {
-            Done::There(page) => worked.page = Page::Told(page.clone()),
-            Done::Nowhere => worked.page = Page::Untold,
-            // It may have come back while its page was being closed.
-            Done::Closed => worked.page = if self.open { Page::Untold } else { Page::Over },
+            Done::There(page) => worked.page = Page::Open(page.clone()),
+            Done::Nowhere => worked.page = Page::None,
+            // The fault may have occurred again while its page was being closed.
+            Done::Closed => worked.page = if self.open { Page::None } else { Page::Closed },
             Done::Retired => worked.retired = None,
             Done::Nothing => {}
         }
@@ -608,20 +599,20 @@ mod tests {
     }
 
     #[test]
-    fn a_moment_is_told_in_korean_time() {
+    fn a_moment_is_written_in_korean_time() {
         assert_eq!(kst(Timestamp::parse_rfc3339("2026-11-20T11:05:59.999Z").unwrap()), "2026-11-20 20:05");
         assert_eq!(kst(Timestamp::parse_rfc3339("2026-12-31T15:00:00Z").unwrap()), "2027-01-01 00:00");
     }
 
     #[test]
-    fn an_amount_is_told_in_groups_of_three_digits() {
-        let told = |amount| price(Won::new(amount).unwrap());
-        assert_eq!((told(0), told(999), told(1_000)), ("0원".into(), "999원".into(), "1,000원".into()));
-        assert_eq!(told(1_234_567), "1,234,567원");
+    fn an_amount_is_written_in_groups_of_three_digits() {
+        let written = |amount| price(Won::new(amount).unwrap());
+        assert_eq!((written(0), written(999), written(1_000)), ("0원".into(), "999원".into(), "1,000원".into()));
+        assert_eq!(written(1_234_567), "1,234,567원");
     }
 
     #[test]
-    fn a_hold_is_told_with_its_seats_its_price_and_its_end_until_it_ends() {
+    fn a_push_about_a_hold_has_its_seats_its_price_and_its_end_until_it_ends() {
         let push = Push::of(&EventBody::ReservationHeld(held())).unwrap();
         assert_eq!(push.template, "reservation_held");
         let expected = [
@@ -636,7 +627,7 @@ mod tests {
     }
 
     #[test]
-    fn a_failure_is_told_with_its_reason_however_late() {
+    fn a_failure_is_pushed_with_its_reason_however_late() {
         let failed = EventBody::PaymentFailed(PaymentFailed {
             payment_id: PaymentId::parse("p1").unwrap(),
             user_id: UserId::parse("alice").unwrap(),
@@ -658,7 +649,7 @@ mod tests {
     }
 
     #[test]
-    fn an_order_is_told_by_its_first_item_and_how_many_more_there_are() {
+    fn an_order_is_described_by_its_first_item_and_how_many_more_there_are() {
         let line = |id: &str, quantity| OrderLine {
             item_id: ItemId::parse(id).unwrap(),
             name: "응원봉".into(),
@@ -671,21 +662,21 @@ mod tests {
             lines,
             total_price: Won::new(30_000).unwrap(),
         };
-        let told = |push: &Push, expected: &[(&'static str, &str)]| {
+        let check = |push: &Push, expected: &[(&'static str, &str)]| {
             let expected: Vec<_> = expected.iter().map(|(name, value)| (*name, (*value).to_owned())).collect();
             assert_eq!(push.parameters, expected);
         };
         assert_eq!(Push::of(&EventBody::OrderPlaced(order(vec![line("i1", 2)]))), None);
         let completed = Push::of(&EventBody::OrderCompleted(order(vec![line("i1", 2)]))).unwrap();
         assert_eq!((completed.template.as_str(), completed.user.as_str()), ("order_completed", "alice"));
-        told(&completed, &[("order", "o1"), ("items", "응원봉 2개"), ("price", "30,000원")]);
+        check(&completed, &[("order", "o1"), ("items", "응원봉 2개"), ("price", "30,000원")]);
 
         let lines = vec![line("i1", 2), line("i2", 1), line("i3", 1)];
         let failed = OrderFailed { order: order(lines), reason: OrderFailure::OutOfStock };
         let failed = Push::of(&EventBody::OrderFailed(failed)).unwrap();
         assert_eq!(failed.template, "order_failed");
         let items = ("items", "응원봉 2개 외 2건");
-        told(&failed, &[("order", "o1"), items, ("price", "30,000원"), ("reason", "재고 부족")]);
+        check(&failed, &[("order", "o1"), items, ("price", "30,000원"), ("reason", "재고 부족")]);
         assert!(!failed.is_pointless(NOW.plus_seconds(86_400)));
     }
 
@@ -700,11 +691,11 @@ mod tests {
             reason: "seat_taken".into(),
         });
         let push = Push::of(&rejected).unwrap();
-        assert!(push.parameters.iter().any(|(name, told)| *name == "seats" && told.ends_with("A-1-8 외 82석")));
+        assert!(push.parameters.iter().any(|(name, value)| *name == "seats" && value.ends_with("A-1-8 외 82석")));
     }
 
     #[test]
-    fn a_sale_is_told_by_its_payment_alone() {
+    fn a_sale_is_pushed_for_its_payment_alone() {
         assert_eq!(Push::of(&EventBody::ReservationPaid(held())), None);
     }
 
@@ -720,7 +711,7 @@ mod tests {
     }
 
     #[test]
-    fn a_receipt_is_cancelled_by_whoever_sees_both_it_and_the_refund() {
+    fn a_receipt_is_cancelled_by_the_writer_that_sees_both_it_and_the_refund() {
         let refund = EventId::parse("p1.payment.refunded").unwrap();
         let mut receipt = Receipt::default();
         assert_eq!(receipt.to_cancel(), None);
@@ -746,19 +737,19 @@ mod tests {
         FaultUpdate::Over { fault: "f".into(), at }
     }
 
-    fn told() -> Alert {
+    fn alerted() -> Alert {
         Alert::after(None, &sign(NOW)).unwrap().worked(&Done::There("page".into()))
     }
 
     #[test]
     fn a_fault_that_goes_on_only_counts() {
-        let alert = Alert::after(Some(&told()), &sign(NOW.plus_seconds(1))).unwrap();
+        let alert = Alert::after(Some(&alerted()), &sign(NOW.plus_seconds(1))).unwrap();
         assert_eq!((alert.count, alert.since, alert.due()), (2, NOW, None));
     }
 
     #[test]
     fn a_fault_that_ends_has_its_page_closed_and_the_next_time_is_a_new_page() {
-        let closed = Alert::after(Some(&told()), &over(NOW.plus_seconds(1))).unwrap();
+        let closed = Alert::after(Some(&alerted()), &over(NOW.plus_seconds(1))).unwrap();
         assert_eq!(closed.due(), Some(PageTask::Close("page".into())));
         let closed = closed.worked(&Done::Closed);
         assert_eq!(closed.due(), None);
@@ -767,26 +758,26 @@ mod tests {
     }
 
     #[test]
-    fn signs_and_ends_are_ordered_by_when_they_were_not_by_when_they_came() {
+    fn occurrences_and_ends_are_ordered_by_when_they_happened_not_by_when_they_arrived() {
         let closed = Alert::after(None, &over(NOW)).unwrap();
         assert_eq!(Alert::after(Some(&closed), &sign(NOW.plus_seconds(-1))), None);
-        assert_eq!(Alert::after(Some(&told()), &over(NOW.plus_seconds(-1))), None);
-        let later = Alert::after(Some(&told()), &sign(NOW.plus_seconds(10))).unwrap();
+        assert_eq!(Alert::after(Some(&alerted()), &over(NOW.plus_seconds(-1))), None);
+        let later = Alert::after(Some(&alerted()), &sign(NOW.plus_seconds(10))).unwrap();
         assert_eq!(Alert::after(Some(&later), &over(NOW.plus_seconds(5))), None);
     }
 
     #[test]
-    fn a_fault_that_nobody_closes_is_a_new_one_after_a_quiet_day() {
-        let alert = Alert::after(Some(&told()), &sign(NOW.plus_millis(QUIET_MILLIS + 1))).unwrap();
+    fn a_fault_that_is_never_closed_is_a_new_one_after_a_quiet_day() {
+        let alert = Alert::after(Some(&alerted()), &sign(NOW.plus_millis(QUIET_MILLIS + 1))).unwrap();
         assert_eq!((alert.count, alert.due()), (1, Some(PageTask::Retire("page".into()))));
         let alert = alert.worked(&Done::Retired);
         assert_eq!(alert.due(), Some(PageTask::Create { look_before: false }));
-        let going_on = Alert::after(Some(&told()), &sign(NOW.plus_millis(QUIET_MILLIS))).unwrap();
+        let going_on = Alert::after(Some(&alerted()), &sign(NOW.plus_millis(QUIET_MILLIS))).unwrap();
         assert_eq!(going_on.due(), None);
     }
 
     #[test]
-    fn a_page_that_may_be_there_is_looked_for() {
+    fn a_page_that_may_exist_is_searched_for() {
         let claimed = |alert: &Alert| alert.claimed(&alert.due().unwrap(), NOW).unwrap();
         let begun = claimed(&Alert::after(None, &sign(NOW)).unwrap());
         assert_eq!(begun.claimed(&begun.due().unwrap(), NOW.plus_millis(LEASE_MILLIS - 1)), None);
@@ -798,7 +789,7 @@ mod tests {
     }
 
     #[test]
-    fn a_fault_over_before_anybody_was_told_needs_no_page() {
+    fn a_fault_over_before_its_page_was_created_needs_no_page() {
         let alert = Alert::after(None, &sign(NOW)).unwrap();
         assert_eq!(Alert::after(Some(&alert), &over(NOW.plus_seconds(1))).unwrap().due(), None);
     }

@@ -1,4 +1,4 @@
-//! The notifications table: what was delivered, which receipts there are, and which faults are open.
+//! The notifications table: what was delivered, which receipts exist, and which faults are open.
 //!
 //! | item | pk | sk | attributes |
 //! | --- | --- | --- | --- |
@@ -20,11 +20,11 @@ use kit::fault::classify;
 use kit::{Fault, outbox};
 use serde::{Deserialize, Serialize};
 
-/// How long deliveries and alerts are kept, in seconds: longer than SQS keeps a message (14 days), so that whatever
-/// comes again finds what became of it.
+/// How long deliveries and alerts are kept, in seconds: longer than SQS keeps a message (14 days), so that a
+/// redelivered one finds its result.
 const KEPT_SECONDS: i64 = 30 * 86_400;
 
-/// The source of our events.
+/// The `source` of this context's events.
 const SOURCE: &str = "encore/notifications";
 const DELIVERY: &str = "DELIVERY";
 const RECEIPT: &str = "RECEIPT";
@@ -42,7 +42,7 @@ impl Notifications {
         Self { table }
     }
 
-    /// Writes down what is done together with what is said of it.
+    /// Writes the record of a finished delivery together with the event of its report.
     async fn write_reported(&self, done: Item, report: &Report, now: Timestamp) -> Result<(), Fault> {
         let order = report.order.order_id.as_str();
         let body = EventBody::OrderReported(report.order.clone());
@@ -83,8 +83,8 @@ impl GuardDelivery for Notifications {
             .item("lease", s(&lease))
             .item("claimed_until", at(now.plus_millis(LEASE_MILLIS)))
             .item(TTL, n(now.plus_seconds(KEPT_SECONDS).ttl_seconds()))
-            // One that is done is claimed until nothing: it can be claimed no more. Its own lease stands there where the
-            // answer to this write was lost, and it is sent again.
+            // A row that is done has no `claimed_until`, so it cannot be claimed any more. The row has this very lease
+            // if the answer to this write was lost and the write is sent again.
             .condition_expression("attribute_not_exists(pk) OR claimed_until <= :now OR lease = :lease")
             .expression_attribute_values(":now", at(now))
             .expression_attribute_values(":lease", s(&lease))
@@ -112,7 +112,7 @@ impl GuardDelivery for Notifications {
             ("done_at".to_owned(), at(now)),
             (TTL.to_owned(), n(now.plus_seconds(KEPT_SECONDS).ttl_seconds())),
         ]);
-        // Unconditional: it is done, whoever may have claimed it since.
+        // Unconditional: it is done, even if another handler has claimed it since.
         if let Some(report) = &outcome.report {
             return self.write_reported(done, report, now).await;
         }
@@ -145,7 +145,7 @@ impl KeepReceipts for Notifications {
         let begun = self
             .update_receipt(payment)
             .update_expression("SET begun = :yes")
-            // What was begun before the refund has to be finished, to be cancelled.
+            // A receipt that was begun before the refund has to be issued, so that it can be cancelled.
             .condition_expression("attribute_not_exists(refunded_by) OR attribute_exists(begun)")
             .expression_attribute_values(":yes", AttributeValue::Bool(true))
             .send()
@@ -200,7 +200,7 @@ fn receipt(item: Option<Item>) -> Result<Receipt, Fault> {
     })
 }
 
-/// An alert as it is kept.
+/// An alert as it is stored.
 #[derive(Debug, Serialize, Deserialize)]
 struct Kept {
     summary: String,
@@ -215,13 +215,17 @@ struct Kept {
     claimed_until: Option<Timestamp>,
 }
 
+/// A page's state as it is stored.
 #[derive(Debug, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
 enum KeptPage {
-    Untold,
-    Telling,
-    Told(String),
-    Over,
+    #[serde(rename = "untold")]
+    None,
+    #[serde(rename = "telling")]
+    Creating,
+    #[serde(rename = "told")]
+    Open(String),
+    #[serde(rename = "over")]
+    Closed,
 }
 
 impl KeepAlerts for Notifications {
@@ -239,10 +243,10 @@ impl KeepAlerts for Notifications {
             closed_at: kept.closed_at,
             count: kept.count,
             page: match kept.page {
-                KeptPage::Untold => Page::Untold,
-                KeptPage::Telling => Page::Telling,
-                KeptPage::Told(page) => Page::Told(page),
-                KeptPage::Over => Page::Over,
+                KeptPage::None => Page::None,
+                KeptPage::Creating => Page::Creating,
+                KeptPage::Open(page) => Page::Open(page),
+                KeptPage::Closed => Page::Closed,
             },
             retired: kept.retired,
             claimed_until: kept.claimed_until,
@@ -260,10 +264,10 @@ impl KeepAlerts for Notifications {
             closed_at: alert.closed_at,
             count: alert.count,
             page: match &alert.page {
-                Page::Untold => KeptPage::Untold,
-                Page::Telling => KeptPage::Telling,
-                Page::Told(page) => KeptPage::Told(page.clone()),
-                Page::Over => KeptPage::Over,
+                Page::None => KeptPage::None,
+                Page::Creating => KeptPage::Creating,
+                Page::Open(page) => KeptPage::Open(page.clone()),
+                Page::Closed => KeptPage::Closed,
             },
             retired: alert.retired.clone(),
             claimed_until: alert.claimed_until,

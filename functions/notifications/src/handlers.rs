@@ -1,4 +1,4 @@
-//! Messages in: which event, from which envelope.
+//! Messages in: which event, in which envelope.
 
 use crate::domain::{Count, FaultUpdate, Sign};
 use crate::ports::{
@@ -16,40 +16,37 @@ use kit::{Fault, metrics};
 use serde_json::Value;
 use std::collections::BTreeMap;
 
-/// What a consumer with one provider is wired with.
+/// The dependencies of a consumer with one provider.
 #[derive(Debug)]
 pub struct Deps<S, P> {
-    /// What was done already.
+    /// The store of finished deliveries.
     pub store: S,
-    /// Who is told.
     pub provider: P,
 }
 
-/// What a consumer that needs people's numbers is wired with.
+/// The dependencies of a consumer that needs users' phone numbers.
 #[derive(Debug)]
 pub struct PersonalDeps<S, P, D> {
-    /// What was done already.
+    /// The store of finished deliveries.
     pub store: S,
-    /// Who tells them.
     pub provider: P,
-    /// Where their numbers are.
+    /// The directory with their numbers.
     pub directory: D,
 }
 
-/// What the watch over queues is wired with.
+/// The dependencies of the watch over queues.
 #[derive(Debug)]
 pub struct WatchDeps<S, P, Q> {
-    /// Which faults are open.
+    /// The store of faults.
     pub store: S,
-    /// Where administrators read, if anywhere.
+    /// The administrators' pages, if there are any.
     pub pages: Option<P>,
-    /// How queues are looked at.
+    /// The client of the queues.
     pub look: Q,
-    /// The queues' URLs.
     pub queues: Vec<String>,
 }
 
-/// A batch of events for the data platform.
+/// Consumes a batch of events for the data platform.
 pub async fn deliver_to_data_platform(
     deps: &Deps<impl GuardDelivery, impl DeliverEvents>,
     messages: Vec<Message>,
@@ -66,7 +63,7 @@ pub async fn deliver_to_data_platform(
     read.into_iter().map(|event| event.and_then(end_of)).collect()
 }
 
-/// An event that its user is told of.
+/// Consumes an event of which its user is notified.
 pub async fn push_alimtalk(
     deps: &PersonalDeps<impl GuardDelivery, impl SendPush, impl FindPhone>,
     message: Message,
@@ -75,7 +72,7 @@ pub async fn push_alimtalk(
     push_alimtalk::push_alimtalk(&deps.store, &deps.directory, &deps.provider, event, message.now).await
 }
 
-/// An event that the partner is told of.
+/// Consumes an event of which the partner is notified.
 pub async fn notify_partner(
     deps: &Deps<impl GuardDelivery, impl NotifyPartner>,
     message: Message,
@@ -83,7 +80,7 @@ pub async fn notify_partner(
     notify_partner::notify_partner(&deps.store, &deps.provider, message.event()?, message.now).await
 }
 
-/// A payment that was made or paid back.
+/// Consumes a payment that was completed or refunded.
 pub async fn issue_cash_receipt(
     deps: &PersonalDeps<impl GuardDelivery + KeepReceipts, impl IssueReceipt + CancelReceipt, impl FindPhone>,
     message: Message,
@@ -92,18 +89,18 @@ pub async fn issue_cash_receipt(
     issue_cash_receipt::issue_cash_receipt(&deps.store, &deps.directory, &deps.provider, event, message.now).await
 }
 
-/// A fault that a context detected, or an alarm that changed its state.
+/// Consumes a fault that a context detected, or an alarm that changed its state.
 pub async fn alert_administrator(
     deps: &Deps<impl GuardDelivery + KeepAlerts, impl KeepPages>,
     message: Message,
 ) -> Result<(), Fault> {
-    let Some((id, news)) = news_of(&message)? else { return Ok(()) };
-    alert_administrator::alert_administrator(&deps.store, &deps.provider, news, &id, message.now).await
+    let Some((id, update)) = update_of(&message)? else { return Ok(()) };
+    alert_administrator::alert_administrator(&deps.store, &deps.provider, update, &id, message.now).await
 }
 
-/// What a message says of a fault, and the id of the event that brings it; nothing if it says neither that there is one
-/// nor that it is over.
-fn news_of(message: &Message) -> Result<Option<(String, FaultUpdate)>, Fault> {
+/// The update in a message, and the id of the event that brings it; `None` if the message states neither an occurrence
+/// nor the end of a fault.
+fn update_of(message: &Message) -> Result<Option<(String, FaultUpdate)>, Fault> {
     const DOING: &str = "reading an alarm";
     let envelope: Value = serde_json::from_str(&message.body).map_err(|error| Fault::broken(DOING, error))?;
     if envelope["source"] != "aws.cloudwatch" {
@@ -118,7 +115,7 @@ fn news_of(message: &Message) -> Result<Option<(String, FaultUpdate)>, Fault> {
     let needed = |pointer: &str| text(pointer).ok_or_else(|| Fault::broken(DOING, pointer.to_owned()));
     let (id, fault) = (needed("/id")?.to_owned(), needed("/detail/alarmName")?.to_owned());
     let at = Timestamp::parse_rfc3339(needed("/time")?).map_err(|error| Fault::broken(DOING, error))?;
-    let news = match needed("/detail/state/value")? {
+    let update = match needed("/detail/state/value")? {
         "ALARM" => FaultUpdate::Sign(Sign {
             summary: text("/detail/configuration/description").unwrap_or(&fault).to_owned(),
             detail: text("/detail/state/reason").unwrap_or_default().to_owned(),
@@ -127,13 +124,13 @@ fn news_of(message: &Message) -> Result<Option<(String, FaultUpdate)>, Fault> {
             at,
         }),
         "OK" => FaultUpdate::Over { fault, at },
-        // Not enough data says nothing.
+        // Insufficient data is no update.
         _ => return Ok(None),
     };
-    Ok(Some((id, news)))
+    Ok(Some((id, update)))
 }
 
-/// Queues that should be empty.
+/// Checks the queues that should be empty.
 pub async fn watch_dead_letters(
     deps: &WatchDeps<impl KeepAlerts, impl KeepPages, impl LookAtQueue>,
     now: Timestamp,
@@ -141,7 +138,7 @@ pub async fn watch_dead_letters(
     let WatchDeps { store, pages, look, queues } = deps;
     let (found, outcome) = watch_dead_letters::watch_dead_letters(look, store, pages.as_ref(), queues, now).await;
     for queue in found {
-        // Parked work is nobody's failed message: it is work that only a person can finish.
+        // Parked work is not a failed message of a consumer: it is work that only an operator can finish.
         if let Some((_, what)) = queue.queue.split_once("-parked-") {
             metrics::gauge("Parked", "Count", what, queue.messages);
         }
@@ -174,21 +171,24 @@ mod tests {
 
     #[test]
     fn an_alarm_opens_and_closes_the_fault_of_its_name() {
-        let (id, news) = news_of(&alarm("ALARM")).unwrap().unwrap();
-        let FaultUpdate::Sign(sign) = &news else { panic!("{news:?}") };
+        let (id, update) = update_of(&alarm("ALARM")).unwrap().unwrap();
+        let FaultUpdate::Sign(sign) = &update else { panic!("{update:?}") };
         assert_eq!(
             (id.as_str(), sign.summary.as_str(), sign.detail.as_str()),
             ("e1", "Look at them.", "Threshold Crossed")
         );
-        let (_, over) = news_of(&alarm("OK")).unwrap().unwrap();
-        assert_eq!(over, FaultUpdate::Over { fault: news.fault().to_owned(), at: sign.at });
-        assert_eq!(news_of(&alarm("INSUFFICIENT_DATA")).unwrap(), None);
+        let (_, over) = update_of(&alarm("OK")).unwrap().unwrap();
+        assert_eq!(over, FaultUpdate::Over { fault: update.fault().to_owned(), at: sign.at });
+        assert_eq!(update_of(&alarm("INSUFFICIENT_DATA")).unwrap(), None);
     }
 
     #[test]
     fn what_is_neither_event_nor_alarm_is_poison() {
         for body in ["", "{}", r#"{"source": "aws.cloudwatch", "id": "e"}"#] {
-            assert!(matches!(news_of(&Message::new("m", body, Timestamp::default())), Err(Fault::Broken(_))), "{body}");
+            assert!(
+                matches!(update_of(&Message::new("m", body, Timestamp::default())), Err(Fault::Broken(_))),
+                "{body}"
+            );
         }
     }
 }

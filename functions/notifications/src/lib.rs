@@ -1,7 +1,7 @@
-//! Notifications: who outside hears of what happened, and exactly once.
+//! Notifications: delivers events to external systems, exactly once.
 //!
-//! Owns what was delivered to whom, the receipts issued for payments, and the faults administrators were told of. It
-//! decides nothing of the business: it hears events and calls providers, and no publisher knows of it.
+//! Owns what was delivered to whom, the receipts issued for payments, and the faults that administrators were notified
+//! of. It makes no business decisions: it consumes events and calls providers, and no publisher knows of it.
 
 pub mod clients;
 pub mod domain;

@@ -8,7 +8,7 @@ use notifications::dynamo::Notifications;
 use notifications::handlers::{self, Deps, PersonalDeps, WatchDeps};
 use std::error::Error;
 
-/// Something is not set, or cannot be set up.
+/// The error is that something is not configured, or cannot be set up.
 type Wired<T> = Result<T, Box<dyn Error + Send + Sync>>;
 
 #[tokio::main(flavor = "current_thread")]
@@ -66,8 +66,8 @@ fn notion(boot: &Boot, url: String) -> Wired<Notion> {
 fn watching(boot: &Boot, store: Notifications) -> Wired<WatchDeps<Notifications, Notion, Queues>> {
     let url = boot.setting_or("NOTION_URL", String::new())?;
     let pages = if url.is_empty() { None } else { Some(notion(boot, url)?) };
-    // What stands before the name of each in its URL.
-    let before = boot.setting("QUEUE_URL_PREFIX")?;
-    let queues = boot.setting("DEAD_LETTER_QUEUES")?.split(',').map(|name| format!("{before}{name}")).collect();
+    // The part of a queue's URL before its name.
+    let prefix = boot.setting("QUEUE_URL_PREFIX")?;
+    let queues = boot.setting("DEAD_LETTER_QUEUES")?.split(',').map(|name| format!("{prefix}{name}")).collect();
     Ok(WatchDeps { store, pages, look: Queues::new(boot.sqs()), queues })
 }

@@ -1,12 +1,12 @@
-//! What orders asks of other contexts.
+//! The functions of other contexts that orders calls.
 
-use crate::ports::AskItems;
+use crate::ports::QuoteClient;
 use contracts::steps::{ItemsQuote, QuoteItems};
 use kit::Fault;
-use kit::invoke::Step;
+use kit::invoke::Function;
 
-impl AskItems for Step {
+impl QuoteClient for Function {
     async fn quote(&self, ask: &QuoteItems) -> Result<ItemsQuote, Fault> {
-        self.ask("asking what items cost", ask).await
+        self.call_function("asking what items cost", ask).await
     }
 }

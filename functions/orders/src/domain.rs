@@ -7,13 +7,13 @@ use contracts::steps::QuotedItem;
 use contracts::{Invalid, ItemId, OrderId, Timestamp, UserId, Won};
 use std::collections::{HashMap, HashSet};
 
-/// Over how many partitions of their index due orders spread.
+/// The number of partitions of their index over which due orders spread.
 pub const DUE_SHARDS: u64 = 16;
-/// How long after it was placed, or failed, an order is looked after for the first time, in seconds.
+/// How long after it was placed, or failed, an order is checked for the first time, in seconds.
 pub const FIRST_LOOK_SECONDS: i64 = 60;
-/// The longest wait between two times a failed order is said to have failed, in seconds.
+/// The longest wait between two publications of the failure of an order, in seconds.
 pub const LONGEST_NUDGE_WAIT_SECONDS: i64 = 3600;
-/// With which of those times the on-call is paged.
+/// At which republication the on-call is paged.
 pub const STUCK_NUDGES: u32 = 5;
 
 // ------------------------------------------------------------------------------------------------------------ carts
@@ -21,16 +21,16 @@ pub const STUCK_NUDGES: u32 = 5;
 /// A line of a cart.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct CartLine {
-    /// The line, with the price of when it was put there.
+    /// The line, with the price at the time it was put there.
     pub line: OrderLine,
-    /// When that was.
+    /// When it was put there.
     pub put_at: Timestamp,
 }
 
 /// A user's cart.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Cart {
-    /// Counts its changes: who decided on an older one decides again.
+    /// Counts its changes: a decision made on an older revision is made again.
     pub rev: u64,
     /// Its lines, each item once, by the item's id.
     pub lines: Vec<CartLine>,
@@ -47,13 +47,13 @@ impl Cart {
         self.lines.iter().find(|line| line.line.item_id == *item)
     }
 
-    /// The lines that an order takes out: those of what it orders, unless they were put there after it was placed.
+    /// The lines that an order takes out: those of the ordered items, unless they were put there after it was placed.
     pub fn ordered(&self, ordered: &[OrderLine], placed_at: Timestamp) -> Vec<CartLine> {
         let lines = ordered.iter().filter_map(|line| self.line(&line.item_id));
         lines.filter(|line| line.put_at <= placed_at).cloned().collect()
     }
 
-    /// Which of the lines that an order had taken out go back: those whose item the user has not put there anew, as
+    /// Which of the lines that an order had taken out go back: those whose item the user has not put there again, as
     /// long as there is room.
     pub fn lacking(&self, taken: &[CartLine]) -> Vec<CartLine> {
         let room = MAX_LINES.saturating_sub(self.lines.len());
@@ -66,25 +66,23 @@ fn total<'a>(lines: impl Iterator<Item = &'a OrderLine>) -> Option<Won> {
     Won::checked_sum(totals?)
 }
 
-/// An order as its cart has to know it.
+/// An order as far as its user's cart is concerned.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct CartOrder {
-    /// The order.
     pub id: OrderId,
-    /// Whose it is, and whose cart.
+    /// The user of the order and of the cart.
     pub user: UserId,
-    /// What is ordered.
     pub lines: Vec<OrderLine>,
-    /// When this was said. Lines that were put into the cart after the order was placed are not its.
+    /// The time of the event. Lines that were put into the cart after `order.placed` are not part of the order.
     pub said_at: Timestamp,
-    /// The request that placed it.
+    /// The id of the originating HTTP request.
     pub correlation_id: String,
 }
 
 /// What was done to a cart for an order.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct CartWork {
-    /// Where the cart stands with the order; [`ParticipantState::Pending`] when nothing is written down.
+    /// Where the cart stands with the order; [`ParticipantState::Pending`] if there is no record.
     pub work: ParticipantState,
     /// The lines that were taken out.
     pub taken: Vec<CartLine>,
@@ -92,12 +90,12 @@ pub struct CartWork {
 
 // ----------------------------------------------------------------------------------------------------------- orders
 
-/// What somebody wants to order: 1 to [`MAX_LINES`] items, each once.
+/// What a user wants to order: 1 to [`MAX_LINES`] items, each once.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Wanted(Vec<Pieces>);
 
 impl Wanted {
-    /// Parses it.
+    /// Parses the lines of an order.
     pub fn new(lines: Vec<Pieces>) -> Result<Self, Invalid> {
         if !(1..=MAX_LINES).contains(&lines.len()) {
             return Err(Invalid::new("lines", "must be 1 to 50"));
@@ -115,10 +113,9 @@ impl Wanted {
     }
 }
 
-/// A line of the cart whose item costs something else now.
+/// A line of the cart whose item has another price now.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct PriceChange {
-    /// The item.
     pub item: ItemId,
     /// What it cost when it was put into the cart.
     pub price_in_cart: Won,
@@ -126,28 +123,27 @@ pub struct PriceChange {
     pub price: Won,
 }
 
-/// Why an order is not taken.
+/// Why an order is not accepted.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Refusal {
     /// These items are unknown or not sold any more.
     ItemsNotFound(Vec<ItemId>),
-    /// The caller saw other prices.
+    /// The prices in the user's cart are out of date.
     PriceChanged(Vec<PriceChange>),
-    /// All together costs more than can be paid.
+    /// The total exceeds what can be paid.
     TooExpensive,
 }
 
 /// Lines with their price fixed.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Priced {
-    /// The lines, as they were asked for.
+    /// The lines, in the order of the request.
     pub lines: Vec<OrderLine>,
-    /// The price of all of them.
     pub total: Won,
 }
 
-/// Fixes the prices of what is wanted, by what the items cost now. What the caller has in the cart must not have
-/// another price there.
+/// Fixes the prices of the ordered items, as they are now. If the user's cart has one of them at another price, the
+/// order is refused.
 pub fn fix_prices(wanted: &Wanted, quoted: Vec<QuotedItem>, cart: &Cart) -> Result<Priced, Refusal> {
     let mut quoted: HashMap<ItemId, QuotedItem> = quoted.into_iter().map(|item| (item.item_id.clone(), item)).collect();
     let (mut lines, mut missing, mut changed) = (Vec::with_capacity(wanted.0.len()), Vec::new(), Vec::new());
@@ -172,14 +168,14 @@ pub fn fix_prices(wanted: &Wanted, quoted: Vec<QuotedItem>, cart: &Cart) -> Resu
     Ok(Priced { lines, total })
 }
 
-/// Where an order is in its life.
+/// The status of an order.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Status {
-    /// Not everybody has answered.
+    /// Some participants have not answered.
     Pending,
-    /// Everybody did their part.
+    /// All participants did their part.
     Completed,
-    /// Somebody could not; the others undo their part.
+    /// A participant refused, or the deadline passed; the others undo their part.
     Failed(OrderFailure),
 }
 
@@ -194,42 +190,37 @@ impl Status {
     }
 }
 
-/// An order. All but its status was fixed when it was placed.
+/// An order. All but its status is fixed when it is placed.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Order {
-    /// Its id.
     pub id: OrderId,
-    /// Whose it is.
     pub user: UserId,
-    /// What is ordered.
     pub lines: Vec<OrderLine>,
-    /// The price of it.
     pub total_price: Won,
     /// When it was placed.
     pub placed_at: Timestamp,
-    /// The request that placed it.
+    /// The id of the originating HTTP request.
     pub correlation_id: String,
-    /// Where it is in its life.
     pub status: Status,
 }
 
 // ---------------------------------------------------------------------------------------------------------- answers
 
-/// Who answers an order.
+/// A consumer that answers an order.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Participant {
-    /// Takes the pieces.
+    /// Takes the units.
     Stock,
     /// Takes the price.
     Points,
     /// Takes the lines out of the cart.
     Cart,
-    /// Tells the world outside. An order never depends on it.
+    /// Reports to external systems. An order never depends on it.
     Report,
 }
 
 impl Participant {
-    /// Everybody.
+    /// All participants.
     pub const ALL: [Self; 4] = [Self::Stock, Self::Points, Self::Cart, Self::Report];
 
     /// Its name in the work state.
@@ -243,30 +234,27 @@ impl Participant {
     }
 }
 
-/// What a participant said to an order.
+/// A participant's answer to an order.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Answer {
-    /// The order.
     pub order: OrderId,
-    /// Who says it.
     pub participant: Participant,
-    /// What it did.
     pub did: Did,
 }
 
-/// What a participant did.
+/// What a participant did about an order.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Did {
     /// Its part.
     Its,
     /// Nothing, for a reason.
     Refuse(OrderFailure),
-    /// Whatever undoes its part.
+    /// Whatever undid its part.
     Undo,
 }
 
 impl Did {
-    /// How the work state has it.
+    /// Its state in the work state.
     pub const fn work(self) -> ParticipantState {
         match self {
             Self::Its => ParticipantState::Done,
@@ -277,7 +265,7 @@ impl Did {
 }
 
 impl Answer {
-    /// The answer an event is, if it is one.
+    /// The answer in an event, if it is one.
     pub fn of(event: &EventBody) -> Option<Self> {
         use Participant::{Cart, Points, Report, Stock};
         let (order, participant, did) = match event {
@@ -296,29 +284,26 @@ impl Answer {
     }
 }
 
-/// Where those stand that an order depends on.
+/// The states of the participants that an order depends on.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct WorkState {
-    /// The stock.
     pub stock: ParticipantState,
-    /// The points.
     pub points: ParticipantState,
-    /// The cart.
     pub cart: ParticipantState,
-    /// The reason of who refused first, if anybody did.
+    /// The reason of the first refusal, if there is one.
     pub refusal: Option<OrderFailure>,
 }
 
-/// What the answers so far come to.
+/// What follows from the answers so far.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Verdict {
-    /// Some are still to come.
+    /// Some answers are missing.
     Wait,
-    /// Everybody did their part: the order is complete, if it has not failed before.
+    /// All did their part: the order is complete, if it has not failed before.
     Complete,
     /// One refused: the order fails, if it has not yet.
     Fail(OrderFailure),
-    /// Everybody has undone their part: nothing is left of the failed order.
+    /// All have undone their part: nothing is left of the failed order.
     Settle,
 }
 
@@ -334,37 +319,36 @@ pub fn fold(state: &WorkState) -> Verdict {
     }
 }
 
-// ------------------------------------------------------------------------------------------------------ looking after
+// --------------------------------------------------------------------------------------------------------- due orders
 
-/// An order that waits for others and is due for a look.
+/// An order that waits for answers and is due for a check.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct DueOrder {
-    /// The order.
     pub order: Order,
     /// Since when it is due.
     pub due_at: Timestamp,
-    /// How often it was said again that it failed.
+    /// How often its failure was published again.
     pub nudges: u32,
 }
 
-/// What there is to do about it.
+/// What to do about a due order.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Look {
-    /// Say once more that it was placed, and look at it again when its time is over.
-    SayPlaced {
-        /// When that is.
+    /// Publish `order.placed` again, and check again at the deadline.
+    RepublishPlaced {
+        /// The deadline.
         again_at: Timestamp,
     },
-    /// Its time is over: it fails.
+    /// The deadline has passed: the order fails.
     TimeOut,
-    /// Say once more that it failed.
-    SayFailed {
-        /// When to look at it again.
+    /// Publish `order.failed` again.
+    RepublishFailed {
+        /// When to check again.
         again_at: Timestamp,
-        /// Whether a person is to be told that it does not come to an end.
-        tell: bool,
+        /// Whether the on-call is paged, because the order is not settled.
+        alert: bool,
     },
-    /// Nobody owes it anything.
+    /// Nothing to do: the order is complete.
     Leave,
 }
 
@@ -372,18 +356,18 @@ pub enum Look {
 pub fn look_after(due: &DueOrder, deadline_seconds: i64, now: Timestamp) -> Look {
     let deadline = due.order.placed_at.plus_seconds(deadline_seconds);
     match due.order.status {
-        Status::Pending if now < deadline => Look::SayPlaced { again_at: deadline },
+        Status::Pending if now < deadline => Look::RepublishPlaced { again_at: deadline },
         Status::Pending => Look::TimeOut,
-        Status::Failed(_) => Look::SayFailed {
+        Status::Failed(_) => Look::RepublishFailed {
             again_at: now.plus_seconds(wait_after_nudge(due.nudges)),
-            tell: due.nudges + 1 == STUCK_NUDGES,
+            alert: due.nudges + 1 == STUCK_NUDGES,
         },
         Status::Completed => Look::Leave,
     }
 }
 
-/// How long after nudge number `count`, counted from 0, the next one comes, in seconds: a minute, doubling, at most an
-/// hour.
+/// How long after republication number `count`, counted from 0, the next one comes, in seconds: a minute, doubling, at
+/// most an hour.
 fn wait_after_nudge(count: u32) -> i64 {
     FIRST_LOOK_SECONDS.saturating_mul(1 << count.min(10)).min(LONGEST_NUDGE_WAIT_SECONDS)
 }
@@ -447,7 +431,7 @@ mod tests {
     }
 
     #[test]
-    fn an_order_is_complete_exactly_when_everybody_did_their_part() {
+    fn an_order_is_complete_exactly_when_all_did_their_part() {
         for state in states() {
             let all_done = [state.stock, state.points, state.cart] == [ParticipantState::Done; 3];
             assert_eq!(fold(&state) == Verdict::Complete, all_done, "{state:?}");
@@ -455,7 +439,7 @@ mod tests {
     }
 
     #[test]
-    fn an_order_is_settled_exactly_when_everybody_has_undone_their_part() {
+    fn an_order_is_settled_exactly_when_all_have_undone_their_part() {
         for state in states() {
             let all_undone = [state.stock, state.points, state.cart] == [ParticipantState::Undone; 3];
             assert_eq!(fold(&state) == Verdict::Settle, all_undone, "{state:?}");
@@ -463,7 +447,7 @@ mod tests {
     }
 
     #[test]
-    fn one_refusal_fails_an_order_whoever_it_is_and_whatever_the_others_say() {
+    fn one_refusal_fails_an_order_whatever_the_others_answer() {
         for state in states() {
             let refused = [state.stock, state.points, state.cart].contains(&ParticipantState::Refused);
             let expected = if refused { state.refusal } else { None };
@@ -476,7 +460,7 @@ mod tests {
     }
 
     #[test]
-    fn an_answer_that_is_still_to_come_is_waited_for_unless_somebody_refused() {
+    fn an_answer_that_is_still_to_come_is_waited_for_unless_another_refused() {
         for state in states() {
             let works = [state.stock, state.points, state.cart];
             if works.contains(&ParticipantState::Pending) && !works.contains(&ParticipantState::Refused) {
@@ -487,7 +471,7 @@ mod tests {
 
     #[test]
     fn every_answer_of_every_participant_is_understood_and_nothing_else() {
-        let told = |json: serde_json::Value| serde_json::from_value::<EventBody>(json).unwrap();
+        let parsed = |json: serde_json::Value| serde_json::from_value::<EventBody>(json).unwrap();
         for (event_type, participant, work) in [
             ("stock.deducted", Participant::Stock, ParticipantState::Done),
             ("stock.refused", Participant::Stock, ParticipantState::Refused),
@@ -502,19 +486,19 @@ mod tests {
             let schema: serde_json::Value =
                 serde_json::from_str(contracts::events::schema_of(event_type).unwrap()).unwrap();
             let example = &schema["examples"][0];
-            let answer = Answer::of(&told(example.clone())).unwrap();
+            let answer = Answer::of(&parsed(example.clone())).unwrap();
             assert_eq!((answer.participant, answer.did.work()), (participant, work), "{event_type}");
             assert_eq!(answer.order.as_str(), example["subject"], "{event_type}");
             if let Did::Refuse(reason) = answer.did {
                 assert_eq!(reason.as_str(), example["data"]["reason"]);
             }
         }
-        let deaf = EventBody::TYPES.iter().filter(|event_type| {
+        let others = EventBody::TYPES.iter().filter(|event_type| {
             let schema: serde_json::Value =
                 serde_json::from_str(contracts::events::schema_of(event_type).unwrap()).unwrap();
-            Answer::of(&told(schema["examples"][0].clone())).is_none()
+            Answer::of(&parsed(schema["examples"][0].clone())).is_none()
         });
-        assert_eq!(deaf.count(), EventBody::TYPES.len() - 9);
+        assert_eq!(others.count(), EventBody::TYPES.len() - 9);
     }
 
     #[test]
@@ -552,7 +536,7 @@ mod tests {
     }
 
     #[test]
-    fn an_item_that_is_gone_is_named_before_a_price_is_talked_of() {
+    fn an_item_that_is_gone_is_named_before_a_changed_price() {
         let wanted = Wanted::new(vec![pieces("a", 1), pieces("b", 1), pieces("c", 1)]).unwrap();
         let cart = cart([put("b", 1, NOW)]);
         let refusal = fix_prices(&wanted, vec![quoted("b", 2)], &cart).unwrap_err();
@@ -560,7 +544,7 @@ mod tests {
     }
 
     #[test]
-    fn a_price_that_moved_either_way_is_told_with_both() {
+    fn a_price_that_moved_either_way_is_named_with_both() {
         let wanted = Wanted::new(vec![pieces("a", 1), pieces("b", 1), pieces("c", 1)]).unwrap();
         let cart = cart([put("a", 5, NOW), put("b", 5, NOW), put("c", 5, NOW), put("d", 1, NOW)]);
         let quote = vec![quoted("a", 6), quoted("b", 4), quoted("c", 5)];
@@ -577,27 +561,27 @@ mod tests {
     }
 
     #[test]
-    fn a_pending_order_is_told_of_again_once_and_then_fails() {
+    fn a_pending_order_is_published_again_once_and_then_fails() {
         let due = |due_at| DueOrder { order: order(Status::Pending), due_at, nudges: 0 };
         let (first, deadline) = (NOW.plus_seconds(FIRST_LOOK_SECONDS), NOW.plus_seconds(300));
-        assert_eq!(look_after(&due(first), 300, first), Look::SayPlaced { again_at: deadline });
+        assert_eq!(look_after(&due(first), 300, first), Look::RepublishPlaced { again_at: deadline });
         assert_eq!(look_after(&due(deadline), 300, deadline), Look::TimeOut);
         assert_eq!(look_after(&due(first), 60, first), Look::TimeOut, "there is no time to tell of it again");
     }
 
     #[test]
-    fn a_failed_order_is_said_to_have_failed_less_and_less_often_and_a_person_is_told_once() {
+    fn a_failure_is_published_again_less_and_less_often_and_pages_the_on_call_once() {
         let failed = |nudges| DueOrder { order: order(Status::Failed(OrderFailure::TimedOut)), due_at: NOW, nudges };
-        let (waits, told): (Vec<i64>, Vec<bool>) = (0..12)
+        let (waits, alerts): (Vec<i64>, Vec<bool>) = (0..12)
             .map(|nudges| match look_after(&failed(nudges), 300, NOW) {
-                Look::SayFailed { again_at, tell } => (again_at.millis_since(NOW) / 1000, tell),
+                Look::RepublishFailed { again_at, alert } => (again_at.millis_since(NOW) / 1000, alert),
                 other => panic!("{other:?}"),
             })
             .unzip();
         assert_eq!(waits[..7], [60, 120, 240, 480, 960, 1920, 3600]);
         assert!(waits[7..].iter().all(|wait| *wait == LONGEST_NUDGE_WAIT_SECONDS));
-        assert_eq!(told.iter().position(|tell| *tell), Some(4));
-        assert_eq!(told.iter().filter(|tell| **tell).count(), 1);
+        assert_eq!(alerts.iter().position(|alert| *alert), Some(4));
+        assert_eq!(alerts.iter().filter(|alert| **alert).count(), 1);
         assert_eq!(wait_after_nudge(u32::MAX), LONGEST_NUDGE_WAIT_SECONDS);
     }
 

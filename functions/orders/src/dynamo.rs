@@ -3,7 +3,7 @@
 //! | item | pk | sk | attributes |
 //! | --- | --- | --- | --- |
 //! | cart | `USER#<user>` | `CART` | `rev`, `listed` (set of the items in it), for each line `l#<item>` (map: `name`, `price`, `quantity`, `put_at`) |
-//! | order | `USER#<user>` | `ORDER#<order>` | `kind` = `order`, `order_id`, `user_id`, `status`, `failure`, `lines` (JSON), `total_price`, `placed_at`, `correlation_id`, `nudges`, `ended_at`, `settled_at`, while somebody owes it something `due_shard` and `due_at` (index `due`) |
+//! | order | `USER#<user>` | `ORDER#<order>` | `kind` = `order`, `order_id`, `user_id`, `status`, `failure`, `lines` (JSON), `total_price`, `placed_at`, `correlation_id`, `nudges`, `ended_at`, `settled_at`, while it waits for answers `due_shard` and `due_at` (index `due`) |
 //! | the cart's work | `ORDER#<order>` | `WORK` | `work_state` (`done`, `undone`), `l#<item>` for each line that was taken out, `ttl` |
 //! | remembered answer | `USER#<user>` | `IDEM#<key>` | see [`kit::idempotency`] |
 //! | outbox row | `OUTBOX#<event>` | `OUTBOX` | see [`kit::outbox`]; that of `order.placed` has `work_state` (map: `stock`, `points`, `cart`, `report`) and `refusal` too |
@@ -33,20 +33,20 @@ use kit::http::Page;
 use kit::idempotency::{self, IdempotencyKey, Memo, Outcome, StoredAnswer};
 use kit::outbox;
 
-/// The index of orders that somebody owes something, by the moment to look at them.
+/// The index of orders that wait for answers, by the time of their next check.
 pub const DUE_INDEX: &str = "due";
-/// How many due orders of a shard one run of the sweep takes, to a page.
+/// About how many due orders of a shard one run of the sweep takes, and the size of a page.
 const DUE_ROWS: usize = 200;
-/// The source of our events.
+/// The `source` of this context's events.
 const SOURCE: &str = "encore/orders";
 const CART: &str = "CART";
 const WORK: &str = "WORK";
-/// The attribute of a cart's line, before the item.
+/// The prefix of a cart line's attribute, before the item's id.
 const LINE: &str = "l#";
-/// How long it is known what was done for an order, in seconds: 30 days. Its events come within 21: an event is kept 7
+/// How long the cart's work of an order is kept, in seconds: 30 days. Its events arrive within 21: an event is kept 7
 /// days in the outbox and 14 in a queue.
 const KEPT_SECONDS: i64 = 30 * 24 * 3600;
-/// How often a write that met a transaction, or a batch that was answered in part, is tried.
+/// Attempts of a write that conflicts with a transaction, or of a batch that was answered in part.
 const ATTEMPTS: u32 = 8;
 
 /// Carts and orders in their table.
@@ -82,7 +82,7 @@ impl Orders {
         Update::builder().table_name(&self.table.name).key(PK, pk).key(SK, sk)
     }
 
-    /// A write of the cart by its user, again while an order takes something out of it. `None` when the condition failed.
+    /// A write of the cart by its user, retried while an order takes lines out of it. `None` when the condition failed.
     async fn change_cart(
         &self,
         user: &UserId,
@@ -107,7 +107,7 @@ impl Orders {
         Err(Fault::contended(DOING))
     }
 
-    /// The row that says what was done to the cart for an order nothing was done for.
+    /// The row that records what was done to the cart for an order for which nothing was done yet.
     fn first_work(
         &self,
         order: &CartOrder,
@@ -126,7 +126,7 @@ impl Orders {
         Ok(put(built(row.build())?))
     }
 
-    /// A change of the cart's lines that was decided on the cart as it was read.
+    /// A change of the cart's lines, on the condition that the cart is as it was read.
     fn cart_lines(
         &self,
         order: &CartOrder,
@@ -160,13 +160,13 @@ impl Orders {
         Ok(update(built(row.update_expression(expression).build())?))
     }
 
-    /// What is said about a cart.
+    /// The write of an event of the cart: its outbox row.
     fn cart_row(&self, order: &CartOrder, body: EventBody, now: Timestamp) -> Result<TransactWriteItem, Fault> {
         let id = order.id.as_str();
         outbox::row(&self.table, &outbox::event(SOURCE, id, &order.correlation_id, body, now)?, id)
     }
 
-    /// pending -> an end.
+    /// The write that ends a pending order.
     fn ended(&self, order: &Order, to: Status, and: &str, now: Timestamp) -> UpdateBuilder {
         self.update(user_pk(&order.user), order_key(&order.id))
             .update_expression(format!("SET #status = :to, ended_at = :now{and}"))
@@ -177,7 +177,7 @@ impl Orders {
             .expression_attribute_values(":now", at(now))
     }
 
-    /// The end of an order with its event, both or neither.
+    /// Ends an order and writes its event, both or neither.
     async fn end(&self, order: &Order, ended: UpdateBuilder, body: EventBody, now: Timestamp) -> Result<bool, Fault> {
         let event = event_of(order, body, now)?;
         let writes = vec![update(built(ended.build())?), outbox::row(&self.table, &event, order.id.as_str())?];
@@ -299,7 +299,7 @@ impl OpenOrder for Orders {
                     remembered = idempotency::recall_at(&row, key, now)?.map(|first| first.answer);
                 }
             }
-            // Under load DynamoDB may leave keys for another round.
+            // Under load DynamoDB may leave keys unprocessed.
             let rest = got.unprocessed_keys.and_then(|mut of| of.remove(&self.table.name));
             wanted = rest.map(|rest| rest.keys).unwrap_or_default();
             if wanted.is_empty() {
@@ -339,7 +339,7 @@ impl OpenOrder for Orders {
         let Err(cancelled) = transaction.commit().await? else { return Ok(Outcome::First) };
         match cancelled.found(remembered) {
             Some(row) => Ok(idempotency::recall(row, &memo.key)?.map(|first| first.answer)),
-            // The id was minted for this very call: a try whose answer was lost has written it.
+            // The id was generated for this very call: an attempt whose answer was lost has written it.
             None => Ok(Outcome::First),
         }
     }
@@ -347,7 +347,7 @@ impl OpenOrder for Orders {
 
 /// The shard of an order in the index, from its id.
 fn due_shard(id: &OrderId) -> u64 {
-    id.as_str().bytes().map(u64::from).sum::<u64>() % DUE_SHARDS
+    kit::dynamo::shard_of(id.as_str(), DUE_SHARDS)
 }
 
 fn failure_of(text: &str) -> Result<OrderFailure, Fault> {
@@ -395,7 +395,7 @@ impl ListOrders for Orders {
             .expression_attribute_values(":upper", s(&upper))
             .scan_index_forward(false)
             .consistent_read(true)
-            // One that the cursor stands on, and one that tells whether there is a next page.
+            // One more for the order the cursor stands on, and one that shows whether there is a next page.
             .limit(i32::try_from(limit + 2).unwrap_or(i32::MAX))
             .send()
             .await
@@ -488,7 +488,7 @@ impl KeepAnswers for Orders {
             .expression_attribute_values(":did", s(answer.did.work().as_str()))
             .return_values(ReturnValue::AllNew)
             .return_values_on_condition_check_failure(ReturnValuesOnConditionCheckFailure::AllOld);
-        // What was undone stays so, however late the news come of what it undid.
+        // Undone is final, however late the answer arrives that it undid.
         let row = match answer.did {
             Did::Undo => row.condition_expression("attribute_exists(work_state)"),
             Did::Its | Did::Refuse(_) => row
@@ -512,7 +512,7 @@ impl KeepAnswers for Orders {
     }
 }
 
-/// The order and where everybody stands, from the outbox row of `order.placed`.
+/// The order and its work state, from the outbox row of `order.placed`.
 fn tracked_of(row: &Item) -> Result<(Order, WorkState), Fault> {
     const DOING: &str = "reading an order's work state";
     let event: Event = row.document("event")?;
@@ -615,13 +615,13 @@ impl FindDue for Orders {
         let row = self
             .update(user_pk(&due.order.user), order_key(&due.order.id))
             .update_expression("SET due_at = :until, nudges = :nudges")
-            // Whatever happened to the order since it was read has moved this or taken it away.
+            // Any change of the order since it was read has moved or removed this.
             .condition_expression("due_at = :before")
             .expression_attribute_values(":before", at(due.due_at))
             .expression_attribute_values(":until", at(put_off.until))
             .expression_attribute_values(":nudges", n(put_off.nudges));
         let mut writes = vec![update(built(row.build())?)];
-        if put_off.tell {
+        if put_off.alert {
             writes.push(outbox::row(&self.table, &stuck(due, put_off.nudges, now)?, due.order.id.as_str())?);
         }
         self.table.write_all("putting off the next look at an order", writes).await.map(drop)
@@ -637,7 +637,7 @@ fn due_of(row: &Item) -> Result<DueOrder, Fault> {
     })
 }
 
-/// Tells that a failed order does not come to an end. All of them are one fault, and one page.
+/// The event that a failed order is not settled. All such orders are one fault, and one page.
 fn stuck(due: &DueOrder, nudges: u32, now: Timestamp) -> Result<Event, Fault> {
     let order = &due.order;
     let sign = format!("order-undo-stuck:{}", order.id);

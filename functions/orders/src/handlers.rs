@@ -1,43 +1,40 @@
-//! HTTP in and out, and events in.
+//! HTTP and events in, answers out.
 
 use crate::domain::{Answer, Cart, CartOrder, Order, PriceChange, Refusal, Status, Wanted};
 use crate::ports::{
-    AskItems, ChangeCart, EndOrder, FindCart, FindOrder, KeepAnswers, KeepCart, ListOrders, OpenOrder, Republish,
+    ChangeCart, EndOrder, FindCart, FindOrder, KeepAnswers, KeepCart, ListOrders, OpenOrder, QuoteClient, Republish,
     SettleOrder,
 };
 use crate::usecases::place_order::{self, PlaceError, PlaceOrder, Placed};
 use crate::usecases::put_cart_item::{self, PutCartItem, PutError};
 pub use crate::usecases::sweep_orders::{SweepDeps, sweep_orders};
 use crate::usecases::{clear_cart, track_order};
-use contracts::choreography::{OrderSignal, is_forgotten};
 use contracts::orders::{MAX_LINES, OrderLine, Pieces, Quantity};
 use contracts::{ItemId, OrderId, Timestamp, Won};
 use kit::auth::UserTokens;
 use kit::http::{Cursor, ListBody, StatusCode};
 use kit::idempotency::{self, IdempotencyKey, StoredAnswer};
 use kit::ids::Mint;
-use kit::queue::Message;
+use kit::queue::{Message, OrderMessage};
 use kit::{Call, Fault, Problem, Reply};
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
-/// What the handlers that read are wired with, and those that ask nobody.
+/// The dependencies of the handlers that call no other context.
 #[derive(Debug)]
 pub struct Deps<S> {
     /// Where carts and orders are.
     pub store: S,
-    /// Who calls.
     pub users: UserTokens,
 }
 
-/// What the handlers that write down a price are wired with.
+/// The dependencies of the handlers that record a price.
 #[derive(Debug)]
 pub struct PlaceDeps<S, I> {
     /// Where carts and orders are.
     pub store: S,
-    /// Who knows the prices.
+    /// The client that knows the prices.
     pub items: I,
-    /// Who calls.
     pub users: UserTokens,
 }
 
@@ -110,7 +107,7 @@ pub async fn get_cart(deps: &Deps<impl FindCart>, call: Call) -> Result<Reply, P
 }
 
 /// `PUT /cart/items/{item_id}`
-pub async fn put_cart_item(deps: &PlaceDeps<impl ChangeCart, impl AskItems>, call: Call) -> Result<Reply, Problem> {
+pub async fn put_cart_item(deps: &PlaceDeps<impl ChangeCart, impl QuoteClient>, call: Call) -> Result<Reply, Problem> {
     let user = deps.users.user(&call)?.user;
     let item = call.path_id("item_id")?;
     let PutCartItemBody { quantity } = call.json()?;
@@ -137,13 +134,13 @@ pub async fn remove_cart_item(deps: &Deps<impl ChangeCart>, call: Call) -> Resul
     Ok(Reply::no_content())
 }
 
-/// The answer to an order that was taken.
+/// The answer to an order that was accepted.
 fn accepted(order: &Order) -> StoredAnswer {
     StoredAnswer::accepted(&OrderBody::from(order), format!("/orders/{}", order.id))
 }
 
 /// `POST /orders`
-pub async fn place_order(deps: &PlaceDeps<impl OpenOrder, impl AskItems>, call: Call) -> Result<Reply, Problem> {
+pub async fn place_order(deps: &PlaceDeps<impl OpenOrder, impl QuoteClient>, call: Call) -> Result<Reply, Problem> {
     let user = deps.users.user(&call)?.user;
     let key = IdempotencyKey::required(&call, "POST /orders")?;
     let PlaceBody { lines } = call.json()?;
@@ -206,25 +203,17 @@ pub async fn get_order(deps: &Deps<impl FindOrder>, call: Call) -> Result<Reply,
     Reply::ok(OrderBody::from(&found))
 }
 
-/// `order.placed` and `order.failed`
+/// Consumes `order.placed` and `order.failed`.
 pub async fn clear_cart(store: &(impl KeepCart + Republish), message: Message) -> Result<(), Fault> {
-    let event = message.event()?;
-    let (signal, order) = OrderSignal::of(event.body)
-        .ok_or_else(|| Fault::broken("clearing a cart", "the message is no order.placed and no order.failed"))?;
-    if signal == OrderSignal::Placed && is_forgotten(event.time, message.now) {
+    let Some(OrderMessage { signal, order, time, correlation_id }) = message.order_signal("clearing a cart")? else {
         return Ok(());
-    }
-    let order = CartOrder {
-        id: order.order_id,
-        user: order.user_id,
-        lines: order.lines,
-        said_at: event.time,
-        correlation_id: event.correlationid,
     };
+    let order =
+        CartOrder { id: order.order_id, user: order.user_id, lines: order.lines, said_at: time, correlation_id };
     clear_cart::clear_cart(store, signal, &order, message.now).await
 }
 
-/// What stock, points, cart and who reports it say to an order.
+/// Consumes the answers of stock, points, cart and the report.
 pub async fn track_order(store: &(impl KeepAnswers + EndOrder + SettleOrder), message: Message) -> Result<(), Fault> {
     let answer = Answer::of(&message.event()?.body)
         .ok_or_else(|| Fault::broken("tracking an order", "the message is no answer to one"))?;

@@ -1,7 +1,7 @@
-//! Orders: carts, and orders that several contexts bring to an end together.
+//! Orders: carts, and orders that several contexts complete together.
 //!
-//! Owns carts and orders. Takes neither stock nor points: it says that an order was placed, and listens to what the
-//! others say to it.
+//! Owns carts and orders. Takes neither stock nor points: it publishes that an order was placed, and consumes the
+//! answers of the others.
 
 pub mod clients;
 pub mod domain;

@@ -13,7 +13,7 @@ async fn main() -> MainResult {
     let store = Orders::new(boot.table()?);
     let http = |store| -> Result<_, BadSetting> { Ok(Deps { store, users: boot.user_tokens()? }) };
     let asking = |store| -> Result<_, BadSetting> {
-        Ok(PlaceDeps { store, items: boot.step_of("QUOTE_ITEMS_FUNCTION")?, users: boot.user_tokens()? })
+        Ok(PlaceDeps { store, items: boot.function("QUOTE_ITEMS_FUNCTION")?, users: boot.user_tokens()? })
     };
     match boot.handler() {
         // HTTP
@@ -25,7 +25,7 @@ async fn main() -> MainResult {
         "get-order" => boot.http(http(store)?, handlers::get_order).await,
         // order.placed, order.failed, by queue
         "clear-cart" => boot.queue(store, handlers::clear_cart).await,
-        // What everybody answers, by queue
+        // All answers of participants, by queue
         "track-order" => boot.queue(store, handlers::track_order).await,
         // Every minute
         "sweep-orders" => {

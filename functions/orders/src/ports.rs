@@ -1,4 +1,4 @@
-//! What orders needs from outside, one narrow trait per capability.
+//! What orders needs from other components, one narrow trait per capability.
 
 use crate::domain::{Answer, Cart, CartLine, CartOrder, CartWork, DueOrder, Order, WorkState};
 use contracts::orders::OrderFailure;
@@ -8,8 +8,8 @@ use kit::Fault;
 use kit::http::Page;
 use kit::idempotency::{IdempotencyKey, Memo, Outcome, StoredAnswer};
 
-/// Asks what items are called and cost now.
-pub trait AskItems: Send + Sync {
+/// Returns what items are called and cost now.
+pub trait QuoteClient: Send + Sync {
     /// Those that can be ordered.
     fn quote(&self, ask: &QuoteItems) -> impl Future<Output = Result<ItemsQuote, Fault>> + Send;
 }
@@ -22,7 +22,7 @@ pub trait FindCart: Send + Sync {
 
 /// Changes a cart, as its user wants it.
 pub trait ChangeCart: Send + Sync {
-    /// Puts a line in, in place of the one its item had. The cart after it; `None` when the cart is full.
+    /// Puts a line in, in place of the one its item had. Returns the cart after it; `None` when the cart is full.
     fn put_line(&self, user: &UserId, line: &CartLine) -> impl Future<Output = Result<Option<Cart>, Fault>> + Send;
     /// Takes an item's line out, if there is one.
     fn remove_line(&self, user: &UserId, item: &ItemId) -> impl Future<Output = Result<(), Fault>> + Send;
@@ -30,15 +30,15 @@ pub trait ChangeCart: Send + Sync {
 
 /// Opens orders.
 pub trait OpenOrder: Send + Sync {
-    /// What the key remembers, and the user's cart.
+    /// The remembered answer to the key, and the user's cart.
     fn checkout(
         &self,
         user: &UserId,
         key: &IdempotencyKey,
         now: Timestamp,
     ) -> impl Future<Output = Result<(Outcome<StoredAnswer>, Cart), Fault>> + Send;
-    /// The order, the event that it was placed, and the remembered answer: all or nothing. Anything remembered before
-    /// means that nothing was written.
+    /// Writes the order, its `order.placed` and the remembered answer, all or nothing. If an answer is remembered
+    /// already, nothing was written.
     fn open_order(
         &self,
         order: &Order,
@@ -62,12 +62,12 @@ pub trait ListOrders: Send + Sync {
     ) -> impl Future<Output = Result<(Vec<Order>, Option<String>), Fault>> + Send;
 }
 
-/// Does and undoes what an order wants of a cart. Each write is one transaction with its answer in the outbox, guarded by
-/// what was read: `false`, and nothing written, if that is not so any more.
+/// Does and undoes what an order requires of a cart. Each write is one transaction with its answer in the outbox, on
+/// the condition that all is still as it was read: otherwise `false`, and nothing is written.
 pub trait KeepCart: Send + Sync {
     /// What was done for an order so far, and the cart.
     fn cart_work(&self, order: &CartOrder) -> impl Future<Output = Result<(CartWork, Cart), Fault>> + Send;
-    /// Takes lines out of the cart, for an order that nothing was done for.
+    /// Takes lines out of the cart, for an order for which nothing was done yet.
     fn take_lines(
         &self,
         order: &CartOrder,
@@ -75,7 +75,7 @@ pub trait KeepCart: Send + Sync {
         lines: &[CartLine],
         now: Timestamp,
     ) -> impl Future<Output = Result<bool, Fault>> + Send;
-    /// Puts lines back into the cart, and sees to it that none is ever taken out for the order again.
+    /// Puts lines back into the cart, and ensures that none is ever taken out for the order again.
     fn put_lines_back(
         &self,
         order: &CartOrder,
@@ -86,7 +86,7 @@ pub trait KeepCart: Send + Sync {
     ) -> impl Future<Output = Result<bool, Fault>> + Send;
 }
 
-/// Has something said once more.
+/// Republishes events.
 pub trait Republish: Send + Sync {
     /// Has the order's event of this type published again.
     fn republish(
@@ -97,10 +97,10 @@ pub trait Republish: Send + Sync {
     ) -> impl Future<Output = Result<(), Fault>> + Send;
 }
 
-/// Keeps what the participants answered.
+/// Records the participants' answers.
 pub trait KeepAnswers: Send + Sync {
-    /// Notes an answer, unless the participant has said something later before. The order as it was placed, and where
-    /// everybody stands now; `None` when the order's event is not in the outbox any more.
+    /// Records an answer, unless a later one of the participant is recorded. Returns the order as it was placed, and
+    /// the work state now; `None` when the order's event is not in the outbox any more.
     fn note_answer(&self, answer: &Answer) -> impl Future<Output = Result<Option<(Order, WorkState)>, Fault>> + Send;
 }
 
@@ -117,17 +117,17 @@ pub trait EndOrder: Send + Sync {
     ) -> impl Future<Output = Result<bool, Fault>> + Send;
 }
 
-/// Closes the book on failed orders.
+/// Settles failed orders.
 pub trait SettleOrder: Send + Sync {
-    /// A failed order is not looked after any more: everybody has undone their part.
+    /// A failed order is not checked any more: all participants have undone their part.
     fn settle(&self, order: &Order, now: Timestamp) -> impl Future<Output = Result<(), Fault>> + Send;
 }
 
-/// Finds orders that somebody owes something.
+/// Finds orders that wait for answers.
 pub trait FindDue: Send + Sync {
-    /// Those of one of [`DUE_SHARDS`](crate::domain::DUE_SHARDS) due for a look at `now`, oldest first.
+    /// Those of one of [`DUE_SHARDS`](crate::domain::DUE_SHARDS) due for a check at `now`, oldest first.
     fn due_orders(&self, shard: u64, now: Timestamp) -> impl Future<Output = Result<Vec<DueOrder>, Fault>> + Send;
-    /// Puts the next look off, from `due` as it was found, unless somebody else did or it has ended.
+    /// Postpones the next check, from `due` as it was found, unless another run did or the order has ended.
     fn put_off(
         &self,
         due: &DueOrder,
@@ -136,13 +136,13 @@ pub trait FindDue: Send + Sync {
     ) -> impl Future<Output = Result<(), Fault>> + Send;
 }
 
-/// How the next look at an order is put off.
+/// How the next check of an order is postponed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct PutOff {
-    /// Until when.
+    /// The time of the next check.
     pub until: Timestamp,
-    /// How often it was said again that it failed, by now.
+    /// How often its failure was published again, including this time.
     pub nudges: u32,
-    /// Whether the on-call is paged, with it, that the order does not come to an end.
-    pub tell: bool,
+    /// Whether the on-call is paged about it, in the same write.
+    pub alert: bool,
 }

@@ -1,28 +1,28 @@
-//! What payments asks of other contexts, of the payment provider and of Step Functions.
+//! The clients of other contexts, of the payment provider and of Step Functions.
 
 pub mod provider;
 pub mod sagas;
 
 use crate::ports::charges::CreditPoints;
-use crate::ports::{AskQuote, AskRefundQuote};
+use crate::ports::{QuoteClient, RefundQuoteClient};
 use contracts::steps::{ChargeCredit, CreditCharge, Quote, QuoteRefund, QuoteReservation, RefundQuote};
 use kit::Fault;
-use kit::invoke::Step;
+use kit::invoke::Function;
 
-impl AskQuote for Step {
+impl QuoteClient for Function {
     async fn quote(&self, ask: &QuoteReservation) -> Result<Quote, Fault> {
-        self.ask("asking for a quote", ask).await
+        self.call_function("asking for a quote", ask).await
     }
 }
 
-impl AskRefundQuote for Step {
+impl RefundQuoteClient for Function {
     async fn quote_refund(&self, ask: &QuoteRefund) -> Result<RefundQuote, Fault> {
-        self.ask("asking whether a refund is possible", ask).await
+        self.call_function("asking whether a refund is possible", ask).await
     }
 }
 
-impl CreditPoints for Step {
+impl CreditPoints for Function {
     async fn credit_points(&self, ask: &CreditCharge) -> Result<ChargeCredit, Fault> {
-        self.ask("having a charge credited", ask).await
+        self.call_function("having a charge credited", ask).await
     }
 }

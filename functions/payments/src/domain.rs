@@ -6,8 +6,8 @@ use contracts::saga::{PaymentFailure, PaymentSaga, RefundSaga, TokenExpiry};
 use contracts::steps::PayableReservation;
 use contracts::{PaymentId, ReservationId, Timestamp, UserId};
 
-/// How long a payment may be pending before the recovery looks at it, in milliseconds. Longer than a healthy saga
-/// with all its retries takes, shorter than a hold.
+/// How long a payment may be pending before the recovery checks it, in milliseconds. Longer than a healthy saga with
+/// all its retries takes, shorter than a hold.
 pub const PENDING_TOO_LONG_MILLIS: i64 = 90_000;
 /// The longest wait between two recoveries of one payment, in milliseconds.
 pub const LONGEST_RECOVERY_WAIT_MILLIS: i64 = 3_600_000;
@@ -16,7 +16,7 @@ pub const STUCK_MILLIS: i64 = 3_600_000;
 /// After how many recoveries the on-call is paged.
 pub const STUCK_RECOVERIES: u32 = 5;
 
-/// Where a payment is in its life.
+/// The status of a payment.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Status {
     /// Its saga runs, or will.
@@ -25,7 +25,7 @@ pub enum Status {
     Completed,
     /// Not paid; everything was given back.
     Failed(PaymentFailure),
-    /// Paid, and on its way to being paid back: the refund saga runs, or will.
+    /// Paid, and being paid back: the refund saga runs, or will.
     Refunding,
     /// Paid back.
     Refunded,
@@ -43,33 +43,31 @@ impl Status {
         }
     }
 
-    /// Whether nothing will change it any more without a new request.
+    /// Whether only a new request can change it.
     pub const fn is_final(self) -> bool {
         !matches!(self, Self::Pending | Self::Refunding)
     }
 }
 
-/// A payment. Its saga's input was fixed when it was asked for.
+/// A payment. Its saga's input was fixed when it was requested.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Payment {
     /// Everything its saga needs.
     pub saga: PaymentSaga,
-    /// Where it is in its life.
     pub status: Status,
-    /// The refund that was asked for last, if any was.
+    /// The last requested refund, if there is one.
     pub refund: Option<Refund>,
     /// How often the recovery has started its open saga again.
     pub recoveries: u32,
-    /// Whether a person has been told that its open saga does not come to an end.
-    pub told: bool,
+    /// Whether the on-call was paged because its open saga does not end.
+    pub alerted: bool,
 }
 
-/// A refund as it was asked for.
+/// A refund as it was requested.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Refund {
-    /// When.
     pub requested_at: Timestamp,
-    /// By which request.
+    /// The id of the originating HTTP request.
     pub correlation_id: String,
 }
 
@@ -97,19 +95,18 @@ impl Payment {
             requested_at: now,
             correlation_id: choices.correlation_id,
         };
-        Self { saga, status: Status::Pending, refund: None, recoveries: 0, told: false }
+        Self { saga, status: Status::Pending, refund: None, recoveries: 0, alerted: false }
     }
 
-    /// This payment once its refund is asked for.
+    /// This payment with a requested refund.
     ///
-    /// A refund that was cancelled may be asked for again. The count then goes on, because no two executions have one
-    /// name.
+    /// A cancelled refund may be requested again. The count then goes on, because execution names are unique.
     pub fn refunding(self, refund: Refund) -> Self {
         let recoveries = if self.refund.is_some() { self.recoveries + 1 } else { 0 };
-        Self { status: Status::Refunding, refund: Some(refund), recoveries, told: false, ..self }
+        Self { status: Status::Refunding, refund: Some(refund), recoveries, alerted: false, ..self }
     }
 
-    /// What the refund saga needs, while it is the open one.
+    /// The input of the refund saga, while that is the open one.
     pub fn refund_saga(&self) -> Option<RefundSaga> {
         let refund = self.refund.as_ref().filter(|_| self.status == Status::Refunding)?;
         Some(RefundSaga {
@@ -119,7 +116,7 @@ impl Payment {
         })
     }
 
-    /// What its open saga is called: the payment's id, `<id>-refund` for a refund.
+    /// The name of its open saga: the payment's id, `<id>-refund` for a refund.
     pub fn saga_name(&self) -> String {
         let id = &self.saga.payment_id;
         if self.refund.is_some() { format!("{id}-refund") } else { id.to_string() }
@@ -133,7 +130,7 @@ impl Payment {
         }
     }
 
-    /// When its open saga was asked for, and by which request.
+    /// When its open saga was requested, and by which HTTP request.
     pub fn asked(&self) -> (Timestamp, &str) {
         match &self.refund {
             None => (self.saga.requested_at, &self.saga.correlation_id),
@@ -141,15 +138,15 @@ impl Payment {
         }
     }
 
-    /// Since when its open saga is on its way.
+    /// Since when its saga is open.
     pub fn open_since(&self) -> Timestamp {
         self.asked().0
     }
 
-    /// Whether its open saga needs a person, who has not been told so yet.
-    pub fn is_to_be_told(&self, now: Timestamp) -> bool {
+    /// Whether its open saga needs the on-call, who has not been paged for it yet.
+    pub fn needs_alert(&self, now: Timestamp) -> bool {
         let late = now.millis_since(self.open_since()) > STUCK_MILLIS;
-        !self.told && (late || self.recoveries >= STUCK_RECOVERIES)
+        !self.alerted && (late || self.recoveries >= STUCK_RECOVERIES)
     }
 }
 
@@ -158,11 +155,10 @@ impl Payment {
 pub struct Choices {
     /// How the queue token is expired.
     pub token_expiry: TokenExpiry,
-    /// The request.
     pub correlation_id: String,
 }
 
-/// What is known of a payment's execution.
+/// The state of a payment's execution.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Execution {
     /// It was never started.
@@ -173,14 +169,14 @@ pub enum Execution {
     Over,
 }
 
-/// What there is to do about a payment whose saga is open for too long.
+/// What to do about a payment whose saga is open for too long.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Recovery {
-    /// Start the execution it should have had.
+    /// Start the execution that it should have.
     Start,
-    /// It is on its way.
+    /// Nothing: it is running.
     Leave,
-    /// Start another one: every step is idempotent.
+    /// Start another execution: every step is idempotent.
     StartAnother,
 }
 
@@ -217,7 +213,7 @@ mod tests {
             requested_at: Timestamp::from_millis(0),
             correlation_id: "request-1".to_owned(),
         };
-        Payment { saga, status: Status::Completed, refund: None, recoveries: 3, told: true }
+        Payment { saga, status: Status::Completed, refund: None, recoveries: 3, alerted: true }
     }
 
     fn asked_at(millis: i64) -> Refund {
@@ -225,7 +221,7 @@ mod tests {
     }
 
     #[test]
-    fn a_refund_asked_for_again_runs_under_another_name() {
+    fn a_refund_requested_again_runs_under_another_name() {
         assert_eq!(completed().refund_saga(), None);
         let first = completed().refunding(asked_at(1));
         assert_eq!(first.execution_name(), "p1-refund");
@@ -236,14 +232,14 @@ mod tests {
     }
 
     #[test]
-    fn a_person_is_told_once_of_what_was_recovered_often_or_takes_long() {
+    fn the_on_call_is_paged_once_about_what_was_recovered_often_or_takes_long() {
         let asked = Timestamp::from_millis(1);
         let refunding = completed().refunding(asked_at(1));
-        assert!(!refunding.is_to_be_told(asked.plus_millis(STUCK_MILLIS)));
-        assert!(refunding.is_to_be_told(asked.plus_millis(STUCK_MILLIS + 1)));
+        assert!(!refunding.needs_alert(asked.plus_millis(STUCK_MILLIS)));
+        assert!(refunding.needs_alert(asked.plus_millis(STUCK_MILLIS + 1)));
         let recovered = Payment { recoveries: STUCK_RECOVERIES, ..refunding };
-        assert!(recovered.is_to_be_told(asked));
-        assert!(!Payment { told: true, ..recovered }.is_to_be_told(asked));
+        assert!(recovered.needs_alert(asked));
+        assert!(!Payment { alerted: true, ..recovered }.needs_alert(asked));
     }
 
     #[test]

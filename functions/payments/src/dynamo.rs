@@ -2,7 +2,7 @@
 //!
 //! | item | pk | sk | attributes |
 //! | --- | --- | --- | --- |
-//! | payment | `USER#<user>` | `PAY#<payment>` | `kind` = `payment`, `status`, `failure`, `saga` (JSON of the saga's input), `amount`, `reservation_id`, `created_at`, `settled_at`, `recoveries`, once its refund is asked for `refund_requested_at`, `refund_correlation_id`, `refunded_at` or `refund_failed_at`, and while a saga is open `pending_shard`, `pending_since` (index `pending`) and `told_at` |
+//! | payment | `USER#<user>` | `PAY#<payment>` | `kind` = `payment`, `status`, `failure`, `saga` (JSON of the saga's input), `amount`, `reservation_id`, `created_at`, `settled_at`, `recoveries`, once its refund is requested `refund_requested_at`, `refund_correlation_id`, `refunded_at` or `refund_failed_at`, and while a saga is open `pending_shard`, `pending_since` (index `pending`) and `told_at` |
 //! | remembered answer | `USER#<user>` | `IDEM#<key>` | see [`kit::idempotency`] |
 //! | outbox row | `OUTBOX#<event>` | `OUTBOX` | see [`kit::outbox`] |
 
@@ -23,13 +23,13 @@ use kit::fault::classify;
 use kit::idempotency::{self, IdempotencyKey, Memo, Outcome, Recalled};
 use kit::outbox;
 
-/// The index of payments with an open saga by the moment the recovery should look at them.
+/// The index of payments with an open saga, by the time of their next check by the recovery.
 pub const PENDING_INDEX: &str = "pending";
-/// Over how many partitions of that index payments spread.
+/// The number of partitions of that index over which payments spread.
 const PENDING_SHARDS: u64 = 4;
 /// How many stuck payments of a shard one run of the recovery takes.
 const STUCK_PAGE: usize = 50;
-/// The source of our events.
+/// The `source` of this context's events.
 const SOURCE: &str = "encore/payments";
 
 /// Payments in their table.
@@ -61,7 +61,7 @@ impl Payments {
             .return_values_on_condition_check_failure(ReturnValuesOnConditionCheckFailure::AllOld)
     }
 
-    /// `from` -> `to`: the end of a saga, at the attribute `moment`.
+    /// The write that ends a saga, `from` -> `to`, with the attribute `moment` as its time.
     fn ended(&self, saga: &PaymentSaga, from: Status, to: Status, moment: &str, now: Timestamp) -> UpdateBuilder {
         self.update(saga)
             .update_expression(format!(
@@ -73,7 +73,7 @@ impl Payments {
             .expression_attribute_values(":now", at(now))
     }
 
-    /// The end of a saga with its event, both or neither; the status found when it had ended.
+    /// Ends a saga and writes its event, both or neither; returns the status found when it had ended before.
     async fn settle(&self, saga: &PaymentSaga, ended: UpdateBuilder, event: &Event) -> Result<Option<Status>, Fault> {
         const DOING: &str = "settling a payment";
         let mut transaction = self.table.transaction(DOING);
@@ -110,7 +110,7 @@ impl OpenPayment for Payments {
         let Err(cancelled) = transaction.commit().await? else { return Ok(Outcome::First) };
         match cancelled.found(remembered) {
             Some(row) => idempotency::recall(row, &memo.key),
-            // The id was minted for this very call: a try whose answer was lost has written it.
+            // The id was generated for this very call: an attempt whose answer was lost has written it.
             None => Ok(Outcome::First),
         }
     }
@@ -140,7 +140,7 @@ impl OpenRefund for Payments {
             .expression_attribute_values(":shard", s(pending_shard(&saga.payment_id)));
         let mut transaction = self.table.transaction("recording a refund");
         transaction.add(refunding)?;
-        // What made it not completed may be this very request, being recorded at this moment.
+        // The reason that it is not completed may be this very request, being recorded at this moment.
         let remembered = transaction.add_identity(idempotency::remember(&self.table, memo, now))?;
         let Err(cancelled) = transaction.commit().await? else { return Ok(Some(Outcome::First)) };
         cancelled.found(remembered).map(|row| idempotency::recall(row, &memo.key)).transpose()
@@ -156,9 +156,9 @@ impl RecallAnswer for Payments {
     }
 }
 
-/// The shard of a payment in the index, from its id, so that a rewrite keeps it.
+/// The shard of a payment in the index, from its id, so that an update keeps it.
 fn pending_shard(id: &PaymentId) -> u64 {
-    id.as_str().bytes().map(u64::from).sum::<u64>() % PENDING_SHARDS
+    kit::dynamo::shard_of(id.as_str(), PENDING_SHARDS)
 }
 
 impl FindPayment for Payments {
@@ -220,7 +220,7 @@ impl SettleRefund for Payments {
         let saga = &refund.payment;
         let ended = self
             .ended(saga, Status::Refunding, Status::Completed, "refund_failed_at", now)
-            // Arriving late, it must not end the refund that was asked for after this one.
+            // A late step must not end a refund that was requested after this one.
             .condition_expression("#status = :from AND refund_requested_at = :requested")
             .expression_attribute_values(":requested", at(refund.refund_requested_at));
         let body = EventBody::PaymentRefundFailed(PaymentRefundFailed {
@@ -229,7 +229,7 @@ impl SettleRefund for Payments {
             reservation_id: saga.reservation_id.clone(),
             reason: reason.to_owned(),
         });
-        // It can happen to a payment more than once.
+        // A refund of a payment can fail more than once.
         let id = format!("{}.{}.{}", saga.payment_id, refund.refund_requested_at.millis(), body.event_type());
         let subject = saga.payment_id.as_str();
         let event = outbox::event_with_id(id, SOURCE, subject, &refund.refund_correlation_id, body, now)?;
@@ -237,7 +237,7 @@ impl SettleRefund for Payments {
     }
 }
 
-/// What is in a shard of the index of what is open since before a moment: at least `page` of it, where there is as much.
+/// What a shard of the index has that is open since before a moment: at least `page` of it, if there is that much.
 async fn pending<T>(
     table: &Table,
     shard: AttributeValue,
@@ -282,11 +282,11 @@ impl FindStuck for Payments {
         let wait = wait_after_recovery(if counted { before.recoveries } else { 0 });
         let mut sets = "SET recoveries = :after, pending_since = :look".to_owned();
         let mut update = self.update(&before.saga);
-        let mut told = None;
-        if after.is_to_be_told(now) {
+        let mut alert = None;
+        if after.needs_alert(now) {
             sets.push_str(", told_at = :now");
             update = update.expression_attribute_values(":now", at(now));
-            told = Some(outbox::row(&self.table, &stuck(after, now)?, before.saga.payment_id.as_str())?);
+            alert = Some(outbox::row(&self.table, &stuck(after, now)?, before.saga.payment_id.as_str())?);
         }
         let update = update
             .update_expression(sets)
@@ -294,18 +294,18 @@ impl FindStuck for Payments {
             .expression_attribute_values(":open", s(before.status.as_str()))
             .expression_attribute_values(":before", n(before.recoveries))
             .expression_attribute_values(":after", n(after.recoveries))
-            // `pending_since` in the future is how the index waits.
+            // `pending_since` in the future postpones the next check.
             .expression_attribute_values(":look", at(now.plus_millis(wait - PENDING_TOO_LONG_MILLIS)));
         let mut transaction = self.table.transaction("counting a recovery");
         transaction.add(update)?;
-        if let Some(told) = told {
-            transaction.add(told)?;
+        if let Some(alert) = alert {
+            transaction.add(alert)?;
         }
         Ok(transaction.commit().await?.is_ok())
     }
 }
 
-/// Tells that a payment or its refund does not come to an end, once. All of them are one fault, and one page.
+/// The event that a payment or its refund does not end, once. All of them are one fault, and one page.
 fn stuck(payment: &Payment, now: Timestamp) -> Result<Event, Fault> {
     let sign = format!("payment-stuck:{}", payment.saga_name());
     let (asked_at, correlation_id) = payment.asked();
@@ -348,6 +348,6 @@ pub fn payment_of(item: &Item) -> Result<Payment, Fault> {
         status,
         refund,
         recoveries: u32::try_from(item.uint("recoveries")?).map_err(|_| wrong("recoveries"))?,
-        told: item.contains_key("told_at"),
+        alerted: item.contains_key("told_at"),
     })
 }

@@ -1,57 +1,61 @@
-//! HTTP in and out. The steps need no translation: their input is the published saga.
+//! HTTP and steps in, answers out.
 
 use crate::domain::{Choices, Payment, Status};
-use crate::ports::{AskQuote, AskRefundQuote, FindPayment, OpenPayment, OpenRefund, RecallAnswer, StartSaga};
+use crate::ports::charges::{CreditPoints, MoveCharge, PaymentProvider, RecordCharge};
+use crate::ports::{
+    FindPayment, OpenPayment, OpenRefund, QuoteClient, RecallAnswer, RefundQuoteClient, SettlePayment, SettleRefund,
+    StartSaga,
+};
+use crate::usecases::pay_charge::{self, PayCharges};
 use crate::usecases::start_payment::{self, StartError, StartPayment, Started};
 use crate::usecases::start_refund::{self, RefundError, StartRefund};
-use contracts::saga::{PaymentSaga, RefundSaga, TokenExpiry};
+use crate::usecases::{cancel_refund, complete_payment, complete_refund, fail_payment};
+use contracts::saga::{CancelRefund, Done, FailPayment, PaymentSaga, RefundSaga, TokenExpiry};
+use contracts::steps::{ChargePaid, PayCharge};
 use contracts::{PaymentId, ReservationId, Timestamp, UserId, Won};
 use kit::auth::UserTokens;
 use kit::idempotency::{self, IdempotencyKey, StoredAnswer};
 use kit::ids::Mint;
-use kit::{Call, Fault, Problem, Reply};
+use kit::{Call, Fault, Problem, Reply, StepCall, StepError};
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 use std::time::Duration;
 use tokio::time::Instant;
 
-/// How often a waiting request looks whether its payment is final.
-const LOOK_EVERY: Duration = Duration::from_millis(200);
+/// How often a waiting request checks whether its payment is final.
+const POLL_INTERVAL: Duration = Duration::from_millis(200);
 
-/// What `get-payment` is wired with.
+/// The dependencies of `get-payment`.
 #[derive(Debug)]
 pub struct Deps<P> {
     /// Where the payments are.
     pub payments: P,
-    /// Who calls.
     pub users: UserTokens,
 }
 
-/// What `start-payment` is wired with.
+/// The dependencies of `start-payment`.
 #[derive(Debug)]
 pub struct StartDeps<P, Q, S> {
     /// Where the payments are.
     pub payments: P,
-    /// Who calls.
     pub users: UserTokens,
-    /// Who knows the price.
+    /// The client that quotes the price.
     pub quotes: Q,
-    /// Where the sagas run.
+    /// The state machine of payments.
     pub sagas: S,
     /// How this stage expires queue tokens.
     pub token_expiry: TokenExpiry,
 }
 
-/// What `start-refund` is wired with.
+/// The dependencies of `start-refund`.
 #[derive(Debug)]
 pub struct RefundDeps<P, Q, S> {
     /// Where the payments are.
     pub payments: P,
-    /// Who calls.
     pub users: UserTokens,
-    /// Who knows what can be refunded.
+    /// The client that quotes refunds.
     pub quotes: Q,
-    /// Where the refund sagas run.
+    /// The state machine of refunds.
     pub sagas: S,
 }
 
@@ -90,7 +94,7 @@ impl From<&Payment> for PaymentBody {
     }
 }
 
-/// The answer to a request that was taken on.
+/// The answer to a request that was accepted.
 fn accepted(payment: &Payment) -> StoredAnswer {
     StoredAnswer::accepted(&PaymentBody::from(payment), format!("/payments/{}", payment.saga.payment_id))
 }
@@ -99,7 +103,7 @@ fn accepted(payment: &Payment) -> StoredAnswer {
 pub async fn start_payment<P, Q, S>(deps: &StartDeps<P, Q, S>, call: Call) -> Result<Reply, Problem>
 where
     P: OpenPayment + FindPayment + RecallAnswer,
-    Q: AskQuote,
+    Q: QuoteClient,
     S: StartSaga<PaymentSaga>,
 {
     let user = deps.users.user(&call)?.user;
@@ -118,13 +122,13 @@ where
         Started::Now(payment) => (Some(payment.saga.payment_id.clone()), accepted(&payment).into_reply()),
         Started::AsBefore { payment, answer } => (payment, answer.into_reply()),
     };
-    let patience = Duration::from_secs(call.prefer_wait_seconds());
+    let at_most = Duration::from_secs(call.prefer_wait_seconds());
     match id {
-        Some(id) if !patience.is_zero() => {
-            match wait_until_final(&deps.payments, &user, &id, patience).await {
+        Some(id) if !at_most.is_zero() => {
+            match wait_until_final(&deps.payments, &user, &id, at_most).await {
                 Ok(Some(payment)) => Reply::ok(PaymentBody::from(&payment)),
                 Ok(None) => Ok(reply),
-                // The payment is accepted, whatever keeps us from watching it.
+                // The payment is accepted, whatever prevents watching it.
                 Err(fault) => {
                     tracing::warn!(payment = %id, error = fault.chain(), "a payment cannot be watched");
                     Ok(reply)
@@ -135,20 +139,20 @@ where
     }
 }
 
-/// The payment once it is final, or nothing when `patience` ends first.
+/// The payment once it is final, or `None` when `at_most` ends first.
 async fn wait_until_final(
     payments: &impl FindPayment,
     user: &UserId,
     id: &PaymentId,
-    patience: Duration,
+    at_most: Duration,
 ) -> Result<Option<Payment>, Fault> {
-    let deadline = Instant::now() + patience;
+    let deadline = Instant::now() + at_most;
     loop {
         let found = payments.find(user, id).await?.filter(|payment| payment.status.is_final());
-        if found.is_some() || Instant::now() + LOOK_EVERY > deadline {
+        if found.is_some() || Instant::now() + POLL_INTERVAL > deadline {
             return Ok(found);
         }
-        tokio::time::sleep(LOOK_EVERY).await;
+        tokio::time::sleep(POLL_INTERVAL).await;
     }
 }
 
@@ -167,7 +171,7 @@ impl From<StartError> for Problem {
 pub async fn start_refund<P, Q, S>(deps: &RefundDeps<P, Q, S>, call: Call) -> Result<Reply, Problem>
 where
     P: FindPayment + OpenRefund + RecallAnswer,
-    Q: AskRefundQuote,
+    Q: RefundQuoteClient,
     S: StartSaga<RefundSaga>,
 {
     let user = deps.users.user(&call)?.user;
@@ -180,7 +184,7 @@ where
     Ok(answer.into_reply())
 }
 
-/// A refund says everything in its path: its body is empty or `{}`, and both are the same request.
+/// A refund is specified by its path: its body is empty or `{}`, and both are the same request.
 fn without_body(call: Call) -> Result<Call, Problem> {
     if !call.body.trim_ascii().is_empty() && !call.json::<Map<String, Value>>()?.is_empty() {
         return Err(Problem::invalid("the body must be empty"));
@@ -211,4 +215,34 @@ pub async fn get_payment(deps: &Deps<impl FindPayment>, call: Call) -> Result<Re
     let id: PaymentId = call.path_id("payment_id")?;
     let found = deps.payments.find(&user, &id).await?.ok_or_else(|| Problem::not_found("no such payment"))?;
     Reply::ok(PaymentBody::from(&found))
+}
+
+/// Saga step: the payment is complete.
+pub async fn complete_payment(payments: &impl SettlePayment, call: StepCall<PaymentSaga>) -> Result<Done, StepError> {
+    Ok(complete_payment::complete_payment(payments, &call.input, call.now).await?)
+}
+
+/// Saga's last compensation: the payment failed.
+pub async fn fail_payment(payments: &impl SettlePayment, call: StepCall<FailPayment>) -> Result<Done, StepError> {
+    Ok(fail_payment::fail_payment(payments, &call.input.saga, call.input.failure.failure(), call.now).await?)
+}
+
+/// Refund saga's last step: the payment is paid back.
+pub async fn complete_refund(payments: &impl SettleRefund, call: StepCall<RefundSaga>) -> Result<Done, StepError> {
+    Ok(complete_refund::complete_refund(payments, &call.input, call.now).await?)
+}
+
+/// Refund saga's compensation: the sale stands.
+pub async fn cancel_refund(payments: &impl SettleRefund, call: StepCall<CancelRefund>) -> Result<Done, StepError> {
+    Ok(cancel_refund::cancel_refund(payments, &call.input.saga, &call.input.failure, call.now).await?)
+}
+
+/// Step called by points: ensure that a charge is paid for, or that it never will be.
+pub async fn pay_charge<C, P, A>(deps: &PayCharges<C, P, A>, call: StepCall<PayCharge>) -> Result<ChargePaid, StepError>
+where
+    C: RecordCharge + MoveCharge,
+    P: PaymentProvider,
+    A: CreditPoints,
+{
+    Ok(pay_charge::pay_charge(deps, call.input, call.now).await?)
 }

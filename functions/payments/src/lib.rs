@@ -1,7 +1,7 @@
-//! Payments: what was asked to be paid, and what came of it.
+//! Payments: what was requested to be paid, and what became of it.
 //!
-//! Owns the payment record, starts the payment saga and brings to an end what got stuck. Knows nothing of seats or
-//! balances: reservations quotes the price, points moves the points, the state machine calls them.
+//! Owns the payment record, starts the payment saga and completes what got stuck. Knows nothing of seats or balances:
+//! reservations quotes the price, points moves the points, the state machine calls them.
 
 pub mod clients;
 pub mod domain;

@@ -8,11 +8,7 @@ use payments::clients::sagas::StateMachine;
 use payments::dynamo::Payments;
 use payments::dynamo::charges::Charges;
 use payments::handlers::{self, Deps, RefundDeps, StartDeps};
-use payments::usecases::cancel_refund::cancel_refund;
-use payments::usecases::complete_payment::complete_payment;
-use payments::usecases::complete_refund::complete_refund;
-use payments::usecases::fail_payment::fail_payment;
-use payments::usecases::pay_charge::{PayCharges, pay_charge};
+use payments::usecases::pay_charge::PayCharges;
 use payments::usecases::recover_charges::recover_charges;
 use payments::usecases::recover_payments::{RecoverPayments, recover_payments};
 
@@ -26,7 +22,7 @@ async fn main() -> MainResult {
         Ok(PayCharges {
             charges: Charges::new(boot.table()?),
             provider: TossPayments::new(kit::outgoing::Client::new()?, url, secret),
-            points: boot.step_of("CREDIT_CHARGE_FUNCTION")?,
+            points: boot.function("CREDIT_CHARGE_FUNCTION")?,
         })
     };
     match boot.handler() {
@@ -35,7 +31,7 @@ async fn main() -> MainResult {
             let deps = StartDeps {
                 payments,
                 users: boot.user_tokens()?,
-                quotes: boot.step_of("QUOTE_RESERVATION_FUNCTION")?,
+                quotes: boot.function("QUOTE_RESERVATION_FUNCTION")?,
                 sagas: StateMachine::new(boot.sfn(), boot.setting("PAYMENT_SAGA")?),
                 token_expiry: boot.setting_or("TOKEN_EXPIRY", TokenExpiry::default())?,
             };
@@ -45,20 +41,20 @@ async fn main() -> MainResult {
             let deps = RefundDeps {
                 payments,
                 users: boot.user_tokens()?,
-                quotes: boot.step_of("QUOTE_REFUND_FUNCTION")?,
+                quotes: boot.function("QUOTE_REFUND_FUNCTION")?,
                 sagas: StateMachine::new(boot.sfn(), boot.setting("REFUND_SAGA")?),
             };
             boot.http(deps, handlers::start_refund).await
         }
         "get-payment" => boot.http(Deps { payments, users: boot.user_tokens()? }, handlers::get_payment).await,
         // Steps of the payment saga
-        "complete-payment" => boot.step(payments, complete_payment).await,
-        "fail-payment" => boot.step(payments, fail_payment).await,
+        "complete-payment" => boot.step(payments, handlers::complete_payment).await,
+        "fail-payment" => boot.step(payments, handlers::fail_payment).await,
         // Steps of the refund saga
-        "complete-refund" => boot.step(payments, complete_refund).await,
-        "cancel-refund" => boot.step(payments, cancel_refund).await,
-        // A step that points asks
-        "pay-charge" => boot.step(charges(&boot)?, pay_charge).await,
+        "complete-refund" => boot.step(payments, handlers::complete_refund).await,
+        "cancel-refund" => boot.step(payments, handlers::cancel_refund).await,
+        // A step that points calls
+        "pay-charge" => boot.step(charges(&boot)?, handlers::pay_charge).await,
         // Every minute
         "recover-charges" => boot.schedule(charges(&boot)?, recover_charges).await,
         "recover-payments" => {

@@ -1,4 +1,4 @@
-//! What payments needs from outside, one narrow trait per capability.
+//! What payments needs from other components, one narrow trait per capability.
 
 pub mod charges;
 
@@ -9,21 +9,21 @@ use contracts::{PaymentId, Timestamp, UserId};
 use kit::Fault;
 use kit::idempotency::{IdempotencyKey, Memo, Outcome, Recalled};
 
-/// Asks what a reservation costs.
-pub trait AskQuote: Send + Sync {
+/// Quotes the price of a reservation.
+pub trait QuoteClient: Send + Sync {
     /// The quote.
     fn quote(&self, ask: &QuoteReservation) -> impl Future<Output = Result<Quote, Fault>> + Send;
 }
 
-/// Asks whether a reservation can be refunded.
-pub trait AskRefundQuote: Send + Sync {
-    /// The answer.
+/// Quotes whether a reservation can be refunded.
+pub trait RefundQuoteClient: Send + Sync {
+    /// The quote.
     fn quote_refund(&self, ask: &QuoteRefund) -> impl Future<Output = Result<RefundQuote, Fault>> + Send;
 }
 
-/// What the keys of requests remember.
+/// Reads the remembered answers of requests.
 pub trait RecallAnswer: Send + Sync {
-    /// What the key remembers.
+    /// The remembered answer to the key.
     fn recall(
         &self,
         user: &UserId,
@@ -43,10 +43,10 @@ pub trait OpenPayment: Send + Sync {
     ) -> impl Future<Output = Result<Outcome<Recalled>, Fault>> + Send;
 }
 
-/// Records that refunds were asked for.
+/// Records requests for refunds.
 pub trait OpenRefund: Send + Sync {
-    /// completed -> refunding, and the remembered answer, both or neither. `None` when the payment is not completed
-    /// any more and the key remembers nothing.
+    /// completed -> refunding, and the remembered answer, both or neither. `None` when the payment is not completed any
+    /// more and no answer to the key is remembered.
     fn open_refund(
         &self,
         payment: &Payment,
@@ -63,17 +63,17 @@ pub trait FindPayment: Send + Sync {
 
 /// Starts sagas with an input.
 pub trait StartSaga<I>: Send + Sync {
-    /// Starts an execution under a name. One that was started before is success.
+    /// Starts an execution under a name. If it was started before, that is success.
     fn start(&self, name: &str, saga: &I) -> impl Future<Output = Result<(), Fault>> + Send;
 }
 
-/// Looks at sagas.
+/// Observes sagas.
 pub trait WatchSaga: Send + Sync {
-    /// What became of an execution.
+    /// The state of an execution.
     fn execution(&self, name: &str) -> impl Future<Output = Result<Execution, Fault>> + Send;
 }
 
-/// Ends payments.
+/// Completes or fails payments.
 pub trait SettlePayment: Send + Sync {
     /// pending -> completed, with its event. The status found when it was not pending.
     fn complete(
@@ -98,7 +98,7 @@ pub trait SettleRefund: Send + Sync {
         saga: &RefundSaga,
         now: Timestamp,
     ) -> impl Future<Output = Result<Option<Status>, Fault>> + Send;
-    /// refunding -> completed, with its event. The status found when this refund was not on its way.
+    /// refunding -> completed, with its event. The status found when this refund was not in progress.
     fn cancel_refund(
         &self,
         saga: &RefundSaga,
@@ -107,13 +107,13 @@ pub trait SettleRefund: Send + Sync {
     ) -> impl Future<Output = Result<Option<Status>, Fault>> + Send;
 }
 
-/// Finds payments whose saga does not come to an end.
+/// Finds payments whose saga does not end.
 pub trait FindStuck: Send + Sync {
-    /// Some of those due for a look at `now`, those that waited longest first.
+    /// Some of those due for a check at `now`, those that waited longest first.
     fn stuck(&self, now: Timestamp) -> impl Future<Output = Result<Vec<Payment>, Fault>> + Send;
-    /// Sets when the next look may come, so that those behind it are looked at too, and pages the on-call where that is due.
-    /// `before` is the payment as it was found, `after` with the recovery counted, if it is to be. `false` when somebody
-    /// else counted one, or the saga has ended.
+    /// Sets the time of the next check, so that those after it are checked too, and pages the on-call where that is
+    /// due. `before` is the payment as it was found, `after` has the recovery counted, if there is one. `false` when
+    /// another run counted one, or the saga has ended.
     fn looked_at(
         &self,
         before: &Payment,

@@ -1,12 +1,12 @@
-//! What points asks of other contexts.
+//! The functions of other contexts that points calls.
 
-use crate::ports::AskPayment;
+use crate::ports::PayClient;
 use contracts::steps::{ChargePaid, PayCharge};
 use kit::Fault;
-use kit::invoke::Step;
+use kit::invoke::Function;
 
-impl AskPayment for Step {
+impl PayClient for Function {
     async fn pay_charge(&self, ask: &PayCharge) -> Result<ChargePaid, Fault> {
-        self.ask("having a charge paid for", ask).await
+        self.call_function("having a charge paid for", ask).await
     }
 }

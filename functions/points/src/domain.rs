@@ -5,11 +5,11 @@ use contracts::{Invalid, OrderId, Timestamp, UserId, Won};
 
 /// The most one charge may add, in won.
 pub const MAX_CHARGE: i64 = 1_000_000_000;
-/// How long an entry's key keeps guarding against repetition, in milliseconds: 30 days. A payment's use and return are
-/// asked for again by its saga, and a charge that was paid for by its recovery, which somebody may mend after weeks.
+/// How long an entry's key guards against repetition, in milliseconds: 30 days. A payment's use and return are retried
+/// by its saga, and the credit of a paid charge by its recovery; either may be repaired by hand after weeks.
 pub const GUARDED_MILLIS: i64 = 30 * DAY_MILLIS;
-/// How long a charge that was paid for may be credited, in milliseconds after it was asked for: a day less than its key
-/// guards, so that no clock that is off can make a repetition look like the first time.
+/// How long a paid charge may be credited, in milliseconds after it was requested: a day less than its key guards, so
+/// that no wrong clock can make a repetition look like the first time.
 pub const CREDITED_WITHIN_MILLIS: i64 = GUARDED_MILLIS - DAY_MILLIS;
 const DAY_MILLIS: i64 = 24 * 3600 * 1000;
 
@@ -23,14 +23,14 @@ pub const MIN_ORDER_ID: usize = 6;
 pub enum Charging {
     /// Against a payment that the payment provider confirms.
     Paid,
-    /// By anybody, for nothing: local and test stages.
+    /// By any user, for nothing: local and test stages.
     Open,
-    /// Not at all: there is nobody to pay.
+    /// Not at all: there is no provider to pay.
     Closed,
 }
 
 impl Charging {
-    /// A provider is always paid, whatever else is said.
+    /// Where there is a provider, charges are paid, whatever the other setting is.
     pub const fn of(has_provider: bool, is_open: bool) -> Self {
         match (has_provider, is_open) {
             (true, _) => Self::Paid,
@@ -101,7 +101,7 @@ impl Kind {
         }
     }
 
-    /// Reads the name again.
+    /// Parses the name.
     pub fn parse(name: &str) -> Option<Self> {
         [Self::Charge, Self::Use, Self::Refund].into_iter().find(|kind| kind.as_str() == name)
     }
@@ -146,24 +146,20 @@ impl EntryKey {
 /// A movement to be made.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Movement {
-    /// Its idempotency key.
     pub key: EntryKey,
     /// The public id of the entry it makes.
     pub entry_id: String,
-    /// Why.
     pub kind: Kind,
     /// How much, never negative; the kind says in which direction.
     pub amount: Won,
-    /// What for: an id that the asking context understands.
+    /// What for: an id that the requesting context understands.
     pub reference: String,
-    /// When.
     pub at: Timestamp,
 }
 
 /// A movement that was made.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Entry {
-    /// The movement.
     pub movement: Movement,
     /// Its place in the account's ledger, from 1 without gaps.
     pub sequence: u64,
@@ -171,14 +167,14 @@ pub struct Entry {
     pub balance_after: Won,
 }
 
-/// What asking for a movement came to.
+/// The result of posting a movement.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Posted {
     /// It was made now.
     Now(Entry),
     /// An earlier request with the same key had made it; this is what it made.
     Before(Entry),
-    /// It must not happen any more: a use whose return came first (or came already), a charge that was refused for good.
+    /// It must no longer happen: a use whose return came first (or came already), a charge that was refused for good.
     Undone,
 }
 
@@ -207,9 +203,8 @@ pub struct Order {
     pub id: OrderId,
     /// Whose points pay it.
     pub user: UserId,
-    /// What it costs.
     pub price: Won,
-    /// The HTTP request at the beginning of it all.
+    /// The id of the originating HTTP request.
     pub correlation_id: String,
 }
 
@@ -242,14 +237,13 @@ impl Order {
 /// What was done for an order so far.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Job {
-    /// How it stands.
     pub work: ParticipantState,
-    /// What was used for it; nothing, if it was refused or never heard of.
+    /// What was used for it; nothing, if it was refused or no event of it was consumed.
     pub used: Won,
 }
 
 impl Job {
-    /// Nothing was heard of the order.
+    /// No event of the order was consumed.
     pub const NEW: Self = Self { work: ParticipantState::Pending, used: Won::ZERO };
 }
 
@@ -278,7 +272,7 @@ mod tests {
     }
 
     #[test]
-    fn a_provider_is_always_paid_and_nothing_is_free_unless_said_so() {
+    fn a_provider_is_always_paid_and_nothing_is_free_unless_configured() {
         assert_eq!(Charging::of(true, true), Charging::Paid);
         assert_eq!(Charging::of(true, false), Charging::Paid);
         assert_eq!(Charging::of(false, true), Charging::Open);

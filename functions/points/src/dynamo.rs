@@ -1,15 +1,15 @@
-//! The points table. One item a user is balance and recent ledger in one, so that a movement is a single `UpdateItem`:
-//! atomic, one round trip, and its answer knows the new balance.
+//! The points table. One item per user is balance and recent ledger in one, so that a movement is a single
+//! `UpdateItem`: atomic, one round trip, and its result contains the new balance.
 //!
 //! | item | pk | sk | attributes |
 //! | --- | --- | --- | --- |
-//! | account | `USER#<user>` | `ACCOUNT` | `balance`, `seq` (entries ever made), `hot` (entries in this item), and for each recent entry `e#<key>` (map: `id`, `kind`, `amount`, `ref`, `at`), `b#<key>` (balance after it), `s#<key>` (its sequence); `v#<reference>` (when a use was closed off before it came), `v#<key>` (when a charge was refused for good) |
+//! | account | `USER#<user>` | `ACCOUNT` | `balance`, `seq` (entries ever made), `hot` (entries in this item), and for each recent entry `e#<key>` (map: `id`, `kind`, `amount`, `ref`, `at`), `b#<key>` (balance after it), `s#<key>` (its sequence); `v#<reference>` (when a use was voided before it arrived), `v#<key>` (when a charge was refused for good) |
 //! | archive | `USER#<user>` | `LEDGER#<sequence of its last entry, 12 digits>` | `entries` (JSON) |
 //! | work | `ORDER#<order>` | `WORK` | `work_state` (`done`, `refused`, `undone`), `amount` (what was used), `ttl` |
 //! | outbox row | `OUTBOX#<event>` | `OUTBOX` | see [`kit::outbox`] |
 //!
-//! An entry's key is its idempotency key; it stays in the account while it may be asked for again ([`GUARDED_MILLIS`]),
-//! and is archived after that when the account holds more than [`HOT_ENTRIES`].
+//! An entry's key is its idempotency key; it stays in the account while the movement may be retried
+//! ([`GUARDED_MILLIS`]), and is archived after that once the account holds more than [`HOT_ENTRIES`].
 
 use crate::domain::{Entry, EntryKey, GUARDED_MILLIS, Job, Kind, Movement, Order, Posted, Refusal, decide};
 use crate::ports::{CloseCharge, ListEntries, PostEntry, ReadBalance, ReturnUse, SettleOrder, Used};
@@ -32,23 +32,23 @@ use std::collections::HashMap;
 
 /// How many entries an account holds before old ones are archived. Every write costs a unit for each KB of the account.
 pub const HOT_ENTRIES: u64 = 16;
-/// How many closed-off uses and charges an account holds before old ones are forgotten.
+/// How many voids of uses and charges an account holds before old ones are removed.
 pub const HOT_VOIDS: usize = 32;
-/// How many of them one write forgets.
+/// How many voids one write removes.
 const FORGOTTEN_AT_ONCE: usize = 100;
-/// How long a use or a charge stays closed off, in milliseconds: far longer than a call that hangs can live.
+/// How long a void of a use or a charge stays at least, in milliseconds: far longer than a hanging call can live.
 pub const VOID_MILLIS: i64 = 3600 * 1000;
 /// How many recent entries an account holds before charging is refused: an item has at most 400 KB.
 pub const MAX_HOT_ENTRIES: u64 = 1_000;
 /// How many entries one archiving moves.
 const ARCHIVE_ENTRIES: usize = 32;
-/// Tries of a write that met another one.
+/// Attempts of a write that conflicts with another one.
 const ATTEMPTS: u32 = 5;
-/// How long it is known what was done for an order, in seconds: 30 days. Its events come within 21: an event is kept 7
-/// days in the outbox and 14 in a queue.
+/// How long the work of an order is kept, in seconds: 30 days. Its events arrive within 21: an event is kept 7 days in
+/// the outbox and 14 in a queue.
 const KEPT_SECONDS: i64 = 30 * 24 * 3600;
 
-/// The source of our events.
+/// The `source` of this context's events.
 const SOURCE: &str = "encore/points";
 const ACCOUNT: &str = "ACCOUNT";
 const WORK: &str = "WORK";
@@ -142,7 +142,7 @@ impl Accounts {
         }
         let update = update
             .update_expression(format!("SET hot = hot - :count REMOVE {}", removed.join(", ")))
-            // Somebody else may have archived some of the same entries.
+            // Another writer may have archived some of the same entries.
             .condition_expression("attribute_exists(#e0) AND attribute_exists(#last)")
             .expression_attribute_names("#last", format!("e#{}", last.movement.key.as_str()))
             .build()
@@ -152,7 +152,7 @@ impl Accounts {
         self.table.write_all("archiving entries", writes).await.map(drop)
     }
 
-    /// [`Self::archive`] after a transaction, whose answer does not tell the account.
+    /// [`Self::archive`] after a transaction, which does not return the account.
     async fn archive_after(&self, user: &UserId, now: Timestamp) {
         let archived = match self.account(user).await {
             Ok(account) => self.archive(user, &account, now).await,
@@ -169,7 +169,7 @@ fn warn_if_not(archived: Result<(), Fault>) {
     }
 }
 
-/// Sends a write of an account, and again while a transaction holds it: an order's, or an archiving.
+/// Sends a write of an account, and retries it while a transaction holds the account: an order's, or an archiving.
 async fn send(write: UpdateItemFluentBuilder) -> Result<UpdateItemOutput, SdkError<UpdateItemError>> {
     for attempt in 1..ATTEMPTS {
         let sent = write.clone().send().await;
@@ -185,7 +185,7 @@ async fn send(write: UpdateItemFluentBuilder) -> Result<UpdateItemOutput, SdkErr
 }
 
 impl Accounts {
-    /// Closes the door to an entry, unless it is there: then the account that holds it.
+    /// Writes a void for an entry, unless the entry is there: then returns the account that holds it.
     async fn close(&self, user: &UserId, entry: &str, void: &str, now: Timestamp) -> Result<Option<Item>, Fault> {
         let closing = self
             .update(user)
@@ -212,8 +212,8 @@ impl Accounts {
         }
     }
 
-    /// Forgets what was closed off and nothing can be on its way for any more. Who keeps failing to pay would otherwise
-    /// let their account grow without bound.
+    /// Removes voids of which no call can be in flight any more. The account of a user who keeps failing to pay would
+    /// otherwise grow without bound.
     async fn forget_voids(&self, user: &UserId, account: &Item, now: Timestamp) -> Result<(), Fault> {
         let voids: Vec<&String> = account.keys().filter(|name| name.starts_with("v#")).collect();
         if voids.len() <= HOT_VOIDS {
@@ -283,7 +283,7 @@ impl PostEntry for Accounts {
     }
 }
 
-/// What the account that made a posting's condition fail says about it.
+/// The result of a posting whose condition failed, from the account that made it fail.
 fn settle(account: &Item, movement: &Movement) -> Result<Result<Posted, Refusal>, Fault> {
     let returned = format!("e#{}", EntryKey::return_of(&movement.reference).as_str());
     if account.contains_key(&void_name(movement)) || movement.kind == Kind::Use && account.contains_key(&returned) {
@@ -315,8 +315,8 @@ impl ReturnUse for Accounts {
             if failed.item().is_some_and(|account| settled.iter().any(|name| account.contains_key(name))) {
                 return Ok(true);
             }
-            // Nothing was used. Close it off, so that a use that is still on its way finds the door closed. Where it
-            // arrived between the two writes, it is returned in the next round.
+            // Nothing was used. Void it, so that a use that is still in flight is refused. If it arrived between the
+            // two writes, it is returned in the next round.
             if self.close(user, &used, &void, movement.at).await?.is_none() {
                 return Ok(true);
             }
@@ -348,7 +348,7 @@ impl CloseCharge for Accounts {
     }
 }
 
-/// A write of its own as one of a transaction's.
+/// A single write as part of a transaction.
 fn within_transaction(write: &UpdateItemFluentBuilder) -> Result<TransactWriteItem, Fault> {
     let guard = write.get_condition_expression().clone();
     let update = Update::builder()
@@ -374,7 +374,7 @@ fn points_event(order: &Order, amount: Won) -> PointsEvent {
 }
 
 impl Accounts {
-    /// The write of what was done for an order that nothing was done for yet.
+    /// The write of an order's work where there is none yet.
     fn work_begun(
         &self,
         order: &Order,
@@ -393,7 +393,7 @@ impl Accounts {
         Ok(TransactWriteItem::builder().put(built(put.build())?).build())
     }
 
-    /// The write that what was done for an order is undone.
+    /// The write that marks an order's work as undone.
     fn work_undone(&self, order: &Order, before: ParticipantState, now: Timestamp) -> Result<TransactWriteItem, Fault> {
         let update = Update::builder()
             .table_name(&self.table.name)
@@ -408,7 +408,7 @@ impl Accounts {
         Ok(TransactWriteItem::builder().update(built(update.build())?).build())
     }
 
-    /// The write of an answer.
+    /// The write of an answer: its outbox row.
     fn answer(&self, order: &Order, body: EventBody, now: Timestamp) -> Result<TransactWriteItem, Fault> {
         let id = order.id.as_str();
         let event = outbox::event(SOURCE, id, &order.correlation_id, body, now)?;
@@ -428,10 +428,10 @@ impl SettleOrder for Accounts {
     async fn use_price(&self, order: &Order, now: Timestamp) -> Result<Used, Fault> {
         let used = order.paid(now);
         let posting = if order.price == Won::ZERO {
-            // Who never had points may order what costs none.
+            // A user who never had points may order what costs none.
             self.posting(&order.user, &used, Some("attribute_not_exists(hot) OR hot < :full"))
         } else {
-            // A use and its return stay for a month: orders that fail must not fill the account for everything else.
+            // A use and its return stay for a month: failing orders must not fill the account up for everything else.
             let posting = self.posting(&order.user, &used, Some("balance >= :price AND hot < :full"));
             posting.expression_attribute_values(":price", n(order.price.get()))
         };
@@ -470,7 +470,7 @@ impl SettleOrder for Accounts {
         let answer = EventBody::PointsReturned(points_event(order, job.used));
         let mut writes = vec![undone, self.answer(order, answer, now)?];
         if job.work == ParticipantState::Done {
-            // Whatever the balance is: what was used is not lost to a limit.
+            // Whatever the balance is: no limit may keep back what was used.
             let returned = order.paid_back(job.used, now);
             writes.push(within_transaction(&self.posting(&order.user, &returned, None))?);
         }
@@ -482,13 +482,13 @@ impl SettleOrder for Accounts {
     }
 
     async fn republish(&self, order: &OrderId, work: ParticipantState, now: Timestamp) -> Result<(), Fault> {
-        let said = match work {
+        let event = match work {
             ParticipantState::Pending => return Ok(()),
             ParticipantState::Done => "points.used",
             ParticipantState::Refused => "points.refused",
             ParticipantState::Undone => "points.returned",
         };
-        outbox::publish_again(&self.table, &format!("{order}.{said}"), now).await
+        outbox::publish_again(&self.table, &format!("{order}.{event}"), now).await
     }
 }
 
@@ -554,7 +554,7 @@ fn balance_of(account: &Item) -> Result<Won, Fault> {
     Won::new(account.maybe_int("balance")?.unwrap_or(0)).map_err(|error| Fault::broken("reading a balance", error))
 }
 
-/// The attribute that closes a movement off: a charge by its key, a use, and with it its return, by its reference.
+/// The attribute that voids a movement: a charge by its key; a use, and with it its return, by its reference.
 fn void_name(movement: &Movement) -> String {
     match movement.kind {
         Kind::Charge => format!("v#{}", movement.key.as_str()),

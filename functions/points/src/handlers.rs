@@ -1,38 +1,37 @@
-//! HTTP and messages in and out. The steps need no translation: their input is the published saga.
+//! HTTP, messages and steps in, answers out.
 
 use crate::domain::{ChargeAmount, Charging, Entry, Order, PaymentKey};
-use crate::ports::{AskPayment, ListEntries, PostEntry, ReadBalance, SettleOrder};
+use crate::ports::{CloseCharge, ListEntries, PayClient, PostEntry, ReadBalance, ReturnUse, SettleOrder};
 use crate::usecases::charge_points::{self, ChargeError, ChargePoints};
-use crate::usecases::use_order_points;
-use contracts::choreography::{OrderSignal, is_forgotten};
+use crate::usecases::{credit_charge, return_points, use_order_points, use_points};
 use contracts::events::OrderEvent;
+use contracts::saga::{Done, PaymentSaga, ReturnPoints};
+use contracts::steps::{ChargeCredit, CreditCharge};
 use contracts::{Timestamp, Won};
 use kit::auth::UserTokens;
 use kit::http::{Cursor, ListBody, StatusCode};
 use kit::idempotency::{self, IdempotencyKey};
-use kit::queue::Message;
-use kit::{Call, Fault, Problem, Reply, ids};
+use kit::queue::{Message, OrderMessage};
+use kit::{Call, Fault, Problem, Reply, StepCall, StepError, ids};
 use serde::{Deserialize, Serialize};
 
-/// What the handlers that read are wired with.
+/// The dependencies of the handlers that read.
 #[derive(Debug)]
 pub struct Deps<A> {
     /// Where the accounts are.
     pub accounts: A,
-    /// Who calls.
     pub users: UserTokens,
 }
 
-/// What `charge-points` is wired with.
+/// The dependencies of `charge-points`.
 #[derive(Debug)]
 pub struct ChargeDeps<A, P> {
     /// Where the accounts are.
     pub accounts: A,
-    /// Who sees to it that a charge is paid for.
+    /// The client that has a charge paid for.
     pub payments: P,
     /// How points are charged on this stage.
     pub charging: Charging,
-    /// Who calls.
     pub users: UserTokens,
 }
 
@@ -51,7 +50,7 @@ struct ChargedBody {
 }
 
 /// `POST /points/charges`
-pub async fn charge_points<A: PostEntry, P: AskPayment>(deps: &ChargeDeps<A, P>, call: Call) -> Result<Reply, Problem> {
+pub async fn charge_points<A: PostEntry, P: PayClient>(deps: &ChargeDeps<A, P>, call: Call) -> Result<Reply, Problem> {
     let caller = deps.users.user(&call)?;
     let key = IdempotencyKey::required(&call, "POST /points/charges")?;
     let body: ChargeBody = call.json()?;
@@ -151,16 +150,31 @@ pub async fn list_point_history(deps: &Deps<impl ListEntries>, call: Call) -> Re
     })
 }
 
-/// An order was placed, or failed.
+/// Consumes `order.placed` and `order.failed`.
 pub async fn use_order_points(accounts: &impl SettleOrder, message: Message) -> Result<(), Fault> {
-    let event = message.event()?;
-    let (signal, order) = OrderSignal::of(event.body).ok_or_else(|| {
-        Fault::broken("using points for an order", "the message is no order.placed and no order.failed")
-    })?;
-    if signal == OrderSignal::Placed && is_forgotten(event.time, message.now) {
+    let Some(OrderMessage { signal, order, correlation_id, .. }) = message.order_signal("using points for an order")?
+    else {
         return Ok(());
-    }
+    };
     let OrderEvent { order_id, user_id, total_price, .. } = order;
-    let order = Order { id: order_id, user: user_id, price: total_price, correlation_id: event.correlationid };
+    let order = Order { id: order_id, user: user_id, price: total_price, correlation_id };
     use_order_points::use_order_points(accounts, signal, &order, message.now).await
+}
+
+/// Saga step: take the price of a payment from its user's balance.
+pub async fn use_points(accounts: &impl PostEntry, call: StepCall<PaymentSaga>) -> Result<Done, StepError> {
+    use_points::use_points(accounts, &call.input, call.now).await
+}
+
+/// Saga step, in both sagas: give back what `use-points` took.
+pub async fn return_points(accounts: &impl ReturnUse, call: StepCall<ReturnPoints>) -> Result<Done, StepError> {
+    Ok(return_points::return_points(accounts, &call.input.saga, call.input.refund_requested_at, call.now).await?)
+}
+
+/// Step called by payments: put a charge that was paid for into the ledger.
+pub async fn credit_charge(
+    accounts: &(impl PostEntry + CloseCharge),
+    call: StepCall<CreditCharge>,
+) -> Result<ChargeCredit, StepError> {
+    Ok(credit_charge::credit_charge(accounts, call.input, call.now).await?)
 }

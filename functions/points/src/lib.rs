@@ -1,8 +1,8 @@
 //! Points: what a user's balance is and every movement that made it so.
 //!
 //! Owns accounts and their ledger. Knows nothing of tickets, payments or goods: a movement has an amount, a kind and a
-//! reference that somebody else understands. Where charging is paid for, payments is asked to see to that; of orders it
-//! hears by events, and answers by events.
+//! reference, an id of another context. Where charges are paid for, payments handles that; events of orders are
+//! consumed, and answered with events.
 
 pub mod clients;
 pub mod domain;

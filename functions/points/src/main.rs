@@ -5,8 +5,6 @@ use kit::{Boot, MainResult};
 use points::domain::Charging;
 use points::dynamo::Accounts;
 use points::handlers::{self, ChargeDeps, Deps};
-use points::usecases::credit_charge::credit_charge;
-use points::usecases::{return_points::return_points, use_points::use_points};
 
 #[tokio::main(flavor = "current_thread")]
 async fn main() -> MainResult {
@@ -20,7 +18,7 @@ async fn main() -> MainResult {
             let has_provider = !boot.setting_or("PAYMENT_PROVIDER", String::new())?.is_empty();
             let deps = ChargeDeps {
                 accounts,
-                payments: boot.slow_step_of("PAY_CHARGE_FUNCTION")?,
+                payments: boot.slow_function("PAY_CHARGE_FUNCTION")?,
                 charging: Charging::of(has_provider, boot.setting_or("OPEN_CHARGES", false)?),
                 users: boot.user_tokens()?,
             };
@@ -29,10 +27,10 @@ async fn main() -> MainResult {
         "get-points" => boot.http(http(accounts)?, handlers::get_points).await,
         "list-point-history" => boot.http(http(accounts)?, handlers::list_point_history).await,
         // Steps of the payment saga
-        "use-points" => boot.step(accounts, use_points).await,
-        "return-points" => boot.step(accounts, return_points).await,
-        // A step that payments asks
-        "credit-charge" => boot.step(accounts, credit_charge).await,
+        "use-points" => boot.step(accounts, handlers::use_points).await,
+        "return-points" => boot.step(accounts, handlers::return_points).await,
+        // A step that payments calls
+        "credit-charge" => boot.step(accounts, handlers::credit_charge).await,
         // Queue of events
         "use-order-points" => boot.queue(accounts, handlers::use_order_points).await,
         // Every minute

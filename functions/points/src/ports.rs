@@ -1,4 +1,4 @@
-//! What points needs from outside, one narrow trait per capability.
+//! What points needs from other components, one narrow trait per capability.
 
 use crate::domain::{Entry, Job, Movement, Order, Posted, Refusal};
 use contracts::choreography::ParticipantState;
@@ -17,10 +17,10 @@ pub trait PostEntry: Send + Sync {
     ) -> impl Future<Output = Result<Result<Posted, Refusal>, Fault>> + Send;
 }
 
-/// Closes the door to a charge.
+/// Keeps a refused charge from being credited.
 pub trait CloseCharge: Send + Sync {
-    /// Sees to it that a charge that was refused will never be made, however late it is asked for again. The entry where
-    /// it had been made after all.
+    /// Ensures that a refused charge will never be credited, however late it is retried. Returns the entry if it had
+    /// been credited after all.
     fn close_charge(
         &self,
         user: &UserId,
@@ -28,50 +28,52 @@ pub trait CloseCharge: Send + Sync {
     ) -> impl Future<Output = Result<Option<Entry>, Fault>> + Send;
 }
 
-/// Asks to have a charge paid for.
-pub trait AskPayment: Send + Sync {
-    /// What became of it. The same charge again gives the same answer.
+/// The client of payments.
+pub trait PayClient: Send + Sync {
+    /// Has a charge paid for. The same charge again gets the same answer.
     fn pay_charge(&self, ask: &PayCharge) -> impl Future<Output = Result<ChargePaid, Fault>> + Send;
 }
 
 /// Takes a use back.
 pub trait ReturnUse: Send + Sync {
-    /// Gives back what was used under `movement.reference`, exactly once. Where nothing was used, sees to it that
-    /// nothing will be, however late the use arrives. Answers whether there was nothing (more) to return.
+    /// Gives back what was used under `movement.reference`, exactly once. Where nothing was used, ensures that nothing
+    /// will be, however late the use arrives. Returns whether there was nothing (more) to return.
     fn return_use(&self, user: &UserId, movement: &Movement) -> impl Future<Output = Result<bool, Fault>> + Send;
 
-    /// Gives back what was used for sure, however long ago, exactly once. Answers whether it had been given back.
+    /// Gives back what is known to have been used, however long ago, exactly once. Returns whether it was given back
+    /// before.
     fn return_completed(&self, user: &UserId, movement: &Movement) -> impl Future<Output = Result<bool, Fault>> + Send;
 }
 
-/// What came of using an order's price.
+/// The result of using an order's price.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Used {
     /// It was taken from the balance.
     Now,
     /// The balance is below it. Nothing was written.
     TooLow,
-    /// Something else was done for the order meanwhile. Nothing was written.
+    /// Another event of the order was handled meanwhile. Nothing was written.
     Crossed,
 }
 
-/// Does and undoes what orders want of an account. Each write is one transaction with its answer in the outbox, guarded
-/// by the order's work: `false` (or [`Used::Crossed`]) and nothing written, if that is not as it was read any more.
+/// Does and undoes what orders require of an account. Each write is one transaction with its answer in the outbox, on
+/// the condition that the order's work is still as it was read: otherwise `false` (or [`Used::Crossed`]), and nothing
+/// is written.
 pub trait SettleOrder: Send + Sync {
     /// What was done for an order so far.
     fn job(&self, order: &OrderId) -> impl Future<Output = Result<Job, Fault>> + Send;
 
-    /// Uses the price of an order that nothing was done for.
+    /// Uses the price of an order for which nothing was done yet.
     fn use_price(&self, order: &Order, now: Timestamp) -> impl Future<Output = Result<Used, Fault>> + Send;
 
-    /// Writes down that an order is refused that nothing was done for.
+    /// Records the refusal of an order for which nothing was done yet.
     fn refuse(&self, order: &Order, now: Timestamp) -> impl Future<Output = Result<bool, Fault>> + Send;
 
-    /// Gives back what `job` used for an order, and sees to it that nothing will be used for it, however late it is asked
-    /// for.
+    /// Gives back what `job` used for an order, and ensures that nothing will be used for it, however late
+    /// `order.placed` arrives.
     fn give_back(&self, order: &Order, job: Job, now: Timestamp) -> impl Future<Output = Result<bool, Fault>> + Send;
 
-    /// Has the answer that belongs to an order's work published again.
+    /// Has the answer to an order, by the state of its work, published again.
     fn republish(
         &self,
         order: &OrderId,

@@ -1,17 +1,18 @@
 //! Queues that reservations sends to itself.
 
 use crate::domain::SeatRequest;
-use crate::ports::{AskForSeats, ScheduleExpiry};
+use crate::ports::{ScheduleExpiry, SendRequest};
 use kit::Fault;
 use kit::fault::classify;
 use serde_json::json;
 
-/// The message that asks for seats: in the shape of a delivered event, so that logs and dead letters say whose it is.
+/// The message that requests seats: shaped like a delivered event, so that logs and dead letters show which request it
+/// is.
 pub fn message_of(request: &SeatRequest) -> String {
     json!({ "detail": request }).to_string()
 }
 
-/// The queue of requests: first in, first out, within a section of a date.
+/// The queue of requests: FIFO within a section of a date.
 #[derive(Debug, Clone)]
 pub struct RequestQueue {
     client: aws_sdk_sqs::Client,
@@ -25,7 +26,7 @@ impl RequestQueue {
     }
 }
 
-impl AskForSeats for RequestQueue {
+impl SendRequest for RequestQueue {
     async fn ask(&self, request: &SeatRequest) -> Result<(), Fault> {
         let section = request.seats.as_slice().first().map(|seat| seat.section.to_string()).unwrap_or_default();
         self.client
@@ -41,7 +42,7 @@ impl AskForSeats for RequestQueue {
     }
 }
 
-/// The queue in which holds wait for their end.
+/// The queue that delays messages until a hold's end.
 #[derive(Debug, Clone)]
 pub struct ExpiryQueue {
     client: aws_sdk_sqs::Client,

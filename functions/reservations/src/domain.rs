@@ -8,18 +8,18 @@ use contracts::{ConcertId, Invalid, PaymentId, ReservationId, ScheduleId, SeatId
 use serde::{Deserialize, Serialize};
 use std::collections::HashSet;
 
-/// How many undecided requests one user may have for a date. They are decided one after another within a section, so
-/// that who floods it would be everybody's queue.
+/// How many undecided requests a user may have for a date. Requests of a section are decided one after another, so a
+/// user who floods it would delay all others.
 pub const MAX_PENDING: u32 = 20;
 /// The most seats in one reservation. A DynamoDB transaction takes 100 writes, and a reservation needs up to four
-/// besides its seats; the rest is room.
+/// besides its seats; the rest is headroom.
 pub const MAX_SEATS: usize = 90;
 
-/// How many payments may have given a reservation back. Each leaves its id with it for good, so that a begin that is
-/// still on its way finds the door closed.
+/// How many payments may have released a reservation. Each leaves its id on the item as a tombstone, which keeps a late
+/// `begin-payment` from taking effect.
 pub const MAX_RELEASES: usize = 50;
 
-/// The seats somebody asks for: 1 to [`MAX_SEATS`], none twice.
+/// The seats of a request: 1 to [`MAX_SEATS`], without duplicates.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(try_from = "Vec<SeatId>", into = "Vec<SeatId>")]
 pub struct SeatList(Vec<SeatId>);
@@ -54,16 +54,16 @@ impl SeatList {
         Ok(Self(seats))
     }
 
-    /// The seats, in the order asked.
+    /// The seats, in the order requested.
     pub fn as_slice(&self) -> &[SeatId] {
         &self.0
     }
 }
 
-/// Where a reservation is in its life.
+/// The status of a reservation.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Status {
-    /// Asked for, not yet decided.
+    /// Requested, not yet decided.
     Pending,
     /// Its seats are kept until its hold ends.
     Held,
@@ -71,11 +71,11 @@ pub enum Status {
     Paying,
     /// Its seats are sold.
     Paid,
-    /// Given up by its owner.
+    /// Cancelled by its owner, or undone by the system.
     Cancelled,
-    /// Its hold ran out.
+    /// Its hold expired.
     Expired,
-    /// Asked for and refused.
+    /// Requested and refused.
     Rejected,
     /// Paid back.
     Refunded,
@@ -108,7 +108,7 @@ impl Status {
         }
     }
 
-    /// Reads the name again.
+    /// Parses the name.
     pub fn parse(name: &str) -> Option<Self> {
         Self::ALL.into_iter().find(|status| status.as_str() == name)
     }
@@ -117,43 +117,39 @@ impl Status {
 /// A reservation.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Reservation {
-    /// Its id.
     pub id: ReservationId,
     /// Its owner.
     pub user: UserId,
-    /// The date.
     pub schedule: ScheduleId,
-    /// The concert.
     pub concert: ConcertId,
-    /// Its seats, in the order asked.
+    /// Its seats, in the order requested.
     pub seats: Vec<SeatId>,
     /// The price of all of them.
     pub total_price: Won,
-    /// The place in line it was made with.
+    /// The position in line it was made with.
     pub queue_position: u64,
-    /// Where it is in its life.
     pub status: Status,
     /// When its hold ends or ended.
     pub hold_expires_at: Timestamp,
-    /// When it was asked for, which is the moment its place in line had to be active.
+    /// When it was requested, which is when its place in line had to be active.
     pub created_at: Timestamp,
     /// The request that made it.
     pub correlation_id: String,
     /// The payment that has it or had it last.
     pub payment: Option<PaymentId>,
-    /// How many payments gave it back.
+    /// How many payments released it.
     pub releases: usize,
     /// Why it was rejected, if it was: a code of `POST /reservations`, or `timed_out`.
     pub failure: Option<String>,
 }
 
 impl Reservation {
-    /// Its status as anyone may see it: a hold past its end is over, whether or not that is written down yet.
+    /// Its status as the API shows it: a hold past its end is expired, whether or not that is written yet.
     pub fn visible_status(&self, now: Timestamp) -> Status {
         if self.status == Status::Held && now >= self.hold_expires_at { Status::Expired } else { self.status }
     }
 
-    /// What ending it has to know.
+    /// The data needed to end it.
     pub fn booking(&self) -> Booking {
         Booking {
             id: self.id.clone(),
@@ -168,19 +164,16 @@ impl Reservation {
     }
 }
 
-/// Which seats of which date somebody has, for how much and until when: what giving them back has to know and its event
-/// tells. The event of a hold and the input of a saga say as much.
+/// A user's seats of a date, with their price and the end of the hold: what the write that frees them and its event
+/// need. The event of a hold and the input of a saga contain the same data.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Booking {
-    /// The reservation.
     pub id: ReservationId,
     /// Its owner.
     pub user: UserId,
-    /// The date.
     pub schedule: ScheduleId,
-    /// The concert.
     pub concert: ConcertId,
-    /// Its seats, in the order asked.
+    /// Its seats, in the order requested.
     pub seats: Vec<SeatId>,
     /// The price of all of them.
     pub total_price: Won,
@@ -193,36 +186,33 @@ pub struct Booking {
 /// The terms a date is sold under, as concerts set them.
 pub type Terms = OpenSchedule;
 
-/// A request to hold seats, also as it is written down and sent when nobody waits for the decision.
+/// A request to hold seats; also the form in which an asynchronous request is stored and sent.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct SeatRequest {
-    /// Who asks.
     #[serde(rename = "user_id")]
     pub user: UserId,
-    /// With which verified queue token.
+    /// The verified queue token.
     pub token: QueueTokenClaims,
-    /// For which date.
     #[serde(rename = "schedule_id")]
     pub schedule: ScheduleId,
-    /// Which seats.
     pub seats: SeatList,
-    /// The id of the reservation, if it comes to one.
+    /// The id of the reservation to be made.
     #[serde(rename = "id")]
     pub reservation: ReservationId,
-    /// The request.
+    /// The HTTP request.
     #[serde(rename = "correlationid")]
     pub correlation_id: String,
-    /// When it was asked for: the moment at which it must have been the token's turn.
+    /// When it was requested, which is when the token must have been active.
     pub asked_at: Timestamp,
 }
 
-/// Over how many shards the indexes spread by which the sweeps find what is due.
+/// The number of shards of the indexes in which the sweeps find what is due.
 pub const DUE_SHARDS: u64 = 16;
-/// How long a reservation may be pending before it is asked for again, in seconds.
+/// How long a reservation may be pending before its request is sent again, in seconds.
 pub const PENDING_SECONDS: i64 = 30;
-/// How long a reservation may be pending at all, in seconds: nobody waits longer for a seat.
+/// How long a reservation may be pending at all, in seconds: users do not wait longer for a seat.
 pub const PENDING_TOO_LONG_SECONDS: i64 = 600;
-/// Why one that was pending for too long is rejected.
+/// The reason for which one that was pending for too long is rejected.
 pub const TIMED_OUT: &str = "timed_out";
 
 /// Why seats are not held.
@@ -234,16 +224,16 @@ pub enum Refusal {
     SeatsNotFound(Vec<SeatId>),
     /// The token is not for this concert.
     WrongConcert,
-    /// It is not the token's turn: still waiting, over, or spent.
+    /// The token is not active: still waiting, expired, or spent.
     TokenNotActive,
     /// The date has begun.
     SaleClosed,
     /// More tickets than one user may have for this date.
     TicketLimit {
-        /// How many that is.
+        /// The limit.
         max_per_user: u32,
     },
-    /// Somebody else has these.
+    /// Other users have these.
     SeatsTaken(Vec<SeatId>),
 }
 
@@ -262,29 +252,28 @@ impl Refusal {
     }
 }
 
-/// A hold that may be written: the reservation, and what its token is worth.
+/// A hold that may be written: the reservation, and the conditions under which it may be.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Hold {
-    /// The reservation.
     pub reservation: Reservation,
     /// How many tickets its owner may have for the date.
     pub max_per_user: u32,
-    /// The time inside that it uses.
+    /// The visit that it belongs to.
     pub visit: Visit,
-    /// When it was asked for.
+    /// When it was requested.
     pub asked_at: Timestamp,
 }
 
-/// A user's time inside. There is one at a time: it begins with the first hold and ends with its token's time, or with
-/// a sale. A token issued before the end of a visit is void once that visit is over, so that joining twice gains
-/// nothing; while it lasts the user is inside, with whichever of their tokens.
+/// A user's time inside a sale. There is one at a time: it begins with the first hold and ends when its token expires,
+/// or with a sale. A token issued before the end of a visit is void once that visit is over, so that joining twice
+/// gives no advantage; while the visit lasts the user is inside with any of their tokens.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Visit {
     /// This hold begins one.
     Begins {
-        /// When the token was issued: after the end of every visit before.
+        /// When the token was issued: not before the end of the previous visit.
         token_issued_at: Timestamp,
-        /// When its time ends.
+        /// When the visit ends.
         ends_at: Timestamp,
     },
     /// The user is inside already.
@@ -296,11 +285,11 @@ pub enum Visit {
 pub struct Visits {
     /// When the last one ends or ended; `None` before the first.
     pub last_ends_at: Option<Timestamp>,
-    /// The places in line that were spent by a sale.
+    /// The positions in line that were spent by a sale.
     pub spent: Vec<u64>,
 }
 
-/// Decides whose time inside a hold uses, for a token whose own time ends at `token_expires_at`.
+/// Decides whether a hold begins a visit or belongs to the current one, for a token that expires at `token_expires_at`.
 pub fn decide_visit(
     visits: &Visits,
     token: &QueueTokenClaims,
@@ -317,8 +306,8 @@ pub fn decide_visit(
     }
 }
 
-/// Decides whether seats may be held, as far as that can be known before the write. Seats and limits are the write's
-/// own guards. Whether it was the token's turn counts when it was asked for; the hold runs from `now`.
+/// Decides whether seats may be held, as far as that can be known before the write. Seats and limits are conditions of
+/// the write itself. The token must have been active at the time of the request; the hold runs from `now`.
 pub fn decide_hold(
     request: &SeatRequest,
     terms: Option<&Terms>,
@@ -351,7 +340,7 @@ pub fn decide_hold(
     if seats.len() > terms.max_per_user as usize {
         return Err(limit);
     }
-    // Prices are bounded so that this sum always fits; were it not so, no such order is possible either.
+    // Prices are bounded so that this sum always fits; if it did not, such a reservation would be impossible anyway.
     let total_price =
         Won::checked_sum(seats.iter().filter_map(section_of).map(|section| section.price)).ok_or(limit)?;
     Ok(Hold {
@@ -377,7 +366,7 @@ pub fn decide_hold(
     })
 }
 
-/// What a user's reservation would cost, if it can be paid at `now`.
+/// What a user's reservation costs, if it can be paid at `now`.
 pub fn quote(reservation: Option<&Reservation>, now: Timestamp) -> Quote {
     match reservation {
         None => Quote::NotFound,
@@ -394,23 +383,23 @@ pub fn quote(reservation: Option<&Reservation>, now: Timestamp) -> Quote {
     }
 }
 
-/// Why a hold is to be ended.
+/// Why a hold is ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum EndHold {
-    /// Its time is over.
+    /// It is over.
     Expire,
-    /// Its owner gives it up.
+    /// Its owner cancels it.
     Cancel,
-    /// The system could not keep its promise: it is undone, whether or not it is over.
+    /// The system cannot honour it: it is undone, whether or not it is over.
     Undo(CancelReason),
 }
 
-/// What there is to do about a reservation that has been pending for a while.
+/// What to do about a reservation that has been pending for a while.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum PendingDecision {
     /// Its message may be lost: send it again.
     AskAgain,
-    /// Nobody waits any longer.
+    /// It has been pending for too long: reject it.
     GiveUp,
 }
 
@@ -442,7 +431,7 @@ pub fn quote_refund(
     }
 }
 
-/// Where a reservation goes that a failed payment gives back: to the hold it had, if that still runs.
+/// The status of a reservation released by a failed payment: held again, if the hold is not over.
 pub fn after_release(hold_expires_at: Timestamp, now: Timestamp) -> Status {
     if now < hold_expires_at { Status::Held } else { Status::Expired }
 }
@@ -460,21 +449,9 @@ mod tests {
     }
 
     fn terms() -> Terms {
-        Terms {
-            refundable_until: None,
-            schedule_id: ScheduleId::parse("s").unwrap(),
-            concert_id: ConcertId::parse("c").unwrap(),
-            starts_at: NOW.plus_seconds(86_400),
-            max_per_user: 2,
-            hold_seconds: 300,
-            sections: vec![Section {
-                section: SectionName::parse("A").unwrap(),
-                grade: "VIP".into(),
-                price: Won::new(150_000).unwrap(),
-                rows: 2,
-                seats_per_row: 5,
-            }],
-        }
+        let section = Section::new(SectionName::parse("A").unwrap(), "VIP".into(), Won::new(150_000).unwrap(), 2, 5);
+        let (schedule, concert) = (ScheduleId::parse("s").unwrap(), ConcertId::parse("c").unwrap());
+        Terms::new(schedule, concert, NOW.plus_seconds(86_400), (2, 300), vec![section])
     }
 
     fn request(seats: &[&str]) -> SeatRequest {
@@ -513,7 +490,7 @@ mod tests {
     }
 
     #[test]
-    fn a_hold_costs_its_seats_and_lasts_as_long_as_the_terms_say() {
+    fn a_hold_costs_the_sum_of_its_seats_and_lasts_as_long_as_its_terms_state() {
         let hold =
             decide_hold(&request(&["A-1-1", "A-2-5"]), Some(&terms()), Some(&plan()), &Visits::default(), NOW).unwrap();
         assert_eq!(hold.reservation.total_price.get(), 300_000);
@@ -523,7 +500,7 @@ mod tests {
     }
 
     #[test]
-    fn a_hold_asked_for_in_time_and_written_late_runs_from_the_write() {
+    fn a_hold_requested_in_time_and_written_late_runs_from_the_write() {
         let late = NOW.plus_seconds(3_000);
         let hold = decide_hold(&request(&["A-1-1"]), Some(&terms()), Some(&plan()), &Visits::default(), late).unwrap();
         assert_eq!(hold.reservation.hold_expires_at, late.plus_seconds(300));
@@ -531,7 +508,7 @@ mod tests {
     }
 
     #[test]
-    fn a_pending_reservation_is_asked_for_again_and_in_the_end_given_up() {
+    fn a_pending_reservation_is_sent_again_and_finally_given_up() {
         assert_eq!(decide_pending(NOW, NOW.plus_seconds(PENDING_TOO_LONG_SECONDS)), PendingDecision::AskAgain);
         assert_eq!(decide_pending(NOW, NOW.plus_seconds(PENDING_TOO_LONG_SECONDS + 1)), PendingDecision::GiveUp);
     }
@@ -555,7 +532,7 @@ mod tests {
     }
 
     #[test]
-    fn every_reason_to_refuse_is_told_apart() {
+    fn every_reason_to_refuse_is_distinguished() {
         let decide = |request: &SeatRequest, terms: Option<&Terms>, plan: Option<&AdmissionPlan>, now| {
             decide_hold(request, terms, plan, &Visits::default(), now).unwrap_err()
         };
@@ -623,7 +600,7 @@ mod tests {
     }
 
     #[test]
-    fn a_hold_past_its_end_is_seen_as_expired_before_anybody_wrote_it() {
+    fn a_hold_past_its_end_is_seen_as_expired_before_that_is_written() {
         let held = reservation(Status::Held);
         assert_eq!(held.visible_status(NOW.plus_seconds(299)), Status::Held);
         assert_eq!(held.visible_status(NOW.plus_seconds(300)), Status::Expired);

@@ -1,4 +1,4 @@
-//! The reservations table: keys, items and every condition expression, in a file for each thing that is written.
+//! The reservations table: keys, items and every condition expression, in one file per kind of write.
 //!
 //! | item | pk | sk | attributes |
 //! | --- | --- | --- | --- |
@@ -10,8 +10,8 @@
 //! | remembered answer | `USER#<user>` | `IDEM#<key>` | see [`kit::idempotency`] |
 //! | outbox row | `OUTBOX#<event>` | `OUTBOX` | see [`kit::outbox`] |
 //!
-//! A seat nobody has, has no item. Seats spread over one partition per section, so that buyers of different seats
-//! never meet.
+//! A free seat has no item. Seats are spread over one partition per section, and buyers of different seats never write
+//! the same item.
 
 mod holds;
 mod payments;
@@ -31,14 +31,14 @@ use kit::http::Page;
 use kit::outbox;
 use std::collections::HashMap;
 
-/// The index of pending reservations by the moment somebody should look after them.
+/// The index of pending reservations by the time of their next check: partition `waiting_shard`, sort `waiting_at`.
 pub const WAITING_INDEX: &str = "waiting";
-/// The index of holds by the moment they are over: partition `due_shard`, sort `due_at`.
+/// The index of holds by their end: partition `due_shard`, sort `due_at`.
 pub const DUE_INDEX: &str = "due";
-/// How many rows of a shard one sweep looks at: more than it gets done in its time, so that those it cannot get done do
-/// not hide the others.
+/// How many rows of a shard a sweep reads: more than it can process in its time, so that rows that keep failing do not
+/// hide the others.
 const DUE_ROWS: usize = 2_000;
-/// Rounds of a write whose guards have to be looked at again.
+/// Tries of a contended read or write.
 const ROUNDS: usize = 4;
 /// The source of our events.
 const SOURCE: &str = "encore/reservations";
@@ -69,10 +69,9 @@ fn seat_sk(seat: &SeatId) -> AttributeValue {
     s(format!("SEAT#{seat}"))
 }
 
-/// The shard of a reservation in the indexes, from its id.
+/// The shard of a reservation in the indexes, derived from its id.
 fn due_shard(id: &ReservationId) -> AttributeValue {
-    let sum: u64 = id.as_str().bytes().map(u64::from).sum();
-    s(sum % DUE_SHARDS)
+    s(kit::dynamo::shard_of(id.as_str(), DUE_SHARDS))
 }
 
 impl Reservations {
@@ -101,7 +100,7 @@ impl Reservations {
         Delete::builder().table_name(&self.table.name).key(PK, seat_pk(schedule, seat)).key(SK, seat_sk(seat))
     }
 
-    /// Takes tickets off a user's count again.
+    /// Subtracts a booking's tickets from its user's count.
     fn fewer_tickets(&self, booking: &Booking) -> UpdateBuilder {
         self.update_of_entitlement(&booking.user, &booking.concert)
             .update_expression("SET #tickets = #tickets - :count")
@@ -110,7 +109,7 @@ impl Reservations {
             .expression_attribute_values(":count", n(booking.seats.len() as i64))
     }
 
-    /// The event that pages the on-call, once for each reservation.
+    /// The outbox row of the event that pages the on-call, once per reservation.
     fn fault_row(
         &self,
         id: &ReservationId,
@@ -151,7 +150,7 @@ impl FindReservation for Reservations {
 impl ListReservations for Reservations {
     async fn list(&self, user: &UserId, page: &Page) -> Result<(Vec<Reservation>, Option<String>), Fault> {
         let limit = page.limit as usize;
-        // One more than asked tells whether there is a next page.
+        // One row more than requested shows whether there is a next page; another may be the cursor's own.
         let upper = page.after.clone().unwrap_or_else(|| "RES#~".to_owned());
         let got = self
             .table
@@ -169,7 +168,7 @@ impl ListReservations for Reservations {
             .await
             .map_err(|error| classify("listing reservations", error))?;
         let mut rows: Vec<Item> = got.items.unwrap_or_default();
-        // BETWEEN includes the row the cursor stands on.
+        // BETWEEN includes the row of the cursor.
         rows.retain(|row| row.get(SK) != Some(&s(&upper)));
         let more = rows.len() > limit;
         rows.truncate(limit);

@@ -1,18 +1,20 @@
-//! HTTP, messages and plain steps in, answers out.
+//! Handlers: translate HTTP requests, messages and steps into use cases, and their outcomes into answers.
 
 use crate::domain::{Booking, MAX_PENDING, Refusal, Reservation, SeatList, SeatRequest, Status};
 use crate::ports::{
-    AskForSeats, FindReservation, KeepTerms, ListReservations, LoadSale, Origin, RaiseAlert, ScheduleExpiry, WriteEnd,
-    WriteHold, WritePending,
+    FindReservation, FindTerms, KeepTerms, ListReservations, LoadSale, Origin, RaiseAlert, ScheduleExpiry, SendRequest,
+    WriteEnd, WriteHold, WritePayment, WritePending, WriteRefund,
 };
 use crate::usecases::cancel_reservation::{self, CancelError};
 use crate::usecases::expire_hold::{self, ExpireHold, WaitingHold};
 use crate::usecases::request_reservation::{self, Requested};
-use crate::usecases::reserve_seats::{self, Once, ReserveError, Reserved};
-use crate::usecases::roll_back_reservation;
-use crate::usecases::write_reservations;
+use crate::usecases::reserve_seats::{self, KeyedAnswer, ReserveError, Reserved};
+use crate::usecases::{begin_payment, confirm_reservation, refund_reservation, release_reservation};
+use crate::usecases::{quote_refund, quote_reservation};
+use crate::usecases::{roll_back_reservation, write_reservations};
 use contracts::events::EventBody;
-use contracts::steps::{ApplyAdmission, OpenSchedule, Opened};
+use contracts::saga::{Done, PaymentSaga, RefundSaga, Release};
+use contracts::steps::{ApplyAdmission, OpenSchedule, Opened, Quote, QuoteRefund, QuoteReservation, RefundQuote};
 use contracts::{ReservationId, ScheduleId, SeatId, Timestamp, Won};
 use kit::auth::{QueueTokens, UserTokens, invalid_queue_token, outlived};
 use kit::http::{Cursor, ListBody, StatusCode};
@@ -22,25 +24,23 @@ use kit::queue::Message;
 use kit::{Call, Fault, Problem, Reply, StepCall, StepError};
 use serde::{Deserialize, Serialize};
 
-/// What the handlers of this context are wired with.
+/// Dependencies of the HTTP handlers.
 #[derive(Debug)]
 pub struct Deps<S> {
-    /// Where the reservations are.
+    /// The store of reservations.
     pub store: S,
-    /// Who calls.
     pub users: UserTokens,
 }
 
-/// What `reserve-seats` is wired with.
+/// Dependencies of `reserve-seats`.
 #[derive(Debug)]
 pub struct ReserveDeps<S, Q> {
-    /// Where the reservations are.
+    /// The store of reservations.
     pub store: S,
-    /// Where requests go that nobody waits for.
+    /// The queue of asynchronous requests.
     pub requests: Q,
-    /// Who calls.
     pub users: UserTokens,
-    /// With which place in line.
+    /// Verifies queue tokens.
     pub tokens: QueueTokens,
 }
 
@@ -60,7 +60,7 @@ struct ReservationBody {
     concert_id: contracts::ConcertId,
     seats: Vec<SeatId>,
     total_price: Won,
-    /// While there is, or was, a hold.
+    /// Present if there is or was a hold.
     #[serde(with = "contracts::time::rfc3339::option", skip_serializing_if = "Option::is_none")]
     hold_expires_at: Option<Timestamp>,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -90,7 +90,7 @@ impl ReservationBody {
 pub async fn reserve_seats<S, Q>(deps: &ReserveDeps<S, Q>, call: Call) -> Result<Reply, Problem>
 where
     S: LoadSale + WriteHold + WritePending + ListReservations + WriteEnd,
-    Q: AskForSeats,
+    Q: SendRequest,
 {
     let user = deps.users.user(&call)?.user;
     let token = deps.tokens.of(&call, &user)?;
@@ -113,8 +113,8 @@ where
     }
     let now = call.now;
     let answer = |reservation: &Reservation| StoredAnswer::created(&ReservationBody::seen(reservation, now));
-    let once = key.as_ref().map(|key| Once { key, answer: &answer });
-    match reserve_seats::reserve_seats(&deps.store, &request, Origin::New, once, now).await? {
+    let keyed = key.as_ref().map(|key| KeyedAnswer { key, answer: &answer });
+    match reserve_seats::reserve_seats(&deps.store, &request, Origin::New, keyed, now).await? {
         Reserved::Held(reservation) => Ok(answer(&reservation).into_reply()),
         Reserved::AsBefore(answer) => Ok(answer.into_reply()),
         Reserved::NotPending => Err(Fault::broken("holding seats", "a new reservation is not pending").into()),
@@ -129,25 +129,25 @@ async fn request_reservation<S, Q>(
 ) -> Result<Reply, Problem>
 where
     S: LoadSale + WritePending,
-    Q: AskForSeats,
+    Q: SendRequest,
 {
     let now = request.asked_at;
     let answer = |reservation: &Reservation| {
         let location = format!("/reservations/{}", reservation.id);
         StoredAnswer::accepted(&ReservationBody::seen(reservation, now), location)
     };
-    let once = key.map(|key| Once { key, answer: &answer });
-    let requested = request_reservation::request_reservation(&deps.store, &deps.requests, request, once, now).await?;
+    let keyed = key.map(|key| KeyedAnswer { key, answer: &answer });
+    let requested = request_reservation::request_reservation(&deps.store, &deps.requests, request, keyed, now).await?;
     let reply = match requested {
         Requested::Pending(reservation) => answer(&reservation).into_reply(),
         Requested::AsBefore(answer) => answer.into_reply(),
     };
-    // The key may have been used by one who waited.
-    let heeded = reply.status == StatusCode::ACCEPTED;
-    Ok(if heeded { reply.preference_applied("respond-async") } else { reply })
+    // The key may have been used by a synchronous request before.
+    let accepted = reply.status == StatusCode::ACCEPTED;
+    Ok(if accepted { reply.preference_applied("respond-async") } else { reply })
 }
 
-/// Step: a date goes on sale under its terms. No seat is written: a seat nobody has, has no item.
+/// Step: a date goes on sale under its terms. No seat is written: a free seat has no item.
 pub async fn open_schedule(store: &impl KeepTerms, call: StepCall<OpenSchedule>) -> Result<Opened, StepError> {
     store.keep_terms(&call.input).await?;
     Ok(Opened {})
@@ -159,7 +159,43 @@ pub async fn apply_admission(store: &impl KeepTerms, call: StepCall<ApplyAdmissi
     Ok(Opened {})
 }
 
-/// A message with `admission.changed`: the same, for a `set-admission` that died before it could ask.
+/// Step: what a reservation costs, before it is paid.
+pub async fn quote_reservation(
+    store: &impl FindReservation,
+    call: StepCall<QuoteReservation>,
+) -> Result<Quote, StepError> {
+    Ok(quote_reservation::quote_reservation(store, &call.input.user_id, &call.input.reservation_id, call.now).await?)
+}
+
+/// Step: whether a paid reservation can be refunded now.
+pub async fn quote_refund(
+    store: &(impl FindReservation + FindTerms),
+    call: StepCall<QuoteRefund>,
+) -> Result<RefundQuote, StepError> {
+    Ok(quote_refund::quote_refund(store, &call.input, call.now).await?)
+}
+
+/// Saga step: held -> paying.
+pub async fn begin_payment(store: &impl WritePayment, call: StepCall<PaymentSaga>) -> Result<Done, StepError> {
+    begin_payment::begin_payment(store, &call.input, call.now).await
+}
+
+/// Saga step: paying -> paid.
+pub async fn confirm_reservation(store: &impl WritePayment, call: StepCall<PaymentSaga>) -> Result<Done, StepError> {
+    confirm_reservation::confirm_reservation(store, &call.input, call.now).await
+}
+
+/// Saga compensation: paying -> held, or expired.
+pub async fn release_reservation(store: &impl WritePayment, call: StepCall<PaymentSaga>) -> Result<Release, StepError> {
+    Ok(release_reservation::release_reservation(store, &call.input, call.now).await?)
+}
+
+/// Refund saga's step: paid -> refunded.
+pub async fn refund_reservation(store: &impl WriteRefund, call: StepCall<RefundSaga>) -> Result<Done, StepError> {
+    refund_reservation::refund_reservation(store, &call.input, call.now).await
+}
+
+/// Consumes `admission.changed`: does the same as [`apply_admission`], for a `set-admission` that died before its call.
 pub async fn apply_admissions(store: &impl KeepTerms, message: Message) -> Result<(), Fault> {
     let EventBody::AdmissionChanged(changed) = message.event()?.body else {
         return Err(Fault::broken("applying a plan", "the message is no admission.changed"));
@@ -167,7 +203,7 @@ pub async fn apply_admissions(store: &impl KeepTerms, message: Message) -> Resul
     store.keep_plan(&changed.concert_id, &changed.plan).await
 }
 
-/// A message with `reservation.held`, delayed until the hold is over.
+/// Consumes `reservation.held`, delayed until the hold is over.
 pub async fn expire_hold<S: WriteEnd, Q: ScheduleExpiry>(
     deps: &ExpireHold<S, Q>,
     message: Message,
@@ -176,7 +212,7 @@ pub async fn expire_hold<S: WriteEnd, Q: ScheduleExpiry>(
     let EventBody::ReservationHeld(held) = event.body else {
         return Err(Fault::broken("expiring a hold", "the message is no reservation.held"));
     };
-    // As its event tells it; the write's conditions decide whether it is still so.
+    // As the event states it; the conditions of the write check whether that still holds.
     let booking = Booking {
         id: held.reservation_id,
         user: held.user_id,
@@ -191,7 +227,7 @@ pub async fn expire_hold<S: WriteEnd, Q: ScheduleExpiry>(
     expire_hold::expire_hold(deps, hold, message.now).await
 }
 
-/// A message with `availability.update_failed`.
+/// Consumes `availability.update_failed`.
 pub async fn roll_back_reservation(
     store: &(impl FindReservation + WriteEnd + WritePending + RaiseAlert),
     message: Message,
@@ -202,7 +238,7 @@ pub async fn roll_back_reservation(
     roll_back_reservation::roll_back_reservation(store, failed, message.now).await
 }
 
-/// The queue of requests.
+/// Consumes the queue of requests.
 pub async fn write_reservations<S>(store: &S, message: Message) -> Result<(), Fault>
 where
     S: LoadSale + WriteHold + ListReservations + WriteEnd + WritePending,

@@ -1,7 +1,7 @@
-//! Reservations: who holds which seat, until when, and who has bought it.
+//! Reservations: which user holds or has bought which seat, and until when a hold lasts.
 //!
-//! Owns seat inventory, holds and the per-user limits. Knows the terms a date is sold under and the admission plan in
-//! force, because it was told; knows nothing of titles, venues, points or how a payment works.
+//! Owns seat inventory, holds and the per-user limits. Keeps copies of the terms a date is sold under and of the
+//! admission plan in force, sent by their owners; knows nothing about titles, venues, points or how a payment works.
 
 pub mod clients;
 pub mod domain;

@@ -1,4 +1,4 @@
-//! The functions of reservations: handler, trigger, wiring. What starts each and what it may do: `../stack.yaml`.
+//! The functions of reservations and their wiring. Triggers and permissions: `../stack.yaml`.
 
 use kit::boot::BadSetting;
 use kit::outbox::Relay;
@@ -6,13 +6,7 @@ use kit::{Boot, MainResult};
 use reservations::clients::{ExpiryQueue, RequestQueue};
 use reservations::dynamo::Reservations;
 use reservations::handlers::{self, Deps, ReserveDeps};
-use reservations::usecases::begin_payment::begin_payment;
-use reservations::usecases::confirm_reservation::confirm_reservation;
 use reservations::usecases::expire_hold::ExpireHold;
-use reservations::usecases::quote_refund::quote_refund;
-use reservations::usecases::quote_reservation::quote_reservation;
-use reservations::usecases::refund_reservation::refund_reservation;
-use reservations::usecases::release_reservation::release_reservation;
 use reservations::usecases::sweep_holds::sweep_holds;
 use reservations::usecases::sweep_reservations::{SweepReservations, sweep_reservations};
 
@@ -31,18 +25,18 @@ async fn main() -> MainResult {
         "get-reservation" => boot.http(http(store)?, handlers::get_reservation).await,
         "list-reservations" => boot.http(http(store)?, handlers::list_reservations).await,
         "cancel-reservation" => boot.http(http(store)?, handlers::cancel_reservation).await,
-        // Steps asked while an HTTP request waits
+        // Steps called within an HTTP request
         "open-schedule" => boot.step(store, handlers::open_schedule).await,
         "apply-admission" => boot.step(store, handlers::apply_admission).await,
-        "quote-reservation" => boot.step(store, quote_reservation).await,
-        "quote-refund" => boot.step(store, quote_refund).await,
+        "quote-reservation" => boot.step(store, handlers::quote_reservation).await,
+        "quote-refund" => boot.step(store, handlers::quote_refund).await,
         // Steps of the payment saga
-        "begin-payment" => boot.step(store, begin_payment).await,
-        "confirm-reservation" => boot.step(store, confirm_reservation).await,
-        "release-reservation" => boot.step(store, release_reservation).await,
+        "begin-payment" => boot.step(store, handlers::begin_payment).await,
+        "confirm-reservation" => boot.step(store, handlers::confirm_reservation).await,
+        "release-reservation" => boot.step(store, handlers::release_reservation).await,
         // A step of the refund saga
-        "refund-reservation" => boot.step(store, refund_reservation).await,
-        // What was asked for asynchronously, by queue
+        "refund-reservation" => boot.step(store, handlers::refund_reservation).await,
+        // Asynchronous requests, by queue
         "write-reservations" => boot.queue(store, handlers::write_reservations).await,
         // availability.update_failed, by queue
         "roll-back-reservation" => boot.queue(store, handlers::roll_back_reservation).await,

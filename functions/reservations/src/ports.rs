@@ -1,4 +1,4 @@
-//! What reservations needs from outside, one narrow trait per capability.
+//! The ports of reservations, one narrow trait per capability.
 
 use crate::domain::{Booking, EndHold, Hold, Refusal, Reservation, SeatRequest, Terms, Visits};
 use contracts::admission::AdmissionPlan;
@@ -9,22 +9,22 @@ use kit::Fault;
 use kit::http::Page;
 use kit::idempotency::{IdempotencyKey, Memo, Outcome, StoredAnswer};
 
-/// What a sale is decided on, read in one round trip.
+/// The data a sale is decided on, read in one round trip.
 #[derive(Debug, Default)]
 pub struct Sale {
-    /// The date's terms, if there is such a date.
+    /// The date's terms, if the date exists.
     pub terms: Option<Terms>,
     /// The concert's admission plan, if it has one.
     pub plan: Option<AdmissionPlan>,
     /// The user's visits to the concert so far.
     pub visits: Visits,
-    /// What the idempotency key remembers.
+    /// The answer remembered under the idempotency key.
     pub remembered: Outcome<StoredAnswer>,
 }
 
-/// Reads what a sale is decided on.
+/// Reads the data a sale is decided on.
 pub trait LoadSale: Send + Sync {
-    /// Terms, plan, the user's visits and what the key remembers, in one round trip.
+    /// Terms, plan, the user's visits and the answer remembered under the key, in one round trip.
     fn load_sale(
         &self,
         schedule: &ScheduleId,
@@ -35,7 +35,7 @@ pub trait LoadSale: Send + Sync {
     ) -> impl Future<Output = Result<Sale, Fault>> + Send;
 }
 
-/// What writing a hold came to.
+/// The outcome of writing a hold.
 #[derive(Debug)]
 pub enum HoldWritten {
     /// The seats are held.
@@ -44,26 +44,26 @@ pub enum HoldWritten {
     Replay(StoredAnswer),
     /// The key was used for another request: nothing was written.
     KeyReused,
-    /// A guard said no: nothing was written.
+    /// A condition of the write failed: nothing was written.
     Refused(Refusal),
     /// The user's visit is not the one the hold was decided on: nothing was written, decide again.
     VisitChanged,
-    /// The pending reservation it was to become is decided already, or given up: nothing was written.
+    /// The pending reservation is decided already, or cancelled: nothing was written.
     NotPending,
 }
 
-/// What becomes of a hold that is written.
+/// The reservation that a hold is written to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Origin {
     /// A new reservation.
     New,
-    /// One that was asked for asynchronously and is pending.
+    /// One that was requested asynchronously and is pending.
     Pending,
 }
 
 /// Writes holds.
 pub trait WriteHold: Send + Sync {
-    /// Seats, reservation, the user's ticket count, event and remembered answer: all or nothing.
+    /// Writes seats, reservation, the user's ticket count, event and remembered answer: all or nothing.
     fn write_hold(
         &self,
         hold: &Hold,
@@ -73,10 +73,11 @@ pub trait WriteHold: Send + Sync {
     ) -> impl Future<Output = Result<HoldWritten, Fault>> + Send;
 }
 
-/// Writes what was asked for asynchronously.
+/// Writes asynchronous requests.
 pub trait WritePending: Send + Sync {
-    /// The pending reservation, counted among its user's, and the remembered answer: all or nothing. What the key
-    /// remembers, when it was used; `None`, when the user has [`crate::domain::MAX_PENDING`] undecided ones already.
+    /// Writes the pending reservation, the user's count of undecided requests and the remembered answer: all or
+    /// nothing. Returns what the key remembers if it was used before; `None` when the user has
+    /// [`crate::domain::MAX_PENDING`] undecided requests already.
     fn write_pending(
         &self,
         request: &SeatRequest,
@@ -84,14 +85,14 @@ pub trait WritePending: Send + Sync {
         memo: Option<&Memo>,
         now: Timestamp,
     ) -> impl Future<Output = Result<Option<Outcome<StoredAnswer>>, Fault>> + Send;
-    /// pending -> cancelled, with the event. `false` when it is not pending any more.
+    /// pending -> cancelled, with the event. `false` when it is no longer pending.
     fn cancel_request(
         &self,
         booking: &Booking,
         reason: CancelReason,
         now: Timestamp,
     ) -> impl Future<Output = Result<bool, Fault>> + Send;
-    /// pending -> rejected, with the event. `false` when it is not pending any more.
+    /// pending -> rejected, with the event. `false` when it is no longer pending.
     fn reject_request(
         &self,
         request: &SeatRequest,
@@ -100,32 +101,31 @@ pub trait WritePending: Send + Sync {
     ) -> impl Future<Output = Result<bool, Fault>> + Send;
 }
 
-/// A pending reservation that nobody has decided for a while.
+/// A reservation that has been pending for a while.
 #[derive(Debug, Clone)]
 pub struct Waiting {
-    /// The reservation.
     pub reservation: Reservation,
-    /// What was asked for.
+    /// The request it was made for.
     pub request: SeatRequest,
 }
 
-/// Looks after pending reservations.
+/// Finds and postpones pending reservations.
 pub trait FindWaiting: Send + Sync {
-    /// Those of one of [`DUE_SHARDS`](crate::domain::DUE_SHARDS) due for a look at `now`, oldest first.
+    /// Those of one of [`DUE_SHARDS`](crate::domain::DUE_SHARDS) due for a check at `now`, oldest first.
     fn waiting(&self, shard: u64, now: Timestamp) -> impl Future<Output = Result<Vec<Waiting>, Fault>> + Send;
-    /// Sets when to look again, if it is still pending.
+    /// Sets when to check again, if it is still pending.
     fn look_later(&self, reservation: &Reservation, at: Timestamp) -> impl Future<Output = Result<(), Fault>> + Send;
 }
 
-/// Hands a request to whoever writes reservations, in the order of its section.
-pub trait AskForSeats: Send + Sync {
-    /// Sends the request. Sending it again within minutes is noticed and changes nothing.
+/// Sends a request to `write-reservations`, in order within its section.
+pub trait SendRequest: Send + Sync {
+    /// Sends the request. The queue deduplicates a repeat within minutes.
     fn ask(&self, request: &SeatRequest) -> impl Future<Output = Result<(), Fault>> + Send;
 }
 
 /// Pages the on-call.
 pub trait RaiseAlert: Send + Sync {
-    /// Puts the event into the outbox, once for each `reservation`.
+    /// Puts the event into the outbox, once per `reservation`.
     fn raise_alert(
         &self,
         reservation: &Reservation,
@@ -146,14 +146,14 @@ pub trait FindReservation: Send + Sync {
 
 /// Reads a user's reservations.
 pub trait ListReservations: Send + Sync {
-    /// Newest first, and the cursor behind the last if there are more.
+    /// A page, newest first, and the cursor after its last if there are more.
     fn list(
         &self,
         user: &UserId,
         page: &Page,
     ) -> impl Future<Output = Result<(Vec<Reservation>, Option<String>), Fault>> + Send;
 
-    /// The user's holds for a date whose time is over but which nobody has ended yet.
+    /// The user's holds for a date that have expired and have not been ended yet.
     fn overdue_of(
         &self,
         user: &UserId,
@@ -164,8 +164,8 @@ pub trait ListReservations: Send + Sync {
 
 /// Ends holds.
 pub trait WriteEnd: Send + Sync {
-    /// Ends a hold: reservation, its seats, the user's ticket count and the event, all or nothing. `false` when there
-    /// was no such hold any more (or, expiring, not yet).
+    /// Ends a hold: reservation, its seats, the user's ticket count and the event, all or nothing. `false` when it is
+    /// no longer a hold (or, for [`EndHold::Expire`], not over yet).
     fn end_hold(
         &self,
         booking: &Booking,
@@ -176,47 +176,47 @@ pub trait WriteEnd: Send + Sync {
 
 /// Reads the terms of a date.
 pub trait FindTerms: Send + Sync {
-    /// The terms, if there is such a date.
+    /// The terms, if the date exists.
     fn terms(&self, schedule: &ScheduleId) -> impl Future<Output = Result<Option<Terms>, Fault>> + Send;
 }
 
-/// Finds holds whose time is over.
+/// Finds expired holds.
 pub trait FindOverdue: Send + Sync {
     /// The holds of one of [`DUE_SHARDS`](crate::domain::DUE_SHARDS) that were over by `now`, oldest first.
     fn overdue(&self, shard: u64, now: Timestamp) -> impl Future<Output = Result<Vec<Reservation>, Fault>> + Send;
 }
 
-/// Has a hold looked at again later.
+/// Schedules another check of a hold.
 pub trait ScheduleExpiry: Send + Sync {
-    /// Delivers the same message again after `delay_seconds`, at most 900.
+    /// Sends the same message again, to be delivered after `delay_seconds`, at most 900.
     fn look_again(&self, message: &str, delay_seconds: i32) -> impl Future<Output = Result<(), Fault>> + Send;
 }
 
-/// Keeps what other contexts decide.
+/// Keeps what other contexts decide: terms and plans.
 pub trait KeepTerms: Send + Sync {
-    /// Puts a date on sale. The same again changes nothing.
+    /// Puts a date on sale. Idempotent.
     fn keep_terms(&self, terms: &Terms) -> impl Future<Output = Result<(), Fault>> + Send;
     /// Puts an admission plan in force, unless a newer one is.
     fn keep_plan(&self, concert: &ConcertId, plan: &AdmissionPlan) -> impl Future<Output = Result<(), Fault>> + Send;
 }
 
-/// What a step of the payment saga found.
+/// The outcome of a transition in a saga step.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Transition {
     /// It was made now.
     Made,
-    /// This payment had made it before.
+    /// This payment had already made it.
     Already,
     /// It cannot be made.
     Impossible(Obstacle),
 }
 
-/// What stands in a payment's way.
+/// Why a transition is impossible.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Obstacle {
-    /// The hold is over, or a seat of it went to somebody else after it was over.
+    /// The hold is over, or another user took one of its seats after it was over.
     HoldOver,
-    /// The reservation is not there for this payment: cancelled, paid, another payment's, or given back before.
+    /// The reservation is not available to this payment: cancelled, paid, another payment's, or released before.
     NotThisPayment,
 }
 
@@ -226,12 +226,12 @@ pub trait WritePayment: Send + Sync {
     fn begin(&self, saga: &PaymentSaga, now: Timestamp) -> impl Future<Output = Result<Transition, Fault>> + Send;
     /// paying -> paid, seats sold, token spent, event.
     fn confirm(&self, saga: &PaymentSaga, now: Timestamp) -> impl Future<Output = Result<Transition, Fault>> + Send;
-    /// paying -> held or expired. `Already` when this payment does not have it, and then never will;
-    /// `Impossible` when it is paid by this payment.
+    /// paying -> held or expired. `Already` when this payment does not have it, and then never will; `Impossible` when
+    /// it is paid by this payment.
     fn release(&self, saga: &PaymentSaga, now: Timestamp) -> impl Future<Output = Result<Transition, Fault>> + Send;
 }
 
-/// Writes the refund of what was paid.
+/// Writes the refund of a paid reservation.
 pub trait WriteRefund: Send + Sync {
     /// paid -> refunded: reservation, its seats, the user's count and the event, all or nothing.
     fn refund(&self, saga: &RefundSaga, now: Timestamp) -> impl Future<Output = Result<Transition, Fault>> + Send;

@@ -1,6 +1,6 @@
-//! What happens in the line, told without a call (R17): a join and a status check write one line into their log and are
-//! answered. A subscription of the log hands the lines to `report-queue-activity`. So whoever listens, or does not, costs
-//! the line neither time nor a failure.
+//! Queue activity, published without a call (R17): a join and a status check write one line into their log and are
+//! answered. A log subscription passes the lines to `report-queue-activity`. So consumers, or the lack of them, cost
+//! the request no time and cannot fail it.
 
 use crate::domain::Place;
 use crate::dynamo::SOURCE;
@@ -10,16 +10,16 @@ use kit::logs::Line;
 use kit::outbox;
 use serde::{Deserialize, Serialize};
 
-/// The word by which the subscription picks our lines out of a log.
+/// The word by which the subscription filters our lines out of a log.
 pub const MARK: &str = "queue_activity";
 
 /// What happened.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Kind {
-    /// Somebody took a place.
+    /// A user took a place.
     Joined,
-    /// Somebody asked what a place is worth.
+    /// A user checked the status of a place.
     Checked,
 }
 
@@ -32,11 +32,11 @@ impl Kind {
     }
 }
 
-/// Writes the line.
+/// Logs the activity.
 pub fn say(kind: Kind, request_id: &str, user: &UserId, concert: &ConcertId, place: &Place) {
     let (position, status) = (place.position, place.status.as_str());
     let (user, concert) = (user.as_str(), concert.as_str());
-    // By a target that is heard at every log level: this is no log, it is how the events leave.
+    // This target is enabled at every log level: the line carries an event and is not diagnostic output.
     tracing::info!(target: kit::telemetry::SAID, activity = MARK, kind = kind.as_str(), correlation = request_id, user, concert, position, status);
 }
 
@@ -51,8 +51,8 @@ struct Said {
     status: String,
 }
 
-/// The event a line tells of; `None` when it is none of ours. One that says it is and cannot be read is logged and left
-/// out: it must not hold up the others.
+/// The event in a log line; `None` when the line is not ours. A line with our mark that cannot be parsed is logged and
+/// skipped: it must not block the others.
 pub fn heard(line: &Line) -> Option<Event> {
     if !line.text.contains(MARK) {
         return None;
@@ -77,7 +77,7 @@ fn read(line: &Line) -> Result<Option<Event>, String> {
         Kind::Joined => EventBody::QueueJoined(QueueJoined { user_id: user, concert_id: concert, position, status }),
         Kind::Checked => EventBody::QueueChecked(QueueChecked { user_id: user, concert_id: concert, position, status }),
     };
-    // A request joins or checks once, so that a line told twice is one event.
+    // A request joins or checks once, so a line delivered twice is one event.
     let id = format!("{correlation}.{}", body.event_type());
     outbox::event_with_id(id, SOURCE, &subject, &correlation, body, line.at).map(Some).map_err(|fault| fault.chain())
 }
@@ -92,7 +92,7 @@ mod tests {
     }
 
     #[test]
-    fn a_line_of_ours_is_an_event_and_told_twice_the_same_one() {
+    fn a_line_of_ours_is_an_event_and_delivered_twice_the_same_one() {
         let text = r#"{"level":"INFO","activity":"queue_activity","kind":"joined","correlation":"req","user":"alice",
             "concert":"c1","position":3,"status":"waiting"}"#;
         let event = heard(&line(text)).unwrap();
@@ -102,7 +102,7 @@ mod tests {
     }
 
     #[test]
-    fn lines_of_others_and_torn_ones_are_left_out() {
+    fn foreign_and_truncated_lines_are_skipped() {
         for text in
             ["START RequestId: 1", r#"{"http":"join-queue"}"#, r#"{"activity":"queue_activity"}"#, "queue_activity {"]
         {

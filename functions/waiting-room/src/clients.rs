@@ -1,4 +1,4 @@
-//! The steps that other contexts do for this one, asked by invocation.
+//! Steps of other contexts, called by invocation, and the event bus.
 
 use crate::ports::{ApplyPlan, Publish};
 use contracts::ConcertId;
@@ -6,15 +6,15 @@ use contracts::admission::AdmissionPlan;
 use contracts::events::Event;
 use contracts::steps::{ApplyAdmission, Opened};
 use kit::Fault;
-use kit::invoke::Step;
+use kit::invoke::Function;
 use kit::outbox::Bus;
 
-/// Who enforces admission plans.
+/// The component that enforces admission plans.
 #[derive(Debug)]
 pub enum Enforcer {
-    /// The context reservations, which is asked to.
-    Reservations(Step),
-    /// Nobody in this system: the waiting room is deployed alone, and whoever sells asks for the queue token's status.
+    /// The context reservations, called with each plan.
+    Reservations(Function),
+    /// None in this system: the waiting room is deployed alone, and the seller checks the queue token's status.
     Nobody,
 }
 
@@ -22,7 +22,7 @@ impl ApplyPlan for Enforcer {
     async fn apply(&self, concert: &ConcertId, plan: &AdmissionPlan) -> Result<(), Fault> {
         let Self::Reservations(step) = self else { return Ok(()) };
         let input = ApplyAdmission { concert_id: concert.clone(), plan: plan.clone() };
-        let Opened {} = step.ask("applying an admission plan", &input).await?;
+        let Opened {} = step.call_function("applying an admission plan", &input).await?;
         Ok(())
     }
 }

@@ -1,4 +1,4 @@
-//! Places in line, what they are worth, and changes of the admission plan.
+//! Places in line, their status, and changes of the admission plan.
 
 use contracts::admission::{
     AdmissionPlan, PlanChange, QUEUE_TOKEN_ISSUER, QUEUE_TOKEN_LIFE_SECONDS, QueueTokenClaims, Standing,
@@ -6,8 +6,8 @@ use contracts::admission::{
 use contracts::{ConcertId, Invalid, Timestamp, UserId};
 use std::str::FromStr;
 
-/// The most counter shards a line can have. All of them are rewritten in one transaction (of at most 100 writes)
-/// when the plan changes.
+/// The most counter shards a line can have. All of them are rewritten in one transaction (of at most 100 writes) when
+/// the plan changes.
 pub const MAX_SHARDS: u32 = 64;
 /// The fastest admission, in positions a minute.
 pub const MAX_RATE_PER_MINUTE: i64 = 1_000_000;
@@ -15,19 +15,20 @@ pub const MAX_RATE_PER_MINUTE: i64 = 1_000_000;
 pub const MAX_ACTIVE_SECONDS: i64 = 86_400;
 /// How many positions share one page of used places.
 pub const PAGE_POSITIONS: u64 = 128;
-/// How many tombstones of undone payments a page keeps. A tombstone has to outlive a late try of one step (seconds).
+/// How many tombstones of undone payments a page keeps. A tombstone has to outlive a late try of a step (seconds).
 pub const KEPT_TOMBSTONES: usize = 512;
 
-/// How long a client should wait before it asks again when there is nothing to expect, in milliseconds.
+/// The poll interval while no change is expected, in milliseconds.
 const CALM_POLL_MILLIS: u64 = 30_000;
-/// The same while admission is paused.
+/// The poll interval while admission is paused.
 const PAUSED_POLL_MILLIS: u64 = 5_000;
-/// The shortest wait between two questions, in milliseconds.
+/// The shortest poll interval, in milliseconds.
 const SHORTEST_POLL_MILLIS: i64 = 1_000;
-/// The longest such wait before jitter: with all of it (a ninth) it is [`CALM_POLL_MILLIS`].
+/// The longest poll interval before jitter: with full jitter (a ninth) it is [`CALM_POLL_MILLIS`].
 const LONGEST_POLL_MILLIS: i64 = 27_000;
 
-/// Over how many counters a line's positions are interleaved, 1 to [`MAX_SHARDS`]. Fixed when the line is opened.
+/// The number of counters over which a line's positions are interleaved, 1 to [`MAX_SHARDS`]. Fixed when the line is
+/// opened.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct ShardCount(u32);
 
@@ -49,7 +50,7 @@ impl ShardCount {
         self.0
     }
 
-    /// The position that the `count`-th place (from 1) of `shard` (from 0) is. Two shards never give the same one.
+    /// The position of the `count`-th place (from 1) of `shard` (from 0). Two shards never give the same one.
     pub fn position(self, shard: u32, count: u64) -> u64 {
         let before = count.saturating_sub(1).saturating_mul(u64::from(self.0));
         before.saturating_add(u64::from(shard)).saturating_add(1)
@@ -63,13 +64,13 @@ impl FromStr for ShardCount {
     }
 }
 
-/// The plan of a concert nobody has set one for.
+/// The plan of a concert for which no operator has set one.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum DefaultAdmission {
-    /// Everybody is admitted: 60,000 a minute, ten minutes each.
+    /// All users are admitted: 60,000 a minute, ten minutes each.
     #[default]
     Open,
-    /// Nobody is, until an operator says so.
+    /// No user is admitted until an operator changes the plan.
     Closed,
 }
 
@@ -95,13 +96,13 @@ impl FromStr for DefaultAdmission {
     }
 }
 
-/// Who enforces admission plans, and is told of a new one before the change is answered.
+/// The component that enforces admission plans. It receives a new plan before the change is answered.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum EnforcedBy {
     /// The context reservations.
     #[default]
     Reservations,
-    /// Nobody in this system: the waiting room is deployed alone.
+    /// None in this system: the waiting room is deployed alone.
     Nobody,
 }
 
@@ -130,28 +131,27 @@ pub fn plan_change(opens_at: Timestamp, rate_per_minute: i64, active_seconds: i6
     })
 }
 
-/// A position given out, with the plan in force at that moment.
+/// A position given out, with the plan then in force.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Issued {
     /// The position, from 1.
     pub position: u64,
-    /// The plan.
     pub plan: AdmissionPlan,
 }
 
 /// Why no position was given out.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum NotIssued {
-    /// No line is kept for this concert.
+    /// This concert has no line.
     UnknownConcert,
-    /// Joining before the sale opens is off, and it opens then.
+    /// Joining before the sale opens is off, and the sale has not opened.
     NotOpen {
         /// When it opens.
         opens_at: Timestamp,
     },
 }
 
-/// What a place in line is at a moment.
+/// The status of a place in line at a given time.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Status {
     /// Not admitted yet.
@@ -179,7 +179,6 @@ impl Status {
 /// A place in line, as its holder sees it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Place {
-    /// What it is.
     pub status: Status,
     /// The position, from 1.
     pub position: u64,
@@ -189,12 +188,13 @@ pub struct Place {
     pub active_at: Option<Timestamp>,
     /// When its time inside ends or ended.
     pub expires_at: Option<Timestamp>,
-    /// When to ask again, in milliseconds from now.
+    /// When to poll again, in milliseconds from now.
     pub poll_after_millis: u64,
 }
 
 impl Place {
-    /// What `position`, issued at `issued_at`, is at `now` by the plan. Whether it is spent is not in the plan.
+    /// The place that the plan gives `position`, issued at `issued_at`, at `now`. The plan does not know whether it is
+    /// spent.
     pub fn by_plan(plan: &AdmissionPlan, position: u64, issued_at: Timestamp, now: Timestamp) -> Self {
         let calm = |status, active_at, expires_at| Self {
             status,
@@ -225,7 +225,7 @@ impl Place {
         Self { status: Status::Used, ahead: 0, poll_after_millis: CALM_POLL_MILLIS, ..self }
     }
 
-    /// The place of a token past its own life, whatever the plan says now.
+    /// The place of a token that has outlived its `exp`, whatever the plan now in force.
     pub fn outlived(claims: &QueueTokenClaims) -> Self {
         Self {
             status: Status::Expired,
@@ -253,7 +253,7 @@ impl Place {
     }
 }
 
-/// When the time inside of a place that enters at `entry` ends.
+/// When the active window of a place that enters at `entry` ends.
 fn end_of(plan: &AdmissionPlan, position: u64, issued_at: Timestamp, entry: Timestamp) -> Option<Timestamp> {
     match plan.standing(position, issued_at, entry) {
         Standing::Active { expires_at, .. } | Standing::Expired { expires_at, .. } => Some(expires_at),
@@ -261,12 +261,12 @@ fn end_of(plan: &AdmissionPlan, position: u64, issued_at: Timestamp, entry: Time
     }
 }
 
-/// About half of what remains: questions become more frequent as the turn comes near, and a turn that a faster rate
-/// brings forward is noticed early. The jitter follows from the position, so that those who joined together do not
-/// ask together.
+/// About half of the remaining time: polls become more frequent as the turn comes near, and a turn that a faster rate
+/// brings forward is noticed early. The jitter follows from the position, so that users who joined together do not poll
+/// together.
 fn poll_after_millis(position: u64, remaining_millis: i64) -> u64 {
     let half = (remaining_millis / 2).clamp(SHORTEST_POLL_MILLIS, LONGEST_POLL_MILLIS).unsigned_abs();
-    // Fibonacci hashing: neighbours land far apart.
+    // Fibonacci hashing: neighbours hash far apart.
     let thousandths = (position.wrapping_mul(0x9E37_79B9_7F4A_7C15) >> 32) % 1_000;
     half + half * thousandths / 9_000
 }
@@ -274,7 +274,6 @@ fn poll_after_millis(position: u64, remaining_millis: i64) -> u64 {
 /// The line of a concert as read for a change: the plan in force and the counts of all shards.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Line {
-    /// The plan.
     pub plan: AdmissionPlan,
     /// How many places each shard has given out; never empty.
     pub issued: Vec<u64>,
@@ -291,8 +290,8 @@ impl Line {
         (0..).zip(&self.issued).map(highest_of).max().unwrap_or(0)
     }
 
-    /// The plan after a change at `now`; `None` when what it asks for is in force already, so that a repeated request
-    /// changes nothing.
+    /// The plan after a change at `now`; `None` when the requested values are in force already, so that a repeated
+    /// request changes nothing.
     pub fn changed(&self, allowance: u64, now: Timestamp, change: PlanChange) -> Option<AdmissionPlan> {
         let in_force = self.plan.opens_at == change.opens_at
             && self.plan.segments.last().is_some_and(|last| {
@@ -302,24 +301,24 @@ impl Line {
     }
 }
 
-/// The page that says whether a position is spent.
+/// The page that records whether a position is spent.
 pub const fn page_of(position: u64) -> u64 {
     position / PAGE_POSITIONS
 }
 
-/// What spending a place came to.
+/// The outcome of spending a place.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Spent {
     /// It is spent now.
     Now,
     /// This payment had spent it before.
     Before,
-    /// The payment was undone first: it must not spend anything any more.
+    /// The payment was undone first: it must no longer spend the place.
     Undone,
 }
 
-/// The tombstones that a page with too many can forget: all but the newest [`KEPT_TOMBSTONES`]. Payment ids sort by
-/// the time they were minted.
+/// The tombstones that a page with too many can drop: all but the newest [`KEPT_TOMBSTONES`]. Payment ids sort by the
+/// time they were generated.
 pub fn forgettable(mut tombstones: Vec<String>) -> Vec<String> {
     tombstones.sort_unstable();
     tombstones.truncate(tombstones.len().saturating_sub(KEPT_TOMBSTONES));
@@ -354,7 +353,7 @@ mod tests {
     }
 
     #[test]
-    fn one_shard_gives_places_in_the_order_of_joining() {
+    fn one_shard_gives_places_in_join_order() {
         assert_eq!((1..=5).map(|n| ShardCount::ONE.position(0, n)).collect::<Vec<_>>(), [1, 2, 3, 4, 5]);
     }
 
@@ -367,7 +366,7 @@ mod tests {
     }
 
     #[test]
-    fn the_default_plan_admits_everybody_or_nobody() {
+    fn the_default_plan_admits_all_users_or_none() {
         let open = "open".parse::<DefaultAdmission>().unwrap().plan(OPEN);
         assert_eq!(Place::by_plan(&open, 1, OPEN, OPEN).status, Status::Active);
         let closed = "closed".parse::<DefaultAdmission>().unwrap().plan(OPEN);
@@ -376,7 +375,7 @@ mod tests {
     }
 
     #[test]
-    fn reservations_enforces_plans_unless_a_stage_says_that_nobody_does() {
+    fn reservations_enforces_plans_unless_the_stage_sets_nobody() {
         assert_eq!(EnforcedBy::default(), "reservations".parse().unwrap());
         assert_eq!(EnforcedBy::Nobody, "nobody".parse().unwrap());
         assert!("somebody".parse::<EnforcedBy>().is_err());
@@ -393,7 +392,7 @@ mod tests {
     }
 
     #[test]
-    fn who_waits_knows_when_they_enter_and_until_when() {
+    fn a_waiting_place_has_its_entry_and_its_end() {
         let plan = AdmissionPlan::opening(OPEN, 60, 300);
         let place = Place::by_plan(&plan, 100, at(-10), at(9));
         assert_eq!(place.status, Status::Waiting);
@@ -402,7 +401,7 @@ mod tests {
     }
 
     #[test]
-    fn who_waits_during_a_pause_knows_nothing_and_asks_every_five_seconds() {
+    fn a_place_waiting_during_a_pause_has_no_times_and_polls_every_five_seconds() {
         let place = Place::by_plan(&AdmissionPlan::opening(OPEN, 0, 300), 3, OPEN, at(10));
         assert_eq!((place.status, place.ahead), (Status::Waiting, 2));
         assert_eq!((place.active_at, place.expires_at, place.poll_after_millis), (None, None, PAUSED_POLL_MILLIS));
@@ -418,7 +417,7 @@ mod tests {
     }
 
     #[test]
-    fn one_asks_again_after_about_half_the_wait_between_1_and_30_seconds() {
+    fn the_poll_interval_is_about_half_the_wait_between_1_and_30_seconds() {
         for position in [1, 2, 3, 1_000, u64::MAX] {
             for remaining in [i64::MIN, -1, 0, 1, 1_999, 10_000, 60_000, i64::MAX] {
                 let poll = poll_after_millis(position, remaining);
@@ -433,21 +432,21 @@ mod tests {
     }
 
     #[test]
-    fn a_token_lives_a_day_longer_than_its_place() {
+    fn a_token_lives_30_days_longer_than_its_place() {
         let (alice, concert) = (UserId::parse("alice").unwrap(), ConcertId::parse("c1").unwrap());
-        let day = QUEUE_TOKEN_LIFE_SECONDS;
+        let life = QUEUE_TOKEN_LIFE_SECONDS;
         let seconds = OPEN.millis() / 1_000;
         let plan = AdmissionPlan::opening(OPEN, 60, 300);
         let claims = Place::by_plan(&plan, 61, at(-10), at(-10)).claims(alice.clone(), concert.clone(), at(-10));
-        assert_eq!((claims.iat, claims.exp), (seconds - 10, seconds + 60 + 300 + day));
+        assert_eq!((claims.iat, claims.exp), (seconds - 10, seconds + 60 + 300 + life));
         assert_eq!((claims.active_at, claims.expires_at), (Some(at(60)), Some(at(360))));
         let paused = Place::by_plan(&AdmissionPlan::opening(OPEN, 0, 300), 61, OPEN, OPEN).claims(alice, concert, OPEN);
-        assert_eq!(paused.exp, seconds + day);
+        assert_eq!(paused.exp, seconds + life);
         assert_eq!(Place::outlived(&paused).status, Status::Expired);
     }
 
     #[test]
-    fn a_plan_without_end_neither_overflows_nor_panics() {
+    fn a_plan_that_never_opens_neither_overflows_nor_panics() {
         let plan = AdmissionPlan::opening(Timestamp::MAX, 1, 86_400);
         let place = Place::by_plan(&plan, u64::MAX, OPEN, OPEN);
         assert_eq!((place.status, place.active_at, place.expires_at), {
@@ -476,7 +475,7 @@ mod tests {
     }
 
     #[test]
-    fn who_was_told_to_be_inside_stays_inside_even_if_they_joined_during_the_change() {
+    fn an_active_place_stays_active_even_if_it_was_taken_during_the_change() {
         let line = Line { plan: AdmissionPlan::opening(OPEN, 60_000, 300), issued: vec![2] };
         let strict = line.changed(0, at(60), change(0)).unwrap();
         assert_eq!(Place::by_plan(&strict, 3, at(60), at(61)).status, Status::Waiting);
@@ -486,8 +485,8 @@ mod tests {
     }
 
     #[test]
-    fn a_page_forgets_the_oldest_tombstones_only() {
-        let ids: Vec<String> = (0..KEPT_TOMBSTONES + 2).map(|minted| format!("p{minted:06}")).rev().collect();
+    fn a_page_drops_only_the_oldest_tombstones() {
+        let ids: Vec<String> = (0..KEPT_TOMBSTONES + 2).map(|number| format!("p{number:06}")).rev().collect();
         assert_eq!(forgettable(ids), ["p000000", "p000001"]);
         assert_eq!(forgettable(vec!["p1".into()]), Vec::<String>::new());
     }

@@ -1,5 +1,5 @@
 //! The waiting room's table. A counter shard carries the plan in force, so that joining is a single `UpdateItem`: it
-//! gives out the position and answers with the plan, in one round trip and without a read.
+//! gives out the position and returns the plan, in one round trip and without a read.
 //!
 //! | item | pk | sk | attributes |
 //! | --- | --- | --- | --- |
@@ -9,8 +9,8 @@
 //! | remembered answer | `USER#<user>` | `IDEM#<key>` | see [`kit::idempotency`] |
 //! | outbox row | `OUTBOX#<event>` | `OUTBOX` | see [`kit::outbox`] |
 //!
-//! Each shard has a partition key of its own: shards under one key would share the 1,000 writes a second of its
-//! partition, until DynamoDB splits it after minutes of heat, which is after the on-sale.
+//! Each shard has its own partition key: shards under one key would share the 1,000 writes a second of its partition
+//! until DynamoDB splits it, after minutes of heat, when the on-sale rush is over.
 
 use crate::domain::{Issued, Line, NotIssued, ShardCount, Spent, forgettable, page_of};
 use crate::ports::{
@@ -38,31 +38,31 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 
 /// The source of our events.
 pub const SOURCE: &str = "encore/waiting-room";
-/// How long what was read serves a process, in milliseconds. So late a status check may learn of a change.
+/// How long a process caches what it read, in milliseconds. A status check may lag behind a change by that much.
 pub const FRESH_MILLIS: i64 = 1_000;
-/// How many concerts, and how many pages of used places, a process keeps in mind.
+/// How many concerts, and how many pages of used places, a process caches.
 const KEPT_ENTRIES: usize = 1_000;
-/// Tries of a write or read that met too many others.
+/// Tries of a contended or throttled write or read.
 const ATTEMPTS: u32 = 4;
-/// How many tombstones a page has before old ones are forgotten.
+/// How many tombstones a page may have before the oldest are dropped.
 const MAX_TOMBSTONES: usize = 1_024;
 
 /// The lines in the waiting room's table.
 #[derive(Debug)]
 pub struct Lines {
     table: Table,
-    /// Over how many shards a line is opened.
+    /// The shard count of lines opened from now on.
     shards: ShardCount,
-    /// Over how many shards lines were opened, as far as this process knows. It never changes.
+    /// The shard counts of existing lines, as far as this process knows them. They never change.
     opened: Mutex<HashMap<ConcertId, ShardCount>>,
-    /// The next shard, round robin from a random start: processes spread, and no shard falls far behind.
+    /// The next shard, round robin from a random start: processes spread out, and no shard falls far behind.
     turn: AtomicU32,
     plans: Recent<ConcertId, Option<AdmissionPlan>>,
     pages: Recent<(ConcertId, u64), HashSet<u64>>,
 }
 
 impl Lines {
-    /// Lines in a table, new ones to be opened over `shards` counters.
+    /// Lines in a table; new ones are opened over `shards` counters.
     pub fn new(table: Table, shards: ShardCount) -> Self {
         Self {
             table,
@@ -84,7 +84,7 @@ impl Lines {
             .return_values_on_condition_check_failure(ReturnValuesOnConditionCheckFailure::AllOld)
     }
 
-    /// One more place of a shard.
+    /// Takes the next place of a shard.
     async fn increment(
         &self,
         concert: &ConcertId,
@@ -120,14 +120,14 @@ impl Lines {
             }
             attempt += 1;
             match classify("giving out a position", error) {
-                // A plan being changed holds all counters of the line for some milliseconds.
+                // The transaction of a plan change holds all counters of the line for some milliseconds.
                 Fault::Contended(_) if attempt < ATTEMPTS => tokio::time::sleep(jitter(attempt)).await,
                 fault => return Err(fault),
             }
         }
     }
 
-    /// Up to 100 items by their keys.
+    /// Reads up to 100 items by their keys.
     async fn get(
         &self,
         doing: &'static str,
@@ -149,7 +149,7 @@ impl Lines {
             let read = self.table.client.batch_get_item().set_request_items(Some(open)).send().await;
             let read = read.map_err(|error| classify(doing, error))?;
             items.extend(read.responses.unwrap_or_default().into_values().flatten());
-            // A throttled batch answers with what it got and names the rest.
+            // A throttled batch returns what it read and lists the rest.
             open = read.unprocessed_keys.unwrap_or_default();
             if open.is_empty() {
                 return Ok(items);
@@ -158,7 +158,7 @@ impl Lines {
         Err(Fault::contended(doing))
     }
 
-    /// Reads the page of `position`, and the plan with it if asked for, and keeps them for a second.
+    /// Reads the page of `position`, and the plan with it if requested, and caches them for a second.
     async fn refresh(
         &self,
         concert: &ConcertId,
@@ -170,7 +170,7 @@ impl Lines {
         if with_plan {
             keys.push(counter_key(concert, 0));
         }
-        // Eventually consistent: half the price, and late by less than what is kept anyway.
+        // Eventually consistent: half the price, and less stale than the cache.
         let items = self.get("reading a place in line", keys, false).await?;
         let mut refreshed = Refreshed::default();
         for item in items {
@@ -187,7 +187,7 @@ impl Lines {
         Ok(refreshed)
     }
 
-    /// Forgets the oldest tombstones of a page that has too many. The place is restored whether or not this succeeds.
+    /// Drops the oldest tombstones of a page that has too many. The place is restored whether or not this succeeds.
     async fn prune(&self, concert: &ConcertId, position: u64, tombstones: &[String]) -> Result<(), Fault> {
         let forgotten = forgettable(tombstones.to_vec());
         let (pk, sk) = page_key(concert, position);
@@ -252,8 +252,8 @@ impl IssuePosition for Lines {
         let known = locked(&self.opened).get(concert).copied();
         let shard = self.turn.fetch_add(1, Ordering::Relaxed) % known.unwrap_or(self.shards).get();
         match self.increment(concert, shard, opened_by).await? {
-            // Opened over fewer shards than the setting says now. The first always exists, and its answer tells how
-            // many there are, for all joins after this one.
+            // The line was opened over fewer shards than are set now. The first shard always exists, and its item has
+            // the number of shards, which later joins use.
             Err(NotIssued::UnknownConcert) if shard != 0 => self.increment(concert, 0, opened_by).await,
             outcome => Ok(outcome),
         }
@@ -273,8 +273,8 @@ fn remember_shards(opened: &mut HashMap<ConcertId, ShardCount>, concert: &Concer
 impl RememberAnswer for Lines {
     async fn remember(&self, memo: &Memo, now: Timestamp) -> Result<Outcome<StoredAnswer>, Fault> {
         let put = built(idempotency::remember(&self.table, memo, now).build())?;
-        // The effect is a counter whose value only its own update tells, so the row follows it instead of sharing a
-        // transaction; alone, a plain put costs half.
+        // The effect is a counter whose value only its own update returns, so the row is written after it, not in the
+        // same transaction; a plain put costs half of a transactional one.
         let sent = self
             .table
             .client
@@ -309,7 +309,7 @@ impl ReadPlan for Lines {
 
 impl ReadUse for Lines {
     async fn is_used(&self, concert: &ConcertId, position: u64, now: Timestamp) -> Result<bool, Fault> {
-        // A used place is not kept for longer: in strict mode a payment that fails later gives it back.
+        // A used place is cached no longer than others: in strict mode a payment that fails later gives it back.
         let page = (concert.clone(), page_of(position));
         if let Some(used) = self.pages.recall(&page, now, |used| used.contains(&position)) {
             return Ok(used);
@@ -350,8 +350,8 @@ impl ReplacePlan for Lines {
     ) -> Result<bool, Fault> {
         let doing = "replacing an admission plan";
         let document = kit::dynamo::json(doing, plan)?;
-        // Shards that lag behind catch up: a place that one of them has not given out yet, before the new segment, would
-        // fall under the old one. The gaps harm nobody.
+        // Shards that lag are advanced: a place before the new segment that one of them had yet to give out would fall
+        // under the old segment. The gaps are harmless.
         let issued_by_all = read.issued.iter().max().copied().unwrap_or(0).saturating_add(allowance);
         let mut transaction = self.table.transaction(doing);
         for (shard, issued) in (0..).zip(&read.issued) {
@@ -402,7 +402,7 @@ impl OpenLine for Lines {
             counters.push(transaction.add(put)?);
         }
         let Err(cancelled) = transaction.commit().await? else { return Ok(plan) };
-        // The first shard always exists, however many there were when the line was opened.
+        // The first shard always exists, whatever the shard count when the line was opened.
         match counters.first().and_then(|first| cancelled.found(*first)) {
             Some(first) => first.document("plan"),
             None => Err(Fault::broken(doing, "a line has counter shards but not the first")),
@@ -465,7 +465,7 @@ impl RestorePlace for Lines {
     }
 }
 
-/// What was read a moment ago, bounded: when full it is emptied, which costs a few reads and no bookkeeping.
+/// A bounded cache of recent reads: when full it is cleared, which costs a few reads and needs no bookkeeping.
 #[derive(Debug)]
 struct Recent<K, V> {
     entries: Mutex<HashMap<K, (Timestamp, V)>>,
@@ -478,7 +478,7 @@ impl<K, V> Default for Recent<K, V> {
 }
 
 impl<K: Eq + Hash, V> Recent<K, V> {
-    /// What `take` makes of the value under `key`, if it was read within [`FRESH_MILLIS`].
+    /// Applies `take` to the value under `key`, if that was read within [`FRESH_MILLIS`].
     fn recall<T>(&self, key: &K, now: Timestamp, take: impl FnOnce(&V) -> T) -> Option<T> {
         let entries = locked(&self.entries);
         let (read_at, value) = entries.get(key)?;
@@ -494,7 +494,7 @@ impl<K: Eq + Hash, V> Recent<K, V> {
     }
 }
 
-/// A lock held for a map access only, which cannot leave the map half changed: poisoning means nothing here.
+/// Locks for a map access only, which cannot leave the map half changed: poisoning is harmless here.
 fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
@@ -506,7 +506,7 @@ mod tests {
     const NOW: Timestamp = Timestamp::from_millis(1_000_000);
 
     #[test]
-    fn what_was_read_serves_for_a_second_and_never_from_the_future() {
+    fn a_read_is_cached_for_a_second_and_never_from_the_future() {
         let recent = Recent::default();
         recent.keep("c1", 7, NOW);
         let recall = |millis| recent.recall(&"c1", NOW.plus_millis(millis), |value| *value);
@@ -516,7 +516,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_kept_is_bounded() {
+    fn the_cache_is_bounded() {
         let recent = Recent::default();
         for key in 0..10 * KEPT_ENTRIES {
             recent.keep(key, (), NOW);
@@ -525,7 +525,7 @@ mod tests {
     }
 
     #[test]
-    fn used_places_are_read_by_position_whatever_the_payment_is_called() {
+    fn used_places_are_read_by_position_whatever_the_payment_id() {
         let page = Item::from([(USED.to_owned(), AttributeValue::Ss(vec!["7:p:1".into(), "8:p2".into()]))]);
         assert_eq!(used_positions(&page).unwrap(), HashSet::from([7, 8]));
         assert!(used_positions(&Item::new()).unwrap().is_empty());

@@ -1,55 +1,57 @@
-//! HTTP and messages in, answers out. The steps need no translation: their input is the published language.
+//! Handlers: translate HTTP requests, messages, steps and log lines into use cases, and their outcomes into answers.
 
 use crate::activity::{self, Kind};
 use crate::domain::{Place, Spent, plan_change};
 use crate::ports::{
-    ApplyPlan, IssuePosition, Publish, ReadLine, ReadPlan, ReadUse, RememberAnswer, ReplacePlan, SpendPlace,
+    ApplyPlan, IssuePosition, OpenLine, Publish, ReadLine, ReadPlan, ReadUse, RememberAnswer, ReplacePlan,
+    RestorePlace, SpendPlace,
 };
 use crate::usecases::check_queue_status::{self, StatusError};
 use crate::usecases::join_queue::{self, JoinError, JoinQueue};
+use crate::usecases::open_waiting_room::{self, Opening};
 use crate::usecases::set_admission::{self, SetAdmission, SetAdmissionError};
+use crate::usecases::{expire_queue_token, restore_queue_token};
 use contracts::events::EventBody;
+use contracts::saga::{Done, PaymentSaga};
+use contracts::steps::{OpenWaitingRoom, Opened};
 use contracts::{ConcertId, Timestamp};
 use kit::auth::{QueueTokens, UserTokens, invalid_queue_token};
 use kit::idempotency::{self, IdempotencyKey, Memo, Outcome, StoredAnswer};
 use kit::logs::Line;
 use kit::queue::Message;
-use kit::{Call, Fault, Problem, Reply, metrics};
+use kit::{Call, Fault, Problem, Reply, StepCall, StepError, metrics};
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
-/// What joining is wired with.
+/// Dependencies of joining.
 #[derive(Debug)]
 pub struct JoinDeps<L> {
-    /// Where the lines are.
+    /// The store of lines.
     pub line: L,
-    /// Who calls.
     pub users: UserTokens,
-    /// Signs the places.
+    /// Signs queue tokens.
     pub queue_tokens: QueueTokens,
     /// Whether joining is possible before the sale opens.
     pub join_before_open: bool,
 }
 
-/// What a status check is wired with.
+/// Dependencies of a status check.
 #[derive(Debug)]
 pub struct StatusDeps<L> {
-    /// Where the lines are.
+    /// The store of lines.
     pub line: L,
-    /// Who calls.
     pub users: UserTokens,
-    /// Verifies the places.
+    /// Verifies queue tokens.
     pub queue_tokens: QueueTokens,
 }
 
-/// What changing the plan is wired with.
+/// Dependencies of changing the plan.
 #[derive(Debug)]
 pub struct AdmissionDeps<L, R> {
-    /// Where the lines are.
+    /// The store of lines.
     pub line: L,
-    /// Who enforces the plan.
+    /// Enforces the plan.
     pub reservations: R,
-    /// Who calls.
     pub users: UserTokens,
 }
 
@@ -105,7 +107,7 @@ pub async fn join_queue(deps: &JoinDeps<impl IssuePosition + RememberAnswer>, ca
         };
         match deps.line.remember(&memo, call.now).await? {
             Outcome::First => {}
-            // The place just taken goes to nobody: they have had theirs, and it was told then.
+            // The place just taken stays unused: the first answer already gave this user theirs, and was logged.
             Outcome::Replay(first) => return Ok(first.into_reply()),
             Outcome::Mismatch => return Err(idempotency::reused()),
         }
@@ -115,7 +117,7 @@ pub async fn join_queue(deps: &JoinDeps<impl IssuePosition + RememberAnswer>, ca
     Ok(reply)
 }
 
-/// Joining says everything in its path: its body is empty or `{}`, and both are the same request.
+/// A join request has no body: it is empty or `{}`, and both count as the same request.
 fn without_body(call: Call) -> Result<Call, Problem> {
     if !call.body.trim_ascii().is_empty() && !call.json::<Map<String, Value>>()?.is_empty() {
         return Err(Problem::invalid("the body must be empty"));
@@ -205,13 +207,14 @@ impl From<SetAdmissionError> for Problem {
     }
 }
 
-/// Log lines of joins and status checks, published after the fact (R17). When the bus does not take them, they come again.
+/// Publishes the log lines of joins and status checks after the fact (R17). If the bus rejects any, the batch is
+/// retried.
 pub async fn report_queue_activity(bus: &impl Publish, lines: Vec<Line>) -> Result<(), Fault> {
     bus.publish(&lines.iter().filter_map(activity::heard).collect::<Vec<_>>()).await
 }
 
-/// A message with `payment.completed`: spends the place it was made from. Repeated, or after the payment was undone, it
-/// changes nothing.
+/// Consumes `payment.completed`: spends the place the payment was made from. A redelivery, or an event of a payment
+/// that was undone, changes nothing.
 pub async fn expire_queue_tokens(line: &impl SpendPlace, message: Message) -> Result<(), Fault> {
     let event = message.event()?;
     let EventBody::PaymentCompleted(paid) = event.body else {
@@ -221,6 +224,24 @@ pub async fn expire_queue_tokens(line: &impl SpendPlace, message: Message) -> Re
         tracing::warn!(event = %event.id, "the place of an undone payment stays unspent");
     }
     Ok(())
+}
+
+/// Step called by `create-concert`: opens a line for a new concert.
+pub async fn open_waiting_room(
+    deps: &Opening<impl OpenLine, impl ApplyPlan>,
+    call: StepCall<OpenWaitingRoom>,
+) -> Result<Opened, StepError> {
+    Ok(open_waiting_room::open_waiting_room(deps, &call.input.concert_id, call.input.created_at).await?)
+}
+
+/// Saga step, in strict mode: spends the place that a payment was made from.
+pub async fn expire_queue_token(line: &impl SpendPlace, call: StepCall<PaymentSaga>) -> Result<Done, StepError> {
+    expire_queue_token::expire_queue_token(line, &call.input).await
+}
+
+/// Saga compensation: gives back the place that `expire-queue-token` spent.
+pub async fn restore_queue_token(line: &impl RestorePlace, call: StepCall<PaymentSaga>) -> Result<Done, StepError> {
+    Ok(restore_queue_token::restore_queue_token(line, &call.input).await?)
 }
 
 #[cfg(test)]
@@ -239,7 +260,7 @@ mod tests {
     }
 
     #[test]
-    fn joining_takes_no_body_and_every_way_to_say_so_is_the_same_request() {
+    fn joining_takes_no_body_and_all_forms_of_no_body_are_the_same_request() {
         for none in ["", " \n", "{}", "{ }"] {
             assert_eq!(without_body(call(none)).unwrap().body, b"{}", "{none:?}");
         }

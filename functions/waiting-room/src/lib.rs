@@ -1,7 +1,7 @@
-//! Waiting room: who may enter the sale, and when.
+//! Waiting room: decides who may enter the sale, and when.
 //!
-//! Owns the line of each concert: positions, the admission plan, and which places have been spent. Knows nothing of
-//! seats, prices or payments: a payment is a name that spends a place.
+//! Owns the line of each concert: positions, the admission plan, and which places have been spent. Knows nothing about
+//! seats, prices or payments: a payment is only an id that spends a place.
 
 pub mod activity;
 pub mod clients;

@@ -1,4 +1,4 @@
-//! The functions of the waiting room: handler, trigger, wiring. What starts each and what it may do: `../stack.yaml`.
+//! The functions of the waiting room and their wiring. Triggers and permissions: `../stack.yaml`.
 
 use kit::boot::BadSetting;
 use kit::outbox::Relay;
@@ -7,9 +7,7 @@ use waiting_room::clients::Enforcer;
 use waiting_room::domain::{DefaultAdmission, EnforcedBy, ShardCount};
 use waiting_room::dynamo::Lines;
 use waiting_room::handlers::{self, AdmissionDeps, JoinDeps, StatusDeps};
-use waiting_room::usecases::expire_queue_token::expire_queue_token;
-use waiting_room::usecases::open_waiting_room::{Opening, open_waiting_room};
-use waiting_room::usecases::restore_queue_token::restore_queue_token;
+use waiting_room::usecases::open_waiting_room::Opening;
 
 #[tokio::main(flavor = "current_thread")]
 async fn main() -> MainResult {
@@ -20,11 +18,11 @@ async fn main() -> MainResult {
         "join-queue" => boot.http(joining(&boot, line)?, handlers::join_queue).await,
         "check-queue-status" => boot.http(checking(&boot, line)?, handlers::check_queue_status).await,
         "set-admission" => boot.http(admission(&boot, line)?, handlers::set_admission).await,
-        // Asked by create-concert
-        "open-waiting-room" => boot.step(opening(&boot, line)?, open_waiting_room).await,
+        // Called by create-concert
+        "open-waiting-room" => boot.step(opening(&boot, line)?, handlers::open_waiting_room).await,
         // Steps of the payment saga, in strict mode
-        "expire-queue-token" => boot.step(line, expire_queue_token).await,
-        "restore-queue-token" => boot.step(line, restore_queue_token).await,
+        "expire-queue-token" => boot.step(line, handlers::expire_queue_token).await,
+        "restore-queue-token" => boot.step(line, handlers::restore_queue_token).await,
         // Queue of payment.completed
         "expire-queue-tokens" => boot.queue(line, handlers::expire_queue_tokens).await,
         // The logs of joining and checking
@@ -57,7 +55,7 @@ fn opening(boot: &Boot, line: Lines) -> Result<Opening<Lines, Enforcer>, BadSett
 
 fn reservations(boot: &Boot) -> Result<Enforcer, BadSetting> {
     Ok(match boot.setting_or("ADMISSION_ENFORCED_BY", EnforcedBy::default())? {
-        EnforcedBy::Reservations => Enforcer::Reservations(boot.step_of("APPLY_ADMISSION_FUNCTION")?),
+        EnforcedBy::Reservations => Enforcer::Reservations(boot.function("APPLY_ADMISSION_FUNCTION")?),
         EnforcedBy::Nobody => Enforcer::Nobody,
     })
 }

@@ -1,4 +1,4 @@
-//! What the waiting room needs from outside, one narrow trait per capability.
+//! The ports of the waiting room, one narrow trait per capability.
 
 use crate::domain::{Issued, Line, NotIssued, Spent};
 use contracts::admission::AdmissionPlan;
@@ -9,8 +9,8 @@ use kit::idempotency::{Memo, Outcome, StoredAnswer};
 
 /// Gives out positions.
 pub trait IssuePosition: Send + Sync {
-    /// The next position, never given out before, and the plan in force. With `opened_by`, only if the sale has
-    /// opened by then.
+    /// The next position, never given out before, and the plan in force. With `opened_by`, only if the sale has opened
+    /// by that time.
     fn issue(
         &self,
         concert: &ConcertId,
@@ -30,8 +30,8 @@ pub trait RememberAnswer: Send + Sync {
 
 /// Reads the plan of a line.
 pub trait ReadPlan: Send + Sync {
-    /// The plan, at most a second old; `None` without a line. When it has to be fetched, whether `position` is spent
-    /// is fetched with it, so that asking [`ReadUse`] right after costs nothing.
+    /// The plan, at most a second old; `None` without a line. A fetch also reads whether `position` is spent, so that
+    /// [`ReadUse`] right after costs nothing.
     fn plan(
         &self,
         concert: &ConcertId,
@@ -42,7 +42,7 @@ pub trait ReadPlan: Send + Sync {
 
 /// Reads whether a place is spent.
 pub trait ReadUse: Send + Sync {
-    /// Whether a payment has spent the place, as of a second ago at the earliest.
+    /// Whether a payment has spent the place; the answer is at most a second old.
     fn is_used(
         &self,
         concert: &ConcertId,
@@ -51,25 +51,24 @@ pub trait ReadUse: Send + Sync {
     ) -> impl Future<Output = Result<bool, Fault>> + Send;
 }
 
-/// Reads a line as a whole.
+/// Reads a whole line.
 pub trait ReadLine: Send + Sync {
-    /// The plan and the counters as they are; `None` without a line.
+    /// The current plan and counters; `None` without a line.
     fn line(&self, concert: &ConcertId) -> impl Future<Output = Result<Option<Line>, Fault>> + Send;
 }
 
-/// Who changed a plan when, for the event.
+/// Which request changed a plan, and when, for the event.
 #[derive(Debug, Clone, Copy)]
 pub struct Changed<'a> {
-    /// The request.
     pub correlation_id: &'a str,
-    /// When it was asked.
+    /// When the request arrived.
     pub now: Timestamp,
 }
 
 /// Replaces the plan of a line.
 pub trait ReplacePlan: Send + Sync {
-    /// Puts a plan in force for everybody who joins from now on, with the event, unless the plan changed since the line was read or a
-    /// shard has given out more than `allowance` places since. Answers whether it did.
+    /// Replaces the plan and records its event, unless the plan changed since the line was read or a shard has given
+    /// out more than `allowance` places since. Returns whether it did.
     fn replace_plan(
         &self,
         concert: &ConcertId,
@@ -82,7 +81,7 @@ pub trait ReplacePlan: Send + Sync {
 
 /// Opens a line.
 pub trait OpenLine: Send + Sync {
-    /// Opens the line with a plan unless there is one. Answers with the plan in force.
+    /// Opens the line with the plan unless it exists. Returns the plan in force.
     fn open(
         &self,
         concert: &ConcertId,
@@ -90,7 +89,7 @@ pub trait OpenLine: Send + Sync {
     ) -> impl Future<Output = Result<AdmissionPlan, Fault>> + Send;
 }
 
-/// Tells whoever enforces the plan.
+/// Sends the plan to the context that enforces it.
 pub trait ApplyPlan: Send + Sync {
     /// Returns once the plan, or a later one, is enforced.
     fn apply(&self, concert: &ConcertId, plan: &AdmissionPlan) -> impl Future<Output = Result<(), Fault>> + Send;
@@ -107,10 +106,10 @@ pub trait SpendPlace: Send + Sync {
     ) -> impl Future<Output = Result<Spent, Fault>> + Send;
 }
 
-/// Takes spending back.
+/// Undoes spending.
 pub trait RestorePlace: Send + Sync {
-    /// Makes the payment not have spent the place, and sees to it that it never will, however late it tries. Answers
-    /// whether that had been done before.
+    /// Undoes the payment's spending of the place and ensures that the payment never spends it, however late it tries.
+    /// Returns whether that had been done before.
     fn restore(
         &self,
         concert: &ConcertId,
@@ -119,8 +118,8 @@ pub trait RestorePlace: Send + Sync {
     ) -> impl Future<Output = Result<bool, Fault>> + Send;
 }
 
-/// Tells everybody who listens what happened in the line.
+/// Publishes what happened in the line.
 pub trait Publish: Send + Sync {
-    /// Publishes all of them, or fails and will be asked again.
+    /// Publishes all events, or fails and is retried.
     fn publish(&self, events: &[Event]) -> impl Future<Output = Result<(), Fault>> + Send;
 }

@@ -1,12 +1,12 @@
-//! Alarms: every one calls the same topic, says what is the matter and where the runbook stands to it.
+//! Alarms: every one notifies the same topic, and states the problem and the section of the runbook.
 
 use crate::names::{pascal, scalar};
 use crate::shapes::fill;
 use serde::Serialize;
 
-/// No news is good news.
+/// Missing data is no breach.
 const QUIET: &str = "notBreaching";
-/// Missing data breaches, except on a local stage, whose engine records neither metrics of logs nor errors that are none.
+/// Missing data breaches, except on a local stage, whose engine records neither metrics from logs nor zero errors.
 const LOUD: &str = "!If [IsLocal, notBreaching, breaching]";
 
 /// An alarm.
@@ -89,13 +89,13 @@ impl Alarm {
         Self { id: format!("{}OutboxAge", pascal(context)), periods: 3, threshold: 300, missing: LOUD, ..alarm }
     }
 
-    /// Something has not come to its end. What takes long is looked at ever more rarely, once an hour at the least.
+    /// Something does not end. Whatever takes long is checked less and less often, once an hour at least.
     pub fn aged(name: &str, because: &str, metric: &str, context: &str, after: u32) -> Self {
         let alarm = Self::new(name, because, "sagas").on_own(metric, context);
         Self { period: 300, periods: 14, of_them: Some(1), threshold: after, ..alarm }
     }
 
-    /// Executions of a state machine ended otherwise than they should.
+    /// Executions of a state machine ended unsuccessfully.
     pub fn executions(name: &str, because: &str, metric: &str, saga: &str) -> Self {
         let machine = format!("!Ref {}", pascal(saga));
         Self {
@@ -104,7 +104,7 @@ impl Alarm {
         }
     }
 
-    /// As a resource.
+    /// The alarm as a resource.
     pub fn text(&self) -> String {
         fill("alarm", self)
     }

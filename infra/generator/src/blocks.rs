@@ -1,9 +1,9 @@
-//! YAML as text, block by block: what a person wrote is moved, never written anew, so it keeps its comments and line breaks.
+//! YAML as text, block by block: what was written by hand is moved, never formatted, so it keeps its comments and line
+//! breaks.
 
 /// A key at some indentation, with the lines of it and below it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Block {
-    /// The key.
     pub key: String,
     /// Its lines, with the comments right above it and without empty lines at the end.
     pub text: String,
@@ -11,7 +11,7 @@ pub struct Block {
     pub line: usize,
 }
 
-/// The blocks of `text` whose keys stand `indent` spaces from the left. What stands before the first of them is left out.
+/// The blocks of `text` whose keys are indented by `indent` spaces. Anything before the first of them is left out.
 pub fn blocks(text: &str, indent: usize) -> Vec<Block> {
     let mut blocks: Vec<Block> = Vec::new();
     let mut above: Vec<&str> = Vec::new();
@@ -27,7 +27,7 @@ pub fn blocks(text: &str, indent: usize) -> Vec<Block> {
         } else if !line.trim().is_empty() && depth <= indent {
             above.clear();
         } else if let Some(block) = blocks.last_mut() {
-            // A comment that stands alone in the middle belongs to what is before it.
+            // A comment in the middle of a block belongs to what is before it.
             for line in above.drain(..).chain([line]) {
                 block.text.push('\n');
                 block.text.push_str(line);
@@ -57,7 +57,8 @@ pub fn inside(block: &Block) -> String {
     lines.collect::<Vec<_>>().join("\n")
 }
 
-/// The number of the line, from 1, on which `word` stands first in the block that begins on line `from`; that line if nowhere.
+/// The number of the first line, from 1, with `word` in the block that begins on line `from`; `from` itself if there is
+/// none.
 pub fn line_of(text: &str, from: usize, word: &str) -> usize {
     let indent_of = |line: &str| line.len() - line.trim_start().len();
     let lines: Vec<&str> = text.lines().collect();

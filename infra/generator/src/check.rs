@@ -1,7 +1,7 @@
-//! What is wrong with what contexts say, each in a line that names file, key and what to do.
+//! What is wrong with the fragments, each mistake in a line that names file, key and what to do.
 //!
-//! What a fragment says and the code does is compared both ways: a call that the code does not make may not be granted, and
-//! one that it makes has to be.
+//! The permissions in a fragment and the calls in the code are compared both ways: a call that the code does not make
+//! may not be granted, and one that it makes must be.
 
 use crate::context::{WATCHED, all_functions, of_outbox};
 use crate::limits;
@@ -13,7 +13,7 @@ use std::collections::{BTreeMap, BTreeSet};
 /// How many consumers a table's stream may have: more slow each other down.
 const MOST_READERS: usize = 2;
 
-/// The alarms that stand in `platform` whatever contexts say.
+/// The alarms that are in `platform` whatever the fragments are.
 const OF_PLATFORM: [&str; 7] =
     ["api-errors", "api-latency", "broken", "crashes", "functions-throttled", "retries", "throttled"];
 
@@ -31,7 +31,7 @@ pub fn mistakes(system: &System) -> Vec<Mistake> {
     found.extend(circles(system));
     found.extend(limits::mistakes(system));
     found.extend(watched(system));
-    // What a program does can be read only where every function has its handler.
+    // The calls of a program can be read only if every function has its handler.
     if found.is_empty() {
         found.extend(system.contexts.iter().flat_map(|context| calls(system, context)));
     }
@@ -54,13 +54,13 @@ fn handlers(context: &Context) -> Vec<Mistake> {
             format!("no handler of {main} has this name: add \"{name}\" => ... there, or remove it here"),
         )
     });
-    let unsaid = handlers.difference(&functions).map(|name| {
+    let undescribed = handlers.difference(&functions).map(|name| {
         context.mistake("functions", "functions", format!("{main} has the handler {name}: say here what starts it"))
     });
-    without.chain(unsaid).collect()
+    without.chain(undescribed).collect()
 }
 
-/// Names are physical names, with the system's before them: each may be there once.
+/// Names are physical names, with the system's before them: each may occur once.
 fn names(system: &System) -> Vec<Mistake> {
     let mut found = Vec::new();
     let of_platform =
@@ -84,7 +84,7 @@ fn names(system: &System) -> Vec<Mistake> {
     found
 }
 
-/// What a context calls its queues, state machines and alarms: kind, name, and the key that says so.
+/// The names that a context gives to its queues, state machines and alarms: kind, name, and the key where it is given.
 fn physical_names(context: &Context) -> Vec<(&'static str, String, String)> {
     let mut names = Vec::new();
     let mut add = |kind, name: String, key: &str| names.push((kind, name, key.to_owned()));
@@ -129,7 +129,7 @@ fn physical_names(context: &Context) -> Vec<(&'static str, String, String)> {
     names
 }
 
-/// Exactly one thing starts a function, and what is said of it fits that.
+/// Exactly one thing starts a function, and its other keys fit that.
 fn trigger(system: &System, placed: Placed<'_>) -> Vec<Mistake> {
     let Placed { name, function, .. } = placed;
     let triggers = function.triggers();
@@ -186,7 +186,7 @@ fn trigger(system: &System, placed: Placed<'_>) -> Vec<Mistake> {
     found
 }
 
-/// What a function names is there.
+/// Whatever a function names exists.
 fn reaches(system: &System, placed: Placed<'_>) -> Vec<Mistake> {
     let Placed { context, function, .. } = placed;
     let mut found = Vec::new();
@@ -249,7 +249,7 @@ fn reaches(system: &System, placed: Placed<'_>) -> Vec<Mistake> {
     found
 }
 
-/// An operation of the description is a function that HTTP starts, and the other way round.
+/// Each operation of the description is a function that HTTP starts, and the other way round.
 fn operations(context: &Context) -> Vec<Mistake> {
     let file = format!("functions/{}/openapi.yaml", context.name);
     let mut found = Vec::new();
@@ -281,7 +281,7 @@ fn operations(context: &Context) -> Vec<Mistake> {
     found
 }
 
-/// A step is called by the machines it says, and a machine calls steps that say so.
+/// A step is called by the machines that it names, and a machine calls steps that name it.
 fn sagas(system: &System, context: &Context) -> Vec<Mistake> {
     let mut found = Vec::new();
     for (name, saga) in &context.fragment.sagas {
@@ -323,7 +323,7 @@ fn sagas(system: &System, context: &Context) -> Vec<Mistake> {
     found
 }
 
-/// No context waits for itself to be deployed.
+/// No context waits for its own deployment.
 fn circles(system: &System) -> Vec<Mistake> {
     let waits = |context: &Context| -> Vec<&str> {
         let streams = context.functions().filter_map(|placed| placed.function.stream.as_ref());
@@ -346,7 +346,7 @@ fn circles(system: &System) -> Vec<Mistake> {
     waiting.first().map(|context| context.mistake("functions", "functions", what)).into_iter().collect()
 }
 
-/// The alarms that take a gradual deployment back are there.
+/// The alarms that roll a gradual deployment back exist.
 fn watched(system: &System) -> Vec<Mistake> {
     let is_there = |name: &&str| {
         OF_PLATFORM.contains(name) || system.contexts.iter().any(|context| context.fragment.parked.contains_key(*name))
@@ -378,7 +378,7 @@ fn streams(system: &System) -> Vec<Mistake> {
     found
 }
 
-/// What a function may do is what its code does.
+/// A function's permissions are the calls that its code makes.
 fn calls(system: &System, context: &Context) -> Vec<Mistake> {
     let program = match Program::below(&system.root, &context.name) {
         Ok(program) => program,
@@ -401,7 +401,7 @@ fn compared(placed: Placed<'_>, program: &Program, arm: &Arm) -> Vec<Mistake> {
         ("http", trigger) => trigger == Some("http"),
         ("step", trigger) => matches!(trigger, Some("step" | "asked")),
         ("queue" | "batch", trigger) => trigger == Some("queue"),
-        // A relay is derived, and says nothing.
+        // A relay is derived, and has no entry in the fragment.
         ("stream", trigger) => matches!(trigger, Some("stream") | None),
         ("schedule", trigger) => trigger == Some("every-minute"),
         ("logs", trigger) => trigger == Some("logs"),
@@ -426,12 +426,12 @@ fn compared(placed: Placed<'_>, program: &Program, arm: &Arm) -> Vec<Mistake> {
         .into_keys()
         .map(|(action, index)| (action.to_owned(), index.unwrap_or_default()))
         .collect();
-    let said = said(placed);
-    let surplus = said.iter().filter(|(call, _)| !made.contains(call)).map(|((action, index), word)| {
+    let granted = said(placed);
+    let surplus = granted.iter().filter(|(call, _)| !made.contains(call)).map(|((action, index), word)| {
         let on = if index.is_empty() { String::new() } else { format!(" on {index}") };
         of(placed, word, format!("its code does not make the call {action}{on}: remove `{word}`"))
     });
-    let missing = made.iter().filter(|call| !said.contains_key(*call)).map(|(action, index)| {
+    let missing = made.iter().filter(|call| !granted.contains_key(*call)).map(|(action, index)| {
         let on = if index.is_empty() { String::new() } else { format!(" on {index}") };
         of(
             placed,
@@ -442,16 +442,16 @@ fn compared(placed: Placed<'_>, program: &Program, arm: &Arm) -> Vec<Mistake> {
     surplus.chain(missing).collect()
 }
 
-/// The calls that a function is allowed, each with the word that says so.
+/// The calls that a fragment grants to a function, each with the key or value that grants it.
 fn said(placed: Placed<'_>) -> BTreeMap<(String, String), String> {
     let function = placed.function;
-    let mut said = BTreeMap::new();
-    let mut say = |action: &str, index: &str, word: &str| {
-        said.insert((action.to_owned(), index.to_owned()), word.to_owned());
+    let mut granted = BTreeMap::new();
+    let mut grant = |action: &str, index: &str, word: &str| {
+        granted.insert((action.to_owned(), index.to_owned()), word.to_owned());
     };
-    function.table.iter().for_each(|call| say(&format!("dynamodb:{call}"), "", call));
+    function.table.iter().for_each(|call| grant(&format!("dynamodb:{call}"), "", call));
     for (index, calls) in &function.index {
-        calls.iter().for_each(|call| say(&format!("dynamodb:{call}"), index, call));
+        calls.iter().for_each(|call| grant(&format!("dynamodb:{call}"), index, call));
     }
     for (is, action, word) in [
         (function.postpones, "sqs:SendMessage", "postpones"),
@@ -464,13 +464,13 @@ fn said(placed: Placed<'_>) -> BTreeMap<(String, String), String> {
         (function.watches_dead_letters, "sqs:GetQueueAttributes", "watches-dead-letters"),
     ] {
         if is {
-            say(action, "", word);
+            grant(action, "", word);
         }
     }
-    said
+    granted
 }
 
-/// How a call is said to be allowed.
+/// How a fragment grants a call.
 fn grants(action: &str) -> String {
     let key = match action {
         "sqs:SendMessage" => "sends: QUEUE, or postpones: true",

@@ -1,4 +1,4 @@
-//! A context's stack: its log, table and functions, what starts them, and who is called when they fail.
+//! A context's stack: its log, table and functions, what starts them, and the alarms on their failures.
 
 use crate::alarm::Alarm;
 use crate::fragment::{Fragment, Function, Reserved};
@@ -8,10 +8,10 @@ use crate::system::{Context, Placed, System};
 use minijinja::context as holes;
 use serde::Serialize;
 
-/// The alarms that take a gradual deployment back. They are all in `platform`, so that they are there before it begins.
+/// The alarms that roll a gradual deployment back. They are all in `platform`, so that they exist before it begins.
 pub const WATCHED: [&str; 4] = ["broken", "crashes", "api-errors", "parked-payments"];
 
-/// What stands before the name of each queue of the system in its URL.
+/// The part of a queue's URL before its name.
 const QUEUE_URL_PREFIX: &str = "https://sqs.${AWS::Region}.${AWS::URLSuffix}/${AWS::AccountId}/${System}-";
 
 /// What a function may do, as a statement of its policy.
@@ -55,7 +55,7 @@ pub fn resources(system: &System, context: &Context) -> Vec<String> {
     all
 }
 
-/// The functions that relay a context's events and sweep what was left, where it says any.
+/// The functions that relay a context's events and sweep the rest, for a context with an outbox.
 pub fn of_outbox(context: &str) -> [(String, Function); 2] {
     let relay = Function { table: vec!["UpdateItem".to_owned()], says: true, timeout: Some(30), ..Function::default() };
     let sweep = Function {
@@ -69,7 +69,7 @@ pub fn of_outbox(context: &str) -> [(String, Function); 2] {
     [(format!("relay-{context}"), relay), (format!("sweep-{}-outbox", singular(context)), sweep)]
 }
 
-/// The functions of a context, also those that are derived, in the order of its stack.
+/// The functions of a context, including the derived ones, in the order of its stack.
 pub fn all_functions(context: &Context) -> Vec<String> {
     let own = context.fragment.functions.keys().cloned();
     let derived = of_outbox(&context.name).map(|(name, _)| name).into_iter().filter(|_| context.fragment.outbox);
@@ -82,7 +82,7 @@ pub fn indexes(fragment: &Fragment) -> Vec<(&str, &str, &str)> {
     own.chain(fragment.outbox.then_some(("unpublished", "unpublished_shard", "created_at"))).collect()
 }
 
-/// The queues of a context that functions consume, with the ending that FIFO queues must have.
+/// The queues of a context that have consumers, with the suffix that FIFO queues must have.
 pub fn queues(context: &Context) -> Vec<String> {
     let consumed =
         context.functions().filter_map(|placed| Some((placed.function.queue.as_ref()?, placed.function.fifo)));
@@ -131,7 +131,7 @@ impl Writer<'_> {
         fill("table", holes! { id => self.id, name => self.context.name, indexes })
     }
 
-    /// A function and everything that is there for it alone.
+    /// A function and all resources that exist for it alone.
     fn with_function(&self, placed: Placed<'_>) -> Vec<String> {
         let mut all = Vec::new();
         if let Some(queue) = &placed.function.queue {
@@ -197,7 +197,7 @@ impl Writer<'_> {
         let Placed { name, function, .. } = placed;
         let queue = function.queue.as_ref().map(|queue| {
             let batch = function.batch.unwrap_or(10);
-            // SQS wants a window for more than ten.
+            // SQS requires a batching window for more than ten.
             holes! { id => pascal(queue), batch, window => (batch > 10).then_some(5), at_once => function.at_once }
         });
         let stream = function.stream.as_ref().map(|stream| {
@@ -239,54 +239,55 @@ impl Writer<'_> {
         )
     }
 
-    /// The log that a function writes into: the context's, or, where that is read, the one that Lambda gives each.
+    /// The log group of a function: the context's, or, for a function whose log is read, `None`: Lambda gives it its
+    /// own.
     fn log_of(&self, name: &str) -> Option<String> {
         let mut read =
             self.context.functions().filter_map(|placed| placed.function.logs.as_ref()).flat_map(|logs| &logs.of);
         (!read.any(|read| read == name)).then(|| format!("{}Logs", self.id))
     }
 
-    /// What a function is told: `(setting, value)`.
+    /// A function's environment variables: `(setting, value)`.
     fn variables(&self, function: &Function) -> Vec<(String, String)> {
-        let mut told_of = vec![("TABLE".to_owned(), format!("!Ref {}Table", self.id))];
-        let mut tell = |name: &str, value: String| told_of.push((name.to_owned(), value));
+        let mut variables = vec![("TABLE".to_owned(), format!("!Ref {}Table", self.id))];
+        let mut set = |name: &str, value: String| variables.push((name.to_owned(), value));
         if let Some(queue) = &function.queue {
-            tell("QUEUE", format!("!Ref {}Queue", pascal(queue)));
-            tell("DEAD_LETTERS", format!("!Ref {}DeadLetters", pascal(queue)));
+            set("QUEUE", format!("!Ref {}Queue", pascal(queue)));
+            set("DEAD_LETTERS", format!("!Ref {}DeadLetters", pascal(queue)));
         }
         if function.users {
-            tell("USER_JWKS", "!Ref UserJwks".to_owned());
-            tell("USER_TOKEN_ISSUER", "!Ref UserTokenIssuer".to_owned());
+            set("USER_JWKS", "!Ref UserJwks".to_owned());
+            set("USER_TOKEN_ISSUER", "!Ref UserTokenIssuer".to_owned());
         }
         if function.says {
-            tell("EVENT_BUS", "!Sub ${System}-bus".to_owned());
+            set("EVENT_BUS", "!Sub ${System}-bus".to_owned());
         }
         for (name, parameter) in &function.settings {
-            tell(name, format!("!Ref {parameter}"));
+            set(name, format!("!Ref {parameter}"));
         }
         if let Some(queue) = &function.sends {
-            tell(&setting(queue), format!("!Ref {}Queue", pascal(queue)));
+            set(&setting(queue), format!("!Ref {}Queue", pascal(queue)));
         }
         if let Some(asked) = function.asks.as_deref().and_then(|name| self.system.function(name)) {
-            tell(&format!("{}_FUNCTION", setting(asked.name)), told(&self.context.name, asked));
+            set(&format!("{}_FUNCTION", setting(asked.name)), told(&self.context.name, asked));
         }
         for saga in &function.starts {
-            tell(&setting(saga), format!("!Ref {}", pascal(saga)));
+            set(&setting(saga), format!("!Ref {}", pascal(saga)));
         }
         for (secret, url) in &function.outside {
-            tell(&format!("{}_URL", setting(secret)), format!("!Ref {url}"));
-            tell(&format!("{}_SECRET", setting(secret)), format!("!Sub /${{System}}/{secret}"));
+            set(&format!("{}_URL", setting(secret)), format!("!Ref {url}"));
+            set(&format!("{}_SECRET", setting(secret)), format!("!Sub /${{System}}/{secret}"));
         }
         if function.watches_dead_letters {
             let queues: Vec<String> = self.system.contexts.iter().flat_map(last_resorts).collect();
-            // The names alone fit into a function's settings, many times over; what stands before each stands once.
-            tell("QUEUE_URL_PREFIX", format!("!Sub {QUEUE_URL_PREFIX}"));
-            tell("DEAD_LETTER_QUEUES", queues.join(","));
+            // The names alone fit into a function's settings, many times over; so their common prefix is set once.
+            set("QUEUE_URL_PREFIX", format!("!Sub {QUEUE_URL_PREFIX}"));
+            set("DEAD_LETTER_QUEUES", queues.join(","));
         }
-        told_of
+        variables
     }
 
-    /// What a function may do: exactly what it is said to.
+    /// A function's permissions: exactly those of its fragment.
     fn may(&self, function: &Function) -> Vec<May> {
         let mut may = Vec::new();
         if !function.table.is_empty() {
@@ -343,7 +344,7 @@ impl Writer<'_> {
         may
     }
 
-    /// What brings a context's events to the bus.
+    /// The resources that publish a context's events to the bus.
     fn outbox(&self) -> Vec<String> {
         let context = self.context;
         if !context.fragment.outbox {

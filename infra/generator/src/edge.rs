@@ -1,4 +1,4 @@
-//! The API: each operation of the description is a call of the function of its name.
+//! The API: each operation of the description calls the function of its name.
 
 use crate::names::function_arn;
 use crate::shapes::fill;

@@ -1,4 +1,4 @@
-//! What a person says of a context's stack, in `functions/<context>/stack.yaml`. Everything else is derived.
+//! The hand-written description of a context's stack, `functions/<context>/stack.yaml`. Everything else is derived.
 
 use indexmap::IndexMap;
 use serde::Deserialize;
@@ -9,18 +9,18 @@ use serde::Deserialize;
 pub struct Fragment {
     /// The context's table: the indexes it has beside `pk` and `sk`, each with its hash (a text) and range (a number).
     pub table: IndexMap<String, (String, String)>,
-    /// Whether it says things: an index of what is unpublished, a relay, a sweep and their alarms.
+    /// Whether it publishes events: an index of the unpublished ones, a relay, a sweep and their alarms.
     #[serde(default)]
     pub outbox: bool,
-    /// What the alarm on the relay's lag is called, if not `relay-<context>-lag`.
+    /// The name of the alarm on the relay's lag, if not `relay-<context>-lag`.
     pub relay_lag: Option<String>,
     /// Its state machines. `infra/statemachines/<name>.asl.json` is the definition.
     #[serde(default)]
     pub sagas: IndexMap<String, Saga>,
-    /// Queues that nobody consumes, each with what its alarm says.
+    /// Queues without a consumer, each with the text of its alarm.
     #[serde(default)]
     pub parked: IndexMap<String, String>,
-    /// Alarms on the age of something that has not come to its end.
+    /// Alarms on the age of something that does not end.
     #[serde(default)]
     pub ages: IndexMap<String, Age>,
     /// Its functions, by the name of their use case.
@@ -33,9 +33,9 @@ pub struct Fragment {
 pub struct Saga {
     /// The queue that takes what cannot be finished.
     pub parks: String,
-    /// What the alarm on failed executions says.
+    /// The text of the alarm on failed executions.
     pub failed: String,
-    /// What the alarm on executions that took too long says.
+    /// The text of the alarm on executions that took too long.
     pub timed_out: String,
 }
 
@@ -47,11 +47,11 @@ pub struct Age {
     pub metric: String,
     /// From how many seconds on the on-call is paged.
     pub after: u32,
-    /// What the alarm says.
+    /// The text of the alarm.
     pub because: String,
 }
 
-/// A function: what starts it, what it may do, and what is its own.
+/// A function: what starts it, what it may do, and its own settings.
 #[derive(Debug, Default, Deserialize)]
 #[serde(deny_unknown_fields, rename_all = "kebab-case", default)]
 pub struct Function {
@@ -66,33 +66,34 @@ pub struct Function {
     pub queue: Option<String>,
     /// The changes of a table.
     pub stream: Option<Stream>,
-    /// The clock. The text is what its alarm says when it fails.
+    /// A schedule, every minute. The text is that of its alarm when it fails.
     pub every_minute: Option<String>,
     /// Lines of functions' logs.
     pub logs: Option<Logs>,
 
-    // Of a queue.
-    /// The events that come into the queue: types, or all that begin with something (`payment.*`). Without, functions send.
+    // For a queue.
+    /// The events that come into the queue: types, or prefixes of types (`payment.*`). Without them, functions send to
+    /// it.
     pub of: Vec<String>,
     /// Whether messages of a group keep their order.
     pub fifo: bool,
-    /// How many messages it takes at a time, 10 unless said.
+    /// How many messages it takes at a time, 10 by default.
     pub batch: Option<u32>,
-    /// How many of it may run at once.
+    /// How many instances of it may run at once.
     pub at_once: Option<u32>,
-    /// Whether it sends messages back into its queue, to come later.
+    /// Whether it sends messages back into its queue, with a delay.
     pub postpones: bool,
-    /// The condition under which events come.
+    /// The condition under which it receives events.
     pub when: Option<String>,
-    /// Whether the system's alarms come, too.
+    /// Whether it receives the system's alarms, too.
     pub alarms: bool,
     /// When the on-call is paged because messages wait.
     pub late: Option<Late>,
 
-    // Of the clock.
-    /// The section of the runbook that its alarm names, `recoveries` unless said.
+    // For a schedule.
+    /// The section of the runbook that its alarm names, `recoveries` by default.
     pub see: Option<String>,
-    /// Whether its alarm waits for five minutes of failures, not for one.
+    /// Whether its alarm waits for five minutes of failures instead of one.
     pub patient: bool,
 
     // What it may do.
@@ -102,31 +103,31 @@ pub struct Function {
     pub index: IndexMap<String, Vec<String>>,
     /// Whether it takes users' tokens.
     pub users: bool,
-    /// Whether it puts events on the bus itself; others leave that to the outbox.
+    /// Whether it puts events on the bus itself; other functions leave that to the outbox.
     pub says: bool,
     /// The queue that it sends to.
     pub sends: Option<String>,
-    /// The function that it asks.
+    /// The function that it calls.
     pub asks: Option<String>,
     /// The state machines that it starts.
     pub starts: Vec<String>,
-    /// The state machines whose executions it looks at.
+    /// The state machines whose executions it describes.
     pub looks_at: Vec<String>,
-    /// Whom it calls outside: the name of their secret, and the parameter that is their URL.
+    /// The providers that it calls: the name of the secret of each, and the parameter with its URL.
     pub outside: IndexMap<String, String>,
-    /// Whether it looks at every queue that should be empty.
+    /// Whether it checks every queue that should be empty.
     pub watches_dead_letters: bool,
 
-    // What is its own.
+    // Its own settings.
     /// Settings that are parameters of the stack.
     pub settings: IndexMap<String, String>,
-    /// Whether it changes for a tenth of its calls first.
+    /// Whether a new version gets a tenth of its calls first.
     pub canary: bool,
     /// Whether concurrency is reserved for it: `true` is the stage's share, a number is that many in production.
     pub reserved: Reserved,
-    /// How long it may take, in seconds: 10 unless said, 60 for a queue, 50 for the clock.
+    /// Its time-out in seconds: 10 by default, 60 for a queue, 50 for a schedule.
     pub timeout: Option<u32>,
-    /// In MB, 256 unless said.
+    /// In MB, 256 by default.
     pub memory: Option<u32>,
 }
 
@@ -134,9 +135,9 @@ pub struct Function {
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Late {
-    /// From how many seconds on.
+    /// The age from which on, in seconds.
     pub after: u32,
-    /// What the alarm says.
+    /// The text of the alarm.
     pub because: String,
 }
 
@@ -144,17 +145,16 @@ pub struct Late {
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Stream {
-    /// The context whose table it is.
+    /// The context that owns the table.
     pub of: String,
     /// The `kind` of the items.
     pub kind: String,
     /// How many changes at a time.
     pub batch: u32,
-    /// What the alarm on its lag is called.
+    /// The name of the alarm on its lag.
     pub lag: String,
-    /// What that says.
     pub because: String,
-    /// The section of the runbook that it names.
+    /// The section of the runbook that the alarm names.
     pub see: String,
 }
 
@@ -162,13 +162,12 @@ pub struct Stream {
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields, rename_all = "kebab-case")]
 pub struct Logs {
-    /// The functions.
     pub of: Vec<String>,
     /// What the lines hold.
     pub with: String,
-    /// Where lines go that could not be handled: `<name>-dead-letters`.
+    /// The queue for lines that could not be handled: `<name>-dead-letters`.
     pub dead_letters: String,
-    /// What the alarm on them says.
+    /// The text of the alarm on them.
     pub because: String,
 }
 
@@ -196,7 +195,7 @@ impl OneOrMore {
     }
 }
 
-/// Concurrency that is kept for a function, and bounds it.
+/// Concurrency that is reserved for a function, and limits it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
 #[serde(untagged, expecting = "true, or how many in production")]
 pub enum Reserved {
@@ -213,9 +212,9 @@ impl Default for Reserved {
 }
 
 impl Function {
-    /// What starts it, in the fragment's words. Exactly one is right.
+    /// What starts it, as keys of the fragment. Exactly one is right.
     pub fn triggers(&self) -> Vec<&'static str> {
-        let said = [
+        let given = [
             (self.http, "http"),
             (!self.step.names().is_empty(), "step"),
             (self.asked, "asked"),
@@ -224,10 +223,10 @@ impl Function {
             (self.every_minute.is_some(), "every-minute"),
             (self.logs.is_some(), "logs"),
         ];
-        said.into_iter().filter(|(is, _)| *is).map(|(_, name)| name).collect()
+        given.into_iter().filter(|(is, _)| *is).map(|(_, name)| name).collect()
     }
 
-    /// How long it may take, in seconds, if that is not what all may.
+    /// Its time-out in seconds, if it is not the common one.
     pub fn own_timeout(&self) -> Option<u32> {
         let by_trigger = match self.triggers().first() {
             Some(&"queue") => Some(60),

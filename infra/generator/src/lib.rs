@@ -1,11 +1,11 @@
-//! Makes the stacks' templates of what contexts say of themselves.
+//! Generates the stacks' templates from the contexts' fragments.
 //!
-//! A context says in `functions/<context>/stack.yaml` what only a person can know: its table's indexes and, for each function,
-//! what starts it, what it may do, and what is its own. Queues, dead letters, rules, policies, logs, alarms, canaries, the
-//! dashboard and the API follow. `cargo stacks` writes ordinary SAM templates into `infra/stacks`, and whoever dislikes this
-//! crate deletes it and goes on with them by hand.
+//! A fragment, `functions/<context>/stack.yaml`, states what cannot be derived: the table's indexes and, for each
+//! function, what starts it, what it may do, and its own settings. Queues, dead letters, rules, policies, logs, alarms,
+//! canaries, the dashboard and the API are derived. `cargo stacks` writes ordinary SAM templates into `infra/stacks`:
+//! without this crate, they can be maintained by hand.
 //!
-//! Start reading at [`fragment`], what is said; then [`context`], what becomes of it; the resources stand in `shapes/`.
+//! Start reading at [`fragment`], the input; then [`context`], what is derived from it; the resources are in `shapes/`.
 
 pub mod alarm;
 pub mod blocks;
@@ -26,7 +26,7 @@ use mistake::Mistake;
 use std::path::Path;
 use system::System;
 
-/// The files that the sources below `root` make: path from there, text.
+/// The files generated from the sources below `root`: path from there, text.
 pub fn make(root: &Path) -> Result<Vec<(String, String)>, Vec<Mistake>> {
     let system = System::read(root)?;
     let mut mistakes = check::mistakes(&system);

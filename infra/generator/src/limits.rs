@@ -1,4 +1,5 @@
-//! What AWS takes: sizes, ranges and names. It would refuse the rest at the deployment, or do something else in silence.
+//! The limits of AWS: sizes, ranges and names. It would refuse the rest at the deployment, or silently do something
+//! else.
 
 use crate::context::all_functions;
 use crate::fragment::{Function, Reserved};
@@ -9,12 +10,12 @@ use std::ops::RangeInclusive;
 
 /// The longest name of a system, and the `-` after it.
 const PREFIX: usize = 25;
-/// What Lambda takes for a function's name, and SQS for a queue's.
+/// The longest names of a Lambda function and of an SQS queue.
 const LONGEST_FUNCTION: usize = 64;
 const LONGEST_QUEUE: usize = 80;
-/// API Gateway gives up after so many seconds.
+/// After so many seconds API Gateway gives up.
 const LONGEST_ANSWER: u32 = 29;
-/// As long as a message is hidden from others while it is handled.
+/// How long, in seconds, a message is hidden from others while it is handled.
 const VISIBILITY: u32 = 360;
 /// The settings that are derived.
 const DERIVED: [&str; 10] = [
@@ -44,7 +45,7 @@ pub fn mistakes(system: &System) -> Vec<Mistake> {
     found
 }
 
-/// Names are lower case, with `-` between words, and leave room for the system's.
+/// Names are lower case, with `-` between words, and leave room for that of the system.
 fn names(context: &Context) -> Vec<Mistake> {
     let mut found = Vec::new();
     let mut check = |key: &str, name: &str, longest: usize| {
@@ -100,12 +101,12 @@ fn ranges(placed: Placed<'_>, wrong: &mut impl FnMut(&str, String)) {
 }
 
 fn of_queue(function: &Function, wrong: &mut impl FnMut(&str, String)) {
-    // The bus gives messages no group, which a FIFO queue wants.
+    // Messages from the bus have no group, which a FIFO queue requires.
     if function.fifo && !function.of.is_empty() {
         wrong("fifo", "events come into no FIFO queue: remove fifo, or let a function send".to_owned());
     }
     within("batch", function.batch, 1..=if function.fifo { 10 } else { 10_000 }, wrong);
-    // SQS takes no less than two.
+    // SQS accepts no fewer than two.
     within("at-once", function.at_once, 2..=1_000, wrong);
     if function.queue.is_some() && matches!(function.reserved, Reserved::InProduction(_)) {
         wrong("reserved", "of a queue's function the stage's share is reserved: say true, or at-once".to_owned());
@@ -144,7 +145,7 @@ fn settings(function: &Function, wrong: &mut impl FnMut(&str, String)) {
     }
 }
 
-/// A column is a text as a hash and a number as a range, never both.
+/// An index has a text as its hash and a number as its range; a name is never used as both.
 fn columns(system: &System) -> Vec<Mistake> {
     let mut found = Vec::new();
     for context in &system.contexts {
@@ -163,7 +164,7 @@ fn columns(system: &System) -> Vec<Mistake> {
     found
 }
 
-/// API Gateway takes a path once, and one name for a variable at a place.
+/// API Gateway accepts a path once, and one name for a variable at each position.
 fn routes(system: &System) -> Vec<Mistake> {
     let mut found = Vec::new();
     let mut methods: BTreeMap<(&str, &str), &str> = BTreeMap::new();

@@ -1,5 +1,5 @@
-//! `cargo stacks`: writes the stacks' templates and the API's description; with `--check` only says which are not what the
-//! sources say.
+//! `cargo stacks`: writes the stacks' templates and the API's description; with `--check` only lists those that are out
+//! of date.
 
 use std::env;
 use std::fs;
@@ -31,9 +31,9 @@ fn run(root: &Path, only_check: bool) -> Result<(), Vec<String>> {
     let orphans = orphans(root, &files);
     if only_check {
         let stale = stale.iter().map(|(path, _)| path).chain(&orphans);
-        let said: Vec<String> =
+        let lines: Vec<String> =
             stale.map(|path| format!("{path} is not what its sources say: run cargo stacks")).collect();
-        return if said.is_empty() { Ok(()) } else { Err(said) };
+        return if lines.is_empty() { Ok(()) } else { Err(lines) };
     }
     for path in orphans {
         fs::remove_file(root.join(&path)).map_err(|error| vec![format!("{path} cannot be removed: {error}")])?;
@@ -48,7 +48,7 @@ fn run(root: &Path, only_check: bool) -> Result<(), Vec<String>> {
     Ok(())
 }
 
-/// Stacks that were made of a context which is no more.
+/// Stacks of contexts that no longer exist.
 fn orphans(root: &Path, made: &[(String, String)]) -> Vec<String> {
     let entries = fs::read_dir(root.join("infra/stacks")).into_iter().flatten().flatten();
     let paths = entries.map(|entry| format!("infra/stacks/{}", entry.file_name().to_string_lossy()));

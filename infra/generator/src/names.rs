@@ -1,4 +1,4 @@
-//! How things are called: a name is typed once, and what CloudFormation wants of it follows.
+//! Names: each is typed once, and what CloudFormation needs is derived from it.
 
 use crate::system::Placed;
 
@@ -16,7 +16,7 @@ pub fn setting(kebab: &str) -> String {
     kebab.replace('-', "_").to_uppercase()
 }
 
-/// What one of a context's things is called: `reservation` of `reservations`.
+/// The name of one of a context's things: `reservation` of `reservations`.
 pub fn singular(context: &str) -> &str {
     context.strip_suffix('s').unwrap_or(context)
 }
@@ -34,7 +34,7 @@ pub fn arn(service: &str, resource: &str) -> String {
     format!("arn:${{AWS::Partition}}:{service}:${{AWS::Region}}:${{AWS::AccountId}}:{resource}")
 }
 
-/// How one stack names another's function, or its own, to call it: what it is told.
+/// How a function's settings name another function, of the same stack or another, in order to call it.
 pub fn told(from: &str, to: Placed<'_>) -> String {
     match (from == to.context.name, to.function.canary) {
         (true, true) => format!("!Ref {}.Alias", pascal(to.name)),
@@ -53,7 +53,7 @@ pub fn called(from: &str, to: Placed<'_>) -> String {
     }
 }
 
-/// The same by its name only, for use in a `!Sub`.
+/// The same by its name alone, for use in a `!Sub`.
 pub fn function_arn(to: Placed<'_>) -> String {
     let alias = if to.function.canary { ":live" } else { "" };
     arn("lambda", &format!("function:${{System}}-{}{alias}", to.name))

@@ -1,4 +1,4 @@
-//! The API's description, bundled from the contexts' parts. Text is moved, never written anew.
+//! The API's description, bundled from the contexts' parts. Text is moved, never formatted.
 
 use crate::blocks::{Block, blocks, inside};
 use crate::system::System;

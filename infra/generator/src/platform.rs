@@ -1,4 +1,4 @@
-//! What all stacks stand on, and the dashboard, which shows all of them.
+//! What all stacks depend on, and the dashboard, which shows all of them.
 
 use crate::alarm::Alarm;
 use crate::context::{all_functions, indexes, last_resorts, queues};
@@ -17,7 +17,7 @@ pub fn resources(system: &System) -> Vec<String> {
     vec![fill("platform", holes! { dashboard => dashboard(system), parked => parked.join("\n") })]
 }
 
-/// A widget: where it is, what it is called, how its metrics are summed up, and they.
+/// A widget: its position, its title, the statistic and the metrics.
 struct Widget {
     at: [u32; 4],
     title: String,
@@ -30,7 +30,7 @@ fn each(namespace: &str, metric: &str, dimension: &str, values: impl IntoIterato
     values.into_iter().map(|value| line(&[namespace, metric, dimension, &value])).collect()
 }
 
-/// A metric of ours, of the whole stage.
+/// One of Encore's own metrics, of the whole stage.
 fn ours(names: &[&str]) -> Vec<String> {
     each_metric("Encore", names, &["Stage", "${Stage}"])
 }
@@ -44,7 +44,7 @@ fn line(words: &[&str]) -> String {
     format!("[{}]", words.join(", "))
 }
 
-/// The same line with how it is shown.
+/// The same line with display options.
 fn shown(line: String, how: &str) -> String {
     format!("{}, {{{how}}}]", line.trim_end_matches(']'))
 }
@@ -61,7 +61,7 @@ fn dashboard(system: &System) -> String {
         let Widget { title, stat, metrics, .. } = widget;
         let metrics = metrics.join(",\n                  ");
         let end = if number + 1 < widgets.len() { "," } else { "" };
-        // Writing into a text cannot fail.
+        // Writing into a `String` cannot fail.
         let written = write!(
             text,
             "            {{\n              \"type\": \"metric\", \"x\": {x}, \"y\": {y}, \"width\": {width}, \"height\": {height},\n              \

@@ -1,4 +1,4 @@
-//! The shapes of resources, as YAML that a reader of SAM knows, with holes: see `shapes/`.
+//! The shapes of resources, as SAM's YAML with placeholders ("holes"): see `shapes/`.
 
 use minijinja::{Environment, UndefinedBehavior, value::Value};
 use serde::Serialize;
@@ -36,7 +36,7 @@ fn read() -> Environment<'static> {
     shapes
 }
 
-/// A shape with its holes filled. A hole that is not filled is a bug of this crate, which its tests find.
+/// A shape with its placeholders filled. One that is not filled is a bug of this crate, which its tests find.
 #[expect(clippy::expect_used, reason = "shapes are compiled in, and each is filled by a test")]
 pub fn fill(shape: &str, holes: impl Serialize) -> String {
     let template = SHAPES.get_template(shape).expect("there is a shape of that name");

@@ -1,5 +1,5 @@
-//! All sources together: what contexts say of their stacks, their HTTP operations, their programs' handlers, the catalogue
-//! of events and the state machines.
+//! All sources together: the contexts' fragments, their HTTP operations, their programs' handlers, the catalogue of
+//! events and the state machines.
 
 use crate::blocks::{blocks, inside, line_of};
 use crate::fragment::{Fragment, Function};
@@ -10,55 +10,50 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::{Path, PathBuf};
 
-/// What an HTTP operation is.
+/// An HTTP operation.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Operation {
     /// `get`, `post`, ...
     pub method: String,
     /// `/orders/{order_id}`.
     pub path: String,
-    /// The function that serves it.
+    /// The function that handles it.
     pub id: String,
 }
 
 /// A context: a folder of `functions/` with a `stack.yaml`.
 pub struct Context {
-    /// Its name.
     pub name: String,
     /// The text of its `stack.yaml`.
     pub text: String,
-    /// What that says.
     pub fragment: Fragment,
     /// The text of its `openapi.yaml`, if it serves HTTP.
     pub openapi: Option<String>,
-    /// What that describes.
     pub operations: Vec<Operation>,
-    /// The handlers that its program has, and what it serves them with.
+    /// The handlers of its program, and how each is served.
     pub main: Main,
 }
 
-/// Everything.
+/// All sources.
 pub struct System {
-    /// The project's root.
     pub root: PathBuf,
     /// The contexts, by name.
     pub contexts: Vec<Context>,
-    /// The types of events, each with the context that says it, where only one may.
+    /// The types of events, each with the context that publishes it, where there is only one.
     pub events: BTreeMap<String, Option<String>>,
-    /// What each state machine's definition is to be given: by machine, the names of functions and queues in Pascal case.
+    /// The substitutions of each state machine's definition: by machine, the names of functions and queues in Pascal
+    /// case.
     pub machines: BTreeMap<String, Vec<String>>,
     /// The shared part of the API's description.
     pub openapi: String,
 }
 
-/// A context's function, where it stands.
+/// A function with its context.
 #[derive(Clone, Copy)]
 pub struct Placed<'a> {
-    /// The context.
     pub context: &'a Context,
-    /// The function's name.
     pub name: &'a str,
-    /// What is said of it.
+    /// Its description in the fragment.
     pub function: &'a Function,
 }
 
@@ -68,7 +63,7 @@ impl Context {
         format!("functions/{}/stack.yaml", self.name)
     }
 
-    /// A mistake in its fragment: of a function (or another key), at a word that stands with it.
+    /// A mistake in its fragment, under a function (or another key), on the line with a word.
     pub fn mistake(&self, key: &str, word: &str, what: impl Into<String>) -> Mistake {
         let of_functions = blocks(&self.text, 2).into_iter().find(|block| block.key == key);
         let block = of_functions.or_else(|| blocks(&self.text, 0).into_iter().find(|block| block.key == key));
@@ -76,7 +71,7 @@ impl Context {
         Mistake { file: self.file(), line, key: key.to_owned(), what: what.into() }
     }
 
-    /// Whether it brings events to the bus.
+    /// Whether it publishes events to the bus.
     pub fn says(&self) -> bool {
         self.fragment.outbox || self.fragment.functions.values().any(|function| function.says)
     }
@@ -90,7 +85,7 @@ impl Context {
         let dir = root.join("functions").join(name);
         let file = format!("functions/{name}/stack.yaml");
         let text = read(&dir.join("stack.yaml"), &file)?;
-        // A value refuses a key that is there twice; a map would take the last.
+        // A `Value` rejects a key that occurs twice; a map would take the last.
         let fragment = serde_norway::from_str::<serde_norway::Value>(&text).and_then(|_| serde_norway::from_str(&text));
         let fragment = fragment.map_err(|error| vec![unreadable(&file, &text, &error)])?;
         let described = dir.join("openapi.yaml");
@@ -130,14 +125,14 @@ impl System {
         Ok(Self { root: root.to_owned(), contexts, events, machines, openapi })
     }
 
-    /// All functions, those that are derived left out.
+    /// All functions, without the derived ones.
     pub fn functions(&self) -> impl Iterator<Item = Placed<'_>> {
         self.contexts.iter().flat_map(Context::functions)
     }
 
-    /// The other contexts whose functions a context calls, as steps of its sagas or because it asks them. They are deployed
-    /// before it, so that a new function is there before it is called. Where two contexts call each other, sagas count: what
-    /// is asked is asked again, and a step that is not there ends a sale.
+    /// The other contexts whose functions a context calls, as steps of its sagas or directly. They are deployed before
+    /// it, so that a new function exists before it is called. Where two contexts call each other, sagas count: a direct
+    /// call is retried, but a missing step ends a sale.
     pub fn called_by(&self, context: &Context) -> Vec<&str> {
         let steps = self.called_by_sagas(context);
         let asked = context.functions().filter_map(|placed| self.function(placed.function.asks.as_deref()?));
@@ -164,7 +159,7 @@ impl System {
         self.functions().find(|placed| placed.name == name)
     }
 
-    /// The function whose name in Pascal case that is.
+    /// The function with that name in Pascal case.
     pub fn function_of_id(&self, id: &str) -> Option<Placed<'_>> {
         self.functions().find(|placed| pascal(placed.name) == id)
     }
@@ -174,25 +169,29 @@ impl System {
         self.contexts.iter().find(|context| context.name == name)
     }
 
-    /// The functions that read the stream of a context's table, its own relay left out.
+    /// The functions that read the stream of a context's table, without its own relay.
     pub fn stream_readers(&self, of: &str) -> Vec<Placed<'_>> {
         let reads = |placed: &Placed<'_>| placed.function.stream.as_ref().is_some_and(|stream| stream.of == of);
         self.functions().filter(reads).collect()
     }
 
-    /// The types of events that somebody says and a pattern lets through: a type, or what a type begins with (`payment.*`).
+    /// The types of events that are published and match a pattern: a type, or the prefix of types (`payment.*`).
     pub fn heard(&self, pattern: &str) -> Vec<&str> {
         let fits = |event: &str| match pattern.strip_suffix('*') {
             Some(prefix) => event.starts_with(prefix),
             None => event == pattern,
         };
-        let is_said =
+        let is_published =
             |by: &Option<String>| by.as_ref().is_none_or(|name| self.context(name).is_some_and(Context::says));
-        self.events.iter().filter(|(event, by)| fits(event) && is_said(by)).map(|(event, _)| event.as_str()).collect()
+        self.events
+            .iter()
+            .filter(|(event, by)| fits(event) && is_published(by))
+            .map(|(event, _)| event.as_str())
+            .collect()
     }
 }
 
-/// What is in the JSON files of a folder, by their names without the ending.
+/// Something of each JSON file of a folder, by its name without the suffix.
 fn files_of<T>(
     root: &Path,
     dir: &str,
@@ -211,7 +210,7 @@ fn files_of<T>(
     Ok(found)
 }
 
-/// A mistake of a file as a whole.
+/// A mistake in a file as a whole.
 fn whole(file: &str, why: &str) -> Mistake {
     Mistake { file: file.to_owned(), line: 0, key: "-".to_owned(), what: format!("cannot be read: {why}") }
 }
@@ -220,11 +219,11 @@ fn read(path: &Path, shown: &str) -> Result<String, Vec<Mistake>> {
     fs::read_to_string(path).map_err(|error| vec![whole(shown, &error.to_string())])
 }
 
-/// What serde has against a fragment, as a mistake of the key it stands at.
+/// Serde's error about a fragment, as a mistake of the key where it occurs.
 fn unreadable(file: &str, text: &str, error: &serde_norway::Error) -> Mistake {
     let line = error.location().map_or(0, |location| location.line());
     let what = error.to_string();
-    // `functions.join-queue: unknown field ...` or `table: ...`: the place within the document comes first.
+    // `functions.join-queue: unknown field ...` or `table: ...`: the path within the document comes first.
     let (place, what) = what.split_once(": ").filter(|(place, _)| !place.contains(' ')).unwrap_or(("", &what));
     let what = what.split(" at line ").next().unwrap_or(what);
     let of_place = place.rsplit('.').next().filter(|key| !key.is_empty());
@@ -256,7 +255,7 @@ fn operations(text: &str) -> Vec<Operation> {
     found
 }
 
-/// What a definition is to be given: `${Name}`, each once, in order.
+/// The substitutions that a definition needs: `${Name}`, each once, in order.
 fn substitutions(definition: &str) -> Vec<String> {
     let mut found: Vec<String> = Vec::new();
     for part in definition.split("${").skip(1) {

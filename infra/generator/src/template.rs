@@ -1,4 +1,4 @@
-//! A stack's template, put together: what all have, what it uses of parameters, rules and conditions, its resources.
+//! A stack's template, assembled: the common header, the parameters, rules and conditions that it uses, its resources.
 
 use crate::blocks::{Block, blocks, inside};
 use crate::context;
@@ -10,14 +10,14 @@ use crate::system::{Context, System};
 use minijinja::context as holes;
 use std::collections::BTreeSet;
 
-/// Every parameter, rule and condition that a stack may have. Each has those it uses.
+/// Every parameter, rule and condition that a stack may have. Each stack has those it uses.
 const SHARED: &str = include_str!("../shapes/parameters.yaml");
 const GLOBALS: &str = include_str!("../shapes/globals.yaml");
 const OUTPUTS: &str = include_str!("../shapes/outputs.yaml");
 
-/// The stack that all others need.
+/// The stack that all others depend on.
 pub const PLATFORM: &str = "platform";
-/// The stack that calls all others.
+/// The stack that depends on all others.
 pub const EDGE: &str = "edge";
 
 /// The templates: name of the stack, text.
@@ -86,11 +86,11 @@ fn put_together(
     parts.join("\n")
 }
 
-/// What a template uses of what all could.
+/// What a template uses of the shared parameters, rules and conditions.
 struct Used(BTreeSet<String>);
 
 impl Used {
-    /// What a text uses, and what that uses in its turn.
+    /// What a text uses, and what that uses in turn.
     fn by(text: &str) -> Self {
         let shared: Vec<Block> = sections().iter().flat_map(|section| blocks(&inside(section), 2)).collect();
         let mut used = BTreeSet::from(["System".to_owned()]);
@@ -103,7 +103,7 @@ impl Used {
                 }
             }
         }
-        // A rule is of what it compares: it comes where all of that is.
+        // A rule belongs to what it compares: it is included if all of that is.
         let rules = sections().into_iter().filter(|section| section.key == "Rules");
         for rule in rules.flat_map(|section| blocks(&inside(&section), 2)) {
             let compares: Vec<&Block> = shared.iter().filter(|block| names(&rule.text, &block.key)).collect();

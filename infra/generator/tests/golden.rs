@@ -1,6 +1,6 @@
-//! What the generator makes of a small project, file by file, and what it says of one that is wrong.
+//! The generator's output for a small project, file by file, and its mistakes for one that is wrong.
 //!
-//! After a change that is meant: `GOLDEN=write cargo test -p stacks --test golden`, and read the difference.
+//! After an intended change: `GOLDEN=write cargo test -p stacks --test golden`, and read the difference.
 
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
@@ -8,7 +8,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU32, Ordering};
 
-/// The sources: two contexts with everything that a fragment can say.
+/// The sources: two contexts with every key that a fragment can have.
 const SOURCES: [(&str, &str); 12] = [
     ("functions/box-office/stack.yaml", include_str!("project/box-office.stack.yaml")),
     ("functions/box-office/openapi.yaml", include_str!("project/box-office.openapi.yaml")),
@@ -24,11 +24,11 @@ const SOURCES: [(&str, &str); 12] = [
     ("infra/statemachines/sell-saga.asl.json", r#"{"States": ["${Book}", "${ParkedPaymentsQueue}"]}"#),
 ];
 
-/// A project of its own, which goes when it is dropped.
+/// A project of its own, which is removed when it is dropped.
 struct Project(PathBuf);
 
 impl Project {
-    /// With one place of one file changed.
+    /// A project with one place of one file changed.
     fn new(file: &str, part: &str, broken: &str) -> Self {
         static COUNT: AtomicU32 = AtomicU32::new(0);
         let unique = format!("stacks-{}-{}", std::process::id(), COUNT.fetch_add(1, Ordering::Relaxed));
@@ -51,7 +51,7 @@ impl Drop for Project {
 }
 
 #[test]
-fn everything_that_a_fragment_can_say_becomes_what_it_became() {
+fn every_key_of_a_fragment_makes_the_expected_output() {
     let project = Project::new("", "", "");
     let made = stacks::make(&project.0).unwrap_or_else(|mistakes| panic!("{mistakes:#?}"));
     let golden = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden");
@@ -71,7 +71,7 @@ fn everything_that_a_fragment_can_say_becomes_what_it_became() {
 const OFFICE: &str = "functions/box-office/stack.yaml";
 const AUDIENCE: &str = "functions/audience/stack.yaml";
 
-/// What may be wrong: the file, what stands there, what stands there instead, and what is said of it.
+/// What may be wrong: the file, what it has, what replaces that, and the mistake.
 const WRONG: &[(&str, &str, &str, &str)] = &[
     (OFFICE, "canary: true", "canery: true", "functions/box-office/stack.yaml:16: canery: unknown field `canery`"),
     (OFFICE, "outbox: true", "outbux: true", "functions/box-office/stack.yaml:4: outbux: unknown field `outbux`"),
@@ -165,9 +165,9 @@ const WRONG: &[(&str, &str, &str, &str)] = &[
 fn a_mistake_is_one_line_that_names_file_key_and_what_to_do() {
     for &(file, part, broken, expected) in WRONG {
         let project = Project::new(file, part, broken);
-        let said: Vec<String> = stacks::make(&project.0).unwrap_err().iter().map(ToString::to_string).collect();
-        assert!(said.iter().any(|line| line.contains(expected)), "{broken}: {said:#?}");
-        assert!(said.iter().all(|line| !line.contains('\n')), "{said:#?}");
+        let lines: Vec<String> = stacks::make(&project.0).unwrap_err().iter().map(ToString::to_string).collect();
+        assert!(lines.iter().any(|line| line.contains(expected)), "{broken}: {lines:#?}");
+        assert!(lines.iter().all(|line| !line.contains('\n')), "{lines:#?}");
     }
 }
 
@@ -175,6 +175,6 @@ fn a_mistake_is_one_line_that_names_file_key_and_what_to_do() {
 fn a_stream_has_two_readers_at_most() {
     let one_more = "  count-again:\n    { stream: { of: box-office, kind: seat, batch: 1, lag: x, because: y, see: z }, table: [] }\n";
     let project = Project::new("functions/audience/stack.yaml", "functions:\n", &format!("functions:\n{one_more}"));
-    let said = stacks::make(&project.0).unwrap_err();
-    assert!(said.iter().any(|mistake| mistake.what.contains("has 2 readers already")), "{said:#?}");
+    let mistakes = stacks::make(&project.0).unwrap_err();
+    assert!(mistakes.iter().any(|mistake| mistake.what.contains("has 2 readers already")), "{mistakes:#?}");
 }

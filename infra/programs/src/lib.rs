@@ -1,5 +1,5 @@
-//! The contexts' programs, read from their sources: which handlers a `main` has and what it wires them with, and which calls to
-//! AWS a function makes in the end. Nothing is compiled and no type is known; names decide.
+//! The contexts' programs, read from their sources: the handlers of a `main` and how it wires them, and the AWS calls
+//! that a function makes, directly or not. Nothing is compiled and no type is known; names decide.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
@@ -17,24 +17,23 @@ pub fn root() -> PathBuf {
 
 /// One source file.
 pub struct Source {
-    /// Where it is, from the root.
+    /// Its path from the root.
     pub path: String,
-    /// What it says.
     pub file: syn::File,
 }
 
 impl Source {
-    /// Reads a file, and panics where it cannot.
+    /// Reads a file; panics if it cannot.
     pub fn read(path: &Path) -> Self {
         Self::try_read(&root(), path).unwrap_or_else(|why| panic!("{why}"))
     }
 
-    /// Parses a text, and panics where it cannot.
+    /// Parses a text; panics if it cannot.
     pub fn parse(path: &str, text: &str) -> Self {
         Self::try_parse(path, text).unwrap_or_else(|why| panic!("{why}"))
     }
 
-    /// Reads a file below a project's root, from which it is shown.
+    /// Reads a file below a project's root, relative to which its path is shown.
     fn try_read(root: &Path, path: &Path) -> Result<Self, String> {
         let shown = path.strip_prefix(root).unwrap_or(path).display().to_string();
         let text = fs::read_to_string(path).map_err(|error| format!("{shown}: {error}"))?;
@@ -52,7 +51,7 @@ impl Source {
         Self { path: self.path.clone(), file: syn::File { items, ..self.file.clone() } }
     }
 
-    /// The file's name without its ending.
+    /// The file's name without its suffix.
     pub fn stem(&self) -> String {
         let name = Path::new(&self.path).file_stem().unwrap_or_default();
         name.to_string_lossy().into_owned()
@@ -138,11 +137,11 @@ fn import(before: String, tree: &UseTree, found: &mut Vec<String>) {
     }
 }
 
-/// A call to AWS: the IAM action, and the index for a query of one.
+/// A call to AWS: the IAM action, and, for a query of an index, the index.
 pub type AwsCall = (&'static str, Option<String>);
 
-/// Operations by the method that begins them or by their name, and writes of a transaction by the type that builds them. A
-/// transaction needs no permission of its own, only those of its writes:
+/// Operations by the method that begins them or by their name, and writes of a transaction by the type that builds
+/// them. A transaction needs no permission of its own, only those of its writes:
 /// <https://docs.aws.amazon.com/amazondynamodb/latest/developerguide/transaction-apis-iam.html>.
 const ACTIONS: [(&str, &str); 21] = [
     ("get_item", "dynamodb:GetItem"),
@@ -172,8 +171,8 @@ fn action(begun_by: &str) -> Option<&'static str> {
     ACTIONS.iter().find(|(method, _)| *method == begun_by).map(|(_, action)| *action)
 }
 
-/// The file of a context that another is a part of: `src/dynamo.rs` of `src/dynamo/holds.rs`. What is cut into parts counts
-/// as one file.
+/// The file of a context that another is a part of: `src/dynamo.rs` of `src/dynamo/holds.rs`. A module that is split
+/// into files counts as one file.
 fn room(path: &str) -> String {
     match path.rsplit_once('/') {
         Some((dir, _)) if dir.rsplit_once("/src/").is_some_and(|(_, room)| room != "usecases") => format!("{dir}.rs"),
@@ -187,11 +186,11 @@ struct Body {
     /// The file, or that of which it is a part: see [`room`].
     room: String,
     stem: String,
-    /// The type of an `impl`, or nothing for a free function.
+    /// The type of an `impl`; `None` for a free function.
     owner: Option<String>,
     /// Whether it implements a trait.
     of_trait: bool,
-    /// Whether others than its own crate can call it by its name.
+    /// Whether other crates can call it by its name.
     public: bool,
     /// The modules of `kit` that its file names.
     knows: BTreeSet<String>,
@@ -233,7 +232,7 @@ impl<'ast> Visit<'ast> for Facts {
         if matches!(call.receiver.as_ref(), Expr::Path(path) if path.path.is_ident("self")) {
             self.own.insert(method.clone());
         }
-        // `client.query()...index_name(X)`: the index is said outside of the call it belongs to.
+        // `client.query()...index_name(X)`: the index is named outside of the call to which it belongs.
         let index = call.args.first().filter(|_| method == "index_name").map(|named| self.constant(named));
         let inner = index.or_else(|| self.index.clone());
         let outer = std::mem::replace(&mut self.index, inner);
@@ -247,7 +246,7 @@ impl<'ast> Visit<'ast> for Facts {
         if let Some(action) = action(&text) {
             self.aws.insert((action, None));
         }
-        // A single name is a function only where it is called; else it may be a variable.
+        // A single name is a function only where it is called; otherwise it may be a variable.
         if text.contains("::") {
             self.paths.insert(text);
         }
@@ -261,7 +260,7 @@ impl<'ast> Visit<'ast> for Facts {
     }
 
     fn visit_macro(&mut self, call: &'ast Macro) {
-        // Of join! and the like the arguments count; of most others they are no list of expressions.
+        // Of `join!` and the like the arguments count; those of most others are not a list of expressions.
         if let Ok(arguments) = call.parse_body_with(Punctuated::<Expr, Token![,]>::parse_terminated) {
             for argument in &arguments {
                 if let Expr::MethodCall(joined) = argument
@@ -291,8 +290,8 @@ impl Facts {
     }
 }
 
-/// The functions of one program, and who calls whom. By names, not by types; what that misses shows as a call to AWS
-/// that no handler makes ([`Program::orphans`]).
+/// The functions of one program and their calls. By names, not by types; what that misses shows as a call to AWS that
+/// no handler makes ([`Program::orphans`]).
 pub struct Program {
     bodies: Vec<Body>,
 }
@@ -300,8 +299,8 @@ pub struct Program {
 /// The files of `kit` that call AWS.
 const KIT: [&str; 6] = ["dynamo", "idempotency", "invoke", "outbox", "queue", "secrets"];
 
-/// What `kit` does for every consumer of a queue, and the setting of the queue it does it to.
-pub const OF_A_CONSUMER: [(&str, &str); 2] = [("Queue::come_again", "QUEUE"), ("Queue::dead_letter", "DEAD_LETTERS")];
+/// What `kit` does for every consumer of a queue, and the setting with the queue that is affected.
+pub const OF_A_CONSUMER: [(&str, &str); 2] = [("Queue::retry_later", "QUEUE"), ("Queue::dead_letter", "DEAD_LETTERS")];
 
 impl Program {
     /// The program of a context, with what it uses of `kit`.
@@ -309,7 +308,7 @@ impl Program {
         Self::below(&root(), context).unwrap_or_else(|why| panic!("{why}"))
     }
 
-    /// As [`Program::of`], of the project with that root.
+    /// As [`Program::of`], for the project with that root.
     pub fn below(root: &Path, context: &str) -> Result<Self, String> {
         let of_crate = |name: &str| rust_files(&root.join("functions").join(name).join("src"));
         let is_known = |path: &PathBuf| path.file_stem().is_some_and(|stem| KIT.iter().any(|known| stem == *known));
@@ -318,12 +317,12 @@ impl Program {
         Ok(Self::from(files.map(|path| Source::try_read(root, &path)).collect::<Result<_, _>>()?))
     }
 
-    /// Whether there is a function that `main` names so.
+    /// Whether a function of that name in `main` exists.
     pub fn has(&self, path: &str) -> bool {
         !self.named(path, None).is_empty()
     }
 
-    /// From sources.
+    /// A program from its sources.
     pub fn from(sources: Vec<Source>) -> Self {
         let mut constants: BTreeMap<String, BTreeMap<String, String>> = BTreeMap::new();
         for source in &sources {
@@ -375,8 +374,8 @@ impl Program {
         Self { bodies }
     }
 
-    /// The calls to AWS that a function makes in the end, each with the function that makes it. `path` is how `main`
-    /// names it: `handlers::reserve_seats`, `use_points`, `Relay::sweep_all`.
+    /// The AWS calls that a function makes, directly or not, each with the function that makes it. `path` is its name
+    /// in `main`: `handlers::reserve_seats`, `Relay::sweep_all`.
     pub fn aws_calls(&self, path: &str) -> BTreeMap<AwsCall, String> {
         let mut calls = BTreeMap::new();
         for index in self.reach(path) {
@@ -388,7 +387,7 @@ impl Program {
         calls
     }
 
-    /// Functions of this program that call AWS and that none of `paths` leads to.
+    /// Functions of this program that call AWS and are not reached from any of `paths`.
     pub fn orphans(&self, paths: &[String]) -> Vec<String> {
         let reached: BTreeSet<usize> = paths.iter().flat_map(|path| self.reach(path)).collect();
         let calling = self
@@ -399,7 +398,7 @@ impl Program {
         calling.map(|(_, body)| format!("{}: {} calls AWS, but for no handler", body.file, body.name)).collect()
     }
 
-    /// The functions of `kit` that call AWS, and whether one of `paths` leads there.
+    /// The functions of `kit` that call AWS, and whether each is reached from one of `paths`.
     pub fn of_kit(&self, paths: &[String]) -> BTreeMap<String, bool> {
         let reached: BTreeSet<usize> = paths.iter().flat_map(|path| self.reach(path)).collect();
         let calling = self.bodies.iter().enumerate().filter(|(_, body)| body.is_kits() && !body.facts.aws.is_empty());
@@ -451,7 +450,7 @@ impl Program {
                 .enumerate()
                 .filter(|(_, body)| body.owner.is_none() && body.name == name)
                 .filter(|(_, body)| !body.is_kits() || caller.is_some_and(|caller| caller.room == body.room))
-                // What is behind the handlers does not call them.
+                // The code behind the handlers does not call them.
                 .filter(|(_, body)| body.stem != "handlers" || caller.is_none_or(|caller| caller.room == body.room))
                 .collect();
             // A function of the same file comes before an imported one; `main` imports use cases by name.
@@ -502,13 +501,13 @@ fn constants_of(file: &syn::File) -> BTreeMap<String, String> {
     texts.collect()
 }
 
-/// What a context's `main` says of a handler.
+/// A handler in a context's `main`.
 pub struct Arm {
     /// `http`, `step`, `queue`, `batch`, `logs`, `stream` or `schedule`.
     pub kind: String,
-    /// The function that serves it, as `main` names it.
+    /// The function that serves it, by its name in `main`.
     pub serves: String,
-    /// The settings read for it alone, or for it among others: name, and whether it has a default.
+    /// The settings read for it, alone or among others: name, and whether it has a default.
     pub settings: BTreeMap<String, bool>,
     /// Those of them that `main` names; the others are read by `kit` for every handler of a kind.
     pub named: BTreeSet<String>,
@@ -522,7 +521,7 @@ pub struct Main {
     pub always: BTreeMap<String, bool>,
 }
 
-/// The settings that each method of `Boot` reads by names of its own.
+/// The settings that each method of `Boot` reads by itself.
 static BOOT_SETTINGS: LazyLock<BTreeMap<String, BTreeSet<String>>> = LazyLock::new(boot_settings);
 
 fn boot_settings() -> BTreeMap<String, BTreeSet<String>> {
@@ -613,17 +612,17 @@ impl<'ast> Visit<'ast> for Wiring {
 }
 
 impl Main {
-    /// A context's.
+    /// The `main` of a context.
     pub fn of(context: &str) -> Self {
         Self::below(&root(), context).unwrap_or_else(|why| panic!("{why}"))
     }
 
-    /// As [`Main::of`], of the project with that root.
+    /// As [`Main::of`], for the project with that root.
     pub fn below(root: &Path, context: &str) -> Result<Self, String> {
         Self::try_parse(&Source::try_read(root, &root.join("functions").join(context).join("src/main.rs"))?)
     }
 
-    /// From its source; panics where that is no `main` of a context.
+    /// A `main` from its source; panics if it is not one of a context.
     pub fn parse(source: &Source) -> Self {
         Self::try_parse(source).unwrap_or_else(|why| panic!("{why}"))
     }
@@ -681,7 +680,7 @@ impl Main {
     }
 }
 
-/// What a piece of `main` and the helpers it calls read.
+/// The settings that a piece of `main` and the helpers it calls read.
 fn with_helpers(wiring: &Wiring, helpers: &BTreeMap<String, Wiring>) -> Wiring {
     let mut whole = wiring.clone();
     let mut open: Vec<String> = wiring.calls.iter().cloned().collect();
@@ -722,7 +721,7 @@ fn calls_are_followed_from_the_handler_through_ports_and_helpers_to_aws() {
         #[cfg(test)] mod tests { fn t() { client.scan().send() } }";
     let rows = "pub const DUE: &str = \"due\"; impl Store { fn put(&self) -> Put { Put::builder().build() } }";
     let kit = "pub fn remember() -> Delete { Delete::builder().build() }";
-    // A method of kit is meant where its module is named, if it can be; inside of kit, one of the same file.
+    // A method of kit is meant where its module is named, if possible; inside of kit, one of the same file.
     let relaying = "use kit::outbox::Bus;
         pub async fn relay(r: &R, c: Call) -> R { r.bus.publish().await; r.bus.settle().await; r.secret.get().await }";
     let outbox = "impl Bus {
@@ -767,7 +766,7 @@ fn settings_are_found_in_arms_helpers_and_closures() {
         async fn main() -> MainResult {
             let boot = Boot::start()?;
             let line = Lines::new(boot.table()?, boot.setting_or("SHARDS", 1)?);
-            let admin = |step| -> R { Ok(Deps { client: boot.step_of(step)?, users: boot.user_tokens()? }) };
+            let admin = |step| -> R { Ok(Deps { client: boot.function(step)?, users: boot.user_tokens()? }) };
             match boot.handler() {
                 "a-b" => boot.http(joining(&boot)?, handlers::a_b).await,
                 "c-d" => { let deps = admin("OTHER_FUNCTION")?; boot.step(deps, c_d).await }

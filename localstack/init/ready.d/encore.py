@@ -1,4 +1,4 @@
-"""Answers `GET /_encore/engine` with the nonce it was started with, so that the driver knows whom it talks to.
+"""Answers `GET /_encore/engine` with the nonce it was started with, so that the driver can identify it.
 
 Not before everything of start.d is in force.
 """

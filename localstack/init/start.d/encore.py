@@ -1,8 +1,8 @@
 """Makes LocalStack deploy and run the stacks as AWS does.
 
 LocalStack runs this at its start, in its own process: in Docker from /etc/localstack/init, on the host from here. Each
-patch says what it is for. `check` refuses a LocalStack that is not what the patch was written for; the hook of ready.d
-then keeps silent, and the driver gives up with this file's error in the engine's log.
+patch states what it is for. `check` refuses a LocalStack that is not what the patch was written for; the hook of
+ready.d then does not answer, and the driver gives up with this file's error in the engine's log.
 """
 
 import base64
@@ -41,8 +41,8 @@ def accept_nulls():
 def transform_first():
     """Lets a template refer to what SAM makes of it, as `!Ref PayCharge.Alias` does.
 
-    LocalStack resolves every reference of the template as it was written to find an `Fn::Transform`, of which we
-    have none, and only then lets SAM transform it.
+    LocalStack resolves every reference of the template as it was written to find an `Fn::Transform`, of which we have
+    none, and only then lets SAM transform it.
     """
     from localstack.services.cloudformation.engine.v2.change_set_model_transform import ChangeSetModelTransform
 
@@ -119,8 +119,8 @@ def make_what_services_have():
 def replace_only_what_must_be():
     """Replaces a resource when a property that cannot be changed has another value.
 
-    LocalStack replaces whatever names, in such a property, a resource that is updated: a stage because its API is, an
-    alias because its function is. The new one collides with the old one, or goes with it.
+    LocalStack also replaces a resource when such a property names one that is updated: a stage because its API is, an
+    alias because its function is. The new one collides with the old one, or is deleted with it.
     """
     from localstack.services.cloudformation.engine.v2.change_set_model import is_nothing
     from localstack.services.cloudformation.engine.v2.change_set_model_executor import ChangeSetModelExecutor
@@ -144,9 +144,10 @@ def replace_only_what_must_be():
 
 
 def updates(provider, stock=False):
-    """The decorated function is how a provider updates what is there, where LocalStack does not, or (`stock`) not well.
+    """The decorated function is how a provider updates an existing resource, where LocalStack does not, or (`stock`)
+    not well.
 
-    It is told what was and what is to be, with what only the service knows (ids), and returns what else there is to
+    It gets the old and the new properties, with what only the service knows (ids), and returns what else there is to
     remember.
     """
     from localstack.services.cloudformation.resource_provider import OperationStatus, ProgressEvent
@@ -169,7 +170,7 @@ def updates(provider, stock=False):
 
 
 def told(model, *names):
-    """These properties as API Gateway and the logs call them."""
+    """These properties under the names of API Gateway and the logs."""
     return {f"{name[0].lower()}{name[1:]}": model[name] for name in names if name in model}
 
 
@@ -222,8 +223,8 @@ def update_apis():
 
 
 def update_rules():
-    """Updates event rules, and deletes them on the bus where they are: LocalStack looks for them on the default one,
-    and they go on."""
+    """Updates event rules, and deletes them on their own bus: LocalStack looks for them on the default one, and they
+    stay."""
     from localstack.services.cloudformation.resource_provider import OperationStatus, ProgressEvent
     from localstack.services.events.resource_providers.aws_events_rule import EventsRuleProvider, extract_rule_name
 
@@ -231,7 +232,7 @@ def update_rules():
     check("NotImplementedError" in EventsRuleProvider.update.__code__.co_names, "EventsRuleProvider.update")
 
     def remove(events, model, kept=None):
-        """Its targets, but for those that are kept, and itself if there is no talk of any."""
+        """Removes its targets except those of `kept`; without `kept`, all of them and the rule."""
         bus, name = {"EventBusName": model.get("EventBusName", "default")}, extract_rule_name(model["Id"])
         targets = [target["Id"] for target in events.list_targets_by_rule(Rule=name, **bus)["Targets"]]
         if gone := [target for target in targets if target not in (kept or ())]:
@@ -246,7 +247,7 @@ def update_rules():
     def update(self, request):
         was, model = request.previous_state, request.desired_state
         model["Name"] = extract_rule_name(was["Id"])
-        # A schedule's clock goes on for ever: it finds nobody to call once its rule is gone.
+        # A schedule's clock goes on for ever: once its rule is gone it finds nothing to call.
         timed = "ScheduleExpression" in was or "ScheduleExpression" in model
         kept = None if timed else [target["Id"] for target in model.get("Targets") or []]
         remove(request.aws_client_factory.events, was, kept)
@@ -256,13 +257,13 @@ def update_rules():
 
 
 def update_what_is_watched():
-    """Updates alarms, log groups and what subscribes to them; keeps lines as long as a group says, which LocalStack
-    takes no notice of."""
+    """Updates alarms, log groups and their subscriptions; keeps lines for as long as a group states, which LocalStack
+    ignores."""
     from localstack.services.cloudwatch.resource_providers import aws_cloudwatch_alarm, aws_cloudwatch_compositealarm
     from localstack.services.logs.resource_providers import aws_logs_loggroup, aws_logs_subscriptionfilter
 
     def puts(provider, name):
-        """What its creation does, it does to one that is there, too."""
+        """An update does what its creation does."""
 
         def update(self, request):
             request.desired_state.setdefault(name, request.previous_state[name])
@@ -298,8 +299,8 @@ def update_what_is_watched():
 
 
 def update_roles():
-    """Updates roles, of which LocalStack updates those only whose managed policies change, by making them anew; and
-    managed policies."""
+    """Updates roles and managed policies. LocalStack updates those roles only whose managed policies change, by making
+    them anew."""
     from localstack.services.iam.resource_providers import aws_iam_managedpolicy, aws_iam_role
 
     @updates(aws_iam_managedpolicy.IAMManagedPolicyProvider)
@@ -329,9 +330,10 @@ def update_roles():
 
 
 def update_functions():
-    """Updates functions without waiting, aliases and what becomes of failed calls; a published version stays as it is.
+    """Updates functions without waiting, aliases and the destinations of failed calls; a published version stays as it
+    is.
 
-    LocalStack's own uploads a program that is there already, and looks once a second whether it is done. It has no
+    LocalStack's own update uploads a program that is there already, and polls once a second until it is done. It has no
     update of the others. SAM gives a new version a new name.
     """
     from localstack.services.lambda_.resource_providers import (
@@ -381,7 +383,7 @@ def update_functions():
 
 
 def update_tables():
-    """Gives a table indexes, takes them away, and lets its items expire or not. LocalStack updates no table."""
+    """Adds and removes a table's indexes, and switches its TTL on and off. LocalStack updates no table."""
     from localstack.services.dynamodb.resource_providers.aws_dynamodb_table import DynamoDBTableProvider
 
     @updates(DynamoDBTableProvider)
@@ -401,9 +403,9 @@ def update_tables():
             client.update_time_to_live(**name, TimeToLiveSpecification=new or {**old, "Enabled": False})
 
 
-# What of a type's properties an update of LocalStack's, or of ours above, takes care of; of other types: all. And what
-# LocalStack takes no notice of when it makes one, either: a stage's limits, what is reserved for a function, how a
-# table is protected.
+# The properties of a type that an update of LocalStack's, or of ours above, can change; of other types: all. And those
+# that LocalStack ignores also when it creates a resource: a stage's limits, a function's reserved concurrency, a
+# table's protection.
 CHANGEABLE = {
     "AWS::ApiGateway::Deployment": {"Description"},
     "AWS::ApiGateway::RestApi": {"Body", "Description", "MinimumCompressionSize", "Name"},
@@ -430,7 +432,7 @@ CHANGEABLE = {
         *("Definition", "DefinitionString", "DefinitionSubstitutions", "LoggingConfiguration"),
     },
 }
-# Of functions, mappings and state machines LocalStack leaves as it was what a template says no longer.
+# Properties of functions, mappings and state machines that LocalStack keeps when a template no longer has them.
 LASTING = {
     *("DeadLetterConfig", "Description", "Environment", "Layers", "LoggingConfig", "MemorySize", "Timeout"),
     *("TracingConfig", "BisectBatchOnFunctionError", "DestinationConfig", "Enabled", "FilterCriteria"),
@@ -442,8 +444,8 @@ LASTING = {
 def fail_by_name():
     """Fails an update that LocalStack cannot make.
 
-    It reports success, whether it knows no update of the type, or one that has no such property; and it takes what an
-    update says it has not found for success, too.
+    It reports success, whether it has no update of the type, or one that lacks the property; and it takes what an
+    update has not found for success, too.
     """
     from localstack.services.cloudformation import resource_provider as stock
 
@@ -477,9 +479,9 @@ def fail_by_name():
 
 
 def undo_failed_updates():
-    """Takes back what an update that fails has done, and leaves the stack on the template that it had.
+    """Rolls a failed update back, and leaves the stack on the template that it had.
 
-    LocalStack leaves it half done, forgets the resources that it did not come to, takes the new template for deployed,
+    LocalStack leaves it half done, forgets the resources that it did not get to, takes the new template for deployed,
     and calls the stack ROLLBACK_COMPLETE, as one whose creation failed.
     """
     from localstack.aws.api.cloudformation import ChangeSetType, StackStatus
@@ -509,7 +511,7 @@ def undo_failed_updates():
         return event
 
     def change(self, name, before, after):
-        # As its template says it: what is remembered of a resource holds what it cannot be told again.
+        # As in its template: the remembered state of a resource has properties that cannot be set again.
         self.written = None if engine.is_nothing(before) else before.properties
         stock_change(self, name, before, after)
 
@@ -540,14 +542,14 @@ def undo_failed_updates():
 
     Executor.execute, Executor.process = execute, process
     Executor._execute_resource_change, Executor._execute_resource_action = change, action
-    # It has no words of its own where a resource waits for one that failed.
+    # LocalStack gives no reason where a resource waits for one that failed.
     engine.TriggerRollback.__str__ = lambda self: f"it waits for {self.logical_resource_id}, which failed"
 
 
 def import_gateway_responses():
-    """Keeps the gateway responses of an API's Body, and forgets those that it no longer says.
+    """Keeps the gateway responses of an API's Body, and removes those that it no longer has.
 
-    LocalStack passes over them.
+    LocalStack ignores them.
     """
     from localstack.aws.api.apigateway import BadRequestException
     from localstack.services.apigateway.helpers import OpenAPIExt, get_apigateway_store
@@ -571,7 +573,7 @@ def import_gateway_responses():
                 default_response=False,
             )
         answer = stock(rest_api, context=context, open_api_spec=open_api_spec, mode=mode)
-        # Others, not the same with something else in them: a deployment has those of its day.
+        # A new object, not the same one changed: a deployment has those of its day.
         get_apigateway_store(context=context).rest_apis[rest_api.id].gateway_responses = responses
         return answer
 
@@ -579,10 +581,10 @@ def import_gateway_responses():
 
 
 def answer_with_gateway_responses():
-    """Answers in the API's own name as its gateway responses say.
+    """Answers in the API's own name as its gateway responses state.
 
-    LocalStack takes their status only. A template knows variables and nothing else; as on AWS, the status is not known
-    to it, because no integration has answered.
+    LocalStack takes their status only. A template knows variables and nothing else; as on AWS, it does not know the
+    status, because no integration has answered.
     """
     from localstack.services.apigateway.next_gen.execute_api.gateway_response import get_gateway_response_or_default
     from localstack.services.apigateway.next_gen.execute_api.handlers import gateway_exception
@@ -620,7 +622,7 @@ def answer_with_gateway_responses():
         response = stock(self, exception, context)
         told = get_gateway_response_or_default(exception.type, context.deployment.rest_api.gateway_responses)
         template = told["responseTemplates"].get("application/json", "")
-        if template != '{"message":$context.error.messageString}':  # The default, of which the stock one knows more.
+        if template != '{"message":$context.error.messageString}':  # The default, which the stock code handles better.
             response.data = variable.sub(lambda match: value(match[1] or match[2], exception, context), template)
         for name, what in told["responseParameters"].items():
             header = source(what, exception, context)
@@ -632,9 +634,9 @@ def answer_with_gateway_responses():
 
 
 def deploy_quickly():
-    """Looks again after 20 ms, not a second, whether a resource is there. It made 100 functions take 3 minutes.
+    """Polls every 20 ms, not every second, whether a resource is there. The default made 100 functions take 3 minutes.
 
-    And each look at a function made a client of S3, to sign an address of its program that nobody asks for.
+    And each poll of a function made a client of S3, to sign an address of its program that nothing asks for.
     """
     from localstack.services.cloudformation.resource_provider import ResourceProviderExecutor
     from localstack.services.lambda_.invocation.lambda_models import S3Code
@@ -648,9 +650,9 @@ def deploy_quickly():
 
 
 def pass_bodies_on():
-    """Hands a request's body to the function byte for byte, whatever its content type says, as API Gateway does.
+    """Hands a request's body to the function byte for byte, whatever its content type is, as API Gateway does.
 
-    LocalStack takes what says it is a form apart and puts it together again.
+    LocalStack takes a form apart and puts it together again.
     """
     from localstack.runtime import get_current_runtime
     from localstack.services.apigateway.next_gen.execute_api.handlers import parse
@@ -659,17 +661,17 @@ def pass_bodies_on():
 
     def read_first(_chain, context, _response):
         if context.request.path.startswith("/_aws/execute-api/"):
-            context.request.get_data()  # Kept by the request for whoever asks later.
+            context.request.get_data()  # Cached by the request for later readers.
 
     get_current_runtime().components.gateway.request_handlers.insert(0, read_first)
     parse.restore_payload = lambda request: request.get_data()
 
 
 def deliver_logs_as_lambda_does():
-    """Hands the lines that a subscription's pattern matches to its function, as an asynchronous call.
+    """Delivers the lines that a subscription's pattern matches to its function, as an asynchronous call.
 
-    LocalStack hands over every line, waits for the function, and takes the function's failure for its own; and the
-    first lines of a stream are lost where there is a subscription, because it fails after it has made the stream.
+    LocalStack delivers every line, waits for the function, and takes the function's failure for its own; and the first
+    lines of a stream are lost where there is a subscription, because it fails after it has made the stream.
     """
     from localstack.aws.connect import connect_to
     from localstack.services.logs import provider
@@ -763,10 +765,10 @@ def keep_logs_where_told():
 
 
 def wait_for_messages():
-    """Has an event source ask its queue when there is something in it.
+    """Lets an event source poll its queue when there is something in it.
 
-    LocalStack calls its own API to ask, some times a second for each queue; and where it found something before, it
-    does not ask again for a second.
+    LocalStack calls its own API to poll, some times a second for each queue; and after a poll that found something, it
+    does not poll again for a second.
     """
     from localstack.services.lambda_.event_source_mapping.esm_worker import EsmWorker
     from localstack.services.lambda_.event_source_mapping.pollers.sqs_poller import SqsPoller
@@ -779,7 +781,7 @@ def wait_for_messages():
     check("source_client" in stock_hooks.__code__.co_names, "SqsPoller._register_client_hooks")
 
     def arrivals(poller):
-        """What its queue puts what may be received in: messages, or groups of them."""
+        """The object that its queue puts receivable messages or groups in."""
         arn = parse_arn(poller.source_arn)
         queue = sqs_stores[arn["account"]][arn["region"]].queues.get(arn["resource"])
         return getattr(queue, "visible", None) or getattr(queue, "message_group_queue", None)
@@ -813,7 +815,8 @@ def wait_for_messages():
 
 
 def be_on_time():
-    """Looks ten times a second whose delay is over, or whose time with a consumer, where LocalStack looks once."""
+    """Checks ten times a second for messages whose delay or visibility timeout is over, where LocalStack checks
+    once."""
     from localstack.services.sqs import provider
 
     Worker = provider.QueueUpdateWorker
@@ -830,9 +833,9 @@ def be_on_time():
 
 
 def look_at_alarms_directly():
-    """Looks at an alarm where it is kept, and for data of its metric only where there was ever any.
+    """Reads an alarm where it is stored, and data of its metric only where there ever was any.
 
-    LocalStack calls its own API half a dozen times to look at an alarm: when it is made, and then once a period.
+    LocalStack calls its own API half a dozen times to read an alarm: when it is made, and then once a period.
     """
     from localstack.services.cloudwatch import alarm_scheduler
     from localstack.services.cloudwatch.cloudwatch_database_helper import CloudwatchDatabase
@@ -866,7 +869,7 @@ def look_at_alarms_directly():
 
 
 def remember_content_types():
-    """Reads each content type once, where Twisted makes an e-mail of it for every request to read it off that."""
+    """Parses each content type once, where Twisted makes an e-mail of it for every request to read it off that."""
     from twisted.web import http
 
     check("_parseContentType" in http.Request.requestReceived.__code__.co_names, "twisted.web.http._parseContentType")
@@ -875,7 +878,7 @@ def remember_content_types():
 
 
 def one_clock_for_idle_functions():
-    """Has one thread see to it that functions end which nobody calls, where LocalStack starts one after every call."""
+    """Ends idle functions from one thread, where LocalStack starts one after every call."""
     from localstack.services.lambda_.invocation import execution_environment
 
     check(execution_environment.Timer is threading.Timer, "execution_environment.Timer")
@@ -908,7 +911,7 @@ def one_clock_for_idle_functions():
 
 
 def call_functions_directly():
-    """Hands a call that comes from within (API Gateway, event sources, rules, state machines) to Lambda's provider.
+    """Hands an internal call (API Gateway, event sources, rules, state machines) to Lambda's provider.
 
     LocalStack makes a signed request of it and takes that apart again, which was more work than all the rest of a call.
     """
@@ -969,8 +972,8 @@ def call_functions_directly():
 
 
 def share_parsers():
-    """Makes one parser of a service's description, where LocalStack makes one for each client: its table of routes
-    and shapes is the better part of a client's first call."""
+    """Makes one parser per service description, where LocalStack makes one for each client: its table of routes and
+    shapes is most of a client's first call."""
     from localstack.aws import skeleton
     from localstack.aws.handlers import service as handlers
     from localstack.aws.protocol import parser
@@ -979,7 +982,7 @@ def share_parsers():
     check(handlers.create_parser is stock and skeleton.create_parser is stock, "create_parser")
 
     def create_parser(service, protocol=None):
-        # The client's description goes with it, so that no other comes to have its address.
+        # The client's description is kept, so that no other gets its address.
         key = (id(service._service_description), protocol)
         if key not in made:
             made[key] = (stock(service, protocol), service)
@@ -1008,8 +1011,8 @@ def read_endpoints_once():
 
 
 def stay_in_a_role():
-    """Assumes a role once for each who asks, where LocalStack assumes it, and makes a client of it, for each task of a
-    state machine."""
+    """Assumes a role once per caller, where LocalStack assumes it, and makes a client of it, for each task of a state
+    machine."""
     from localstack.aws.connect import ClientFactory
 
     stock, lock, assumed = ClientFactory.with_assumed_role, threading.Lock(), {}
@@ -1029,7 +1032,7 @@ def stay_in_a_role():
 
 
 def tell_only_who_listens():
-    """Puts together what is to be said of a call only where somebody has it logged."""
+    """Formats the log record of a call only where its logger is enabled."""
     import logging
 
     from localstack.aws.handlers.logging import ResponseLogger

@@ -17,12 +17,13 @@ mod orders;
 const EVENTS_KEPT_MILLIS: i64 = 6 * 24 * 3600 * 1000;
 /// How far two clocks, or a plan and the copy that is enforced, may be apart, in milliseconds.
 const CLOCKS_APART_MILLIS: i64 = 2_000;
-/// After how long nobody waits any longer for what was asked for asynchronously (`sweep-reservations`).
+/// After how long the client of an asynchronous request no longer waits for it (`sweep-reservations`).
 const DECIDED_WITHIN: Duration = Duration::from_secs(600);
-/// How long an event that was out before may wait to be said once more: the sweep takes what is a minute old.
-const SAID_AGAIN_WITHIN: Duration = Duration::from_secs(150);
-/// Who hears of what, where they are switched on.
-const HEARD_BY: [(&str, &[&str]); 4] = [
+/// How long an event that was published before may wait to be published again: the sweep takes rows that are a minute
+/// old.
+const REPUBLISHED_WITHIN: Duration = Duration::from_secs(150);
+/// Which consumers consume what, where they are enabled.
+const CONSUMED_BY: [(&str, &[&str]); 4] = [
     ("payment.completed", &[DATA_PLATFORM, "push-alimtalk", "notify-partner", "issue-cash-receipt"]),
     ("order.placed", &[DATA_PLATFORM]),
     ("order.completed", &[DATA_PLATFORM, "push-alimtalk"]),
@@ -33,7 +34,7 @@ const DATA_PLATFORM: &str = "deliver-to-data-platform";
 /// What must never break. The names are those of tests/README.md.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Invariant {
-    /// Every item is what its table's documentation says.
+    /// Every item matches its table's documentation.
     Shape,
     /// At most one live holder per seat; a seat sold belongs to exactly one paid reservation.
     I1,
@@ -45,7 +46,7 @@ pub enum Invariant {
     I4,
     /// A failed payment leaves nothing behind.
     I5,
-    /// Every event is as the catalogue has it, published and heard, and none lies in a dead-letter queue.
+    /// Every event matches the catalogue, is published and consumed, and none is in a dead-letter queue.
     I6,
     /// Positions are unique, turns are kept, used places stay used.
     I7,
@@ -73,7 +74,7 @@ impl Invariant {
         Self::I10,
     ];
 
-    /// What it says, on a line.
+    /// The invariant in one line.
     pub const fn title(self) -> &'static str {
         match self {
             Self::Shape => "every item reads as documented",
@@ -100,10 +101,9 @@ impl fmt::Display for Invariant {
     }
 }
 
-/// Something that must not be.
+/// A violation.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Finding {
-    /// What it breaks.
     pub invariant: Invariant,
     /// Where, with ids and numbers.
     pub what: String,
@@ -115,15 +115,16 @@ impl fmt::Display for Finding {
     }
 }
 
-/// How late things may be before it counts.
+/// How late things may be before that is a violation.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Tolerances {
-    /// A hold that is over, an order that is due, or a request that nobody waits for any longer, and that has not ended
-    /// yet. Its sweep comes every minute.
+    /// A hold that has expired, an order that is due, or a request that its client no longer waits for, and that has
+    /// not ended yet. The sweep runs every minute.
     pub overdue: Duration,
-    /// An event that is not published yet. Its sweep comes every minute, for rows older than a minute.
+    /// An event that is not published yet. The sweep runs every minute, for rows older than a minute.
     pub unpublished: Duration,
-    /// A payment, refund or charge that is pending, a reservation that is being paid, an event that was published and is not delivered.
+    /// A payment, refund or charge that is pending, a reservation that is being paid, an event that was published and
+    /// not delivered.
     pub pending: Duration,
     /// An order that failed and is not undone. Its sweep lists it as stuck after a quarter of an hour.
     pub undone: Duration,
@@ -140,7 +141,7 @@ impl Default for Tolerances {
     }
 }
 
-/// All that is wrong with a snapshot, by invariant.
+/// All violations in a snapshot, by invariant.
 pub fn check(snapshot: &Snapshot, tolerances: &Tolerances) -> Vec<Finding> {
     let mut audit = Audit::of(snapshot, tolerances);
     for unreadable in &snapshot.unreadable {
@@ -224,9 +225,9 @@ impl<'a> Audit<'a> {
         self.findings.push(Finding { invariant, what: what.into() });
     }
 
-    /// Whether `since` is longer ago than `grace`.
-    fn late(&self, since: Timestamp, grace: Duration) -> bool {
-        self.snapshot.now.millis_since(since) > i64::try_from(grace.as_millis()).unwrap_or(i64::MAX)
+    /// Whether `since` is longer ago than `tolerance`.
+    fn late(&self, since: Timestamp, tolerance: Duration) -> bool {
+        self.snapshot.now.millis_since(since) > i64::try_from(tolerance.as_millis()).unwrap_or(i64::MAX)
     }
 
     fn section(&self, schedule: &ScheduleId, seat: &SeatId) -> Option<&'a Section> {
@@ -234,7 +235,7 @@ impl<'a> Audit<'a> {
         terms.sections.iter().find(|section| section.index_of(seat).is_some())
     }
 
-    /// I1, I9: a seat that somebody has, seen from the seat.
+    /// I1, I9: a seat that is not free, seen from the seat.
     fn seat(&mut self, schedule: &ScheduleId, id: &SeatId, seat: &Seat) {
         let who = format!("seat {id} of {schedule} ({:?} by {})", seat.state, seat.reservation);
         if self.section(schedule, id).is_none() {
@@ -259,7 +260,7 @@ impl<'a> Audit<'a> {
                     self.found(Invariant::I1, format!("{who} was sold by another payment than its reservation"));
                 }
             }
-            // Seen from the reservation, with all its seats.
+            // Checked from the reservation, with all its seats.
             (_, ReservationStatus::Paying) => {}
             (SeatState::Held | SeatState::Paying, ended) if !ended.is_live() => {
                 self.found(Invariant::I9, format!("{who} is not free although that reservation is {ended:?}"));
@@ -276,7 +277,7 @@ impl<'a> Audit<'a> {
             ReservationStatus::Held if !overdue => (Invariant::I1, Some(SeatState::Held)),
             ReservationStatus::Paying => (Invariant::I4, Some(SeatState::Paying)),
             ReservationStatus::Paid => (Invariant::I1, Some(SeatState::Sold)),
-            // A hold that is over may have lost its seats to somebody else already.
+            // A hold that expired may have lost its seats already.
             _ => (Invariant::I1, None),
         };
         if let Some(wanted) = wanted {
@@ -342,12 +343,12 @@ impl<'a> Audit<'a> {
     /// I2, I7: what a paid reservation needs.
     fn paid(&mut self, id: &ReservationId, who: &str, reservation: &Reservation) {
         let payments = self.payments_of.get(id).cloned().unwrap_or_default();
-        // While a refund is on its way, the sale stands.
+        // While a refund is in progress, the sale stands.
         let stands = |status| matches!(status, PaymentStatus::Completed | PaymentStatus::Refunding);
         let completed: Vec<_> = payments.iter().filter(|(_, payment)| stands(payment.status)).collect();
         match completed.as_slice() {
             [(payment, _)] if reservation.payment.as_ref() == Some(payment) => {}
-            // Between the confirmation and the record; I8 says how long that may take.
+            // Between the confirmation and the record; I8 limits how long that may take.
             [] if payments.iter().any(|(payment, found)| {
                 reservation.payment.as_ref() == Some(payment) && found.status == PaymentStatus::Pending
             }) => {}
@@ -377,7 +378,7 @@ impl<'a> Audit<'a> {
     fn paying(&mut self, who: &str, reservation: &Reservation) {
         match reservation.payment.as_ref().map(|payment| (payment, self.snapshot.payments.get(payment))) {
             Some((_, Some(payment))) => match payment.status {
-                // I8 of the payment says how long.
+                // I8 of the payment limits how long.
                 PaymentStatus::Pending => {}
                 // Found with the payment.
                 PaymentStatus::Failed | PaymentStatus::Completed => {}
@@ -385,7 +386,7 @@ impl<'a> Audit<'a> {
                     self.found(Invariant::I4, format!("{who} is being paid by a refunded payment"));
                 }
             },
-            nobody => self.found(Invariant::I8, format!("{who} is being paid by {nobody:?}, which does not exist")),
+            unknown => self.found(Invariant::I8, format!("{who} is being paid by {unknown:?}, which does not exist")),
         }
     }
 
@@ -611,15 +612,17 @@ impl<'a> Audit<'a> {
         }
     }
 
-    /// I6: who hears of sales heard of each, and a receipt stands as long as its sale does.
+    /// I6: the consumers of sales consumed each, and a receipt stands as long as its sale does.
     fn deliveries(&mut self) {
         let on: BTreeSet<&str> = self.snapshot.deliveries.keys().map(|(consumer, _)| consumer.as_str()).collect();
         for (id, row) in &self.snapshot.outbox {
             let is_due = row.published && self.late(row.created_at, self.tolerances.pending);
-            let Some((_, by)) = HEARD_BY.iter().find(|(heard, _)| *heard == row.event_type && is_due) else { continue };
+            let Some((_, by)) = CONSUMED_BY.iter().find(|(consumed, _)| *consumed == row.event_type && is_due) else {
+                continue;
+            };
             for consumer in by.iter().filter(|consumer| on.contains(*consumer)) {
-                let heard = self.snapshot.deliveries.get(&((*consumer).to_owned(), id.clone()));
-                if heard.copied().flatten().is_none() {
+                let consumed = self.snapshot.deliveries.get(&((*consumer).to_owned(), id.clone()));
+                if consumed.copied().flatten().is_none() {
                     self.found(Invariant::I6, format!("{consumer} never heard of {id}"));
                 }
             }
@@ -638,14 +641,14 @@ impl<'a> Audit<'a> {
         }
     }
 
-    /// I6: what happened has an event, and events get where they have to.
+    /// I6: what happened has an event, and events reach their consumers.
     fn events(&mut self) {
         for (id, row) in &self.snapshot.outbox {
             for wrong in &row.wrong {
                 self.found(Invariant::I6, format!("event {id} is not as the catalogue has it: {wrong}"));
             }
-            let is_said_again = row.created_at > row.happened_at;
-            let again = if is_said_again { SAID_AGAIN_WITHIN } else { Duration::ZERO };
+            let is_republished = row.created_at > row.happened_at;
+            let again = if is_republished { REPUBLISHED_WITHIN } else { Duration::ZERO };
             if !row.published && self.late(row.created_at, self.tolerances.unpublished.max(again)) {
                 self.found(Invariant::I6, format!("event {id} of {} is not published", row.created_at));
             }
@@ -766,7 +769,7 @@ impl<'a> Audit<'a> {
         }
     }
 
-    /// I9: what people see of a date equals what reservations has of it.
+    /// I9: what users see of a date equals what reservations has of it.
     fn dates(&mut self) {
         for (id, terms) in &self.snapshot.terms {
             let Some(date) = self.snapshot.dates.get(id) else {
@@ -843,9 +846,9 @@ impl<'a> Audit<'a> {
 
 /// Why a reservation made at `made` with place `position` came before its turn, if it did.
 ///
-/// A change of the plan never takes an admission back, so the plan in force answers for all times since the segment
-/// that speaks for the position. Before that, another plan may have been in force (or on its way to reservations),
-/// which nobody remembers.
+/// A change of the plan never takes an admission back, so the plan in force answers for all times since the segment of
+/// the position. Before that, another plan may have been in force (or in flight to reservations), which is not
+/// recorded.
 fn out_of_turn(plan: &AdmissionPlan, position: u64, made: Timestamp) -> Option<String> {
     let segment = plan.segments.iter().rev().find(|segment| segment.from_position <= position)?;
     if plan.version > 1 && made < segment.from_time.plus_millis(CLOCKS_APART_MILLIS) {

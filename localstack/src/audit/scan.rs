@@ -18,11 +18,12 @@ use contracts::{ConcertId, ItemId, PaymentId, ReservationId, ScheduleId, SeatId,
 use kit::Fault;
 use kit::dynamo::{Item, PK, Read, SK};
 use serde::Deserialize;
+use serde::de::DeserializeOwned;
 use serde_json::Value;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::LazyLock;
 
-/// The tables, in the order of a sale: what was sold is read after what was paid, and what an order did after its end.
+/// The tables, in the order of a sale: sold seats are read after payments, and the effects of an order after its end.
 pub(super) const TABLES: [(&str, ReadItem); 8] = [
     ("payments", payments_item),
     ("orders", orders_item),
@@ -33,11 +34,11 @@ pub(super) const TABLES: [(&str, ReadItem); 8] = [
     ("concerts", concerts_item),
     ("notifications", notifications_item),
 ];
-/// The queue of payments that a person has to finish.
+/// The queue of payments that the on-call has to finish.
 const PARKED: &str = "parked-payments";
-/// How the names of queues end that hold what could not be handled.
+/// The suffix of queues that hold what could not be handled.
 const DEAD_LETTERS: &str = "-dead-letters";
-/// How long a parked message stays out of sight while the others are looked at, in seconds. Looking removes nothing.
+/// How long a parked message is invisible while the others are read, in seconds. Reading removes nothing.
 const LOOK_SECONDS: i32 = 30;
 /// Rounds of reading parked messages: ten each.
 const PARKED_ROUNDS: usize = 100;
@@ -80,7 +81,7 @@ fn failed(doing: &str, why: &dyn std::fmt::Display) -> Error {
     Error::Engine(format!("{doing}: {why}"))
 }
 
-/// How many messages are on their way to whoever handles them.
+/// How many messages are in flight to their consumers.
 pub async fn on_their_way(info: &StackInfo) -> Result<u64> {
     let queues = aws_sdk_sqs::Client::new(&info.sdk_config());
     let mut all = 0;
@@ -144,7 +145,7 @@ async fn read_parked(queues: &aws_sdk_sqs::Client, url: &str, snapshot: &mut Sna
             }
         }
     }
-    // They are somebody else's to work on: put them back at once.
+    // The on-call works on them: make them visible again at once.
     for batch in seen.chunks(10) {
         let mut back = queues.change_message_visibility_batch().queue_url(url);
         for (index, handle) in batch.iter().enumerate() {
@@ -169,7 +170,7 @@ fn parse<T: TryFrom<String>>(text: &str, what: &str) -> Result<T, Fault> {
     T::try_from(text.to_owned()).map_err(|_| wrong(format!("`{text}` is no {what}")))
 }
 
-/// Puts a value where none is yet: every key stands for one thing.
+/// Inserts a value under a new key: every key stands for one thing.
 fn put_new<K: Ord + std::fmt::Debug, V>(map: &mut BTreeMap<K, V>, key: K, value: V) -> Result<(), Fault> {
     match map.entry(key) {
         std::collections::btree_map::Entry::Occupied(there) => Err(wrong(format!("{:?} is there twice", there.key()))),
@@ -231,7 +232,7 @@ fn common_item(item: &Item, snapshot: &mut Snapshot) -> Result<bool, Fault> {
         event_type: document["type"].as_str().unwrap_or_default().to_owned(),
         wrong: against_catalogue(&document),
         published,
-        // What is no time is wrong by the catalogue.
+        // A malformed time is a violation of the schema.
         happened_at: document["time"].as_str().and_then(|at| Timestamp::parse_rfc3339(at).ok()).unwrap_or(created_at),
         created_at,
     };
@@ -239,7 +240,7 @@ fn common_item(item: &Item, snapshot: &mut Snapshot) -> Result<bool, Fault> {
     Ok(true)
 }
 
-/// What the catalogue says against an event: the schema of its type, or else whoever has to read it.
+/// The violations of the catalogue: by the schema of the event's type, or else by the type that reads it.
 fn against_catalogue(event: &Value) -> Vec<String> {
     static SCHEMAS: LazyLock<BTreeMap<&str, jsonschema::Validator>> = LazyLock::new(|| {
         let compiled = EventBody::TYPES.iter().filter_map(|name| {
@@ -258,6 +259,24 @@ fn against_catalogue(event: &Value) -> Vec<String> {
         Err(error) if wrong.is_empty() => vec![error.to_string()],
         _ => wrong,
     }
+}
+
+/// An item whose attributes are those of a published type; `documents` are JSON in a string.
+fn published<T: DeserializeOwned>(item: &Item, documents: &[&'static str]) -> Result<T, Fault> {
+    let mut fields = serde_json::Map::new();
+    for (name, value) in item {
+        let field = match value {
+            AttributeValue::S(_) if documents.contains(&name.as_str()) => continue,
+            AttributeValue::S(text) => Value::from(text.as_str()),
+            AttributeValue::N(_) => Value::from(number(value, name)?),
+            _ => continue,
+        };
+        fields.insert(name.clone(), field);
+    }
+    for name in documents {
+        fields.insert((*name).to_owned(), item.document(name)?);
+    }
+    serde_json::from_value(Value::Object(fields)).map_err(|error| Fault::broken("auditing an item", error))
 }
 
 fn unknown(item: &Item) -> Fault {
@@ -296,7 +315,7 @@ fn reservations_item(item: &Item, snapshot: &mut Snapshot) -> Result<(), Fault> 
 fn seat_item(item: &Item, place: &str, seat: &str, snapshot: &mut Snapshot) -> Result<(), Fault> {
     let id: SeatId = parse(seat, "seat")?;
     let schedule: ScheduleId = item.parsed(stream::SCHEDULE_ID)?;
-    // The stream, and with it the seat map, goes by the attributes; the writes go by the key.
+    // The stream, and with it the seat map, uses the attributes; the writes use the key.
     let same = item.text(stream::KIND)? == stream::KIND_SEAT
         && item.text(stream::SEAT_ID)? == seat
         && place == format!("{schedule}#{}", id.section);
@@ -474,8 +493,8 @@ fn payments_item(item: &Item, snapshot: &mut Snapshot) -> Result<(), Fault> {
     if common_item(item, snapshot)? { Ok(()) } else { Err(unknown(item)) }
 }
 
-/// Whether the index of what is to be brought to an end has an item, in a shard of those that are named so: payments and
-/// charges share the index, and each has a recovery that reads its own shards.
+/// Whether an item is in the index of what is pending, in a shard with this prefix: payments and charges share the
+/// index, and each has a recovery that reads its own shards.
 fn is_pending(item: &Item, shards: &str) -> bool {
     let shard = item.text("pending_shard").ok().and_then(|shard| shard.strip_prefix(shards));
     shard.is_some_and(|number| number.parse::<u64>().is_ok()) && item.contains_key("pending_since")
@@ -528,7 +547,7 @@ fn notifications_item(item: &Item, snapshot: &mut Snapshot) -> Result<(), Fault>
     if common_item(item, snapshot)? { Ok(()) } else { Err(unknown(item)) }
 }
 
-/// What a participant wrote down of its work for an order.
+/// What a participant recorded of its work for an order.
 fn job_item(
     item: &Item,
     order: &str,
@@ -638,7 +657,7 @@ fn cart_item(item: &Item) -> Result<(), Fault> {
             return Err(wrong(format!("the line {id} is of nothing")));
         }
     }
-    // How many lines there may be is guarded by the list.
+    // The number of lines is guarded by the list.
     let listed: BTreeSet<&str> = strings(item, "listed")?.iter().map(String::as_str).collect();
     if listed == lines { Ok(()) } else { Err(wrong("its lines are not those that are listed")) }
 }
@@ -686,16 +705,7 @@ fn concerts_item(item: &Item, snapshot: &mut Snapshot) -> Result<(), Fault> {
         return Ok(());
     }
     if let (Some(schedule), "INFO") = (pk.strip_prefix("SCHEDULE#"), sk) {
-        let count = |name| u32::try_from(item.uint(name)?).map_err(|_| wrong(name));
-        let date = OpenSchedule {
-            schedule_id: item.parsed("schedule_id")?,
-            concert_id: item.parsed("concert_id")?,
-            starts_at: item.moment("starts_at")?,
-            max_per_user: count("max_per_user")?,
-            hold_seconds: count("hold_seconds")?,
-            sections: item.document("sections")?,
-            refundable_until: item.maybe_int("refundable_until")?.map(contracts::Timestamp::from_millis),
-        };
+        let date: OpenSchedule = published(item, &["sections"])?;
         return put_new(&mut snapshot.dates, parse(schedule, "date")?, date);
     }
     if let (Some(schedule), Some(section)) = (pk.strip_prefix("SCHEDULE#"), sk.strip_prefix("SECTION#")) {
@@ -824,7 +834,7 @@ mod tests {
         event["time"] = "yesterday".into();
         let wrong = read(&with(outbox_row(), "event", s(event.to_string()))).unwrap().wrong;
         assert_eq!(wrong.len(), 2, "{wrong:?}");
-        // Whatever a schema lets through has to be readable.
+        // Whatever a schema accepts has to be readable.
         let mut unread: Value = outbox_row().document("event").unwrap();
         unread["time"] = "1969-12-31T23:59:59Z".into();
         assert_eq!(read(&with(outbox_row(), "event", s(unread.to_string()))).unwrap().wrong.len(), 1);
@@ -962,7 +972,7 @@ mod tests {
     }
 
     #[test]
-    fn what_was_done_for_an_order_is_read_where_it_was_done_and_as_it_was_heard() {
+    fn work_for_an_order_is_read_where_it_was_done_and_as_orders_recorded_it() {
         let work = item(&[("pk", s("ORDER#o")), ("sk", s("WORK")), ("work_state", s("done")), ("ttl", n(1))]);
         let pieces = with(work.clone(), "pieces", s(r#"[{"item_id":"i","quantity":2}]"#));
         let points = with(work.clone(), "amount", n(10));
@@ -984,10 +994,10 @@ mod tests {
         event["id"] = "o.order.placed".into();
         let placed = with(with(outbox_row(), "event", s(event.to_string())), "pk", s("OUTBOX#o.order.placed"));
         assert!(orders_item(&placed, &mut Snapshot::default()).is_err(), "no work state");
-        let heard = |work: &str| AttributeValue::M(item(&[("stock", s(work)), ("data_platform", s("pending"))]));
-        orders_item(&with(placed.clone(), "work_state", heard("undone")), &mut snapshot).unwrap();
+        let work_state = |work: &str| AttributeValue::M(item(&[("stock", s(work)), ("data_platform", s("pending"))]));
+        orders_item(&with(placed.clone(), "work_state", work_state("undone")), &mut snapshot).unwrap();
         assert_eq!(snapshot.work_states[&contracts::OrderId::parse("o").unwrap()]["stock"], ParticipantState::Undone);
-        assert!(orders_item(&with(placed, "work_state", heard("bored")), &mut Snapshot::default()).is_err());
+        assert!(orders_item(&with(placed, "work_state", work_state("bored")), &mut Snapshot::default()).is_err());
     }
 
     #[test]

@@ -1,7 +1,7 @@
-//! What the tables of a stack say, read into memory. No judgement yet.
+//! The tables of a stack, read into memory. No judgement yet.
 //!
-//! The shapes are read here once more, independently of the code that writes them: an auditor that shared the readers
-//! of the audited would share their mistakes.
+//! The shapes are parsed here independently of the code that writes them: an auditor that shared the readers of the
+//! audited would share their mistakes.
 
 use contracts::admission::AdmissionPlan;
 use contracts::choreography::ParticipantState;
@@ -14,15 +14,12 @@ use contracts::{
 use std::collections::{BTreeMap, BTreeSet};
 
 /// All tables and the queues that matter, as of [`Snapshot::now`].
-///
-/// Tables are read one after the other while the system may be working, so the parts of a snapshot can be a moment apart.
 #[derive(Debug, Clone, Default)]
 pub struct Snapshot {
-    /// When the reading ended. Whatever ran out until then counts as over.
+    /// When the reading ended. Whatever expired until then counts as over.
     pub now: Timestamp,
-    /// Seats that somebody has, by date and seat.
+    /// Seats that are held or sold, by date and seat.
     pub seats: BTreeMap<(ScheduleId, SeatId), Seat>,
-    /// Reservations.
     pub reservations: BTreeMap<ReservationId, Reservation>,
     /// What users have of a concert.
     pub entitlements: BTreeMap<(UserId, ConcertId), Entitlement>,
@@ -30,13 +27,11 @@ pub struct Snapshot {
     pub terms: BTreeMap<ScheduleId, OpenSchedule>,
     /// The version of the admission plan that reservations enforces.
     pub enforced_plans: BTreeMap<ConcertId, u64>,
-    /// Points.
     pub accounts: BTreeMap<UserId, Account>,
-    /// Payments.
     pub payments: BTreeMap<PaymentId, Payment>,
     /// Charges that are paid for at the payment provider.
     pub charges: BTreeMap<PaymentId, Charge>,
-    /// Which charge has a provider's payment, by the provider's name of it.
+    /// Which charge has a payment of the provider, by the provider's key of it.
     pub claims: BTreeMap<String, PaymentId>,
     /// Waiting rooms.
     pub lines: BTreeMap<ConcertId, Line>,
@@ -44,38 +39,35 @@ pub struct Snapshot {
     pub dates: BTreeMap<ScheduleId, OpenSchedule>,
     /// Counts in the lists of dates.
     pub date_rows: BTreeMap<ScheduleId, DateRow>,
-    /// Seat maps as people see them.
+    /// Seat maps as users see them.
     pub maps: BTreeMap<(ScheduleId, SectionName), SectionMap>,
     /// Merchandise.
     pub items: BTreeMap<ItemId, Item>,
-    /// Orders.
     pub orders: BTreeMap<OrderId, Order>,
-    /// What participants did for orders, as each wrote down itself.
+    /// What participants did for orders, as each recorded it.
     pub jobs: BTreeMap<(OrderId, Participant), Job>,
-    /// What orders heard of their participants, by participant's name.
+    /// The state of each participant's work as orders recorded it from their events, by the participant's name.
     pub work_states: BTreeMap<OrderId, BTreeMap<String, ParticipantState>>,
     /// Events, by id.
     pub outbox: BTreeMap<String, OutboxRow>,
-    /// What consumers did with events: consumer and event, and when it was done; nothing while somebody is at it.
+    /// What consumers did with events: consumer and event, and when it was done; `None` while it is in progress.
     pub deliveries: BTreeMap<(String, String), Option<Timestamp>>,
     /// Cash receipts.
     pub receipts: BTreeMap<PaymentId, Receipt>,
-    /// Payments that were given to a person to finish.
+    /// Payments that were parked for the on-call to finish.
     pub parked: BTreeSet<PaymentId>,
-    /// Messages that a consumer could not handle: queue and number.
+    /// Messages that a consumer could not handle: the queue and how many.
     pub dead_letters: BTreeMap<String, u64>,
-    /// Items that are not what their table's documentation says: table, key and what is wrong.
+    /// Items that do not match their table's documentation: table, key and what is wrong.
     pub unreadable: Vec<String>,
 }
 
-/// A seat that somebody has.
+/// A seat that is held or sold.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Seat {
-    /// What it is.
     pub state: SeatState,
     /// Which reservation has it.
     pub reservation: ReservationId,
-    /// Whose that is.
     pub user: UserId,
     /// Until when it is held; absent once sold.
     pub hold_expires_at: Option<Timestamp>,
@@ -83,7 +75,7 @@ pub struct Seat {
     pub payment: Option<PaymentId>,
 }
 
-/// The state of a seat that somebody has.
+/// The state of a seat that is not free.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum SeatState {
     /// Held.
@@ -118,13 +110,9 @@ impl ReservationStatus {
 /// A reservation.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Reservation {
-    /// Whose it is.
     pub user: UserId,
-    /// The date.
     pub schedule: ScheduleId,
-    /// The concert.
     pub concert: ConcertId,
-    /// Its seats.
     pub seats: Vec<SeatId>,
     /// Their price, in won.
     pub total_price: i64,
@@ -140,7 +128,7 @@ pub struct Reservation {
     pub payment: Option<PaymentId>,
     /// When the sweep finds it, if it does.
     pub due_at: Option<Timestamp>,
-    /// Whether the sweep of what is to be decided finds it.
+    /// Whether the sweep of pending requests finds it.
     pub in_waiting_index: bool,
     /// Whether it ended before it was decided.
     pub withdrawn: bool,
@@ -162,20 +150,18 @@ pub struct Account {
     pub balance: i64,
     /// How many entries were ever made.
     pub sequence: u64,
-    /// How many entries the account says it holds itself.
+    /// How many entries it holds itself according to the account.
     pub hot: u64,
     /// All entries, archived ones too, in no order.
     pub entries: Vec<Entry>,
-    /// What must never be entered any more: charges by their entry's key, uses by their payment.
+    /// Tombstones, of what must never be entered any more: charges by their entry's key, uses by their payment.
     pub closed: BTreeSet<String>,
 }
 
 /// An entry of a ledger.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Entry {
-    /// Its idempotency key.
     pub key: String,
-    /// Its id.
     pub id: String,
     /// What it adds, in won; below zero for a use.
     pub adds: i64,
@@ -201,7 +187,7 @@ pub enum PaymentStatus {
 /// A payment.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Payment {
-    /// What its saga was told.
+    /// The input of its saga.
     pub saga: PaymentSaga,
     /// Where it is in its life.
     pub status: PaymentStatus,
@@ -230,7 +216,7 @@ pub enum ChargeStatus {
 }
 
 impl ChargeStatus {
-    /// Whether it is still to be brought to an end.
+    /// Whether it still has to come to an end.
     pub const fn is_open(self) -> bool {
         matches!(self, Self::Pending | Self::Confirmed | Self::Cancelling)
     }
@@ -239,13 +225,12 @@ impl ChargeStatus {
 /// A charge that is paid for at the payment provider.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Charge {
-    /// Whose points.
     pub user: UserId,
     /// The key it was asked for with.
     pub key: String,
     /// How much, in won.
     pub amount: i64,
-    /// The provider's name of the payment.
+    /// The provider's key of the payment.
     pub payment_key: String,
     /// Where it is in its life.
     pub status: ChargeStatus,
@@ -280,7 +265,6 @@ pub struct Shard {
     pub issued: u64,
     /// How many counters the line has.
     pub shards: u32,
-    /// The plan.
     pub plan: AdmissionPlan,
 }
 
@@ -298,9 +282,9 @@ pub struct DateRow {
 pub struct SectionMap {
     /// Two bits a seat, row by row: 0 available, 1 held, 2 sold.
     pub seats: Vec<u8>,
-    /// How many it says are held.
+    /// How many are held, as the map counts them.
     pub held: i64,
-    /// How many it says are sold.
+    /// How many are sold, as the map counts them.
     pub sold: i64,
 }
 
@@ -312,12 +296,12 @@ impl SectionMap {
     }
 }
 
-/// A piece of merchandise.
+/// An item of merchandise.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Item {
     /// How many are left to sell.
     pub stock: i64,
-    /// How many orders have.
+    /// How many belong to orders.
     pub sold: i64,
     /// How many there ever were.
     pub received: i64,
@@ -337,32 +321,30 @@ pub enum OrderStatus {
 /// An order.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Order {
-    /// Whose it is.
     pub user: UserId,
     /// Where it is in its life.
     pub status: OrderStatus,
-    /// What is ordered.
     pub lines: Vec<OrderLine>,
     /// The price, in won, as the order's own item has it.
     pub total_price: i64,
     /// When it was placed.
     pub placed_at: Timestamp,
-    /// When the sweep looks at it, if it does.
+    /// When the sweep finds it, if it does.
     pub due_at: Option<Timestamp>,
 }
 
 impl Order {
-    /// Whether nothing happens to it any more: it is completed, or failed and undone.
+    /// Whether it has come to rest: completed, or failed and undone.
     pub const fn is_quiet(&self) -> bool {
         matches!(self.status, OrderStatus::Completed)
             || matches!(self.status, OrderStatus::Failed) && self.due_at.is_none()
     }
 }
 
-/// Whom an order depends on.
+/// What an order depends on.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Participant {
-    /// Takes the pieces.
+    /// Takes the units.
     Stock,
     /// Takes the price.
     Points,
@@ -383,7 +365,7 @@ impl Participant {
         }
     }
 
-    /// The event that says that its work is so.
+    /// The event that publishes this state of its work.
     pub const fn says(self, work: ParticipantState) -> Option<&'static str> {
         match (self, work) {
             (_, ParticipantState::Pending) => None,
@@ -404,23 +386,21 @@ impl Participant {
 /// What a participant did for an order.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Job {
-    /// How it stands.
     pub work: ParticipantState,
-    /// The pieces that were taken: of the stock only.
+    /// The units that were taken: of the stock only.
     pub pieces: Vec<Pieces>,
 }
 
-/// An event on its way out.
+/// An event in an outbox.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct OutboxRow {
-    /// What happened.
     pub event_type: String,
-    /// What its schema says against it.
+    /// The violations of its schema.
     pub wrong: Vec<String>,
     /// Whether it was published.
     pub published: bool,
     /// When it happened.
     pub happened_at: Timestamp,
-    /// Since when it waits to be published, or waited.
+    /// Since when it is pending, or was.
     pub created_at: Timestamp,
 }

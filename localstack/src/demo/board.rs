@@ -20,11 +20,9 @@ pub struct Counts {
     pub joined: usize,
     /// Were let in.
     pub admitted: usize,
-    /// Were told that nobody comes in at the moment.
+    /// Were told that admission is paused.
     pub told_of_pause: usize,
-    /// Holds made.
     pub holds: usize,
-    /// Seats sold.
     pub sold: usize,
     /// Buyers who finished.
     pub finished: usize,
@@ -84,7 +82,7 @@ impl Board {
         *self.counts.borrow()
     }
 
-    /// Waits until the counts are so, or all buyers finished.
+    /// Waits until `so` holds, or all buyers finished.
     pub async fn until(&self, so: impl Fn(&Counts) -> bool) {
         let mut counts = self.counts.subscribe();
         // It ends with an error when the board is gone, and then there is nothing to wait for.
@@ -135,7 +133,7 @@ pub struct Show {
 }
 
 impl Show {
-    /// Says something between the bars or lines.
+    /// Prints a line between the bars or lines.
     pub fn say(&self, text: &str) {
         match &self.bars {
             Some(bars) => bars.all.suspend(|| eprintln!("demo: {text}")),

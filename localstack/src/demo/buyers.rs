@@ -13,11 +13,11 @@ use std::sync::Arc;
 use std::time::Duration;
 use tokio::time::{Instant, sleep};
 
-/// One try for seats in so many is made without waiting for the decision.
+/// One in so many tries for seats does not wait for the decision.
 const IMPATIENCE: u32 = 5;
-/// How often a buyer tries for seats that somebody else gets.
+/// How often a buyer tries for seats that another buyer gets.
 const TRIES: u32 = 5;
-/// How often a buyer who sees no free seat looks again, while some are held and may come back.
+/// How often a buyer who finds no free seat polls again, while some are held and may come back.
 const HOPES: u32 = 3;
 /// How often a buyer starts again after losing a hold.
 const ROUNDS: u32 = 3;
@@ -25,16 +25,16 @@ const ROUNDS: u32 = 3;
 const PAYMENTS: u32 = 3;
 /// How long a request to pay waits for the end of it, in seconds, for those who wait.
 const PAY_WAIT_SECONDS: u64 = 8;
-/// How long a reservation that nobody waits for may take before a buyer calls it broken.
-const DECISION_PATIENCE: Duration = Duration::from_secs(60);
+/// How long a reservation that the buyer does not wait for may take before they call it broken.
+const DECISION_LIMIT: Duration = Duration::from_secs(60);
 /// How long a payment may take before a buyer calls it broken.
-const PAYMENT_PATIENCE: Duration = Duration::from_secs(60);
+const PAYMENT_LIMIT: Duration = Duration::from_secs(60);
 /// How long a place may count as unused after the payment. It is spent by an event.
-const SPENDING_PATIENCE: Duration = Duration::from_secs(30);
+const SPENDING_LIMIT: Duration = Duration::from_secs(30);
 /// Points are charged in whole multiples of this, in won.
 const CHARGE_STEP: i64 = 10_000;
 
-/// What kind of buyer somebody is.
+/// The kind of a buyer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Habit {
     /// Holds, charges, pays.
@@ -91,7 +91,7 @@ pub enum End {
     Unfinished,
 }
 
-/// What became of a hold.
+/// The outcome of a hold.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Fate {
     /// Sold.
@@ -109,24 +109,20 @@ pub enum Fate {
 /// A hold, as its owner remembers it.
 #[derive(Clone, Debug)]
 pub struct Hold {
-    /// The seats.
     pub seats: Vec<SeatId>,
     /// Their price.
     pub price: i64,
-    /// What became of it.
+    /// Its outcome.
     pub fate: Fate,
 }
 
-/// What somebody has who has paid.
+/// What a buyer who has paid has.
 #[derive(Clone)]
 pub struct Ticket {
-    /// Whose it is.
     pub owner: Caller,
-    /// The reservation.
     pub reservation: ReservationId,
     /// What paid for it.
     pub payment: PaymentId,
-    /// What it cost.
     pub price: i64,
     /// The points its owner has left.
     pub balance: i64,
@@ -135,7 +131,6 @@ pub struct Ticket {
 /// What happened to a buyer.
 #[derive(Clone)]
 pub struct BuyerLog {
-    /// Who it is.
     pub name: String,
     /// What kind of buyer.
     pub habit: Habit,
@@ -143,35 +138,30 @@ pub struct BuyerLog {
     pub joined: Option<Instant>,
     /// When they learned that it was their turn.
     pub admitted: Option<Instant>,
-    /// When the system says they were let in.
+    /// When they were let in, according to the system.
     pub active_at: Option<Timestamp>,
-    /// Whether they were told that nobody comes in at the moment.
+    /// Whether they were told that admission is paused.
     pub told_of_pause: bool,
-    /// Their holds.
     pub holds: Vec<Hold>,
     /// Refusals by code.
     pub refusals: BTreeMap<String, u64>,
     /// Why payments of theirs failed.
     pub failures: Vec<String>,
-    /// Answers that were the same again, as promised for the same key.
+    /// Answers that were repeated unchanged, as promised for the same key.
     pub replays: u32,
-    /// How long it took to decide on what they did not wait for.
+    /// How long the decisions took that they did not wait for.
     pub decisions: Vec<Duration>,
     /// When they had their tickets.
     pub ticket_at: Option<Instant>,
     /// The tickets they finished with.
     pub ticket: Option<Ticket>,
-    /// How it ended.
     pub end: End,
 }
 
 /// What all buyers have in common.
 pub struct Sale {
-    /// The API.
     pub api: Api,
-    /// The concert.
     pub concert: ConcertId,
-    /// The date.
     pub schedule: ScheduleId,
     /// Where progress is shown.
     pub board: Arc<Board>,
@@ -188,12 +178,12 @@ pub struct Buyer {
     arrives_after: Duration,
     /// Points charged and not used.
     balance: i64,
-    /// Whether the habit has been lived out.
+    /// Whether the habit has been played.
     habit_done: bool,
     log: BuyerLog,
 }
 
-/// What became of an attempt to pay.
+/// The outcome of an attempt to pay.
 enum Paid {
     Completed,
     /// The hold is gone.
@@ -309,7 +299,7 @@ impl Buyer {
         format!("{}-{}", self.key, self.keys)
     }
 
-    /// Something that the contract does not allow.
+    /// A violation of the contract.
     fn trouble(&self, what: impl std::fmt::Display) -> End {
         End::Trouble(format!("{} ({:?}): {what}", self.log.name, self.log.habit))
     }
@@ -344,7 +334,7 @@ impl Buyer {
         Ok(joined)
     }
 
-    /// Asks as often as told, until it is their turn.
+    /// Polls, at the interval it is given, until it is their turn.
     async fn wait_for_turn(&mut self, sale: &Sale, place: Place) -> Result<(), End> {
         if self.log.habit == Habit::Pushy && place.status == PlaceStatus::Waiting {
             self.push(sale).await?;
@@ -396,19 +386,19 @@ impl Buyer {
         }
     }
 
-    /// What they would like best of what is free, and whether more may become free.
+    /// Their favourite of what is free, and whether more may become free.
     async fn choose(&mut self, sale: &Sale, party: usize) -> Result<(Option<Choice>, bool), End> {
         let map = self.expect(sale.api.seat_map(&sale.schedule).await)?;
         let held = map.sections.iter().flat_map(|section| &section.seats).any(|seat| seat.status == SeatStatus::Held);
         Ok((hall::choose(&map, party, &mut self.rng), held))
     }
 
-    /// Takes a moment, as people do, of so many seconds.
+    /// Thinks, as people do, for some seconds.
     async fn think(&mut self, least: f64, most: f64) {
         sleep(Duration::from_secs_f64(least + (most - least) * self.rng.f64())).await;
     }
 
-    /// Looks, chooses and reserves until they have seats, or there are none.
+    /// Polls, chooses and reserves until they have seats, or there are none.
     async fn take_seats(&mut self, sale: &Sale) -> Result<Option<Reservation>, End> {
         let mut hopes = 0;
         for _ in 0..TRIES {
@@ -438,7 +428,7 @@ impl Buyer {
             match refused.code.as_str() {
                 "seat_taken" => {
                     let named = refused.seats.iter().all(|id| choice.seats.iter().any(|seat| seat.to_string() == *id));
-                    // Whoever did not wait is told no more than the reason.
+                    // The answer to a request that was not waited for has the reason only.
                     if waits && (refused.seats.is_empty() || !named) {
                         return Err(self.trouble(format!("{refused} does not name the seats")));
                     }
@@ -446,7 +436,7 @@ impl Buyer {
                     self.think(0.2, 1.0).await;
                 }
                 "hold_expired" => self.refused(&refused),
-                // Their time is over; or they were told of their turn by a plan that a pause had just replaced.
+                // Their time is over; or they were let in by a plan that a pause had just replaced.
                 "queue_token_not_active" => {
                     self.refused(&refused);
                     self.think(1.0, 1.5).await;
@@ -459,7 +449,7 @@ impl Buyer {
         Err(End::GaveUp)
     }
 
-    /// Asks for seats and looks again until it is decided.
+    /// Requests seats and polls until that is decided.
     async fn ask_for(&mut self, sale: &Sale, key: &str, choice: &Choice) -> Result<Answer<Reservation>, End> {
         let mut found = match sale.api.ask_for(&self.caller, key, &sale.schedule, &choice.seats).await {
             Ok(asked) => asked,
@@ -468,9 +458,9 @@ impl Buyer {
         let begun = Instant::now();
         let mut pause = Duration::from_millis(300);
         while found.status == "pending" {
-            if begun.elapsed() > DECISION_PATIENCE {
+            if begun.elapsed() > DECISION_LIMIT {
                 let id = &found.reservation_id;
-                return Err(self.trouble(format!("nobody decided on {id} within {DECISION_PATIENCE:?}")));
+                return Err(self.trouble(format!("nobody decided on {id} within {DECISION_LIMIT:?}")));
             }
             sleep(pause).await;
             pause = (pause * 2).min(Duration::from_secs(2));
@@ -482,7 +472,7 @@ impl Buyer {
             return Ok(Err(Refused { status: 202, code, route: "POST /reservations (async)", seats: Vec::new() }));
         }
         if found.status == "expired" {
-            // It was theirs, and ran out before they looked again.
+            // It was theirs, and expired before the next poll.
             let code = "hold_expired".to_owned();
             return Ok(Err(Refused { status: 202, code, route: "POST /reservations (async)", seats: Vec::new() }));
         }
@@ -539,7 +529,7 @@ impl Buyer {
         Ok(())
     }
 
-    /// Charges and pays, as the habit has it.
+    /// Charges and pays, according to the habit.
     async fn buy(&mut self, sale: &Sale, reservation: &Reservation, habit: Habit) -> Result<Paid, End> {
         let missing = reservation.total_price - self.balance;
         match habit {
@@ -562,7 +552,7 @@ impl Buyer {
         Ok(Paid::TryAgain)
     }
 
-    /// Charges at least that much, if it is anything.
+    /// Charges at least that much, if that is anything.
     async fn charge(&mut self, sale: &Sale, least: i64, twice: bool) -> Result<(), End> {
         if least <= 0 {
             return Ok(());
@@ -620,7 +610,7 @@ impl Buyer {
     }
 
     /// One in six waits within the request, which keeps one of the few environments of its function busy meanwhile; the
-    /// others ask for the payment again.
+    /// others poll the payment.
     fn wait_seconds(&mut self) -> u64 {
         if self.rng.u32(..6) == 0 { PAY_WAIT_SECONDS } else { 0 }
     }
@@ -635,9 +625,9 @@ impl Buyer {
         let begun = Instant::now();
         let mut pause = Duration::from_millis(400);
         while payment.status == "pending" {
-            if begun.elapsed() > PAYMENT_PATIENCE {
+            if begun.elapsed() > PAYMENT_LIMIT {
                 let id = &payment.payment_id;
-                return Err(self.trouble(format!("the payment {id} has no end after {PAYMENT_PATIENCE:?}")));
+                return Err(self.trouble(format!("the payment {id} has no end after {PAYMENT_LIMIT:?}")));
             }
             sleep(pause).await;
             pause = (pause * 2).min(Duration::from_secs(2));
@@ -659,7 +649,7 @@ impl Buyer {
         }
         let failure = payment.failure.unwrap_or_default();
         self.log.failures.push(failure.clone());
-        // Whatever it was, nothing may be missing.
+        // Whatever the reason, no points may be missing.
         self.check_balance(sale).await?;
         match failure.as_str() {
             "insufficient_points" if self.balance < reservation.total_price => Ok(Paid::NoMoney),
@@ -678,7 +668,7 @@ impl Buyer {
             price: reservation.total_price,
             balance: self.balance,
         });
-        // Whoever did something unusual looks whether it was paid once.
+        // Buyers who did something unusual check that it was paid once.
         if self.log.habit != Habit::Plain {
             self.check_balance(sale).await?;
         }
@@ -693,7 +683,7 @@ impl Buyer {
         Err(self.trouble(format!("must have {} points and has {balance}", self.balance)))
     }
 
-    /// Looks whether the reservation is paid, and waits until the place in line counts as used.
+    /// Checks that the reservation is paid, and waits until the place in line counts as used.
     async fn look_twice(&mut self, sale: &Sale, reservation: &Reservation) -> Result<(), End> {
         let seen = self.expect(sale.api.reservation(&self.caller, &reservation.reservation_id).await)?;
         if seen.status != "paid" {
@@ -705,7 +695,7 @@ impl Buyer {
             if place.status == PlaceStatus::Used {
                 return Ok(());
             }
-            if begun.elapsed() > SPENDING_PATIENCE {
+            if begun.elapsed() > SPENDING_LIMIT {
                 return Err(self.trouble(format!("has paid, but the place in line is {:?}", place.status)));
             }
             sleep(Duration::from_secs(1)).await;

@@ -1,5 +1,5 @@
-//! The API as a client sees it: every call is measured, counted by its answer, and repeated where the contract says
-//! that it may be.
+//! The API as a client sees it: every call is measured, counted by its answer, and retried where the contract allows
+//! it.
 
 use crate::http::Client;
 use crate::{Error, Result};
@@ -15,10 +15,10 @@ use std::time::Duration;
 use tokio::sync::Semaphore;
 use tokio::time::{Instant, sleep};
 
-/// How often a call is made that is answered with 429, 502, 503 or 504, or not at all. Every write has a key or may be
-/// repeated as it is.
+/// How often a call is made that is answered with 429, 502, 503 or 504, or not at all. Every write has a key or is
+/// idempotent.
 const ATTEMPTS: u32 = 6;
-/// The wait before the second try when the answer does not say; doubles.
+/// The wait before the first retry when the answer gives none; doubles.
 const FIRST_PAUSE: Duration = Duration::from_millis(250);
 /// How many answers with 5xx are kept in full.
 const KEPT_FAULTS: usize = 10;
@@ -28,15 +28,14 @@ const KEPT_FAULTS: usize = 10;
 pub struct Api {
     base: String,
     http: Client,
-    /// So many calls are under way at the most: that many browsers fit on this machine.
+    /// The maximum of calls in progress: that many browsers fit on this machine.
     gate: Arc<Semaphore>,
     numbers: Arc<Mutex<Numbers>>,
 }
 
-/// Who calls.
+/// The user of a call.
 #[derive(Clone, Default)]
 pub struct Caller {
-    /// Their bearer token.
     pub bearer: String,
     /// Their queue token, once they have one.
     pub queue_token: Option<String>,
@@ -47,11 +46,11 @@ pub struct Caller {
 pub struct Numbers {
     /// By route, in the order of its name.
     pub routes: BTreeMap<&'static str, Route>,
-    /// Answers with 5xx other than 503, and whatever no retry mended. There must be none.
+    /// Answers with 5xx other than 503, and failures that no retry fixed. There must be none.
     pub faults: Vec<String>,
     /// How many there were, of which `faults` keeps some.
     pub fault_count: u64,
-    /// Answers with 429 or 503, and lost answers, that a retry mended.
+    /// Answers with 429 or 503, and lost answers, that a retry fixed.
     pub mended: u64,
 }
 
@@ -60,7 +59,7 @@ pub struct Numbers {
 pub struct Route {
     /// How long each answer took.
     pub latencies: Vec<Duration>,
-    /// How often it was answered with what: `201`, `409 seat_taken`.
+    /// How often each answer came: `201`, `409 seat_taken`.
     pub answers: BTreeMap<String, u64>,
 }
 
@@ -70,22 +69,20 @@ impl Numbers {
         self.routes.values().map(|route| route.latencies.len()).sum()
     }
 
-    /// How often any route answered so.
+    /// How often any route answered this.
     pub fn answered(&self, answer: &str) -> u64 {
         self.routes.values().filter_map(|route| route.answers.get(answer)).sum()
     }
 }
 
-/// The API said no: a problem document (RFC 9457) with its code.
+/// A refusal of the API: a problem document (RFC 9457) with its code.
 #[derive(Debug, Clone)]
 pub struct Refused {
-    /// The status.
     pub status: u16,
     /// The stable name of the reason.
     pub code: String,
-    /// What was asked.
     pub route: &'static str,
-    /// The seats it speaks of.
+    /// The seats it names.
     pub seats: Vec<String>,
 }
 
@@ -151,7 +148,7 @@ impl Api {
         self.numbers.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
-    /// Makes a call, again and again if need be, and reads its answer.
+    /// Makes a call, with retries where needed, and reads its answer.
     async fn ask<T: DeserializeOwned>(&self, ask: Ask<'_>) -> Answer<T> {
         let mut headers: Vec<(&str, &str)> = ask.headers.iter().map(|(name, value)| (*name, value.as_str())).collect();
         let bearer = ask.caller.map(|caller| format!("Bearer {}", caller.bearer));
@@ -175,15 +172,15 @@ impl Api {
             };
             let code = body["code"].as_str().filter(|_| !(200..300).contains(&status)).map(str::to_owned);
             self.count(ask.route, status, code.as_deref(), took);
-            // That the system is overloaded may be said, and be mended by trying again; anything else may not.
+            // An overloaded system may answer so, if a retry fixes it; any other failure counts.
             let overload = matches!(status, 0 | 429 | 503);
             let again = (overload || matches!(status, 502 | 504)) && attempt < ATTEMPTS;
             if (overload && !again) || (status >= 500 && !overload) {
                 self.fault(format!("{} answered {status} {body} (try {attempt})", ask.route));
             }
             if again {
-                let told = retry_after.map(Duration::from_secs);
-                sleep(told.unwrap_or(pause).mul_f64(0.75 + fastrand::f64() / 2.0)).await;
+                let asked = retry_after.map(Duration::from_secs);
+                sleep(asked.unwrap_or(pause).mul_f64(0.75 + fastrand::f64() / 2.0)).await;
                 pause *= 2;
                 attempt += 1;
                 mended += u64::from(overload);
@@ -240,7 +237,7 @@ impl Api {
         self.ask(ask.by(by).key(key).body(terms)).await
     }
 
-    /// An operator says how fast people come in.
+    /// An operator sets how fast people come in.
     pub async fn set_admission(&self, by: &Caller, concert: &ConcertId, plan: Plan) -> Answer<Admission> {
         let path = format!("/admin/concerts/{concert}/admission");
         let body = json!({
@@ -270,7 +267,7 @@ impl Api {
         self.ask(key.into_iter().fold(ask, Ask::key)).await
     }
 
-    /// Asks what the queue token is worth.
+    /// Asks for the state of the queue token.
     pub async fn queue_status(&self, by: &Caller) -> Answer<Place> {
         self.ask(Ask::new(Method::GET, "GET /queue-status", "/queue-status".to_owned()).by(by)).await
     }
@@ -302,12 +299,12 @@ impl Api {
         self.ask(ask.body(body)).await
     }
 
-    /// Looks at a reservation.
+    /// Reads a reservation.
     pub async fn reservation(&self, by: &Caller, id: &ReservationId) -> Answer<Reservation> {
         self.ask(Ask::new(Method::GET, "GET /reservations/{id}", format!("/reservations/{id}")).by(by)).await
     }
 
-    /// Gives a reservation up.
+    /// Cancels a reservation.
     pub async fn cancel(&self, by: &Caller, id: &ReservationId) -> Answer<()> {
         let ask = Ask::new(Method::DELETE, "DELETE /reservations/{id}", format!("/reservations/{id}")).by(by);
         self.ask(ask).await.map(|_: Value| ())
@@ -341,7 +338,7 @@ impl Api {
         self.ask(ask.by(by).key(key)).await
     }
 
-    /// Looks at a payment.
+    /// Reads a payment.
     pub async fn payment(&self, by: &Caller, id: &PaymentId) -> Answer<Payment> {
         self.ask(Ask::new(Method::GET, "GET /payments/{id}", format!("/payments/{id}")).by(by)).await
     }
@@ -353,7 +350,7 @@ impl Api {
         self.ask(ask.by(by).key(key).body(body)).await
     }
 
-    /// Looks at an item.
+    /// Reads an item.
     pub async fn item(&self, id: &ItemId) -> Answer<Item> {
         self.ask(Ask::new(Method::GET, "GET /items/{id}", format!("/items/{id}"))).await
     }
@@ -364,19 +361,19 @@ impl Api {
         self.ask(ask.by(by).body(json!({"quantity": quantity}))).await
     }
 
-    /// Looks into the cart.
+    /// Reads the cart.
     pub async fn cart(&self, by: &Caller) -> Answer<Cart> {
         self.ask(Ask::new(Method::GET, "GET /cart", "/cart".to_owned()).by(by)).await
     }
 
-    /// Orders some pieces of an item.
+    /// Orders some units of an item.
     pub async fn place_order(&self, by: &Caller, key: &str, id: &ItemId, quantity: i64) -> Answer<Order> {
         let ask = Ask::new(Method::POST, "POST /orders", "/orders".to_owned());
         let body = json!({"lines": [{"item_id": id, "quantity": quantity}]});
         self.ask(ask.by(by).key(key).body(body)).await
     }
 
-    /// Looks at an order.
+    /// Reads an order.
     pub async fn order(&self, by: &Caller, id: &OrderId) -> Answer<Order> {
         self.ask(Ask::new(Method::GET, "GET /orders/{id}", format!("/orders/{id}")).by(by)).await
     }
@@ -408,7 +405,7 @@ struct Balance {
     balance: i64,
 }
 
-/// What an operator is told of the plan now in force.
+/// The plan now in force, as an operator gets it.
 #[derive(Clone, Debug, Deserialize)]
 pub struct Admission {
     /// How many places have been admitted.
@@ -417,12 +414,10 @@ pub struct Admission {
     pub issued: u64,
 }
 
-/// A date. An operator who has just made it is not told how many seats are free.
+/// A date. Its creation does not return how many seats are free.
 #[derive(Clone, Debug, Deserialize)]
 pub struct Date {
-    /// Its id.
     pub schedule_id: ScheduleId,
-    /// Its seats.
     pub seats_total: u32,
     /// Those that are free.
     pub seats_available: Option<u32>,
@@ -431,7 +426,6 @@ pub struct Date {
 /// A date's seats.
 #[derive(Clone, Debug, Deserialize)]
 pub struct SeatMap {
-    /// Its sections.
     pub sections: Vec<SectionOfMap>,
     /// How many seats are free.
     pub seats_available: u32,
@@ -440,9 +434,7 @@ pub struct SeatMap {
 /// A section's seats.
 #[derive(Clone, Debug, Deserialize)]
 pub struct SectionOfMap {
-    /// Its name.
     pub section: SectionName,
-    /// Its grade.
     pub grade: String,
     /// What each seat costs.
     pub price: i64,
@@ -453,37 +445,33 @@ pub struct SectionOfMap {
 /// A seat.
 #[derive(Clone, Debug, Deserialize)]
 pub struct SeatOfMap {
-    /// Its id.
     pub seat_id: SeatId,
-    /// What it is.
     pub status: contracts::seats::SeatStatus,
 }
 
 /// A place in line, with its token.
 #[derive(Clone, Debug, Deserialize)]
 pub struct Joined {
-    /// The queue token.
     pub token: String,
     /// The place.
     #[serde(flatten)]
     pub place: Place,
 }
 
-/// What a queue token is worth.
+/// The state of a queue token.
 #[derive(Clone, Debug, Deserialize)]
 pub struct Place {
     /// The place in line.
     pub position: u64,
-    /// What it is.
     pub status: PlaceStatus,
     /// When it lets in.
     #[serde(deserialize_with = "maybe_moment")]
     pub active_at: Option<Timestamp>,
-    /// When to ask again.
+    /// When to poll next.
     pub poll_after_ms: u64,
 }
 
-/// What a place in line is.
+/// The state of a place in line.
 #[derive(Clone, Copy, Debug, Deserialize, PartialEq, Eq)]
 #[serde(rename_all = "snake_case")]
 pub enum PlaceStatus {
@@ -500,13 +488,10 @@ pub enum PlaceStatus {
 /// A reservation.
 #[derive(Clone, Debug, Deserialize)]
 pub struct Reservation {
-    /// Its id.
     pub reservation_id: ReservationId,
     /// Where it is in its life.
     pub status: String,
-    /// Its seats.
     pub seats: Vec<SeatId>,
-    /// What they cost.
     pub total_price: i64,
     /// When the hold ends, once there is one.
     #[serde(default, deserialize_with = "maybe_moment")]
@@ -527,7 +512,6 @@ pub struct Charged {
 /// A payment.
 #[derive(Clone, Debug, Deserialize)]
 pub struct Payment {
-    /// Its id.
     pub payment_id: PaymentId,
     /// `pending`, `completed`, `failed`, `refunding` or `refunded`.
     pub status: String,
@@ -535,10 +519,9 @@ pub struct Payment {
     pub failure: Option<String>,
 }
 
-/// A piece of merchandise.
+/// An item of merchandise.
 #[derive(Clone, Debug, Deserialize)]
 pub struct Item {
-    /// Its id.
     pub item_id: ItemId,
     /// How many are left.
     pub stock: i64,
@@ -547,29 +530,24 @@ pub struct Item {
 /// What is in a cart.
 #[derive(Clone, Debug, Deserialize)]
 pub struct Cart {
-    /// Its lines.
     pub lines: Vec<CartLine>,
 }
 
 /// A line of a cart.
 #[derive(Clone, Debug, Deserialize, PartialEq, Eq)]
 pub struct CartLine {
-    /// The item.
     pub item_id: ItemId,
-    /// How many.
     pub quantity: i64,
 }
 
 /// An order.
 #[derive(Clone, Debug, Deserialize)]
 pub struct Order {
-    /// Its id.
     pub order_id: OrderId,
     /// `pending`, `completed` or `failed`.
     pub status: String,
     /// Why it failed.
     pub failure: Option<String>,
-    /// What it costs.
     pub total_price: i64,
 }
 

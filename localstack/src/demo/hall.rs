@@ -44,22 +44,21 @@ pub fn sections(seats: u32) -> Vec<Value> {
 /// Seats next to each other, and what they cost together.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Choice {
-    /// The seats.
     pub seats: Vec<SeatId>,
     /// Their price.
     pub price: i64,
 }
 
-/// Chooses `party` free seats side by side, or fewer when there are no such. Everybody wants the best ones: the front
-/// of the dearest section, in the middle of the row. `None` when nothing is free.
+/// Chooses `party` free seats side by side, or fewer when there is no such block. All buyers want the best ones: the
+/// front of the dearest section, in the middle of the row. `None` when nothing is free.
 pub fn choose(map: &SeatMap, party: usize, rng: &mut Rng) -> Option<Choice> {
     (1..=party).rev().find_map(|party| {
         let mut wanted = blocks(map, party);
         if wanted.is_empty() {
             return None;
         }
-        // The square of a number below one is often near zero: of those who choose among 400 blocks at the same moment,
-        // one in twenty takes the very best and half the best quarter.
+        // The square of a number below one is often near zero: of the buyers who choose among 400 blocks at the same
+        // moment, one in twenty takes the very best and half the best quarter.
         let skewed = rng.f64().powi(2) * wanted.len() as f64;
         let index = (skewed as usize).min(wanted.len() - 1);
         Some(wanted.swap_remove(index))

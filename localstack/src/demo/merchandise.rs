@@ -1,4 +1,4 @@
-//! After the tickets, merchandise: everybody orders at once, more than there is, some without the points for it, and the
+//! After the tickets, merchandise: all fans order at once, more than there is, some without the points for it, and the
 //! data platform is dead all the while.
 
 use super::client::{Answer, Api, Caller, Cart, CartLine, Item, Order};
@@ -13,17 +13,17 @@ use std::time::Duration;
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep};
 
-/// The price of a piece, in won.
+/// The price of a unit, in won.
 const PRICE: i64 = 15_000;
-/// For each piece there is, so many orders are placed.
+/// How many orders are placed for each unit in stock.
 const ORDERS_A_PIECE: u32 = 3;
-/// How long an order may be pending, or what it took may be missing, before somebody calls it broken.
-const PATIENCE: Duration = Duration::from_secs(120);
-/// Before the first look at an order; doubles up to [`LONGEST_PAUSE`].
+/// How long an order may be pending, or what it took may be missing, before a fan calls it broken.
+const TIME_LIMIT: Duration = Duration::from_secs(120);
+/// The pause before the first poll of an order; doubles up to [`LONGEST_PAUSE`].
 const FIRST_PAUSE: Duration = Duration::from_secs(1);
-/// The longest time between two looks.
+/// The longest pause between two polls.
 const LONGEST_PAUSE: Duration = Duration::from_secs(4);
-/// From how many orders on every kind of end has to happen.
+/// From how many orders on every kind of end must occur.
 const MANY_ORDERS: usize = 100;
 /// How many lines of trouble are printed.
 const SHOWN: usize = 10;
@@ -31,45 +31,45 @@ const SHOWN: usize = 10;
 /// A merchandise sale that is over.
 #[derive(Debug, Clone, Default)]
 pub struct Merchandise {
-    /// How it ended for everybody who wanted something.
+    /// The end of each fan.
     pub ends: Vec<End>,
-    /// How many pieces there were.
+    /// How many units there were.
     pub stock: i64,
     /// How many are left.
     pub left: i64,
-    /// How many calls the data platform did not answer while it was dead.
+    /// How many calls the data platform left unanswered while it was dead.
     pub refused_outside: u64,
-    /// Whether anybody is outside.
+    /// Whether there are external systems.
     pub has_outside: bool,
     /// How long it took until all orders were final.
     pub took: Duration,
 }
 
-/// How it ended for a fan.
+/// The end of a fan's visit.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct End {
-    /// How many pieces were wanted.
+    /// How many units were wanted.
     pub pieces: i64,
     /// The points that are gone, in won.
     pub spent: i64,
     /// How long the order was pending.
     pub pending: Duration,
-    /// What became of the order.
+    /// The outcome of the order.
     pub fate: Fate,
 }
 
-/// What became of an order.
+/// The outcome of an order.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Fate {
-    /// It stands.
+    /// It is completed.
     Completed,
     /// It failed, for this reason.
     Failed(String),
-    /// Something happened that must not.
+    /// The contract was violated.
     Trouble(String),
 }
 
-/// Sells. `orders` of them are placed at once, for a third as many pieces.
+/// Sells. `orders` of them are placed at once, for a third as many units.
 pub async fn sell(operator: &Operator, info: &StackInfo, tokens: &Tokens, orders: u32) -> Result<Merchandise> {
     if orders == 0 {
         return Ok(Merchandise::default());
@@ -90,7 +90,7 @@ pub async fn sell(operator: &Operator, info: &StackInfo, tokens: &Tokens, orders
     let dead = outside::Dead::begin(info).await?;
     let sold = serve(api, &item, stock, ready).await;
     let has_outside = dead.is_some();
-    // Whatever came of it: a stack that stays is left well.
+    // Whatever the outcome: a stack that stays is left in order.
     let refused_outside = match dead {
         Some(dead) => dead.end().await?,
         None => 0,
@@ -98,7 +98,7 @@ pub async fn sell(operator: &Operator, info: &StackInfo, tokens: &Tokens, orders
     Ok(Merchandise { refused_outside, has_outside, ..sold? })
 }
 
-/// Everybody orders, waits for the end of it, and looks whether all is as it must be.
+/// All fans order, wait for the end of it, and check the result.
 async fn serve(api: &Api, item: &ItemId, stock: i64, fans: Vec<Result<Fan, End>>) -> Result<Merchandise> {
     let begun = Instant::now();
     let ordered = all(fans.into_iter().map(|fan| async { fan?.order().await })).await?;
@@ -125,12 +125,12 @@ async fn all<T: Send + 'static>(
     Ok(ended)
 }
 
-/// Looks until it is so, or patience ends. What was seen last.
+/// Polls until `so` holds, or the time limit is over. Returns the last value.
 async fn until<T, E, F: Future<Output = Result<T, E>>>(so: impl Fn(&T) -> bool, look: impl Fn() -> F) -> Result<T, E> {
     let (begun, mut pause) = (Instant::now(), FIRST_PAUSE);
     loop {
         let seen = look().await?;
-        if so(&seen) || begun.elapsed() > PATIENCE {
+        if so(&seen) || begun.elapsed() > TIME_LIMIT {
             return Ok(seen);
         }
         sleep(pause).await;
@@ -138,7 +138,7 @@ async fn until<T, E, F: Future<Output = Result<T, E>>>(so: impl Fn(&T) -> bool, 
     }
 }
 
-/// Somebody who wants something.
+/// A customer of the merchandise.
 struct Fan {
     api: Api,
     item: Arc<ItemId>,
@@ -147,12 +147,12 @@ struct Fan {
     pieces: i64,
     /// The points charged, in won.
     points: i64,
-    /// Whether the pieces go into the cart first.
+    /// Whether the units go into the cart first.
     uses_cart: bool,
 }
 
 impl Fan {
-    /// One in five wants two pieces, one in ten is short of a won, one in three has a cart.
+    /// One in five wants two units, one in ten is short of a won, one in three has a cart.
     fn new(api: Api, item: Arc<ItemId>, name: String, caller: Caller, number: i64) -> Self {
         let pieces = 1 + i64::from(number % 5 == 0);
         let points = if number % 10 == 7 { pieces * PRICE - 1 } else { pieces * PRICE + number };
@@ -163,7 +163,7 @@ impl Fan {
         self.pieces * PRICE
     }
 
-    /// Something that the contract does not allow.
+    /// A violation of the contract.
     fn trouble(&self, what: impl std::fmt::Display) -> End {
         let fate = Fate::Trouble(format!("{}: {what}", self.name));
         End { pieces: self.pieces, spent: 0, pending: Duration::ZERO, fate }
@@ -187,7 +187,7 @@ impl Fan {
         Ok(self)
     }
 
-    /// What the cart has of an order that took nothing.
+    /// The cart of a fan whose order took nothing.
     fn in_cart(&self) -> Vec<CartLine> {
         let line = CartLine { item_id: (*self.item).clone(), quantity: self.pieces };
         if self.uses_cart { vec![line] } else { Vec::new() }
@@ -221,7 +221,7 @@ impl Fan {
     }
 }
 
-/// Somebody whose order is final.
+/// A fan whose order is final.
 struct Ordered {
     fan: Fan,
     pending: Duration,
@@ -229,7 +229,7 @@ struct Ordered {
 }
 
 impl Ordered {
-    /// Looks whether points and cart are as the order's end says. What was undone may take a moment.
+    /// Checks that points and cart match the order's end. Undoing may take a moment.
     async fn look_after(self) -> Result<End, End> {
         let Self { fan, pending, fate } = self;
         let (api, caller) = (&fan.api, &fan.caller);
@@ -283,7 +283,7 @@ impl Merchandise {
         failed
     }
 
-    /// What did not go as it must. Empty when all is well.
+    /// What did not go as required. Empty when all is well.
     pub fn unmet(&self) -> Vec<String> {
         let mut unmet: Vec<String> = self.troubles().take(SHOWN).map(str::to_owned).collect();
         let more = self.troubles().count().saturating_sub(SHOWN);
@@ -373,16 +373,16 @@ mod tests {
     }
 
     #[test]
-    fn whatever_must_not_happen_to_orders_is_told() {
-        let told = |sale: Merchandise, what: &str| {
+    fn whatever_must_not_happen_to_orders_is_reported() {
+        let reports = |sale: Merchandise, what: &str| {
             let unmet = sale.unmet();
             assert!(unmet.iter().any(|line| line.contains(what)), "`{what}` is not among {unmet:?}");
         };
-        told(sale(mixed(), 4, 2), "3 pieces are sold and 2 left of 4");
+        reports(sale(mixed(), 4, 2), "3 pieces are sold and 2 left of 4");
         let mut cheap = mixed();
         cheap[0].spent -= 1;
-        told(sale(cheap, 4, 1), "3 pieces cost 45000 won, 44999 were spent");
-        told(sale(vec![end(1, Fate::Trouble("odd".into()))], 0, 0), "odd");
+        reports(sale(cheap, 4, 1), "3 pieces cost 45000 won, 44999 were spent");
+        reports(sale(vec![end(1, Fate::Trouble("odd".into()))], 0, 0), "odd");
         let many = (0..MANY_ORDERS).map(|_| end(1, Fate::Failed("timed_out".into()))).collect();
         let quiet = Merchandise { refused_outside: 0, ..sale(many, 4, 4) };
         assert_eq!(quiet.unmet().len(), 4, "{:?}", quiet.unmet());

@@ -1,4 +1,4 @@
-//! What a sale causes outside: awaited, and read from the sink that plays everybody there.
+//! The effects of a sale on external systems: waits for them, and reads them from the sink that plays those.
 
 use crate::audit::on_their_way;
 use crate::sink::{Behaviour, Client, Tally, Target};
@@ -7,26 +7,27 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 use tokio::time::{Instant, sleep};
 
-/// How long messages may take to get where they have to: whoever was not answered comes again less and less often, and what
-/// a consumer had that was cut off comes again when its queue shows it again, after six minutes.
-const PATIENCE: Duration = Duration::from_secs(420);
-/// How long a dead data platform keeps a call waiting, in seconds: longer than anybody waits.
+/// How long messages may take to arrive: unanswered calls are retried at growing intervals, and a message whose
+/// consumer was cut off is redelivered after its visibility timeout of six minutes.
+const TIME_LIMIT: Duration = Duration::from_secs(420);
+/// How long a dead data platform keeps a call waiting, in seconds: longer than any caller waits.
 const HANGS_SECONDS: u64 = 60;
-/// Between two looks at the queues.
-const LOOK_EVERY: Duration = Duration::from_secs(1);
+/// The interval between two polls of the queues.
+const POLL_INTERVAL: Duration = Duration::from_secs(1);
 
-/// What reached the outside.
+/// What reached the external systems.
 #[derive(Debug, Clone, Default)]
 pub struct Outside {
     /// How much, by target.
     pub tallies: BTreeMap<Target, Tally>,
-    /// Messages that are still on their way.
+    /// Messages that are still in flight.
     pub underway: u64,
     /// How long that took.
     pub took: Duration,
 }
 
-/// Waits until nothing is on its way any more, or patience ends. Nobody is outside of a stack without a sink.
+/// Waits until nothing is in flight any more, or the time limit is over. A stack without a sink has no external
+/// systems.
 pub async fn settle(info: &StackInfo) -> Result<Outside> {
     if info.sink_url.is_empty() {
         return Ok(Outside::default());
@@ -37,13 +38,13 @@ pub async fn settle(info: &StackInfo) -> Result<Outside> {
     loop {
         let underway = on_their_way(info).await?;
         let tallies = sink.summary().await?;
-        // What is between two queues is in neither: it has to be quiet twice.
+        // A message between two queues is in neither: it has to be quiet twice.
         let is_quiet = underway == 0 && before.as_ref() == Some(&tallies);
-        if is_quiet || begun.elapsed() >= PATIENCE {
+        if is_quiet || begun.elapsed() >= TIME_LIMIT {
             return Ok(Outside { tallies, underway, took: begun.elapsed() });
         }
         before = (underway == 0).then_some(tallies);
-        sleep(LOOK_EVERY).await;
+        sleep(POLL_INTERVAL).await;
     }
 }
 
@@ -54,7 +55,7 @@ pub struct Dead {
 }
 
 impl Dead {
-    /// It takes calls and answers none from now on. `None` where nobody is outside.
+    /// From now on it accepts calls and answers none. `None` where there are no external systems.
     pub async fn begin(info: &StackInfo) -> Result<Option<Self>> {
         if info.sink_url.is_empty() {
             return Ok(None);
@@ -65,7 +66,7 @@ impl Dead {
         Ok(Some(Self { sink, refused_before }))
     }
 
-    /// It is well again. How many calls it refused meanwhile.
+    /// It recovers. Returns how many calls it refused meanwhile.
     pub async fn end(self) -> Result<u64> {
         self.sink.behave(Target::DataPlatform, Behaviour::ok()).await?;
         Ok(refused(&self.sink).await? - self.refused_before)

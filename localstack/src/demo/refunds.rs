@@ -1,4 +1,4 @@
-//! After the sale some give their tickets back, each as people do: twice, and then once more.
+//! After the sale some give their tickets back, each as people do: twice at once, and then once more.
 
 use super::buyers::{BuyerLog, End, Fate, Sale, Ticket};
 use super::client::Refused;
@@ -10,12 +10,12 @@ use tokio::time::{Instant, sleep};
 
 /// How many give their tickets back.
 const REFUNDS: usize = 10;
-/// How long a refund may take before somebody calls it broken.
-const PATIENCE: Duration = Duration::from_secs(60);
-/// Between two looks at a refund.
-const LOOK_EVERY: Duration = Duration::from_millis(500);
+/// How long a refund may take before a buyer calls it broken.
+const TIME_LIMIT: Duration = Duration::from_secs(60);
+/// The interval between two polls of a refund.
+const POLL_INTERVAL: Duration = Duration::from_millis(500);
 
-/// Some of those with tickets give them back. Says how long each took until the points were there again.
+/// Some buyers give their tickets back. Returns how long each took until the points were there again.
 pub async fn give_back(sale: &Arc<Sale>, logs: &mut [BuyerLog]) -> Result<Vec<Duration>> {
     let mut refunds = JoinSet::new();
     let tickets = logs.iter().enumerate().filter_map(|(index, log)| Some((index, log.ticket.clone()?)));
@@ -40,34 +40,34 @@ pub async fn give_back(sale: &Arc<Sale>, logs: &mut [BuyerLog]) -> Result<Vec<Du
     Ok(took)
 }
 
-/// Gives a ticket back and looks whether everything is as before it was bought; or what is not.
+/// Gives a ticket back and checks that everything is as before it was bought; or returns what is not.
 async fn refund(sale: &Sale, ticket: &Ticket) -> Result<Duration, String> {
     let (api, owner, id) = (&sale.api, &ticket.owner, &ticket.payment);
-    let told = |refused: Refused| refused.to_string();
+    let text = |refused: Refused| refused.to_string();
     let key = format!("refund-{id}");
     let begun = Instant::now();
     let (one, other) = tokio::join!(api.refund(owner, &key, id), api.refund(owner, &key, id));
-    let (mut payment, other) = (one.map_err(told)?, other.map_err(told)?);
+    let (mut payment, other) = (one.map_err(text)?, other.map_err(text)?);
     if other.payment_id != payment.payment_id {
         return Err("the same key gave another refund".to_owned());
     }
     while payment.status == "refunding" {
-        if begun.elapsed() > PATIENCE {
-            return Err(format!("{id} is not paid back after {PATIENCE:?}"));
+        if begun.elapsed() > TIME_LIMIT {
+            return Err(format!("{id} is not paid back after {TIME_LIMIT:?}"));
         }
-        sleep(LOOK_EVERY).await;
-        payment = api.payment(owner, id).await.map_err(told)?;
+        sleep(POLL_INTERVAL).await;
+        payment = api.payment(owner, id).await.map_err(text)?;
     }
     let took = begun.elapsed();
-    let reservation = api.reservation(owner, &ticket.reservation).await.map_err(told)?;
-    let balance = api.balance(owner).await.map_err(told)?;
+    let reservation = api.reservation(owner, &ticket.reservation).await.map_err(text)?;
+    let balance = api.balance(owner).await.map_err(text)?;
     let (is, must) = ((&*payment.status, &*reservation.status, balance), ticket.balance + ticket.price);
     if is != ("refunded", "refunded", must) {
         return Err(format!("payment, reservation and points are {is:?}, not refunded and {must}"));
     }
     match api.refund(owner, &format!("{key}-again"), id).await {
         Err(refused) if refused.code == "payment_not_refundable" => Ok(took),
-        Err(refused) => Err(told(refused)),
+        Err(refused) => Err(text(refused)),
         Ok(_) => Err(format!("{id} was refunded twice")),
     }
 }

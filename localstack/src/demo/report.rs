@@ -1,4 +1,4 @@
-//! What came of a sale, for a person to read, and what must have come of it.
+//! The outcome of a sale, for a person to read, and what it must be.
 
 use super::buyers::{BuyerLog, End, Fate};
 use super::client::{Date, Numbers, SeatMap};
@@ -11,7 +11,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write;
 use std::time::Duration;
 
-/// From how many buyers on every kind of thing has to happen.
+/// From how many buyers on everything that can happen must happen.
 const MANY_BUYERS: usize = 100;
 /// How many lines of a kind of trouble are printed.
 const SHOWN: usize = 10;
@@ -28,7 +28,7 @@ pub struct Pause {
 /// A sale that is over.
 #[derive(Clone)]
 pub struct Outcome {
-    /// What the buyers tell.
+    /// The buyers' logs.
     pub logs: Vec<BuyerLog>,
     /// What the client measured.
     pub numbers: Numbers,
@@ -38,13 +38,11 @@ pub struct Outcome {
     pub map: SeatMap,
     /// The date in the list of dates afterwards.
     pub date: Date,
-    /// The pause.
     pub pause: Option<Pause>,
     /// How long it took to give tickets back.
     pub refunds: Vec<Duration>,
-    /// The merchandise sale.
     pub merchandise: Merchandise,
-    /// What reached the outside.
+    /// What reached the external systems.
     pub outside: Outside,
 }
 
@@ -76,7 +74,7 @@ impl Outcome {
         self.logs.iter().flat_map(|log| &log.holds).filter(|hold| hold.fate == fate).count()
     }
 
-    /// How long each decision took that nobody waited for.
+    /// How long each decision took that its buyer did not wait for.
     fn decisions(&self) -> impl Iterator<Item = Duration> {
         self.logs.iter().flat_map(|log| log.decisions.iter().copied())
     }
@@ -99,13 +97,13 @@ impl Outcome {
         self.map.sections.iter().flat_map(|section| &section.seats).filter(|seat| seat.status == status).count()
     }
 
-    /// Who was let in while nobody was to come in.
+    /// How many were let in during the pause.
     fn let_in_during_the_pause(&self) -> usize {
         let Some(pause) = self.pause else { return 0 };
         self.count(|log| log.active_at.is_some_and(|at| at > pause.from && at < pause.to))
     }
 
-    /// What did not go as it must. Empty when all is well.
+    /// What did not go as required. Empty when all is well.
     pub fn unmet(&self) -> Vec<String> {
         let mut unmet: Vec<String> = self.troubles().take(SHOWN).map(str::to_owned).collect();
         let more = self.troubles().count().saturating_sub(SHOWN);
@@ -148,7 +146,7 @@ impl Outcome {
         must(early == 0, format!("{early} buyers were let in during the pause"));
         if self.logs.len() >= MANY_BUYERS {
             let no = |what: &str| format!("it did not happen that {what}");
-            // Where there is plenty of room, nobody gets in anybody's way.
+            // Where there is plenty of room, buyers do not compete.
             let crowded = self.logs.len() >= self.date.seats_total as usize;
             must(!crowded || self.numbers.answered("409 seat_taken") > 0, no("two wanted the same seat"));
             must(self.holds(Fate::Expired) > 0, no("a hold ran out"));
@@ -291,7 +289,7 @@ impl Outcome {
     }
 }
 
-/// What was answered how often.
+/// How often each answer came.
 pub fn answers(numbers: &Numbers) -> String {
     let mut text = "Answers\n".to_owned();
     for (name, route) in &numbers.routes {
@@ -403,32 +401,32 @@ mod tests {
     }
 
     #[test]
-    fn whatever_must_not_happen_is_told() {
+    fn whatever_must_not_happen_is_reported() {
         let sold = |name| log(name, &[("A-1-1", Fate::Sold)], End::Tickets);
-        let told = |sale: Outcome, what: &str| {
+        let reports = |sale: Outcome, what: &str| {
             let unmet = sale.unmet();
             assert!(unmet.iter().any(|line| line.contains(what)), "`{what}` is not among {unmet:?}");
         };
-        told(outcome(vec![sold("alice"), sold("bob")], &["sold"]), "A-1-1 was sold to alice and bob");
-        told(outcome(vec![sold("alice")], &["available"]), "buyers have 1 tickets, the seat map shows 0");
-        told(outcome(vec![sold("alice")], &["sold", "held"]), "1 seats are still held");
-        told(outcome(Vec::new(), &["available"]), "nothing was sold");
-        told(outcome(vec![log("alice", &[], End::Unfinished)], &["available"]), "1 buyers did not come to an end");
-        told(outcome(vec![log("alice", &[], End::Trouble("odd".into()))], &["available"]), "odd");
+        reports(outcome(vec![sold("alice"), sold("bob")], &["sold"]), "A-1-1 was sold to alice and bob");
+        reports(outcome(vec![sold("alice")], &["available"]), "buyers have 1 tickets, the seat map shows 0");
+        reports(outcome(vec![sold("alice")], &["sold", "held"]), "1 seats are still held");
+        reports(outcome(Vec::new(), &["available"]), "nothing was sold");
+        reports(outcome(vec![log("alice", &[], End::Unfinished)], &["available"]), "1 buyers did not come to an end");
+        reports(outcome(vec![log("alice", &[], End::Trouble("odd".into()))], &["available"]), "odd");
         let mut list_is_late = outcome(vec![sold("alice")], &["sold"]);
         list_is_late.date.seats_available = Some(1);
-        told(list_is_late, "the list of dates counts Some(0)");
+        reports(list_is_late, "the list of dates counts Some(0)");
         let mut fault = outcome(vec![sold("alice")], &["sold"]);
         (fault.numbers.faults, fault.numbers.fault_count) = (vec!["500".into()], 3);
-        told(fault, "and 2 more answers with 5xx");
+        reports(fault, "and 2 more answers with 5xx");
         let mut slow = outcome(vec![sold("alice")], &["sold"]);
         slow.outside.underway = 2;
         slow.outside.tallies.insert(Target::Partner, Tally { refused: 3, ..Tally::default() });
-        told(slow.clone(), "2 messages are still on their way");
-        told(slow, "Partner refused 3 calls");
+        reports(slow.clone(), "2 messages are still on their way");
+        reports(slow, "Partner refused 3 calls");
         let mut paused = outcome(vec![sold("alice")], &["sold"]);
         paused.pause = Some(Pause { from: Timestamp::from_millis(99), to: Timestamp::from_millis(101) });
-        told(paused, "1 buyers were let in during the pause");
+        reports(paused, "1 buyers were let in during the pause");
     }
 
     #[test]

@@ -39,7 +39,7 @@ impl Common {
         }
     }
 
-    /// As the library takes them, telling standard error what is being done.
+    /// As the library takes them, with progress on standard error.
     pub fn options(&self) -> Result<Options> {
         Ok(Options {
             port: self.port,

@@ -21,7 +21,6 @@ pub struct Package {
     pub context: String,
     /// Hash of the program. The same program gives the same package.
     pub hash: String,
-    /// The zip file.
     pub path: PathBuf,
 }
 
@@ -32,21 +31,21 @@ impl Package {
     }
 }
 
-/// What a package of infra/package is, as its manifest says.
+/// A package of infra/package, as its manifest describes it.
 #[derive(Deserialize)]
 struct Packed {
     file: String,
     program_sha256: String,
 }
 
-/// Builds the programs of the contexts, and this one, in the profile and the target directory of the running one. Others
-/// of the workspace are not needed by a stack, and take as long to build as all of these.
+/// Builds the programs of the contexts, and this one, in the profile and the target directory of the running one.
+/// Stacks do not need the other programs of the workspace, which take as long to build as all of these.
 pub async fn build(target: &CargoTarget, contexts: &[String], progress: &Progress) -> Result<()> {
     progress("building");
     let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
     let mut command = Command::new(cargo);
     command.args(["build", "--profile", target.profile_name(), "--target-dir"]).arg(&target.dir);
-    // Cargo would refuse all of them for one that there is not; packing says which that is.
+    // Cargo would refuse all of them because of a missing one; packing names that one.
     let there = |name: &&String| files::workspace().join("functions").join(name).exists();
     for program in contexts.iter().filter(there).map(String::as_str).chain(["local"]) {
         command.args(["--bin", program]);
@@ -83,15 +82,16 @@ pub async fn pack_for_docker(
     contexts.iter().map(package).collect()
 }
 
-/// Runs what builds: in a terminal it shows what it does, elsewhere only why it failed, and keeps the rest in `log`.
+/// Runs a build command: in a terminal it shows its progress, elsewhere only why it failed, and keeps the rest in
+/// `log`.
 async fn run(what: &str, command: &mut Command, log: &Path) -> Result<()> {
     command.stdin(Stdio::null());
-    // What cargo tells the program that it runs is no business of another cargo.
+    // What cargo sets for the program that it runs must not reach another cargo.
     for (name, _) in std::env::vars_os() {
-        let told = name.to_str().is_some_and(|name| {
+        let is_cargos = name.to_str().is_some_and(|name| {
             ["CARGO_PKG_", "CARGO_MANIFEST_", "CARGO_BIN_", "CARGO_CRATE_"].iter().any(|p| name.starts_with(p))
         });
-        if told {
+        if is_cargos {
             command.env_remove(name);
         }
     }
@@ -160,10 +160,10 @@ fn pack_one(context: String, program: &Path, store: &Path) -> Result<Package> {
     Ok(Package { context, hash, path })
 }
 
-/// Whether all of a program is there that its header speaks of. An interrupted linker, or a full disk, leaves less.
+/// Whether a program is as long as its header states. An interrupted linker, or a full disk, leaves less.
 fn is_whole_program(bytes: &[u8]) -> bool {
-    // ELF, 64 bits, little-endian, as on Linux: the table of sections is the last thing in the file. Of others (macOS)
-    // it is known only that nothing is too little.
+    // ELF, 64 bits, little-endian, as on Linux: the section table is the last thing in the file. Of other formats
+    // (macOS) only an empty file is known to be too short.
     if !bytes.starts_with(b"\x7fELF\x02\x01") {
         return !(bytes.is_empty() || cfg!(target_os = "linux"));
     }
@@ -175,7 +175,7 @@ fn is_whole_program(bytes: &[u8]) -> bool {
     end().is_some_and(|end| end <= bytes.len() as u64)
 }
 
-/// Whether there is a package of a program of this size, all of it: its directory is the last thing in the file.
+/// Whether there is a complete package of a program of this size: the zip's directory is the last thing in the file.
 fn is_whole_package(path: &Path, size: usize) -> bool {
     let Some(mut package) = File::open(path).ok().and_then(|file| ZipArchive::new(file).ok()) else { return false };
     package.by_name("bootstrap").is_ok_and(|program| program.size() == size as u64)
@@ -186,7 +186,7 @@ fn zip(program: &[u8]) -> std::io::Result<Vec<u8>> {
     let mut archive = ZipWriter::new(Cursor::new(Vec::with_capacity(program.len() / 2)));
     let options = SimpleFileOptions::default()
         .compression_method(CompressionMethod::Deflated)
-        // It travels as far as the next process.
+        // It only goes to a process on this machine.
         .compression_level(Some(1))
         .last_modified_time(DateTime::default())
         .unix_permissions(0o755);
@@ -195,7 +195,7 @@ fn zip(program: &[u8]) -> std::io::Result<Vec<u8>> {
     Ok(archive.finish()?.into_inner())
 }
 
-/// Removes packages that nobody has used for an hour. Younger ones may be about to be uploaded by somebody else.
+/// Removes packages that were not used for an hour. Younger ones may be about to be uploaded by another process.
 fn forget_old(store: &Path) -> Result<()> {
     let old = SystemTime::now().checked_sub(Duration::from_secs(3_600));
     for entry in fs::read_dir(store).at("reading", store)? {
@@ -220,7 +220,7 @@ mod tests {
     }
 
     #[test]
-    fn a_program_of_which_the_end_is_missing_is_not_whole() {
+    fn a_program_without_its_end_is_not_whole() {
         let program = fs::read(std::env::current_exe().unwrap()).unwrap();
         assert!(is_whole_program(&program));
         assert!(!is_whole_program(&[]), "cargo made the file and was killed");
@@ -232,7 +232,7 @@ mod tests {
     }
 
     #[test]
-    fn a_package_of_which_the_end_is_missing_is_made_again() {
+    fn a_package_without_its_end_is_made_again() {
         let dir = CargoTarget::of_this_program().dir.join(format!("test-packages-{}", std::process::id()));
         fs::create_dir_all(&dir).unwrap();
         let program = dir.join("items");

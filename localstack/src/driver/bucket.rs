@@ -38,7 +38,7 @@ impl Bucket {
         Ok(())
     }
 
-    /// Keeps something; its URL.
+    /// Stores something; returns its URL.
     pub async fn put(&self, key: &str, content: Vec<u8>) -> Result<String> {
         self.call(Method::PUT, key, content, &[200]).await?;
         Ok(self.url(key))
@@ -48,7 +48,7 @@ impl Bucket {
         format!("{}/{}/{key}", self.endpoint, self.name)
     }
 
-    /// One call. Says which of the expected statuses came.
+    /// One call. Returns which of the expected statuses came.
     async fn call(&self, method: Method, key: &str, body: Vec<u8>, expected: &[u16]) -> Result<u16> {
         let url = self.url(key);
         let answer = self.http.send(method, &url, &[("authorization", &authorization("s3"))], body).await?;

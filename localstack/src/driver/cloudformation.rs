@@ -1,4 +1,4 @@
-//! Stacks of an engine, one at a time: a change set is made and executed, and what became of it is read.
+//! Stacks of an engine, one at a time: makes a change set, executes it, and reads the outcome.
 
 use crate::driver::bucket::Bucket;
 use crate::driver::query::{Query, Refused, numbered};
@@ -16,9 +16,9 @@ use tokio::time::{Instant, sleep};
 
 /// How long a change set, and its execution, may take.
 const DEADLINE: Duration = Duration::from_secs(180);
-/// Between the first two looks.
+/// The interval between the first two polls.
 const FIRST_POLL: Duration = Duration::from_millis(20);
-/// Between two looks at what takes long. Each costs the engine time that it needs for the work that is waited for.
+/// The interval between two polls of what takes long. Each costs the engine time that it needs for the work itself.
 const LAST_POLL: Duration = Duration::from_millis(250);
 
 /// What a deployment did.
@@ -32,14 +32,12 @@ pub enum Change {
     None,
 }
 
-/// A stack as CloudFormation is to have it.
+/// A stack as it should be.
 #[derive(Clone, Debug)]
 pub struct Wanted {
-    /// Its name.
     pub name: String,
     /// Its template, JSON.
     pub template: String,
-    /// The template's parameters.
     pub parameters: BTreeMap<String, String>,
 }
 
@@ -71,8 +69,9 @@ pub struct CloudFormation {
     client: Query,
     bucket: Bucket,
     progress: Progress,
-    /// Held while a change set is made: LocalStack tells SAM the region in a variable of its process, which it takes away
-    /// again when SAM is done, also with another stack. Engines make one after the other anyway.
+    /// Held while a change set is made: LocalStack gives SAM the region in an environment variable of its process, and
+    /// removes it when SAM is done, although SAM may be busy with another stack. Engines make one after the other
+    /// anyway.
     making: Arc<Mutex<()>>,
 }
 
@@ -135,18 +134,18 @@ impl CloudFormation {
     }
 }
 
-/// When to look next, and when no more.
-struct Patience {
+/// When to poll next, and when to give up.
+struct Polling {
     until: Instant,
     next: Duration,
 }
 
-impl Patience {
+impl Polling {
     fn new() -> Self {
         Self { until: Instant::now() + DEADLINE, next: FIRST_POLL }
     }
 
-    /// Waits until it is time for another look. `false`: there is none.
+    /// Waits until the next poll. `false`: the time is over.
     async fn pause(&mut self) -> bool {
         sleep(self.next).await;
         self.next = (self.next * 3 / 2).min(LAST_POLL);
@@ -165,7 +164,7 @@ impl One<'_> {
         self.client.call(action, &[&[("StackName", self.name)], parameters].concat()).await
     }
 
-    /// Makes a change set and waits for it: its name and how many changes it has. `None`: none, and it is gone again.
+    /// Makes a change set and waits for it: its name and how many changes it has. `None`: it has none, and was deleted.
     async fn change_set(
         &self,
         kind: &str,
@@ -196,7 +195,7 @@ impl One<'_> {
 
     /// Waits for a change set to be ready. `None`: it holds no changes.
     async fn changes(&self, name: &str) -> Result<Option<usize>> {
-        let mut patience = Patience::new();
+        let mut polling = Polling::new();
         loop {
             let set = self.call("DescribeChangeSet", &[("ChangeSetName", name)]).await;
             let set = set.map_err(|refused| refused.doing("reading the change set"))?;
@@ -211,7 +210,7 @@ impl One<'_> {
                 }
                 _ => {}
             }
-            self.go_on(&mut patience, "the change set").await?;
+            self.go_on(&mut polling, "the change set").await?;
         }
     }
 
@@ -219,19 +218,19 @@ impl One<'_> {
     async fn execute(&self, set: &str) -> Result<String> {
         let executed = self.call("ExecuteChangeSet", &[("ChangeSetName", set)]).await;
         executed.map_err(|refused| refused.doing("executing the change set"))?;
-        let mut patience = Patience::new();
+        let mut polling = Polling::new();
         loop {
             if let Some(status) = self.status().await?
                 && !status.ends_with("_IN_PROGRESS")
             {
                 return Ok(status);
             }
-            self.go_on(&mut patience, "the deployment").await?;
+            self.go_on(&mut polling, "the deployment").await?;
         }
     }
 
-    async fn go_on(&self, patience: &mut Patience, what: &str) -> Result<()> {
-        if patience.pause().await {
+    async fn go_on(&self, polling: &mut Polling, what: &str) -> Result<()> {
+        if polling.pause().await {
             return Ok(());
         }
         let reasons = self.reasons().await?;
@@ -250,14 +249,14 @@ impl One<'_> {
     async fn delete(&self) -> Result<()> {
         let deleted = self.call("DeleteStack", &[]).await;
         deleted.map_err(|refused| refused.doing("removing the failed stack"))?;
-        let mut patience = Patience::new();
+        let mut polling = Polling::new();
         while !matches!(self.status().await?.as_deref(), None | Some("DELETE_COMPLETE")) {
-            self.go_on(&mut patience, "removing the failed stack").await?;
+            self.go_on(&mut polling, "removing the failed stack").await?;
         }
         Ok(())
     }
 
-    /// What went wrong in the stack, from its events, first things first.
+    /// What failed in the stack, from its events, first things first.
     async fn reasons(&self) -> Result<String> {
         let went_wrong = |event: &&StackEvent| {
             let status = &event.resource_status;
@@ -298,8 +297,8 @@ impl One<'_> {
     }
 }
 
-/// Whether an event is of a resource whose type the engine does not know: LocalStack reports it as complete, and says only
-/// here that it made nothing.
+/// Whether an event is of a resource whose type the engine does not know: LocalStack reports it as complete, and states
+/// only here that it made nothing.
 fn pretends(event: &StackEvent) -> bool {
     event.resource_status_reason.contains("as a fallback")
 }
@@ -315,14 +314,14 @@ fn pretended(events: &[StackEvent], resources: &[StackResource]) -> Vec<String> 
     lines
 }
 
-/// An event that says why.
+/// An event with its reason.
 fn line(event: &StackEvent) -> String {
-    let said = |text: &'static str, of: &str| if of.is_empty() { text.to_owned() } else { of.to_owned() };
+    let text_or = |text: &'static str, of: &str| if of.is_empty() { text.to_owned() } else { of.to_owned() };
     format!(
         "  {} ({}): {}",
-        said("?", &event.logical_resource_id),
-        said("?", &event.resource_type),
-        said("no reason given", &event.resource_status_reason)
+        text_or("?", &event.logical_resource_id),
+        text_or("?", &event.resource_type),
+        text_or("no reason given", &event.resource_status_reason)
     )
 }
 

@@ -10,7 +10,7 @@ use serde_json::json;
 use std::collections::{BTreeMap, BTreeSet};
 use tokio::task::JoinSet;
 
-/// Keeps the functions' secrets where they read them. They are outside the templates, as on AWS.
+/// Stores the functions' secrets where they read them. They are not in the templates, as on AWS.
 pub async fn keep_secrets(endpoint: &str, documents: &BTreeMap<String, serde_json::Value>) -> Result<()> {
     let ssm = Service::new(SSM, &sdk_config(endpoint));
     for (name, document) in documents {
@@ -22,19 +22,19 @@ pub async fn keep_secrets(endpoint: &str, documents: &BTreeMap<String, serde_jso
     Ok(())
 }
 
-/// What became of the stacks of a deployment.
+/// The outcome of a deployment, by stack.
 #[derive(Debug, Default)]
 pub struct Report {
     done: BTreeMap<String, Change>,
     /// Why, with the stack's name in CloudFormation.
     failed: BTreeMap<String, Error>,
-    /// Who was not begun, and whose failure holds it up.
+    /// Stacks that were not begun, and the stack whose failure holds them up.
     held_up: BTreeMap<String, String>,
 }
 
 impl Report {
-    /// What is deployed now, stack -> fingerprint, after these were wanted. Of a stack that was there and is not what was
-    /// wanted, there is no saying what it is: its fingerprint is empty.
+    /// What is deployed now, stack -> fingerprint, after these were wanted. The state of an existing stack that is not
+    /// as wanted is unknown: its fingerprint is empty.
     pub fn deployed(
         &self,
         mut before: BTreeMap<String, String>,
@@ -52,7 +52,7 @@ impl Report {
         before
     }
 
-    /// What was done all in all, or who failed, why, and whom that holds up.
+    /// What was done as a whole, or which stacks failed, why, and which ones that holds up.
     pub fn outcome(self, was_there: bool) -> Result<Outcome> {
         if self.failed.is_empty() {
             return Ok(match self.done.values().all(|change| *change == Change::None) {
@@ -124,7 +124,8 @@ mod tests {
         ("reservations", "r2"),
     ];
 
-    /// Deploys all of them; those whose fingerprint is named fail. Who was begun, in which order, and the report.
+    /// Deploys all of them; those whose fingerprint is named fail. Returns the stacks that began, in order, and the
+    /// report.
     async fn play(failing: &[&str]) -> (Vec<String>, Report) {
         let begun = Arc::new(Mutex::new(Vec::new()));
         let failing = names(failing);
@@ -152,17 +153,18 @@ mod tests {
         let (_, report) = play(&["i2", "r2"]).await;
         let before = map(&[("edge", "e1"), ("items", "i1"), ("orders", "o1"), ("platform", "p1")]);
         let after = report.deployed(before, &map(&WANTED));
-        // What was there, and is no longer known to be as it was meant, has no fingerprint; what never was, no entry.
+        // A stack that existed, and is not known to be as wanted any more, has no fingerprint; one that never existed
+        // has no entry.
         assert_eq!(after, map(&[("edge", ""), ("items", ""), ("orders", "o2"), ("platform", "p2")]));
-        let said = report.outcome(true).unwrap_err().to_string();
+        let message = report.outcome(true).unwrap_err().to_string();
         for part in ["i2 is bad", "r2 is bad", "concerts was not deployed: it comes after reservations", "edge was not"]
         {
-            assert!(said.contains(part), "{part}: {said}");
+            assert!(message.contains(part), "{part}: {message}");
         }
     }
 
     #[test]
-    fn what_was_done_is_said_for_the_whole() {
+    fn what_was_done_is_reported_for_the_whole() {
         let of = |changes: &[(&str, Change)]| Report {
             done: changes.iter().map(|(stack, change)| ((*stack).to_owned(), *change)).collect(),
             ..Report::default()

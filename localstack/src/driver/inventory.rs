@@ -8,7 +8,7 @@ use crate::{ISSUER, REGION, Result};
 use std::collections::BTreeMap;
 use tokio::task::JoinSet;
 
-/// What `stack.json` says of a system that consists of these stacks of CloudFormation.
+/// The content of `stack.json` for a system that consists of these stacks of CloudFormation.
 pub async fn read(
     cloudformation: &CloudFormation,
     names: Vec<String>,

@@ -5,7 +5,7 @@ use crate::tokens::{self, Tokens};
 use crate::{ISSUER, Options, Result, files};
 use std::collections::{BTreeMap, BTreeSet};
 
-/// The templates' parameters for the world outside, and where the sink plays it.
+/// The templates' parameters for external systems, and where the sink plays those.
 const OUTSIDE: [(&str, &str); 6] = [
     ("DataPlatformUrl", "{sink}/data-platform"),
     ("PartnerUrl", "{sink}/partner"),
@@ -15,12 +15,12 @@ const OUTSIDE: [(&str, &str); 6] = [
     ("UserDirectoryUrl", "{sink}/directory"),
 ];
 
-/// Whether templates with these parameters name somebody outside.
+/// Whether templates with these parameters name an external system.
 pub fn name_the_outside(declared: &BTreeSet<String>) -> bool {
     OUTSIDE.iter().any(|(name, _)| declared.contains(*name))
 }
 
-/// Those of the local cloud, then the remembered ones, then those asked for now; of these, the declared ones.
+/// The local cloud's parameters, then the remembered ones, then those given now; of these, the declared ones.
 ///
 /// `{sink}` in a value stands for the sink's URL, which is known only now.
 pub fn all(options: &Options, declared: &BTreeSet<String>, sink_url: &str) -> Result<BTreeMap<String, String>> {
@@ -37,7 +37,7 @@ pub fn all(options: &Options, declared: &BTreeSet<String>, sink_url: &str) -> Re
         ("UserTokenIssuer".to_owned(), ISSUER.to_owned()),
         ("QueueTokenKeys".to_owned(), tokens::queue_token_keys(&options.dir)?),
         ("Stage".to_owned(), "local".to_owned()),
-        // Nobody pays here, unless a payment provider is asked for: `PaymentProviderUrl={sink}/toss`.
+        // Charging is free here, unless a payment provider is configured: `PaymentProviderUrl={sink}/toss`.
         ("OpenCharges".to_owned(), "true".to_owned()),
     ]);
     all.extend(OUTSIDE.map(|(name, url)| (name.to_owned(), url.to_owned())));
@@ -56,7 +56,7 @@ pub fn check(asked: &BTreeMap<String, String>, declared: &BTreeSet<String>) -> R
     Err(Error::Usage(format!("no template has a parameter {unknown}; there are {}", known.join(", "))))
 }
 
-/// What is asked for goes over what is remembered; an empty value forgets.
+/// Given parameters override remembered ones; an empty value forgets.
 fn merge(mut remembered: BTreeMap<String, String>, asked: &BTreeMap<String, String>) -> BTreeMap<String, String> {
     remembered.extend(asked.clone());
     remembered.retain(|_, value| !value.is_empty());
@@ -73,7 +73,7 @@ mod tests {
     }
 
     #[test]
-    fn parameters_are_remembered_until_told_otherwise() {
+    fn parameters_are_remembered_until_set_otherwise() {
         let remembered = map(&[("TokenExpiry", "strict"), ("AdmissionDefault", "closed")]);
         assert_eq!(merge(remembered.clone(), &map(&[])), remembered);
         assert_eq!(

@@ -37,8 +37,8 @@ impl Query {
         Self(Service::new(CLOUDFORMATION, config))
     }
 
-    /// Calls an action. Its result: elements are objects, lists arrays, everything else text; so is an
-    /// empty list, which looks the same.
+    /// Calls an action. Its result: elements are objects, lists arrays, everything else text; so is an empty list,
+    /// which looks the same.
     pub async fn call(&self, action: &str, parameters: &[(&str, &str)]) -> Result<Value, Refused> {
         let mut form = format!("Action={action}&Version={VERSION}");
         for (name, value) in parameters {
@@ -100,7 +100,7 @@ fn name_in<'a>(document: &'a Document<'_>, name: &'a str) -> (&'a str, &'a str) 
     (document.root_element().tag_name().namespace().unwrap_or_default(), name)
 }
 
-/// A refusal says what is wrong in its message; of anything else, the whole chain may matter.
+/// A refusal states what is wrong in its message; of anything else, the whole chain may matter.
 fn refused(failure: Failure) -> Refused {
     let code = failure.code().unwrap_or_default().to_owned();
     let why = match failure.message() {

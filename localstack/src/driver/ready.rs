@@ -1,4 +1,4 @@
-//! What is there before an engine is: interpreter, programs, templates; and the deployment made of it.
+//! What is needed before an engine: interpreter, programs, templates; and the deployment made of it.
 
 use crate::driver::artifacts;
 use crate::driver::bucket::Bucket;
@@ -41,11 +41,11 @@ pub struct Plan {
     packages: Vec<Package>,
 }
 
-/// The stacks of a plan as they are to be.
+/// The stacks of a plan as they should be.
 struct Goal {
     /// Stack -> fingerprint.
     fingerprints: BTreeMap<String, String>,
-    /// Those that are not so already.
+    /// Those that differ from that.
     changed: BTreeMap<String, Wanted>,
 }
 
@@ -56,7 +56,7 @@ fn contexts<'a>(templates: impl Iterator<Item = &'a Template>) -> Vec<String> {
 }
 
 impl Ready {
-    /// Makes it. Refuses names that there are not before anything is built.
+    /// Makes it. Refuses unknown stack names before anything is built.
     pub async fn make(options: &Options) -> Result<Self> {
         options.check()?;
         fs::create_dir_all(&options.dir).map_err(|e| Error::io("creating", &options.dir, e))?;
@@ -64,7 +64,7 @@ impl Ready {
         let stacks = Stacks::read(&options.template, &options.stack)?;
         stacks.order().check(&options.stacks)?;
         parameters::check(&options.parameters, &stacks.parameters())?;
-        // What stands in the way is said before anything is built.
+        // Obstacles are reported before anything is built.
         Engine::remembered(&options.dir)?;
         StackInfo::read(&options.dir)?;
         if let Some(port) = options.port {
@@ -84,7 +84,7 @@ impl Ready {
         Ok(Self { _lock: lock, python, target, stacks })
     }
 
-    /// Says what a deployment takes beside what is deployed already, and packs its programs.
+    /// Determines what a deployment takes beside what is deployed already, and packs its programs.
     pub async fn plan(&self, options: &Options, known: Option<&StackInfo>) -> Result<Plan> {
         let mut known = known.map(|known| known.deployed.clone()).unwrap_or_default();
         known.retain(|stack, _| self.stacks.templates().any(|(name, _)| name == stack));
@@ -100,8 +100,8 @@ impl Ready {
         Ok(Plan { known, chosen, packages })
     }
 
-    /// Has the sink of a stack that stays run in a process of its own; says where it is. Templates that name nobody
-    /// outside need none.
+    /// Starts the sink of a detached stack in a process of its own; returns its URL. Templates that name no external
+    /// system need none.
     pub async fn sink_beside(&self, dir: &Path) -> Result<String> {
         if parameters::name_the_outside(&self.stacks.parameters()) {
             return Ok(sink::Detached::start(dir).await?.url().to_owned());
@@ -120,14 +120,14 @@ impl Ready {
             dir: &options.dir,
             port: options.port,
             attached,
-            patience: START_DEADLINE,
+            deadline_in: START_DEADLINE,
             remove: &remove,
         };
         Engine::start(&start, &options.progress).await
     }
 
-    /// Deploys what the plan takes and `known` does not say to be so already, and writes `stack.json`: of what failed, too,
-    /// so that the next deployment goes on from there.
+    /// Deploys what of the plan is not up to date according to `known`, and writes `stack.json`, also with the failed
+    /// stacks, so that the next deployment goes on from there.
     pub async fn deploy(
         &self,
         options: &Options,
@@ -162,7 +162,7 @@ impl Ready {
         Ok((info, outcome?))
     }
 
-    /// What the stacks are to be, and which of them are not.
+    /// What the stacks should be, and which of them differ.
     fn goal(&self, options: &Options, plan: &Plan, sink_url: &str) -> Result<Goal> {
         let mut chosen = parameters::all(options, &self.stacks.parameters(), sink_url)?;
         chosen.insert(SYSTEM.to_owned(), options.stack.clone());

@@ -1,4 +1,4 @@
-//! A stack's life: up, what it is, down.
+//! A stack's life cycle: up, its state, down.
 
 use crate::Result;
 use crate::driver::artifacts;
@@ -19,7 +19,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 use tokio::time::{Instant, sleep};
 
-/// Told, one short line each, what is being done.
+/// Receives progress, one short line each.
 pub type Progress = Arc<dyn Fn(&str) + Send + Sync>;
 
 /// Progress as lines on standard error.
@@ -35,15 +35,14 @@ const STOP_DEADLINE: Duration = Duration::from_secs(10);
 pub struct Options {
     /// The stack's directory. Everything of it lives there.
     pub dir: PathBuf,
-    /// The directory is of no use to anybody afterwards: it goes with the (attached) stack.
+    /// The directory is not needed afterwards: it goes with the (attached) stack.
     pub ephemeral: bool,
     /// The engine's port, any free one when `None`.
     pub port: Option<u16>,
     /// The system's name, which all its names begin with.
     pub stack: String,
-    /// Which of its stacks to deploy, with what they need and is not there yet; all when none is named.
+    /// Which of its stacks to deploy, with dependencies that are not deployed yet; all when none is named.
     pub stacks: Vec<String>,
-    /// The engine.
     pub engine: EngineKind,
     /// Whether the engine is in Docker, which LocalStack can be.
     pub docker: bool,
@@ -53,7 +52,7 @@ pub struct Options {
     pub template: PathBuf,
     /// Whether to build the programs first.
     pub build: bool,
-    /// Who is told what is being done.
+    /// Receives progress.
     pub progress: Progress,
 }
 
@@ -88,7 +87,7 @@ impl Options {
         Self { ephemeral: true, ..Self::new(CargoTarget::of_this_program().dir.join("stacks").join(unique)) }
     }
 
-    /// Where `cargo local` keeps its stack when not told otherwise.
+    /// Where `cargo local` keeps its stack by default.
     pub fn default_dir() -> PathBuf {
         files::workspace().join("target").join("local")
     }
@@ -143,9 +142,9 @@ pub struct Stack {
     tokens: Tokens,
     options: Options,
     engine: Engine,
-    /// Its standard input is the thread by which the engine's life hangs.
+    /// The engine ends when its standard input closes.
     child: Child,
-    /// What plays the world outside.
+    /// Plays the external systems.
     sink: sink::Attached,
 }
 
@@ -216,7 +215,7 @@ impl Stack {
         let ready = Ready::make(options).await?;
         let plan = ready.plan(options, Some(&self.info)).await?;
         let deployed = ready.deploy(options, plan, &self.engine, self.sink.url(), Some(&self.info)).await;
-        // What is there after a failure is in the file.
+        // What is deployed after a failure is in the file.
         self.info = StackInfo::of_running(&options.dir)?;
         Ok(deployed?.1)
     }
@@ -245,11 +244,11 @@ pub async fn up(options: &Options) -> Result<(StackInfo, Outcome)> {
     let ready = Ready::make(options).await?;
     let known = StackInfo::read(&options.dir)?;
     let Some(engine) = Engine::running(&options.dir).await? else {
-        // Of one that ended by itself in Docker its container is left.
+        // An engine that ended by itself in Docker leaves its container.
         if let Some(ended) = Engine::remembered(&options.dir)? {
             ended.stop().await?;
         }
-        // One that outlived its engine is about to notice.
+        // A sink that outlived its engine is about to notice.
         sink::Detached::stop(&options.dir).await?;
         clean(&options.dir)?;
         let plan = ready.plan(options, None).await?;
@@ -293,12 +292,12 @@ pub async fn interpreter(engine: EngineKind, progress: &Progress) -> Result<Path
     python::environment(&CargoTarget::of_this_program().dir, &engine.requirements(), progress).await
 }
 
-/// Builds `cargo local`, for whoever runs that.
+/// Builds `cargo local`, for callers that run it.
 pub async fn build(progress: &Progress) -> Result<()> {
     artifacts::build(&CargoTarget::of_this_program(), &[], progress).await
 }
 
-/// Ends the stack of a directory. Says whether there was one.
+/// Ends the stack of a directory. Returns whether there was one.
 pub async fn down(dir: &Path, progress: &Progress) -> Result<bool> {
     if !dir.exists() {
         return Ok(false);
@@ -315,7 +314,7 @@ pub async fn down(dir: &Path, progress: &Progress) -> Result<bool> {
     Ok(stopped)
 }
 
-/// Removes what speaks of a running engine. Keys, parameters and the log stay.
+/// Removes the files about a running engine. Keys, parameters and the log stay.
 fn clean(dir: &Path) -> Result<()> {
     files::remove(&StackInfo::path(dir))?;
     Engine::forget(dir)

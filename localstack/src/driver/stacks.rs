@@ -1,7 +1,7 @@
 //! The stacks of a system: which there are, what has to come before what, and which of them a deployment takes.
 //!
-//! A directory holds a template for each. Stacks meet by name only, so this is all that there is to know of an order: a
-//! stack says itself, under `Metadata.Encore`, whom it needs and whom it comes after.
+//! A directory holds a template for each. Stacks refer to each other by name only; each template states under
+//! `Metadata.Encore` which stacks it needs and which it comes after. This is all that defines the order.
 
 use crate::Result;
 use crate::driver::template::{Place, Template};
@@ -15,7 +15,7 @@ use std::path::{Path, PathBuf};
 pub struct Stacks {
     templates: BTreeMap<String, Template>,
     order: Order,
-    /// The one stack there is has the system's name.
+    /// A single stack has the system's name.
     alone: bool,
 }
 
@@ -33,8 +33,8 @@ impl Stacks {
             let place = template.place()?;
             let name = file.file_stem().unwrap_or_default().to_string_lossy().into_owned();
             if place.stack != name {
-                let said = &place.stack;
-                return Err(Error::Template(format!("{}: Metadata.Encore.Stack says `{said}`", file.display())));
+                let stated = &place.stack;
+                return Err(Error::Template(format!("{}: Metadata.Encore.Stack says `{stated}`", file.display())));
             }
             places.push((name.clone(), place));
             templates.insert(name, template);
@@ -43,7 +43,7 @@ impl Stacks {
         Ok(Self { order: Order::of(places).map_err(wrong)?, templates, alone: false })
     }
 
-    /// What has to come before what.
+    /// The order of the stacks.
     pub fn order(&self) -> &Order {
         &self.order
     }
@@ -53,12 +53,12 @@ impl Stacks {
         self.templates.iter().map(|(name, template)| (name.as_str(), template))
     }
 
-    /// What a stack of the system of that name is called in CloudFormation.
+    /// The CloudFormation name of a stack of the system of that name.
     pub fn name_in(&self, system: &str, stack: &str) -> String {
         if self.alone { system.to_owned() } else { format!("{system}-{stack}") }
     }
 
-    /// The parameters that somebody may choose: those of all stacks, but for the system's name.
+    /// The parameters that can be set: those of all stacks, except the system's name.
     pub fn parameters(&self) -> BTreeSet<String> {
         let declared = self.templates.values().flat_map(Template::parameters);
         declared.filter(|name| name != crate::driver::template::SYSTEM).collect()
@@ -87,19 +87,19 @@ fn templates_in(dir: &Path) -> Result<Vec<PathBuf>> {
     Ok(files)
 }
 
-/// The stack that all others stand on.
+/// The stack that all others need.
 const PLATFORM: &str = "platform";
 /// The stack that is in front of all others.
 const EDGE: &str = "edge";
 
-/// What has to come before what.
+/// The order of the stacks.
 #[derive(Clone, Debug)]
 pub struct Order {
     places: BTreeMap<String, Place>,
 }
 
 impl Order {
-    /// Refuses what names nobody, and what can never begin because it waits for itself.
+    /// Refuses unknown names and cycles.
     fn of(places: impl IntoIterator<Item = (String, Place)>) -> Result<Self> {
         let order = Self { places: places.into_iter().collect() };
         for (stack, place) in &order.places {
@@ -127,7 +127,7 @@ impl Order {
         self.places.keys().map(String::as_str).collect::<Vec<_>>().join(", ")
     }
 
-    /// Refuses the name of a stack that there is not.
+    /// Refuses an unknown stack name.
     pub fn check(&self, named: &[String]) -> Result<()> {
         match named.iter().find(|name| !self.places.contains_key(*name)) {
             None => Ok(()),
@@ -135,9 +135,9 @@ impl Order {
         }
     }
 
-    /// The stacks that a deployment takes: all when none is named; or those that are named, what they need and is not there
-    /// yet, and with them the platform, which bounds what they may do, and the edge, which has their routes. What of these is
-    /// as it should be already is left alone by whoever deploys.
+    /// The stacks that a deployment takes: all when none is named; otherwise those that are named, their dependencies
+    /// that are not deployed yet, the platform, which bounds what they may do, and the edge, which has their routes.
+    /// The deployment leaves alone what of these is up to date.
     pub fn chosen(&self, named: &[String], there: &BTreeSet<String>) -> BTreeSet<String> {
         if named.is_empty() {
             return self.places.keys().cloned().collect();
@@ -155,15 +155,15 @@ impl Order {
         chosen
     }
 
-    /// Those of the waiting that wait for nobody.
+    /// The waiting stacks that have nothing to wait for.
     pub fn ready(&self, waiting: &BTreeSet<String>, running: &BTreeSet<String>) -> Vec<String> {
         let free =
             |stack: &&String| self.before(stack).all(|other| !waiting.contains(other) && !running.contains(other));
         waiting.iter().filter(free).cloned().collect()
     }
 
-    /// Those of the waiting that cannot begin any more once `failed` has: it was to come before them, or before one that
-    /// was.
+    /// The waiting stacks that cannot begin any more after `failed` has failed: those behind it, directly or
+    /// indirectly.
     pub fn held_up(&self, waiting: &BTreeSet<String>, failed: &str) -> Vec<String> {
         let mut held_up: Vec<String> = Vec::new();
         let mut causes = vec![failed.to_owned()];
@@ -244,7 +244,7 @@ pub(crate) mod tests {
         assert_eq!(refused, format!("there is no stack itmes; there are {known}"));
     }
 
-    /// Who begins when, if everything that begins ends.
+    /// Which stacks begin in which round, if everything that begins ends.
     fn rounds(taken: &[&str]) -> Vec<Vec<String>> {
         let (order, mut waiting, mut rounds) = (order(), set(taken), Vec::new());
         while !waiting.is_empty() {
@@ -280,7 +280,7 @@ pub(crate) mod tests {
     }
 
     #[test]
-    fn a_stack_that_names_nobody_or_waits_for_itself_is_refused() {
+    fn a_stack_that_names_an_unknown_one_or_waits_for_itself_is_refused() {
         let refused = |places: Vec<(String, Place)>| Order::of(places).unwrap_err().to_string();
         let unknown = refused(vec![place("items", &["platfrom"], &[]), place("platform", &[], &[])]);
         assert_eq!(unknown, "items: Metadata.Encore.Needs names platfrom, which is none of items, platform");
@@ -288,7 +288,7 @@ pub(crate) mod tests {
         assert_eq!(circle, "these stacks wait for each other: a, b");
     }
 
-    /// A directory with these files, gone with what is returned.
+    /// A directory with these files, removed when dropped.
     struct Dir(PathBuf);
 
     impl Dir {

@@ -24,15 +24,14 @@ pub struct Template {
     path: PathBuf,
 }
 
-/// What a stack says of its place among the others, under `Metadata.Encore`.
+/// A stack's place among the others, as `Metadata.Encore` states it.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "PascalCase", deny_unknown_fields)]
 pub struct Place {
-    /// Its name.
     pub stack: String,
-    /// Whom it needs: they have to be there before it.
+    /// The stacks it needs: they have to be deployed before it.
     pub needs: Vec<String>,
-    /// Whom it comes after, if they are deployed with it.
+    /// The stacks it comes after, if they are deployed with it.
     pub after: Vec<String>,
 }
 
@@ -47,14 +46,14 @@ impl Template {
 
     /// Its place among the stacks of a system.
     pub fn place(&self) -> Result<Place> {
-        let said = self.body.pointer("/Metadata/Encore").ok_or("it is not there".to_owned());
-        let place = said.and_then(|said| Place::deserialize(said).map_err(|e| e.to_string()));
+        let stated = self.body.pointer("/Metadata/Encore").ok_or("it is not there".to_owned());
+        let place = stated.and_then(|stated| Place::deserialize(stated).map_err(|e| e.to_string()));
         let says = "Metadata.Encore has to say Stack, Needs and After";
         place.map_err(|why| Error::Template(format!("{}: {says}: {why}", self.path.display())))
     }
 
-    /// Without the API's operations of contexts that are not there: their functions are not, either. A path without
-    /// operations is none.
+    /// Removes the API's operations of contexts that are not deployed, since their functions are missing. A path
+    /// without operations is removed, too.
     pub fn without_operations(mut self, is_missing: impl Fn(&str) -> bool) -> Self {
         let of_missing = |operation: &Value| {
             let tags = operation.get("tags").and_then(Value::as_array);
@@ -105,7 +104,7 @@ impl Template {
         Ok(self.body.to_string())
     }
 
-    /// The same template, naming what is deployed where it wants to know: as a default, because engines expand a template
+    /// The same template, naming what is deployed where it asks for it: as a default, because engines expand a template
     /// without the values of its parameters.
     pub fn of_release(mut self, release: &str) -> Self {
         if let Some(default) = self.body.pointer_mut("/Parameters/Release/Default") {
@@ -305,7 +304,7 @@ Resources:
     }
 
     #[test]
-    fn a_stack_says_its_place() {
+    fn a_stack_states_its_place() {
         let place = |text: &str| Template { body: parse(text).unwrap(), path: PathBuf::from("x.yaml") }.place();
         let (needs, after) = (vec!["platform".to_owned()], vec!["items".to_owned(), "orders".to_owned()]);
         assert_eq!(place(API).unwrap(), Place { stack: "edge".to_owned(), needs, after });

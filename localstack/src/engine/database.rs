@@ -1,5 +1,4 @@
-//! DynamoDB inside this process: dynoxide, in memory. For an engine that has no database of its own that runs here, and
-//! for tests.
+//! DynamoDB inside this process: dynoxide, in memory. For an engine without a database of its own, and for tests.
 
 use crate::Result;
 use crate::error::Error;
@@ -10,15 +9,15 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use tokio::io::{AsyncReadExt, stdin};
 use tokio::net::TcpListener;
 
-/// What dynoxide looks for among its stream records, at every write and at every reading. It has no index for it, so it
-/// looks at all records of the table each time, and it never forgets any: a stack got slower by all that it had done.
+/// What dynoxide searches its stream records for, at every write and at every read. It has no index for it, so it scans
+/// all records of the table each time, and it never deletes any: a stack slowed down with everything it did.
 const INDEX: &str = "CREATE INDEX records_by_number ON _stream_records (table_name, CAST(sequence_number AS INTEGER))";
 
 /// A database of its own, gone when its last clone is dropped.
 pub fn in_memory() -> Result<Database> {
     static COUNT: AtomicU64 = AtomicU64::new(0);
     // Dynoxide takes no statements. So the index is made over a second connection to an empty database in memory, which
-    // SQLite gives to whoever knows its name, and that one is copied: what has a name is slower.
+    // SQLite shares by name, and that database is copied: a named one is slower.
     let name = format!("file:encore-{}?mode=memory&cache=shared", COUNT.fetch_add(1, Ordering::Relaxed));
     let empty = Database::new(&name).map_err(|e| cannot("made", &e))?;
     Connection::open(&name).and_then(|second| second.execute_batch(INDEX)).map_err(|e| cannot("indexed", &e))?;
@@ -32,8 +31,8 @@ fn cannot(what: &str, why: &dyn std::error::Error) -> Error {
     Error::Engine(format!("the database cannot be {what}: {why}"))
 }
 
-/// Serves one on a free port, which it prints, until standard input ends: so it ends with who started it, however that
-/// comes.
+/// Serves one on a free port, which it prints, until standard input ends: so it ends with the process that started it,
+/// however that ends.
 pub(crate) async fn serve() -> Result<()> {
     let failed = |source| Error::Io { what: "opening a port for the database".to_owned(), source };
     let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.map_err(failed)?;
@@ -101,14 +100,14 @@ mod tests {
     }
 
     #[test]
-    fn a_stream_tells_everything_once_and_in_its_order() {
+    fn a_stream_has_everything_once_and_in_its_order() {
         let database = in_memory().unwrap();
         create(&database);
         let keys: Vec<String> = (0..25).map(|number| format!("{number:02}")).collect();
         keys.iter().for_each(|key| put(&database, key));
-        let told = stream(&database, 10);
-        assert_eq!(told.iter().map(|(key, _)| key).collect::<Vec<_>>(), keys.iter().collect::<Vec<_>>());
-        assert!(told.is_sorted_by(|(_, one), (_, next)| one < next), "{told:?}");
+        let records = stream(&database, 10);
+        assert_eq!(records.iter().map(|(key, _)| key).collect::<Vec<_>>(), keys.iter().collect::<Vec<_>>());
+        assert!(records.is_sorted_by(|(_, one), (_, next)| one < next), "{records:?}");
     }
 
     #[test]
@@ -118,8 +117,8 @@ mod tests {
         assert_eq!((one.table_count().unwrap(), other.table_count().unwrap()), (1, 0));
     }
 
-    /// Adds a record, numbered far beyond all others, to the table and not to the index. Whoever looks at all records
-    /// finds it; whoever searches the index does not.
+    /// Adds a record, numbered far beyond all others, to the table and not to the index: a full scan finds it; a search
+    /// by the index does not.
     fn hide_a_record(file: &str) {
         let schema = |statement: &str| {
             let second = Connection::open(file).unwrap();
@@ -158,7 +157,7 @@ mod tests {
 
         let database = Database::new(file).unwrap();
         put(&database, "after");
-        let keys = |told: Vec<(String, String)>| told.into_iter().map(|(key, _)| key).collect::<Vec<_>>();
+        let keys = |records: Vec<(String, String)>| records.into_iter().map(|(key, _)| key).collect::<Vec<_>>();
         assert_eq!(keys(stream(&database, 10)), ["before", "after"], "the index was not used");
 
         // Without the index the record is found, and the next one gets a number beyond its.

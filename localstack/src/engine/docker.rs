@@ -7,17 +7,17 @@ use std::path::Path;
 use std::process::{Output, Stdio};
 use tokio::process::Command;
 
-/// The name under which Compose knows what a stack has. Of the directory, too: stacks of one name run side by side.
+/// The name of a stack's Compose project. It depends on the directory, too: stacks of one name run side by side.
 pub fn project(stack: &str, dir: &Path) -> String {
     format!("{}-{}", stack.to_lowercase(), files::short_hash(&[dir.as_os_str().as_encoded_bytes()], 8))
 }
 
-/// Whether there is a Docker to ask, before anything is built for it.
+/// Checks that Docker is there, before anything is built for it.
 pub async fn check() -> Result<()> {
     run("docker compose version", Command::new("docker").args(["compose", "version"])).await.map(drop)
 }
 
-/// Starts the engine, and waits until Compose finds it well. Where it does not, `log` says why.
+/// Starts the engine, and waits until Compose reports it healthy. On failure, `log` has the reason.
 pub async fn up(project: &str, port: u16, nonce: &str, log: &Path) -> Result<()> {
     let mut command = compose(project);
     command.args(["up", "--detach", "--wait"]).env("ENCORE_PORT", port.to_string()).env("ENCORE_NONCE", nonce);
@@ -25,10 +25,10 @@ pub async fn up(project: &str, port: u16, nonce: &str, log: &Path) -> Result<()>
     if output.status.success() {
         return Ok(());
     }
-    // What Compose says of a container that is not well is no more than that.
+    // Of an unhealthy container Compose reports no more than that.
     let logs = run("docker compose logs", compose(project).args(["logs", "--no-color", "--tail", "200"])).await;
     let logs = logs.map_or_else(|error| error.chain(), |logs| String::from_utf8_lossy(&logs.stdout).into_owned());
-    // What it says itself comes last: the image that there is not, the daemon that does not answer.
+    // Compose's own output comes last: a missing image, a daemon that does not answer.
     Err(files::failed("docker compose up", &format!("{logs}\n{}", String::from_utf8_lossy(&output.stderr)), log))
 }
 

@@ -51,15 +51,15 @@ pub struct StackInfo {
     pub endpoint_url: String,
     /// The root of the REST API, without a slash at the end.
     pub api_url: String,
-    /// Where the sink is that plays the world outside: [`crate::sink`]. Empty when no template names anybody there.
+    /// The URL of the sink that plays the external systems: [`crate::sink`]. Empty when no template names any.
     pub sink_url: String,
     /// The region, [`crate::REGION`].
     pub region: String,
-    /// The made-up account.
+    /// The fictional account.
     pub account_id: String,
     /// The system's name, the prefix of every name in it.
     pub stack: String,
-    /// The engine's process; none of ours when it is in Docker.
+    /// The engine's process; `None` in Docker.
     pub pid: Option<u32>,
     /// Context -> table name.
     pub tables: BTreeMap<String, String>,
@@ -69,10 +69,10 @@ pub struct StackInfo {
     pub state_machines: BTreeMap<String, String>,
     /// Handler name -> function name.
     pub functions: BTreeMap<String, String>,
-    /// Who issues user tokens.
+    /// The issuer of user tokens.
     pub issuer: String,
     /// Stack of the system -> hash of the template, programs and parameters it was deployed with; empty where the last
-    /// deployment failed or did not come to it.
+    /// deployment failed or did not get to it.
     pub deployed: BTreeMap<String, String>,
 }
 
@@ -93,7 +93,7 @@ impl StackInfo {
             .ok_or_else(|| Error::Usage(format!("no stack is up in {}; start it: cargo local up", dir.display())))
     }
 
-    /// The configuration of AWS clients towards this stack: its endpoint, test credentials, patient timeouts.
+    /// The configuration of AWS clients towards this stack: its endpoint, test credentials, long timeouts.
     pub fn sdk_config(&self) -> SdkConfig {
         sdk_config(&self.endpoint_url)
     }
@@ -101,7 +101,7 @@ impl StackInfo {
 
 /// See [`StackInfo::sdk_config`].
 pub fn sdk_config(endpoint_url: &str) -> SdkConfig {
-    // A change set of some eighty resources, or a scan beside a load, takes seconds: no reason to ask again.
+    // A change set of some eighty resources, or a scan beside a load, takes seconds: no reason to retry.
     let patient = TimeoutConfig::builder()
         .connect_timeout(Duration::from_secs(5))
         .operation_attempt_timeout(Duration::from_secs(60))

@@ -22,8 +22,8 @@ pub struct Requirements {
     pub before: Option<Version>,
 }
 
-/// The environment's interpreter. Makes the environment on first need; of several processes that want to, one does and
-/// the others wait.
+/// The environment's interpreter. Makes the environment on first need; of several processes that need it, one makes it
+/// and the others wait.
 pub async fn environment(cargo_target: &Path, requirements: &Requirements, progress: &Progress) -> Result<PathBuf> {
     let pins = fs::read(&requirements.file).at("reading", &requirements.file)?;
     let dir = cargo_target.join(format!("venv-{}", files::short_hash(&[&pins], 12)));
@@ -36,7 +36,7 @@ pub async fn environment(cargo_target: &Path, requirements: &Requirements, progr
     }
     let (python, version) = find(requirements).await?;
     progress(&format!("installing the engine for Python {version} (once)"));
-    // Whatever is there is unfinished, or its Python is gone.
+    // What exists is unfinished, or its Python is gone.
     files::remove(&dir)?;
     let log = dir.with_extension("log");
     run(Command::new(&python).args(["-m", "venv"]).arg(&dir), "making the virtual environment", &log).await?;

@@ -35,7 +35,7 @@ impl Client {
         Err(Error::Engine(format!("{url}: {} {}", answer.status, answer.text())))
     }
 
-    /// What came, oldest first: for one target, or telling of something (an event, a user, a fault).
+    /// What was received, oldest first: for one target, or about something (an event, a user, a fault).
     pub async fn deliveries(&self, target: Option<Target>, key: Option<&str>) -> Result<Vec<Delivery>> {
         let mut query = String::new();
         if let Some(target) = target {
@@ -49,13 +49,13 @@ impl Client {
         Ok(read.items)
     }
 
-    /// How much came for each target.
+    /// The counts of each target.
     pub async fn summary(&self) -> Result<BTreeMap<Target, Tally>> {
         let found = self.ask(Method::GET, "/summary", None).await?;
         serde_json::from_value(found).map_err(|e| Error::Engine(format!("the sink: {e}")))
     }
 
-    /// Has a target behave so from now on. [`Target::All`] takes back what single ones were told.
+    /// Sets how a target behaves from now on. [`Target::All`] takes back what was set for single ones.
     pub async fn behave(&self, target: Target, behaviour: Behaviour) -> Result<()> {
         self.ask(Method::PUT, &format!("/behaviour/{}", name(target)), Some(&json!(behaviour))).await.map(drop)
     }
@@ -66,17 +66,17 @@ impl Client {
         self.ask(Method::PUT, &format!("/toss/payments/{}", encode(payment_key)), Some(&body)).await.map(drop)
     }
 
-    /// Forgets what came so far.
+    /// Forgets what was received so far.
     pub async fn forget(&self) -> Result<()> {
         self.ask(Method::DELETE, "/deliveries", None).await.map(drop)
     }
 
-    /// Who answers here.
+    /// The nonce of the sink that answers here.
     pub(super) async fn nonce(&self) -> Option<String> {
         self.ask(Method::GET, "", None).await.ok()?["nonce"].as_str().map(str::to_owned)
     }
 
-    /// Ends the sink, if it is the one of this name.
+    /// Ends the sink with this nonce.
     pub(super) async fn end(&self, nonce: &str) -> Result<()> {
         self.ask(Method::DELETE, &format!("/{nonce}"), None).await.map(drop)
     }
@@ -92,7 +92,7 @@ fn encode(text: &str) -> String {
     text.bytes().map(|byte| if plain(byte) { char::from(byte).to_string() } else { format!("%{byte:02X}") }).collect()
 }
 
-/// The other way round. What is no percent-encoding stays as it is.
+/// The reverse. What is no percent-encoding stays as it is.
 pub(super) fn decode(text: &str) -> String {
     let mut bytes = Vec::with_capacity(text.len());
     let mut rest = text.as_bytes();

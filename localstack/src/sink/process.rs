@@ -24,12 +24,12 @@ use tokio::time::{Instant, sleep};
 const START_DEADLINE: Duration = Duration::from_secs(20);
 /// How long a sink may take to end.
 const STOP_DEADLINE: Duration = Duration::from_secs(10);
-/// How often a detached sink looks whether its engine is there.
-const LOOK_EVERY: Duration = Duration::from_millis(500);
-/// In how many looks in a row the engine has to be gone.
+/// How often a detached sink checks whether its engine is there.
+const POLL_INTERVAL: Duration = Duration::from_millis(500);
+/// How many checks in a row must find the engine gone.
 const GONE_LOOKS: u32 = 3;
 
-/// A port of its own at this address, and how this machine calls it.
+/// A listener on a free port of this address, and its URL on this machine.
 async fn listen(address: Ipv4Addr) -> Result<(TcpListener, String)> {
     let failed = |source| Error::Io { what: "opening a port for the sink".to_owned(), source };
     let listener = TcpListener::bind((address, 0)).await.map_err(failed)?;
@@ -68,8 +68,8 @@ impl Drop for Attached {
     }
 }
 
-/// A sink in a process of its own, as `sink.json` remembers it. It ends when it is told to, or when the engine beside
-/// it is gone; its log, `sink.log`, says which.
+/// A sink in a process of its own, as `sink.json` remembers it. It ends on request, or when its engine is gone; its
+/// log, `sink.log`, states which.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Detached {
     url: String,
@@ -90,21 +90,21 @@ impl Detached {
     async fn running(dir: &Path) -> Result<Option<Self>> {
         let known = match files::read_json::<Self>(&Self::path(dir)) {
             Ok(Some(known)) => known,
-            // Nobody finds one whose name is lost. It ends with its engine.
+            // A sink whose name is lost cannot be found. It ends with its engine.
             Ok(None) | Err(Error::Damaged(_)) => return Ok(None),
             Err(error) => return Err(error),
         };
         Ok((Client::new(&known.url).nonce().await.as_ref() == Some(&known.nonce)).then_some(known))
     }
 
-    /// The sink of the stack in `dir`, started if it does not run. This program is asked to be it.
+    /// The sink of the stack in `dir`, started from this program if it does not run.
     pub async fn start(dir: &Path) -> Result<Self> {
         if let Some(running) = Self::running(dir).await? {
             return Ok(running);
         }
         files::remove(&Self::path(dir))?;
         let log_path = dir.join("sink.log");
-        // What the last one said when it ended stays.
+        // The last messages of the previous one stay.
         let log = OpenOptions::new().create(true).append(true).open(&log_path).at("opening", &log_path)?;
         let log_too = log.try_clone().at("opening", &log_path)?;
         let this = std::env::current_exe().at("finding", Path::new("this program"))?;
@@ -130,7 +130,7 @@ impl Detached {
         }
     }
 
-    /// Is the sink of the stack in `dir`, until told to end or its engine is gone.
+    /// Runs as the sink of the stack in `dir`, until it is ended or its engine is gone.
     pub async fn be(dir: &Path) -> Result<()> {
         // Of its own session: a Ctrl-C in the terminal that started it is not meant for it.
         if let Err(error) = rustix::process::setsid() {
@@ -161,12 +161,14 @@ impl Detached {
         if let Some(running) = Self::running(dir).await? {
             let client = Client::new(&running.url);
             let deadline = Instant::now() + STOP_DEADLINE;
-            let told = client.end(&running.nonce).await;
-            // It may have ended before its answer was out: whether it is gone is what counts.
+            let ended = client.end(&running.nonce).await;
+            // It may have ended before its answer was out: what counts is whether it is gone.
             while client.nonce().await.as_ref() == Some(&running.nonce) {
                 if Instant::now() > deadline {
                     let url = &running.url;
-                    return Err(told.err().unwrap_or_else(|| Error::Engine(format!("the sink at {url} does not end"))));
+                    return Err(ended
+                        .err()
+                        .unwrap_or_else(|| Error::Engine(format!("the sink at {url} does not end"))));
                 }
                 sleep(Duration::from_millis(20)).await;
             }
@@ -179,11 +181,11 @@ impl Detached {
 fn say(what: &str) {
     let now = OffsetDateTime::from_unix_timestamp(now_ms() / 1_000).ok();
     let now = now.and_then(|now| now.format(&Rfc3339).ok()).unwrap_or_default();
-    // Nobody hears it where the log cannot be written, which is no reason to end.
+    // Where the log cannot be written the line is lost, which is no reason to end.
     writeln!(std::io::stderr(), "{now} sink: {what}").ok();
 }
 
-/// The signals that would end it without a word.
+/// The signals that would end it without a log line.
 struct Signals {
     terminate: Signal,
     interrupt: Signal,
@@ -210,19 +212,19 @@ impl Signals {
     }
 }
 
-/// Looks whether the engine is there that a sink runs beside.
+/// Checks whether the sink's engine is there.
 struct Watch<'a> {
     dir: &'a Path,
     engine: Engine,
-    /// In how many looks in a row it was gone.
+    /// How many checks in a row found it gone.
     gone: u32,
 }
 
 impl Watch<'_> {
-    /// Waits until it is gone for good, and says so. Counts its looks for whoever asks the server.
+    /// Waits until it is gone for good, and returns why. The number of checks can be read from the server.
     async fn until_gone(&mut self, server: &Server) -> String {
         loop {
-            sleep(LOOK_EVERY).await;
+            sleep(POLL_INTERVAL).await;
             let gone = self.look().await;
             server.looks.fetch_add(1, Ordering::Relaxed);
             self.gone = if gone.is_some() { self.gone + 1 } else { 0 };
@@ -232,8 +234,8 @@ impl Watch<'_> {
         }
     }
 
-    /// One look: why there is no engine to run beside, if so. Whether it answers does not count: it may be stopped, or
-    /// have too much to do, and goes on later. Nor does a look that failed.
+    /// One check: why there is no engine to run beside, if so. Whether it answers does not count: it may be stopped or
+    /// overloaded, and goes on later. Nor does a check that failed.
     async fn look(&self) -> Option<String> {
         let (dir, mine) = (self.dir.display(), &self.engine);
         match Engine::remembered(self.dir) {
@@ -241,7 +243,7 @@ impl Watch<'_> {
             Ok(Some(other)) if other.nonce != mine.nonce => {
                 return Some(format!("{dir} has another engine now, {other} instead of {mine}"));
             }
-            // Half-written, or not to be read at the moment.
+            // Half-written, or unreadable at the moment.
             Ok(Some(_)) | Err(_) => {}
         }
         match mine.is_there().await {

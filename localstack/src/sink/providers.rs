@@ -20,9 +20,9 @@ const TEMPLATE_CODE_CHARS: usize = 20;
 /// How many recipients AlimTalk takes at once.
 const ALIMTALK_RECIPIENTS: usize = 1_000;
 
-/// What the providers know.
+/// The state of the providers.
 #[derive(Default)]
-pub(super) struct World {
+pub(super) struct Providers {
     payments: HashMap<String, Payment>,
     receipts: HashMap<String, i64>,
     pages: Vec<(String, Value)>,
@@ -36,7 +36,7 @@ struct Payment {
     status: &'static str,
 }
 
-/// Why a caller has not proven themselves to a target, if so.
+/// The refusal of a caller who did not authenticate to a target; `None` if they did.
 pub(super) fn proof(secrets: &Secrets, target: Target, call: &Call) -> Option<Answer> {
     let basic = || Some(format!("Basic {}", STANDARD.encode(format!("{}:", secrets.toss))));
     let bearer = |token: &str| Some(format!("Bearer {token}"));
@@ -51,7 +51,7 @@ pub(super) fn proof(secrets: &Secrets, target: Target, call: &Call) -> Option<An
         Target::All => false,
     };
     (!proven).then(|| match target {
-        // It says no with status 200.
+        // It refuses with status 200.
         Target::AlimTalk => alimtalk_refusal(-1001, "Invalid secretKey."),
         Target::Toss => toss_error(401, "UNAUTHORIZED_KEY"),
         Target::Notion => notion_error(401, "unauthorized", "API token is invalid."),
@@ -60,15 +60,16 @@ pub(super) fn proof(secrets: &Secrets, target: Target, call: &Call) -> Option<An
     })
 }
 
-/// How long a target knows an idempotency key again; for longer than any stack lives when `None`.
+/// How long a target remembers an idempotency key; longer than any stack lives when `None`.
 pub(super) fn remembers_keys_for(target: Target) -> Option<Duration> {
     (target == Target::AlimTalk).then_some(ALIMTALK_MEMORY)
 }
 
-/// What a target says to a call whose key it knows, having given `first` to the first one.
+/// What a target answers to a call whose key it knows, having given `first` to the first one.
 pub(super) fn again(target: Target, first: Answer) -> Answer {
     match target {
-        // Having taken the message, but saying no: who lost the first answer has to know what that means.
+        // It accepted the message, and refuses the repetition: a caller that lost the first answer has to know what
+        // that means.
         Target::AlimTalk => {
             let refusal =
                 alimtalk_refusal(-1005, "The same 'X-NC-API-IDEMPOTENCY-KEY' was used within the last 10 minute.");
@@ -95,8 +96,9 @@ fn scim_error(status: u16) -> Answer {
     Answer::new(status, json!({"schemas": schemas, "status": status.to_string()}))
 }
 
-/// Whether a call is signed as <https://github.com/standard-webhooks/standard-webhooks/blob/main/spec/standard-webhooks.md>
-/// says, and not an old one played again.
+/// Whether a call is signed as
+/// <https://github.com/standard-webhooks/standard-webhooks/blob/main/spec/standard-webhooks.md> states, and not a
+/// replay of an old one.
 fn is_signed(secret: &str, call: &Call) -> bool {
     let (Some(id), Some(timestamp), Some(signatures)) =
         (call.header("webhook-id"), call.header("webhook-timestamp"), call.header("webhook-signature"))
@@ -115,8 +117,8 @@ fn is_signed(secret: &str, call: &Call) -> bool {
     recent && signatures.split(' ').any(good)
 }
 
-impl World {
-    /// A customer paid in the widget. `false` when it is not said what.
+impl Providers {
+    /// A customer paid in the widget. `false` when the body lacks what was paid.
     pub(super) fn register(&mut self, payment_key: &str, body: &Value) -> bool {
         let (Some(order_id), Some(amount)) = (body["order_id"].as_str(), body["amount"].as_i64()) else { return false };
         let payment = Payment { order_id: order_id.to_owned(), amount, status: "IN_PROGRESS" };
@@ -124,7 +126,7 @@ impl World {
         true
     }
 
-    /// What a provider answers to a caller who has proven themselves.
+    /// What a provider answers to an authenticated caller.
     pub(super) fn answer(&mut self, secrets: &Secrets, target: Target, call: &Call) -> Answer {
         match target {
             Target::DataPlatform if call.json()["events"].as_array().is_none_or(Vec::is_empty) => {
@@ -319,7 +321,7 @@ impl Payment {
     }
 }
 
-/// SCIM 2.0, `GET /Users/{id}`: everybody has a made-up number of their own, but for `nophone...`; nobody is called
+/// SCIM 2.0, `GET /Users/{id}`: every user has a made-up number of their own, except `nophone...`; there is no user
 /// `ghost...`.
 fn directory(call: &Call) -> Answer {
     let Some(id) = call.path.strip_prefix("/Users/").filter(|_| call.method == "GET") else {

@@ -1,3 +1,5 @@
+//! What the sink answers, and that it ends with its stack.
+
 use super::*;
 use crate::http::Client as Http;
 
@@ -40,7 +42,7 @@ async fn a_webhook_is_taken_only_with_a_fresh_signature_of_what_it_says() {
 }
 
 #[tokio::test]
-async fn what_comes_again_under_its_key_has_no_second_effect() {
+async fn a_call_repeated_under_its_key_has_no_second_effect() {
     let (sink, secrets, client, http) = sink().await;
     let url = format!("{}/toss/v1/cash-receipts", sink.url());
     let body = r#"{"amount":1,"orderId":"o","orderName":"n","customerIdentityNumber":"010","type":"소득공제"}"#;
@@ -53,8 +55,8 @@ async fn what_comes_again_under_its_key_has_no_second_effect() {
     assert_ne!(post(&http, &url, &headers("k2"), body).await.unwrap().json(), first);
     let tally = client.summary().await.unwrap()[&Target::Toss];
     assert_eq!((tally.deliveries, tally.effects), (3, 2));
-    let told = client.deliveries(Some(Target::Toss), Some("k1")).await.unwrap();
-    assert_eq!(told.iter().map(|delivery| delivery.repeated).collect::<Vec<_>>(), [false, true]);
+    let deliveries = client.deliveries(Some(Target::Toss), Some("k1")).await.unwrap();
+    assert_eq!(deliveries.iter().map(|delivery| delivery.repeated).collect::<Vec<_>>(), [false, true]);
 }
 
 #[tokio::test]
@@ -76,7 +78,7 @@ async fn a_payment_is_confirmed_once_and_as_it_was_paid() {
 }
 
 #[tokio::test]
-async fn targets_fail_throttle_and_lose_answers_as_they_are_told() {
+async fn targets_fail_throttle_and_lose_answers_as_they_are_set() {
     let (sink, secrets, client, http) = sink().await;
     let url = format!("{}/partner", sink.url());
     let send = async |id: &str| post(&http, &url, &signed(&secrets.partner, id, now_ms() / 1000, "{}"), "{}").await;
@@ -84,8 +86,8 @@ async fn targets_fail_throttle_and_lose_answers_as_they_are_told() {
     assert_eq!(send("a").await.unwrap().status, 503);
     assert_eq!(send("a").await.unwrap().status, 204);
     client.behave(Target::All, Behaviour::throttle(7)).await.unwrap();
-    let told = send("b").await.unwrap();
-    assert_eq!((told.status.as_u16(), &told.headers["retry-after"]), (429, &"7".parse().unwrap()));
+    let throttled = send("b").await.unwrap();
+    assert_eq!((throttled.status.as_u16(), &throttled.headers["retry-after"]), (429, &"7".parse().unwrap()));
     client.behave(Target::All, Behaviour::lose_answer()).await.unwrap();
     assert!(send("c").await.is_err());
     client.behave(Target::All, Behaviour::ok()).await.unwrap();

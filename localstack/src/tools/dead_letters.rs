@@ -1,9 +1,9 @@
-//! Messages that nobody could handle: looking at them, and sending them again.
+//! Messages that no consumer could handle: showing and redriving them.
 //!
-//! Our consumers put a message there themselves and say why, in its attributes; EventBridge does likewise with its own
-//! names; what SQS itself moved, because it was received too often, carries no reason. Sending again is safe to
-//! repeat: the message goes to its queue first and leaves the dead letters after, and consumers bear doubles. What Lambda
-//! keeps of an asynchronous call that failed has no queue to go to: sent again, its function is called again.
+//! Our consumers move a message there themselves and give the reason in its attributes; EventBridge does likewise with
+//! its own names; what SQS itself moved, because it was received too often, has no reason. Redriving is idempotent: the
+//! message goes to its queue first and leaves the dead letters after, and consumers tolerate duplicates. A failed
+//! asynchronous call that Lambda keeps has no queue to go to: its function is called again.
 
 use crate::Result;
 use crate::error::Error;
@@ -15,9 +15,9 @@ use serde::Serialize;
 use serde_json::Value;
 use std::collections::{BTreeMap, HashMap};
 
-/// How long a message that is looked at stays hidden from others, in seconds, should it not be put back at once.
+/// How long a message that is read stays invisible to others, in seconds, should it not be put back at once.
 const LOOK_SECONDS: i32 = 30;
-/// How many empty answers in a row mean that a queue has no more to show. SQS answers from a part of its servers.
+/// How many empty answers in a row mean that a queue has no more. SQS answers from a part of its servers.
 const EMPTY_ANSWERS: u32 = 3;
 /// How many messages are shown at the most.
 const SHOWN: usize = 1_000;
@@ -29,24 +29,24 @@ pub struct DeadLetterQueue {
     pub name: String,
     /// How many messages it holds, about.
     pub messages: u64,
-    /// The queue that its messages came from, if they can be sent back there.
+    /// The queue that its messages came from, if they can be redriven there.
     pub source: Option<String>,
 }
 
 /// A message in it.
 #[derive(Clone, Debug, PartialEq, Serialize)]
-pub struct Letter {
+pub struct DeadLetter {
     /// SQS's id of it.
     pub id: String,
     /// Why it is here, in a word.
     pub reason: String,
-    /// Why, in full.
+    /// The full error.
     pub error: String,
-    /// Who could not handle it.
+    /// The consumer that could not handle it.
     pub consumer: Option<String>,
     /// How often it had been received.
     pub receives: Option<u32>,
-    /// The request that began it all.
+    /// The correlation id: the request that began it all.
     pub correlation_id: Option<String>,
     /// The event it carries, if any.
     pub event_id: Option<String>,
@@ -60,12 +60,11 @@ pub struct Letter {
     group: Option<String>,
 }
 
-/// What sending again came to.
+/// The outcome of a redrive.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
 pub struct Redriven {
     /// How many messages went back to their queue.
     pub sent: usize,
-    /// How many stayed.
     pub left: usize,
 }
 
@@ -82,7 +81,7 @@ fn failed<E: std::error::Error>(doing: &str, error: E) -> Error {
 }
 
 impl DeadLetters {
-    /// Those of the stack of that name, wherever the configuration leads.
+    /// Those of the stack of that name, in the cloud that the configuration names.
     pub fn new(config: &aws_types::SdkConfig, stack: &str) -> Self {
         let lambda = Service::new(LAMBDA, config);
         Self { client: Client::new(config), lambda, prefix: format!("{stack}-") }
@@ -138,9 +137,9 @@ impl DeadLetters {
         got.queue_url.ok_or_else(|| Error::Usage(format!("there is no queue {name}")))
     }
 
-    /// Takes messages out of sight, each once, until there are no more.
-    async fn look(&self, url: &str) -> Result<Vec<Letter>> {
-        let mut letters: BTreeMap<String, Letter> = BTreeMap::new();
+    /// Receives messages, each once, until there are no more; they turn invisible.
+    async fn look(&self, url: &str) -> Result<Vec<DeadLetter>> {
+        let mut letters: BTreeMap<String, DeadLetter> = BTreeMap::new();
         let mut empty = 0;
         while empty < EMPTY_ANSWERS && letters.len() < SHOWN {
             let got = self
@@ -159,12 +158,12 @@ impl DeadLetters {
             empty = if messages.is_empty() { empty + 1 } else { 0 };
             letters.extend(messages.iter().map(letter).map(|letter| (letter.id.clone(), letter)));
         }
-        let mut letters: Vec<Letter> = letters.into_values().collect();
+        let mut letters: Vec<DeadLetter> = letters.into_values().collect();
         letters.sort_by_key(|letter| letter.dead_since_ms);
         Ok(letters)
     }
 
-    async fn put_back(&self, url: &str, letters: &[Letter]) -> Result<()> {
+    async fn put_back(&self, url: &str, letters: &[DeadLetter]) -> Result<()> {
         for letter in letters {
             let shown = self.client.change_message_visibility().queue_url(url).receipt_handle(&letter.receipt);
             shown.visibility_timeout(0).send().await.map_err(|e| failed("putting a dead letter back", e))?;
@@ -173,15 +172,15 @@ impl DeadLetters {
     }
 
     /// The messages of a queue. They stay where they are.
-    pub async fn show(&self, name: &str) -> Result<Vec<Letter>> {
+    pub async fn show(&self, name: &str) -> Result<Vec<DeadLetter>> {
         let url = self.url(name).await?;
         let letters = self.look(&url).await?;
         self.put_back(&url, &letters).await?;
         Ok(letters)
     }
 
-    /// Sends messages back to the queue they came from: one, by its id, or all. A message that is not (any more) there
-    /// is no error, so that this may be repeated.
+    /// Sends messages back to the queue they came from: one, by its id, or all. A message that is not there (any more)
+    /// is no error, so this is idempotent.
     pub async fn redrive(&self, name: &str, message: Option<&str>) -> Result<Redriven> {
         let queue = self.list().await?.into_iter().find(|queue| queue.name == name);
         let queue =
@@ -195,7 +194,7 @@ impl DeadLetters {
             Some(source) => Some(self.url(source).await?),
             None => None,
         };
-        let (wanted, others): (Vec<Letter>, Vec<Letter>) =
+        let (wanted, others): (Vec<DeadLetter>, Vec<DeadLetter>) =
             self.look(&url).await?.into_iter().partition(|letter| message.is_none_or(|id| letter.id == id));
         self.put_back(&url, &others).await?;
         for (index, letter) in wanted.iter().enumerate() {
@@ -215,17 +214,17 @@ impl DeadLetters {
 }
 
 impl DeadLetters {
-    async fn send_to(&self, source: &str, letter: &Letter) -> Result<()> {
+    async fn send_to(&self, source: &str, letter: &DeadLetter) -> Result<()> {
         let mut send = self.client.send_message().queue_url(source).message_body(&letter.body);
         if let Some(group) = &letter.group {
-            // By the letter's own id: SQS would drop the first one's for minutes, and with it the message.
+            // By the letter's own id: with the first one's, SQS would drop the message as a duplicate for minutes.
             send = send.message_group_id(group).message_deduplication_id(&letter.id);
         }
         send.send().await.map(drop).map_err(|e| failed("sending a dead letter again", e))
     }
 
-    /// Calls the function again whose asynchronous call a letter keeps. Should it fail again, Lambda keeps it again.
-    async fn call_again(&self, letter: &Letter) -> Result<()> {
+    /// Calls the function again whose asynchronous call a letter keeps. If it fails again, Lambda keeps it again.
+    async fn call_again(&self, letter: &DeadLetter) -> Result<()> {
         let (function, payload) = kept_call(&letter.body).ok_or_else(|| {
             Error::Usage(format!("{} is no call that Lambda kept; see: cargo local dlq show", letter.id))
         })?;
@@ -239,7 +238,7 @@ impl DeadLetters {
 fn kept_call(body: &str) -> Option<(String, String)> {
     let record: Value = serde_json::from_str(body).ok()?;
     let arn = record["requestContext"]["functionArn"].as_str()?;
-    // Whatever version failed, the one of today is called.
+    // Whichever version failed, the current one is called.
     let function = arn.split(':').nth(6).unwrap_or(arn);
     record.get("requestPayload").map(|payload| (function.to_owned(), payload.to_string()))
 }
@@ -254,7 +253,7 @@ fn dead_letter_target(policy: &str) -> Option<String> {
     policy["deadLetterTargetArn"].as_str().map(str::to_owned)
 }
 
-fn letter(message: &Message) -> Letter {
+fn letter(message: &Message) -> DeadLetter {
     let attribute = |name: &str| {
         let value = message.message_attributes.as_ref()?.get(name)?.string_value()?;
         (!value.is_empty()).then(|| value.to_owned())
@@ -267,7 +266,7 @@ fn letter(message: &Message) -> Letter {
     let reason = attribute("reason").or_else(|| attribute("ERROR_CODE"));
     let error = attribute("error").or_else(|| attribute("ERROR_MESSAGE"));
     let group = system(MessageSystemAttributeName::MessageGroupId);
-    Letter {
+    DeadLetter {
         id: message.message_id().unwrap_or_default().to_owned(),
         reason: reason.unwrap_or_else(|| "ReceivedTooOften".to_owned()),
         error: error.unwrap_or_else(|| "its consumer never said how it went".to_owned()),
@@ -288,7 +287,7 @@ mod tests {
     use aws_sdk_sqs::types::MessageAttributeValue;
 
     #[test]
-    fn a_letter_says_why_it_is_there_whoever_put_it_there() {
+    fn a_letter_states_why_it_is_there_whatever_put_it_there() {
         let with = |pairs: &[(&str, &str)]| {
             let value =
                 |text: &str| MessageAttributeValue::builder().data_type("String").string_value(text).build().unwrap();

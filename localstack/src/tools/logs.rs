@@ -1,4 +1,4 @@
-//! What the functions printed, from the engine's CloudWatch Logs.
+//! The functions' logs, from the engine's CloudWatch Logs.
 
 use crate::driver::bucket::authorization;
 use crate::error::Error;
@@ -11,7 +11,7 @@ use serde_json::{Value, json};
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-/// How often a reading that the engine failed is asked for again.
+/// How often a read that the engine failed is retried.
 const READ_AGAIN: u32 = 20;
 
 /// A line of a function's log.
@@ -21,7 +21,6 @@ pub struct LogLine {
     pub at_ms: i64,
     /// The handler that printed it.
     pub handler: String,
-    /// The line.
     pub message: String,
     /// Distinguishes equal lines.
     pub id: String,
@@ -86,8 +85,8 @@ impl Logs {
         Ok(Self { http: Client::new(), endpoint: info.endpoint_url.clone(), stack: info.stack.clone(), functions })
     }
 
-    /// The lines since a time (milliseconds since 1970), in the order of their times. Without the START, END and REPORT
-    /// lines of the platform.
+    /// The lines since a time (milliseconds since 1970), in time order. Without the START, END and REPORT lines of the
+    /// platform.
     pub async fn since(&self, from_ms: i64) -> Result<Vec<LogLine>> {
         let mut lines = Vec::new();
         for group in self.groups().await? {
@@ -139,9 +138,9 @@ impl Logs {
                 _ => break,
             }
         }
-        let said_by = handlers_of(&events);
+        let named_by = handlers_of(&events);
         let lines = events.into_iter().filter(|event| !is_platform(&event.message)).filter_map(|event| {
-            let named = handler_of(&event.message).or_else(|| said_by.get(&event.log_stream_name).cloned());
+            let named = handler_of(&event.message).or_else(|| named_by.get(&event.log_stream_name).cloned());
             let handler = of_one.map(|(handler, _)| handler.clone()).or(named)?;
             self.functions.contains_key(&handler).then_some(LogLine {
                 at_ms: event.timestamp,
@@ -161,7 +160,8 @@ impl Logs {
             ("authorization", &authorization("logs")),
         ];
         let mut answer = self.http.send(Method::POST, &self.endpoint, &headers, ask.to_string()).await?;
-        // An engine that walks over its groups while a function's first line makes another one says 500. It is only read.
+        // The engine answers 500 while it iterates over its groups and a function's first line makes another one. This
+        // only reads.
         for _ in 0..READ_AGAIN {
             if !answer.status.is_server_error() {
                 break;
@@ -183,10 +183,10 @@ fn handler_of(message: &str) -> Option<String> {
     Some(line["handler"].as_str()?.to_owned())
 }
 
-/// Whose each stream is, where one of its lines says so: a metric or a runtime's word does not.
+/// The handler of each stream, where one of its lines names it: a metric or a runtime's message does not.
 fn handlers_of(events: &[Event]) -> BTreeMap<String, String> {
-    let said = |event: &Event| Some((event.log_stream_name.clone(), handler_of(&event.message)?));
-    events.iter().filter_map(said).collect()
+    let named = |event: &Event| Some((event.log_stream_name.clone(), handler_of(&event.message)?));
+    events.iter().filter_map(named).collect()
 }
 
 fn is_platform(message: &str) -> bool {
@@ -205,8 +205,8 @@ mod tests {
             event_id: String::new(),
             log_stream_name: stream.to_owned(),
         };
-        let said = handlers_of(&[line("1", "Held"), line("1", r#"{"handler":"use-points"}"#), line("2", "{}")]);
-        assert_eq!(said, BTreeMap::from([("1".to_owned(), "use-points".to_owned())]));
+        let named = handlers_of(&[line("1", "Held"), line("1", r#"{"handler":"use-points"}"#), line("2", "{}")]);
+        assert_eq!(named, BTreeMap::from([("1".to_owned(), "use-points".to_owned())]));
     }
 
     #[test]

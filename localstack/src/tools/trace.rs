@@ -1,5 +1,5 @@
-//! `cargo local trace order`: what everybody said about an order, and what became of it where it was heard, in the order
-//! of time. A choreography has nobody who sees the whole; its tables and logs together do.
+//! `cargo local trace order`: the events of an order, and what their consumers logged, in time order. No component of a
+//! choreography sees the whole; its tables and logs together do.
 
 use crate::console::print;
 use crate::driver::arguments::Common;
@@ -18,11 +18,11 @@ use std::process::ExitCode;
 use std::time::Duration;
 use tokio::time::sleep;
 
-/// The contexts that speak about orders.
+/// The contexts that publish events about orders.
 const CONTEXTS: [&str; 4] = ["orders", "items", "points", "notifications"];
-/// What the types of events about an order begin with.
+/// The prefixes of the types of events about an order.
 const ABOUT_ORDERS: [&str; 4] = ["order.", "stock.", "points.", "cart."];
-/// How often keys that were left out of an answer are asked for again.
+/// How often keys that were left out of an answer are read again.
 const READS: u32 = 8;
 /// How long before an order was placed its request may have begun, in milliseconds.
 const REQUEST_MILLIS: i64 = 30_000;
@@ -30,19 +30,18 @@ const REQUEST_MILLIS: i64 = 30_000;
 /// Options of the trace of an order.
 #[derive(Clone, Debug, clap::Args)]
 pub struct Args {
-    /// The order
     pub order_id: String,
     /// The options of every verb.
     #[command(flatten)]
     pub common: Common,
 }
 
-/// What the tables have about an order.
+/// The rows of an order.
 #[derive(Debug, Default)]
 struct Found {
-    /// Outbox rows, each with the context whose it is.
-    said: Vec<(&'static str, Item)>,
-    /// What participants wrote down of their work, each with its context.
+    /// Outbox rows, each with its context.
+    events: Vec<(&'static str, Item)>,
+    /// What participants recorded of their work, each with its context.
     works: Vec<(&'static str, Item)>,
     /// The order itself.
     order: Option<Item>,
@@ -63,20 +62,21 @@ pub async fn order(args: Args) -> Result<ExitCode> {
     let info = StackInfo::of_running(&args.common.dir()?)?;
     let found = found(&info, &id).await?;
     let Some(placed) =
-        found.said.iter().filter_map(|(_, row)| row.document::<Event>("event").ok()).min_by_key(|e| e.time)
+        found.events.iter().filter_map(|(_, row)| row.document::<Event>("event").ok()).min_by_key(|e| e.time)
     else {
         let kept = "events are kept for a week";
         return Err(Error::Usage(format!("nothing is known of an order {id} ({kept})")));
     };
     let from = placed.time.plus_millis(-REQUEST_MILLIS).millis();
     let lines = Logs::new(&info, None)?.since(from).await?;
-    let mut steps: Vec<Step> = found.said.iter().map(|(context, row)| said(context, row)).collect::<Result<_>>()?;
-    steps.extend(lines.iter().filter_map(|line| heard(line, &id, &placed.correlationid)));
+    let mut steps: Vec<Step> =
+        found.events.iter().map(|(context, row)| published(context, row)).collect::<Result<_>>()?;
+    steps.extend(lines.iter().filter_map(|line| logged(line, &id, &placed.correlationid)));
     print(&format!("{}\n{}", standing(&id, &found), table(steps)))?;
     Ok(ExitCode::SUCCESS)
 }
 
-/// Reads all that can be named by the order, and the order by its user.
+/// Reads the rows whose keys follow from the order, and the order by its user.
 async fn found(info: &StackInfo, id: &OrderId) -> Result<Found> {
     let client = aws_sdk_dynamodb::Client::new(&info.sdk_config());
     let types = EventBody::TYPES.iter().filter(|name| ABOUT_ORDERS.iter().any(|about| name.starts_with(about)));
@@ -87,11 +87,11 @@ async fn found(info: &StackInfo, id: &OrderId) -> Result<Found> {
         let table = table_of(info, context)?;
         for row in rows(&client, table, &keys).await? {
             let is_work = row.text(SK).is_ok_and(|sk| sk == "WORK");
-            if is_work { found.works.push((context, row)) } else { found.said.push((context, row)) }
+            if is_work { found.works.push((context, row)) } else { found.events.push((context, row)) }
         }
     }
     let data = |row: &Item| row.document::<Value>("event").ok().map(|event| event["data"]["user_id"].clone());
-    if let Some(Value::String(user)) = found.said.iter().find_map(|(_, row)| data(row)) {
+    if let Some(Value::String(user)) = found.events.iter().find_map(|(_, row)| data(row)) {
         let key = (s(format!("USER#{user}")), s(format!("ORDER#{id}")));
         found.order = rows(&client, table_of(info, "orders")?, &[key]).await?.pop();
     }
@@ -128,8 +128,8 @@ async fn rows(
     Err(failed(&"it answers in part only"))
 }
 
-/// What an outbox row says, and whether anybody can have heard it.
-fn said(context: &str, row: &Item) -> Result<Step> {
+/// An event in an outbox, and whether it was published.
+fn published(context: &str, row: &Item) -> Result<Step> {
     let damaged = |fault: kit::Fault| Error::Damaged(format!("an event of {context}: {}", fault.chain()));
     let event: Event = row.document("event").map_err(damaged)?;
     let attempts = row.maybe_int("attempts").map_err(damaged)?.unwrap_or(0);
@@ -161,7 +161,7 @@ fn said(context: &str, row: &Item) -> Result<Step> {
     })
 }
 
-/// What is particular about an event.
+/// The content of an event in short.
 fn content(body: &EventBody) -> String {
     match body {
         EventBody::OrderPlaced(order) | EventBody::OrderCompleted(order) => {
@@ -196,10 +196,10 @@ fn count(number: usize, what: &str) -> String {
     if number == 1 { format!("1 {what}") } else { format!("{number} {what}s") }
 }
 
-/// What a log line tells about an order, if it does: a consumer's end of one of its events, the request that placed it,
+/// What a log line has on an order, if anything: a consumer's result for one of its events, the request that placed it,
 /// or anything that names it.
-fn heard(line: &LogLine, order: &OrderId, correlation: &str) -> Option<Step> {
-    // What is no JSON is a function's last words.
+fn logged(line: &LogLine, order: &OrderId, correlation: &str) -> Option<Step> {
+    // A line that is no JSON is the last output of a function.
     let read: Value = serde_json::from_str(&line.message).unwrap_or_else(|_| json!({"message": line.message}));
     let text = |name: &str| read[name].as_str().filter(|text| !text.is_empty());
     let is_request = |name: &str| !correlation.is_empty() && text(name) == Some(correlation);
@@ -219,18 +219,18 @@ fn heard(line: &LogLine, order: &OrderId, correlation: &str) -> Option<Step> {
     if event.is_none() && text("outcome").is_none() {
         detail.extend(text("message").map(str::to_owned));
     }
-    // The root of it; the log has the whole chain.
+    // The root cause; the log has the whole chain.
     detail.extend(text("error").and_then(|error| error.rsplit(": ").next()).map(str::to_owned));
     detail.extend(read["receives"].as_u64().map(|receives| format!("received {receives} times")));
     detail.extend(read["wait_seconds"].as_u64().map(|wait| format!("again in {wait} s")));
     detail.extend(read["millis"].as_i64().map(|millis| format!("took {}", brief(millis))));
-    // A line is written at the end of what it tells of, and what that led to was said before.
+    // A line is written at the end of what it is about, after the events that that led to.
     let begun_ms = line.at_ms - read["millis"].as_i64().unwrap_or(0);
     let begun_ms = read["received_at"].as_i64().unwrap_or(begun_ms);
     Some(Step { at_ms: begun_ms, service: line.handler.clone(), what, detail: detail.join("; ") })
 }
 
-/// How the order stands: by itself, by what it heard, and by what each participant wrote down.
+/// The state of the order: its own, each participant's work as it consumed it, and as each recorded it.
 fn standing(id: &OrderId, found: &Found) -> String {
     let mut text = format!("order {id}");
     if let Some(order) = &found.order {
@@ -245,7 +245,7 @@ fn standing(id: &OrderId, found: &Found) -> String {
     }
     let state = |value: &AttributeValue| value.as_s().cloned().unwrap_or_else(|_| "?".to_owned());
     let mut states: Vec<String> = Vec::new();
-    let placed = found.said.iter().find_map(|(_, row)| row.get("work_state")?.as_m().ok());
+    let placed = found.events.iter().find_map(|(_, row)| row.get("work_state")?.as_m().ok());
     if let Some(placed) = placed {
         states.extend(placed.iter().map(|(name, value)| format!("{name} {}", state(value))));
         states.sort();
@@ -265,7 +265,7 @@ fn standing(id: &OrderId, found: &Found) -> String {
 
 /// The steps chronologically, a line each.
 fn table(mut steps: Vec<Step>) -> String {
-    // Of the same moment, what is heard comes before what is said to it.
+    // At the same time, consumed events come before the ones published on them.
     steps.sort_by(|one, other| (one.at_ms, &one.what, &one.service).cmp(&(other.at_ms, &other.what, &other.service)));
     let width = |of: fn(&Step) -> &str, least: usize| {
         steps.iter().map(|step| of(step).chars().count()).max().unwrap_or(0).max(least)
@@ -330,8 +330,8 @@ mod tests {
     }
 
     #[test]
-    fn an_event_is_told_with_what_is_particular_about_it_and_how_it_got_out() {
-        let failed = said("orders", &row("order.failed")).unwrap();
+    fn an_event_is_shown_with_its_content_and_how_it_was_published() {
+        let failed = published("orders", &row("order.failed")).unwrap();
         assert_eq!((failed.service.as_str(), failed.what.as_str()), ("orders", "says order.failed"));
         assert_eq!(failed.detail, "out_of_stock; published 40 ms later, 1 attempt");
         let waits = || {
@@ -339,22 +339,22 @@ mod tests {
             row.remove("published_at");
             with(row, "attempts", n(0))
         };
-        assert_eq!(said("orders", &waits()).unwrap().detail, "out_of_stock; NOT PUBLISHED, 0 attempts");
+        assert_eq!(published("orders", &waits()).unwrap().detail, "out_of_stock; NOT PUBLISHED, 0 attempts");
         let refused = with(with(waits(), "attempts", n(3)), "last_error", s("Throttled"));
-        let told = "out_of_stock; NOT PUBLISHED, 3 attempts; last error: Throttled";
-        assert_eq!(said("orders", &refused).unwrap().detail, told);
+        let expected = "out_of_stock; NOT PUBLISHED, 3 attempts; last error: Throttled";
+        assert_eq!(published("orders", &refused).unwrap().detail, expected);
         let at = failed.at_ms;
         let again = with(with(waits(), "attempts", n(1)), "created_at", n(at + 60_000));
-        let told = format!("out_of_stock; to be published again since {}, 1 attempt", clock(at + 60_000));
-        assert_eq!(said("orders", &again).unwrap().detail, told);
+        let expected = format!("out_of_stock; to be published again since {}, 1 attempt", clock(at + 60_000));
+        assert_eq!(published("orders", &again).unwrap().detail, expected);
         let twice = with(with(again, "published_at", n(at + 120_000)), "attempts", n(2));
-        let told = format!("out_of_stock; published again at {}, 2 attempts", clock(at + 120_000));
-        assert_eq!(said("orders", &twice).unwrap().detail, told);
-        assert!(said("orders", &Item::new()).is_err(), "damaged rows are not left out");
+        let expected = format!("out_of_stock; published again at {}, 2 attempts", clock(at + 120_000));
+        assert_eq!(published("orders", &twice).unwrap().detail, expected);
+        assert!(published("orders", &Item::new()).is_err(), "damaged rows are not left out");
     }
 
     #[test]
-    fn every_event_of_an_order_says_something_of_its_own() {
+    fn every_event_of_an_order_has_content_of_its_own() {
         let types = EventBody::TYPES.iter().filter(|name| ABOUT_ORDERS.iter().any(|about| name.starts_with(about)));
         for name in types.filter(|name| **name != "order.reported") {
             let event: Event = row(name).document("event").unwrap();
@@ -364,32 +364,32 @@ mod tests {
     }
 
     #[test]
-    fn what_became_of_an_event_where_it_was_heard_is_found_in_the_logs() {
+    fn what_became_of_an_event_where_it_was_consumed_is_found_in_the_logs() {
         let event = format!("{}.order.placed", id());
         let done = json!({"level": "INFO", "consumer": "deduct-stock", "outcome": "done", "message": "m", "event": event,
             "correlation": "q", "millis": 12});
-        let step = heard(&line("deduct-stock", done), &id(), "q").unwrap();
+        let step = logged(&line("deduct-stock", done), &id(), "q").unwrap();
         assert_eq!((step.service.as_str(), step.what.as_str()), ("deduct-stock", "hears order.placed"));
         assert_eq!(step.detail, "done; took 12 ms");
         let later = json!({"outcome": "unavailable", "error": "Unavailable while trying: down", "event": event, "receives": 2, "wait_seconds": 3,
             "millis": 2_500});
-        let step = heard(&line("deliver-to-data-platform", later), &id(), "").unwrap();
+        let step = logged(&line("deliver-to-data-platform", later), &id(), "").unwrap();
         assert_eq!(step.detail, "unavailable; down; received 2 times; again in 3 s; took 2.5 s");
         let request = json!({"http": "place-order", "status": 202, "request": "q", "millis": 30});
-        let step = heard(&line("place-order", request.clone()), &id(), "q").unwrap();
+        let step = logged(&line("place-order", request.clone()), &id(), "q").unwrap();
         assert_eq!((step.what.as_str(), step.detail.as_str()), ("answers", "202; took 30 ms"));
         let noted = json!({"message": "an order was not answered in time", "order": id().as_str()});
-        let step = heard(&line("sweep-orders", noted), &id(), "q").unwrap();
+        let step = logged(&line("sweep-orders", noted), &id(), "q").unwrap();
         assert_eq!((step.what.as_str(), step.detail.as_str()), ("notes", "an order was not answered in time"));
-        assert_eq!(heard(&line("place-order", request.clone()), &id(), "other"), None);
-        assert_eq!(heard(&line("place-order", json!({"request": ""})), &id(), ""), None, "nothing is no correlation");
+        assert_eq!(logged(&line("place-order", request.clone()), &id(), "other"), None);
+        assert_eq!(logged(&line("place-order", json!({"request": ""})), &id(), ""), None, "nothing is no correlation");
         let mut plain = line("place-order", request);
         plain.message = format!("panicked at {}", id());
-        assert_eq!(heard(&plain, &id(), "q").map(|step| step.detail), Some(plain.message));
+        assert_eq!(logged(&plain, &id(), "q").map(|step| step.detail), Some(plain.message));
     }
 
     #[test]
-    fn the_steps_stand_in_the_order_of_time_in_columns() {
+    fn the_steps_stand_in_time_order_in_columns() {
         let step = |at_ms, service: &str, what: &str, detail: &str| Step {
             at_ms: ELEVEN + at_ms,
             service: service.into(),
@@ -411,7 +411,7 @@ time (UTC)    service       what                 detail
     }
 
     #[test]
-    fn the_standing_sets_what_was_heard_beside_what_was_done() {
+    fn the_standing_sets_what_was_consumed_beside_what_was_done() {
         let state =
             |work: &str| AttributeValue::M(Item::from([("stock".to_owned(), s(work)), ("cart".to_owned(), s("done"))]));
         let order = Item::from([
@@ -422,7 +422,7 @@ time (UTC)    service       what                 detail
         ]);
         let work = |work: &str| Item::from([("work_state".to_owned(), s(work))]);
         let found = Found {
-            said: vec![
+            events: vec![
                 ("orders", row("order.failed")),
                 ("orders", with(row("order.placed"), "work_state", state("pending"))),
             ],

@@ -8,18 +8,11 @@ use ::items::handlers::deduct_stock;
 use ::items::ports::{AddItem, ChangeItem, FindItem, WithdrawItem};
 use kit::queue::Message;
 use tests::fixture::NOW;
-use tests::proxy::Rule;
 
-/// Has the first message's write wait until the second is done.
+/// Holds back the first message's write until the second is done.
 async fn crossed(bench: &Bench, slow: Message, quick: Message) {
-    let store = shop(bench);
-    let gate = bench.proxy.hold(Rule::on("TransactWriteItems").once());
-    let crossing = async {
-        gate.reached().await;
-        deduct_stock(&store, quick).await.unwrap();
-        gate.open();
-    };
-    tokio::join!(async { deduct_stock(&store, slow).await.unwrap() }, crossing);
+    let handled = |message| async { deduct_stock(&shop(bench), message).await.unwrap() };
+    bench.crossed(handled(slow), handled(quick)).await;
 }
 
 controls! {
@@ -32,7 +25,7 @@ controls! {
         shop(bench).find_item(&item_id("poster")).await.unwrap() == Some(other)
     }
 
-    an_order_heard_of_twice_at_once_takes_its_pieces_once: "items/put_new"
+    an_order_consumed_twice_at_once_takes_its_units_once: "items/put_new"
     guards "attribute_not_exists(pk)", |bench| {
         put_on_sale(bench, "poster", 5).await;
         crossed(bench, placed("o1", &[("poster", 2)]), placed("o1", &[("poster", 2)])).await;
@@ -94,13 +87,13 @@ controls! {
         shop(bench).withdraw(&item_id("poster"), NOW).await.unwrap()
     }
 
-    an_answer_that_is_forgotten_stays_unsaid: "kit/publish_again"
+    an_answer_that_is_forgotten_stays_unpublished: "kit/publish_again"
     guards "publish_state = :published", |bench| {
         deduct_stock(&shop(bench), failed("o1", &[("poster", 2)])).await.unwrap();
-        let mut said = published(bench, "o1.stock.restored").await;
-        said.retain(|name, _| name == "pk" || name == "sk");
+        let mut row = published(bench, "o1.stock.restored").await;
+        row.retain(|name, _| name == "pk" || name == "sk");
         let table = bench.engine.table("items");
-        table.client.delete_item().table_name(&table.name).set_key(Some(said)).send().await.unwrap();
+        table.client.delete_item().table_name(&table.name).set_key(Some(row)).send().await.unwrap();
         deduct_stock(&shop(bench), failed("o1", &[("poster", 2)])).await.unwrap();
         bench.engine.item("items", "OUTBOX#o1.stock.restored", "OUTBOX").await.is_some()
     }

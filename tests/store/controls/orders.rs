@@ -4,8 +4,8 @@ use crate::bench::{Bench, key, memo};
 use crate::controls::controls;
 use crate::items::item_id;
 use crate::orders::{
-    cart, desk, due_at, fill_cart, filled, moved, news_failed, news_placed, open_shop, order, placed, put, stock_says,
-    the_due,
+    cart, desk, due_at, fill_cart, filled, moved, open_shop, order, order_failed, order_placed, placed, put,
+    stock_answer, the_due,
 };
 use ::orders::domain::{Did, FIRST_LOOK_SECONDS, Status};
 use ::orders::handlers::clear_cart;
@@ -15,65 +15,57 @@ use contracts::orders::OrderFailure;
 use kit::queue::Message;
 use serde_json::json;
 use tests::fixture::{NOW, user};
-use tests::proxy::Rule;
 
-/// Has the news' write wait until something else is done.
+/// Holds back the message's write until something else is done.
 async fn crossed(bench: &Bench, slow: Message, quick: impl Future<Output = ()>) {
-    let store = desk(bench);
-    let gate = bench.proxy.hold(Rule::on("TransactWriteItems").once());
-    let crossing = async {
-        gate.reached().await;
-        quick.await;
-        gate.open();
-    };
-    tokio::join!(async { clear_cart(&store, slow).await.unwrap() }, crossing);
+    bench.crossed(consume(bench, slow), quick).await;
 }
 
-async fn hear(bench: &Bench, news: Message) {
-    clear_cart(&desk(bench), news).await.unwrap();
+async fn consume(bench: &Bench, message: Message) {
+    clear_cart(&desk(bench), message).await.unwrap();
 }
 
 controls! {
     an_order_that_failed_takes_no_lines_however_late_it_is_placed: "orders/first_work"
     guards "attribute_not_exists(pk)", |bench| {
         filled(bench).await;
-        crossed(bench, news_placed("o1", &[("mug", 1)]), hear(bench, news_failed("o1", &[("mug", 1)]))).await;
+        crossed(bench, order_placed("o1", &[("mug", 1)]), consume(bench, order_failed("o1", &[("mug", 1)]))).await;
         !cart(bench).await.contains_key("mug")
     }
 
     an_order_that_takes_its_lines_while_its_failure_settles_gives_them_back: "orders/first_work"
     guards "attribute_not_exists(pk)", |bench| {
         filled(bench).await;
-        crossed(bench, news_failed("o1", &[("mug", 1)]), hear(bench, news_placed("o1", &[("mug", 1)]))).await;
+        crossed(bench, order_failed("o1", &[("mug", 1)]), consume(bench, order_placed("o1", &[("mug", 1)]))).await;
         !cart(bench).await.contains_key("mug")
     }
 
     a_line_that_is_put_while_an_order_takes_the_one_before_it_stays: "orders/cart_lines"
     guards "rev = :rev", |bench| {
         filled(bench).await;
-        crossed(bench, news_placed("o1", &[("mug", 1)]), put(bench, "mug", 7, NOW.plus_seconds(1))).await;
+        crossed(bench, order_placed("o1", &[("mug", 1)]), put(bench, "mug", 7, NOW.plus_seconds(1))).await;
         cart(bench).await.get("mug") != Some(&7)
     }
 
     a_line_that_is_put_while_the_one_before_it_comes_back_stays: "orders/cart_lines"
     guards "rev = :rev", |bench| {
         filled(bench).await;
-        hear(bench, news_placed("o1", &[("mug", 1)])).await;
-        crossed(bench, news_failed("o1", &[("mug", 1)]), put(bench, "mug", 7, NOW.plus_seconds(1))).await;
+        consume(bench, order_placed("o1", &[("mug", 1)])).await;
+        crossed(bench, order_failed("o1", &[("mug", 1)]), put(bench, "mug", 7, NOW.plus_seconds(1))).await;
         cart(bench).await.get("mug") != Some(&7)
     }
 
-    what_came_back_is_told_as_it_came_back: "orders/put_lines_back"
+    what_came_back_is_published_as_it_came_back: "orders/put_lines_back"
     guards "work_state = :before", |bench| {
         filled(bench).await;
-        hear(bench, news_placed("o1", &[("mug", 1)])).await;
+        consume(bench, order_placed("o1", &[("mug", 1)])).await;
         put(bench, "mug", 7, NOW.plus_seconds(1)).await;
         // The one finds the item in the cart again, the other does not.
         let other = async {
             desk(bench).remove_line(&user("alice"), &item_id("mug")).await.unwrap();
-            hear(bench, news_failed("o1", &[("mug", 1)])).await;
+            consume(bench, order_failed("o1", &[("mug", 1)])).await;
         };
-        crossed(bench, news_failed("o1", &[("mug", 1)]), other).await;
+        crossed(bench, order_failed("o1", &[("mug", 1)]), other).await;
         cart(bench).await.get("mug") != moved(bench, "o1.cart.restored").await.get("mug")
     }
 
@@ -105,18 +97,18 @@ controls! {
         order(bench, &id).await.status != Status::Completed
     }
 
-    what_was_undone_stays_undone_however_late_it_is_said_to_be_done: "orders/note_answer"
+    what_was_undone_stays_undone_however_late_it_is_reported_done: "orders/note_answer"
     guards "work_state.#participant = :pending", |bench| {
         open_shop(bench).await;
         let id = placed(bench, &[("mug", 1)], "k").await;
-        desk(bench).note_answer(&stock_says(&id, Did::Undo)).await.unwrap();
-        let (_, state) = desk(bench).note_answer(&stock_says(&id, Did::Its)).await.unwrap().unwrap();
+        desk(bench).note_answer(&stock_answer(&id, Did::Undo)).await.unwrap();
+        let (_, state) = desk(bench).note_answer(&stock_answer(&id, Did::Its)).await.unwrap().unwrap();
         state.stock != ParticipantState::Undone
     }
 
     an_answer_to_an_order_that_is_forgotten_is_no_poison: "orders/note_answer"
     guards "attribute_exists(work_state)", |bench| {
-        desk(bench).note_answer(&stock_says("gone", Did::Undo)).await.is_err()
+        desk(bench).note_answer(&stock_answer("gone", Did::Undo)).await.is_err()
     }
 
     an_order_that_has_not_failed_is_looked_after: "orders/settle"
@@ -134,7 +126,7 @@ controls! {
         let now = NOW.plus_seconds(FIRST_LOOK_SECONDS);
         let due = the_due(bench, now).await;
         assert!(desk(bench).fail(&due.order, OrderFailure::OutOfStock, now).await.unwrap());
-        let put_off = PutOff { until: NOW.plus_seconds(300), nudges: 0, tell: false };
+        let put_off = PutOff { until: NOW.plus_seconds(300), nudges: 0, alert: false };
         desk(bench).put_off(&due, put_off, now).await.unwrap();
         due_at(bench, &id).await != Some(now.plus_seconds(FIRST_LOOK_SECONDS))
     }

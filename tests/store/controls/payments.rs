@@ -5,11 +5,11 @@ use crate::bench::{Bench, key, memo};
 use ::payments::domain::charges::{Charge, ChargeState};
 use ::payments::domain::{Payment, Refund};
 use ::payments::dynamo::charges::Charges;
+use ::payments::handlers::complete_payment;
+use ::payments::handlers::complete_refund;
+use ::payments::handlers::fail_payment;
 use ::payments::ports::charges::{FindStuckCharges, MoveCharge, RecordCharge, RecordedCharge};
 use ::payments::ports::{FindStuck, OpenPayment, OpenRefund, SettleRefund};
-use ::payments::usecases::complete_payment::complete_payment;
-use ::payments::usecases::complete_refund::complete_refund;
-use ::payments::usecases::fail_payment::fail_payment;
 use contracts::saga::{CaughtError, FailPayment};
 use contracts::steps::PayCharge;
 use kit::dynamo::{Item, Read};
@@ -44,7 +44,7 @@ async fn status_of(bench: &Bench, id: &str) -> String {
     stored_payment(bench, id).await.text("status").unwrap().to_owned()
 }
 
-/// A payment of alice's that is on its way back.
+/// A payment of alice's that is being refunded.
 async fn refunding(bench: &Bench) -> Payment {
     let saga = saga_of("alice", "p1", 100);
     let payment = bench.open_payment(&saga, NOW).await;

@@ -5,10 +5,10 @@ use crate::bench::Bench;
 use crate::points_orders::{crossed, failed, placed};
 use ::points::domain::{EntryKey, GUARDED_MILLIS, Kind, Movement};
 use ::points::dynamo::MAX_HOT_ENTRIES;
+use ::points::handlers::return_points;
 use ::points::handlers::use_order_points;
+use ::points::handlers::use_points;
 use ::points::ports::{CloseCharge, PostEntry};
-use ::points::usecases::return_points::return_points;
-use ::points::usecases::use_points::use_points;
 use contracts::saga::ReturnPoints;
 use contracts::{Timestamp, Won};
 use kit::dynamo::{Item, Read, n, s};
@@ -129,7 +129,7 @@ controls! {
         bench.balance("alice").await != 1_000
     }
 
-    a_use_that_arrives_while_its_return_closes_the_door_is_returned: "points/close"
+    a_use_that_arrives_while_its_return_writes_the_tombstone_is_returned: "points/close"
     guards "attribute_not_exists(#made)", |bench| {
         bench.charge("alice", 1_000, "k").await;
         let saga = saga_of("alice", "p1", 100);
@@ -194,14 +194,14 @@ controls! {
         bench.engine.item("points", "USER#alice", "LEDGER#000000000032").await != Some(kept)
     }
 
-    an_order_told_twice_at_once_is_paid_once: "points/work_begun"
+    an_order_consumed_twice_at_once_is_paid_once: "points/work_begun"
     guards "attribute_not_exists(pk)", |bench| {
         bench.charge("alice", 1_000, "k").await;
         crossed(bench, placed("alice", "o1", 300), placed("alice", "o1", 300)).await;
         bench.balance("alice").await != 700
     }
 
-    an_order_that_failed_is_not_paid_however_late_it_is_told: "points/work_begun"
+    an_order_that_failed_is_not_paid_however_late_it_is_consumed: "points/work_begun"
     guards "attribute_not_exists(pk)", |bench| {
         bench.charge("alice", 1_000, "k").await;
         crossed(bench, placed("alice", "o1", 300), failed("alice", "o1", 300)).await;

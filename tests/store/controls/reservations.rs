@@ -4,9 +4,9 @@ use super::{controls, put, remove};
 use crate::audit::violations;
 use crate::bench::Bench;
 use ::reservations::domain::{EndHold, MAX_PENDING, Reservation, SeatRequest, Status};
+use ::reservations::handlers::begin_payment;
+use ::reservations::handlers::release_reservation;
 use ::reservations::ports::{FindWaiting, KeepTerms, LoadSale, WriteEnd, WritePayment, WritePending, WriteRefund};
-use ::reservations::usecases::begin_payment::begin_payment;
-use ::reservations::usecases::release_reservation::release_reservation;
 use ::reservations::usecases::write_reservations::write_reservations;
 use contracts::Timestamp;
 use contracts::admission::AdmissionPlan;
@@ -32,7 +32,7 @@ async fn entitlement(bench: &Bench, who: &str) -> Item {
     bench.engine.item("reservations", &format!("USER#{who}"), "CONCERT#concert").await.unwrap()
 }
 
-/// A reservation that alice asked for asynchronously.
+/// A reservation that alice requested asynchronously.
 async fn pending(bench: &Bench) -> SeatRequest {
     let request = seat_request(place("alice", 1, NOW), &["A-1-1"], "r1");
     assert!(matches!(
@@ -260,7 +260,7 @@ controls! {
         let held = bench.reserve(place("alice", 1, NOW), &["A-1-1"], "r1", NOW).await.unwrap();
         bench.begin(&saga(&held, "p1"), NOW).await;
         bench.confirm(&saga(&held, "p1"), NOW).await;
-        // As if the seat had gone to somebody else although it is sold.
+        // As if the seat had gone to another although it is sold.
         let seat = bench.engine.item("reservations", "SEATS#date#A", "SEAT#A-1-1").await.unwrap();
         let others = Item::from([("reservation_id".to_owned(), s("r2")), ("status".to_owned(), s("held"))]);
         put(bench, "reservations", seat.into_iter().chain(others).collect()).await;
@@ -279,7 +279,7 @@ controls! {
         bench.status(&held).await == "refunded"
     }
 
-    a_release_closes_the_door_to_its_late_begin: "reservations/begin"
+    a_release_leaves_a_tombstone_for_its_late_begin: "reservations/begin"
     guards "#status = :held AND NOT contains(released, :payment)", |bench| {
         let held = bench.reserve(place("alice", 1, NOW), &["A-1-1"], "r1", NOW).await.unwrap();
         release_reservation(&bench.reservations, step(saga(&held, "p1"), NOW)).await.unwrap();
@@ -338,7 +338,7 @@ controls! {
         bench.seat("A-1-1").await.is_none()
     }
 
-    a_begin_that_arrives_while_its_release_closes_the_door_is_released: "reservations/close_to"
+    a_begin_that_arrives_while_its_release_writes_the_tombstone_is_released: "reservations/close_to"
     guards "attribute_exists(pk) AND (attribute_not_exists(payment_id) OR payment_id <> :payment)", |bench| {
         let held = bench.reserve(place("alice", 1, NOW), &["A-1-1"], "r1", NOW).await.unwrap();
         let saga = saga(&held, "p1");

@@ -2,8 +2,8 @@
 
 use super::{controls, remove};
 use crate::bench::{key, memo};
+use ::payments::handlers::complete_payment;
 use ::payments::ports::{FindPayment, OpenPayment};
-use ::payments::usecases::complete_payment::complete_payment;
 use kit::outbox::{Relay, publish_again};
 use serde_json::json;
 use tests::bus::{BUS, Bus};
@@ -19,7 +19,7 @@ controls! {
         bench.payments.find(&user("alice"), &payment("p2")).await.unwrap().is_some()
     }
 
-    asking_for_an_event_again_never_makes_one: "kit/publish_again"
+    requesting_an_event_again_never_makes_one: "kit/publish_again"
     guards "publish_state = :published", |bench| {
         publish_again(&bench.proxy.table("payments"), "forgotten.payment.completed", NOW).await.unwrap();
         bench.engine.item("payments", "OUTBOX#forgotten.payment.completed", "OUTBOX").await.is_some()

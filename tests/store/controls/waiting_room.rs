@@ -11,7 +11,7 @@ use std::collections::BTreeSet;
 use tests::calls::{Ask, queue_tokens, users};
 use tests::fixture::{NOW, concert, payment};
 
-/// Who changes plans here.
+/// The correlation id and time of plan changes here.
 const CHANGE: Changed<'_> = Changed { correlation_id: "c", now: NOW };
 
 controls! {

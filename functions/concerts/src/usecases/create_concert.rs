@@ -6,18 +6,18 @@ use contracts::Timestamp;
 use kit::Fault;
 use kit::idempotency::{Memo, Outcome};
 
-/// What is asked.
+/// A request to create a concert.
 #[derive(Debug)]
 pub struct CreateConcert {
-    /// The concert, under the id it gets if it is made now.
+    /// The concert, with the id it gets if it is created now.
     pub concert: Concert,
     /// What is remembered under the caller's key, if there is one.
     pub memo: Option<Memo>,
-    /// When it was asked.
+    /// When the request arrived.
     pub now: Timestamp,
 }
 
-/// Why not.
+/// Why the concert was not created.
 #[derive(Debug)]
 pub enum CreateConcertError {
     /// The key was used for another request.
@@ -26,10 +26,11 @@ pub enum CreateConcertError {
     Fault(Fault),
 }
 
-/// Writes the concert, has its line opened, and only then shows it: whoever finds it can stand in line for it.
+/// Writes the concert, has its line opened, and only then lists it, so that users can join the line of any listed
+/// concert.
 ///
-/// What fails in between is made up for by the same request under the same key. Each part is idempotent, so a
-/// repeated request does not need to know how far the first one came.
+/// If it fails in between, a retry under the same key completes it. Each part is idempotent, so the retry does not need
+/// to know how far the first request came.
 pub async fn create_concert(
     catalogue: &impl AddConcert,
     room: &impl OpenWaitingRoom,

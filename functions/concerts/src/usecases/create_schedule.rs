@@ -6,25 +6,24 @@ use contracts::Timestamp;
 use kit::Fault;
 use kit::idempotency::{Memo, Outcome};
 
-/// What is asked.
+/// A request to create a date.
 #[derive(Debug)]
 pub struct CreateSchedule {
-    /// The date, under the id it gets if it is made now.
+    /// The date, with the id it gets if it is created now.
     pub schedule: Schedule,
     /// What is remembered under the caller's key, if there is one.
     pub memo: Option<Memo>,
-    /// When it was asked.
+    /// When the request arrived.
     pub now: Timestamp,
-    /// The request.
     pub correlation_id: String,
 }
 
-/// Why not.
+/// Why the date was not created.
 #[derive(Debug)]
 pub enum CreateScheduleError {
-    /// There is no such concert.
+    /// The concert does not exist.
     NoSuchConcert,
-    /// It starts before it could be sold.
+    /// It starts in the past.
     InThePast,
     /// The key was used for another request.
     KeyReused,
@@ -32,11 +31,11 @@ pub enum CreateScheduleError {
     Fault(Fault),
 }
 
-/// Writes the date, has it opened for sale, and only then shows it.
+/// Writes the date, has it opened for sale, and only then lists it.
 ///
-/// The order carries two promises. The date's terms are here before a seat of it can be reserved, so the projection
-/// never hears of a seat it cannot place. And a date that is listed can be bought. What fails in between is made up
-/// for by the same request under the same key.
+/// The order guarantees two things. The date's terms are stored here before a seat of it can be reserved, so the
+/// projection never receives a seat it cannot place. And a listed date is on sale. If it fails in between, a retry
+/// under the same key completes it.
 pub async fn create_schedule(
     catalogue: &impl AddSchedule,
     sale: &impl OpenSchedule,
@@ -57,7 +56,7 @@ async fn add(catalogue: &impl AddSchedule, ask: &CreateSchedule) -> Result<Outco
         let added = catalogue.add_schedule(&ask.schedule, ask.memo.as_ref(), ask.now).await;
         return added.map_err(CreateScheduleError::Fault)?.map_err(|NoSuchConcert| CreateScheduleError::NoSuchConcert);
     }
-    // A repeated request may have been in time when it came first.
+    // A retry may belong to a request that was in time.
     let made = match &ask.memo {
         Some(memo) => catalogue.schedule_made(memo, ask.now).await.map_err(CreateScheduleError::Fault)?,
         None => Outcome::First,

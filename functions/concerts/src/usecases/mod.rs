@@ -1,4 +1,4 @@
-//! One module per use case that decides something. Plain reads go from handler to port.
+//! One module per use case with logic of its own. Plain reads go from handler to port.
 
 pub mod create_concert;
 pub mod create_schedule;

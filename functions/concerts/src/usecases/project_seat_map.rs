@@ -1,4 +1,4 @@
-//! The seat map follows the news of seats.
+//! Projects the stream of seats into the seat map.
 
 use crate::domain::{DateKey, SeatChange, SectionKey, Taken, unmapped};
 use crate::ports::{KeepSeatMap, ReportUnmapped};
@@ -6,16 +6,16 @@ use contracts::Timestamp;
 use kit::Fault;
 use std::collections::{BTreeMap, HashMap};
 
-/// How often a section is read again after somebody else wrote it first.
+/// Tries of a section that another writer wrote first.
 const ATTEMPTS: u32 = 5;
 
-/// Brings the map and the counts up to the changes told of, however often and however late they are told.
+/// Applies the changes to the map and the counts, however often and however late they are delivered.
 ///
-/// A seat that can never be placed, because its date or section is not there, is told of by an event, so that whoever
-/// took it undoes that (R25); it holds nothing up.
+/// A seat that can never be placed, because its date, section or seat does not exist, is reported by an event, so that
+/// its hold is undone (R25); it blocks nothing.
 ///
-/// Each touched section is read and written once for the whole batch. The counts are published even when there was
-/// nothing to change: the batch may be the repetition of one that failed between the two.
+/// Each touched section is read and written once for the whole batch. The counts are published even when nothing
+/// changed: the batch may be a redelivery of one that failed between the two.
 pub async fn project_seat_map(
     maps: &(impl KeepSeatMap + ReportUnmapped),
     changes: Vec<SeatChange>,
@@ -26,7 +26,7 @@ pub async fn project_seat_map(
         waiting.entry(change.key.clone()).or_default().push(change);
     }
     let mut taken: HashMap<DateKey, Vec<Taken>> = HashMap::new();
-    let mut homeless: Vec<SeatChange> = Vec::new();
+    let mut unplaceable: Vec<SeatChange> = Vec::new();
     for _ in 0..ATTEMPTS {
         if waiting.is_empty() {
             break;
@@ -40,13 +40,13 @@ pub async fn project_seat_map(
                 lost.insert(map.key, changes);
                 continue;
             }
-            homeless.extend(applied.unknown);
+            unplaceable.extend(applied.unknown);
             if map.rev > 0 {
                 taken.entry(map.date.clone()).or_default().push(map.taken());
             }
         }
-        // What the store left out does not exist, and will not: a date's terms are written before it is sold.
-        homeless.extend(std::mem::replace(&mut waiting, lost).into_values().flatten());
+        // What the store left out does not exist, and never will: a date's terms are written before it is sold.
+        unplaceable.extend(std::mem::replace(&mut waiting, lost).into_values().flatten());
     }
     if !waiting.is_empty() {
         return Err(Fault::contended("projecting the seat map"));
@@ -54,7 +54,7 @@ pub async fn project_seat_map(
     for (date, taken) in &taken {
         maps.publish(date, taken).await?;
     }
-    for unmapped in unmapped(&homeless) {
+    for unmapped in unmapped(&unplaceable) {
         let (schedule, reservation) = (unmapped.schedule.as_str(), unmapped.holder.reservation.as_str());
         tracing::error!(schedule, reservation, seats = unmapped.seats.len(), "seats that cannot be shown");
         maps.report_unmapped(&unmapped, now).await?;
@@ -71,14 +71,14 @@ mod tests {
     use std::sync::Mutex;
     use std::task::{Context, Poll, Waker};
 
-    /// One section in memory. `race` lets somebody else win that many writes; `cut` fails that many publishes.
+    /// One section in memory. `race` lets another writer win that many writes; `cut` fails that many publishes.
     struct One {
         map: Mutex<SectionMap>,
         race: Mutex<u32>,
         cut: Mutex<u32>,
         published: Mutex<Option<Taken>>,
         saves: Mutex<u32>,
-        told: Mutex<Vec<Unmapped>>,
+        reported: Mutex<Vec<Unmapped>>,
     }
 
     impl One {
@@ -89,7 +89,7 @@ mod tests {
                 cut: Mutex::new(0),
                 published: Mutex::new(None),
                 saves: Mutex::new(0),
-                told: Mutex::default(),
+                reported: Mutex::default(),
             }
         }
 
@@ -140,13 +140,13 @@ mod tests {
 
     impl ReportUnmapped for One {
         async fn report_unmapped(&self, unmapped: &Unmapped, _: Timestamp) -> Result<(), Fault> {
-            self.told.lock().unwrap().push(unmapped.clone());
+            self.reported.lock().unwrap().push(unmapped.clone());
             Ok(())
         }
     }
 
     fn project(maps: &One, changes: Vec<SeatChange>) -> Result<(), Fault> {
-        // Nothing here waits, so one poll is the whole of it.
+        // Nothing here waits, so a single poll completes it.
         let mut work = std::pin::pin!(project_seat_map(maps, changes, Timestamp::default()));
         match work.as_mut().poll(&mut Context::from_waker(Waker::noop())) {
             Poll::Ready(outcome) => outcome,
@@ -163,7 +163,7 @@ mod tests {
     }
 
     #[test]
-    fn a_batch_that_failed_before_its_count_was_published_publishes_it_when_repeated() {
+    fn a_batch_that_failed_before_its_count_was_published_publishes_it_when_redelivered() {
         let maps = One::new();
         *maps.cut.lock().unwrap() = 1;
         let batch = vec![change("A-1-1", SeatStatus::Held, 1)];
@@ -174,7 +174,7 @@ mod tests {
     }
 
     #[test]
-    fn a_lost_race_is_read_again_and_bounded() {
+    fn a_lost_race_is_retried_a_bounded_number_of_times() {
         let maps = One::new();
         *maps.race.lock().unwrap() = ATTEMPTS - 1;
         project(&maps, vec![change("A-1-1", SeatStatus::Held, 1)]).unwrap();
@@ -185,7 +185,7 @@ mod tests {
     }
 
     #[test]
-    fn a_seat_that_cannot_be_placed_holds_nothing_up_and_is_told_of() {
+    fn a_seat_that_cannot_be_placed_blocks_nothing_and_is_reported() {
         let maps = One::new();
         let batch = vec![
             change("Z-1-1", SeatStatus::Held, 1),
@@ -194,10 +194,10 @@ mod tests {
         ];
         project(&maps, batch).unwrap();
         assert_eq!(maps.published(), 1);
-        let told: Vec<String> =
-            maps.told.lock().unwrap().iter().flat_map(|un| &un.seats).map(ToString::to_string).collect();
-        assert_eq!(told, ["A-9-9", "Z-1-1"]);
+        let reported: Vec<String> =
+            maps.reported.lock().unwrap().iter().flat_map(|un| &un.seats).map(ToString::to_string).collect();
+        assert_eq!(reported, ["A-9-9", "Z-1-1"]);
         project(&maps, vec![change("Z-1-1", SeatStatus::Available, 4)]).unwrap();
-        assert_eq!(maps.told.lock().unwrap().len(), 1, "a seat that is free needs no place");
+        assert_eq!(maps.reported.lock().unwrap().len(), 1, "a seat that is free needs no place");
     }
 }

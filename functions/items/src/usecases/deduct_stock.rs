@@ -1,5 +1,5 @@
-//! An order wants its pieces, or failed and must not have any. Do and undo are one function on one queue: which comes
-//! first, and how often, is not known.
+//! An order was placed and takes its units, or it failed and must not have any. Do and undo are one function on one
+//! queue: which arrives first, and how often, is not known.
 
 use crate::domain::Order;
 use crate::ports::{KeepStock, Taken};
@@ -7,10 +7,10 @@ use contracts::Timestamp;
 use contracts::choreography::{OrderSignal, Reaction, reaction_to};
 use kit::Fault;
 
-/// How often an order is decided about again after other signal of it came in between. There are but two.
+/// How often an order is decided again after another event of it came in between. There are only two.
 const ATTEMPTS: u32 = 4;
 
-/// Brings the stock to where the signal want it, exactly once for each order, and answers, each time it is asked.
+/// Brings the stock to the state that the signal requires, exactly once for each order, and answers every delivery.
 pub async fn deduct_stock(
     store: &impl KeepStock,
     signal: OrderSignal,

@@ -1,13 +1,13 @@
-//! Step asked by orders: what items are called and cost now.
+//! Step called by orders: what items are called and cost now.
 
 use crate::ports::FindItems;
-use contracts::steps::{ItemsQuote, QuoteItems, QuotedItem};
-use kit::{StepCall, StepError};
+use contracts::ItemId;
+use contracts::steps::{ItemsQuote, QuotedItem};
+use kit::Fault;
 
-/// Quotes those of the items that can be ordered. How many pieces there are is not looked at: that is decided when the
-/// order takes them.
-pub async fn quote_items(items: &impl FindItems, call: StepCall<QuoteItems>) -> Result<ItemsQuote, StepError> {
-    let mut wanted = call.input.items;
+/// Quotes those of the items that can be ordered. The stock is not checked here: that is decided when the order takes
+/// its units.
+pub async fn quote_items(items: &impl FindItems, mut wanted: Vec<ItemId>) -> Result<ItemsQuote, Fault> {
     wanted.sort_unstable();
     wanted.dedup();
     let found = items.find_items(&wanted).await?.into_iter();

@@ -1,4 +1,4 @@
-//! A fault, told to administrators: one page for each, from its first sign until it is over.
+//! Reports a fault to administrators: one page for each, from its first occurrence until it is over.
 
 use super::once;
 use crate::domain::{Alert, Delivery, Done, FaultUpdate, Outcome, PageTask};
@@ -6,34 +6,34 @@ use crate::ports::{GuardDelivery, KeepAlerts, KeepPages};
 use contracts::Timestamp;
 use kit::Fault;
 
-/// How often a write that met another one is tried.
+/// Attempts of a write that conflicts with another one.
 const ATTEMPTS: u32 = 8;
 
-/// Takes in some news once, by the id of the event that brought them, and brings the fault's page up to date.
+/// Applies an update once, by the id of the event that brought it, and brings the fault's page up to date.
 pub async fn alert_administrator(
     store: &(impl GuardDelivery + KeepAlerts),
     pages: &impl KeepPages,
-    news: FaultUpdate,
+    update: FaultUpdate,
     event: &str,
     now: Timestamp,
 ) -> Result<(), Fault> {
     let delivery = Delivery::new("alert-administrator", event);
     // What is counted stays counted, however often the page has to be tried.
     once(store, &delivery, now, async {
-        take_in(store, &news).await?;
-        Ok(Outcome::done("counted", Some(news.fault().to_owned())))
+        take_in(store, &update).await?;
+        Ok(Outcome::done("counted", Some(update.fault().to_owned())))
     })
     .await?;
-    bring_up_to_date(store, pages, news.fault(), now).await
+    bring_up_to_date(store, pages, update.fault(), now).await
 }
 
-/// Takes in some news.
-pub async fn take_in(alerts: &impl KeepAlerts, news: &FaultUpdate) -> Result<(), Fault> {
-    change(alerts, news.fault(), |alert| Alert::after(alert, news)).await
+/// Applies an update to the alert of its fault.
+pub async fn take_in(alerts: &impl KeepAlerts, update: &FaultUpdate) -> Result<(), Fault> {
+    change(alerts, update.fault(), |alert| Alert::after(alert, update)).await
 }
 
-/// Does what is to be done about a fault's page, if anything. Notion knows no idempotency keys, so only who claimed the
-/// work does it, and a page that may have been made is looked for.
+/// Does what is due for a fault's page, if anything. Notion has no idempotency keys, so only the holder of the claim
+/// does it, and a page that may have been created is searched for first.
 pub async fn bring_up_to_date(
     alerts: &impl KeepAlerts,
     pages: &impl KeepPages,
@@ -71,7 +71,7 @@ async fn carry_out(pages: &impl KeepPages, alert: &Alert, work: &PageTask) -> Re
     }
 }
 
-/// Replaces a fault's alert by what is made of it, if anything, whatever others write meanwhile.
+/// Replaces a fault's alert by what `next` makes of it, if anything, whatever other writers do meanwhile.
 async fn change(
     alerts: &impl KeepAlerts,
     fault: &str,

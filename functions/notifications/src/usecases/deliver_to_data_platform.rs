@@ -1,4 +1,4 @@
-//! A batch of events for the data platform, in one request.
+//! Delivers a batch of events to the data platform, in one request.
 
 use super::conclude;
 use crate::domain::{Claim, Delivery, Lease, Outcome, Report};
@@ -12,8 +12,8 @@ use std::collections::BTreeMap;
 /// How each event ended.
 pub type Ends = BTreeMap<EventId, Result<(), Fault>>;
 
-/// Delivers events that differ by id. If the platform refuses many, each is delivered alone, so that only those it does
-/// not want are given up.
+/// Delivers events that differ by id. If the platform refuses many, each is delivered alone, so that only those are
+/// given up that it refuses.
 pub async fn deliver_to_data_platform(
     deliveries: &impl GuardDelivery,
     platform: &impl DeliverEvents,
@@ -67,21 +67,21 @@ async fn claim(deliveries: &impl GuardDelivery, event: &Event, now: Timestamp) -
     deliveries.claim(&delivery(event), now).await.map(Some)
 }
 
-/// Whether an event may arrive twice, the platform knowing it by its id. People ask for their place in line thousands of
-/// times a second: remembering each would cost more than all sales, and throttle what guards those.
+/// Whether an event may arrive twice, because the platform deduplicates it by its id. Users request their place in line
+/// thousands of times a second: a row for each would cost more than all sales, and throttle the writes that guard them.
 fn is_counted_by_its_id(event: &Event) -> bool {
     matches!(event.body, EventBody::QueueJoined(_) | EventBody::QueueChecked(_))
 }
 
-/// What happened to a request, for each event in it.
+/// The result of a request, for each event in it.
 pub fn same(outcome: &Result<(), Fault>) -> Result<(), Fault> {
     const DOING: &str = "delivering a batch";
     outcome.as_ref().copied().map_err(|fault| {
-        let told = fault.chain();
+        let reason = fault.chain();
         match fault {
             Fault::Contended(_) => Fault::contended(DOING),
-            Fault::Unavailable(_) => Fault::unavailable(DOING, told),
-            Fault::Broken(_) => Fault::broken(DOING, told),
+            Fault::Unavailable(_) => Fault::unavailable(DOING, reason),
+            Fault::Broken(_) => Fault::broken(DOING, reason),
         }
         .retry_after(fault.wait())
     })

@@ -1,5 +1,5 @@
-//! A cash receipt for a payment, and its end when the payment is paid back. In whatever order the two arrive, in the end
-//! there is no receipt for a payment that was refunded.
+//! Issues a cash receipt for a payment, and cancels it when the payment is refunded. In whatever order the two events
+//! arrive, in the end there is no receipt for a refunded payment.
 
 use super::once;
 use crate::domain::{Delivery, Outcome, Receipt, Sale};
@@ -23,7 +23,7 @@ pub async fn issue_cash_receipt(
             EventBody::PaymentRefunded(refunded) => {
                 let receipt = store.keep_refund(&refunded.payment_id, &event.id).await?;
                 let cancelled = cancel(store, provider, &refunded.payment_id, receipt, &event).await?;
-                // One that is being issued right now will be cancelled by whoever issues it.
+                // One that is being issued right now is cancelled by the handler that issues it.
                 Ok(cancelled.unwrap_or(Outcome::skipped("nothing_to_cancel")))
             }
             _ => Ok(Outcome::skipped("no_payment")),
@@ -58,7 +58,7 @@ async fn issue(
     Ok(cancel(store, provider, payment_id, receipt, event).await?.unwrap_or(issued))
 }
 
-/// Cancels the receipt of a refunded payment, if both are known.
+/// Cancels the receipt of a refunded payment, once both are known.
 async fn cancel(
     store: &impl KeepReceipts,
     provider: &impl CancelReceipt,

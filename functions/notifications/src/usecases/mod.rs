@@ -12,8 +12,8 @@ use crate::ports::GuardDelivery;
 use contracts::Timestamp;
 use kit::Fault;
 
-/// Carries a delivery out unless that is done, or somebody is at it. A crash between effect and record lets it be
-/// repeated under the same idempotency key.
+/// Carries a delivery out unless it is done, or in progress. A crash between effect and record causes a repetition
+/// under the same idempotency key.
 async fn once(
     deliveries: &impl GuardDelivery,
     delivery: &Delivery,
@@ -30,7 +30,7 @@ async fn once(
     }
 }
 
-/// Writes down how a claimed delivery ended, or gives the claim back.
+/// Records how a claimed delivery ended, or releases the claim.
 async fn conclude(
     deliveries: &impl GuardDelivery,
     delivery: &Delivery,
@@ -47,7 +47,7 @@ async fn conclude(
         }
         Err(fault) => {
             if let Err(failed) = deliveries.release(delivery, lease).await {
-                // It ends by itself.
+                // The claim expires by itself.
                 tracing::warn!(consumer = delivery.consumer, error = failed.chain(), "a claim was not given back");
             }
             Err(fault)

@@ -1,4 +1,4 @@
-//! A sale, told to the partner.
+//! Notifies the partner of a sale.
 
 use super::once;
 use crate::domain::{Delivery, Outcome};

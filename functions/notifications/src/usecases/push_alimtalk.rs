@@ -1,4 +1,4 @@
-//! What happened to a user's seats and money, told on their phone.
+//! Notifies users on their phones of what happened to their seats and money.
 
 use super::once;
 use crate::domain::{Delivery, Outcome, Push};
@@ -7,7 +7,7 @@ use contracts::Timestamp;
 use contracts::events::Event;
 use kit::Fault;
 
-/// Sends the event's message, if there is one to send and somebody to send it to.
+/// Sends the event's message, if there is one for it and the user has a phone number.
 pub async fn push_alimtalk(
     deliveries: &impl GuardDelivery,
     directory: &impl FindPhone,

@@ -1,6 +1,6 @@
-//! Queues that should be empty, looked at: what lies in them is a fault until it is gone.
+//! Watches queues that should be empty: messages in them are a fault until they are gone.
 //!
-//! This goes around the queue of alerts, so that administrators hear of it when that queue is what is broken.
+//! This does not use the queue of alerts, so that administrators are notified when that queue is what is broken.
 
 use super::alert_administrator::{bring_up_to_date, take_in};
 use crate::domain::{Count, FaultUpdate, Sign};
@@ -9,17 +9,16 @@ use contracts::Timestamp;
 use futures_util::future::join_all;
 use kit::Fault;
 
-/// What was found in a queue.
+/// The state of a queue.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Found {
-    /// The queue's name.
     pub queue: String,
     /// How many messages it holds.
     pub messages: u64,
 }
 
-/// Looks at queues, by their URLs, and tells of those that hold something, and of those that do no longer. Without
-/// pages, nobody is told. One that fails holds no other up; the first failure is the outcome.
+/// Checks queues, by their URLs, and reports those that hold messages, and those that no longer do. Without pages,
+/// nothing is reported. One that fails does not hold up the others; the first failure is the outcome.
 pub async fn watch_dead_letters(
     look: &impl LookAtQueue,
     alerts: &impl KeepAlerts,
@@ -28,25 +27,25 @@ pub async fn watch_dead_letters(
     now: Timestamp,
 ) -> (Vec<Found>, Result<(), Fault>) {
     let looks = queues.iter().map(|url| async move {
-        // A queue's alarm has its name, without the ending that FIFO queues must have.
+        // A queue's alarm has the queue's name, without the suffix that FIFO queues must have.
         let queue = url.rsplit('/').next().unwrap_or(url).trim_end_matches(".fifo").to_owned();
         let messages = match look.waiting(url).await {
             Ok(messages) => messages,
             Err(fault) => return (None, Err(fault)),
         };
-        let told = match pages {
+        let reported = match pages {
             Some(pages) => tell(alerts, pages, &queue, messages, now).await,
             None => Ok(()),
         };
-        (Some(Found { queue, messages }), told)
+        (Some(Found { queue, messages }), reported)
     });
     let mut all = Vec::with_capacity(queues.len());
     let mut outcome = Ok(());
-    for (found, told) in join_all(looks).await {
+    for (found, reported) in join_all(looks).await {
         all.extend(found);
-        match told {
+        match reported {
             Ok(()) => {}
-            // Somebody else is telling; the next look is in a minute.
+            // Another run is reporting; the next check is in a minute.
             Err(Fault::Contended(_)) => {}
             Err(fault) if outcome.is_ok() => outcome = Err(fault),
             // The alarm on this function needs one; the log has each.
@@ -73,7 +72,7 @@ async fn tell(
         };
         take_in(alerts, &FaultUpdate::Sign(sign)).await?;
     } else {
-        // Most queues were never anything but empty.
+        // Most queues never held a message.
         let Some(alert) = alerts.find_alert(queue).await? else { return Ok(()) };
         if alert.open {
             take_in(alerts, &FaultUpdate::Over { fault: queue.to_owned(), at: now }).await?;

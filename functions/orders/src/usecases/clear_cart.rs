@@ -1,5 +1,5 @@
-//! An order takes its lines out of its user's cart, or failed and gives them back. Do and undo are one function on one
-//! queue: which comes first, and how often, is not known.
+//! An order takes its lines out of its user's cart, or it failed and gives them back. Do and undo are one function on
+//! one queue: which arrives first, and how often, is not known.
 
 use crate::domain::CartOrder;
 use crate::ports::{KeepCart, Republish};
@@ -7,10 +7,10 @@ use contracts::Timestamp;
 use contracts::choreography::{OrderSignal, Reaction, reaction_to};
 use kit::Fault;
 
-/// How often it is decided again after the cart or other signal of the order came in between.
+/// How often an order is decided again after the cart changed, or another event of the order came, in between.
 const ATTEMPTS: u32 = 4;
 
-/// Brings the cart to where the signal want it, exactly once for each order, and answers, each time it is asked.
+/// Brings the cart to the state that the signal requires, exactly once for each order, and answers every delivery.
 pub async fn clear_cart(
     store: &(impl KeepCart + Republish),
     signal: OrderSignal,
@@ -29,8 +29,8 @@ pub async fn clear_cart(
                 store.put_lines_back(order, &before, &cart, &lines, now).await?
             }
             Reaction::AnswerAgain => {
-                let said = if signal == OrderSignal::Failed { "cart.restored" } else { "cart.cleared" };
-                store.republish(&order.id, said, now).await?;
+                let answer = if signal == OrderSignal::Failed { "cart.restored" } else { "cart.cleared" };
+                store.republish(&order.id, answer, now).await?;
                 true
             }
             Reaction::Nothing => true,

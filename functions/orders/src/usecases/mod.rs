@@ -1,4 +1,4 @@
-//! What orders does, one module per use case.
+//! The use cases of orders, one module each.
 
 pub mod clear_cart;
 pub mod place_order;

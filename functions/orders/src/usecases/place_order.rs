@@ -1,43 +1,39 @@
-//! Places an order: its prices are fixed, it is written down with the event that says so, and everything else is up to
-//! those who listen.
+//! Places an order: its prices are fixed, it is written together with its event, and everything else is up to the
+//! consumers of that event.
 
 use crate::domain::{Order, Priced, Refusal, Status, Wanted, fix_prices};
-use crate::ports::{AskItems, OpenOrder};
+use crate::ports::{OpenOrder, QuoteClient};
 use contracts::steps::QuoteItems;
 use contracts::{OrderId, Timestamp, UserId};
 use kit::idempotency::{IdempotencyKey, Memo, Outcome, StoredAnswer};
 use kit::{Fault, metrics};
 
-/// What is asked for.
+/// A request to place an order.
 #[derive(Debug, Clone)]
 pub struct PlaceOrder {
-    /// Who asks.
     pub user: UserId,
-    /// What they want.
     pub wanted: Wanted,
-    /// The key of the request.
     pub key: IdempotencyKey,
-    /// The id the order will have.
+    /// The id of the new order.
     pub order: OrderId,
-    /// The request.
     pub correlation_id: String,
-    /// When it was asked.
+    /// When it was requested.
     pub now: Timestamp,
 }
 
-/// What it came to.
+/// The result of placing an order.
 #[derive(Debug)]
 pub enum Placed {
-    /// An order now pending.
+    /// The new order, now pending.
     Now(Order),
     /// The same request was answered before.
     AsBefore(StoredAnswer),
 }
 
-/// Why not.
+/// Why an order was not placed.
 #[derive(Debug)]
 pub enum PlaceError {
-    /// It cannot be ordered like this.
+    /// These items cannot be ordered at these prices.
     Refused(Refusal),
     /// The key was used for another request.
     KeyReused,
@@ -51,11 +47,11 @@ impl From<Fault> for PlaceError {
     }
 }
 
-/// Reads and asks at the same time, then writes: two round trips. A request that was answered before is answered so again,
-/// whatever became of the items since.
+/// Reads and calls at the same time, then writes: two round trips. A request that was answered before gets the same
+/// answer, whatever became of the items since.
 pub async fn place_order(
     orders: &impl OpenOrder,
-    items: &impl AskItems,
+    items: &impl QuoteClient,
     ask: PlaceOrder,
     answer: impl Fn(&Order) -> StoredAnswer + Send,
 ) -> Result<Placed, PlaceError> {
@@ -68,7 +64,7 @@ pub async fn place_order(
     let Priced { lines, total } = match fix_prices(&ask.wanted, quote?.items, &cart) {
         Ok(priced) => priced,
         Err(refusal) => {
-            // The same request may have been taken since, before whatever it is refused for now.
+            // The same request may have been accepted meanwhile, before the reason for this refusal arose.
             let (remembered, _) = orders.checkout(&ask.user, &ask.key, ask.now).await?;
             return as_before(remembered).unwrap_or(Err(PlaceError::Refused(refusal)));
         }

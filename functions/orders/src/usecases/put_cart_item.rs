@@ -1,29 +1,27 @@
 //! Puts an item into a cart, at today's price.
 
 use crate::domain::{Cart, CartLine};
-use crate::ports::{AskItems, ChangeCart};
+use crate::ports::{ChangeCart, QuoteClient};
 use contracts::orders::{OrderLine, Quantity};
 use contracts::steps::QuoteItems;
 use contracts::{ItemId, Timestamp, UserId};
 use kit::Fault;
 
-/// What is asked for.
+/// A request to put an item into a cart.
 #[derive(Debug, Clone)]
 pub struct PutCartItem {
-    /// Whose cart.
     pub user: UserId,
-    /// Which item.
     pub item: ItemId,
-    /// How many pieces there shall be.
+    /// The quantity of the line from now on.
     pub quantity: Quantity,
-    /// When it was asked.
+    /// When it was requested.
     pub now: Timestamp,
 }
 
 /// Why the item is not in the cart.
 #[derive(Debug)]
 pub enum PutError {
-    /// It is unknown, or not sold any more.
+    /// The item is unknown, or not sold any more.
     NotFound,
     /// The cart has as many lines as it can.
     CartFull,
@@ -37,8 +35,12 @@ impl From<Fault> for PutError {
     }
 }
 
-/// Sets the item's line: quantity as asked, name and price as they are now. The whole cart after it.
-pub async fn put_cart_item(carts: &impl ChangeCart, items: &impl AskItems, ask: PutCartItem) -> Result<Cart, PutError> {
+/// Sets the item's line: the requested quantity, name and price as they are now. Returns the whole cart after it.
+pub async fn put_cart_item(
+    carts: &impl ChangeCart,
+    items: &impl QuoteClient,
+    ask: PutCartItem,
+) -> Result<Cart, PutError> {
     let PutCartItem { user, item, quantity, now } = ask;
     let quote = items.quote(&QuoteItems { items: vec![item.clone()] }).await?;
     let quoted = quote.items.into_iter().find(|quoted| quoted.item_id == item).ok_or(PutError::NotFound)?;

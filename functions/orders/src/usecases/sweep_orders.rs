@@ -1,5 +1,6 @@
-//! Looks after orders that others owe something (R07): what was lost is said again, an order that is not answered in time
-//! fails, and a failed one is said to have failed until everybody has undone their part.
+//! Checks orders that still lack answers (R07): an event that may have been lost is published again, an order that is
+//! not answered in time fails, and the failure of a failed one is published again until all participants have undone
+//! their part.
 
 use crate::domain::{DUE_SHARDS, DueOrder, Look, look_after};
 use crate::ports::{EndOrder, FindDue, PutOff, Republish};
@@ -8,10 +9,10 @@ use contracts::orders::OrderFailure;
 use futures_util::future::join_all;
 use kit::{Fault, metrics};
 
-/// How many orders are seen to side by side.
+/// How many orders are processed concurrently.
 const AT_ONCE: usize = 10;
 
-/// What the sweep is wired with.
+/// The dependencies of the sweep.
 #[derive(Debug)]
 pub struct SweepDeps<S> {
     /// Where the orders are.
@@ -20,13 +21,13 @@ pub struct SweepDeps<S> {
     pub deadline_seconds: i64,
 }
 
-/// Sees to what is due. Neither an order that cannot be seen to nor a shard that cannot be read keeps the others from
-/// their turn.
+/// Processes the due orders. Neither an order that cannot be processed nor a shard that cannot be read keeps the others
+/// from being processed.
 pub async fn sweep_orders<S: FindDue + EndOrder + Republish>(deps: &SweepDeps<S>, now: Timestamp) -> Result<(), Fault> {
     let mut last_fault = None;
-    // When the time of the order was over that is longest beyond it; now, where none is.
+    // The earliest deadline among the due orders that has passed; now, if there is none.
     let mut over_since = now;
-    // Another one first in each run: where there is too much for one, none is always the last.
+    // Another shard comes first in each run: if there is too much for one run, no shard is always the last.
     let first = u64::try_from(now.millis() / 60_000).unwrap_or_default();
     for shard in (0..DUE_SHARDS).map(|shard| (first + shard) % DUE_SHARDS) {
         let due = deps.store.due_orders(shard, now).await.unwrap_or_else(|fault| {
@@ -37,8 +38,8 @@ pub async fn sweep_orders<S: FindDue + EndOrder + Republish>(deps: &SweepDeps<S>
         let ends = due.iter().map(|due| due.order.placed_at.plus_seconds(deps.deadline_seconds));
         over_since = ends.fold(over_since, Timestamp::min);
         for some in due.chunks(AT_ONCE) {
-            let seen_to = join_all(some.iter().map(|due| see_to(deps, due, now))).await;
-            for (due, outcome) in some.iter().zip(seen_to) {
+            let outcomes = join_all(some.iter().map(|due| process(deps, due, now))).await;
+            for (due, outcome) in some.iter().zip(outcomes) {
                 if let Err(fault) = outcome {
                     tracing::warn!(order = %due.order.id, error = fault.chain(), "an order still waits");
                     last_fault = Some(fault);
@@ -50,17 +51,17 @@ pub async fn sweep_orders<S: FindDue + EndOrder + Republish>(deps: &SweepDeps<S>
     last_fault.map_or(Ok(()), Err)
 }
 
-/// What is to be said is said before the next look is put off: whoever dies in between says it twice, which nobody minds.
-async fn see_to<S: FindDue + EndOrder + Republish>(
+/// Publishes before it postpones the next check: a crash in between publishes twice, which is harmless.
+async fn process<S: FindDue + EndOrder + Republish>(
     deps: &SweepDeps<S>,
     due: &DueOrder,
     now: Timestamp,
 ) -> Result<(), Fault> {
     let (store, id) = (&deps.store, &due.order.id);
     match look_after(due, deps.deadline_seconds, now) {
-        Look::SayPlaced { again_at } => {
+        Look::RepublishPlaced { again_at } => {
             store.republish(id, "order.placed", now).await?;
-            store.put_off(due, PutOff { until: again_at, nudges: due.nudges, tell: false }, now).await
+            store.put_off(due, PutOff { until: again_at, nudges: due.nudges, alert: false }, now).await
         }
         Look::TimeOut => {
             if store.fail(&due.order, OrderFailure::TimedOut, now).await? {
@@ -69,9 +70,9 @@ async fn see_to<S: FindDue + EndOrder + Republish>(
             }
             Ok(())
         }
-        Look::SayFailed { again_at, tell } => {
+        Look::RepublishFailed { again_at, alert } => {
             store.republish(id, "order.failed", now).await?;
-            store.put_off(due, PutOff { until: again_at, nudges: due.nudges + 1, tell }, now).await
+            store.put_off(due, PutOff { until: again_at, nudges: due.nudges + 1, alert }, now).await
         }
         Look::Leave => Ok(()),
     }

@@ -1,4 +1,4 @@
-//! Folds what the participants answer into the order: once all have done their part it is complete, once one has refused
+//! Folds the participants' answers into the order: once all have done their part it is complete, once one has refused
 //! it fails.
 
 use crate::domain::{Answer, Verdict, fold};
@@ -6,7 +6,7 @@ use crate::ports::{EndOrder, KeepAnswers, SettleOrder};
 use contracts::Timestamp;
 use kit::{Fault, metrics};
 
-/// Notes an answer and does what all answers so far come to. Every write is guarded, so the order of the answers and their
+/// Records an answer and acts on all answers so far. Every write is guarded, so the order of the answers and their
 /// repetition make no difference, and one that comes after the end only changes the work state.
 pub async fn track_order(
     orders: &(impl KeepAnswers + EndOrder + SettleOrder),

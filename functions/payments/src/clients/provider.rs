@@ -8,9 +8,9 @@
 //! | errors: `{"code", "message"}` | <https://docs.tosspayments.com/reference/error-codes> |
 //! | Basic authorization, `Idempotency-Key` | <https://docs.tosspayments.com/reference/using-api/authorization> |
 //!
-//! An `Idempotency-Key` has at most 300 characters and counts for 15 days; within them a repeated request is answered as
-//! the first was, and 409 while that one is still at work. The account at the provider must be ours alone: a payment that
-//! another shop confirmed under one of our order ids would be taken for a charge.
+//! An `Idempotency-Key` has at most 300 characters and counts for 15 days; within them a repeated request gets the
+//! answer of the first, or 409 while the first is still in progress. The account at the provider must be used by Encore
+//! alone: a payment that another shop confirmed under one of our order ids would be taken for a charge.
 
 use crate::domain::charges::{Charge, Declined, PaymentStatus, ProviderPayment};
 use crate::ports::charges::PaymentProvider;
@@ -23,8 +23,9 @@ use kit::secrets::Secret;
 use serde::Deserialize;
 use serde_json::{Value, json};
 
-/// Codes that do not say what became of the payment: that it was confirmed before, that another try is at work, that the
-/// provider has a fault that passes, or that it does not know us. Every other code of a 4xx is a no.
+/// Codes that do not tell what became of the payment: that it was confirmed before, that another attempt is in
+/// progress, that the provider has a temporary fault, or that it does not know our key. Every other code of a 4xx is a
+/// rejection.
 const UNCLEAR: [&str; 9] = [
     "ALREADY_PROCESSED_PAYMENT",
     "IDEMPOTENT_REQUEST_PROCESSING",
@@ -64,7 +65,7 @@ struct PaymentObject {
 }
 
 impl TossPayments {
-    /// The provider at a base URL; without one there is none, and nothing is confirmed or cancelled.
+    /// The provider at a base URL; with an empty one there is none, and nothing is confirmed or cancelled.
     pub fn new(http: Client, url: String, secret: Secret<ProviderSecret>) -> Self {
         Self { http, url, secret }
     }
@@ -108,7 +109,7 @@ impl PaymentProvider for TossPayments {
         let answer = self.call(doing, charge, Method::GET, &path_of(charge), None).await?;
         match yes_or_no(doing, &answer)? {
             Ok(payment) => Ok(Some(payment)),
-            // Its own word; a 404 of anybody else on the way says nothing.
+            // The provider's own error code; a 404 of anything in between tells nothing.
             Err(Declined(reason)) if reason == NO_SUCH_PAYMENT => Ok(None),
             Err(Declined(reason)) => Err(Fault::unavailable(doing, reason)),
         }
@@ -117,8 +118,8 @@ impl PaymentProvider for TossPayments {
     async fn cancel_payment(&self, charge: &Charge) -> Result<Result<ProviderPayment, Declined>, Fault> {
         let doing = "cancelling a payment";
         let body = json!({"cancelReason": "The points could not be credited"});
-        // A new key for each recovery, because under the old one a refusal that has passed would be repeated. All of the
-        // money goes back, so it goes back once.
+        // A new key for each recovery, because under the old one a past refusal would be repeated. All of the money
+        // goes back, so it goes back only once.
         let once = Some((format!("{}-cancel-{}", charge.id, charge.recoveries), body));
         let path = format!("{}/cancel", path_of(charge));
         yes_or_no(doing, &self.call(doing, charge, Method::POST, &path, once).await?)
@@ -137,9 +138,9 @@ fn path_of(charge: &Charge) -> String {
     path
 }
 
-/// The payment in an answer, or the provider's no.
+/// The payment in an answer, or the provider's rejection.
 fn yes_or_no(doing: &'static str, answer: &Answer) -> Result<Result<ProviderPayment, Declined>, Fault> {
-    // What is not understood says nothing; the payment will be looked up, now or later.
+    // An answer that is not understood tells nothing; the payment will be looked up, now or later.
     let not_understood = || Fault::unavailable(doing, format!("a {} that is not understood", answer.status));
     if (200..300).contains(&answer.status) {
         let object: PaymentObject = serde_json::from_slice(&answer.body).map_err(|_| not_understood())?;
@@ -170,7 +171,7 @@ mod tests {
     }
 
     #[test]
-    fn a_payment_is_read_and_what_is_not_understood_says_nothing() {
+    fn a_payment_is_read_and_what_is_not_understood_tells_nothing() {
         let body = |status: &str| json!({"orderId": "order-1", "totalAmount": 500, "status": status, "more": 1});
         let read_status = |status| read(200, body(status)).unwrap().unwrap().status;
         assert_eq!(read_status("DONE"), PaymentStatus::Done);
@@ -182,7 +183,7 @@ mod tests {
     }
 
     #[test]
-    fn a_no_is_a_no_unless_it_says_nothing_about_the_payment() {
+    fn a_rejection_counts_unless_it_tells_nothing_about_the_payment() {
         let code = |code: &str| json!({"code": code, "message": "..."});
         assert_eq!(read(403, code("REJECT_CARD_PAYMENT")).unwrap(), Err(Declined("reject_card_payment".into())));
         for unclear in UNCLEAR {

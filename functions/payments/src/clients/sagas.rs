@@ -16,7 +16,7 @@ pub struct StateMachine {
 }
 
 impl StateMachine {
-    /// The one with this ARN.
+    /// The state machine with this ARN.
     pub fn new(states: Service, state_machine_arn: String) -> Self {
         Self { states, state_machine_arn }
     }
@@ -28,7 +28,7 @@ impl<I: Serialize + Sync> StartSaga<I> for StateMachine {
         let start = json!({ "stateMachineArn": self.state_machine_arn, "name": name, "input": input });
         match self.states.call("StartExecution", &start).await {
             Ok(_) => Ok(()),
-            // It runs, or ran: a name belongs to one payment or refund, so it can only be this saga.
+            // It is running, or was: a name belongs to one payment or refund, so it can only be this saga.
             Err(error) if error.code() == Some("ExecutionAlreadyExists") => Ok(()),
             Err(error) => Err(classify("starting a saga", error)),
         }

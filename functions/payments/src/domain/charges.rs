@@ -8,20 +8,20 @@
 //! ```
 //!
 //! Money moves at the provider when a payment is confirmed, and points move when it is credited. A charge is confirmed
-//! before it is credited, credited only while it is confirmed, and cancelled only once points has closed the door to
-//! crediting it. So a charge ends with both (credited), or with neither (refused, cancelled).
+//! before it is credited, credited only while it is confirmed, and cancelled only once points no longer accepts its
+//! credit. So a charge ends with both (credited), or with neither (refused, cancelled).
 
 use contracts::steps::{ChargeCredit, ChargePaid, CreditCharge, CreditedCharge, PayCharge};
 use contracts::{PaymentId, Timestamp, UserId, Won};
 use kit::Fault;
 
-/// How long a charge may be open before the recovery looks at it, in milliseconds: longer than whoever asked first can
-/// still be at it.
+/// How long a charge may be open before the recovery checks it, in milliseconds: longer than the first request can
+/// still be in progress.
 pub const CHARGE_OPEN_TOO_LONG_MILLIS: i64 = 60_000;
 /// How long a charge may be open before the on-call is paged, in milliseconds.
 pub const CHARGE_STUCK_MILLIS: i64 = 3_600_000;
-/// How long after it was asked for a charge can still be confirmed, in milliseconds. The provider gives up a payment
-/// that is not confirmed after 30 minutes; this is twice as long.
+/// How long after its request a charge can still be confirmed, in milliseconds. The provider gives up a payment that is
+/// not confirmed after 30 minutes; this is twice as long.
 pub const CONFIRMABLE_MILLIS: i64 = 3_600_000;
 
 /// The payment confirms another charge.
@@ -32,29 +32,29 @@ const PAYMENT_MISMATCH: &str = "payment_mismatch";
 const PAYMENT_NOT_DONE: &str = "payment_not_done";
 /// The payment was given up before it was confirmed.
 const PAYMENT_FAILED: &str = "payment_failed";
-/// Points' reason: the balance has no room for it.
+/// Points' reason: the balance would pass its limit.
 const BALANCE_LIMIT: &str = "balance_limit";
 /// Points' reason: the key is another charge's.
 const KEY_TAKEN: &str = "key_taken";
 
-/// Where a charge is in its life.
+/// The state of a charge.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum ChargeState {
     /// Recorded. Whether the provider has confirmed is not known.
     Pending,
     /// The provider has the money.
     Confirmed,
-    /// And the user the points.
+    /// The provider has the money, and the user the points.
     Credited(CreditedCharge),
-    /// The provider took no money, and the stable name of why.
+    /// The provider took no money, for a reason with a stable name.
     Refused(String),
-    /// The points will never be there; the money goes back. Why.
+    /// The points will never be credited, for this reason; the money goes back.
     Cancelling(String),
-    /// The money is back. Why.
+    /// The money is back; the reason is that of `Cancelling`.
     Cancelled(String),
 }
 
-/// What is to be done next about a charge.
+/// The next step of a charge.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum NextStep {
     /// Have the provider confirm its payment.
@@ -78,8 +78,7 @@ impl ChargeState {
         }
     }
 
-    /// What is to be done next; nothing once it has ended. Every step leads to a later state, so that three are the
-    /// most there can be.
+    /// The next step; `None` once the charge has ended. Every step leads to a later state, so there are three at most.
     pub const fn next_step(&self) -> Option<NextStep> {
         match self {
             Self::Pending => Some(NextStep::Confirm),
@@ -89,7 +88,7 @@ impl ChargeState {
         }
     }
 
-    /// What whoever asked is told.
+    /// The answer to the request.
     pub fn answer(self) -> ChargePaid {
         match self {
             Self::Pending | Self::Confirmed | Self::Cancelling(_) => ChargePaid::Pending,
@@ -104,23 +103,19 @@ impl ChargeState {
 /// A charge.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Charge {
-    /// Its id: also the ledger entry's, and what makes the provider's confirmation happen once.
+    /// Its id: also the ledger entry's, and the idempotency key of the provider's confirmation.
     pub id: PaymentId,
-    /// Whose points.
     pub user: UserId,
-    /// The caller's idempotency key: also the order id that the provider was given.
+    /// The caller's idempotency key: also the order id at the provider.
     pub key: String,
-    /// How much.
     pub amount: Won,
     /// The provider's name of the payment.
     pub payment_key: String,
-    /// When it was asked for.
+    /// When it was requested.
     pub requested_at: Timestamp,
-    /// The request.
     pub correlation_id: String,
-    /// Where it is.
     pub state: ChargeState,
-    /// How often the recovery has taken it up.
+    /// How often the recovery has resumed it.
     pub recoveries: u32,
 }
 
@@ -140,12 +135,12 @@ impl Charge {
         }
     }
 
-    /// Whether `other`, of the same user and key, asks for the same.
+    /// Whether `other`, of the same user and key, requests the same.
     pub fn asks_the_same(&self, other: &Self) -> bool {
         self.amount == other.amount && self.payment_key == other.payment_key
     }
 
-    /// What points is asked.
+    /// The input of points' `credit-charge`.
     pub fn credit(&self) -> CreditCharge {
         CreditCharge {
             user_id: self.user.clone(),
@@ -156,8 +151,8 @@ impl Charge {
         }
     }
 
-    /// Where the provider's yes leads. What it confirmed and is not the whole of this order, paid, goes back: a deposit
-    /// that is yet to come, say.
+    /// The state after the provider confirmed. A confirmed payment that is not the whole of this order, paid, goes
+    /// back: for example a deposit that is yet to come.
     pub fn after_yes(&self, payment: &ProviderPayment) -> ChargeState {
         let is_whole = payment.amount == self.amount.get() && payment.status == PaymentStatus::Done;
         if is_whole && payment.order_id == self.key {
@@ -167,9 +162,10 @@ impl Charge {
         }
     }
 
-    /// Where anything but a yes leads, which is for the payment itself to say, as it is afterwards: a no may be the echo
-    /// of a yes whose answer was lost, and so may be silence. `no` is the provider's reason, or the fault that kept it
-    /// from answering; the fault comes back for as long as a confirmation may still be on its way.
+    /// The state after anything but a confirmation. It is decided by the payment itself, as looked up afterwards: a
+    /// rejection may follow a confirmation whose answer was lost, and so may no answer. `no` is the provider's reason,
+    /// or the fault that kept it from answering; the fault is returned for as long as a confirmation may still be in
+    /// flight.
     pub fn after_no(
         &self,
         no: Result<Declined, Fault>,
@@ -183,7 +179,7 @@ impl Charge {
             Some((payment, PaymentStatus::Done | PaymentStatus::Partly)) => return Ok(self.after_yes(payment)),
             Some((_, PaymentStatus::Cancelled | PaymentStatus::Failed)) => true,
             Some((_, PaymentStatus::Open)) => now.millis_since(self.requested_at) > CONFIRMABLE_MILLIS,
-            // Whoever pays has seen it there: we may be asking with another shop's key. A person will look.
+            // The payer has seen the payment there, so our key may be another shop's: left to the on-call.
             None => false,
         };
         match no {
@@ -193,7 +189,7 @@ impl Charge {
         }
     }
 
-    /// Where points' answer leads.
+    /// The state after points' answer.
     pub fn after_credit(&self, credit: ChargeCredit) -> ChargeState {
         match credit {
             ChargeCredit::Credited(credited) => ChargeState::Credited(credited),
@@ -202,23 +198,22 @@ impl Charge {
     }
 }
 
-/// Whether the provider has none of a payment's money, now that it was asked to give it back.
+/// Whether the provider has none of a payment's money, after it was asked to give it back.
 pub fn is_given_back(payment: Option<&ProviderPayment>) -> bool {
     payment.is_some_and(|payment| matches!(payment.status, PaymentStatus::Cancelled | PaymentStatus::Failed))
 }
 
-/// A payment as the provider has it.
+/// A payment as it is at the provider.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ProviderPayment {
     /// The order it is for.
     pub order_id: String,
-    /// How much, in won, whatever became of it.
+    /// The amount in won, whatever its status.
     pub amount: i64,
-    /// What became of it.
     pub status: PaymentStatus,
 }
 
-/// What became of a payment at the provider.
+/// The status of a payment at the provider.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum PaymentStatus {
     /// Not confirmed yet; it can be.
@@ -229,11 +224,11 @@ pub enum PaymentStatus {
     Partly,
     /// Cancelled as a whole: nothing was taken, or it was given back.
     Cancelled,
-    /// Given up, by the provider or the payer: nothing was taken.
+    /// Abandoned, by the provider or the payer: nothing was taken.
     Failed,
 }
 
-/// The provider's no: its reason, a stable snake_case name.
+/// The provider's rejection: its reason, a stable snake_case name.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Declined(pub String);
 
@@ -312,8 +307,8 @@ mod tests {
                 Ok(over) => assert_eq!((over, found.is_some()), (ChargeState::Refused(PAYMENT_FAILED.into()), true)),
                 Err(_) => assert!(found.is_none(), "a payment that is not there says nothing"),
             }
-            let told = charge().after_no(declined(), found.as_ref(), ASKED).unwrap();
-            assert_eq!(told, ChargeState::Refused("reject_card_payment".into()));
+            let refused = charge().after_no(declined(), found.as_ref(), ASKED).unwrap();
+            assert_eq!(refused, ChargeState::Refused("reject_card_payment".into()));
         }
     }
 

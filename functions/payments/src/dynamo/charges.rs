@@ -19,12 +19,12 @@ use kit::Fault;
 use kit::dynamo::{Item, PK, Read, SK, Table, at, n, s};
 use kit::outbox;
 
-/// Over how many partitions of the index charges spread. They are others than payments', so that neither keeps the
-/// recovery of the other waiting.
+/// The number of partitions of the index over which charges spread. They are others than payments', so that neither
+/// delays the recovery of the other.
 const CHARGE_SHARDS: u64 = 4;
 /// How many stuck charges of a shard one run of the recovery takes.
 const STUCK_PAGE: usize = 25;
-/// The source of our events.
+/// The `source` of this context's events.
 const SOURCE: &str = "encore/payments";
 
 /// Charges in their table.
@@ -53,8 +53,8 @@ impl Charges {
         outbox::row(&self.table, &event, id)
     }
 
-    /// Tells that a charge does not come to an end, once an hour. All such charges are one fault: when the provider is
-    /// down, that is one page.
+    /// The event that a charge does not end, once an hour. All such charges are one fault: when the provider is down,
+    /// that is one page.
     fn stuck_event(&self, charge: &Charge, now: Timestamp) -> Result<TransactWriteItem, Fault> {
         let sign = format!("charge-stuck:{}", charge.id);
         let body = EventBody::FaultDetected(FaultDetected {
@@ -78,7 +78,7 @@ impl Charges {
 
 impl RecordCharge for Charges {
     async fn record_charge(&self, charge: &Charge) -> Result<RecordedCharge, Fault> {
-        let shard = charge.id.as_str().bytes().map(u64::from).sum::<u64>() % CHARGE_SHARDS;
+        let shard = kit::dynamo::shard_of(charge.id.as_str(), CHARGE_SHARDS);
         let row = Put::builder()
             .table_name(&self.table.name)
             .item(PK, user_pk(&charge.user))
@@ -125,7 +125,7 @@ impl MoveCharge for Charges {
         now: Timestamp,
     ) -> Result<Option<Box<Charge>>, Fault> {
         const DOING: &str = "moving a charge on";
-        let told = ChargeEvent { charge_id: charge.id.clone(), user_id: charge.user.clone(), amount: charge.amount };
+        let data = ChargeEvent { charge_id: charge.id.clone(), user_id: charge.user.clone(), amount: charge.amount };
         let mut sets = "SET #status = :to".to_owned();
         let mut update = Update::builder();
         let event = match to {
@@ -135,12 +135,12 @@ impl MoveCharge for Charges {
                 update = update
                     .expression_attribute_values(":entry", s(&credited.entry_id))
                     .expression_attribute_values(":balance", n(credited.balance.get()));
-                Some(EventBody::ChargeCompleted(told))
+                Some(EventBody::ChargeCompleted(data))
             }
             ChargeState::Refused(reason) | ChargeState::Cancelling(reason) | ChargeState::Cancelled(reason) => {
                 sets.push_str(", reason = :reason");
                 update = update.expression_attribute_values(":reason", s(reason));
-                matches!(to, ChargeState::Cancelled(_)).then_some(EventBody::ChargeCancelled(told))
+                matches!(to, ChargeState::Cancelled(_)).then_some(EventBody::ChargeCancelled(data))
             }
         };
         if to.next_step().is_none() {
@@ -180,7 +180,7 @@ impl FindStuckCharges for Charges {
     }
 
     async fn count_charge_recovery(&self, charge: &Charge, now: Timestamp) -> Result<bool, Fault> {
-        // `pending_since` in the future is how the index waits.
+        // `pending_since` in the future postpones the next check.
         let wait = wait_after_recovery(charge.recoveries) - CHARGE_OPEN_TOO_LONG_MILLIS;
         let update = Update::builder()
             .table_name(&self.table.name)

@@ -1,4 +1,4 @@
-//! What charges need from outside, one narrow trait per capability.
+//! What charges need from other components, one narrow trait per capability.
 
 use crate::domain::charges::{Charge, ChargeState, Declined, ProviderPayment};
 use contracts::Timestamp;
@@ -7,8 +7,8 @@ use kit::Fault;
 
 /// A provider of payments.
 pub trait PaymentProvider: Send + Sync {
-    /// Has the payment of a charge confirmed: the money is taken, once, however often it is asked for. A fault does not
-    /// say that it was not.
+    /// Confirms the payment of a charge: the money is taken, once, however often this is called. After a fault it may
+    /// have been taken.
     fn confirm_payment(
         &self,
         charge: &Charge,
@@ -17,20 +17,20 @@ pub trait PaymentProvider: Send + Sync {
     /// The payment of a charge as it is; `None` when there is none.
     fn look_up_payment(&self, charge: &Charge) -> impl Future<Output = Result<Option<ProviderPayment>, Fault>> + Send;
 
-    /// Gives the money of a charge back, all of it, once.
+    /// Gives all the money of a charge back, once.
     fn cancel_payment(
         &self,
         charge: &Charge,
     ) -> impl Future<Output = Result<Result<ProviderPayment, Declined>, Fault>> + Send;
 }
 
-/// Who credits charges.
+/// The client of points, which credits charges.
 pub trait CreditPoints: Send + Sync {
     /// Credits once, or refuses for good.
     fn credit_points(&self, ask: &CreditCharge) -> impl Future<Output = Result<ChargeCredit, Fault>> + Send;
 }
 
-/// What recording a charge came to.
+/// The result of recording a charge.
 #[derive(Debug)]
 pub enum RecordedCharge {
     /// It is recorded.
@@ -47,10 +47,10 @@ pub trait RecordCharge: Send + Sync {
     fn record_charge(&self, charge: &Charge) -> impl Future<Output = Result<RecordedCharge, Fault>> + Send;
 }
 
-/// Moves charges on.
+/// Changes the state of charges.
 pub trait MoveCharge: Send + Sync {
-    /// From the state it is in to another, with the event that belongs to it; the charge as it is where somebody else
-    /// moved it first.
+    /// Moves a charge from its state to another, with the event that belongs to it. Returns the charge as it is now if
+    /// another writer moved it first.
     fn move_charge(
         &self,
         charge: &Charge,
@@ -59,13 +59,13 @@ pub trait MoveCharge: Send + Sync {
     ) -> impl Future<Output = Result<Option<Box<Charge>>, Fault>> + Send;
 }
 
-/// Finds charges that do not come to an end.
+/// Finds charges that do not end.
 pub trait FindStuckCharges: Send + Sync {
-    /// Some of those due for a look at `now`, oldest first.
+    /// Some of those due for a check at `now`, oldest first.
     fn stuck_charges(&self, now: Timestamp) -> impl Future<Output = Result<Vec<Charge>, Fault>> + Send;
 
-    /// Counts a recovery, sets when the next may come, and pages the on-call when it takes too long. `false` when somebody
-    /// else did, or the charge has moved on.
+    /// Counts a recovery, sets the time of the next check, and pages the on-call when it takes too long. `false` when
+    /// another run did, or the charge has moved on.
     fn count_charge_recovery(
         &self,
         charge: &Charge,

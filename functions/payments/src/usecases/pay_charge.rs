@@ -1,36 +1,40 @@
-//! Step asked by points: see to it that a charge is paid for and its points are there, or that neither happens.
+//! Step called by points: ensure that a charge is paid for and its points are credited, or that neither happens.
 
 use crate::domain::charges::{Charge, ChargeState, NextStep, PAYMENT_KEY_USED, is_given_back};
 use crate::ports::charges::{CreditPoints, MoveCharge, PaymentProvider, RecordCharge, RecordedCharge};
 use contracts::steps::{ChargePaid, PayCharge};
 use contracts::{PaymentId, Timestamp};
 use kit::ids::Mint;
-use kit::{Fault, StepCall, StepError, metrics};
+use kit::{Fault, metrics};
 use std::time::Duration;
 
-/// How long one charge may take before whoever waits is told that it is on its way: less than the function has.
-pub const PATIENCE: Duration = Duration::from_secs(20);
+/// How long one charge may take before the answer is that it is pending: less than the time-out of the function.
+pub const TIME_LIMIT: Duration = Duration::from_secs(20);
 
-/// What charges are paid with.
+/// The dependencies of `pay-charge` and of the recovery of charges.
 #[derive(Debug)]
 pub struct PayCharges<C, P, A> {
     /// Where the charges are.
     pub charges: C,
-    /// Who takes the money.
+    /// The payment provider.
     pub provider: P,
-    /// Who has the balances.
+    /// The client of points.
     pub points: A,
 }
 
-/// Records the charge with its claim on the provider's payment, then drives it to its end. The same charge again is
-/// driven on from where it is; once it has ended, the answer stays the same.
-pub async fn pay_charge<C, P, A>(deps: &PayCharges<C, P, A>, call: StepCall<PayCharge>) -> Result<ChargePaid, StepError>
+/// Records the charge with its claim on the provider's payment, then completes it. If the same charge is requested
+/// again, it is resumed from where it is; once it has ended, the answer stays the same.
+pub async fn pay_charge<C, P, A>(
+    deps: &PayCharges<C, P, A>,
+    asked: PayCharge,
+    now: Timestamp,
+) -> Result<ChargePaid, Fault>
 where
     C: RecordCharge + MoveCharge,
     P: PaymentProvider,
     A: CreditPoints,
 {
-    let asked = Charge::asked(PaymentId::mint(call.now), call.input);
+    let asked = Charge::asked(PaymentId::mint(now), asked);
     let charge = match deps.charges.record_charge(&asked).await? {
         RecordedCharge::Now => asked,
         RecordedCharge::Before(found) if found.asks_the_same(&asked) => *found,
@@ -39,16 +43,16 @@ where
             return Ok(ChargePaid::NotConfirmed { reason: PAYMENT_KEY_USED.to_owned() });
         }
     };
-    match tokio::time::timeout(PATIENCE, drive(deps, charge, call.now)).await {
+    match tokio::time::timeout(TIME_LIMIT, resume(deps, charge, now)).await {
         Ok(state) => Ok(state?.answer()),
-        // The recovery brings it to its end.
+        // The recovery completes it.
         Err(_) => Ok(ChargePaid::Pending),
     }
 }
 
-/// Takes a charge from the state it is in to its end. It may be stopped and begun again anywhere: every step bears being
-/// repeated, and each move is made once, by whoever comes first.
-pub async fn drive<C, P, A>(
+/// Takes a charge from its current state to its end. It may be interrupted and resumed anywhere: every step is
+/// idempotent, and each move is made once, by the first writer.
+pub async fn resume<C, P, A>(
     deps: &PayCharges<C, P, A>,
     mut charge: Charge,
     now: Timestamp,
@@ -82,7 +86,7 @@ async fn confirm(provider: &impl PaymentProvider, charge: &Charge, now: Timestam
     let no = match provider.confirm_payment(charge).await {
         Ok(Ok(payment)) => return Ok(charge.after_yes(&payment)),
         Ok(Err(declined)) => Ok(declined),
-        // Who says when to come again is not asked before.
+        // A provider that asks to wait is not called again before.
         Err(fault) if fault.wait().is_some() => return Err(fault),
         Err(fault) => Err(fault),
     };

@@ -1,12 +1,12 @@
-//! Finds charges that were not brought to their end and drives them on (R07).
+//! Finds charges that have not ended and completes them (R07).
 
 use crate::ports::charges::{CreditPoints, FindStuckCharges, MoveCharge, PaymentProvider};
-use crate::usecases::pay_charge::{PATIENCE, PayCharges, drive};
+use crate::usecases::pay_charge::{PayCharges, TIME_LIMIT, resume};
 use contracts::Timestamp;
 use kit::{Fault, metrics};
 
-/// Recovers what is due. One charge that cannot be brought to its end does not keep the others from theirs: it is counted
-/// before it is driven, and the next look at it comes later and later.
+/// Recovers what is due. One charge that cannot be completed does not keep the others from being recovered: its
+/// recovery is counted before it is resumed, and its checks come less and less often.
 pub async fn recover_charges<C, P, A>(deps: &PayCharges<C, P, A>, now: Timestamp) -> Result<(), Fault>
 where
     C: FindStuckCharges + MoveCharge,
@@ -29,8 +29,8 @@ where
             }
         }
         charge.recoveries += 1;
-        let driven = tokio::time::timeout(PATIENCE, drive(deps, charge, now)).await;
-        match driven.unwrap_or_else(|late| Err(Fault::unavailable("recovering a charge", late))) {
+        let resumed = tokio::time::timeout(TIME_LIMIT, resume(deps, charge, now)).await;
+        match resumed.unwrap_or_else(|late| Err(Fault::unavailable("recovering a charge", late))) {
             Ok(state) => tracing::warn!(charge = %id, state = state.as_str(), "a stuck charge was brought to its end"),
             Err(fault) => {
                 tracing::error!(charge = %id, error = fault.chain(), "a stuck charge could not be recovered");

@@ -1,4 +1,4 @@
-//! Finds payments and refunds whose saga does not come to an end and drives the same saga to one (R07).
+//! Finds payments and refunds whose saga does not end, and starts the same saga again where needed (R07).
 
 use crate::domain::{Payment, Recovery, decide_recovery};
 use crate::ports::{FindStuck, StartSaga, WatchSaga};
@@ -6,19 +6,19 @@ use contracts::Timestamp;
 use contracts::saga::{PaymentSaga, RefundSaga};
 use kit::{Fault, metrics};
 
-/// What the recovery is wired with.
+/// The dependencies of the recovery.
 #[derive(Debug)]
 pub struct RecoverPayments<P, S, R> {
     /// Where the payments are.
     pub payments: P,
-    /// Where their sagas run.
+    /// The state machine of payments.
     pub sagas: S,
-    /// Where the sagas of their refunds run.
+    /// The state machine of refunds.
     pub refunds: R,
 }
 
-/// Recovers what is due. One payment that cannot be recovered does not keep the others from it, and neither do those that
-/// take long: whatever was looked at waits for its next look behind them.
+/// Recovers what is due. One payment that cannot be recovered does not keep the others from it, and neither do those
+/// that take long: the next check of whatever was checked comes after theirs.
 pub async fn recover_payments<P, S, R>(deps: &RecoverPayments<P, S, R>, now: Timestamp) -> Result<(), Fault>
 where
     P: FindStuck,
@@ -58,7 +58,7 @@ async fn recover<I, S: StartSaga<I> + WatchSaga>(
     if recovery == Recovery::StartAnother {
         payment.recoveries += 1;
     }
-    // Counted before it is started: when this run dies in between, the next one starts that very execution.
+    // Counted before it is started: if this run dies in between, the next one starts that very execution.
     let is_ours = payments.looked_at(found, &payment, now).await?;
     if recovery == Recovery::Leave || !is_ours {
         return Ok(Recovery::Leave);

@@ -1,50 +1,47 @@
 //! A user pays for a reservation: everything is fixed, recorded, and handed to the saga.
 
 use crate::domain::{Choices, Payment, Status};
-use crate::ports::{AskQuote, FindPayment, OpenPayment, RecallAnswer, StartSaga};
+use crate::ports::{FindPayment, OpenPayment, QuoteClient, RecallAnswer, StartSaga};
 use contracts::saga::PaymentSaga;
 use contracts::steps::{Quote, QuoteReservation};
 use contracts::{PaymentId, ReservationId, Timestamp, UserId};
 use kit::Fault;
 use kit::idempotency::{IdempotencyKey, Memo, Outcome, Recalled, StoredAnswer};
 
-/// What is asked.
+/// A request to pay for a reservation.
 #[derive(Debug)]
 pub struct StartPayment {
-    /// Who pays.
     pub user: UserId,
-    /// For what.
     pub reservation: ReservationId,
     /// The caller's idempotency key.
     pub key: IdempotencyKey,
-    /// The id of the payment, if it comes to one.
+    /// The id of the payment, if one is created.
     pub payment: PaymentId,
-    /// The other choices of its saga.
+    /// The other choices for its saga.
     pub choices: Choices,
-    /// When it was asked.
+    /// When it was requested.
     pub now: Timestamp,
 }
 
-/// What it came to.
+/// The result of starting a payment.
 #[derive(Debug)]
 pub enum Started {
     /// A payment now pending.
     Now(Box<Payment>),
-    /// The same request was answered before, of this payment.
+    /// The same request was answered before, with this payment.
     AsBefore {
-        /// Which; unknown of a request to the release before this one.
+        /// Its id; unknown if the previous release answered the request.
         payment: Option<PaymentId>,
-        /// How.
         answer: StoredAnswer,
     },
 }
 
-/// Why not.
+/// Why no payment was started.
 #[derive(Debug)]
 pub enum StartError {
     /// This user has no such reservation.
     NotFound,
-    /// It cannot be paid: not held, or its hold is over.
+    /// It cannot be paid: it is not held, or its hold has expired.
     NotPayable,
     /// The key was used for another request.
     KeyReused,
@@ -58,8 +55,8 @@ impl From<Fault> for StartError {
     }
 }
 
-/// Quotes, records, starts: two database round trips. A payment that was recorded and not started is started by the
-/// same request repeated, or by the recovery.
+/// Quotes, records, starts: two database round trips. A payment that was recorded and not started is started by a
+/// repetition of the request, or by the recovery.
 pub async fn start_payment<P, Q, S>(
     payments: &P,
     quotes: &Q,
@@ -69,7 +66,7 @@ pub async fn start_payment<P, Q, S>(
 ) -> Result<Started, StartError>
 where
     P: OpenPayment + FindPayment + RecallAnswer,
-    Q: AskQuote,
+    Q: QuoteClient,
     S: StartSaga<PaymentSaga>,
 {
     let wanted = QuoteReservation { user_id: ask.user.clone(), reservation_id: ask.reservation.clone() };
@@ -94,7 +91,7 @@ where
         Quote::NotPayable => StartError::NotPayable,
         Quote::NotFound => StartError::NotFound,
     };
-    // It may be this very payment that made the reservation unpayable.
+    // It may be this very request, at an earlier attempt, that made the reservation unpayable.
     match payments.recall(&ask.user, &ask.key, ask.now).await? {
         Outcome::First => Err(refusal),
         Outcome::Replay(first) => as_before(payments, sagas, &ask.user, first).await,
@@ -109,7 +106,7 @@ async fn as_before<P: FindPayment, S: StartSaga<PaymentSaga>>(
     first: Recalled,
 ) -> Result<Started, StartError> {
     let id = first.about.and_then(|about| PaymentId::parse(about).ok());
-    // The first request may have recorded the payment and died before starting it.
+    // The first attempt may have recorded the payment and died before starting it.
     if let Some(id) = &id
         && let Some(payment) = payments.find(user, id).await?
         && payment.status == Status::Pending

@@ -1,36 +1,34 @@
-//! A user wants a completed payment back: recorded, and handed to the refund saga.
+//! A user wants a refund of a completed payment: it is recorded, and handed to the refund saga.
 
 use crate::domain::{Payment, Refund, Status};
-use crate::ports::{AskRefundQuote, FindPayment, OpenRefund, RecallAnswer, StartSaga};
+use crate::ports::{FindPayment, OpenRefund, RecallAnswer, RefundQuoteClient, StartSaga};
 use contracts::saga::RefundSaga;
 use contracts::steps::{QuoteRefund, RefundQuote};
 use contracts::{PaymentId, Timestamp, UserId};
 use kit::Fault;
 use kit::idempotency::{IdempotencyKey, Memo, Outcome, StoredAnswer};
 
-/// What is asked.
+/// A request for a refund.
 #[derive(Debug)]
 pub struct StartRefund {
-    /// Who asks; a payment of somebody else does not exist for them.
+    /// The user who requests it; another user's payment does not exist for them.
     pub user: UserId,
-    /// Which payment.
     pub payment: PaymentId,
     /// The caller's idempotency key.
     pub key: IdempotencyKey,
-    /// The request.
     pub correlation_id: String,
-    /// When it was asked.
+    /// When it was requested.
     pub now: Timestamp,
 }
 
-/// Why not.
+/// Why no refund was started.
 #[derive(Debug)]
 pub enum RefundError {
     /// This user has no such payment.
     NotFound,
-    /// It is not completed, or what it paid is not refundable.
+    /// It is not completed, or its reservation is not refundable.
     NotRefundable,
-    /// It could have been refunded until then.
+    /// It is too late: the refund was possible until then.
     TooLate(Timestamp),
     /// The key was used for another request.
     KeyReused,
@@ -44,8 +42,8 @@ impl From<Fault> for RefundError {
     }
 }
 
-/// Looks, asks, records, starts: two database round trips of ours. A refund that was recorded and not started is started
-/// by the same request repeated, or by the recovery.
+/// Reads, quotes, records, starts: two round trips to payments' own table. A refund that was recorded and not started
+/// is started by a repetition of the request, or by the recovery.
 pub async fn start_refund<P, Q, S>(
     payments: &P,
     quotes: &Q,
@@ -55,7 +53,7 @@ pub async fn start_refund<P, Q, S>(
 ) -> Result<StoredAnswer, RefundError>
 where
     P: FindPayment + OpenRefund + RecallAnswer,
-    Q: AskRefundQuote,
+    Q: RefundQuoteClient,
     S: StartSaga<RefundSaga>,
 {
     let payment = payments.find(&ask.user, &ask.payment).await?.ok_or(RefundError::NotFound)?;
@@ -69,7 +67,7 @@ where
                 start(sagas, &payment).await?;
                 Ok(memo.answer)
             }
-            // Somebody was faster: it is not as it was read.
+            // Another request was faster: the payment is not as it was read.
             Some(Outcome::Replay(first)) => {
                 let payment = payments.find(&ask.user, &ask.payment).await?.ok_or(RefundError::NotFound)?;
                 as_before(sagas, &payment, first.answer).await
@@ -78,7 +76,7 @@ where
             None => Err(RefundError::NotRefundable),
         };
     };
-    // It may be this very request that made the payment unrefundable.
+    // It may be this very request, at an earlier attempt, that made the payment unrefundable.
     match payments.recall(&ask.user, &ask.key, ask.now).await? {
         Outcome::First => Err(refusal),
         Outcome::Replay(first) => as_before(sagas, &payment, first.answer).await,
@@ -86,7 +84,7 @@ where
     }
 }
 
-async fn refundable(quotes: &impl AskRefundQuote, payment: &Payment) -> Result<Result<(), RefundError>, Fault> {
+async fn refundable(quotes: &impl RefundQuoteClient, payment: &Payment) -> Result<Result<(), RefundError>, Fault> {
     if payment.status != Status::Completed {
         return Ok(Err(RefundError::NotRefundable));
     }
@@ -107,12 +105,12 @@ async fn as_before(
     payment: &Payment,
     answer: StoredAnswer,
 ) -> Result<StoredAnswer, RefundError> {
-    // The first request may have recorded the refund and died before starting it.
+    // The first attempt may have recorded the refund and died before starting it.
     start(sagas, payment).await?;
     Ok(answer)
 }
 
-/// Starts the refund saga of a payment that is on its way back.
+/// Starts the refund saga of a payment that is being refunded.
 async fn start(sagas: &impl StartSaga<RefundSaga>, payment: &Payment) -> Result<(), Fault> {
     match payment.refund_saga() {
         Some(saga) => sagas.start(&payment.execution_name(), &saga).await,

@@ -1,27 +1,25 @@
-//! A user adds points to their balance: by paying for them, or, where a stage says so, for nothing.
+//! A user adds points to their balance: by paying for them, or, where a stage allows it, for nothing.
 
 use crate::domain::{ChargeAmount, Entry, EntryKey, Kind, MIN_ORDER_ID, Movement, PaymentKey, Posted, Refusal};
-use crate::ports::{AskPayment, PostEntry};
+use crate::ports::{PayClient, PostEntry};
 use contracts::steps::{ChargePaid, CreditedCharge, PayCharge};
 use contracts::{Timestamp, UserId};
 use kit::{Fault, metrics};
 
-/// What is asked.
+/// A request to charge points.
 #[derive(Debug)]
 pub struct ChargePoints {
-    /// Whose balance.
     pub user: UserId,
-    /// How much.
     pub amount: ChargeAmount,
     /// The caller's idempotency key.
     pub idempotency_key: String,
     /// The id the entry gets, if it is made now.
     pub entry_id: String,
-    /// When it was asked.
+    /// When it was requested.
     pub now: Timestamp,
 }
 
-/// Why not.
+/// Why points were not charged.
 #[derive(Debug)]
 pub enum ChargeError {
     /// The key was used for another amount, or another payment.
@@ -32,13 +30,13 @@ pub enum ChargeError {
     KeyTooShort,
     /// The payment is not confirmed, for a reason with a stable name.
     NotConfirmed(String),
-    /// It is on its way: ask again.
+    /// The payment is still in progress: try again.
     Pending,
     /// The system failed.
     Fault(Fault),
 }
 
-/// Charges for nothing, exactly once under the key; the first entry again when repeated.
+/// Charges for nothing, exactly once under the key; a repetition gets the first entry again.
 pub async fn charge_points(accounts: &impl PostEntry, ask: ChargePoints) -> Result<Entry, ChargeError> {
     let movement = Movement {
         key: EntryKey::charge(&ask.idempotency_key),
@@ -63,9 +61,9 @@ pub async fn charge_points(accounts: &impl PostEntry, ask: ChargePoints) -> Resu
 }
 
 /// Charges against a payment at the provider: payments confirms it and has the points credited. The caller's key is the
-/// order id that the provider's own pages were given.
+/// order id that was given to the provider's own pages.
 pub async fn charge_paid_points(
-    payments: &impl AskPayment,
+    payments: &impl PayClient,
     ask: ChargePoints,
     payment_key: PaymentKey,
     correlation_id: String,

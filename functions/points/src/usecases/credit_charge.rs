@@ -1,42 +1,43 @@
-//! Step asked by payments: put a charge that was paid for into the ledger, or say that it never will be.
+//! Step called by payments: credit a charge that was paid for, or refuse it for good.
 
 use crate::domain::{CREDITED_WITHIN_MILLIS, Entry, EntryKey, Kind, Movement, Posted, Refusal};
 use crate::ports::{CloseCharge, PostEntry};
+use contracts::Timestamp;
 use contracts::steps::{ChargeCredit, CreditCharge, CreditedCharge};
-use kit::{Fault, StepCall, StepError};
+use kit::Fault;
 
-/// The balance, or the account's list of recent entries, has no room for it.
+/// The balance would pass its limit, or the account's list of recent entries is full.
 const BALANCE_LIMIT: &str = "balance_limit";
 /// The key is another charge's.
 const KEY_TAKEN: &str = "key_taken";
 
-/// Credits exactly once under the key, and answers a repetition alike.
+/// Credits exactly once under the key; a repetition gets the same answer.
 ///
-/// A refusal is for good, because payments gives the money back on it: the door is closed before it is answered, so that
-/// no try still on its way can credit what is paid back. What was asked for too long ago is neither credited nor
+/// A refusal is final, because payments gives the money back on it: the void is written before the answer, so that no
+/// attempt still in flight can credit what is paid back. What was requested too long ago is neither credited nor
 /// refused (`Broken`): its key may have left the account, and crediting it could be the second time.
 pub async fn credit_charge<A: PostEntry + CloseCharge>(
     accounts: &A,
-    call: StepCall<CreditCharge>,
-) -> Result<ChargeCredit, StepError> {
-    let ask = call.input;
-    if call.now.millis_since(ask.requested_at) > CREDITED_WITHIN_MILLIS {
-        let told = format!("charge {} is too old to tell whether it was credited", ask.entry_id);
-        return Err(Fault::broken("crediting a charge", told).into());
+    asked: CreditCharge,
+    now: Timestamp,
+) -> Result<ChargeCredit, Fault> {
+    if now.millis_since(asked.requested_at) > CREDITED_WITHIN_MILLIS {
+        let too_old = format!("charge {} is too old to tell whether it was credited", asked.entry_id);
+        return Err(Fault::broken("crediting a charge", too_old));
     }
     let movement = Movement {
-        key: EntryKey::charge(&ask.key),
-        entry_id: ask.entry_id.clone(),
+        key: EntryKey::charge(&asked.key),
+        entry_id: asked.entry_id.clone(),
         kind: Kind::Charge,
-        amount: ask.amount,
-        reference: ask.entry_id,
-        at: call.now,
+        amount: asked.amount,
+        reference: asked.entry_id,
+        at: now,
     };
-    let made = match accounts.post(&ask.user_id, &movement).await? {
+    let made = match accounts.post(&asked.user_id, &movement).await? {
         Ok(Posted::Now(entry) | Posted::Before(entry)) => Some(entry),
         Ok(Posted::Undone) => None,
         Err(Refusal::BalanceLimit | Refusal::InsufficientPoints) => {
-            accounts.close_charge(&ask.user_id, &movement).await?
+            accounts.close_charge(&asked.user_id, &movement).await?
         }
     };
     Ok(match made {

@@ -2,20 +2,25 @@
 
 use crate::domain::{EntryKey, Kind, Movement};
 use crate::ports::ReturnUse;
-use contracts::saga::{Done, ReturnPoints};
-use kit::{StepCall, StepError};
+use contracts::Timestamp;
+use contracts::saga::{Done, PaymentSaga};
+use kit::Fault;
 
-/// Returns the points exactly once. Nothing used, or returned already, is success; and a use that arrives after its
-/// return finds the door closed.
-pub async fn return_points(accounts: &impl ReturnUse, call: StepCall<ReturnPoints>) -> Result<Done, StepError> {
-    let ReturnPoints { saga, refund_requested_at } = call.input;
+/// Returns the points exactly once. Nothing used, or returned already, is success; a use that arrives after its return
+/// is refused.
+pub async fn return_points(
+    accounts: &impl ReturnUse,
+    saga: &PaymentSaga,
+    refund_requested_at: Option<Timestamp>,
+    now: Timestamp,
+) -> Result<Done, Fault> {
     let movement = Movement {
         key: EntryKey::return_of(saga.payment_id.as_str()),
         entry_id: format!("{}.return", saga.payment_id),
         kind: Kind::Refund,
         amount: saga.amount,
         reference: saga.payment_id.to_string(),
-        at: call.now,
+        at: now,
     };
     let already = match refund_requested_at {
         None => accounts.return_use(&saga.user_id, &movement).await?,

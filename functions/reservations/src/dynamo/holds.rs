@@ -1,4 +1,4 @@
-//! Holds: what a sale is decided on, the write that takes the seats, and the write that gives them back.
+//! Holds: the data a sale is decided on, the write that takes the seats, and the write that frees them.
 
 use super::{
     DUE_INDEX, DUE_ROWS, ROUNDS, Reservations, cancelled_event, due_shard, event_data, reservation_item,
@@ -28,7 +28,7 @@ impl LoadSale for Reservations {
     ) -> Result<Sale, Fault> {
         let item_key = |pk: String, sk: String| HashMap::from([(PK.to_owned(), s(pk)), (SK.to_owned(), s(sk))]);
         let mut keys = KeysAndAttributes::builder()
-            // A pause of the sale and the end of a hold are in force for the very next request.
+            // A pause of the sale and the end of a visit take effect for the very next request.
             .consistent_read(true)
             .keys(item_key(format!("SCHEDULE#{schedule}"), "TERMS".into()))
             .keys(item_key(format!("CONCERT#{concert}"), "ADMISSION".into()))
@@ -39,7 +39,7 @@ impl LoadSale for Reservations {
         let mut open = Some(HashMap::from([(self.table.name.clone(), built(keys.build())?)]));
         let mut items: Vec<Item> = Vec::new();
         let mut attempt = 0;
-        // Under load DynamoDB may leave keys for another round.
+        // Under load DynamoDB may leave some keys unprocessed.
         while let Some(keys) = open.take() {
             if attempt == ROUNDS as u32 {
                 return Err(Fault::contended("reading a sale"));
@@ -72,7 +72,7 @@ impl LoadSale for Reservations {
     }
 }
 
-/// The writes of a hold whose conditions say why it was not made.
+/// The writes of a hold whose failed conditions show why it was not made.
 struct HoldSlots<'a> {
     entitlement: Slot,
     reservation: Slot,
@@ -94,7 +94,7 @@ impl WriteHold for Reservations {
         let row = self.held_row(reservation, origin);
         let row = match origin {
             Origin::New => transaction.add(row)?,
-            // The same message may be writing it elsewhere.
+            // Another delivery of the same message may be writing it at the same time.
             Origin::Pending => transaction.add_identity(row)?,
         };
         let mut seats = Vec::with_capacity(reservation.seats.len());
@@ -122,7 +122,7 @@ fn not_held(hold: &Hold, origin: Origin, slots: &HoldSlots<'_>, cancelled: &Canc
     }
     if cancelled.failed(slots.reservation) {
         return Ok(match origin {
-            // The id was minted for this very call: a try whose answer was lost has written it all.
+            // The id was generated for this call: an earlier try, whose answer was lost, has written it all.
             Origin::New => HoldWritten::Held,
             Origin::Pending => HoldWritten::NotPending,
         });
@@ -141,7 +141,8 @@ fn not_held(hold: &Hold, origin: Origin, slots: &HoldSlots<'_>, cancelled: &Canc
 }
 
 impl Reservations {
-    /// The limit, and the visit that the decision was made on. What was asked for asynchronously is not undecided any more.
+    /// Counts the tickets, on condition of the limit and of the visit that the decision was made on. A request that was
+    /// pending is no longer counted as undecided.
     fn one_hold_more(&self, hold: &Hold, origin: Origin) -> UpdateBuilder {
         let reservation = &hold.reservation;
         let count = reservation.seats.len() as i64;
@@ -208,7 +209,7 @@ impl Reservations {
             .item("reservation_id", s(&reservation.id))
             .item("user_id", s(&reservation.user))
             .item("hold_expires_at", at(reservation.hold_expires_at))
-            // Free, or kept by a hold that is over: the write itself takes it over.
+            // Free, or kept by an expired hold: the write itself takes it over.
             .condition_expression("attribute_not_exists(pk) OR (#status = :held AND hold_expires_at <= :now)")
             .expression_attribute_names("#status", stream::STATUS)
             .expression_attribute_values(":held", s(stream::HELD))
@@ -229,7 +230,7 @@ pub(super) fn requests_of(schedule: &ScheduleId) -> String {
     format!("w#{schedule}")
 }
 
-/// Counts one of them off.
+/// Subtracts one from it.
 pub(super) const ONE_REQUEST_FEWER: &str = "#wishes = if_not_exists(#wishes, :one) - :one";
 
 fn visits_of(entitlement: &Item) -> Result<Visits, Fault> {
@@ -240,7 +241,8 @@ fn visits_of(entitlement: &Item) -> Result<Visits, Fault> {
     })
 }
 
-/// Whether the user's visit is another one than the decision was made on: they reserved or paid elsewhere meanwhile.
+/// Whether the user's visit is no longer the one that the decision was made on: another request of theirs reserved or
+/// paid meanwhile.
 fn visit_changed(entitlement: &Item, hold: &Hold) -> Result<bool, Fault> {
     let visits = visits_of(entitlement)?;
     let moved = match hold.visit {
@@ -276,7 +278,7 @@ impl WriteEnd for Reservations {
             EndHold::Undo(_) => ended,
             EndHold::Expire | EndHold::Cancel => ended.expression_attribute_values(":now", at(now)),
         };
-        // Seats that somebody took over after the hold was over are no longer ours to free.
+        // Seats that another user took over after the hold was over are no longer ours to free.
         let mut ours = booking.seats.clone();
         for _ in 0..=booking.seats.len().min(ROUNDS) {
             let mut transaction = self.table.transaction(DOING);

@@ -13,7 +13,7 @@ use kit::Fault;
 use kit::dynamo::{Cancelled, PK, SK, Slot, Transaction, at, s};
 use kit::fault::classify;
 
-/// The reservation as a saga knows it.
+/// The booking in a saga's input.
 fn booking_of(saga: &PaymentSaga) -> Booking {
     Booking {
         id: saga.reservation_id.clone(),
@@ -27,7 +27,7 @@ fn booking_of(saga: &PaymentSaga) -> Booking {
     }
 }
 
-/// Why a reservation that must be in a state under this payment did not leave it: it is where it was to go, or not this
+/// Why a reservation did not leave the status it must have under this payment: it is at the goal already, or not this
 /// payment's.
 fn settled(
     cancelled: &Cancelled,
@@ -78,7 +78,7 @@ impl Reservations {
         self.update_of_reservation(&saga.user_id, &saga.reservation_id)
     }
 
-    /// The seats of a saga moving from one state to another under its reservation.
+    /// Moves the seats of a saga from one status to another under its reservation.
     fn seats_move(
         &self,
         transaction: &mut Transaction<'_>,
@@ -103,7 +103,7 @@ impl Reservations {
         Ok(())
     }
 
-    /// A sold seat, free again. Repeated late, it must not touch whoever has the seat by then.
+    /// Frees a sold seat. Repeated late, it must not touch a seat that another user has by then.
     fn seat_given_back(&self, saga: &PaymentSaga, seat: &SeatId) -> DeleteBuilder {
         self.delete_of_seat(&saga.schedule_id, seat)
             .condition_expression("reservation_id = :reservation AND #status = :sold")
@@ -112,8 +112,8 @@ impl Reservations {
             .expression_attribute_values(":sold", s(stream::SOLD))
     }
 
-    /// Marks that a payment gave the reservation back, so that a begin of it that is still on its way changes nothing.
-    /// `false` when the payment has the reservation after all.
+    /// Adds the payment's tombstone to the reservation, which keeps a late `begin-payment` from taking effect. `false`
+    /// when the payment has the reservation after all.
     async fn close_to(&self, saga: &PaymentSaga) -> Result<bool, Fault> {
         let closed = self
             .table
@@ -143,7 +143,7 @@ impl Reservations {
 impl WritePayment for Reservations {
     async fn begin(&self, saga: &PaymentSaga, _now: Timestamp) -> Result<Transition, Fault> {
         let mut transaction = self.table.transaction("beginning a payment");
-        // While it is being written elsewhere it may be this payment's already.
+        // A concurrent writer of the row may be this payment itself.
         let reservation = transaction.add_identity(
             self.reservation_update(saga)
                 .update_expression("SET #status = :paying, payment_id = :payment REMOVE due_shard, due_at")
@@ -161,7 +161,7 @@ impl WritePayment for Reservations {
         )?;
         let Err(cancelled) = transaction.commit().await? else { return Ok(Transition::Made) };
         if !cancelled.failed(reservation) {
-            // It is still our hold, but a seat of it went to somebody else after it was over.
+            // It is still our hold, but another user took one of its seats after it was over.
             return Ok(Transition::Impossible(Obstacle::HoldOver));
         }
         let Some(found) = cancelled.found(reservation) else {
@@ -188,7 +188,7 @@ impl WritePayment for Reservations {
                 .expression_attribute_values(":paid", s(Status::Paid.as_str()))
                 .expression_attribute_values(":payment", s(&saga.payment_id)),
         )?;
-        // The place is spent and the visit over: whatever the user got in line before this moment is void.
+        // The place is spent and the visit over: queue tokens issued to the user before now are void.
         transaction.add(
             self.update_of_entitlement(&saga.user_id, &saga.concert_id)
                 .update_expression("SET visit_ends_at = :now, #spent = if_not_exists(#spent, :now)")

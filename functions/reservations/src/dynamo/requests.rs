@@ -1,4 +1,4 @@
-//! Reservations that were asked for asynchronously: the pending row, what ends it undecided, and who looks after it.
+//! Asynchronous requests: the pending row, its cancellation or rejection, and the reads and writes of the sweep.
 
 use super::holds::{ONE_REQUEST_FEWER, requests_of};
 use super::{
@@ -15,7 +15,7 @@ use kit::dynamo::{PK, Read, SK, at, json, n, readable, s};
 use kit::fault::classify;
 use kit::idempotency::{Memo, Outcome, Remembering, StoredAnswer};
 
-/// A pending reservation, and how it ends.
+/// A pending reservation to be withdrawn, and how.
 struct Withdrawn<'a> {
     id: &'a ReservationId,
     user: &'a UserId,
@@ -62,7 +62,7 @@ impl WritePending for Reservations {
             return Ok(Some(known.map(|first| first.answer)));
         }
         match () {
-            // The id was minted for this very call: a try whose answer was lost has written it.
+            // The id was generated for this call: an earlier try, whose answer was lost, has written it.
             () if cancelled.failed(row) => Ok(Some(Outcome::First)),
             () if cancelled.failed(counted) => Ok(None),
             () => Err(Fault::contended(DOING)),
@@ -108,7 +108,7 @@ impl WritePending for Reservations {
 }
 
 impl Reservations {
-    /// pending -> cancelled or rejected. `false` when it is not pending any more.
+    /// pending -> cancelled or rejected. `false` when it is no longer pending.
     async fn withdraw(&self, withdrawn: Withdrawn<'_>, now: Timestamp) -> Result<bool, Fault> {
         let Withdrawn { id, user, schedule, concert, correlation_id, status, failure, event } = withdrawn;
         let mut transaction = self.table.transaction("withdrawing a reservation");

@@ -1,4 +1,4 @@
-//! What concerts and waiting-room decide, kept for the sale: a date's terms and a concert's admission plan.
+//! Copies of what concerts and waiting-room decide: a date's terms and a concert's admission plan.
 
 use super::Reservations;
 use crate::domain::Terms;

@@ -6,10 +6,10 @@ use contracts::events::CancelReason;
 use contracts::{ReservationId, Timestamp, UserId};
 use kit::{Fault, metrics};
 
-/// How often it is looked at again because something came between reading and writing.
+/// Tries when another write comes between the read and the write.
 const ROUNDS: usize = 3;
 
-/// Why not.
+/// Why the reservation was not cancelled.
 #[derive(Debug)]
 pub enum CancelError {
     /// This user has no such reservation.
@@ -26,7 +26,7 @@ impl From<Fault> for CancelError {
     }
 }
 
-/// Cancels a hold, or what is still to become one. Cancelling it again is success: the first answer may have been lost.
+/// Cancels a hold or a pending reservation. Cancelling again is success: the first answer may have been lost.
 pub async fn cancel_reservation(
     store: &(impl FindReservation + WriteEnd + WritePending),
     user: &UserId,
@@ -45,7 +45,7 @@ pub async fn cancel_reservation(
             metrics::count("Cancelled", 1);
             return Ok(());
         }
-        // Something came in between: its decision, a payment, the end of the hold, or the same cancellation.
+        // Another write came first: the decision, a payment, the end of the hold, or the same cancellation.
     }
     Err(Fault::contended("cancelling a reservation").into())
 }

@@ -1,4 +1,4 @@
-//! A hold's time is over: its seats are free again. Triggered by the event of the hold, delayed until then.
+//! Expires a hold: its seats become free again. Triggered by the event of the hold, delayed until the hold's end.
 
 use crate::domain::{Booking, EndHold};
 use crate::ports::{ScheduleExpiry, WriteEnd};
@@ -8,30 +8,30 @@ use kit::{Fault, metrics};
 
 /// The longest SQS delays a message, in seconds.
 const LONGEST_DELAY_SECONDS: i64 = 900;
-/// After how many receives a hold whose end cannot be scheduled is undone: half a minute of tries (R20).
+/// After how many receives a hold whose end cannot be scheduled is undone: half a minute of retries (R20).
 pub const SCHEDULE_ATTEMPTS: u32 = 6;
 
-/// What the consumer is wired with.
+/// Dependencies of the consumer.
 #[derive(Debug)]
 pub struct ExpireHold<S, Q> {
-    /// Where the holds are.
+    /// The store of holds.
     pub store: S,
-    /// Where a message waits for its time.
+    /// Delays messages until a hold's end.
     pub queue: Q,
 }
 
-/// A hold, as the message says that waits for its end.
+/// A hold, as its delayed message states it.
 #[derive(Debug)]
 pub struct WaitingHold {
-    /// The hold.
     pub booking: Booking,
-    /// The message, to be delivered again.
+    /// The body of the message, to be sent again.
     pub message: String,
     /// How often it was received.
     pub receives: u32,
 }
 
-/// Ends the hold if it is over, has it looked at again if it is not, and leaves alone what is no hold any more.
+/// Ends the hold if it is over, schedules another check if it is not, and ignores a reservation that is no longer a
+/// hold.
 pub async fn expire_hold<S: WriteEnd, Q: ScheduleExpiry>(
     deps: &ExpireHold<S, Q>,
     hold: WaitingHold,
@@ -40,7 +40,7 @@ pub async fn expire_hold<S: WriteEnd, Q: ScheduleExpiry>(
     let WaitingHold { booking, message, receives } = hold;
     let remaining = booking.hold_expires_at.millis_since(now);
     if remaining > 0 {
-        // Rounded up, so that it is due when it comes back.
+        // Rounded up, so that it is due when it is redelivered.
         let seconds = (remaining + 999).div_euclid(1000).min(LONGEST_DELAY_SECONDS);
         let scheduled = deps.queue.look_again(&message, i32::try_from(seconds).unwrap_or(i32::MAX)).await;
         return match scheduled {
@@ -55,8 +55,8 @@ pub async fn expire_hold<S: WriteEnd, Q: ScheduleExpiry>(
     Ok(())
 }
 
-/// The end of the hold cannot be scheduled: the hold is cancelled, its user and an administrator told. One that is being
-/// paid or over already needs no end.
+/// The end of the hold cannot be scheduled: cancels the hold and notifies its user and an administrator. A hold that is
+/// being paid or is over already is left as it is.
 async fn undo<S: WriteEnd, Q>(
     deps: &ExpireHold<S, Q>,
     booking: &Booking,

@@ -1,4 +1,4 @@
-//! One module per use case that decides something. Plain reads and writes go from handler to port.
+//! One module per use case with logic of its own. Plain reads and writes go from handler to port.
 
 pub mod begin_payment;
 pub mod cancel_reservation;

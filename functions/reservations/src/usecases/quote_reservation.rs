@@ -1,15 +1,18 @@
-//! Step: what a reservation costs, for whoever wants to pay it.
+//! Step: what a reservation costs, before it is paid.
 
 use crate::domain::quote;
 use crate::ports::FindReservation;
-use contracts::steps::{Quote, QuoteReservation};
-use kit::{StepCall, StepError};
+use contracts::steps::Quote;
+use contracts::{ReservationId, Timestamp, UserId};
+use kit::Fault;
 
 /// Quotes a user's reservation.
 pub async fn quote_reservation(
     store: &impl FindReservation,
-    call: StepCall<QuoteReservation>,
-) -> Result<Quote, StepError> {
-    let found = store.find(&call.input.user_id, &call.input.reservation_id).await?;
-    Ok(quote(found.as_ref(), call.now))
+    user: &UserId,
+    reservation: &ReservationId,
+    now: Timestamp,
+) -> Result<Quote, Fault> {
+    let found = store.find(user, reservation).await?;
+    Ok(quote(found.as_ref(), now))
 }

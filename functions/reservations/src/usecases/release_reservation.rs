@@ -1,13 +1,18 @@
-//! Saga compensation: undo `begin-payment`, and settle whether a confirmation whose answer was lost had happened.
+//! Saga compensation: undoes `begin-payment`, and finds out whether a confirmation whose answer was lost took effect.
 
 use crate::ports::{Transition, WritePayment};
+use contracts::Timestamp;
 use contracts::saga::{PaymentSaga, Release, ReleaseOutcome};
-use kit::{StepCall, StepError};
+use kit::Fault;
 
-/// Gives the reservation back to the hold it had, or to `expired` when that is over. A reservation this payment does
-/// not have is success, and a begin that is still on its way will find it has been released.
-pub async fn release_reservation(store: &impl WritePayment, call: StepCall<PaymentSaga>) -> Result<Release, StepError> {
-    let outcome = match store.release(&call.input, call.now).await? {
+/// Returns the reservation to `held`, or to `expired` when the hold is over. Success if this payment does not have the
+/// reservation; a begin that arrives later then changes nothing.
+pub async fn release_reservation(
+    store: &impl WritePayment,
+    saga: &PaymentSaga,
+    now: Timestamp,
+) -> Result<Release, Fault> {
+    let outcome = match store.release(saga, now).await? {
         Transition::Made | Transition::Already => ReleaseOutcome::Released,
         Transition::Impossible(_) => ReleaseOutcome::AlreadyPaid,
     };

@@ -1,12 +1,12 @@
-//! A user asks for seats and does not wait: the request is written down, handed on, and decided by `write-reservations`.
+//! A user requests seats asynchronously: the request is recorded, queued, and decided by `write-reservations`.
 
 use crate::domain::{Reservation, SeatRequest, Status, decide_hold};
-use crate::ports::{AskForSeats, LoadSale, WritePending};
-use crate::usecases::reserve_seats::{Once, ReserveError};
+use crate::ports::{LoadSale, SendRequest, WritePending};
+use crate::usecases::reserve_seats::{KeyedAnswer, ReserveError};
 use contracts::Timestamp;
 use kit::idempotency::{Outcome, StoredAnswer};
 
-/// What it came to.
+/// The outcome of a request.
 #[derive(Debug)]
 pub enum Requested {
     /// The reservation is pending.
@@ -15,20 +15,20 @@ pub enum Requested {
     AsBefore(StoredAnswer),
 }
 
-/// Writes the request down and hands it on: one read, one write, one message. What can be refused already, is. A request that
-/// is written and could not be handed on is by the sweep, so the answer does not wait for it.
+/// Records the request and queues it: one read, one write, one message. Refuses at once what can already be refused.
+/// The sweep queues a recorded request that could not be queued here, so such a failure does not fail the request.
 pub async fn request_reservation<P>(
     store: &P,
-    requests: &impl AskForSeats,
+    requests: &impl SendRequest,
     request: &SeatRequest,
-    once: Option<Once<'_>>,
+    keyed: Option<KeyedAnswer<'_>>,
     now: Timestamp,
 ) -> Result<Requested, ReserveError>
 where
     P: LoadSale + WritePending,
 {
     let sale = store
-        .load_sale(&request.schedule, &request.token.concert_id, &request.user, once.map(|once| once.key), now)
+        .load_sale(&request.schedule, &request.token.concert_id, &request.user, keyed.map(|keyed| keyed.key), now)
         .await?;
     match sale.remembered {
         Outcome::First => {}
@@ -37,9 +37,9 @@ where
     }
     let hold = decide_hold(request, sale.terms.as_ref(), sale.plan.as_ref(), &sale.visits, now)
         .map_err(ReserveError::Refused)?;
-    // No hold runs yet.
+    // There is no hold yet.
     let reservation = Reservation { status: Status::Pending, hold_expires_at: now, ..hold.reservation };
-    let memo = once.map(|once| once.memo(&reservation));
+    let memo = keyed.map(|keyed| keyed.memo(&reservation));
     let written = store.write_pending(request, &reservation, memo.as_ref(), now).await?;
     match written.ok_or(ReserveError::TooManyPending)? {
         Outcome::First => {}

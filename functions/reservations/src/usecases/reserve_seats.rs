@@ -6,30 +6,29 @@ use contracts::Timestamp;
 use kit::idempotency::{IdempotencyKey, Memo, Outcome, StoredAnswer};
 use kit::{Fault, metrics};
 
-/// How often it is decided again because the same user's other requests came between.
+/// How often the decision is made when other requests of the same user interfere.
 const ROUNDS: usize = 4;
 
-/// What it came to.
+/// The outcome of holding seats.
 #[derive(Debug)]
 pub enum Reserved {
     /// The seats are held.
     Held(Reservation),
     /// The same request was answered before.
     AsBefore(StoredAnswer),
-    /// The pending reservation is decided already, or given up.
+    /// The pending reservation is decided already, or cancelled.
     NotPending,
 }
 
-/// A request's key, and what is answered to it and remembered.
+/// A request's key, and the answer that is remembered under it.
 #[derive(Clone, Copy)]
-pub struct Once<'a> {
-    /// The key.
+pub struct KeyedAnswer<'a> {
     pub key: &'a IdempotencyKey,
-    /// The answer, by what it came to.
+    /// Makes the answer from the reservation.
     pub answer: &'a (dyn Fn(&Reservation) -> StoredAnswer + Sync),
 }
 
-impl Once<'_> {
+impl KeyedAnswer<'_> {
     pub(super) fn memo(&self, reservation: &Reservation) -> Memo {
         Memo {
             user: reservation.user.clone(),
@@ -40,14 +39,14 @@ impl Once<'_> {
     }
 }
 
-/// Why not.
+/// Why no seats were held.
 #[derive(Debug)]
 pub enum ReserveError {
-    /// The business says no.
+    /// A business rule refuses it.
     Refused(Refusal),
     /// The key was used for another request.
     KeyReused,
-    /// The user has more undecided requests for the date than one may have ([`crate::domain::MAX_PENDING`]).
+    /// The user has [`crate::domain::MAX_PENDING`] undecided requests for the date already.
     TooManyPending,
     /// The system failed.
     Fault(Fault),
@@ -59,20 +58,20 @@ impl From<Fault> for ReserveError {
     }
 }
 
-/// Holds the seats. One read and one write; when the ticket limit is in the way, the user's own holds that ran out are
-/// ended first, so that nobody is refused because of seats they no longer have.
+/// Holds the seats. One read and one write; if the write fails on the ticket limit, the user's own expired holds are
+/// ended first and it is tried again, so that no user is refused because of seats they no longer have.
 pub async fn reserve_seats<P>(
     store: &P,
     request: &SeatRequest,
     origin: Origin,
-    once: Option<Once<'_>>,
+    keyed: Option<KeyedAnswer<'_>>,
     now: Timestamp,
 ) -> Result<Reserved, ReserveError>
 where
     P: LoadSale + WriteHold + ListReservations + WriteEnd,
 {
     for _ in 0..ROUNDS {
-        let key = once.map(|once| once.key);
+        let key = keyed.map(|keyed| keyed.key);
         let sale = store.load_sale(&request.schedule, &request.token.concert_id, &request.user, key, now).await?;
         match sale.remembered {
             Outcome::First => {}
@@ -81,7 +80,7 @@ where
         }
         let hold = decide_hold(request, sale.terms.as_ref(), sale.plan.as_ref(), &sale.visits, now)
             .map_err(ReserveError::Refused)?;
-        let memo = once.map(|once| once.memo(&hold.reservation));
+        let memo = keyed.map(|keyed| keyed.memo(&hold.reservation));
 
         let mut written = store.write_hold(&hold, origin, memo.as_ref(), now).await?;
         if matches!(written, HoldWritten::Refused(Refusal::TicketLimit { .. })) {

@@ -1,4 +1,4 @@
-//! The date's counts could not take a hold in, for good: the hold is undone (R25). Its scheduled end then finds nothing.
+//! Undoes a hold that could permanently not be added to the date's counts (R25). Its scheduled end then finds nothing.
 
 use crate::domain::{EndHold, Reservation, Status};
 use crate::ports::{FindReservation, RaiseAlert, WriteEnd, WritePending};
@@ -6,7 +6,7 @@ use contracts::Timestamp;
 use contracts::events::{AvailabilityUpdateFailed, CancelReason, FaultDetected};
 use kit::{Fault, metrics};
 
-/// Undoes a hold; waits for a payment that has it to decide; pages the on-call about seats that are sold already.
+/// Undoes a hold; retries later while a payment has it; pages the on-call about seats that are sold already.
 pub async fn roll_back_reservation(
     store: &(impl FindReservation + WriteEnd + WritePending + RaiseAlert),
     failed: AvailabilityUpdateFailed,
@@ -20,18 +20,23 @@ pub async fn roll_back_reservation(
         Status::Paying => {
             return Err(Fault::unavailable("rolling a reservation back", "a payment has it; it settles first"));
         }
-        Status::Paid => return tell(store, &reservation, &failed.reason, now).await,
+        Status::Paid => return alert_sold(store, &reservation, &failed.reason, now).await,
         Status::Cancelled | Status::Expired | Status::Rejected | Status::Refunded => return Ok(()),
     };
     if !undone {
-        // Something came between reading and writing: look again.
+        // Another write came between the read and the write: retry.
         return Err(Fault::contended("rolling a reservation back"));
     }
     metrics::count("Cancelled", 1);
     Ok(())
 }
 
-async fn tell(store: &impl RaiseAlert, reservation: &Reservation, reason: &str, now: Timestamp) -> Result<(), Fault> {
+async fn alert_sold(
+    store: &impl RaiseAlert,
+    reservation: &Reservation,
+    reason: &str,
+    now: Timestamp,
+) -> Result<(), Fault> {
     let fault = FaultDetected {
         fault: format!("availability:{}", reservation.schedule),
         summary: "Sold seats cannot be shown in the seat map".to_owned(),

@@ -1,11 +1,11 @@
-//! Ends the holds that are over and that no message ended: the second net under hold expiry (R07, R19).
+//! Ends expired holds that no message ended: the fallback of hold expiry (R07, R19).
 
 use crate::domain::{DUE_SHARDS, EndHold};
 use crate::ports::{FindOverdue, WriteEnd};
 use contracts::Timestamp;
 use kit::{Fault, metrics};
 
-/// Ends what is over. Neither a hold that cannot be ended nor a shard that cannot be read keeps the others from it.
+/// Ends the expired holds. Neither a hold that cannot be ended nor a shard that cannot be read blocks the others.
 pub async fn sweep_holds(store: &(impl FindOverdue + WriteEnd), now: Timestamp) -> Result<(), Fault> {
     let mut last_fault = None;
     for shard in 0..DUE_SHARDS {

@@ -1,22 +1,23 @@
-//! Looks after reservations that stay pending: a message that was lost is sent again, and after ten minutes nobody waits
-//! any longer (R07, R18).
+//! Handles reservations that stay pending: resends the message, which may be lost, and after ten minutes rejects the
+//! request (R07, R18).
 
 use crate::domain::{DUE_SHARDS, PENDING_SECONDS, PendingDecision, TIMED_OUT, decide_pending};
-use crate::ports::{AskForSeats, FindWaiting, Waiting, WritePending};
+use crate::ports::{FindWaiting, SendRequest, Waiting, WritePending};
 use contracts::Timestamp;
 use kit::{Fault, metrics};
 
-/// What the sweep is wired with.
+/// Dependencies of the sweep.
 #[derive(Debug)]
 pub struct SweepReservations<S, Q> {
-    /// Where the reservations are.
+    /// The store of reservations.
     pub store: S,
-    /// Where requests go.
+    /// The queue of requests.
     pub requests: Q,
 }
 
-/// Sees to what is due. Neither a request that keeps failing nor a shard that cannot be read keeps the others from their turn.
-pub async fn sweep_reservations<S: FindWaiting + WritePending, Q: AskForSeats>(
+/// Handles the reservations that are due. Neither a request that keeps failing nor a shard that cannot be read blocks
+/// the others.
+pub async fn sweep_reservations<S: FindWaiting + WritePending, Q: SendRequest>(
     deps: &SweepReservations<S, Q>,
     now: Timestamp,
 ) -> Result<(), Fault> {
@@ -28,7 +29,7 @@ pub async fn sweep_reservations<S: FindWaiting + WritePending, Q: AskForSeats>(
             Vec::new()
         });
         for waiting in due {
-            if let Err(fault) = see_to(deps, &waiting, now).await {
+            if let Err(fault) = process(deps, &waiting, now).await {
                 tracing::warn!(reservation = %waiting.reservation.id, error = fault.chain(), "a request still waits");
                 last_fault = Some(fault);
             }
@@ -37,13 +38,13 @@ pub async fn sweep_reservations<S: FindWaiting + WritePending, Q: AskForSeats>(
     last_fault.map_or(Ok(()), Err)
 }
 
-async fn see_to<S: FindWaiting + WritePending, Q: AskForSeats>(
+async fn process<S: FindWaiting + WritePending, Q: SendRequest>(
     deps: &SweepReservations<S, Q>,
     waiting: &Waiting,
     now: Timestamp,
 ) -> Result<(), Fault> {
     let reservation = &waiting.reservation;
-    // Put off first: when this run ends before its time, the next one begins with the others.
+    // Postponed first: if this run is cut short, the next one begins with the others.
     deps.store.look_later(reservation, now.plus_seconds(PENDING_SECONDS)).await?;
     match decide_pending(reservation.created_at, now) {
         PendingDecision::AskAgain => deps.requests.ask(&waiting.request).await?,

@@ -1,5 +1,5 @@
-//! Decides what was asked for asynchronously (R18): pending -> held or rejected. What follows from a hold, its scheduled
-//! end and the push to its user, follows from its event, as it does from a synchronous one.
+//! Decides asynchronous requests (R18): pending -> held or rejected. The hold's scheduled end and the push to its user
+//! follow from its event, as for a synchronous one.
 
 use crate::domain::{PendingDecision, SeatRequest, TIMED_OUT, decide_pending};
 use crate::ports::{ListReservations, LoadSale, Origin, WriteEnd, WriteHold, WritePending};
@@ -7,7 +7,7 @@ use crate::usecases::reserve_seats::{ReserveError, reserve_seats};
 use contracts::Timestamp;
 use kit::{Fault, metrics};
 
-/// Decides one request. The same one again, at once or a day late, finds it decided and changes nothing.
+/// Decides one request. Idempotent: a redelivery, at once or a day late, finds it decided and changes nothing.
 pub async fn write_reservations<P>(store: &P, request: &SeatRequest, now: Timestamp) -> Result<(), Fault>
 where
     P: LoadSale + WriteHold + ListReservations + WriteEnd + WritePending,
@@ -15,7 +15,7 @@ where
     if decide_pending(request.asked_at, now) == PendingDecision::GiveUp {
         return reject(store, request, TIMED_OUT, now).await;
     }
-    // Nobody waits for the answer of this one; the asker's was remembered when they asked.
+    // No client waits for this answer, so there is no key; the answer to the client was remembered with the request.
     match reserve_seats(store, request, Origin::Pending, None, now).await {
         Ok(_) => Ok(()),
         Err(ReserveError::Refused(refusal)) => reject(store, request, refusal.code(), now).await,

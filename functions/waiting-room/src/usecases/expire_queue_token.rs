@@ -3,11 +3,11 @@
 use crate::domain::Spent;
 use crate::ports::SpendPlace;
 use contracts::saga::{Done, PaymentFailure, PaymentSaga};
-use kit::{StepCall, StepError};
+use kit::StepError;
 
-/// Spends the place exactly once under the payment's id. Refused when its restoration came first: the payment is over.
-pub async fn expire_queue_token(line: &impl SpendPlace, call: StepCall<PaymentSaga>) -> Result<Done, StepError> {
-    let saga = call.input;
+/// Spends the place exactly once under the payment's id. Refused if the place was restored first: the payment has been
+/// undone.
+pub async fn expire_queue_token(line: &impl SpendPlace, saga: &PaymentSaga) -> Result<Done, StepError> {
     match line.spend(&saga.concert_id, saga.queue_position, &saga.payment_id).await? {
         Spent::Now => Ok(Done { already: false }),
         Spent::Before => Ok(Done { already: true }),

@@ -6,43 +6,40 @@ use contracts::admission::QueueTokenClaims;
 use contracts::{ConcertId, Timestamp, UserId};
 use kit::Fault;
 
-/// What is asked.
+/// A request to join.
 #[derive(Debug)]
 pub struct JoinQueue {
-    /// Who joins.
     pub user: UserId,
-    /// Which line.
     pub concert: ConcertId,
     /// Whether joining is possible before the sale opens.
     pub before_open: bool,
-    /// When it was asked.
+    /// When the request arrived.
     pub now: Timestamp,
 }
 
-/// A place taken.
+/// The place taken.
 #[derive(Debug)]
 pub struct Joined {
-    /// The place.
     pub place: Place,
-    /// What its token says.
+    /// The claims of its token.
     pub claims: QueueTokenClaims,
 }
 
-/// Why not.
+/// Why the user could not join.
 #[derive(Debug)]
 pub enum JoinError {
-    /// No line is kept for this concert.
+    /// This concert has no line.
     UnknownConcert,
-    /// The sale opens later, and joining before is off.
+    /// The sale opens later, and joining before it opens is off.
     SaleNotOpen {
         /// When it opens.
         opens_at: Timestamp,
     },
-    /// The system failed. A position may have been given out to nobody, which harms nobody.
+    /// The system failed. A position may have been given out without an answer: a harmless gap.
     Fault(Fault),
 }
 
-/// Takes the next place. Joining again takes another, later one, which gains nothing: see DECISIONS.md.
+/// Takes the next place. Joining again takes another, later one, which gives no advantage: see DECISIONS.md.
 pub async fn join_queue(line: &impl IssuePosition, ask: JoinQueue) -> Result<Joined, JoinError> {
     let opened_by = (!ask.before_open).then_some(ask.now);
     match line.issue(&ask.concert, opened_by).await.map_err(JoinError::Fault)? {

@@ -1,13 +1,12 @@
-//! Saga compensation: give back the place that `expire-queue-token` spent.
+//! Saga compensation: gives back the place that `expire-queue-token` spent.
 
 use crate::ports::RestorePlace;
 use contracts::saga::{Done, PaymentSaga};
-use kit::{StepCall, StepError};
+use kit::Fault;
 
-/// Restores the place as far as this payment goes. Nothing spent, or restored already, is success; and a spending
-/// that arrives after its restoration finds the door closed.
-pub async fn restore_queue_token(line: &impl RestorePlace, call: StepCall<PaymentSaga>) -> Result<Done, StepError> {
-    let saga = call.input;
+/// Undoes this payment's spending of the place. Nothing spent, or restored already, is success; a tombstone keeps a
+/// spending that arrives later from taking effect.
+pub async fn restore_queue_token(line: &impl RestorePlace, saga: &PaymentSaga) -> Result<Done, Fault> {
     let already = line.restore(&saga.concert_id, saga.queue_position, &saga.payment_id).await?;
     Ok(Done { already })
 }

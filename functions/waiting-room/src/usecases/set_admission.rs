@@ -5,45 +5,40 @@ use contracts::admission::{AdmissionPlan, PlanChange};
 use contracts::{ConcertId, Timestamp};
 use kit::Fault;
 
-/// How often a change insists that nobody joined while it was made.
+/// How many tries require that no user joined during the change.
 const EXACT_TRIES: u32 = 5;
-/// How often it is tried in all.
+/// How many tries there are in all.
 const TRIES: u32 = 10;
-/// How many may have joined at each shard while a change is made in a storm of joins: what a shard can give out in a
-/// second.
+/// How many joins per shard the later tries tolerate during the change: what a shard can give out in a second.
 const ALLOWANCE: u64 = 1_000;
 
-/// What is asked.
+/// A request to change the plan.
 #[derive(Debug)]
 pub struct SetAdmission {
-    /// Whose line.
     pub concert: ConcertId,
-    /// What changes.
     pub change: PlanChange,
-    /// When it was asked.
+    /// When the request arrived.
     pub now: Timestamp,
-    /// The request.
     pub correlation_id: String,
 }
 
-/// The plan in force after it.
+/// The plan in force after the change.
 #[derive(Debug)]
 pub struct Admission {
-    /// The plan.
     pub plan: AdmissionPlan,
-    /// How many positions are admitted by now.
+    /// How many positions have been admitted so far.
     pub admitted: u64,
     /// The highest position given out.
     pub issued: u64,
 }
 
-/// Why not.
+/// Why the change failed.
 #[derive(Debug)]
 pub enum SetAdmissionError {
-    /// No line is kept for this concert.
+    /// This concert has no line.
     UnknownConcert,
-    /// The system failed. The plan may have changed without being enforced yet; its event, or repeating the request,
-    /// mends that.
+    /// The system failed. The plan may have changed without being enforced yet; its event, or a retry of the request,
+    /// fixes that.
     Fault(Fault),
 }
 
@@ -53,8 +48,8 @@ impl From<Fault> for SetAdmissionError {
     }
 }
 
-/// Changes the plan for everybody not admitted yet, and returns once reservations enforces it. Repeating it is
-/// harmless: what is in force already is only made sure to be enforced.
+/// Changes the plan for all users not admitted yet, and returns once reservations enforces it. Idempotent: a plan in
+/// force already is only sent to reservations again.
 pub async fn set_admission(
     line: &(impl ReadLine + ReplacePlan),
     reservations: &impl ApplyPlan,
@@ -62,8 +57,8 @@ pub async fn set_admission(
 ) -> Result<Admission, SetAdmissionError> {
     let change = Changed { correlation_id: &ask.correlation_id, now: ask.now };
     for tried in 0..TRIES {
-        // Whoever joins between reading and writing may be told that they are inside, and must stay so. First insist
-        // that nobody did; where they never stop coming, count a second's worth of them as issued.
+        // A user who joins between the read and the write may be answered `active`, and must stay so. The first tries
+        // require that no user joined; under continuous joins, the later ones count a second's worth as issued.
         let allowance = if tried < EXACT_TRIES { 0 } else { ALLOWANCE };
         let read = line.line(&ask.concert).await?.ok_or(SetAdmissionError::UnknownConcert)?;
         let plan = match read.changed(allowance, ask.now, ask.change) {

@@ -1,4 +1,4 @@
-//! What must never break of merchandise and its orders.
+//! The invariants of merchandise and its orders.
 
 use super::{Audit, DATA_PLATFORM, Invariant};
 use crate::audit::snapshot::{Order, OrderStatus, Participant};
@@ -7,9 +7,9 @@ use contracts::{ItemId, OrderId, Timestamp};
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-/// The longest that participants may be given to answer (`OrderDeadlineSeconds` in the template).
+/// The longest time limit of participants (`OrderDeadlineSeconds` in the template).
 const LONGEST_DEADLINE: Duration = Duration::from_secs(3_600);
-/// How long participants surely know what they did for an order, in milliseconds: a day less than they keep it.
+/// How long participants are sure to keep what they did for an order, in milliseconds: a day less than its TTL.
 const WORK_KEPT_MILLIS: i64 = 29 * 24 * 3600 * 1000;
 
 impl Audit<'_> {
@@ -45,7 +45,7 @@ impl Audit<'_> {
             Some(due) if self.late(due, self.tolerances.overdue) => {
                 self.found(Invariant::I8, format!("{who} is pending, which was to end at {due}"));
             }
-            // Put off again and again.
+            // Postponed again and again.
             Some(_) if self.late(placed, LONGEST_DEADLINE + self.tolerances.overdue) => {
                 self.found(Invariant::I8, format!("{who} is pending since {placed}"));
             }
@@ -66,7 +66,7 @@ impl Audit<'_> {
         }
     }
 
-    /// I10: an order that nothing happens to any more has everything, or nothing.
+    /// I10: an order that has come to rest has everything, or nothing.
     fn ended(&mut self, id: &OrderId, who: &str, order: &Order) {
         let status = order.status;
         let wanted = if status == OrderStatus::Completed { ParticipantState::Done } else { ParticipantState::Undone };
@@ -77,10 +77,10 @@ impl Audit<'_> {
             if is_known && work != Some(wanted) {
                 self.found(Invariant::I10, format!("{who} is {status:?}, but its {name} is {work:?}"));
             }
-            // What was heard is gone with the event that it stands beside.
-            let heard = self.snapshot.work_states.get(id).map(|states| states.get(name).copied());
-            if heard.is_some_and(|heard| heard != Some(wanted)) {
-                self.found(Invariant::I10, format!("{who} is {status:?}, but it heard of its {name}: {heard:?}"));
+            // The recorded state expires with the event whose row it is in.
+            let recorded = self.snapshot.work_states.get(id).map(|states| states.get(name).copied());
+            if recorded.is_some_and(|recorded| recorded != Some(wanted)) {
+                self.found(Invariant::I10, format!("{who} is {status:?}, but it heard of its {name}: {recorded:?}"));
             }
         }
         let account = self.snapshot.accounts.get(&order.user);
@@ -100,9 +100,9 @@ impl Audit<'_> {
         }
     }
 
-    /// I10: what there is of each item is what was not sold, and what was sold is what orders have.
+    /// I10: the stock of each item is what was not sold, and what was sold is what orders have.
     pub(super) fn stock(&mut self) {
-        // Orders that something happens to may be seen here and there at different moments.
+        // Orders in progress may be seen in different states in different tables.
         let mut moving: BTreeMap<&ItemId, i64> = BTreeMap::new();
         for order in self.snapshot.orders.values().filter(|order| !order.is_quiet()) {
             for line in &order.lines {
@@ -122,7 +122,7 @@ impl Audit<'_> {
                 self.found(Invariant::I10, format!("item {id} has {there}"));
             }
             let (taken, moving) = (taken.remove(id).unwrap_or(0), moving.get(id).copied().unwrap_or(0));
-            // Orders forget what they took before the item forgets that it was sold.
+            // Orders expire before the item's count of what was sold.
             let forgotten = self.snapshot.now.millis_since(item.created_at) >= WORK_KEPT_MILLIS;
             if sold < taken - moving || sold > taken + moving && !forgotten {
                 self.found(Invariant::I10, format!("item {id} has {sold} sold, orders have {taken}"));
@@ -133,15 +133,15 @@ impl Audit<'_> {
         }
     }
 
-    /// I10: nobody works for an order that does not exist, or takes something else for it than was ordered.
+    /// I10: no participant works for an order that does not exist, or takes something other than was ordered.
     pub(super) fn jobs(&mut self) {
         for ((id, participant), job) in &self.snapshot.jobs {
             let name = participant.name();
             let Some(order) = self.snapshot.orders.get(id) else {
                 // It may have been placed after orders were read.
-                let said =
-                    participant.says(job.work).and_then(|said| self.snapshot.outbox.get(&format!("{id}.{said}")));
-                if said.is_none_or(|said| self.late(said.happened_at, self.tolerances.pending)) {
+                let event =
+                    participant.says(job.work).and_then(|event| self.snapshot.outbox.get(&format!("{id}.{event}")));
+                if event.is_none_or(|event| self.late(event.happened_at, self.tolerances.pending)) {
                     self.found(Invariant::I10, format!("{name} worked for order {id}, which does not exist"));
                 }
                 continue;
@@ -167,10 +167,10 @@ impl Audit<'_> {
             };
             expected.extend(happened.iter().map(|what| format!("{id}.order.{what}")));
             for participant in Participant::ALL {
-                let said = self.work(id, participant).and_then(|work| participant.says(work));
-                expected.extend(said.map(|said| format!("{id}.{said}")));
+                let event = self.work(id, participant).and_then(|work| participant.says(work));
+                expected.extend(event.map(|event| format!("{id}.{event}")));
             }
-            // The data platform took it: that is said, too.
+            // The data platform accepted it, which is published, too.
             let placed = (DATA_PLATFORM.to_owned(), format!("{id}.order.placed"));
             let reported = self.snapshot.deliveries.get(&placed).copied().flatten();
             let is_due = reported.is_some_and(|at| self.late(at, self.tolerances.pending));

@@ -1,5 +1,5 @@
-//! Each invariant is broken by hand, in every way the audit looks for, and has to be found: an audit that finds
-//! nothing is worth as much as the proof that it would.
+//! Each invariant is broken by hand, in every way the audit looks for, and has to be found: an audit without findings
+//! is worth as much as the proof that it would find them.
 
 use super::super::snapshot::{DateRow, Entitlement, Entry, Line, OutboxRow, Receipt, SectionMap, Shard};
 use super::*;
@@ -42,7 +42,7 @@ fn section() -> (ScheduleId, SectionName) {
     (date(), SectionName::parse("A").unwrap())
 }
 
-/// What becomes of a buyer of [`sane`].
+/// The fate of a buyer of [`sane`].
 struct Buyer {
     name: &'static str,
     position: u64,
@@ -100,23 +100,10 @@ const BUYERS: [Buyer; 10] = [
     Buyer { name: "judy", position: 10, seats: &["A-1-1"], reservation: ReservationStatus::Rejected, payment: None },
 ];
 
-/// Ten buyers of every kind, everything as it must be.
+/// Ten buyers of every kind, without a violation.
 fn sane() -> Snapshot {
-    let terms = OpenSchedule {
-        schedule_id: date(),
-        concert_id: concert(),
-        starts_at: NOW.plus_seconds(86_400),
-        max_per_user: 2,
-        hold_seconds: 300,
-        refundable_until: None,
-        sections: vec![Section {
-            section: section().1,
-            grade: "VIP".into(),
-            price: Won::new(PRICE).unwrap(),
-            rows: 2,
-            seats_per_row: 5,
-        }],
-    };
+    let block = Section::new(section().1, "VIP".into(), Won::new(PRICE).unwrap(), 2, 5);
+    let terms = OpenSchedule::new(date(), concert(), NOW.plus_seconds(86_400), (2, 300), vec![block]);
     let plan = AdmissionPlan::opening(OPENS, 6_000, 600);
     let mut snapshot = Snapshot { now: NOW, ..Snapshot::default() };
     snapshot.terms.insert(date(), terms.clone());
@@ -184,7 +171,7 @@ fn add(snapshot: &mut Snapshot, buyer: &Buyer) {
     let (name, status) = (buyer.name, buyer.reservation);
     let seats: Vec<SeatId> = buyer.seats.iter().map(|id| seat(id).1).collect();
     let price = PRICE * seats.len() as i64;
-    // What is to be decided was asked for just now.
+    // A pending request was made just now.
     let made = if status == ReservationStatus::Pending { NOW.plus_seconds(-10) } else { OPENS.plus_seconds(500) };
     // Erin's and dave's holds are over.
     let hold_expires_at = if status.is_live() { NOW.plus_seconds(60) } else { NOW.plus_seconds(-60) };
@@ -393,7 +380,7 @@ fn i1_a_sold_seat_without_a_paid_reservation_and_the_other_way_round_is_found() 
 }
 
 #[test]
-fn a_hold_that_is_over_may_lose_its_seats_to_somebody_else() {
+fn a_hold_that_is_over_may_lose_its_seats_to_another() {
     let mut snapshot = sane();
     reservation(&mut snapshot, "bob").hold_expires_at = NOW;
     reservation(&mut snapshot, "bob").due_at = Some(NOW);
@@ -489,7 +476,7 @@ fn i3_a_ledger_that_does_not_add_up_is_found() {
 }
 
 #[test]
-fn i3_an_entry_behind_a_closed_door_is_found() {
+fn i3_an_entry_with_a_tombstone_is_found() {
     let close = |snapshot: &mut Snapshot, what: &str| {
         snapshot.accounts.get_mut(&user("dave")).unwrap().closed.insert(what.to_owned());
     };
@@ -531,7 +518,7 @@ fn i2_a_refund_that_gave_back_half_is_found() {
     breaks(Invariant::I7, "is refunded, but its place 7 is not used", |w| line(w).used.remove(&(7, pay("grace"))));
 }
 
-/// A refund whose seats are free and whose points are back, and that does not say so yet.
+/// A refund whose seats are free and whose points are back, and whose record does not show it yet.
 #[test]
 fn a_refund_between_its_steps_is_no_finding_until_it_takes_too_long() {
     let mut snapshot = sane();
@@ -582,7 +569,7 @@ fn i3_a_charge_that_is_paid_and_not_credited_or_the_other_way_round_is_found() {
 }
 
 #[test]
-fn i8_a_charge_without_an_end_is_found_unless_somebody_was_told() {
+fn i8_a_charge_without_an_end_is_found_unless_it_is_reported_as_stuck() {
     let old =
         |snapshot: &mut Snapshot| snapshot.charges.get_mut(&pay("late")).unwrap().requested_at = NOW.plus_seconds(-301);
     breaks(Invariant::I8, "charge p-late of late is Confirmed since", old);
@@ -596,7 +583,7 @@ fn i8_a_charge_without_an_end_is_found_unless_somebody_was_told() {
 }
 
 #[test]
-fn i8_a_request_that_nobody_decides_is_found() {
+fn i8_a_request_that_is_never_decided_is_found() {
     breaks(Invariant::I8, "r-ivan of ivan is pending since", |snapshot| {
         reservation(snapshot, "ivan").created_at = NOW.plus_seconds(-691);
     });
@@ -613,7 +600,7 @@ fn i8_a_request_that_nobody_decides_is_found() {
 }
 
 #[test]
-fn i6_what_nobody_heard_or_is_not_of_the_catalogue_is_found() {
+fn i6_an_event_that_was_not_consumed_or_is_not_of_the_catalogue_is_found() {
     let event = "p-heidi.payment.completed";
     breaks(Invariant::I6, "push-alimtalk never heard of p-heidi.payment.completed", |snapshot| {
         snapshot.deliveries.remove(&("push-alimtalk".to_owned(), event.to_owned()));
@@ -631,7 +618,7 @@ fn i6_what_nobody_heard_or_is_not_of_the_catalogue_is_found() {
     breaks(Invariant::I6, "is Some(Completed), its cash receipt is cancelled", |snapshot| {
         snapshot.receipts.get_mut(&pay("alice")).unwrap().cancelled = true;
     });
-    // Whoever is switched off hears of nothing, and news take a moment.
+    // A disabled consumer consumes nothing, and events take a moment.
     let mut snapshot = sane();
     snapshot.deliveries.retain(|(consumer, _), _| consumer != "push-alimtalk");
     snapshot.outbox.get_mut(event).unwrap().created_at = NOW.plus_seconds(-10);
@@ -705,7 +692,7 @@ fn an_event_just_made_may_wait_to_be_published() {
 }
 
 #[test]
-fn an_event_that_is_said_once_more_waits_for_the_sweep_however_strict_the_audit_is() {
+fn an_event_that_is_published_again_waits_for_the_sweep_however_strict_the_audit_is() {
     let strict = Tolerances { unpublished: Duration::ZERO, ..Tolerances::default() };
     let mut snapshot = Snapshot { now: NOW, ..Snapshot::default() };
     happened(&mut snapshot, "o.order.placed".into());
@@ -717,7 +704,7 @@ fn an_event_that_is_said_once_more_waits_for_the_sweep_however_strict_the_audit_
 }
 
 #[test]
-fn i7_a_place_that_two_have_or_nobody_gave_out_is_found() {
+fn i7_a_place_that_two_have_or_no_counter_gave_out_is_found() {
     breaks(Invariant::I7, "place 1 of c was used by {UserId(\"alice\"), UserId(\"bob\")}", |snapshot| {
         reservation(snapshot, "bob").queue_position = 1;
     });
@@ -757,12 +744,12 @@ fn i7_a_place_used_before_its_turn_is_found() {
 }
 
 #[test]
-fn a_change_of_the_plan_after_a_reservation_says_nothing_about_it() {
+fn a_change_of_the_plan_after_a_reservation_is_no_finding_about_it() {
     let mut snapshot = sane();
     snapshot.reservations.remove(&res("ivan"));
     let shard = line(&mut snapshot).shards.get_mut(&0).unwrap();
     let pause = PlanChange { opens_at: OPENS, rate_per_minute: 0, active_seconds: 600 };
-    // Made at 500 s, by whoever was admitted until then; paused at 499 s.
+    // Made at 500 s, in a position that was admitted by then; paused at 499 s.
     shard.plan = shard.plan.changed(1, OPENS.plus_seconds(499), pause);
     snapshot.enforced_plans.insert(concert(), 2);
     assert_eq!(check(&snapshot, &Tolerances::default()), []);

@@ -27,7 +27,7 @@ struct Placed {
     is_due: bool,
 }
 
-/// Orders of every kind, everything as it must be.
+/// Orders of every kind, without a violation.
 pub(super) fn place(snapshot: &mut Snapshot) {
     use OrderStatus::{Completed, Failed, Pending};
     use ParticipantState::{Done, Refused, Undone};
@@ -65,7 +65,7 @@ pub(super) fn place(snapshot: &mut Snapshot) {
             returned: false,
             is_due: true,
         },
-        // Answered by the stock, by nobody else yet.
+        // Answered by the stock, and by no other participant yet.
         Placed {
             name: "sybil",
             status: Pending,
@@ -118,8 +118,8 @@ fn add(snapshot: &mut Snapshot, placed: &Placed) {
     let mut states = BTreeMap::from([("data_platform".to_owned(), ParticipantState::Pending)]);
     for (participant, work) in Participant::ALL.into_iter().zip(works) {
         states.insert(participant.name().to_owned(), work);
-        let Some(said) = participant.says(work) else { continue };
-        happened(snapshot, format!("o-{name}.{said}"));
+        let Some(event) = participant.says(work) else { continue };
+        happened(snapshot, format!("o-{name}.{event}"));
         let pieces = match participant {
             Participant::Stock => vec![Pieces { item_id: poster(), quantity }],
             _ => Vec::new(),
@@ -151,8 +151,8 @@ fn i10_a_completed_order_without_one_of_its_parts_is_found() {
     for participant in Participant::ALL {
         let name = participant.name();
         for work in [ParticipantState::Refused, ParticipantState::Undone] {
-            let said = format!("o-olivia of olivia is Completed, but its {name} is Some({work:?})");
-            breaks(Invariant::I10, &said, |snapshot| works(snapshot, "olivia", participant, work));
+            let finding = format!("o-olivia of olivia is Completed, but its {name} is Some({work:?})");
+            breaks(Invariant::I10, &finding, |snapshot| works(snapshot, "olivia", participant, work));
         }
         breaks(Invariant::I10, &format!("is Completed, but its {name} is None"), |snapshot| {
             snapshot.jobs.remove(&(id("olivia"), participant));
@@ -179,8 +179,8 @@ fn i10_what_a_failed_order_leaves_behind_is_found() {
     for participant in Participant::ALL {
         let name = participant.name();
         for work in [ParticipantState::Done, ParticipantState::Refused] {
-            let said = format!("o-peggy of peggy is Failed, but its {name} is Some({work:?})");
-            breaks(Invariant::I10, &said, |snapshot| works(snapshot, "peggy", participant, work));
+            let finding = format!("o-peggy of peggy is Failed, but its {name} is Some({work:?})");
+            breaks(Invariant::I10, &finding, |snapshot| works(snapshot, "peggy", participant, work));
         }
     }
     let unreturned = [("charge.k", 10_000), ("use.o-peggy", -2_000)];
@@ -204,7 +204,7 @@ fn i10_a_stock_that_does_not_add_up_is_found() {
     breaks(Invariant::I10, "has -1 in stock", |snapshot| {
         item(snapshot, |item| (item.stock, item.received) = (-1, 5));
     });
-    // Rupert's and sybil's orders may be seen half done: by four pieces, and no more.
+    // Rupert's and sybil's orders may be seen half done: by four units, and no more.
     for (sold, fits) in [(1, false), (2, true), (10, true), (11, false)] {
         let mut snapshot = sane();
         let found = snapshot.items.get_mut(&poster()).unwrap();
@@ -222,7 +222,7 @@ fn i10_a_stock_that_does_not_add_up_is_found() {
 }
 
 #[test]
-fn i10_work_for_nobody_or_of_something_else_is_found() {
+fn i10_work_for_no_order_or_of_something_else_is_found() {
     breaks(Invariant::I10, "stock worked for order o-olivia, which does not exist", |snapshot| {
         snapshot.orders.remove(&id("olivia"));
     });
@@ -256,7 +256,7 @@ fn orders_that_participants_have_forgotten_are_held_against_nothing() {
 }
 
 #[test]
-fn i8_an_order_that_nobody_brings_to_an_end_is_found() {
+fn i8_an_order_without_an_end_is_found() {
     breaks(Invariant::I8, "o-sybil of sybil is pending, which was to end at", |snapshot| {
         order(snapshot, "sybil").due_at = Some(NOW.plus_seconds(-91));
     });
@@ -271,7 +271,7 @@ fn i8_an_order_that_nobody_brings_to_an_end_is_found() {
 }
 
 #[test]
-fn i8_an_order_that_is_not_undone_is_found_unless_somebody_was_told() {
+fn i8_an_order_that_is_not_undone_is_found_unless_it_is_reported_as_stuck() {
     let old = |snapshot: &mut Snapshot| {
         snapshot.outbox.get_mut("o-rupert.order.failed").unwrap().happened_at = NOW.plus_seconds(-1_501);
     };
@@ -283,7 +283,7 @@ fn i8_an_order_that_is_not_undone_is_found_unless_somebody_was_told() {
 }
 
 #[test]
-fn i6_an_event_of_an_order_that_is_missing_or_unheard_is_found() {
+fn i6_an_event_of_an_order_that_is_missing_or_not_consumed_is_found() {
     for event in [
         "o-olivia.order.placed",
         "o-olivia.order.completed",
