@@ -6,6 +6,7 @@
 mod async_reservations;
 mod audit;
 mod bench;
+mod cancellations;
 mod charges;
 mod concerts;
 mod controls;

@@ -199,7 +199,7 @@ impl<'a> Remembering<'a> {
         now: Timestamp,
     ) -> Result<Option<Self>, Fault> {
         let add =
-            |memo: &'a Memo| Ok(Self { slot: transaction.add(remember(table, memo, now))?, key: &memo.key });
+            |memo: &'a Memo| Ok(Self { slot: transaction.add_identity(remember(table, memo, now))?, key: &memo.key });
         memo.map(add).transpose()
     }
 

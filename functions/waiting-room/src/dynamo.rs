@@ -399,7 +399,7 @@ impl OpenLine for Lines {
                 .item("opens_at", at(plan.opens_at))
                 .condition_expression("attribute_not_exists(pk)")
                 .return_values_on_condition_check_failure(ReturnValuesOnConditionCheckFailure::AllOld);
-            counters.push(transaction.add(put)?);
+            counters.push(if shard == 0 { transaction.add_identity(put)? } else { transaction.add(put)? });
         }
         let Err(cancelled) = transaction.commit().await? else { return Ok(plan) };
         // The first shard always exists, whatever the shard count when the line was opened.

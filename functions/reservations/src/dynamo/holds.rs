@@ -282,7 +282,7 @@ impl WriteEnd for Reservations {
         let mut ours = booking.seats.clone();
         for _ in 0..=booking.seats.len().min(ROUNDS) {
             let mut transaction = self.table.transaction(DOING);
-            let reservation = transaction.add(ended.clone())?;
+            let reservation = transaction.add_identity(ended.clone())?;
             let count = transaction.add(self.fewer_tickets(booking))?;
             transaction.add(self.event_row(&booking.id, &booking.correlation_id, body.clone(), now)?)?;
             if end == EndHold::Undo(CancelReason::ExpiryNotScheduled) {
