@@ -1,4 +1,4 @@
-//! The auditor: reads the tables of a stack and checks what must never break (tests/README.md, I1 to I10).
+//! The auditor: reads the tables of a stack and checks what must never break (tests/README.md, I1 to I10 and I16).
 //!
 //! The tables are read one after the other, and some data follows other data with a delay (the seat map, used places,
 //! events). So a violation counts only if it is still there after [`TimeLimits::settle`].
@@ -10,9 +10,9 @@ mod snapshot;
 pub use checks::{Finding, Invariant, Tolerances, check};
 pub use scan::on_their_way;
 pub use snapshot::{
-    Account, Charge, ChargeStatus, DateRow, Entitlement, Entry, Item, Job, Line, Order, OrderStatus, OutboxRow,
-    Participant, Payment, PaymentStatus, Receipt, Reservation, ReservationStatus, Seat, SeatState, SectionMap, Shard,
-    Snapshot,
+    Account, Charge, ChargeStatus, Counter, DateRow, Entitlement, Entry, Item, Job, Line, Order, OrderStatus,
+    OutboxRow, Participant, Payment, PaymentStatus, Receipt, Reservation, ReservationStatus, Seat, SeatState,
+    SectionMap, Snapshot, Stripe, UserPlace,
 };
 
 use crate::driver::arguments::Common;
@@ -92,7 +92,8 @@ impl Report {
             Invariant::I5 => format!("{} failed payments", payments(PaymentStatus::Failed)),
             Invariant::I6 => format!("{} events, {} deliveries", snapshot.outbox.len(), snapshot.deliveries.len()),
             Invariant::I7 => {
-                let issued: u64 = snapshot.lines.values().flat_map(|line| line.shards.values()).map(|s| s.issued).sum();
+                let counters = snapshot.lines.values().flat_map(|line| line.counters.values());
+                let issued: u64 = counters.map(|counter| counter.issued).sum();
                 let used: usize = snapshot.lines.values().map(|line| line.used.len()).sum();
                 format!("{issued} places, {used} used")
             }
@@ -106,6 +107,10 @@ impl Report {
                 let orders = |status| snapshot.orders.values().filter(|order| order.status == status).count();
                 let (completed, failed) = (orders(OrderStatus::Completed), orders(OrderStatus::Failed));
                 format!("{} items, {completed} completed orders, {failed} failed", snapshot.items.len())
+            }
+            Invariant::I16 => {
+                let places = snapshot.lines.values().flat_map(|line| line.places.values());
+                format!("{} users with a place", places.filter(|found| found.place.is_some()).count())
             }
         }
     }

@@ -409,9 +409,9 @@ impl User {
     /// Joins the waiting room; the queue token.
     pub async fn join(&self, sale: &Sale) -> String {
         let path = format!("/concerts/{}/queue-tokens", sale.concert);
-        // A place whose answer was lost does no harm.
+        // Joining again answers with the place that a lost answer was about.
         let joined = answered(|| self.send("POST", &path, &[], None)).await;
-        assert_eq!(joined.status, 201, "{}", joined.text());
+        assert!([200, 201].contains(&joined.status.as_u16()), "{}", joined.text());
         text(&joined.json(), "token")
     }
 

@@ -66,6 +66,7 @@ pub fn place(of: &str, position: u64, issued_at: Timestamp) -> QueueTokenClaims 
         sub: user(of),
         concert_id: concert(),
         position,
+        turn: None,
         issued_at,
         active_at: None,
         expires_at: None,

@@ -473,7 +473,8 @@ async fn a_plan_received_by_event_is_in_force_unless_a_newer_one_is() {
     let bench = Bench::on_sale(4).await;
     let changed = |version, opens_at| {
         let plan = contracts::admission::AdmissionPlan { version, opens_at, ..plan() };
-        let body = EventBody::AdmissionChanged(AdmissionChanged { concert_id: concert(), plan });
+        let body =
+            EventBody::AdmissionChanged(AdmissionChanged { concert_id: concert(), plan, actor: "op".to_owned() });
         delivered(&kit::outbox::event("encore/waiting-room", "concert", "c", body, NOW).unwrap(), 1, NOW)
     };
     let newer = NOW.plus_seconds(7);

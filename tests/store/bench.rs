@@ -14,8 +14,9 @@ use ::reservations::handlers::quote_refund;
 use ::reservations::handlers::quote_reservation;
 use ::reservations::ports::{KeepTerms, Origin, SendRequest};
 use ::reservations::usecases::reserve_seats::{ReserveError, Reserved, reserve_seats};
-use ::waiting_room::domain::ShardCount;
+use ::waiting_room::domain::{CheckBudget, ShardCount};
 use ::waiting_room::dynamo::Lines;
+use ::waiting_room::handlers::{JoinDeps, StatusDeps};
 use contracts::Timestamp;
 use contracts::admission::QueueTokenClaims;
 use contracts::saga::{PaymentSaga, TokenExpiry};
@@ -294,4 +295,18 @@ impl SendRequest for Requests {
 pub fn reserving(bench: &Bench) -> ReserveDeps<Reservations, Requests> {
     let store = bench.reservations.clone();
     ReserveDeps { store, requests: Requests::default(), users: users(), tokens: queue_tokens() }
+}
+
+/// What `join-queue` is wired with.
+pub fn joining(line: Lines) -> JoinDeps<Lines> {
+    JoinDeps { line, users: users(), queue_tokens: queue_tokens(), join_before_open: true, budget: budget() }
+}
+
+/// What `check-queue-status` is wired with.
+pub fn checking(line: Lines) -> StatusDeps<Lines> {
+    StatusDeps { line, users: users(), queue_tokens: queue_tokens(), budget: budget(), limit: Mutex::default() }
+}
+
+fn budget() -> CheckBudget {
+    CheckBudget::default()
 }

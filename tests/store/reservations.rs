@@ -367,9 +367,12 @@ async fn joining_twice_gives_no_more_time_inside() {
 #[tokio::test]
 async fn a_pause_of_admission_is_in_force_for_the_very_next_request() {
     let bench = Bench::on_sale(8).await;
-    let paused = plan().changed(0, NOW, PlanChange { opens_at: NOW, rate_per_minute: 0, active_seconds: 600 });
+    let pause = PlanChange { opens_at: NOW, rate_per_minute: 0, active_seconds: 600 };
+    let paused = plan().changed(false, NOW, pause).unwrap();
     bench.reservations.keep_plan(&concert(), &paused).await.unwrap();
-    let outcome = bench.reserve(place("alice", 1, NOW), &["A-1-1"], "r1", NOW).await;
+    // The next who joins: earlier turns have come.
+    let next = place("alice", paused.lapsed_by(NOW) + 1, NOW);
+    let outcome = bench.reserve(next, &["A-1-1"], "r1", NOW).await;
     assert_eq!(refusal(outcome), Refusal::TokenNotActive);
 }
 

@@ -1,7 +1,7 @@
 //! How often each use case calls its table, counted at the endpoint, through the handlers that production runs.
 
 use crate::audit::assert_sound;
-use crate::bench::{Bench, RealQuotes, Sagas, reserving};
+use crate::bench::{Bench, RealQuotes, Sagas, checking, joining, reserving};
 use ::concerts::domain::{Concert, Schedule, Terms};
 use ::concerts::dynamo::{Catalogue, SeatMaps};
 use ::concerts::handlers as concerts;
@@ -27,7 +27,7 @@ use contracts::saga::{CaughtError, FailPayment, ReleaseOutcome, TokenExpiry};
 use contracts::steps::ChargePaid;
 use kit::{Fault, StepError};
 use serde_json::json;
-use tests::calls::{Ask, queue_tokens, users};
+use tests::calls::{Ask, users};
 use tests::fixture::{NOW, PRICE, concert, place, saga, saga_of, schedule, step, terms, undoing};
 use tests::proxy::{Fate, Rule};
 
@@ -174,23 +174,40 @@ async fn each_step_repeated_is_still_one_round_trip() {
 }
 
 #[tokio::test]
-async fn joining_is_one_round_trip_and_a_status_check_none_once_warm() {
+async fn a_new_place_is_three_writes_the_same_again_a_read_and_a_status_check_nothing_once_warm() {
     let bench = Bench::start().await;
     let lines = bench.lines();
     lines.open(&concert(), DefaultAdmission::Open.plan(NOW)).await.unwrap();
-    let join =
-        waiting_room::JoinDeps { line: lines, users: users(), queue_tokens: queue_tokens(), join_before_open: true };
+    let join = joining(lines);
+    let soon = NOW.plus_millis(500);
+    let ask = |user| Ask::at(soon).user(user).path("concert_id", "concert").call();
     bench.proxy.forget();
-    let ask = Ask::at(NOW).user("alice").path("concert_id", "concert").call();
-    let token = waiting_room::join_queue(&join, ask).await.unwrap().body.unwrap()["token"].as_str().unwrap().to_owned();
-    assert_eq!(bench.proxy.actions(), ["UpdateItem"]);
-    let status = waiting_room::StatusDeps { line: bench.lines(), users: users(), queue_tokens: queue_tokens() };
-    let check = || Ask::at(NOW).user("alice").header("queue-token", &token).call();
+    waiting_room::join_queue(&join, ask("alice")).await.unwrap();
+    assert_eq!(
+        bench.proxy.actions(),
+        ["BatchGetItem", "UpdateItem", "UpdateItem", "UpdateItem"],
+        "cold: the plan first"
+    );
+    bench.proxy.forget();
+    let reply = waiting_room::join_queue(&join, ask("bob")).await.unwrap();
+    assert_eq!(bench.proxy.actions(), ["UpdateItem", "UpdateItem", "UpdateItem"]);
+    bench.proxy.forget();
+    let again = waiting_room::join_queue(&join, ask("bob")).await.unwrap();
+    assert_eq!(
+        (again.status.as_u16(), bench.proxy.actions()),
+        (200, vec!["GetItem".to_owned(), "BatchGetItem".to_owned()])
+    );
+    bench.proxy.forget();
+    waiting_room::join_queue(&join, ask("bob")).await.unwrap();
+    assert_eq!(bench.proxy.actions(), ["GetItem"], "whether an active place is spent is read once a second");
+    let token = reply.body.unwrap()["token"].as_str().unwrap().to_owned();
+    let status = checking(bench.lines());
+    let check = || Ask::at(soon).user("bob").header("queue-token", &token).call();
     bench.proxy.forget();
     waiting_room::check_queue_status(&status, check()).await.unwrap();
     assert_eq!(bench.proxy.actions(), ["BatchGetItem"], "the first check of a second");
     bench.proxy.forget();
-    for _ in 0..100 {
+    for _ in 0..15 {
         waiting_room::check_queue_status(&status, check()).await.unwrap();
     }
     assert_eq!(bench.proxy.actions(), Vec::<String>::new());
@@ -231,15 +248,14 @@ async fn dates_and_a_seat_map_of_any_size_are_one_round_trip_each() {
 }
 
 #[tokio::test]
-async fn a_ticket_costs_at_most_40_write_units_from_joining_to_the_completed_payment() {
+async fn a_ticket_costs_at_most_43_write_units_from_joining_to_the_completed_payment() {
     let bench = Bench::on_sale(4).await;
     let lines = bench.lines();
     lines.open(&concert(), DefaultAdmission::Open.plan(NOW)).await.unwrap();
     bench.charge("alice", 1_000_000, "k").await;
     bench.proxy.measure();
     bench.proxy.forget();
-    let join =
-        waiting_room::JoinDeps { line: lines, users: users(), queue_tokens: queue_tokens(), join_before_open: true };
+    let join = joining(lines);
     let ask = Ask::at(NOW).user("alice").path("concert_id", "concert").call();
     waiting_room::join_queue(&join, ask).await.unwrap();
     let held = bench.reserve(place("alice", 1, NOW), &["A-1-1"], "r1", NOW).await.unwrap();
@@ -252,7 +268,7 @@ async fn a_ticket_costs_at_most_40_write_units_from_joining_to_the_completed_pay
     let units = bench.proxy.units();
     let written: f64 = ["UpdateItem", "PutItem", "TransactWriteItems"].iter().filter_map(|call| units.get(*call)).sum();
     println!("write units a ticket: {written} ({units:?})");
-    assert!(written > 10.0 && written <= 40.0, "{units:?}");
+    assert!(written > 10.0 && written <= 43.0, "{units:?}");
 }
 
 #[tokio::test]

@@ -1,27 +1,84 @@
-//! The admission plan: when each position of the waiting room may enter, and the claims of a queue token.
+//! The admission plan: when each place of the waiting room may enter, and the claims of a queue token.
 //!
-//! A token contains its position and when it was issued. Everything else follows from the plan and the clock, so a new
+//! A token contains its turn and when it was issued. Everything else follows from the plan and the clock, so a new
 //! rate, a pause or a resume moves all waiting users at once without a write per user, and a status check reads no
 //! per-user state. Waiting-room owns the plan; reservations enforces a copy.
+//!
+//! Turns are numbered from 1 in the order of admission. Those that came while nobody stood in line are skipped when the
+//! next user joins ([`AdmissionPlan::lapsed_by`]), so every turn still to come belongs to a place.
 
 use crate::{ConcertId, Timestamp, UserId};
 use serde::{Deserialize, Serialize};
 
-/// The most segments of a plan. Segments that are over are dropped with every change; beyond this many, the oldest are
-/// dropped too, and their positions count as expired.
-pub const MAX_SEGMENTS: usize = 50;
+/// The most segments of a plan. Segments that are over are dropped with every change. A change that would need more is
+/// refused: dropping a segment that counts would put users out.
+pub const MAX_SEGMENTS: usize = 200;
+/// How much unused capacity a crowd can use up at once, in seconds: a minute's worth of turns.
+pub const BURST_SECONDS: u32 = 60;
+/// A whole interval between two turns, in the unit of [`Segment::waited_ppm`].
+const WHOLE: u64 = 1_000_000;
 
-/// From one position on: when it enters and how fast the positions behind it follow.
+/// From one turn on: when it comes and how fast the turns behind it follow.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Segment {
-    /// The first position of this segment, from 1.
+    /// The first turn of this segment, from 1. The name is older than the difference between turns and positions.
     pub from_position: u64,
-    /// When that position enters.
+    /// Since when the segment is in force.
     pub from_time: Timestamp,
-    /// Positions a minute; 0 pauses.
+    /// Turns a minute; 0 pauses.
     pub rate_per_minute: u32,
-    /// How long an admitted position stays active, in seconds.
+    /// How long an admitted place stays active, in seconds.
     pub active_seconds: u32,
+    /// How many intervals the first turn had waited when the segment began, in millionths. With a whole one it comes at
+    /// once; with more, those behind it do as well.
+    #[serde(default = "whole")]
+    pub waited_ppm: u64,
+}
+
+const fn whole() -> u64 {
+    WHOLE
+}
+
+impl Segment {
+    /// When a turn of this segment comes; `None` while paused.
+    fn comes_at(&self, turn: u64) -> Option<Timestamp> {
+        if self.rate_per_minute == 0 {
+            return None;
+        }
+        let wholes = u128::from(turn - self.from_position + 1) * u128::from(WHOLE);
+        let wait =
+            wholes.saturating_sub(self.waited()) * 60_000 / (u128::from(self.rate_per_minute) * u128::from(WHOLE));
+        Some(self.from_time.plus_millis(i64::try_from(wait).unwrap_or(i64::MAX)))
+    }
+
+    /// The last of its turns that has come by `now`, as if no segment followed.
+    fn last_by(&self, now: Timestamp) -> Option<u64> {
+        let elapsed = u128::try_from(now.millis_since(self.from_time)).ok()?;
+        if self.rate_per_minute == 0 {
+            return None;
+        }
+        // `comes_at` rounds down to the millisecond, so count with that rounding: the most turns n with
+        // floor((n * WHOLE - waited) * 60000 / (rate * WHOLE)) <= elapsed.
+        let within = (elapsed + 1) * u128::from(self.rate_per_minute) * u128::from(WHOLE) + self.waited() * 60_000;
+        let turns = within.div_ceil(60_000 * u128::from(WHOLE)) - 1;
+        let behind = u64::try_from(turns).unwrap_or(u64::MAX).checked_sub(1)?;
+        Some(self.from_position.saturating_add(behind))
+    }
+
+    fn waited(&self) -> u128 {
+        u128::from(self.waited_ppm)
+    }
+
+    /// How many of its intervals pass in so many milliseconds, in millionths.
+    fn waited_in(&self, millis: i64) -> u64 {
+        let millis = u64::try_from(millis).unwrap_or(0);
+        millis.saturating_mul(u64::from(self.rate_per_minute)).saturating_mul(WHOLE) / 60_000
+    }
+
+    /// How many of its turns make up for so many seconds.
+    fn turns_in(&self, seconds: u32) -> u64 {
+        u64::from(self.rate_per_minute) * u64::from(seconds) / 60
+    }
 }
 
 /// The plan of one concert, ordered by `from_position`.
@@ -33,6 +90,9 @@ pub struct AdmissionPlan {
     pub opens_at: Timestamp,
     /// The segments, by ascending `from_position`; never empty.
     pub segments: Vec<Segment>,
+    /// When the last change took effect; the epoch before the first.
+    #[serde(default)]
+    pub changed_at: Timestamp,
 }
 
 /// The standing of a queue token at a given time.
@@ -60,36 +120,31 @@ pub enum Standing {
 }
 
 impl AdmissionPlan {
-    /// A plan whose first position enters at `opens_at`.
+    /// A plan whose first turn comes at `opens_at`.
     pub fn opening(opens_at: Timestamp, rate_per_minute: u32, active_seconds: u32) -> Self {
-        let first = Segment { from_position: 1, from_time: opens_at, rate_per_minute, active_seconds };
-        Self { version: 1, opens_at, segments: vec![first] }
+        let first =
+            Segment { from_position: 1, from_time: opens_at, rate_per_minute, active_seconds, waited_ppm: WHOLE };
+        Self { version: 1, opens_at, segments: vec![first], changed_at: Timestamp::default() }
     }
 
-    fn segment_of(&self, position: u64) -> Option<&Segment> {
-        self.segments.iter().rev().find(|segment| segment.from_position <= position)
+    fn segment_of(&self, turn: u64) -> Option<&Segment> {
+        self.segments.iter().rev().find(|segment| segment.from_position <= turn)
     }
 
-    /// When the plan lets a position enter; `None` while that is unknown (paused) or its segment has been dropped.
-    pub fn enters_at(&self, position: u64) -> Option<Timestamp> {
-        let segment = self.segment_of(position)?;
-        if segment.rate_per_minute == 0 {
-            return None;
-        }
-        let behind = u128::from(position - segment.from_position);
-        let wait = behind * 60_000 / u128::from(segment.rate_per_minute);
-        Some(segment.from_time.plus_millis(i64::try_from(wait).unwrap_or(i64::MAX)))
+    /// When the plan lets a turn enter; `None` while that is unknown (paused) or its segment has been dropped.
+    pub fn enters_at(&self, turn: u64) -> Option<Timestamp> {
+        self.segment_of(turn)?.comes_at(turn)
     }
 
-    /// The standing at `now` of a token of `position`, issued at `issued_at`.
+    /// The standing at `now` of a token of `turn`, issued at `issued_at`.
     ///
-    /// Its time starts when the plan admits the position, or when the token was issued if that is later: a place that
+    /// Its time starts when the plan admits the turn, or when the token was issued if that is later: a place that
     /// was due before a user took it must not be expired from the start.
-    pub fn standing(&self, position: u64, issued_at: Timestamp, now: Timestamp) -> Standing {
-        let Some(segment) = self.segment_of(position) else {
+    pub fn standing(&self, turn: u64, issued_at: Timestamp, now: Timestamp) -> Standing {
+        let Some(segment) = self.segment_of(turn) else {
             return Standing::Expired { active_at: issued_at, expires_at: issued_at };
         };
-        let Some(enters_at) = self.enters_at(position) else { return Standing::Waiting { active_at: None } };
+        let Some(enters_at) = segment.comes_at(turn) else { return Standing::Waiting { active_at: None } };
         let active_at = enters_at.max(issued_at);
         let expires_at = active_at.plus_seconds(i64::from(segment.active_seconds));
         if now < active_at {
@@ -101,29 +156,26 @@ impl AdmissionPlan {
         }
     }
 
-    /// How many positions the plan has admitted by `now`, whether or not they were given out.
+    /// The last turn that has come by `now`, whether or not somebody took it.
     pub fn admitted_by(&self, now: Timestamp) -> u64 {
         let Some(first) = self.segments.first() else { return 0 };
-        let mut admitted = first.from_position - 1;
-        for (index, segment) in self.segments.iter().enumerate() {
-            let end = self.segments.get(index + 1).map_or(u64::MAX, |next| next.from_position);
-            let elapsed = now.millis_since(segment.from_time);
-            if elapsed < 0 || segment.rate_per_minute == 0 {
-                continue;
-            }
-            // enters_at rounds down to the millisecond, so count with that rounding: the largest p with
-            // floor(p * 60000 / rate) <= elapsed.
-            let rate = u128::from(segment.rate_per_minute);
-            let behind = ((elapsed as u128 + 1) * rate).div_ceil(60_000) - 1;
-            let last = segment.from_position.saturating_add(u64::try_from(behind).unwrap_or(u64::MAX));
-            admitted = admitted.max(last.min(end.saturating_sub(1)));
-        }
-        admitted
+        let next = self.segments.iter().skip(1).map(|next| next.from_position).chain([u64::MAX]);
+        let last_of = |(segment, next): (&Segment, u64)| Some(segment.last_by(now)?.min(next.saturating_sub(1)));
+        self.segments.iter().zip(next).filter_map(last_of).max().unwrap_or(0).max(first.from_position - 1)
     }
 
-    /// How many positions before `position` are not admitted yet at `now`.
-    pub fn ahead_of(&self, position: u64, now: Timestamp) -> u64 {
-        position.saturating_sub(1).saturating_sub(self.admitted_by(now))
+    /// How many places before `turn` are not admitted yet at `now`.
+    pub fn ahead_of(&self, turn: u64, now: Timestamp) -> u64 {
+        turn.saturating_sub(1).saturating_sub(self.admitted_by(now))
+    }
+
+    /// The last turn that is no longer given out at `now`: those that came more than [`BURST_SECONDS`] ago, and those of
+    /// earlier segments, have lapsed.
+    pub fn lapsed_by(&self, now: Timestamp) -> u64 {
+        let Some(last) = self.segments.last() else { return 0 };
+        // A segment that has not begun yet takes nothing away: until then the one before it counts.
+        let begun = self.segments.iter().rev().find(|segment| segment.from_time <= now).unwrap_or(last);
+        self.admitted_by(now).saturating_sub(begun.turns_in(BURST_SECONDS)).max(begun.from_position - 1)
     }
 
     /// Removes the segments in which the last place has expired: at the beginning they are dropped, and their places
@@ -145,28 +197,40 @@ impl AdmissionPlan {
         kept
     }
 
-    /// The plan after an operator's change at `now`, in force for all positions not admitted yet.
+    /// The plan after an operator's change that takes effect at `at`, or when the change before it did if that is later:
+    /// clocks differ, and what a plan said is not unsaid. `None` if it would need more than [`MAX_SEGMENTS`].
     ///
-    /// `issued` is the highest position given out. Positions admitted by `now` stay admitted. The new segment starts
-    /// behind the last admitted position that was *given out*, not behind unused capacity, so that a pause applies to
-    /// the next user who joins.
-    pub fn changed(&self, issued: u64, now: Timestamp, change: PlanChange) -> Self {
-        let admitted = self.admitted_by(now).min(issued);
-        let from_position = admitted + 1;
-        let segment = Segment {
-            from_position,
-            // An opening in the past counts only while no position has been given out.
-            from_time: if issued == 0 { change.opens_at } else { change.opens_at.max(now) },
-            rate_per_minute: change.rate_per_minute,
-            active_seconds: change.active_seconds,
-        };
+    /// Turns that have come by then stay as they are. The next one takes along what it has waited of its interval, so
+    /// that repeated changes neither admit anybody nor make anybody wait anew. Where the line is empty (`idle`), as many
+    /// come at once as could have come since the opening, at most [`BURST_SECONDS`]' worth.
+    pub fn changed(&self, idle: bool, at: Timestamp, change: PlanChange) -> Option<Self> {
+        let at = self.changed_at.max(at);
+        let PlanChange { opens_at, rate_per_minute, active_seconds } = change;
+        let from_position = self.admitted_by(at) + 1;
+        let from_time = opens_at.max(at);
+        let mut segment = Segment { from_position, from_time, rate_per_minute, active_seconds, waited_ppm: WHOLE };
+        if idle {
+            let most = segment.turns_in(BURST_SECONDS).max(1) * WHOLE;
+            segment.waited_ppm = segment.waited_in(at.millis_since(opens_at)).saturating_add(WHOLE).min(most);
+        } else if from_position > 1 {
+            // Until the sale opens, one waits as well.
+            let more = segment.waited_in(from_time.millis_since(at));
+            segment.waited_ppm = self.waited(from_position, at).saturating_add(more).min(WHOLE);
+        }
         let mut segments: Vec<Segment> =
             self.segments.iter().filter(|old| old.from_position < from_position).cloned().collect();
         segments.push(segment);
-        let mut segments = self.without_over(segments, now);
-        let surplus = segments.len().saturating_sub(MAX_SEGMENTS);
-        segments.drain(..surplus);
-        Self { version: self.version + 1, opens_at: change.opens_at, segments }
+        let segments = self.without_over(segments, at);
+        let plan = Self { version: self.version + 1, opens_at, segments, changed_at: at };
+        (plan.segments.len() <= MAX_SEGMENTS).then_some(plan)
+    }
+
+    /// How much of its interval a turn that has not come has waited at a moment, in millionths.
+    fn waited(&self, turn: u64, at: Timestamp) -> u64 {
+        let Some(segment) = self.segment_of(turn) else { return WHOLE };
+        let Some(comes_at) = segment.comes_at(turn) else { return segment.waited_ppm.min(WHOLE) };
+        // Rounded so that repeated changes never bring a turn forward.
+        WHOLE.saturating_sub(segment.waited_in(comes_at.millis_since(at)) + 1)
     }
 }
 
@@ -194,6 +258,9 @@ pub struct QueueTokenClaims {
     pub concert_id: ConcertId,
     /// The position in line, from 1, unique within the concert.
     pub position: u64,
+    /// The turn that the plan is asked about. Tokens of earlier releases have none: it was the position.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub turn: Option<u64>,
     /// When it was issued, epoch milliseconds.
     pub issued_at: Timestamp,
     /// When the plan was to admit it, epoch milliseconds; absent if paused.
@@ -206,6 +273,13 @@ pub struct QueueTokenClaims {
     pub iat: i64,
     /// When it expires for good, whatever the plan, epoch seconds (RFC 7519).
     pub exp: i64,
+}
+
+impl QueueTokenClaims {
+    /// The turn that the plan is asked about.
+    pub fn turn(&self) -> u64 {
+        self.turn.unwrap_or(self.position)
+    }
 }
 
 /// `iss` of a queue token.
@@ -264,16 +338,20 @@ mod tests {
         assert_eq!(plan.standing(5, issued, issued), Standing::Active { active_at: issued, expires_at: at(3900) });
     }
 
+    /// The plan after a change while people wait.
+    fn changed(plan: &AdmissionPlan, at: Timestamp, rate_per_minute: u32) -> AdmissionPlan {
+        plan.changed(false, at, PlanChange { opens_at: OPEN, rate_per_minute, active_seconds: 300 }).unwrap()
+    }
+
     #[test]
-    fn a_pause_stops_all_positions_not_yet_admitted_and_no_others() {
+    fn a_pause_stops_all_turns_not_yet_admitted_and_no_others() {
         let plan = AdmissionPlan::opening(OPEN, 60, 300);
-        let paused = plan.changed(100, at(10), PlanChange { opens_at: OPEN, rate_per_minute: 0, active_seconds: 300 });
+        let paused = changed(&plan, at(10), 0);
         assert_eq!(paused.enters_at(11), Some(at(10)), "admitted at the moment of the pause");
         assert_eq!(paused.standing(12, OPEN, at(1000)), Standing::Waiting { active_at: None });
         assert_eq!(paused.admitted_by(at(1000)), 11);
-        let resumed =
-            paused.changed(100, at(100), PlanChange { opens_at: OPEN, rate_per_minute: 60, active_seconds: 300 });
-        assert_eq!(resumed.enters_at(12), Some(at(100)));
+        let resumed = changed(&paused, at(100), 60);
+        assert_eq!(resumed.enters_at(12), Some(at(101)));
         assert_eq!(resumed.enters_at(11), Some(at(10)));
         assert_eq!(resumed.version, 3);
     }
@@ -281,40 +359,82 @@ mod tests {
     #[test]
     fn a_pause_stops_the_next_join_even_when_capacity_was_unused() {
         let plan = AdmissionPlan::opening(OPEN, 6000, 300);
-        let paused = plan.changed(2, at(60), PlanChange { opens_at: OPEN, rate_per_minute: 0, active_seconds: 300 });
-        assert_eq!(paused.standing(3, at(61), at(62)), Standing::Waiting { active_at: None });
+        let paused = changed(&plan, at(60), 0);
+        let next = paused.lapsed_by(at(61)) + 1;
+        assert_eq!(paused.standing(next, at(61), at(62)), Standing::Waiting { active_at: None });
         assert!(matches!(paused.standing(2, OPEN, at(62)), Standing::Active { .. }));
     }
 
     #[test]
     fn a_new_rate_never_revokes_admission_and_moves_all_others() {
         let slow = AdmissionPlan::opening(OPEN, 6, 300);
-        let fast = slow.changed(1000, at(60), PlanChange { opens_at: OPEN, rate_per_minute: 600, active_seconds: 60 });
-        for position in 1..=slow.admitted_by(at(60)) {
-            assert_eq!(fast.enters_at(position), slow.enters_at(position));
+        let fast = changed(&slow, at(60), 600);
+        for turn in 1..=slow.admitted_by(at(60)) {
+            assert_eq!(fast.enters_at(turn), slow.enters_at(turn));
         }
-        assert_eq!(fast.enters_at(8), Some(at(60)));
-        assert_eq!(fast.enters_at(18), Some(at(61)));
+        assert_eq!(fast.enters_at(8), Some(at(60).plus_millis(100)));
+        assert_eq!(fast.enters_at(18), Some(at(61).plus_millis(100)));
     }
 
     #[test]
-    fn opening_later_moves_all_positions_while_none_is_admitted() {
+    fn a_change_takes_along_what_the_next_turn_has_waited_and_admits_nobody_by_itself() {
+        let mut plan = AdmissionPlan::opening(OPEN, 1, 300);
+        // The next turn comes after a minute. Half of it has passed when the rate doubles: half of 30 seconds are left.
+        assert_eq!(changed(&plan, at(30), 2).enters_at(2), Some(at(45)));
+        for second in 1..60 {
+            plan = changed(&plan, at(second), 1 + (second % 2) as u32 * 119);
+            assert!(plan.admitted_by(at(second)) <= 1 + second as u64, "{second}: {plan:?}");
+        }
+        let mut toggled = AdmissionPlan::opening(OPEN, 1, 300);
+        for second in 1..30 {
+            toggled = changed(&changed(&toggled, at(second), 0), at(second), 1);
+        }
+        assert_eq!(toggled.admitted_by(at(59)), 1, "thirty changes have admitted nobody");
+        let off = toggled.enters_at(2).unwrap().millis_since(at(60));
+        assert!((0..=60).contains(&off), "nor made anybody wait: {off} ms");
+    }
+
+    #[test]
+    fn opening_later_moves_all_turns_while_none_is_admitted() {
         let plan = AdmissionPlan::opening(at(100), 60, 300);
-        let later =
-            plan.changed(50, at(10), PlanChange { opens_at: at(200), rate_per_minute: 60, active_seconds: 300 });
+        let change = PlanChange { opens_at: at(200), rate_per_minute: 60, active_seconds: 300 };
+        let later = plan.changed(false, at(10), change).unwrap();
         assert_eq!(later.enters_at(1), Some(at(200)));
         assert_eq!(later.segments.len(), 1);
     }
 
     #[test]
-    fn a_position_that_waited_through_a_pause_before_the_opening_gets_its_whole_active_window() {
-        let change = |rate| PlanChange { opens_at: OPEN, rate_per_minute: rate, active_seconds: 3 };
-        let plan = AdmissionPlan::opening(OPEN, 60, 3).changed(5, at(-1), change(0)).changed(5, at(100), change(60));
-        for position in 1..=5 {
-            let due = at(100 + position as i64 - 1);
-            assert!(matches!(plan.standing(position, at(-10), due), Standing::Active { .. }), "{position}");
+    fn a_turn_that_waited_through_a_pause_before_the_opening_gets_its_whole_active_window() {
+        let plan = changed(&changed(&AdmissionPlan::opening(OPEN, 60, 3), at(-1), 0), at(100), 60);
+        for turn in 1..=5 {
+            let due = at(100 + turn as i64 - 1);
+            assert!(matches!(plan.standing(turn, at(-10), due), Standing::Active { .. }), "{turn}");
         }
         assert_eq!(plan.admitted_by(at(100)), 1, "the pause is not made up for by a rush");
+    }
+
+    #[test]
+    fn capacity_that_nobody_used_is_made_up_for_up_to_a_minute() {
+        let plan = AdmissionPlan::opening(OPEN, 6, 300);
+        // Ten minutes after the opening fifty come to an empty line.
+        let first = plan.lapsed_by(at(600)) + 1;
+        let inside = (first..first + 50).filter(|turn| plan.enters_at(*turn).is_some_and(|enters| enters <= at(600)));
+        assert_eq!(inside.count(), 6, "a minute's worth");
+        assert_eq!(plan.enters_at(first + 6), Some(at(610)), "the others at the rate");
+        // The same where the operator opens the empty line then, ten minutes in the past.
+        let change = PlanChange { opens_at: OPEN, rate_per_minute: 6, active_seconds: 300 };
+        let opened = AdmissionPlan::opening(OPEN, 0, 300).changed(true, at(600), change).unwrap();
+        let inside = (1..=50).filter(|turn| opened.enters_at(*turn).is_some_and(|enters| enters <= at(600)));
+        assert_eq!(inside.count(), 6);
+        assert_eq!(opened.enters_at(7), Some(at(610)));
+    }
+
+    #[test]
+    fn a_change_by_a_clock_that_is_behind_takes_effect_after_the_one_before_it() {
+        let plan = changed(&AdmissionPlan::opening(OPEN, 60, 300), at(30), 0);
+        let late = changed(&plan, at(10), 60);
+        assert_eq!(late.changed_at, at(30));
+        assert_eq!(late.admitted_by(at(30)), plan.admitted_by(at(30)));
     }
 
     #[test]
@@ -322,23 +442,23 @@ mod tests {
         let mut plan = AdmissionPlan::opening(OPEN, 60, 600);
         for round in 1..=60_u32 {
             let change = PlanChange { opens_at: OPEN, rate_per_minute: 60 + round, active_seconds: 5 };
-            plan = plan.changed(u64::from(round), at(i64::from(round) * 10), change);
+            plan = plan.changed(false, at(i64::from(round) * 10), change).unwrap();
         }
         assert!(matches!(plan.standing(1, OPEN, at(599)), Standing::Active { .. }));
         assert!(matches!(plan.standing(30, OPEN, at(599)), Standing::Expired { .. }), "nor let in again");
-        assert!(plan.segments.len() <= 4, "{}", plan.segments.len());
+        assert!(plan.segments.len() <= 5, "{}", plan.segments.len());
     }
 
     #[test]
-    fn a_plan_never_grows_without_bound() {
-        let mut plan = AdmissionPlan::opening(OPEN, 60, 300);
-        for round in 1..200 {
-            plan = plan.changed(
-                u64::MAX,
-                at(round * 60),
-                PlanChange { opens_at: OPEN, rate_per_minute: 60, active_seconds: 300 },
-            );
+    fn a_plan_that_would_grow_too_long_is_not_changed() {
+        let mut plan = AdmissionPlan::opening(OPEN, 60, 86_400);
+        for round in 1..MAX_SEGMENTS as i64 {
+            let change = PlanChange { opens_at: OPEN, rate_per_minute: 60, active_seconds: 86_400 };
+            plan = plan.changed(false, at(round * 60), change).unwrap();
         }
-        assert!(plan.segments.len() <= MAX_SEGMENTS);
+        assert_eq!(plan.segments.len(), MAX_SEGMENTS);
+        let change = PlanChange { opens_at: OPEN, rate_per_minute: 1, active_seconds: 1 };
+        assert_eq!(plan.changed(false, at(20_000), change), None);
+        assert!(plan.changed(false, at(200_000), change).is_some(), "once places are over, it is");
     }
 }

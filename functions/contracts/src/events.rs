@@ -163,6 +163,9 @@ pub struct QueueChecked {
 pub struct AdmissionChanged {
     pub concert_id: ConcertId,
     pub plan: AdmissionPlan,
+    /// The operator's user id. Events of earlier releases have none.
+    #[serde(default)]
+    pub actor: String,
 }
 
 /// Data of `schedule.opened`.

@@ -25,6 +25,15 @@ pub struct ApplyAdmission {
     pub plan: AdmissionPlan,
 }
 
+/// `end-visit` (reservations), called by `leave-queue`: the user gave up their place. Answers [`Opened`].
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct EndVisit {
+    pub user_id: UserId,
+    pub concert_id: ConcertId,
+    /// From when on none of the user's tokens issued before is accepted.
+    pub at: Timestamp,
+}
+
 /// `open-schedule` (reservations), called by `create-schedule`: the terms a date is sold under. Answers [`Opened`].
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct OpenSchedule {

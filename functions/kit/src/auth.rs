@@ -208,6 +208,7 @@ mod tests {
             sub: UserId::parse(user).unwrap(),
             concert_id: ConcertId::parse("c1").unwrap(),
             position: 7,
+            turn: None,
             issued_at: Timestamp::from_millis(1),
             active_at: None,
             expires_at: None,

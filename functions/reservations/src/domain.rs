@@ -321,7 +321,7 @@ pub fn decide_hold(
     }
     let plan = plan.ok_or(Refusal::TokenNotActive)?;
     let Standing::Active { expires_at, .. } =
-        plan.standing(request.token.position, request.token.issued_at, request.asked_at)
+        plan.standing(request.token.turn(), request.token.issued_at, request.asked_at)
     else {
         return Err(Refusal::TokenNotActive);
     };
@@ -462,6 +462,7 @@ mod tests {
                 sub: UserId::parse("alice").unwrap(),
                 concert_id: ConcertId::parse("c").unwrap(),
                 position: 1,
+                turn: None,
                 issued_at: NOW,
                 active_at: None,
                 expires_at: None,

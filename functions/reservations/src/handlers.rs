@@ -2,8 +2,8 @@
 
 use crate::domain::{Booking, MAX_PENDING, Refusal, Reservation, SeatList, SeatRequest, Status};
 use crate::ports::{
-    FindReservation, FindTerms, KeepTerms, ListReservations, LoadSale, Origin, RaiseAlert, ScheduleExpiry, SendRequest,
-    WriteEnd, WriteHold, WritePayment, WritePending, WriteRefund,
+    EndVisit, FindReservation, FindTerms, KeepTerms, ListReservations, LoadSale, Origin, RaiseAlert, ScheduleExpiry,
+    SendRequest, WriteEnd, WriteHold, WritePayment, WritePending, WriteRefund,
 };
 use crate::usecases::cancel_reservation::{self, CancelError};
 use crate::usecases::expire_hold::{self, ExpireHold, WaitingHold};
@@ -14,7 +14,7 @@ use crate::usecases::{quote_refund, quote_reservation};
 use crate::usecases::{roll_back_reservation, write_reservations};
 use contracts::events::EventBody;
 use contracts::saga::{Done, PaymentSaga, RefundSaga, Release};
-use contracts::steps::{ApplyAdmission, OpenSchedule, Opened, Quote, QuoteRefund, QuoteReservation, RefundQuote};
+use contracts::steps::{self, ApplyAdmission, OpenSchedule, Opened, Quote, QuoteRefund, QuoteReservation, RefundQuote};
 use contracts::{ReservationId, ScheduleId, SeatId, Timestamp, Won};
 use kit::auth::{QueueTokens, UserTokens, invalid_queue_token, outlived};
 use kit::http::{Cursor, ListBody, StatusCode};
@@ -156,6 +156,12 @@ pub async fn open_schedule(store: &impl KeepTerms, call: StepCall<OpenSchedule>)
 /// Step: a concert's admission plan comes into force for reserving, unless a newer one is.
 pub async fn apply_admission(store: &impl KeepTerms, call: StepCall<ApplyAdmission>) -> Result<Opened, StepError> {
     store.keep_plan(&call.input.concert_id, &call.input.plan).await?;
+    Ok(Opened {})
+}
+
+/// Step: the user gave up their place in line.
+pub async fn end_visit(store: &impl EndVisit, call: StepCall<steps::EndVisit>) -> Result<Opened, StepError> {
+    store.end_visit(&call.input.user_id, &call.input.concert_id, call.input.at, call.now).await?;
     Ok(Opened {})
 }
 

@@ -28,6 +28,7 @@ async fn main() -> MainResult {
         // Steps called within an HTTP request
         "open-schedule" => boot.step(store, handlers::open_schedule).await,
         "apply-admission" => boot.step(store, handlers::apply_admission).await,
+        "end-visit" => boot.step(store, handlers::end_visit).await,
         "quote-reservation" => boot.step(store, handlers::quote_reservation).await,
         "quote-refund" => boot.step(store, handlers::quote_refund).await,
         // Steps of the payment saga

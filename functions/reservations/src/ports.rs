@@ -174,6 +174,18 @@ pub trait WriteEnd: Send + Sync {
     ) -> impl Future<Output = Result<bool, Fault>> + Send;
 }
 
+/// Ends visits.
+pub trait EndVisit: Send + Sync {
+    /// From now on none of the user's tokens for the concert that were issued before `at` begins or continues a visit.
+    fn end_visit(
+        &self,
+        user: &UserId,
+        concert: &ConcertId,
+        at: Timestamp,
+        now: Timestamp,
+    ) -> impl Future<Output = Result<(), Fault>> + Send;
+}
+
 /// Reads the terms of a date.
 pub trait FindTerms: Send + Sync {
     /// The terms, if the date exists.

@@ -1,10 +1,10 @@
 //! Steps of other contexts, called by invocation, and the event bus.
 
-use crate::ports::{ApplyPlan, Publish};
-use contracts::ConcertId;
+use crate::ports::{ApplyPlan, EndVisit, Publish};
 use contracts::admission::AdmissionPlan;
 use contracts::events::Event;
-use contracts::steps::{ApplyAdmission, Opened};
+use contracts::steps::{self, ApplyAdmission, Opened};
+use contracts::{ConcertId, Timestamp, UserId};
 use kit::Fault;
 use kit::invoke::Function;
 use kit::outbox::Bus;
@@ -23,6 +23,15 @@ impl ApplyPlan for Enforcer {
         let Self::Reservations(step) = self else { return Ok(()) };
         let input = ApplyAdmission { concert_id: concert.clone(), plan: plan.clone() };
         let Opened {} = step.call_function("applying an admission plan", &input).await?;
+        Ok(())
+    }
+}
+
+impl EndVisit for Enforcer {
+    async fn end_visit(&self, user: &UserId, concert: &ConcertId, at: Timestamp) -> Result<(), Fault> {
+        let Self::Reservations(step) = self else { return Ok(()) };
+        let input = steps::EndVisit { user_id: user.clone(), concert_id: concert.clone(), at };
+        let Opened {} = step.call_function("ending a visit", &input).await?;
         Ok(())
     }
 }

@@ -4,6 +4,7 @@ use contracts::admission::{
     AdmissionPlan, PlanChange, QUEUE_TOKEN_ISSUER, QUEUE_TOKEN_LIFE_SECONDS, QueueTokenClaims, Standing,
 };
 use contracts::{ConcertId, Invalid, Timestamp, UserId};
+use std::collections::HashMap;
 use std::str::FromStr;
 
 /// The most counter shards a line can have. All of them are rewritten in one transaction (of at most 100 writes) when
@@ -15,21 +16,32 @@ pub const MAX_RATE_PER_MINUTE: i64 = 1_000_000;
 pub const MAX_ACTIVE_SECONDS: i64 = 86_400;
 /// How many positions share one page of used places.
 pub const PAGE_POSITIONS: u64 = 128;
+/// How long a request may take from claiming a place to being given one, in milliseconds. After that another may claim.
+pub const CLAIM_MILLIS: i64 = 5_000;
+/// How many waiting places a user can give up in a line. The turn of each stays empty and costs those behind it time.
+pub const MAX_GIVEN_UP: u64 = 3;
+/// How many places a second one counter gives out before a line gets more of them: less than an item takes.
+pub const BUSY_PER_SECOND: i64 = 400;
+
 /// How many tombstones of undone payments a page keeps. A tombstone has to outlive a late try of a step (seconds).
 pub const KEPT_TOMBSTONES: usize = 512;
 
-/// The poll interval while no change is expected, in milliseconds.
+/// The shortest wait between two status checks, in milliseconds.
+const SHORTEST_POLL_MILLIS: u64 = 1_000;
+/// How long to wait where nothing is to be expected soon, before jitter, in milliseconds.
 const CALM_POLL_MILLIS: u64 = 30_000;
-/// The poll interval while admission is paused.
-const PAUSED_POLL_MILLIS: u64 = 5_000;
-/// The shortest poll interval, in milliseconds.
-const SHORTEST_POLL_MILLIS: i64 = 1_000;
-/// The longest poll interval before jitter: with full jitter (a ninth) it is [`CALM_POLL_MILLIS`].
-const LONGEST_POLL_MILLIS: i64 = 27_000;
+/// The longest wait, before jitter.
+const LONGEST_POLL_MILLIS: u64 = 540_000;
+/// How many status checks of one place a process answers in a row.
+const CHECKS_AT_ONCE: i64 = 20;
+/// After how long one more is, in milliseconds.
+const CHECK_EVERY_MILLIS: i64 = 1_000;
+/// Of how many places a process keeps in mind how often they were checked.
+const CHECKED_PLACES: usize = 10_000;
 
 /// The number of counters over which a line's positions are interleaved, 1 to [`MAX_SHARDS`]. Fixed when the line is
 /// opened.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub struct ShardCount(u32);
 
 impl ShardCount {
@@ -131,24 +143,41 @@ pub fn plan_change(opens_at: Timestamp, rate_per_minute: i64, active_seconds: i6
     })
 }
 
-/// A position given out, with the plan then in force.
-#[derive(Debug, Clone, PartialEq, Eq)]
+/// A place as it was given out.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Issued {
-    /// The position, from 1.
+    /// The position, from 1: how many places were given out by then. What a place is known by.
     pub position: u64,
-    pub plan: AdmissionPlan,
+    /// The turn, from 1: what the plan is asked about. Turns are skipped that nobody was there for.
+    pub turn: u64,
+    pub issued_at: Timestamp,
 }
 
-/// Why no position was given out.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum NotIssued {
-    /// This concert has no line.
-    UnknownConcert,
-    /// Joining before the sale opens is off, and the sale has not opened.
-    NotOpen {
-        /// When it opens.
-        opens_at: Timestamp,
-    },
+/// The row that gives a user no more than one place in a line.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct PlaceRow {
+    /// The request that was given the place, or is being given one.
+    pub claim: String,
+    pub claimed_at: Timestamp,
+    /// The place; none yet, or none any more.
+    pub place: Option<Issued>,
+    /// How many places the user gave up while waiting for their turn.
+    pub given_up: u64,
+}
+
+impl PlaceRow {
+    /// When the claim of a row was made whose user gave up the place.
+    pub const LEFT: Timestamp = Timestamp::from_millis(0);
+
+    /// Whether no request is being given a place any more, and none has one.
+    pub fn is_free(&self, now: Timestamp) -> bool {
+        self.place.is_none() && now.millis_since(self.claimed_at) >= CLAIM_MILLIS
+    }
+
+    /// Whether the request that claimed it died before its place was kept.
+    pub fn was_abandoned(&self) -> bool {
+        self.place.is_none() && self.claimed_at != Self::LEFT
+    }
 }
 
 /// The status of a place in line at a given time.
@@ -188,33 +217,28 @@ pub struct Place {
     pub active_at: Option<Timestamp>,
     /// When its time inside ends or ended.
     pub expires_at: Option<Timestamp>,
-    /// When to poll again, in milliseconds from now.
-    pub poll_after_millis: u64,
 }
 
 impl Place {
-    /// The place that the plan gives `position`, issued at `issued_at`, at `now`. The plan does not know whether it is
-    /// spent.
-    pub fn by_plan(plan: &AdmissionPlan, position: u64, issued_at: Timestamp, now: Timestamp) -> Self {
+    /// What the plan makes of a place at `now`. The plan does not know whether it is spent.
+    pub fn by_plan(plan: &AdmissionPlan, issued: &Issued, now: Timestamp) -> Self {
+        let Issued { position, turn, issued_at } = *issued;
         let calm = |status, active_at, expires_at| Self {
             status,
             position,
             ahead: 0,
             active_at: Some(active_at),
             expires_at: Some(expires_at),
-            poll_after_millis: CALM_POLL_MILLIS,
         };
-        match plan.standing(position, issued_at, now) {
+        match plan.standing(turn, issued_at, now) {
             Standing::Active { active_at, expires_at } => calm(Status::Active, active_at, expires_at),
             Standing::Expired { active_at, expires_at } => calm(Status::Expired, active_at, expires_at),
             Standing::Waiting { active_at } => Self {
                 status: Status::Waiting,
                 position,
-                ahead: plan.ahead_of(position, now),
+                ahead: plan.ahead_of(turn, now),
                 active_at,
-                expires_at: active_at.and_then(|entry| end_of(plan, position, issued_at, entry)),
-                poll_after_millis: active_at
-                    .map_or(PAUSED_POLL_MILLIS, |entry| poll_after_millis(position, entry.millis_since(now))),
+                expires_at: active_at.and_then(|entry| end_of(plan, issued, entry)),
             },
         }
     }
@@ -222,7 +246,7 @@ impl Place {
     /// The same place, spent.
     #[must_use]
     pub fn used(self) -> Self {
-        Self { status: Status::Used, ahead: 0, poll_after_millis: CALM_POLL_MILLIS, ..self }
+        Self { status: Status::Used, ahead: 0, ..self }
     }
 
     /// The place of a token that has outlived its `exp`, whatever the plan now in force.
@@ -233,18 +257,18 @@ impl Place {
             ahead: 0,
             active_at: claims.active_at,
             expires_at: claims.expires_at,
-            poll_after_millis: CALM_POLL_MILLIS,
         }
     }
 
-    /// The claims of the token for this place, issued at `now`.
-    pub fn claims(&self, user: UserId, concert_id: ConcertId, now: Timestamp) -> QueueTokenClaims {
+    /// The claims of a token for this place, signed at `now`.
+    pub fn claims(&self, issued: &Issued, user: UserId, concert_id: ConcertId, now: Timestamp) -> QueueTokenClaims {
         QueueTokenClaims {
             iss: QUEUE_TOKEN_ISSUER.to_owned(),
             sub: user,
             concert_id,
-            position: self.position,
-            issued_at: now,
+            position: issued.position,
+            turn: Some(issued.turn),
+            issued_at: issued.issued_at,
             active_at: self.active_at,
             expires_at: self.expires_at,
             iat: now.millis().div_euclid(1_000),
@@ -254,51 +278,166 @@ impl Place {
 }
 
 /// When the active window of a place that enters at `entry` ends.
-fn end_of(plan: &AdmissionPlan, position: u64, issued_at: Timestamp, entry: Timestamp) -> Option<Timestamp> {
-    match plan.standing(position, issued_at, entry) {
+fn end_of(plan: &AdmissionPlan, issued: &Issued, entry: Timestamp) -> Option<Timestamp> {
+    match plan.standing(issued.turn, issued.issued_at, entry) {
         Standing::Active { expires_at, .. } | Standing::Expired { expires_at, .. } => Some(expires_at),
         Standing::Waiting { .. } => None,
     }
 }
 
-/// About half of the remaining time: polls become more frequent as the turn comes near, and a turn that a faster rate
-/// brings forward is noticed early. The jitter follows from the position, so that users who joined together do not poll
-/// together.
-fn poll_after_millis(position: u64, remaining_millis: i64) -> u64 {
-    let half = (remaining_millis / 2).clamp(SHORTEST_POLL_MILLIS, LONGEST_POLL_MILLIS).unsigned_abs();
-    // Fibonacci hashing: neighbours hash far apart.
-    let thousandths = (position.wrapping_mul(0x9E37_79B9_7F4A_7C15) >> 32) % 1_000;
-    half + half * thousandths / 9_000
+/// How many status checks a stage answers in a second.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct CheckBudget(u64);
+
+impl Default for CheckBudget {
+    fn default() -> Self {
+        Self(2_000)
+    }
 }
 
-/// The line of a concert as read for a change: the plan in force and the counts of all shards.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Line {
-    pub plan: AdmissionPlan,
-    /// How many places each shard has given out; never empty.
-    pub issued: Vec<u64>,
+impl FromStr for CheckBudget {
+    type Err = Invalid;
+    fn from_str(text: &str) -> Result<Self, Invalid> {
+        let budget = text.parse().ok().filter(|budget| *budget > 0).map(Self);
+        budget.ok_or(Invalid::new("STATUS_CHECKS_PER_SECOND", "must be a whole number from 1"))
+    }
 }
 
-impl Line {
-    /// The highest position given out when each shard may have given out `allowance` more; 0 if none.
-    pub fn highest_position(&self, allowance: u64) -> u64 {
-        let shards = ShardCount(u32::try_from(self.issued.len()).unwrap_or(u32::MAX));
-        let highest_of = |(shard, issued): (u32, &u64)| match issued.saturating_add(allowance) {
-            0 => 0,
-            count => shards.position(shard, count),
+impl CheckBudget {
+    /// When the holder of a place should check it again, in milliseconds from now, where so many wait.
+    ///
+    /// Everybody who waits can check once in the time that the budget takes for all of them, and no more often than every
+    /// [`CALM_POLL_MILLIS`], also during a pause or before the opening. As a turn comes near, it is about half of what
+    /// remains. The jitter follows from the position, so that users who joined together do not check together.
+    pub fn poll_after_millis(self, place: &Place, waiting: u64, now: Timestamp) -> u64 {
+        let all = waiting.saturating_mul(1_000) / self.0;
+        let calm = all.clamp(CALM_POLL_MILLIS, LONGEST_POLL_MILLIS);
+        let half = |entry: Timestamp| u64::try_from(entry.millis_since(now) / 2).unwrap_or(0);
+        let wait = match (place.status, place.active_at) {
+            (Status::Waiting, Some(entry)) => half(entry).clamp(SHORTEST_POLL_MILLIS, calm),
+            (Status::Waiting, None) => calm,
+            (Status::Active | Status::Expired | Status::Used, _) => CALM_POLL_MILLIS,
         };
-        (0..).zip(&self.issued).map(highest_of).max().unwrap_or(0)
+        // Fibonacci hashing: neighbours hash far apart.
+        let thousandths = (place.position.wrapping_mul(0x9E37_79B9_7F4A_7C15) >> 32) % 1_000;
+        wait + wait * thousandths / 9_000
+    }
+}
+
+/// Refuses status checks of a place that come far sooner than they were told to, within one process.
+#[derive(Debug, Default)]
+pub struct CheckLimit {
+    /// When each place's checks are all paid for, by user and concert.
+    paid_at: HashMap<(UserId, ConcertId), Timestamp>,
+}
+
+impl CheckLimit {
+    /// Counts a check. The error says after how many seconds the next one is answered.
+    pub fn check(&mut self, claims: &QueueTokenClaims, now: Timestamp) -> Result<(), u32> {
+        let key = (claims.sub.clone(), claims.concert_id.clone());
+        let paid_at = self.paid_at.get(&key).map_or(now, |paid_at| now.max(*paid_at)).plus_millis(CHECK_EVERY_MILLIS);
+        let over = paid_at.millis_since(now) - CHECKS_AT_ONCE * CHECK_EVERY_MILLIS;
+        if over > 0 {
+            return Err(u32::try_from(over / 1_000 + 1).unwrap_or(u32::MAX));
+        }
+        if self.paid_at.len() >= CHECKED_PLACES {
+            self.paid_at.clear();
+        }
+        self.paid_at.insert(key, paid_at);
+        Ok(())
+    }
+}
+
+/// How a line gives out places: by one counter, or by several once it is busy. Each stripe continues the one before it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Stripe {
+    /// Counts the stripes of a line, from 0.
+    pub number: u64,
+    /// Over how many counters it interleaves its places.
+    pub shards: ShardCount,
+    /// The last position of the stripes before it.
+    pub after_position: u64,
+    /// Their last turn.
+    pub after_turn: u64,
+}
+
+impl Stripe {
+    /// With which every line begins.
+    pub const FIRST: Self = Self { number: 0, shards: ShardCount::ONE, after_position: 0, after_turn: 0 };
+
+    /// The only one of lines that an earlier release opened.
+    pub const fn of_before(shards: ShardCount) -> Self {
+        Self { shards, ..Self::FIRST }
     }
 
-    /// The plan after a change at `now`; `None` when the requested values are in force already, so that a repeated
-    /// request changes nothing.
-    pub fn changed(&self, allowance: u64, now: Timestamp, change: PlanChange) -> Option<AdmissionPlan> {
-        let in_force = self.plan.opens_at == change.opens_at
-            && self.plan.segments.last().is_some_and(|last| {
-                (last.rate_per_minute, last.active_seconds) == (change.rate_per_minute, change.active_seconds)
-            });
-        (!in_force).then(|| self.plan.changed(self.highest_position(allowance), now, change))
+    /// The turn that is the `count`-th (from 1) of a counter.
+    pub fn turn(&self, shard: u32, count: u64) -> u64 {
+        self.after_turn.saturating_add(self.shards.position(shard, count))
     }
+
+    /// The place that a counter gave out as its `issued`-th, at its `count`-th turn.
+    pub fn issued(&self, shard: u32, issued: u64, count: u64, issued_at: Timestamp) -> Issued {
+        let position = self.after_position.saturating_add(self.shards.position(shard, issued));
+        Issued { position, turn: self.turn(shard, count), issued_at }
+    }
+
+    /// How many of a counter's turns are among those up to `lapsed`.
+    pub fn lapsed_of(&self, shard: u32, lapsed: u64) -> u64 {
+        let shards = u64::from(self.shards.get());
+        lapsed.saturating_sub(self.after_turn).saturating_sub(u64::from(shard)).div_ceil(shards)
+    }
+}
+
+/// A line's plan, and how far the line is at least.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Planned {
+    pub plan: AdmissionPlan,
+    /// A turn that was given out not long ago.
+    pub last_turn: u64,
+}
+
+impl Planned {
+    /// How many wait at `now`, the holder of `turn` among them, as far as is known.
+    pub fn waiting(&self, turn: u64, now: Timestamp) -> u64 {
+        self.last_turn.max(turn).saturating_sub(self.plan.admitted_by(now))
+    }
+}
+
+/// Every how many positions a join writes down how far the line is.
+pub const NOTED_EVERY: u64 = 256;
+
+/// What a line has given out.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Counted {
+    /// How many places.
+    pub issued: u64,
+    /// The last turn.
+    pub turn: u64,
+}
+
+/// Why a plan is not changed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum NotChanged {
+    /// The requested values are in force already, so that a repeated request changes nothing.
+    InForce,
+    /// It would need more than [`MAX_SEGMENTS`](contracts::admission::MAX_SEGMENTS).
+    TooMany,
+}
+
+/// The plan after an operator's change that takes effect at `at`, for a line of which `counted` has been given out; nothing
+/// if that is not known.
+pub fn changed(
+    plan: &AdmissionPlan,
+    counted: Option<Counted>,
+    at: Timestamp,
+    change: PlanChange,
+) -> Result<AdmissionPlan, NotChanged> {
+    let last = plan.segments.last().map(|last| (last.rate_per_minute, last.active_seconds));
+    if plan.opens_at == change.opens_at && last == Some((change.rate_per_minute, change.active_seconds)) {
+        return Err(NotChanged::InForce);
+    }
+    let idle = counted.is_some_and(|counted| counted.turn < plan.admitted_by(at));
+    plan.changed(idle, at, change).ok_or(NotChanged::TooMany)
 }
 
 /// The page that records whether a position is spent.
@@ -328,6 +467,7 @@ pub fn forgettable(mut tombstones: Vec<String>) -> Vec<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use proptest::prelude::*;
     use std::collections::HashSet;
 
     const OPEN: Timestamp = Timestamp::from_millis(1_000_000);
@@ -365,12 +505,16 @@ mod tests {
         assert_eq!("64".parse::<ShardCount>().unwrap().get(), 64);
     }
 
+    fn issued(turn: u64, issued_at: Timestamp) -> Issued {
+        Issued { position: turn, turn, issued_at }
+    }
+
     #[test]
     fn the_default_plan_admits_all_users_or_none() {
         let open = "open".parse::<DefaultAdmission>().unwrap().plan(OPEN);
-        assert_eq!(Place::by_plan(&open, 1, OPEN, OPEN).status, Status::Active);
+        assert_eq!(Place::by_plan(&open, &issued(1, OPEN), OPEN).status, Status::Active);
         let closed = "closed".parse::<DefaultAdmission>().unwrap().plan(OPEN);
-        assert_eq!(Place::by_plan(&closed, 1, OPEN, at(3_600)).status, Status::Waiting);
+        assert_eq!(Place::by_plan(&closed, &issued(1, OPEN), at(3_600)).status, Status::Waiting);
         assert!("ajar".parse::<DefaultAdmission>().is_err());
     }
 
@@ -394,41 +538,87 @@ mod tests {
     #[test]
     fn a_waiting_place_has_its_entry_and_its_end() {
         let plan = AdmissionPlan::opening(OPEN, 60, 300);
-        let place = Place::by_plan(&plan, 100, at(-10), at(9));
+        let place = Place::by_plan(&plan, &issued(100, at(-10)), at(9));
         assert_eq!(place.status, Status::Waiting);
         assert_eq!(place.ahead, 89);
         assert_eq!((place.active_at, place.expires_at), (Some(at(99)), Some(at(399))));
     }
 
     #[test]
-    fn a_place_waiting_during_a_pause_has_no_times_and_polls_every_five_seconds() {
-        let place = Place::by_plan(&AdmissionPlan::opening(OPEN, 0, 300), 3, OPEN, at(10));
+    fn a_place_waiting_during_a_pause_has_no_times() {
+        let place = Place::by_plan(&AdmissionPlan::opening(OPEN, 0, 300), &issued(3, OPEN), at(10));
         assert_eq!((place.status, place.ahead), (Status::Waiting, 2));
-        assert_eq!((place.active_at, place.expires_at, place.poll_after_millis), (None, None, PAUSED_POLL_MILLIS));
+        assert_eq!((place.active_at, place.expires_at), (None, None));
     }
 
     #[test]
     fn a_used_place_has_nobody_ahead_and_keeps_its_times() {
         let plan = AdmissionPlan::opening(OPEN, 60, 300);
-        let place = Place::by_plan(&plan, 2, OPEN, at(10));
+        let place = Place::by_plan(&plan, &issued(2, OPEN), at(10));
         let used = place.used();
         assert_eq!((place.status, used.status), (Status::Active, Status::Used));
         assert_eq!((used.active_at, used.expires_at), (Some(at(1)), Some(at(301))));
     }
 
+    fn budget(checks: u64) -> CheckBudget {
+        checks.to_string().parse().unwrap()
+    }
+
     #[test]
-    fn the_poll_interval_is_about_half_the_wait_between_1_and_30_seconds() {
-        for position in [1, 2, 3, 1_000, u64::MAX] {
-            for remaining in [i64::MIN, -1, 0, 1, 1_999, 10_000, 60_000, i64::MAX] {
-                let poll = poll_after_millis(position, remaining);
-                assert!((1_000..=30_000).contains(&poll), "{position} {remaining} {poll}");
+    fn all_who_wait_together_check_within_the_budget_also_during_a_pause() {
+        for plan in [AdmissionPlan::opening(OPEN, 0, 300), AdmissionPlan::opening(at(86_400), 600, 300)] {
+            for (waiting, checks) in [(500_000, 2_000), (100_000, 1_000), (1_000, 2_000)] {
+                let rate: f64 = (1..=waiting)
+                    .step_by(97)
+                    .map(|turn| {
+                        let place = Place::by_plan(&plan, &issued(turn, OPEN), OPEN);
+                        let poll = budget(checks).poll_after_millis(&place, waiting, OPEN);
+                        assert!(poll >= 30_000, "{waiting} {poll}");
+                        97.0 * 1_000.0 / poll as f64
+                    })
+                    .sum();
+                assert!(rate <= checks as f64, "{waiting} who wait make {rate} checks a second, not {checks}");
             }
-            let poll = poll_after_millis(position, 20_000);
-            assert!((10_000..=11_200).contains(&poll), "{poll}");
-            assert_eq!(poll, poll_after_millis(position, 20_000), "the same place always waits the same");
         }
-        let spread: HashSet<u64> = (1..=100).map(|position| poll_after_millis(position, 60_000)).collect();
+    }
+
+    #[test]
+    fn a_place_is_checked_sooner_as_its_turn_comes_near() {
+        let plan = AdmissionPlan::opening(OPEN, 60, 300);
+        let poll = |turn, waiting| {
+            let place = Place::by_plan(&plan, &issued(turn, at(-10)), OPEN);
+            budget(2_000).poll_after_millis(&place, waiting, OPEN)
+        };
+        for turn in [2, 3, 21] {
+            let half = ((turn - 1) * 500).max(1_000);
+            assert!((half..=half + half / 9 + 1).contains(&poll(turn, 500_000)), "{turn} {}", poll(turn, 500_000));
+        }
+        assert!((30_000..=33_334).contains(&poll(1_000, 1_000)));
+        assert!((250_000..=277_778).contains(&poll(499_000, 500_000)));
+        let spread: HashSet<u64> = (1_000..1_100).map(|turn| poll(turn, 1_000)).collect();
         assert!(spread.len() > 80, "only {} different waits", spread.len());
+        assert_eq!(poll(1_000, 1_000), poll(1_000, 1_000), "the same place always waits the same");
+        assert!("0".parse::<CheckBudget>().is_err() && "x".parse::<CheckBudget>().is_err());
+    }
+
+    #[test]
+    fn checks_far_beyond_the_told_interval_are_refused_until_time_has_passed() {
+        let mut limit = CheckLimit::default();
+        let claims = |user: &str| {
+            let place = Place::by_plan(&AdmissionPlan::opening(OPEN, 0, 300), &issued(1, OPEN), OPEN);
+            place.claims(&issued(1, OPEN), UserId::parse(user).unwrap(), ConcertId::parse("c").unwrap(), OPEN)
+        };
+        let (alice, bob) = (claims("alice"), claims("bob"));
+        for _ in 0..CHECKS_AT_ONCE {
+            limit.check(&alice, OPEN).unwrap();
+        }
+        let wait = limit.check(&alice, OPEN).unwrap_err();
+        assert_eq!(limit.check(&bob, OPEN), Ok(()), "nobody else is refused");
+        assert_eq!(limit.check(&alice, at(i64::from(wait))), Ok(()));
+        // Who asks as told is never refused.
+        for minute in 1..100 {
+            limit.check(&alice, at(30 * minute)).unwrap();
+        }
     }
 
     #[test]
@@ -437,10 +627,13 @@ mod tests {
         let life = QUEUE_TOKEN_LIFE_SECONDS;
         let seconds = OPEN.millis() / 1_000;
         let plan = AdmissionPlan::opening(OPEN, 60, 300);
-        let claims = Place::by_plan(&plan, 61, at(-10), at(-10)).claims(alice.clone(), concert.clone(), at(-10));
+        let early = issued(61, at(-10));
+        let claims = Place::by_plan(&plan, &early, at(-10)).claims(&early, alice.clone(), concert.clone(), at(-10));
         assert_eq!((claims.iat, claims.exp), (seconds - 10, seconds + 60 + 300 + life));
         assert_eq!((claims.active_at, claims.expires_at), (Some(at(60)), Some(at(360))));
-        let paused = Place::by_plan(&AdmissionPlan::opening(OPEN, 0, 300), 61, OPEN, OPEN).claims(alice, concert, OPEN);
+        let paused = issued(61, OPEN);
+        let place = Place::by_plan(&AdmissionPlan::opening(OPEN, 0, 300), &paused, OPEN);
+        let paused = place.claims(&paused, alice, concert, OPEN);
         assert_eq!(paused.exp, seconds + life);
         assert_eq!(Place::outlived(&paused).status, Status::Expired);
     }
@@ -448,40 +641,36 @@ mod tests {
     #[test]
     fn a_plan_that_never_opens_neither_overflows_nor_panics() {
         let plan = AdmissionPlan::opening(Timestamp::MAX, 1, 86_400);
-        let place = Place::by_plan(&plan, u64::MAX, OPEN, OPEN);
+        let place = Place::by_plan(&plan, &issued(u64::MAX, OPEN), OPEN);
         assert_eq!((place.status, place.active_at, place.expires_at), {
             (Status::Waiting, Some(Timestamp::MAX), Some(Timestamp::MAX))
         });
     }
 
     #[test]
-    fn the_highest_position_is_that_of_the_fullest_shard() {
-        let line = |issued: &[u64]| Line { plan: AdmissionPlan::opening(OPEN, 60, 300), issued: issued.into() };
-        assert_eq!(line(&[0]).highest_position(0), 0);
-        assert_eq!(line(&[7]).highest_position(0), 7);
-        assert_eq!(line(&[2, 3, 2]).highest_position(0), 8, "(3 - 1) * 3 + 1 + 1");
-        assert_eq!(line(&[2, 3, 2]).highest_position(1_000), 8 + 3 * 1_000);
-        assert_eq!(line(&[0, 0]).highest_position(10), 20);
+    fn a_stripe_continues_the_one_before_it_without_a_gap() {
+        let shards = ShardCount::new(3).unwrap();
+        let stripe = Stripe { number: 1, shards, after_position: 10, after_turn: 100 };
+        let given = (0..3).flat_map(|shard| (1..=2).map(move |n| stripe.issued(shard, n, n, OPEN)));
+        let (positions, turns): (HashSet<u64>, HashSet<u64>) = given.map(|place| (place.position, place.turn)).unzip();
+        assert_eq!(positions, (11..=16).collect());
+        assert_eq!(turns, (101..=106).collect());
+        for lapsed in 95..=120 {
+            for shard in 0..3 {
+                let skipped = stripe.lapsed_of(shard, lapsed);
+                assert!(skipped == 0 || stripe.turn(shard, skipped) <= lapsed, "{shard} {lapsed}");
+                assert!(stripe.turn(shard, skipped + 1) > lapsed, "{shard} {lapsed}");
+            }
+        }
     }
 
     #[test]
     fn repeating_a_change_changes_nothing() {
-        let before = Line { plan: AdmissionPlan::opening(OPEN, 60, 300), issued: vec![100] };
-        let plan = before.changed(0, at(10), change(6)).unwrap();
-        let after = Line { plan, issued: vec![120] };
-        assert_eq!(after.changed(0, at(11), change(6)), None);
-        assert_eq!(after.changed(0, at(11), change(7)).unwrap().version, 3);
-        assert_eq!(after.changed(0, at(11), PlanChange { opens_at: at(500), ..change(6) }).unwrap().version, 3);
-    }
-
-    #[test]
-    fn an_active_place_stays_active_even_if_it_was_taken_during_the_change() {
-        let line = Line { plan: AdmissionPlan::opening(OPEN, 60_000, 300), issued: vec![2] };
-        let strict = line.changed(0, at(60), change(0)).unwrap();
-        assert_eq!(Place::by_plan(&strict, 3, at(60), at(61)).status, Status::Waiting);
-        let lenient = line.changed(1_000, at(60), change(0)).unwrap();
-        assert_eq!(Place::by_plan(&lenient, 1_002, at(60), at(61)).status, Status::Active);
-        assert_eq!(Place::by_plan(&lenient, 1_003, at(60), at(61)).status, Status::Waiting);
+        let before = AdmissionPlan::opening(OPEN, 60, 300);
+        let after = changed(&before, None, at(10), change(6)).unwrap();
+        assert_eq!(changed(&after, None, at(11), change(6)), Err(NotChanged::InForce));
+        assert_eq!(changed(&after, None, at(11), change(7)).unwrap().version, 3);
+        assert_eq!(changed(&after, None, at(11), PlanChange { opens_at: at(500), ..change(6) }).unwrap().version, 3);
     }
 
     #[test]
@@ -489,5 +678,117 @@ mod tests {
         let ids: Vec<String> = (0..KEPT_TOMBSTONES + 2).map(|number| format!("p{number:06}")).rev().collect();
         assert_eq!(forgettable(ids), ["p000000", "p000001"]);
         assert_eq!(forgettable(vec!["p1".into()]), Vec::<String>::new());
+    }
+
+    /// One thing that happens in a line.
+    #[derive(Debug, Clone)]
+    enum Happens {
+        /// A user joins through a process whose plan is so old.
+        Join { stale_millis: i64 },
+        /// A user who joined checks, likewise.
+        Check { who: usize, stale_millis: i64 },
+        /// An operator changes the rate, by a clock that is off.
+        Change { rate: u32, off_millis: i64 },
+    }
+
+    fn happening() -> impl Strategy<Value = (i64, Happens)> {
+        let what = prop_oneof![
+            4 => (0..1_000_i64).prop_map(|stale_millis| Happens::Join { stale_millis }),
+            4 => (any::<usize>(), 0..1_000_i64).prop_map(|(who, stale_millis)| Happens::Check { who, stale_millis }),
+            1 => (prop::sample::select(vec![0_u32, 1, 6, 60, 600, 6_000]), -300..300_i64)
+                .prop_map(|(rate, off_millis)| Happens::Change { rate, off_millis }),
+        ];
+        (prop_oneof![0..50_i64, 0..2_000_i64, 0..90_000_i64], what)
+    }
+
+    const LEAD: i64 = 2_000;
+
+    /// A line while operators change its plan: plans with when they were written, and what users were told.
+    struct Scene {
+        plans: Vec<(Timestamp, AdmissionPlan)>,
+        places: Vec<Issued>,
+        /// Until when each was told to be inside.
+        inside_until: Vec<Option<Timestamp>>,
+        turns: Vec<u64>,
+        stripe: Stripe,
+    }
+
+    impl Scene {
+        fn plan(&self, now: Timestamp, stale_millis: i64) -> &AdmissionPlan {
+            let written = self.plans.iter().rev().find(|(at, _)| *at <= now.plus_millis(-stale_millis));
+            &written.unwrap_or(&self.plans[0]).1
+        }
+
+        fn tell(&mut self, who: usize, now: Timestamp, stale_millis: i64) -> Result<(), TestCaseError> {
+            let place = Place::by_plan(self.plan(now, stale_millis), &self.places[who], now);
+            let was = self.inside_until[who].filter(|until| now < *until);
+            prop_assert!(was.is_none() || place.status == Status::Active, "{who} was put out at {now:?}: {place:?}");
+            if place.status == Status::Active {
+                self.inside_until[who] = place.expires_at;
+            }
+            Ok(())
+        }
+
+        fn happen(&mut self, now: Timestamp, what: Happens) -> Result<(), TestCaseError> {
+            match what {
+                Happens::Join { stale_millis } => {
+                    let lapsed = self.plan(now, stale_millis).lapsed_by(now);
+                    let shard = self.places.len() as u32 % self.stripe.shards.get();
+                    let count = &mut self.turns[shard as usize];
+                    *count = (*count).max(self.stripe.lapsed_of(shard, lapsed)) + 1;
+                    let issued = self.places.len() as u64 + 1;
+                    let turn = self.stripe.turn(shard, *count);
+                    self.places.push(Issued { position: issued, turn, issued_at: now });
+                    self.inside_until.push(None);
+                    self.tell(self.places.len() - 1, now, stale_millis)
+                }
+                Happens::Check { who, stale_millis } if !self.places.is_empty() => {
+                    self.tell(who % self.places.len(), now, stale_millis)
+                }
+                Happens::Check { .. } => Ok(()),
+                Happens::Change { rate, off_millis } => {
+                    let (clock, read) = (now.plus_millis(off_millis), self.plans.last().unwrap().1.clone());
+                    let change = change(rate);
+                    let at = clock.plus_millis(LEAD);
+                    let turn = self.places.iter().map(|place| place.turn).max().unwrap_or(0);
+                    let counted = Counted { issued: self.places.len() as u64, turn };
+                    if let Ok(plan) = changed(&read, Some(counted), at, change) {
+                        self.plans.push((now, plan));
+                    }
+                    Ok(())
+                }
+            }
+        }
+    }
+
+    proptest! {
+        /// Operators whose clocks are off change the rate while users join, through processes whose plans are up to a
+        /// second old.
+        #[test]
+        fn nobody_who_was_told_to_be_inside_is_put_out(
+            shards in prop::sample::select(vec![1_u64, 8]),
+            rate in prop::sample::select(vec![0_u32, 6, 600]),
+            happenings in prop::collection::vec(happening(), 1..150),
+        ) {
+            let stripe = Stripe { shards: ShardCount::new(shards).unwrap(), ..Stripe::FIRST };
+            let mut scene = Scene {
+                plans: vec![(OPEN, AdmissionPlan::opening(OPEN, rate, 300))],
+                places: Vec::new(),
+                inside_until: Vec::new(),
+                turns: vec![0; shards as usize],
+                stripe,
+            };
+            let mut now = OPEN;
+            for (after, what) in happenings {
+                now = now.plus_millis(after);
+                scene.happen(now, what)?;
+            }
+            // And everybody who waits has a turn that comes, one after the other, once nothing changes any more.
+            let plan = changed(&scene.plans.last().unwrap().1, None, now.plus_seconds(3), change(60_000));
+            let plan = plan.unwrap_or_else(|_| scene.plans.last().unwrap().1.clone());
+            let last = scene.places.iter().map(|place| place.turn).max().unwrap_or(0);
+            let waiting = last.saturating_sub(plan.admitted_by(now.plus_seconds(3)));
+            prop_assert!(waiting <= scene.places.len() as u64 * shards, "{waiting} turns for {} places", scene.places.len());
+        }
     }
 }

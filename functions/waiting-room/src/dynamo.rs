@@ -1,45 +1,55 @@
-//! The waiting room's table. A counter shard carries the plan in force, so that joining is a single `UpdateItem`: it
-//! gives out the position and returns the plan, in one round trip and without a read.
+//! The waiting room's table. A user joins in three writes: claim the one place they can have ([`places`]), count
+//! ([`counters`]), keep what was counted.
 //!
 //! | item | pk | sk | attributes |
 //! | --- | --- | --- | --- |
-//! | first counter shard | `CONCERT#<concert>` | `COUNTER#0` | `issued` (places given out), `shards` (how many there are, fixed when the line is opened), `plan` (JSON of [`AdmissionPlan`]), `plan_version`, `opens_at` |
-//! | counter shard k > 0 | `CONCERT#<concert>#<k>` | `COUNTER#<k>` | the same |
-//! | page of used places | `CONCERT#<concert>#USED#<position / 128>` | `USED#<position / 128>` | `used` (set of `<position>:<payment>`), `undone` (set of payments) |
-//! | remembered answer | `USER#<user>` | `IDEM#<key>` | see [`kit::idempotency`] |
+//! | admission plan | `CONCERT#<concert>#PLAN` | `PLAN` | `plan` (JSON of [`AdmissionPlan`]), `plan_version`, `last_turn` (one given out not long ago) |
+//! | first counter | `CONCERT#<concert>` | `COUNTER#0` | `issued` (places given out), `turn` (turns given out or skipped), `stripe` (which counters the line has now), `shards` (how many), `after_position` and `after_turn` (the last of the stripes before); `plan`, `plan_version`, `opens_at` for the previous release |
+//! | counter k of stripe e > 0 | `CONCERT#<concert>#<e>#<k>` | `COUNTER#<k>` | `issued`, `turn`, `stripe` |
+//! | a user's place | `USER#<user>` | `LINE#<concert>` | `claim` (the request that has it), `claimed_at`, `position`, `turn`, `issued_at` once it was given out, `given_up` (places given up while waiting), `lost` (requests that died between being given a place and keeping it, at most), `ttl` |
+//! | page of used places | `CONCERT#<concert>#USED#<position / 128>` | `USED#<position / 128>` | `used` (set of `<position>:<payment>`, or `<position>:left`), `undone` (set of payments) |
 //! | outbox row | `OUTBOX#<event>` | `OUTBOX` | see [`kit::outbox`] |
 //!
-//! Each shard has its own partition key: shards under one key would share the 1,000 writes a second of its partition
-//! until DynamoDB splits it, after minutes of heat, when the on-sale rush is over.
+//! Lines that an earlier release opened over several counters have counter k > 0 under `CONCERT#<concert>#<k>`.
+//!
+//! Each counter has its own partition key: under one key they would share the 1,000 writes a second of its partition
+//! until DynamoDB splits it, after minutes of heat, when the on-sale rush is over. The plan has one as well, so that a
+//! throttled counter cannot keep a pause from being set.
 
-use crate::domain::{Issued, Line, NotIssued, ShardCount, Spent, forgettable, page_of};
+mod counters;
+mod places;
+
+use crate::domain::{Planned, ShardCount, Spent, forgettable, page_of};
 use crate::ports::{
-    Changed, IssuePosition, OpenLine, ReadLine, ReadPlan, ReadUse, RememberAnswer, ReplacePlan, RestorePlace,
+    Changed, GiveUpPlace, NoteTurn, OpenLine, Pause, ReadPlan, ReadPlanNow, ReadUse, ReplacePlan, RestorePlace,
     SpendPlace,
 };
-use aws_sdk_dynamodb::operation::put_item::PutItemError;
 use aws_sdk_dynamodb::operation::update_item::UpdateItemError;
 use aws_sdk_dynamodb::operation::update_item::builders::UpdateItemFluentBuilder;
+use aws_sdk_dynamodb::types::builders::PutBuilder;
 use aws_sdk_dynamodb::types::{
     AttributeValue, KeysAndAttributes, Put, ReturnValue, ReturnValuesOnConditionCheckFailure, Update,
 };
 use contracts::admission::AdmissionPlan;
 use contracts::events::{AdmissionChanged, EventBody};
-use contracts::{ConcertId, PaymentId, Timestamp};
+use contracts::{ConcertId, PaymentId, Timestamp, UserId};
+use counters::{Known, counter_key};
 use kit::Fault;
-use kit::dynamo::{Item, PK, Read, SK, Table, at, built, jitter, n, s};
+use kit::dynamo::{Item, PK, Read, SK, Table, at, jitter, n, s};
 use kit::fault::classify;
-use kit::idempotency::{self, Memo, Outcome, StoredAnswer};
 use kit::outbox;
 use std::collections::{HashMap, HashSet};
 use std::hash::Hash;
-use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::atomic::AtomicU32;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 /// The source of our events.
 pub const SOURCE: &str = "encore/waiting-room";
 /// How long a process caches what it read, in milliseconds. A status check may lag behind a change by that much.
 pub const FRESH_MILLIS: i64 = 1_000;
+/// After how long every process knows of a plan, in milliseconds: once what it cached is stale, and an eventually
+/// consistent read no longer finds the one before.
+pub const PLAN_LEAD_MILLIS: i64 = FRESH_MILLIS + 1_000;
 /// How many concerts, and how many pages of used places, a process caches.
 const KEPT_ENTRIES: usize = 1_000;
 /// Tries of a contended or throttled write or read.
@@ -51,24 +61,26 @@ const MAX_TOMBSTONES: usize = 1_024;
 #[derive(Debug)]
 pub struct Lines {
     table: Table,
-    /// The shard count of lines opened from now on.
+    /// Over how many counters a busy line may give out places.
     shards: ShardCount,
-    /// The shard counts of existing lines, as far as this process knows them. They never change.
-    opened: Mutex<HashMap<ConcertId, ShardCount>>,
-    /// The next shard, round robin from a random start: processes spread out, and no shard falls far behind.
-    turn: AtomicU32,
-    plans: Recent<ConcertId, Option<AdmissionPlan>>,
+    counters: Mutex<HashMap<ConcertId, Known>>,
+    /// The next counter, in turns from a random start: processes spread out, and no counter falls far behind.
+    next_shard: AtomicU32,
+    /// Users who joined through this process.
+    joined: Seen<(UserId, ConcertId)>,
+    plans: Recent<ConcertId, Option<Planned>>,
     pages: Recent<(ConcertId, u64), HashSet<u64>>,
 }
 
 impl Lines {
-    /// Lines in a table; new ones are opened over `shards` counters.
+    /// Lines in a table; busy ones may have `shards` counters.
     pub fn new(table: Table, shards: ShardCount) -> Self {
         Self {
             table,
             shards,
-            opened: Mutex::default(),
-            turn: AtomicU32::new(fastrand::u32(..)),
+            counters: Mutex::default(),
+            next_shard: AtomicU32::new(fastrand::u32(..)),
+            joined: Seen::default(),
             plans: Recent::default(),
             pages: Recent::default(),
         }
@@ -82,49 +94,6 @@ impl Lines {
             .key(PK, s(pk))
             .key(SK, s(sk))
             .return_values_on_condition_check_failure(ReturnValuesOnConditionCheckFailure::AllOld)
-    }
-
-    /// Takes the next place of a shard.
-    async fn increment(
-        &self,
-        concert: &ConcertId,
-        shard: u32,
-        opened_by: Option<Timestamp>,
-    ) -> Result<Result<Issued, NotIssued>, Fault> {
-        let (pk, sk) = counter_key(concert, shard);
-        let mut write = self.update(pk, sk).update_expression("ADD issued :one").return_values(ReturnValue::AllNew);
-        write = match opened_by {
-            None => write.condition_expression("attribute_exists(pk)"),
-            Some(now) => write
-                .condition_expression("attribute_exists(pk) AND opens_at <= :now")
-                .expression_attribute_values(":now", at(now)),
-        };
-        write = write.expression_attribute_values(":one", n(1));
-        let mut attempt = 0;
-        loop {
-            let error = match write.clone().send().await {
-                Ok(written) => {
-                    let counter = written.attributes.unwrap_or_default();
-                    let shards = shards_of(&counter)?;
-                    remember_shards(&mut locked(&self.opened), concert, shards);
-                    let position = shards.position(shard, counter.uint("issued")?);
-                    return Ok(Ok(Issued { position, plan: counter.document("plan")? }));
-                }
-                Err(error) => error,
-            };
-            if let Some(UpdateItemError::ConditionalCheckFailedException(failed)) = error.as_service_error() {
-                return Ok(Err(match failed.item() {
-                    Some(counter) => NotIssued::NotOpen { opens_at: counter.moment("opens_at")? },
-                    None => NotIssued::UnknownConcert,
-                }));
-            }
-            attempt += 1;
-            match classify("giving out a position", error) {
-                // The transaction of a plan change holds all counters of the line for some milliseconds.
-                Fault::Contended(_) if attempt < ATTEMPTS => tokio::time::sleep(jitter(attempt)).await,
-                fault => return Err(fault),
-            }
-        }
     }
 
     /// Reads up to 100 items by their keys.
@@ -158,33 +127,46 @@ impl Lines {
         Err(Fault::contended(doing))
     }
 
-    /// Reads the page of `position`, and the plan with it if requested, and caches them for a second.
+    /// Reads the page of `position`, if one is given, and the plan with it if requested, and caches them for a second.
     async fn refresh(
         &self,
         concert: &ConcertId,
-        position: u64,
+        position: Option<u64>,
         with_plan: bool,
         now: Timestamp,
     ) -> Result<Refreshed, Fault> {
-        let mut keys = vec![page_key(concert, position)];
+        const DOING: &str = "reading a place in line";
+        let mut keys: Vec<_> = position.map(|position| page_key(concert, position)).into_iter().collect();
         if with_plan {
-            keys.push(counter_key(concert, 0));
+            keys.push(plan_key(concert));
         }
-        // Eventually consistent: half the price, and less stale than the cache.
-        let items = self.get("reading a place in line", keys, false).await?;
+        // Eventually consistent: half the price, and a change of the plan waits for as long as that can take.
+        let items = self.get(DOING, keys, false).await?;
         let mut refreshed = Refreshed::default();
         for item in items {
             if item.text(SK)?.starts_with("USED#") {
                 refreshed.used = used_positions(&item)?;
             } else {
-                refreshed.plan = Some(item.document("plan")?);
+                refreshed.plan = Some(planned(&item)?);
             }
         }
-        self.pages.keep((concert.clone(), page_of(position)), refreshed.used.clone(), now);
+        if let Some(position) = position {
+            self.pages.keep((concert.clone(), page_of(position)), refreshed.used.clone(), now);
+        }
         if with_plan {
+            if refreshed.plan.is_none() {
+                let plan = self.plan_of_before(concert).await?;
+                refreshed.plan = plan.map(|plan| Planned { plan, last_turn: 0 });
+            }
             self.plans.keep(concert.clone(), refreshed.plan.clone(), now);
         }
         Ok(refreshed)
+    }
+
+    /// The plan of a line that an earlier release opened and nobody changed since.
+    async fn plan_of_before(&self, concert: &ConcertId) -> Result<Option<AdmissionPlan>, Fault> {
+        let first = self.get("reading a plan", vec![counter_key(concert, 0, 0)], true).await?.pop();
+        first.map(|first| first.document("plan")).transpose()
     }
 
     /// Drops the oldest tombstones of a page that has too many. The place is restored whether or not this succeeds.
@@ -204,16 +186,17 @@ impl Lines {
 
 #[derive(Debug, Default)]
 struct Refreshed {
-    plan: Option<AdmissionPlan>,
+    plan: Option<Planned>,
     used: HashSet<u64>,
 }
 
 const USED: &str = "used";
 const UNDONE: &str = "undone";
+/// In place of a payment, for a place that was given up.
+const LEFT: &str = "left";
 
-fn counter_key(concert: &ConcertId, shard: u32) -> (String, String) {
-    let pk = if shard == 0 { format!("CONCERT#{concert}") } else { format!("CONCERT#{concert}#{shard}") };
-    (pk, format!("COUNTER#{shard}"))
+fn plan_key(concert: &ConcertId) -> (String, String) {
+    (format!("CONCERT#{concert}#PLAN"), "PLAN".to_owned())
 }
 
 fn page_key(concert: &ConcertId, position: u64) -> (String, String) {
@@ -222,10 +205,6 @@ fn page_key(concert: &ConcertId, position: u64) -> (String, String) {
 
 fn use_entry(position: u64, payment: &PaymentId) -> String {
     format!("{position}:{payment}")
-}
-
-fn shards_of(counter: &Item) -> Result<ShardCount, Fault> {
-    ShardCount::new(counter.uint("shards")?).map_err(|wrong| Fault::broken("reading a number of shards", wrong))
 }
 
 /// A set of strings; empty when there is none, because DynamoDB keeps no empty sets.
@@ -243,67 +222,55 @@ fn used_positions(page: &Item) -> Result<HashSet<u64>, Fault> {
     set(page, USED)?.iter().map(|entry| position(entry).ok_or_else(wrong)).collect()
 }
 
-impl IssuePosition for Lines {
-    async fn issue(
-        &self,
-        concert: &ConcertId,
-        opened_by: Option<Timestamp>,
-    ) -> Result<Result<Issued, NotIssued>, Fault> {
-        let known = locked(&self.opened).get(concert).copied();
-        let shard = self.turn.fetch_add(1, Ordering::Relaxed) % known.unwrap_or(self.shards).get();
-        match self.increment(concert, shard, opened_by).await? {
-            // The line was opened over fewer shards than are set now. The first shard always exists, and its item has
-            // the number of shards, which later joins use.
-            Err(NotIssued::UnknownConcert) if shard != 0 => self.increment(concert, 0, opened_by).await,
-            outcome => Ok(outcome),
-        }
-    }
-}
-
-fn remember_shards(opened: &mut HashMap<ConcertId, ShardCount>, concert: &ConcertId, shards: ShardCount) {
-    if opened.get(concert) == Some(&shards) {
-        return;
-    }
-    if opened.len() >= KEPT_ENTRIES {
-        opened.clear();
-    }
-    opened.insert(concert.clone(), shards);
-}
-
-impl RememberAnswer for Lines {
-    async fn remember(&self, memo: &Memo, now: Timestamp) -> Result<Outcome<StoredAnswer>, Fault> {
-        let put = built(idempotency::remember(&self.table, memo, now).build())?;
-        // The effect is a counter whose value only its own update returns, so the row is written after it, not in the
-        // same transaction; a plain put costs half of a transactional one.
-        let sent = self
-            .table
-            .client
-            .put_item()
-            .table_name(put.table_name)
-            .set_item(Some(put.item))
-            .set_condition_expression(put.condition_expression)
-            .set_expression_attribute_names(put.expression_attribute_names)
-            .set_expression_attribute_values(put.expression_attribute_values)
-            .return_values_on_condition_check_failure(ReturnValuesOnConditionCheckFailure::AllOld)
-            .send()
-            .await;
-        let Err(error) = sent else { return Ok(Outcome::First) };
-        match error.as_service_error() {
-            Some(PutItemError::ConditionalCheckFailedException(failed)) => {
-                let row = failed.item().cloned().unwrap_or_default();
-                Ok(idempotency::recall(&row, &memo.key)?.map(|first| first.answer))
-            }
-            _ => Err(classify("remembering an answer", error)),
-        }
-    }
-}
-
 impl ReadPlan for Lines {
-    async fn plan(&self, concert: &ConcertId, position: u64, now: Timestamp) -> Result<Option<AdmissionPlan>, Fault> {
+    fn knows(&self, concert: &ConcertId) -> bool {
+        locked(&self.plans.entries).get(concert).is_some_and(|(_, plan)| plan.is_some())
+    }
+
+    async fn plan(&self, concert: &ConcertId, position: Option<u64>, now: Timestamp) -> Result<Option<Planned>, Fault> {
         if let Some(plan) = self.plans.recall(concert, now, Option::clone) {
             return Ok(plan);
         }
         self.refresh(concert, position, true, now).await.map(|refreshed| refreshed.plan)
+    }
+}
+
+fn planned(item: &Item) -> Result<Planned, Fault> {
+    let last_turn = u64::try_from(item.maybe_int("last_turn")?.unwrap_or(0)).unwrap_or(0);
+    Ok(Planned { plan: item.document("plan")?, last_turn })
+}
+
+impl NoteTurn for Lines {
+    async fn note_turn(&self, concert: &ConcertId, turn: u64) {
+        let (pk, sk) = plan_key(concert);
+        let noted = self
+            .update(pk, sk)
+            .update_expression("SET last_turn = :turn")
+            .condition_expression("attribute_exists(pk) AND (attribute_not_exists(last_turn) OR last_turn < :turn)")
+            .expression_attribute_values(":turn", n(turn))
+            .send()
+            .await;
+        if let Err(error) = noted
+            && !is_refused(&error)
+        {
+            tracing::warn!(error = classify("noting a turn", error).chain(), "how far a line is stays unknown for now");
+        }
+    }
+}
+
+impl ReadPlanNow for Lines {
+    async fn plan_now(&self, concert: &ConcertId) -> Result<Option<AdmissionPlan>, Fault> {
+        let (pk, sk) = plan_key(concert);
+        match self.table.read("reading a plan", s(pk), s(sk)).await? {
+            Some(item) => item.document("plan").map(Some),
+            None => self.plan_of_before(concert).await,
+        }
+    }
+}
+
+impl Pause for Lines {
+    async fn pause(&self, attempt: u32) {
+        tokio::time::sleep(jitter(attempt)).await;
     }
 }
 
@@ -314,28 +281,7 @@ impl ReadUse for Lines {
         if let Some(used) = self.pages.recall(&page, now, |used| used.contains(&position)) {
             return Ok(used);
         }
-        self.refresh(concert, position, false, now).await.map(|refreshed| refreshed.used.contains(&position))
-    }
-}
-
-impl ReadLine for Lines {
-    async fn line(&self, concert: &ConcertId) -> Result<Option<Line>, Fault> {
-        let doing = "reading a line";
-        let first = self.get(doing, vec![counter_key(concert, 0)], true).await?.pop();
-        let Some(first) = first else { return Ok(None) };
-        let shards = shards_of(&first)?.get();
-        let mut issued = HashMap::from([(counter_key(concert, 0).1, first.uint("issued")?)]);
-        if shards > 1 {
-            for counter in self.get(doing, (1..shards).map(|k| counter_key(concert, k)).collect(), true).await? {
-                issued.insert(counter.text(SK)?.to_owned(), counter.uint("issued")?);
-            }
-        }
-        let count_of = |shard| {
-            let found = issued.get(&counter_key(concert, shard).1).copied();
-            found.ok_or_else(|| Fault::broken(doing, "a counter shard is missing"))
-        };
-        let issued = (0..shards).map(count_of).collect::<Result<Vec<u64>, Fault>>()?;
-        Ok(Some(Line { plan: first.document("plan")?, issued }))
+        self.refresh(concert, Some(position), false, now).await.map(|refreshed| refreshed.used.contains(&position))
     }
 }
 
@@ -343,69 +289,90 @@ impl ReplacePlan for Lines {
     async fn replace_plan(
         &self,
         concert: &ConcertId,
-        read: &Line,
-        allowance: u64,
+        read: u64,
         plan: &AdmissionPlan,
         change: &Changed<'_>,
     ) -> Result<bool, Fault> {
-        let doing = "replacing an admission plan";
-        let document = kit::dynamo::json(doing, plan)?;
-        // Shards that lag are advanced: a place before the new segment that one of them had yet to give out would fall
-        // under the old segment. The gaps are harmless.
-        let issued_by_all = read.issued.iter().max().copied().unwrap_or(0).saturating_add(allowance);
-        let mut transaction = self.table.transaction(doing);
-        for (shard, issued) in (0..).zip(&read.issued) {
-            let (pk, sk) = counter_key(concert, shard);
-            let update = Update::builder()
-                .table_name(&self.table.name)
-                .key(PK, s(pk))
-                .key(SK, s(sk))
-                .update_expression("SET #plan = :plan, plan_version = :version, opens_at = :opens_at, issued = :issued")
-                .condition_expression("plan_version = :read AND issued <= :ceiling")
-                .expression_attribute_names("#plan", "plan")
-                .expression_attribute_values(":plan", document.clone())
-                .expression_attribute_values(":version", n(plan.version))
-                .expression_attribute_values(":opens_at", at(plan.opens_at))
-                .expression_attribute_values(":read", n(read.plan.version))
-                .expression_attribute_values(":issued", n(issued_by_all))
-                .expression_attribute_values(":ceiling", n(issued.saturating_add(allowance)));
-            transaction.add(update)?;
-        }
-        let body = EventBody::AdmissionChanged(AdmissionChanged { concert_id: concert.clone(), plan: plan.clone() });
+        const DOING: &str = "replacing an admission plan";
+        let (pk, sk) = plan_key(concert);
+        let mut transaction = self.table.transaction(DOING);
+        let replaced = Update::builder()
+            .table_name(&self.table.name)
+            .key(PK, s(pk))
+            .key(SK, s(sk))
+            .update_expression("SET #plan = :plan, plan_version = :version")
+            // The first change of a line that an earlier release opened makes the item.
+            .condition_expression("attribute_not_exists(pk) OR plan_version = :read")
+            .expression_attribute_names("#plan", "plan")
+            .expression_attribute_values(":plan", kit::dynamo::json(DOING, plan)?)
+            .expression_attribute_values(":version", n(plan.version))
+            .expression_attribute_values(":read", n(read));
+        transaction.add_identity(replaced)?;
+        let body = EventBody::AdmissionChanged(AdmissionChanged {
+            concert_id: concert.clone(),
+            plan: plan.clone(),
+            actor: change.actor.to_owned(),
+        });
         let id = format!("{concert}.{}.{}", plan.version, body.event_type());
         let (subject, correlation) = (concert.as_str(), change.correlation_id);
         let event = outbox::event_with_id(id, SOURCE, subject, correlation, body, change.now)?;
         transaction.add(outbox::row(&self.table, &event, subject)?)?;
-        Ok(transaction.commit().await?.is_ok())
+        if transaction.commit().await?.is_err() {
+            return Ok(false);
+        }
+        if let Err(fault) = self.mirror(concert, plan).await {
+            tracing::warn!(error = fault.chain(), "the previous release would go by an older plan");
+        }
+        Ok(true)
     }
+}
+
+impl Lines {
+    /// Copies the plan to where the previous release reads it, in case it is deployed again. Goes with the next release.
+    async fn mirror(&self, concert: &ConcertId, plan: &AdmissionPlan) -> Result<(), Fault> {
+        const DOING: &str = "copying a plan";
+        let (pk, sk) = counter_key(concert, 0, 0);
+        let copied = self
+            .update(pk, sk)
+            .update_expression("SET #plan = :plan, plan_version = :version, opens_at = :opens_at")
+            .condition_expression("plan_version < :version")
+            .expression_attribute_names("#plan", "plan")
+            .expression_attribute_values(":plan", kit::dynamo::json(DOING, plan)?)
+            .expression_attribute_values(":version", n(plan.version))
+            .expression_attribute_values(":opens_at", at(plan.opens_at))
+            .send()
+            .await;
+        match copied {
+            Err(error) if !is_refused(&error) => Err(classify(DOING, error)),
+            _ => Ok(()),
+        }
+    }
+}
+
+fn is_refused<R>(error: &aws_sdk_dynamodb::error::SdkError<UpdateItemError, R>) -> bool {
+    error.as_service_error().is_some_and(UpdateItemError::is_conditional_check_failed_exception)
 }
 
 impl OpenLine for Lines {
     async fn open(&self, concert: &ConcertId, plan: AdmissionPlan) -> Result<AdmissionPlan, Fault> {
-        let doing = "opening a line";
-        let document = kit::dynamo::json(doing, &plan)?;
-        let mut transaction = self.table.transaction(doing);
-        let mut counters = Vec::new();
-        for shard in 0..self.shards.get() {
-            let (pk, sk) = counter_key(concert, shard);
-            let put = Put::builder()
-                .table_name(&self.table.name)
-                .item(PK, s(pk))
-                .item(SK, s(sk))
-                .item("issued", n(0))
-                .item("shards", n(self.shards.get()))
+        const DOING: &str = "opening a line";
+        let document = kit::dynamo::json(DOING, &plan)?;
+        let new = |item: PutBuilder| {
+            item.table_name(&self.table.name)
                 .item("plan", document.clone())
                 .item("plan_version", n(plan.version))
-                .item("opens_at", at(plan.opens_at))
                 .condition_expression("attribute_not_exists(pk)")
-                .return_values_on_condition_check_failure(ReturnValuesOnConditionCheckFailure::AllOld);
-            counters.push(if shard == 0 { transaction.add_identity(put)? } else { transaction.add(put)? });
-        }
+                .return_values_on_condition_check_failure(ReturnValuesOnConditionCheckFailure::AllOld)
+        };
+        let (pk, sk) = plan_key(concert);
+        let mut transaction = self.table.transaction(DOING);
+        let first = Put::builder().set_item(Some(counters::first_counter(concert)));
+        let counter = transaction.add_identity(new(first.item("opens_at", at(plan.opens_at))))?;
+        let planned = transaction.add_identity(new(Put::builder().item(PK, s(pk)).item(SK, s(sk))))?;
         let Err(cancelled) = transaction.commit().await? else { return Ok(plan) };
-        // The first shard always exists, whatever the shard count when the line was opened.
-        match counters.first().and_then(|first| cancelled.found(*first)) {
-            Some(first) => first.document("plan"),
-            None => Err(Fault::broken(doing, "a line has counter shards but not the first")),
+        match cancelled.found(planned).or_else(|| cancelled.found(counter)) {
+            Some(item) => item.document("plan"),
+            None => Err(Fault::broken(DOING, "a line is there and not there")),
         }
     }
 }
@@ -462,6 +429,44 @@ impl RestorePlace for Lines {
             tracing::warn!(error = fault.chain(), "old tombstones stay for now");
         }
         Ok(tombstones.iter().any(|undone| undone == payment.as_str()))
+    }
+}
+
+impl GiveUpPlace for Lines {
+    async fn give_up(&self, concert: &ConcertId, position: u64) -> Result<(), Fault> {
+        let (pk, sk) = page_key(concert, position);
+        self.update(pk, sk)
+            .update_expression("ADD #used :entries")
+            .expression_attribute_names("#used", USED)
+            .expression_attribute_values(":entries", AttributeValue::Ss(vec![format!("{position}:{LEFT}")]))
+            .send()
+            .await
+            .map(drop)
+            .map_err(|error| classify("giving up a place", error))
+    }
+}
+
+/// A bounded set of what a process has seen: when full it is cleared.
+#[derive(Debug)]
+struct Seen<K>(Mutex<HashSet<K>>);
+
+impl<K> Default for Seen<K> {
+    fn default() -> Self {
+        Self(Mutex::default())
+    }
+}
+
+impl<K: Eq + Hash> Seen<K> {
+    fn has(&self, key: &K) -> bool {
+        locked(&self.0).contains(key)
+    }
+
+    fn keep(&self, key: K) {
+        let mut seen = locked(&self.0);
+        if seen.len() >= KEPT_ENTRIES {
+            seen.clear();
+        }
+        seen.insert(key);
     }
 }
 
@@ -539,7 +544,7 @@ mod tests {
     fn every_shard_has_its_own_partition_and_no_two_lines_share_one() {
         let (one, two) = (ConcertId::parse("1").unwrap(), ConcertId::parse("11").unwrap());
         let partitions: HashSet<String> =
-            [&one, &two].into_iter().flat_map(|concert| (0..64).map(|k| counter_key(concert, k).0)).collect();
+            [&one, &two].into_iter().flat_map(|concert| (0..64).map(|k| counter_key(concert, 1, k).0)).collect();
         assert_eq!(partitions.len(), 128);
     }
 }

@@ -1,27 +1,31 @@
 //! Handlers: translate HTTP requests, messages, steps and log lines into use cases, and their outcomes into answers.
 
 use crate::activity::{self, Kind};
-use crate::domain::{Place, Spent, plan_change};
+use crate::domain::{CheckBudget, CheckLimit, Place, Spent, plan_change};
 use crate::ports::{
-    ApplyPlan, IssuePosition, OpenLine, Publish, ReadLine, ReadPlan, ReadUse, RememberAnswer, ReplacePlan,
-    RestorePlace, SpendPlace,
+    ApplyPlan, ClaimPlace, Count, EndVisit, GiveUpPlace, IssuePlace, NoteTurn, OpenLine, Pause, Publish, ReadPlan,
+    ReadPlanNow, ReadUse, ReplacePlan, RestorePlace, SpendPlace,
 };
 use crate::usecases::check_queue_status::{self, StatusError};
 use crate::usecases::join_queue::{self, JoinError, JoinQueue};
+use crate::usecases::leave_queue::{self, LeaveError};
 use crate::usecases::open_waiting_room::{self, Opening};
-use crate::usecases::set_admission::{self, SetAdmission, SetAdmissionError};
+use crate::usecases::set_admission::{self, Clock, SetAdmission, SetAdmissionError};
 use crate::usecases::{expire_queue_token, restore_queue_token};
 use contracts::events::EventBody;
 use contracts::saga::{Done, PaymentSaga};
 use contracts::steps::{OpenWaitingRoom, Opened};
 use contracts::{ConcertId, Timestamp};
 use kit::auth::{QueueTokens, UserTokens, invalid_queue_token};
-use kit::idempotency::{self, IdempotencyKey, Memo, Outcome, StoredAnswer};
+use kit::http::StatusCode;
 use kit::logs::Line;
 use kit::queue::Message;
-use kit::{Call, Fault, Problem, Reply, StepCall, StepError, metrics};
+use kit::{Call, Fault, Problem, Reply, StepCall, StepError, ids, metrics};
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
+use std::sync::{Mutex, PoisonError};
+use std::time::Duration;
+use tokio::time::Instant;
 
 /// Dependencies of joining.
 #[derive(Debug)]
@@ -33,6 +37,7 @@ pub struct JoinDeps<L> {
     pub queue_tokens: QueueTokens,
     /// Whether joining is possible before the sale opens.
     pub join_before_open: bool,
+    pub budget: CheckBudget,
 }
 
 /// Dependencies of a status check.
@@ -43,16 +48,28 @@ pub struct StatusDeps<L> {
     pub users: UserTokens,
     /// Verifies queue tokens.
     pub queue_tokens: QueueTokens,
+    pub budget: CheckBudget,
+    pub limit: Mutex<CheckLimit>,
 }
 
-/// Dependencies of changing the plan.
+/// The dependencies of leaving a line.
 #[derive(Debug)]
-pub struct AdmissionDeps<L, R> {
-    /// The store of lines.
+pub struct LeaveDeps<L, R> {
     pub line: L,
-    /// Enforces the plan.
+    /// The context that enforces admission.
     pub reservations: R,
     pub users: UserTokens,
+}
+
+/// The dependencies of changing a plan.
+#[derive(Debug)]
+pub struct AdmissionDeps<L, R> {
+    pub line: L,
+    /// The context that enforces the plan.
+    pub reservations: R,
+    pub users: UserTokens,
+    /// After how long every process knows of a plan, in milliseconds: how long one may be cached, and how late a read.
+    pub lead_millis: i64,
 }
 
 #[derive(Debug, Serialize)]
@@ -67,15 +84,15 @@ struct PlaceBody {
     poll_after_ms: u64,
 }
 
-impl From<Place> for PlaceBody {
-    fn from(place: Place) -> Self {
+impl PlaceBody {
+    fn of(place: &Place, poll_after_ms: u64) -> Self {
         Self {
             status: place.status.as_str(),
             position: place.position,
             ahead: place.ahead,
             active_at: place.active_at,
             expires_at: place.expires_at,
-            poll_after_ms: place.poll_after_millis,
+            poll_after_ms,
         }
     }
 }
@@ -88,41 +105,61 @@ struct JoinedBody {
 }
 
 /// `POST /concerts/{concert_id}/queue-tokens`
-pub async fn join_queue(deps: &JoinDeps<impl IssuePosition + RememberAnswer>, call: Call) -> Result<Reply, Problem> {
+pub async fn join_queue<L>(deps: &JoinDeps<L>, call: Call) -> Result<Reply, Problem>
+where
+    L: ReadPlan + ReadUse + ClaimPlace + IssuePlace + NoteTurn + Pause,
+{
     let caller = deps.users.user(&call)?;
     let concert: ConcertId = call.path_id("concert_id")?;
-    let call = without_body(call)?;
-    let key = IdempotencyKey::of(&call, &format!("POST /concerts/{concert}/queue-tokens"))?;
-    let ask = JoinQueue { user: caller.user.clone(), concert, before_open: deps.join_before_open, now: call.now };
+    without_body(&call)?;
+    let ask = JoinQueue {
+        user: caller.user.clone(),
+        concert,
+        claim: ids::ulid(call.now),
+        before_open: deps.join_before_open,
+        now: call.now,
+    };
     let joined = join_queue::join_queue(&deps.line, ask).await?;
-    let token = deps.queue_tokens.sign(&joined.claims)?;
-    let place = joined.place;
-    let reply = Reply::created(JoinedBody { token, place: place.into() })?;
-    if let Some(key) = key {
-        let memo = Memo {
-            user: caller.user.clone(),
-            key,
-            about: place.position.to_string(),
-            answer: StoredAnswer::of(&reply),
-        };
-        match deps.line.remember(&memo, call.now).await? {
-            Outcome::First => {}
-            // The place just taken stays unused: the first answer already gave this user theirs, and was logged.
-            Outcome::Replay(first) => return Ok(first.into_reply()),
-            Outcome::Mismatch => return Err(idempotency::reused()),
-        }
+    let poll_after_ms = deps.budget.poll_after_millis(&joined.place, joined.waiting, call.now);
+    let place = PlaceBody::of(&joined.place, poll_after_ms);
+    let body = JoinedBody { token: deps.queue_tokens.sign(&joined.claims)?, place };
+    if !joined.is_new {
+        return Reply::ok(body);
     }
     metrics::count("Joined", 1);
-    activity::say(Kind::Joined, &call.request_id, &caller.user, &joined.claims.concert_id, &place);
-    Ok(reply)
+    activity::say(Kind::Joined, &call.request_id, &caller.user, &joined.claims.concert_id, &joined.place);
+    Reply::created(body)
 }
 
-/// A join request has no body: it is empty or `{}`, and both count as the same request.
-fn without_body(call: Call) -> Result<Call, Problem> {
+/// `DELETE /concerts/{concert_id}/queue-tokens`
+pub async fn leave_queue(
+    deps: &LeaveDeps<impl ReadPlan + ClaimPlace + GiveUpPlace, impl EndVisit>,
+    call: Call,
+) -> Result<Reply, Problem> {
+    let caller = deps.users.user(&call)?;
+    let concert: ConcertId = call.path_id("concert_id")?;
+    leave_queue::leave_queue(&deps.line, &deps.reservations, &caller.user, &concert, call.now).await?;
+    Ok(Reply::no_content())
+}
+
+impl From<LeaveError> for Problem {
+    fn from(error: LeaveError) -> Self {
+        match error {
+            LeaveError::UnknownConcert => Problem::not_found("no such concert"),
+            LeaveError::TooMany => {
+                Problem::conflict("place_kept", "Too many places were given up in this line; this one is kept")
+            }
+            LeaveError::Fault(fault) => fault.into(),
+        }
+    }
+}
+
+/// Joining has no parameters besides its path: the body is empty or `{}`.
+fn without_body(call: &Call) -> Result<(), Problem> {
     if !call.body.trim_ascii().is_empty() && !call.json::<Map<String, Value>>()?.is_empty() {
         return Err(Problem::invalid("the body must be empty"));
     }
-    Ok(Call { body: b"{}".to_vec(), ..call })
+    Ok(())
 }
 
 impl From<JoinError> for Problem {
@@ -141,9 +178,15 @@ impl From<JoinError> for Problem {
 pub async fn check_queue_status(deps: &StatusDeps<impl ReadPlan + ReadUse>, call: Call) -> Result<Reply, Problem> {
     let caller = deps.users.user(&call)?;
     let claims = deps.queue_tokens.of(&call, &caller.user)?;
-    let place = check_queue_status::check_queue_status(&deps.line, &claims, call.now).await?;
-    activity::say(Kind::Checked, &call.request_id, &caller.user, &claims.concert_id, &place);
-    Reply::ok(PlaceBody::from(place))
+    let allowed = deps.limit.lock().unwrap_or_else(PoisonError::into_inner).check(&claims, call.now);
+    allowed.map_err(|seconds| {
+        Problem::new(StatusCode::TOO_MANY_REQUESTS, "checked_too_often", "The status was checked far too often")
+            .retry_after(seconds)
+    })?;
+    let checked = check_queue_status::check_queue_status(&deps.line, &claims, call.now).await?;
+    activity::say(Kind::Checked, &call.request_id, &caller.user, &claims.concert_id, &checked.place);
+    let poll_after_ms = deps.budget.poll_after_millis(&checked.place, checked.waiting, call.now);
+    Reply::ok(PlaceBody::of(&checked.place, poll_after_ms))
 }
 
 impl From<StatusError> for Problem {
@@ -178,15 +221,26 @@ struct AdmissionSetBody {
 
 /// `PUT /admin/concerts/{concert_id}/admission`
 pub async fn set_admission(
-    deps: &AdmissionDeps<impl ReadLine + ReplacePlan, impl ApplyPlan>,
+    deps: &AdmissionDeps<impl ReadPlanNow + Count + ReplacePlan, impl ApplyPlan>,
     call: Call,
 ) -> Result<Reply, Problem> {
-    deps.users.operator(&call)?;
+    let operator = deps.users.operator(&call)?;
     let concert: ConcertId = call.path_id("concert_id")?;
     let body: AdmissionBody = call.json()?;
     let change = plan_change(body.opens_at, body.rate_per_minute, body.active_seconds)?;
-    let ask = SetAdmission { concert: concert.clone(), change, now: call.now, correlation_id: call.request_id.clone() };
-    let admission = set_admission::set_admission(&deps.line, &deps.reservations, ask).await?;
+    let ask = SetAdmission {
+        concert: concert.clone(),
+        change,
+        correlation_id: call.request_id.clone(),
+        actor: operator.user.to_string(),
+    };
+    let begun = Instant::now();
+    let now = || call.now.plus_millis(i64::try_from(begun.elapsed().as_millis()).unwrap_or(i64::MAX));
+    let clock = Clock { now, lead_millis: deps.lead_millis };
+    let admission = set_admission::set_admission(&deps.line, &deps.reservations, ask, &clock).await?;
+    // What is answered is in force.
+    let rest = admission.plan.changed_at.millis_since(now()).clamp(0, deps.lead_millis);
+    tokio::time::sleep(Duration::from_millis(rest.unsigned_abs())).await;
     Reply::ok(AdmissionSetBody {
         concert_id: concert,
         version: admission.plan.version,
@@ -202,6 +256,10 @@ impl From<SetAdmissionError> for Problem {
     fn from(error: SetAdmissionError) -> Self {
         match error {
             SetAdmissionError::UnknownConcert => Problem::not_found("no such concert"),
+            SetAdmissionError::TooManyChanges => Problem::conflict(
+                "too_many_changes",
+                "The plan has changed too often within the time that an admitted place lasts",
+            ),
             SetAdmissionError::Fault(fault) => fault.into(),
         }
     }
@@ -262,10 +320,10 @@ mod tests {
     #[test]
     fn joining_takes_no_body_and_all_forms_of_no_body_are_the_same_request() {
         for none in ["", " \n", "{}", "{ }"] {
-            assert_eq!(without_body(call(none)).unwrap().body, b"{}", "{none:?}");
+            without_body(&call(none)).unwrap_or_else(|problem| panic!("{none:?}: {problem:?}"));
         }
         for some in ["[]", "null", "{", r#"{"position":1}"#, "1"] {
-            let problem = without_body(call(some)).unwrap_err();
+            let problem = without_body(&call(some)).unwrap_err();
             assert_eq!((problem.status.as_u16(), problem.code), (400, "invalid_request"), "{some}");
         }
     }

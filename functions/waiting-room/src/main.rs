@@ -3,10 +3,11 @@
 use kit::boot::BadSetting;
 use kit::outbox::Relay;
 use kit::{Boot, MainResult};
+use std::sync::Mutex;
 use waiting_room::clients::Enforcer;
-use waiting_room::domain::{DefaultAdmission, EnforcedBy, ShardCount};
-use waiting_room::dynamo::Lines;
-use waiting_room::handlers::{self, AdmissionDeps, JoinDeps, StatusDeps};
+use waiting_room::domain::{CheckBudget, DefaultAdmission, EnforcedBy, ShardCount};
+use waiting_room::dynamo::{Lines, PLAN_LEAD_MILLIS};
+use waiting_room::handlers::{self, AdmissionDeps, JoinDeps, LeaveDeps, StatusDeps};
 use waiting_room::usecases::open_waiting_room::Opening;
 
 #[tokio::main(flavor = "current_thread")]
@@ -16,6 +17,7 @@ async fn main() -> MainResult {
     match boot.handler() {
         // HTTP
         "join-queue" => boot.http(joining(&boot, line)?, handlers::join_queue).await,
+        "leave-queue" => boot.http(leaving(&boot, line)?, handlers::leave_queue).await,
         "check-queue-status" => boot.http(checking(&boot, line)?, handlers::check_queue_status).await,
         "set-admission" => boot.http(admission(&boot, line)?, handlers::set_admission).await,
         // Called by create-concert
@@ -37,25 +39,39 @@ async fn main() -> MainResult {
 
 fn joining(boot: &Boot, line: Lines) -> Result<JoinDeps<Lines>, BadSetting> {
     let (users, queue_tokens) = (boot.user_tokens()?, boot.queue_tokens()?);
-    Ok(JoinDeps { line, users, queue_tokens, join_before_open: boot.setting_or("JOIN_BEFORE_OPEN", true)? })
+    let join_before_open = boot.setting_or("JOIN_BEFORE_OPEN", true)?;
+    Ok(JoinDeps {
+        line,
+        users,
+        queue_tokens,
+        join_before_open,
+        budget: boot.setting_or("STATUS_CHECKS_PER_SECOND", CheckBudget::default())?,
+    })
 }
 
 fn checking(boot: &Boot, line: Lines) -> Result<StatusDeps<Lines>, BadSetting> {
-    Ok(StatusDeps { line, users: boot.user_tokens()?, queue_tokens: boot.queue_tokens()? })
+    let (users, queue_tokens) = (boot.user_tokens()?, boot.queue_tokens()?);
+    let budget = boot.setting_or("STATUS_CHECKS_PER_SECOND", CheckBudget::default())?;
+    Ok(StatusDeps { line, users, queue_tokens, budget, limit: Mutex::default() })
 }
 
 fn admission(boot: &Boot, line: Lines) -> Result<AdmissionDeps<Lines, Enforcer>, BadSetting> {
-    Ok(AdmissionDeps { line, reservations: reservations(boot)?, users: boot.user_tokens()? })
+    let reservations = enforcer(boot, "APPLY_ADMISSION_FUNCTION")?;
+    Ok(AdmissionDeps { line, reservations, users: boot.user_tokens()?, lead_millis: PLAN_LEAD_MILLIS })
+}
+
+fn leaving(boot: &Boot, line: Lines) -> Result<LeaveDeps<Lines, Enforcer>, BadSetting> {
+    Ok(LeaveDeps { line, reservations: enforcer(boot, "END_VISIT_FUNCTION")?, users: boot.user_tokens()? })
 }
 
 fn opening(boot: &Boot, line: Lines) -> Result<Opening<Lines, Enforcer>, BadSetting> {
     let admission = boot.setting_or("ADMISSION_DEFAULT", DefaultAdmission::default())?;
-    Ok(Opening { line, reservations: reservations(boot)?, admission })
+    Ok(Opening { line, reservations: enforcer(boot, "APPLY_ADMISSION_FUNCTION")?, admission })
 }
 
-fn reservations(boot: &Boot) -> Result<Enforcer, BadSetting> {
+fn enforcer(boot: &Boot, step: &str) -> Result<Enforcer, BadSetting> {
     Ok(match boot.setting_or("ADMISSION_ENFORCED_BY", EnforcedBy::default())? {
-        EnforcedBy::Reservations => Enforcer::Reservations(boot.function("APPLY_ADMISSION_FUNCTION")?),
+        EnforcedBy::Reservations => Enforcer::Reservations(boot.function(step)?),
         EnforcedBy::Nobody => Enforcer::Nobody,
     })
 }

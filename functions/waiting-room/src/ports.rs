@@ -1,48 +1,132 @@
 //! The ports of the waiting room, one narrow trait per capability.
 
-use crate::domain::{Issued, Line, NotIssued, Spent};
+use crate::domain::{Counted, Issued, PlaceRow, Planned, Spent};
 use contracts::admission::AdmissionPlan;
 use contracts::events::Event;
-use contracts::{ConcertId, PaymentId, Timestamp};
+use contracts::{ConcertId, PaymentId, Timestamp, UserId};
 use kit::Fault;
-use kit::idempotency::{Memo, Outcome, StoredAnswer};
 
-/// Gives out positions.
-pub trait IssuePosition: Send + Sync {
-    /// The next position, never given out before, and the plan in force. With `opened_by`, only if the sale has opened
-    /// by that time.
+/// Gives out places.
+pub trait IssuePlace: Send + Sync {
+    /// The next place, never given out before, at the next turn behind `lapsed`. `None` without a line.
     fn issue(
         &self,
         concert: &ConcertId,
-        opened_by: Option<Timestamp>,
-    ) -> impl Future<Output = Result<Result<Issued, NotIssued>, Fault>> + Send;
+        lapsed: u64,
+        now: Timestamp,
+    ) -> impl Future<Output = Result<Option<Issued>, Fault>> + Send;
 }
 
-/// Remembers answers.
-pub trait RememberAnswer: Send + Sync {
-    /// Keeps the first answer under the key for a day.
-    fn remember(
+/// Whose a user's place is.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Claimed {
+    /// This request's.
+    Mine,
+    /// That of the request in the row.
+    Taken(PlaceRow),
+}
+
+/// Keeps one place for each user and line.
+pub trait ClaimPlace: Send + Sync {
+    /// Whether this process has seen the user join the line.
+    fn has_joined(&self, user: &UserId, concert: &ConcertId) -> bool;
+
+    /// The user's row.
+    fn find_place(
         &self,
-        memo: &Memo,
+        user: &UserId,
+        concert: &ConcertId,
+    ) -> impl Future<Output = Result<Option<PlaceRow>, Fault>> + Send;
+
+    /// Claims the user's place for a request: where there is no row, or `over` the claim that the row has.
+    fn claim_place(
+        &self,
+        user: &UserId,
+        concert: &ConcertId,
+        over: Option<&PlaceRow>,
+        claim: &str,
         now: Timestamp,
-    ) -> impl Future<Output = Result<Outcome<StoredAnswer>, Fault>> + Send;
+    ) -> impl Future<Output = Result<Claimed, Fault>> + Send;
+
+    /// Keeps the place that was given out to the claim, as long as it has not been claimed over.
+    fn keep_place(
+        &self,
+        user: &UserId,
+        concert: &ConcertId,
+        claim: &str,
+        place: &Issued,
+    ) -> impl Future<Output = Result<Claimed, Fault>> + Send;
+
+    /// Empties the row, so that the next request can claim it; counts a place that was given up while `waiting`. Returns
+    /// whether the row still was as given.
+    fn leave_place(
+        &self,
+        user: &UserId,
+        concert: &ConcertId,
+        row: &PlaceRow,
+        waiting: bool,
+    ) -> impl Future<Output = Result<bool, Fault>> + Send;
+}
+
+/// Marks places as given up.
+pub trait GiveUpPlace: Send + Sync {
+    /// Makes the status of a place `used`.
+    fn give_up(&self, concert: &ConcertId, position: u64) -> impl Future<Output = Result<(), Fault>> + Send;
+}
+
+/// Ends the visit that a given-up place allowed.
+pub trait EndVisit: Send + Sync {
+    /// Returns once reservations accepts no token of the user that was issued before `at`.
+    fn end_visit(
+        &self,
+        user: &UserId,
+        concert: &ConcertId,
+        at: Timestamp,
+    ) -> impl Future<Output = Result<(), Fault>> + Send;
+}
+
+/// Waits for other writers.
+pub trait Pause: Send + Sync {
+    /// Waits a short, random time, longer with each attempt.
+    fn pause(&self, attempt: u32) -> impl Future<Output = ()> + Send;
 }
 
 /// Reads the plan of a line.
 pub trait ReadPlan: Send + Sync {
-    /// The plan, at most a second old; `None` without a line. A fetch also reads whether `position` is spent, so that
-    /// [`ReadUse`] right after costs nothing.
+    /// Whether this process has read a plan of the line before.
+    fn knows(&self, concert: &ConcertId) -> bool;
+
+    /// The plan, at most a second old; `None` without a line. A fetch also reads whether `position` is spent, if one is
+    /// given, so that [`ReadUse`] right after costs nothing.
     fn plan(
         &self,
         concert: &ConcertId,
-        position: u64,
+        position: Option<u64>,
         now: Timestamp,
-    ) -> impl Future<Output = Result<Option<AdmissionPlan>, Fault>> + Send;
+    ) -> impl Future<Output = Result<Option<Planned>, Fault>> + Send;
+}
+
+/// Notes how far a line is.
+pub trait NoteTurn: Send + Sync {
+    /// Notes a turn that was given out. It only serves to tell how often to check; losing it harms nothing.
+    fn note_turn(&self, concert: &ConcertId, turn: u64) -> impl Future<Output = ()> + Send;
+}
+
+/// Reads the plan of a line for a change.
+pub trait ReadPlanNow: Send + Sync {
+    /// The plan as it is; `None` without a line.
+    fn plan_now(&self, concert: &ConcertId) -> impl Future<Output = Result<Option<AdmissionPlan>, Fault>> + Send;
+}
+
+/// Counts a line.
+pub trait Count: Send + Sync {
+    /// What the line has given out; `None` without a line.
+    fn count(&self, concert: &ConcertId) -> impl Future<Output = Result<Option<Counted>, Fault>> + Send;
 }
 
 /// Reads whether a place is spent.
 pub trait ReadUse: Send + Sync {
-    /// Whether a payment has spent the place; the answer is at most a second old.
+    /// Whether the place is spent on a payment or given up; the answer is at most a second old.
     fn is_used(
         &self,
         concert: &ConcertId,
@@ -51,29 +135,22 @@ pub trait ReadUse: Send + Sync {
     ) -> impl Future<Output = Result<bool, Fault>> + Send;
 }
 
-/// Reads a whole line.
-pub trait ReadLine: Send + Sync {
-    /// The current plan and counters; `None` without a line.
-    fn line(&self, concert: &ConcertId) -> impl Future<Output = Result<Option<Line>, Fault>> + Send;
-}
-
-/// Which request changed a plan, and when, for the event.
+/// Who changed a plan, by which request, and when, for the event.
 #[derive(Debug, Clone, Copy)]
 pub struct Changed<'a> {
     pub correlation_id: &'a str,
-    /// When the request arrived.
+    /// The operator.
+    pub actor: &'a str,
     pub now: Timestamp,
 }
 
 /// Replaces the plan of a line.
 pub trait ReplacePlan: Send + Sync {
-    /// Replaces the plan and records its event, unless the plan changed since the line was read or a shard has given
-    /// out more than `allowance` places since. Returns whether it did.
+    /// Replaces the plan of a version and records the event of it. Returns whether the plan still was of that version.
     fn replace_plan(
         &self,
         concert: &ConcertId,
-        read: &Line,
-        allowance: u64,
+        read: u64,
         plan: &AdmissionPlan,
         change: &Changed<'_>,
     ) -> impl Future<Output = Result<bool, Fault>> + Send;

@@ -3,13 +3,13 @@
 use super::snapshot::{
     Account, Charge, ChargeStatus, Payment, PaymentStatus, Reservation, ReservationStatus, Seat, SeatState, Snapshot,
 };
-use contracts::admission::AdmissionPlan;
 use contracts::seats::Section;
 use contracts::{OrderId, PaymentId, ReservationId, ScheduleId, SeatId, Timestamp, UserId};
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::time::Duration;
 
+mod lines;
 mod orders;
 
 /// How long a published event can be looked up before its row may be gone, in milliseconds: a day less than rows are
@@ -56,11 +56,13 @@ pub enum Invariant {
     I9,
     /// No more is sold than there is; a completed order has all it needs, a failed one nothing.
     I10,
+    /// A user has one place in a line, and every turn still to come is somebody's.
+    I16,
 }
 
 impl Invariant {
     /// All that an audit checks, in order.
-    pub const ALL: [Self; 11] = [
+    pub const ALL: [Self; 12] = [
         Self::Shape,
         Self::I1,
         Self::I2,
@@ -72,6 +74,7 @@ impl Invariant {
         Self::I8,
         Self::I9,
         Self::I10,
+        Self::I16,
     ];
 
     /// The invariant in one line.
@@ -83,11 +86,12 @@ impl Invariant {
             Self::I3 => "ledgers add up to balances, never below zero",
             Self::I4 => "a hold that is being paid keeps its seats",
             Self::I5 => "a failed payment leaves nothing behind",
-            Self::I6 => "every event is out and heard, none is dead",
+            Self::I6 => "every event is published and consumed, none dead",
             Self::I7 => "positions unique, turns kept, used places used",
             Self::I8 => "everything begun ended or is listed as stuck",
             Self::I9 => "no seat lost, counts equal what they count",
             Self::I10 => "stock adds up, orders have all they need or none",
+            Self::I16 => "one place a user, no turn to come is nobody's",
         }
     }
 }
@@ -402,8 +406,11 @@ impl<'a> Audit<'a> {
         let Some(line) = self.snapshot.lines.get(&reservation.concert) else {
             return self.found(Invariant::I7, format!("{who}: {} has no waiting room", reservation.concert));
         };
-        let Some(plan) = line.shards.values().next().map(|shard| &shard.plan) else { return };
-        if let Some(why) = out_of_turn(plan, position, made) {
+        let Some(plan) = &line.plan else { return };
+        // Of a place that its user has no more, the turn is not known.
+        let place = line.places.get(&reservation.user).and_then(|found| found.place);
+        let turn = place.filter(|(found, _)| *found == position).map(|(_, turn)| turn);
+        if let Some(why) = turn.and_then(|turn| lines::out_of_turn(plan, turn, made)) {
             self.found(Invariant::I7, format!("{who} was made at {made} with place {position}, {why}"));
         }
     }
@@ -420,7 +427,7 @@ impl<'a> Audit<'a> {
             payment,
             who: format!("payment {id} of {}", saga.user_id),
             reservation,
-            used: line.is_some_and(|line| line.used.contains(&(saga.queue_position, id.clone()))),
+            used: line.is_some_and(|line| line.used.contains(&(saga.queue_position, Some(id.clone())))),
             debit: entry(format!("use.{id}")).map(|entry| -entry.adds),
             returned: entry(format!("return.{id}")).map(|entry| entry.adds),
         };
@@ -697,49 +704,6 @@ impl<'a> Audit<'a> {
         }
     }
 
-    /// I7: the waiting rooms.
-    fn lines(&mut self) {
-        let mut holders: BTreeMap<_, BTreeSet<&UserId>> = BTreeMap::new();
-        for reservation in self.snapshot.reservations.values() {
-            let place = (&reservation.concert, reservation.queue_position);
-            holders.entry(place).or_default().insert(&reservation.user);
-        }
-        for ((concert, position), users) in holders {
-            if users.len() > 1 {
-                self.found(Invariant::I7, format!("place {position} of {concert} was used by {users:?}"));
-            }
-            let Some(line) = self.snapshot.lines.get(concert) else { continue };
-            let shards = line.shards.values().next().map_or(1, |shard| u64::from(shard.shards.max(1)));
-            let (shard, place) = (position.saturating_sub(1) % shards, position.saturating_sub(1) / shards + 1);
-            let issued = u32::try_from(shard).ok().and_then(|shard| line.shards.get(&shard)).map(|found| found.issued);
-            if position == 0 || issued.is_none_or(|issued| issued < place) {
-                let counter = format!("counter {shard} of {shards} stands at {issued:?}");
-                self.found(Invariant::I7, format!("place {position} of {concert} was never given out: {counter}"));
-            }
-        }
-        for (concert, line) in &self.snapshot.lines {
-            let plans: BTreeSet<u64> = line.shards.values().map(|shard| shard.plan.version).collect();
-            let counters: BTreeSet<u32> = line.shards.values().map(|shard| shard.shards).collect();
-            let complete = counters.len() == 1
-                && counters.first().is_some_and(|count| (0..*count).eq(line.shards.keys().copied()));
-            if !complete {
-                let there: Vec<&u32> = line.shards.keys().collect();
-                self.found(Invariant::I7, format!("{concert} has counters {there:?} of {counters:?}"));
-            }
-            let enforced = self.snapshot.enforced_plans.get(concert);
-            if plans.len() != 1 || plans.first() != enforced {
-                let both = format!("plan {plans:?}, reservations enforces {enforced:?}");
-                self.found(Invariant::I7, format!("the waiting room of {concert} has {both}"));
-            }
-            for (position, payment) in &line.used {
-                if !self.snapshot.payments.contains_key(payment) {
-                    let by = format!("{payment}, which does not exist");
-                    self.found(Invariant::I7, format!("place {position} of {concert} was used by {by}"));
-                }
-            }
-        }
-    }
-
     /// I9: the counts of tickets by user and date.
     fn tickets(&mut self) {
         let mut live: BTreeMap<_, i64> = BTreeMap::new();
@@ -841,23 +805,6 @@ impl<'a> Audit<'a> {
             self.found(Invariant::I9, format!("section {name} of {schedule}: {held} held, {sold} sold; {says}"));
         }
         (held, sold)
-    }
-}
-
-/// Why a reservation made at `made` with place `position` came before its turn, if it did.
-///
-/// A change of the plan never takes an admission back, so the plan in force answers for all times since the segment of
-/// the position. Before that, another plan may have been in force (or in flight to reservations), which is not
-/// recorded.
-fn out_of_turn(plan: &AdmissionPlan, position: u64, made: Timestamp) -> Option<String> {
-    let segment = plan.segments.iter().rev().find(|segment| segment.from_position <= position)?;
-    if plan.version > 1 && made < segment.from_time.plus_millis(CLOCKS_APART_MILLIS) {
-        return None;
-    }
-    match plan.enters_at(position) {
-        Some(entry) if entry <= made => None,
-        Some(entry) => Some(format!("whose turn came at {entry}")),
-        None => Some("whose turn has not come".to_owned()),
     }
 }
 

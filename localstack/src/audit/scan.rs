@@ -1,14 +1,15 @@
 //! Reads a stack's tables and queues into a [`Snapshot`].
 
 use super::snapshot::{
-    Account, Charge, ChargeStatus, DateRow, Entitlement, Entry, Item as Merchandise, Job, Line, Order, OrderStatus,
-    OutboxRow, Participant, Payment, PaymentStatus, Receipt, Reservation, ReservationStatus, Seat, SeatState,
-    SectionMap, Shard, Snapshot,
+    Account, Charge, ChargeStatus, Counter, DateRow, Entitlement, Entry, Item as Merchandise, Job, Line, Order,
+    OrderStatus, OutboxRow, Participant, Payment, PaymentStatus, Receipt, Reservation, ReservationStatus, Seat,
+    SeatState, SectionMap, Snapshot, Stripe, UserPlace,
 };
 use crate::{Error, Result, StackInfo};
 use aws_sdk_dynamodb::error::DisplayErrorContext;
 use aws_sdk_dynamodb::types::AttributeValue;
 use aws_sdk_sqs::types::{ChangeMessageVisibilityBatchRequestEntry, QueueAttributeName};
+use contracts::admission::AdmissionPlan;
 use contracts::choreography::ParticipantState;
 use contracts::events::{Event, EventBody, schema_of};
 use contracts::orders::{OrderFailure, OrderLine, Pieces};
@@ -664,34 +665,72 @@ fn cart_item(item: &Item) -> Result<(), Fault> {
 
 fn waiting_room_item(item: &Item, snapshot: &mut Snapshot) -> Result<(), Fault> {
     let (pk, sk) = (item.text(PK)?, item.text(SK)?);
-    if let (Some(concert), Some(index)) = (pk.strip_prefix("CONCERT#"), sk.strip_prefix("COUNTER#")) {
-        let index: u32 = index.parse().map_err(|_| unknown(item))?;
-        // Every shard but the first has its number in its partition key too.
-        let concert = match index {
-            0 => concert,
-            _ => concert.strip_suffix(&format!("#{index}")).ok_or_else(|| unknown(item))?,
-        };
-        let shard = Shard {
-            issued: item.uint("issued")?,
-            shards: u32::try_from(item.uint("shards")?).map_err(|_| wrong("shards"))?,
-            plan: item.document("plan")?,
-        };
-        if item.uint("plan_version")? != shard.plan.version || item.moment("opens_at")? != shard.plan.opens_at {
-            return Err(wrong("plan_version and opens_at are not the plan's"));
+    if let (Some(concert), Some(shard)) = (pk.strip_prefix("CONCERT#"), sk.strip_prefix("COUNTER#")) {
+        return counter_item(item, concert, shard, snapshot);
+    }
+    if let (Some(concert), "PLAN") = (pk.strip_prefix("CONCERT#").and_then(|rest| rest.strip_suffix("#PLAN")), sk) {
+        let plan: AdmissionPlan = item.document("plan")?;
+        if item.uint("plan_version")? != plan.version {
+            return Err(wrong("plan_version is not the plan's"));
         }
-        return put_new(&mut line(snapshot, concert)?.shards, index, shard);
+        line(snapshot, concert)?.plan = Some(plan);
+        return Ok(());
+    }
+    if let (Some(user), Some(concert)) = (pk.strip_prefix("USER#"), sk.strip_prefix("LINE#")) {
+        return place_item(item, user, concert, snapshot);
     }
     if let Some((concert, _)) = pk.strip_prefix("CONCERT#").and_then(|rest| rest.split_once("#USED#")) {
         let mut used = Vec::new();
         for entry in strings(item, "used")? {
             let (position, payment) = entry.split_once(':').ok_or_else(|| wrong(format!("used has {entry}")))?;
             let position = position.parse().map_err(|_| wrong(format!("used has {entry}")))?;
-            used.push((position, parse::<PaymentId>(payment, "payment")?));
+            let payment = if payment == "left" { None } else { Some(parse::<PaymentId>(payment, "payment")?) };
+            used.push((position, payment));
         }
         line(snapshot, concert)?.used.extend(used);
         return Ok(());
     }
     if common_item(item, snapshot)? { Ok(()) } else { Err(unknown(item)) }
+}
+
+fn counter_item(item: &Item, concert: &str, shard: &str, snapshot: &mut Snapshot) -> Result<(), Fault> {
+    let number: u32 = shard.parse().map_err(|_| unknown(item))?;
+    let stripe = item.uint("stripe")?;
+    // All but the first have their stripe and number in the partition key too; those of earlier releases only the number.
+    let concert = match (stripe, number) {
+        (0, 0) => concert,
+        (0, _) => concert.strip_suffix(&format!("#{number}")).ok_or_else(|| unknown(item))?,
+        // The first counter counts the first places, and says which stripe the line is in.
+        (_, 0) if item.contains_key("shards") => concert,
+        _ => concert.strip_suffix(&format!("#{stripe}#{number}")).ok_or_else(|| unknown(item))?,
+    };
+    let counter = Counter { issued: item.uint("issued")?, turn: item.uint("turn")? };
+    let is_first = item.contains_key("shards");
+    let line = line(snapshot, concert)?;
+    if is_first && number == 0 {
+        line.stripe = Some(Stripe {
+            number: stripe,
+            shards: u32::try_from(item.uint("shards")?).map_err(|_| wrong("shards"))?,
+            after_position: item.uint("after_position")?,
+            after_turn: item.uint("after_turn")?,
+        });
+    }
+    put_new(&mut line.counters, (if is_first { 0 } else { stripe }, number), counter)
+}
+
+fn place_item(item: &Item, user: &str, concert: &str, snapshot: &mut Snapshot) -> Result<(), Fault> {
+    item.text("claim")?;
+    item.moment("claimed_at")?;
+    let place = match item.contains_key("position") {
+        true => {
+            item.moment("issued_at")?;
+            Some((item.uint("position")?, item.uint("turn")?))
+        }
+        false => None,
+    };
+    let vacant = |name| unsigned(item.maybe_int(name)?.unwrap_or(0), name);
+    let place = UserPlace { place, vacant: vacant("given_up")? + vacant("lost")? };
+    put_new(&mut line(snapshot, concert)?.places, parse(user, "user")?, place)
 }
 
 fn line<'a>(snapshot: &'a mut Snapshot, concert: &str) -> Result<&'a mut Line, Fault> {
@@ -1021,24 +1060,48 @@ mod tests {
 
     #[test]
     fn a_line_of_several_counters_is_one_line() {
-        let plan = contracts::admission::AdmissionPlan::opening(Timestamp::from_millis(5), 60, 60);
-        let counter = |pk: &str, sk: &str| {
+        let plan = AdmissionPlan::opening(Timestamp::from_millis(5), 60, 60);
+        let planned = |version| {
             item(&[
-                ("pk", s(pk)),
-                ("sk", s(sk)),
-                ("issued", n(3)),
-                ("shards", n(2)),
+                ("pk", s("CONCERT#c#PLAN")),
+                ("sk", s("PLAN")),
                 ("plan", s(serde_json::to_string(&plan).unwrap())),
-                ("plan_version", n(1)),
-                ("opens_at", n(5)),
+                ("plan_version", n(version)),
             ])
         };
+        let counter = |pk: &str, sk: &str, stripe: i64| {
+            item(&[("pk", s(pk)), ("sk", s(sk)), ("issued", n(3)), ("turn", n(4)), ("stripe", n(stripe))])
+        };
+        let mut first = counter("CONCERT#c", "COUNTER#0", 1);
+        first
+            .extend([("shards", n(2)), ("after_position", n(3)), ("after_turn", n(4))].map(|(k, v)| (k.to_owned(), v)));
         let mut snapshot = Snapshot::default();
-        waiting_room_item(&counter("CONCERT#c", "COUNTER#0"), &mut snapshot).unwrap();
-        waiting_room_item(&counter("CONCERT#c#1", "COUNTER#1"), &mut snapshot).unwrap();
-        assert_eq!((snapshot.lines.len(), snapshot.lines.values().next().unwrap().shards.len()), (1, 2));
-        assert!(waiting_room_item(&counter("CONCERT#c", "COUNTER#1"), &mut snapshot).is_err());
-        let stale = with(counter("CONCERT#x", "COUNTER#0"), "plan_version", n(2));
-        assert!(waiting_room_item(&stale, &mut snapshot).is_err());
+        waiting_room_item(&planned(1), &mut snapshot).unwrap();
+        waiting_room_item(&first, &mut snapshot).unwrap();
+        for shard in 0..2 {
+            let (pk, sk) = (format!("CONCERT#c#1#{shard}"), format!("COUNTER#{shard}"));
+            waiting_room_item(&counter(&pk, &sk, 1), &mut snapshot).unwrap();
+        }
+        let line = snapshot.lines.values().next().unwrap();
+        assert_eq!((snapshot.lines.len(), line.counters.len(), line.plan.as_ref()), (1, 3, Some(&plan)));
+        assert_eq!((line.has_given_out(9), line.has_given_out(10), line.last_turn()), (true, false, 12));
+        assert!(waiting_room_item(&counter("CONCERT#c", "COUNTER#1", 1), &mut snapshot).is_err());
+        assert!(waiting_room_item(&planned(2), &mut Snapshot::default()).is_err());
+    }
+
+    #[test]
+    fn a_users_place_is_read_with_what_became_of_those_before() {
+        let row = item(&[
+            ("pk", s("USER#alice")),
+            ("sk", s("LINE#c")),
+            ("claim", s("k")),
+            ("claimed_at", n(5)),
+            ("given_up", n(2)),
+            ("lost", n(1)),
+        ]);
+        let mut snapshot = Snapshot::default();
+        waiting_room_item(&row, &mut snapshot).unwrap();
+        let places = &snapshot.lines.values().next().unwrap().places;
+        assert_eq!(places.values().next(), Some(&UserPlace { place: None, vacant: 3 }));
     }
 }

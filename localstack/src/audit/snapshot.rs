@@ -252,20 +252,67 @@ pub struct Receipt {
 /// A waiting room.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Line {
-    /// Its counters, by shard.
-    pub shards: BTreeMap<u32, Shard>,
-    /// Places that were spent, and by which payment.
-    pub used: BTreeSet<(u64, PaymentId)>,
+    pub plan: Option<AdmissionPlan>,
+    /// Which counters it has now.
+    pub stripe: Option<Stripe>,
+    /// The counters, by stripe and shard.
+    pub counters: BTreeMap<(u64, u32), Counter>,
+    /// The places, by user.
+    pub places: BTreeMap<UserId, UserPlace>,
+    /// Places that were spent, and on which payment; on none when they were given up.
+    pub used: BTreeSet<(u64, Option<PaymentId>)>,
+}
+
+/// The counters of a waiting room, after those that it had before.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Stripe {
+    pub number: u64,
+    /// How many counters.
+    pub shards: u32,
+    /// The last position of those before.
+    pub after_position: u64,
+    /// Their last turn.
+    pub after_turn: u64,
 }
 
 /// A counter of a waiting room.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Shard {
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Counter {
     /// How many places it gave out.
     pub issued: u64,
-    /// How many counters the line has.
-    pub shards: u32,
-    pub plan: AdmissionPlan,
+    /// How many turns it gave out or skipped.
+    pub turn: u64,
+}
+
+/// A user's place in a line.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct UserPlace {
+    /// Position and turn; none while a request is being given them, or once they were given up.
+    pub place: Option<(u64, u64)>,
+    /// How many places of the user are nobody's any more, at most: given up, or lost by requests that died.
+    pub vacant: u64,
+}
+
+impl Line {
+    /// Whether a position was given out.
+    pub fn has_given_out(&self, position: u64) -> bool {
+        let Some(stripe) = self.stripe else { return false };
+        let Some(behind) = position.checked_sub(stripe.after_position + 1) else { return position > 0 };
+        let shards = u64::from(stripe.shards.max(1));
+        let shard = u32::try_from(behind % shards).unwrap_or(u32::MAX);
+        self.counters.get(&(stripe.number, shard)).is_some_and(|counter| counter.issued > behind / shards)
+    }
+
+    /// The last turn that was given out.
+    pub fn last_turn(&self) -> u64 {
+        let Some(stripe) = self.stripe else { return 0 };
+        let of = |(shard, counter): (u32, &Counter)| match counter.turn {
+            0 => stripe.after_turn,
+            turn => stripe.after_turn + (turn - 1) * u64::from(stripe.shards.max(1)) + u64::from(shard) + 1,
+        };
+        let counters = self.counters.iter().filter(|((number, _), _)| *number == stripe.number);
+        counters.map(|((_, shard), counter)| of((*shard, counter))).max().unwrap_or(0)
+    }
 }
 
 /// A date's counts in the list of dates.

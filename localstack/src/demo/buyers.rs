@@ -13,6 +13,8 @@ use std::sync::Arc;
 use std::time::Duration;
 use tokio::time::{Instant, sleep};
 
+/// How long a buyer waits between two status checks at the most: the demo is an evening in two minutes.
+const LONGEST_POLL: Duration = Duration::from_secs(5);
 /// One in so many tries for seats does not wait for the decision.
 const IMPATIENCE: u32 = 5;
 /// How often a buyer tries for seats that another buyer gets.
@@ -360,7 +362,7 @@ impl Buyer {
                 self.log.told_of_pause = true;
                 sale.board.told_of_pause();
             }
-            sleep(Duration::from_millis(place.poll_after_ms)).await;
+            sleep(Duration::from_millis(place.poll_after_ms).min(LONGEST_POLL)).await;
             place = self.expect(sale.api.queue_status(&self.caller).await)?;
         }
     }

@@ -6,7 +6,9 @@ use crate::bench::Bench;
 use ::reservations::domain::{EndHold, MAX_PENDING, Reservation, SeatRequest, Status};
 use ::reservations::handlers::begin_payment;
 use ::reservations::handlers::release_reservation;
-use ::reservations::ports::{FindWaiting, KeepTerms, LoadSale, WriteEnd, WritePayment, WritePending, WriteRefund};
+use ::reservations::ports::{
+    EndVisit, FindWaiting, KeepTerms, LoadSale, WriteEnd, WritePayment, WritePending, WriteRefund,
+};
 use ::reservations::usecases::write_reservations::write_reservations;
 use contracts::Timestamp;
 use contracts::admission::AdmissionPlan;
@@ -351,5 +353,13 @@ controls! {
         };
         tokio::join!(releasing, beginning).0.unwrap();
         bench.status(&held).await == "paying"
+    }
+
+    a_visit_that_ended_later_is_not_ended_earlier: "reservations/end_visit"
+    guards "attribute_not_exists(visit_ends_at) OR visit_ends_at <= :at OR visit_ends_at > :now", |bench| {
+        let (alice, after) = (user("alice"), |seconds| NOW.plus_seconds(seconds));
+        bench.reservations.end_visit(&alice, &concert(), after(30), after(30)).await.unwrap();
+        bench.reservations.end_visit(&alice, &concert(), after(10), after(40)).await.unwrap();
+        bench.reserve(place("alice", 1, after(20)), &["A-1-1"], "r1", after(50)).await.is_ok()
     }
 }

@@ -5,7 +5,8 @@ use super::{
     reservation_of, seat_pk, seat_sk,
 };
 use crate::domain::{Booking, EndHold, Hold, Refusal, Reservation, Status, Visit, Visits};
-use crate::ports::{FindOverdue, HoldWritten, LoadSale, Origin, Sale, WriteEnd, WriteHold};
+use crate::ports::{EndVisit, FindOverdue, HoldWritten, LoadSale, Origin, Sale, WriteEnd, WriteHold};
+use aws_sdk_dynamodb::operation::update_item::UpdateItemError;
 use aws_sdk_dynamodb::types::builders::{DeleteBuilder, PutBuilder, UpdateBuilder};
 use aws_sdk_dynamodb::types::{KeysAndAttributes, Put};
 use contracts::events::{CancelReason, EventBody, FaultDetected};
@@ -306,6 +307,34 @@ impl WriteEnd for Reservations {
             }
         }
         Err(Fault::contended(DOING))
+    }
+}
+
+impl EndVisit for Reservations {
+    async fn end_visit(&self, user: &UserId, concert: &ConcertId, at: Timestamp, now: Timestamp) -> Result<(), Fault> {
+        let ended = self
+            .table
+            .client
+            .update_item()
+            .table_name(&self.table.name)
+            .key(PK, s(format!("USER#{user}")))
+            .key(SK, s(format!("CONCERT#{concert}")))
+            .update_expression("SET visit_ends_at = :at")
+            // A call that comes late leaves a visit that ended after it as it is.
+            .condition_expression("attribute_not_exists(visit_ends_at) OR visit_ends_at <= :at OR visit_ends_at > :now")
+            .expression_attribute_values(":at", kit::dynamo::at(at))
+            .expression_attribute_values(":now", kit::dynamo::at(now))
+            .send()
+            .await;
+        match ended {
+            Err(error)
+                if error.as_service_error().is_some_and(UpdateItemError::is_conditional_check_failed_exception) =>
+            {
+                Ok(())
+            }
+            Err(error) => Err(classify("ending a visit", error)),
+            Ok(_) => Ok(()),
+        }
     }
 }
 

@@ -1,53 +1,147 @@
-//! A user takes the next place in a concert's line.
+//! A user takes the next place in a concert's line, or finds the one they have.
 
-use crate::domain::{NotIssued, Place};
-use crate::ports::IssuePosition;
-use contracts::admission::QueueTokenClaims;
+use crate::domain::{Issued, NOTED_EVERY, Place, PlaceRow, Planned, Status};
+use crate::ports::{ClaimPlace, Claimed, IssuePlace, NoteTurn, Pause, ReadPlan, ReadUse};
+use contracts::admission::{AdmissionPlan, QueueTokenClaims};
 use contracts::{ConcertId, Timestamp, UserId};
 use kit::Fault;
 
-/// A request to join.
+/// How often a join looks whether another request of its user has been given the place.
+const TRIES: u32 = 12;
+
+/// The input.
 #[derive(Debug)]
 pub struct JoinQueue {
     pub user: UserId,
     pub concert: ConcertId,
+    /// Unique to the request.
+    pub claim: String,
     /// Whether joining is possible before the sale opens.
     pub before_open: bool,
-    /// When the request arrived.
+    /// When it was requested.
     pub now: Timestamp,
 }
 
-/// The place taken.
+/// The user's place.
 #[derive(Debug)]
 pub struct Joined {
     pub place: Place,
     /// The claims of its token.
     pub claims: QueueTokenClaims,
+    /// How many wait.
+    pub waiting: u64,
+    /// Whether it was given out by this request.
+    pub is_new: bool,
 }
 
-/// Why the user could not join.
+/// Why there is no place.
 #[derive(Debug)]
 pub enum JoinError {
-    /// This concert has no line.
+    /// There is no line for this concert.
     UnknownConcert,
-    /// The sale opens later, and joining before it opens is off.
+    /// The sale opens later, and joining before is off.
     SaleNotOpen {
         /// When it opens.
         opens_at: Timestamp,
     },
-    /// The system failed. A position may have been given out without an answer: a harmless gap.
+    /// The system failed. A place may have been given out that nobody has: at most one for each write that was lost.
     Fault(Fault),
 }
 
-/// Takes the next place. Joining again takes another, later one, which gives no advantage: see DECISIONS.md.
-pub async fn join_queue(line: &impl IssuePosition, ask: JoinQueue) -> Result<Joined, JoinError> {
-    let opened_by = (!ask.before_open).then_some(ask.now);
-    match line.issue(&ask.concert, opened_by).await.map_err(JoinError::Fault)? {
-        Ok(issued) => {
-            let place = Place::by_plan(&issued.plan, issued.position, ask.now, ask.now);
-            Ok(Joined { place, claims: place.claims(ask.user, ask.concert, ask.now) })
-        }
-        Err(NotIssued::UnknownConcert) => Err(JoinError::UnknownConcert),
-        Err(NotIssued::NotOpen { opens_at }) => Err(JoinError::SaleNotOpen { opens_at }),
+impl From<Fault> for JoinError {
+    fn from(fault: Fault) -> Self {
+        Self::Fault(fault)
     }
+}
+
+/// Gives the user a place: the one they have while it is worth something, or else the next one.
+///
+/// A place is claimed before it is given out and kept after it, so that requests of one user at the same time give out
+/// one, and a crash between two of these writes wastes one at most.
+pub async fn join_queue<L>(line: &L, ask: JoinQueue) -> Result<Joined, JoinError>
+where
+    L: ReadPlan + ReadUse + ClaimPlace + IssuePlace + NoteTurn + Pause,
+{
+    let (planned, mut found) = match line.knows(&ask.concert) {
+        // Once a second the plan is read again, beside the claim.
+        true => {
+            let (plan, found) = tokio::join!(plan_of(line, &ask), look(line, &ask));
+            (plan?, found?)
+        }
+        false => (plan_of(line, &ask).await?, look(line, &ask).await?),
+    };
+    let plan = &planned.plan;
+    for attempt in 1..=TRIES {
+        let row = match found {
+            Claimed::Mine => {
+                let lapsed = plan.lapsed_by(ask.now);
+                let issued = line.issue(&ask.concert, lapsed, ask.now).await?.ok_or(JoinError::UnknownConcert)?;
+                match line.keep_place(&ask.user, &ask.concert, &ask.claim, &issued).await? {
+                    Claimed::Mine => {
+                        if issued.position.is_multiple_of(NOTED_EVERY) {
+                            line.note_turn(&ask.concert, issued.turn).await;
+                        }
+                        return Ok(joined(&planned, issued, ask, true));
+                    }
+                    Claimed::Taken(row) => row,
+                }
+            }
+            Claimed::Taken(row) => row,
+        };
+        found = match row.place {
+            Some(place) if is_worth_something(line, plan, place, &ask).await? => {
+                return Ok(joined(&planned, place, ask, false));
+            }
+            Some(_) => claim(line, &ask, Some(&row)).await?,
+            None if row.is_free(ask.now) => claim(line, &ask, Some(&row)).await?,
+            None => {
+                line.pause(attempt).await;
+                match line.find_place(&ask.user, &ask.concert).await? {
+                    Some(row) => Claimed::Taken(row),
+                    None => claim(line, &ask, None).await?,
+                }
+            }
+        };
+    }
+    Err(Fault::contended("joining a line").into())
+}
+
+async fn plan_of(line: &impl ReadPlan, ask: &JoinQueue) -> Result<Planned, JoinError> {
+    let planned = line.plan(&ask.concert, None, ask.now).await?.ok_or(JoinError::UnknownConcert)?;
+    let opens_at = planned.plan.opens_at;
+    if ask.before_open || opens_at <= ask.now { Ok(planned) } else { Err(JoinError::SaleNotOpen { opens_at }) }
+}
+
+/// Claims the place of a user who has none, as far as this process knows. One who joined before is looked up: asking
+/// again costs a read and no write.
+async fn look(line: &impl ClaimPlace, ask: &JoinQueue) -> Result<Claimed, Fault> {
+    if line.has_joined(&ask.user, &ask.concert)
+        && let Some(row) = line.find_place(&ask.user, &ask.concert).await?
+    {
+        return Ok(Claimed::Taken(row));
+    }
+    claim(line, ask, None).await
+}
+
+async fn claim(line: &impl ClaimPlace, ask: &JoinQueue, over: Option<&PlaceRow>) -> Result<Claimed, Fault> {
+    line.claim_place(&ask.user, &ask.concert, over, &ask.claim, ask.now).await
+}
+
+async fn is_worth_something(
+    line: &impl ReadUse,
+    plan: &AdmissionPlan,
+    place: Issued,
+    ask: &JoinQueue,
+) -> Result<bool, Fault> {
+    match Place::by_plan(plan, &place, ask.now).status {
+        Status::Waiting => Ok(true),
+        Status::Active => line.is_used(&ask.concert, place.position, ask.now).await.map(|used| !used),
+        Status::Expired | Status::Used => Ok(false),
+    }
+}
+
+fn joined(planned: &Planned, issued: Issued, ask: JoinQueue, is_new: bool) -> Joined {
+    let place = Place::by_plan(&planned.plan, &issued, ask.now);
+    let waiting = planned.waiting(issued.turn, ask.now);
+    Joined { place, claims: place.claims(&issued, ask.user, ask.concert, ask.now), waiting, is_new }
 }

@@ -1,43 +1,42 @@
 //! An operator changes the admission plan of a concert.
 
-use crate::ports::{ApplyPlan, Changed, ReadLine, ReplacePlan};
+use crate::domain::{self, NotChanged};
+use crate::ports::{ApplyPlan, Changed, Count, ReadPlanNow, ReplacePlan};
 use contracts::admission::{AdmissionPlan, PlanChange};
 use contracts::{ConcertId, Timestamp};
 use kit::Fault;
 
-/// How many tries require that no user joined during the change.
-const EXACT_TRIES: u32 = 5;
-/// How many tries there are in all.
+/// How often it is tried when other operators change the plan at the same time.
 const TRIES: u32 = 10;
-/// How many joins per shard the later tries tolerate during the change: what a shard can give out in a second.
-const ALLOWANCE: u64 = 1_000;
 
-/// A request to change the plan.
+/// The input.
 #[derive(Debug)]
 pub struct SetAdmission {
     pub concert: ConcertId,
     pub change: PlanChange,
-    /// When the request arrived.
-    pub now: Timestamp,
     pub correlation_id: String,
+    /// The operator.
+    pub actor: String,
 }
 
-/// The plan in force after the change.
+/// The plan in force after it.
 #[derive(Debug)]
 pub struct Admission {
     pub plan: AdmissionPlan,
-    /// How many positions have been admitted so far.
+    /// How many places are admitted by now.
     pub admitted: u64,
-    /// The highest position given out.
+    /// How many places have been given out.
     pub issued: u64,
 }
 
-/// Why the change failed.
+/// Why the plan is not changed.
 #[derive(Debug)]
 pub enum SetAdmissionError {
-    /// This concert has no line.
+    /// There is no line for this concert.
     UnknownConcert,
-    /// The system failed. The plan may have changed without being enforced yet; its event, or a retry of the request,
+    /// There were too many changes whose places are still inside.
+    TooManyChanges,
+    /// The system failed. The plan may have changed without being enforced yet; its event, or repeating the request,
     /// fixes that.
     Fault(Fault),
 }
@@ -48,27 +47,52 @@ impl From<Fault> for SetAdmissionError {
     }
 }
 
-/// Changes the plan for all users not admitted yet, and returns once reservations enforces it. Idempotent: a plan in
-/// force already is only sent to reservations again.
-pub async fn set_admission(
-    line: &(impl ReadLine + ReplacePlan),
+/// When a change takes effect.
+#[derive(Debug)]
+pub struct Clock<C> {
+    /// The time now; asked anew for every try.
+    pub now: C,
+    /// How much later, so that every process knows of it by then, in milliseconds.
+    pub lead_millis: i64,
+}
+
+/// Changes the plan for all places not admitted by the time it takes effect. Returns once reservations has it. It is
+/// idempotent: if the requested values are in force already, it only makes sure that they are enforced.
+pub async fn set_admission<C: Fn() -> Timestamp>(
+    line: &(impl ReadPlanNow + Count + ReplacePlan),
     reservations: &impl ApplyPlan,
     ask: SetAdmission,
+    clock: &Clock<C>,
 ) -> Result<Admission, SetAdmissionError> {
-    let change = Changed { correlation_id: &ask.correlation_id, now: ask.now };
-    for tried in 0..TRIES {
-        // A user who joins between the read and the write may be answered `active`, and must stay so. The first tries
-        // require that no user joined; under continuous joins, the later ones count a second's worth as issued.
-        let allowance = if tried < EXACT_TRIES { 0 } else { ALLOWANCE };
-        let read = line.line(&ask.concert).await?.ok_or(SetAdmissionError::UnknownConcert)?;
-        let plan = match read.changed(allowance, ask.now, ask.change) {
-            None => read.plan.clone(),
-            Some(plan) if line.replace_plan(&ask.concert, &read, allowance, &plan, &change).await? => plan,
-            Some(_) => continue,
+    // How many stand in line only decides whether the next one enters at once. Counters that cannot be read must not
+    // keep a pause from being set.
+    let counted = line.count(&ask.concert).await.unwrap_or_else(|fault| {
+        tracing::warn!(error = fault.chain(), "a plan is changed without knowing how many wait");
+        None
+    });
+    for _ in 0..TRIES {
+        let read = line.plan_now(&ask.concert).await?.ok_or(SetAdmissionError::UnknownConcert)?;
+        let now = (clock.now)();
+        // No user must be told one thing by a process that knows of the change and another by one that does not. Where
+        // nobody has joined, there is nobody to be told.
+        let nobody = counted.is_some_and(|counted| counted.issued == 0);
+        let lead = if nobody { 0 } else { clock.lead_millis };
+        let at = now.plus_millis(lead);
+        let plan = match domain::changed(&read, counted, at, ask.change) {
+            Err(NotChanged::InForce) => read,
+            Err(NotChanged::TooMany) => return Err(SetAdmissionError::TooManyChanges),
+            Ok(plan) => {
+                let change = Changed { correlation_id: &ask.correlation_id, actor: &ask.actor, now };
+                if !line.replace_plan(&ask.concert, read.version, &plan, &change).await? {
+                    continue;
+                }
+                plan
+            }
         };
         reservations.apply(&ask.concert, &plan).await?;
-        let issued = read.highest_position(0);
-        return Ok(Admission { admitted: plan.admitted_by(ask.now).min(issued), issued, plan });
+        let counted = counted.unwrap_or_default();
+        let admitted = counted.issued.saturating_sub(counted.turn.saturating_sub(plan.admitted_by(at)));
+        return Ok(Admission { admitted, issued: counted.issued, plan });
     }
     Err(Fault::contended("changing an admission plan").into())
 }

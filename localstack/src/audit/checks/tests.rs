@@ -1,9 +1,11 @@
 //! Each invariant is broken by hand, in every way the audit looks for, and has to be found: an audit without findings
 //! is worth as much as the proof that it would find them.
 
-use super::super::snapshot::{DateRow, Entitlement, Entry, Line, OutboxRow, Receipt, SectionMap, Shard};
+use super::super::snapshot::{
+    Counter, DateRow, Entitlement, Entry, Line, OutboxRow, Receipt, SectionMap, Stripe, UserPlace,
+};
 use super::*;
-use contracts::admission::PlanChange;
+use contracts::admission::{AdmissionPlan, PlanChange};
 use contracts::saga::{PaymentSaga, TokenExpiry};
 use contracts::steps::OpenSchedule;
 use contracts::{ConcertId, SectionName, Won};
@@ -110,7 +112,11 @@ fn sane() -> Snapshot {
     snapshot.dates.insert(date(), terms);
     snapshot.enforced_plans.insert(concert(), 1);
     let mut line = Line::default();
-    line.shards.insert(0, Shard { issued: 10, shards: 1, plan });
+    line.plan = Some(plan);
+    line.stripe = Some(Stripe { number: 0, shards: 1, after_position: 0, after_turn: 0 });
+    line.counters.insert((0, 0), Counter { issued: 10, turn: 10 });
+    let place = |buyer: &Buyer| UserPlace { place: Some((buyer.position, buyer.position)), vacant: 0 };
+    line.places = BUYERS.iter().map(|buyer| (user(buyer.name), place(buyer))).collect();
     snapshot.lines.insert(concert(), line);
     for buyer in &BUYERS {
         add(&mut snapshot, buyer);
@@ -277,7 +283,7 @@ fn add_payment(
         PaymentStatus::Completed | PaymentStatus::Refunding | PaymentStatus::Refunded => {
             happened(snapshot, format!("p-{name}.payment.completed"));
             let line = snapshot.lines.get_mut(&concert()).unwrap();
-            line.used.insert((buyer.position, pay(name)));
+            line.used.insert((buyer.position, Some(pay(name))));
             if payment == PaymentStatus::Refunded {
                 happened(snapshot, format!("p-{name}.payment.refunded"));
                 ledger.push((format!("return.p-{name}"), price));
@@ -444,7 +450,7 @@ fn i2_a_sale_without_exactly_one_debit_of_its_price_is_found() {
 fn a_sale_between_confirmation_and_record_is_no_finding_until_it_takes_too_long() {
     let mut snapshot = sane();
     snapshot.outbox.remove("p-alice.payment.completed");
-    line(&mut snapshot).used.remove(&(1, pay("alice")));
+    line(&mut snapshot).used.remove(&(1, Some(pay("alice"))));
     let pending = payment(&mut snapshot, "alice");
     pending.status = PaymentStatus::Pending;
     pending.in_recovery_index = true;
@@ -515,7 +521,9 @@ fn i2_a_refund_that_gave_back_half_is_found() {
         let kept = Seat { reservation: res("grace"), user: user("grace"), ..taken(snapshot, "A-1-1").clone() };
         snapshot.seats.insert(seat("A-2-4"), kept);
     });
-    breaks(Invariant::I7, "is refunded, but its place 7 is not used", |w| line(w).used.remove(&(7, pay("grace"))));
+    breaks(Invariant::I7, "is refunded, but its place 7 is not used", |w| {
+        line(w).used.remove(&(7, Some(pay("grace"))))
+    });
 }
 
 /// A refund whose seats are free and whose points are back, and whose record does not show it yet.
@@ -653,7 +661,7 @@ fn i5_what_a_failed_payment_leaves_behind_is_found() {
         reservation(snapshot, "frank").payment = Some(pay("frank"));
     });
     breaks(Invariant::I5, "still has seat A-2-2", |snapshot| taken(snapshot, "A-2-2").payment = Some(pay("frank")));
-    breaks(Invariant::I5, "place 4 is used by it", |snapshot| line(snapshot).used.insert((4, pay("dave"))));
+    breaks(Invariant::I5, "place 4 is used by it", |snapshot| line(snapshot).used.insert((4, Some(pay("dave")))));
 }
 
 #[test]
@@ -714,18 +722,19 @@ fn i7_a_place_that_two_have_or_no_counter_gave_out_is_found() {
     breaks(Invariant::I7, "place 0 of c was never given out", |snapshot| {
         reservation(snapshot, "bob").queue_position = 0;
     });
-    breaks(Invariant::I7, "has counters [0] of {2}", |snapshot| line(snapshot).shards.get_mut(&0).unwrap().shards = 2);
+    breaks(Invariant::I7, "has counters [(0, 0)] of", |snapshot| line(snapshot).stripe.as_mut().unwrap().shards = 2);
 }
 
 #[test]
 fn places_of_several_counters_are_told_apart() {
     let mut snapshot = sane();
-    let first = line(&mut snapshot).shards[&0].clone();
-    // Places 1, 3, 5, 7, 9 and 2, 4, 6, 8, 10.
-    let shards = (0..2).map(|shard| (shard, Shard { issued: 5, shards: 2, ..first.clone() }));
-    line(&mut snapshot).shards = shards.collect();
+    // Places 1 to 4 of the first counter; then 5, 7, 9 and 6, 8, 10.
+    let line = line(&mut snapshot);
+    line.stripe = Some(Stripe { number: 1, shards: 2, after_position: 4, after_turn: 4 });
+    line.counters.insert((0, 0), Counter { issued: 4, turn: 4 });
+    line.counters.extend((0..2).map(|shard| ((1, shard), Counter { issued: 3, turn: 3 })));
     assert_eq!(check(&snapshot, &Tolerances::default()), []);
-    line(&mut snapshot).shards.get_mut(&1).unwrap().issued = 4;
+    self::line(&mut snapshot).counters.get_mut(&(1, 1)).unwrap().issued = 2;
     let findings = check(&snapshot, &Tolerances::default());
     assert_eq!(findings.len(), 1);
     assert!(findings[0].what.contains("place 10 of c was never given out"), "{findings:?}");
@@ -737,9 +746,8 @@ fn i7_a_place_used_before_its_turn_is_found() {
         reservation(snapshot, "bob").created_at = OPENS.plus_millis(9);
     });
     breaks(Invariant::I7, "whose turn has not come", |snapshot| {
-        let shard = line(snapshot).shards.get_mut(&0).unwrap();
-        let pause = PlanChange { opens_at: OPENS, rate_per_minute: 0, active_seconds: 600 };
-        shard.plan = shard.plan.changed(1, OPENS, pause);
+        let plan = line(snapshot).plan.as_mut().unwrap();
+        plan.segments[0].rate_per_minute = 0;
     });
 }
 
@@ -747,10 +755,10 @@ fn i7_a_place_used_before_its_turn_is_found() {
 fn a_change_of_the_plan_after_a_reservation_is_no_finding_about_it() {
     let mut snapshot = sane();
     snapshot.reservations.remove(&res("ivan"));
-    let shard = line(&mut snapshot).shards.get_mut(&0).unwrap();
+    let plan = line(&mut snapshot).plan.as_mut().unwrap();
     let pause = PlanChange { opens_at: OPENS, rate_per_minute: 0, active_seconds: 600 };
     // Made at 500 s, in a position that was admitted by then; paused at 499 s.
-    shard.plan = shard.plan.changed(1, OPENS.plus_seconds(499), pause);
+    *plan = plan.changed(false, OPENS.plus_seconds(499), pause).unwrap();
     snapshot.enforced_plans.insert(concert(), 2);
     assert_eq!(check(&snapshot, &Tolerances::default()), []);
 }
@@ -764,7 +772,7 @@ fn i7_a_place_that_was_not_spent_or_spent_and_used_again_is_found() {
     breaks(Invariant::I7, "spent at", |snapshot| {
         snapshot.entitlements.get_mut(&(user("bob"), concert())).unwrap().spent.insert(2, OPENS);
     });
-    breaks(Invariant::I7, "which does not exist", |snapshot| line(snapshot).used.insert((3, pay("nobody"))));
+    breaks(Invariant::I7, "which does not exist", |snapshot| line(snapshot).used.insert((3, Some(pay("nobody")))));
 }
 
 #[test]
@@ -845,4 +853,37 @@ fn i9_a_map_or_count_that_drifted_is_found() {
         let stray = snapshot.maps[&section()].clone();
         snapshot.maps.insert((date(), SectionName::parse("Z").unwrap()), stray);
     });
+}
+
+#[test]
+fn i16_a_turn_that_two_have_or_that_is_nobodys_is_found() {
+    let place = |position| UserPlace { place: Some((position, position)), vacant: 0 };
+    let crowd = |snapshot: &mut Snapshot| {
+        let line = line(snapshot);
+        line.plan.as_mut().unwrap().segments[0].rate_per_minute = 0;
+        line.places = (1..=10).map(|position| (user(&format!("u{position}")), place(position))).collect();
+    };
+    let i16 = |change: &dyn Fn(&mut Line)| {
+        let mut snapshot = sane();
+        snapshot.reservations.clear();
+        crowd(&mut snapshot);
+        change(line(&mut snapshot));
+        let findings = check(&snapshot, &Tolerances::default());
+        findings
+            .into_iter()
+            .filter(|found| found.invariant == Invariant::I16)
+            .map(|found| found.what)
+            .collect::<Vec<_>>()
+    };
+    assert_eq!(i16(&|_| {}), Vec::<String>::new());
+    let twice = i16(&|line| line.places.get_mut(&user("u2")).unwrap().place = Some((2, 1)));
+    assert!(twice[0].contains("turn 1 of c is that of"), "{twice:?}");
+    let gone = i16(&|line| drop(line.places.remove(&user("u2"))));
+    assert_eq!(gone, ["1 of 10 turns to come in c are nobody's, 0 places were given up or lost"]);
+    assert_eq!(i16(&|line| line.places.get_mut(&user("u2")).unwrap().place = None), Vec::<String>::new());
+    let rejoined = i16(&|line| {
+        line.counters.insert((0, 0), Counter { issued: 11, turn: 11 });
+        line.places.insert(user("u2"), UserPlace { place: Some((11, 11)), vacant: 1 });
+    });
+    assert_eq!(rejoined, Vec::<String>::new());
 }

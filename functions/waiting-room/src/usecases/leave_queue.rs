@@ -1,0 +1,49 @@
+//! A user gives up the place they have in a concert's line.
+
+use crate::domain::{MAX_GIVEN_UP, Place, Status};
+use crate::ports::{ClaimPlace, EndVisit, GiveUpPlace, ReadPlan};
+use contracts::{ConcertId, Timestamp, UserId};
+use kit::Fault;
+
+/// Why the place is not given up.
+#[derive(Debug)]
+pub enum LeaveError {
+    /// There is no line for this concert.
+    UnknownConcert,
+    /// The user gave up [`MAX_GIVEN_UP`] waiting places before. The turn of each stays empty, which costs those behind it
+    /// time.
+    TooMany,
+    /// The system failed. Repeating the request completes it.
+    Fault(Fault),
+}
+
+impl From<Fault> for LeaveError {
+    fn from(fault: Fault) -> Self {
+        Self::Fault(fault)
+    }
+}
+
+/// Gives the place up: reservations no longer accepts its token, its status is `used`, and the next join takes another.
+/// No place, or one whose time is over, is success.
+pub async fn leave_queue(
+    line: &(impl ReadPlan + ClaimPlace + GiveUpPlace),
+    reservations: &impl EndVisit,
+    user: &UserId,
+    concert: &ConcertId,
+    now: Timestamp,
+) -> Result<(), LeaveError> {
+    let planned = line.plan(concert, None, now).await?.ok_or(LeaveError::UnknownConcert)?;
+    let Some(row) = line.find_place(user, concert).await? else { return Ok(()) };
+    let Some(place) = row.place else { return Ok(()) };
+    let status = Place::by_plan(&planned.plan, &place, now).status;
+    match status {
+        Status::Expired | Status::Used => return Ok(()),
+        Status::Waiting if row.given_up >= MAX_GIVEN_UP => return Err(LeaveError::TooMany),
+        Status::Waiting | Status::Active => {}
+    }
+    // The row comes last: as long as it has the place, a repetition does all of this again.
+    reservations.end_visit(user, concert, now).await?;
+    line.give_up(concert, place.position).await?;
+    line.leave_place(user, concert, &row, status == Status::Waiting).await?;
+    Ok(())
+}

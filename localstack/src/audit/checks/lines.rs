@@ -1,0 +1,105 @@
+//! Waiting rooms: whose places are, when their turns come, and that none is nobody's.
+
+use super::{Audit, CLOCKS_APART_MILLIS, Invariant};
+use crate::audit::snapshot::Line;
+use contracts::admission::AdmissionPlan;
+use contracts::{ConcertId, Timestamp, UserId};
+use std::collections::{BTreeMap, BTreeSet};
+
+impl Audit<'_> {
+    /// I7, I16: the lines.
+    pub(super) fn lines(&mut self) {
+        let mut holders: BTreeMap<_, BTreeSet<&UserId>> = BTreeMap::new();
+        for reservation in self.snapshot.reservations.values() {
+            let place = (&reservation.concert, reservation.queue_position);
+            holders.entry(place).or_default().insert(&reservation.user);
+        }
+        for (concert, line) in &self.snapshot.lines {
+            for (user, found) in &line.places {
+                if let Some((position, _)) = found.place {
+                    holders.entry((concert, position)).or_default().insert(user);
+                }
+            }
+        }
+        for ((concert, position), users) in holders {
+            if users.len() > 1 {
+                self.found(Invariant::I7, format!("place {position} of {concert} was used by {users:?}"));
+            }
+            let Some(line) = self.snapshot.lines.get(concert) else { continue };
+            if !line.has_given_out(position) {
+                let counters = format!("{:?} of {:?}", line.counters, line.stripe);
+                self.found(Invariant::I7, format!("place {position} of {concert} was never given out: {counters}"));
+            }
+        }
+        for (concert, line) in &self.snapshot.lines {
+            self.line(concert, line);
+            self.turns(concert, line);
+        }
+    }
+
+    fn line(&mut self, concert: &ConcertId, line: &Line) {
+        let complete = line
+            .stripe
+            .is_some_and(|stripe| (0..stripe.shards).all(|shard| line.counters.contains_key(&(stripe.number, shard))));
+        if !complete {
+            let there: Vec<_> = line.counters.keys().collect();
+            self.found(Invariant::I7, format!("{concert} has counters {there:?} of {:?}", line.stripe));
+        }
+        let plan = line.plan.as_ref().map(|plan| plan.version);
+        let enforced = self.snapshot.enforced_plans.get(concert).copied();
+        if plan.is_none() || plan != enforced {
+            let both = format!("plan {plan:?}, reservations enforces {enforced:?}");
+            self.found(Invariant::I7, format!("the waiting room of {concert} has {both}"));
+        }
+        for (position, payment) in &line.used {
+            if let Some(payment) = payment
+                && !self.snapshot.payments.contains_key(payment)
+            {
+                let by = format!("{payment}, which does not exist");
+                self.found(Invariant::I7, format!("place {position} of {concert} was used by {by}"));
+            }
+        }
+    }
+
+    /// Turns that are nobody's cost those behind them time. There are as many as places were given up or lost by requests
+    /// that died, and, where a line has several counters, as far as those are apart.
+    fn turns(&mut self, concert: &ConcertId, line: &Line) {
+        let Some(plan) = &line.plan else { return };
+        let admitted = plan.admitted_by(self.snapshot.now);
+        let mut turns: BTreeMap<u64, Vec<&UserId>> = BTreeMap::new();
+        for (user, found) in &line.places {
+            if let Some((_, turn)) = found.place.filter(|(_, turn)| *turn > admitted) {
+                turns.entry(turn).or_default().push(user);
+            }
+        }
+        for (turn, users) in turns.iter().filter(|(_, users)| users.len() > 1) {
+            self.found(Invariant::I16, format!("turn {turn} of {concert} is that of {users:?}"));
+        }
+        let to_come = line.last_turn().saturating_sub(admitted);
+        let vacant: u64 = line.places.values().map(|found| found.vacant + u64::from(found.place.is_none())).sum();
+        let shards = line.stripe.map_or(1, |stripe| u64::from(stripe.shards));
+        let apart = if shards > 1 { shards * shards } else { 0 };
+        let held: usize = turns.values().map(Vec::len).sum();
+        let nobodys = to_come.saturating_sub(held as u64);
+        if nobodys > vacant + apart {
+            let of = format!("{nobodys} of {to_come} turns to come in {concert} are nobody's");
+            self.found(Invariant::I16, format!("{of}, {vacant} places were given up or lost"));
+        }
+    }
+}
+
+/// Why a reservation made at `made` at a turn came before it, if it did.
+///
+/// A change of the plan never takes an admission back, so the plan in force answers for all times since the segment of
+/// the turn. Before that, another plan may have been in force (or in flight to reservations), which is not recorded.
+pub(super) fn out_of_turn(plan: &AdmissionPlan, turn: u64, made: Timestamp) -> Option<String> {
+    let segment = plan.segments.iter().rev().find(|segment| segment.from_position <= turn)?;
+    if plan.version > 1 && made < segment.from_time.plus_millis(CLOCKS_APART_MILLIS) {
+        return None;
+    }
+    match plan.enters_at(turn) {
+        Some(entry) if entry <= made => None,
+        Some(entry) => Some(format!("whose turn came at {entry}")),
+        None => Some("whose turn has not come".to_owned()),
+    }
+}
