@@ -1,4 +1,4 @@
-//! Contexts meet only through events, saga steps and HTTP, and their inner rooms know nothing of infrastructure.
+//! Contexts meet only through events, saga steps and HTTP, and their inner modules know nothing of infrastructure.
 
 use crate::code::Source;
 use crate::none;
@@ -7,7 +7,7 @@ use std::collections::BTreeSet;
 use std::path::PathBuf;
 
 /// The files every context has.
-const ROOMS: [&str; 9] = [
+const FILES: [&str; 9] = [
     "Cargo.toml",
     "README.md",
     "src/domain.rs",
@@ -20,9 +20,9 @@ const ROOMS: [&str; 9] = [
 ];
 /// Files a context has only where it needs them: its clients of other contexts, queues and providers; what it logs for
 /// others.
-const ANNEXES: [&str; 2] = ["src/clients.rs", "src/activity.rs"];
+const OPTIONAL_FILES: [&str; 2] = ["src/clients.rs", "src/activity.rs"];
 /// Rooms that are split by aggregate, or by what they talk to, once they get large.
-const CUT: [&str; 4] = ["domain", "ports", "dynamo", "clients"];
+const FOLDERS: [&str; 4] = ["domain", "ports", "dynamo", "clients"];
 
 #[test]
 fn a_context_depends_on_contracts_and_kit_and_never_on_another_context() {
@@ -123,7 +123,7 @@ fn no_publisher_knows_its_consumers() {
 #[test]
 fn domain_ports_and_use_cases_know_neither_aws_nor_environment_nor_clock_nor_messages() {
     let mut looked_at = 0;
-    let violations = inner_rooms().into_iter().flat_map(|path| {
+    let violations = inner_modules().into_iter().flat_map(|path| {
         looked_at += 1;
         outside_names(&Source::read(&path))
     });
@@ -133,7 +133,7 @@ fn domain_ports_and_use_cases_know_neither_aws_nor_environment_nor_clock_nor_mes
 }
 
 #[test]
-fn the_outside_is_found_in_an_inner_room_however_it_is_named() {
+fn the_outside_is_found_in_an_inner_module_however_it_is_named() {
     for broken in [
         "use aws_sdk_dynamodb::Client;",
         "fn f(event: lambda_runtime::LambdaEvent<()>) {}",
@@ -154,18 +154,18 @@ fn the_outside_is_found_in_an_inner_room_however_it_is_named() {
     assert_eq!(outside_names(&Source::parse("x.rs", fine)), Vec::<String>::new());
 }
 
-fn inner_rooms() -> Vec<PathBuf> {
-    contexts().iter().flat_map(|context| inner_rooms_of(context)).collect()
+fn inner_modules() -> Vec<PathBuf> {
+    contexts().iter().flat_map(|context| inner_modules_of(context)).collect()
 }
 
-fn inner_rooms_of(context: &str) -> Vec<PathBuf> {
+fn inner_modules_of(context: &str) -> Vec<PathBuf> {
     let src = crate_dir(context).join("src");
-    let mut rooms = rust_files(&src.join("usecases"));
-    for room in ["domain", "ports"] {
-        rooms.push(src.join(format!("{room}.rs")));
-        rooms.extend(Some(src.join(room)).filter(|dir| dir.is_dir()).iter().flat_map(|dir| rust_files(dir)));
+    let mut paths = rust_files(&src.join("usecases"));
+    for file in ["domain", "ports"] {
+        paths.push(src.join(format!("{file}.rs")));
+        paths.extend(Some(src.join(file)).filter(|dir| dir.is_dir()).iter().flat_map(|dir| rust_files(dir)));
     }
-    rooms
+    paths
 }
 
 /// The environment, the clock, and calls that are not unpacked yet: messages, steps and requests.
@@ -182,18 +182,19 @@ fn outside_names(source: &Source) -> Vec<String> {
 }
 
 #[test]
-fn every_context_has_the_same_rooms() {
+fn every_context_has_the_same_files() {
     let mut violations = Vec::new();
     for context in contexts() {
         let dir = crate_dir(&context);
-        let missing = ROOMS.iter().filter(|room| !dir.join(room).is_file());
-        violations.extend(missing.map(|room| format!("{context} has no {room}")));
+        let missing = FILES.iter().filter(|file| !dir.join(file).is_file());
+        violations.extend(missing.map(|file| format!("{context} has no {file}")));
         for path in rust_files(&dir) {
-            let room = path.strip_prefix(&dir).unwrap().display().to_string();
-            let cut = CUT.iter().any(|of| room.starts_with(&format!("src/{of}/")));
-            let known = cut || ROOMS.contains(&room.as_str()) || ANNEXES.contains(&room.as_str());
-            if !known && !room.starts_with("src/usecases/") {
-                violations.push(format!("{} is a room no other context has; {ANNEXES:?} are there", shown(&path)));
+            let file = path.strip_prefix(&dir).unwrap().display().to_string();
+            let cut = FOLDERS.iter().any(|of| file.starts_with(&format!("src/{of}/")));
+            let known = cut || FILES.contains(&file.as_str()) || OPTIONAL_FILES.contains(&file.as_str());
+            if !known && !file.starts_with("src/usecases/") {
+                violations
+                    .push(format!("{} is a file no other context has; {OPTIONAL_FILES:?} are there", shown(&path)));
             }
         }
     }
@@ -205,7 +206,7 @@ fn what_comes_in_knows_nothing_of_what_goes_out() {
     let mut violations = Vec::new();
     for context in contexts() {
         let handlers = crate_dir(&context).join("src/handlers.rs");
-        for path in inner_rooms_of(&context).into_iter().chain([handlers]) {
+        for path in inner_modules_of(&context).into_iter().chain([handlers]) {
             violations.extend(outbound_names(&Source::read(&path)));
         }
     }
@@ -218,7 +219,7 @@ fn what_comes_in_knows_nothing_of_what_goes_out() {
 }
 
 fn outbound_names(source: &Source) -> Vec<String> {
-    let outbound = |path: &String| ["crate::dynamo", "crate::clients"].iter().any(|room| path.starts_with(room));
+    let outbound = |path: &String| ["crate::dynamo", "crate::clients"].iter().any(|file| path.starts_with(file));
     let found = source.production().paths().into_iter().filter(outbound);
     found.map(|path| format!("{} names {path}", source.path)).collect()
 }

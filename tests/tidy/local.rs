@@ -1,4 +1,4 @@
-//! The rooms of the local cloud: each imports only those below it.
+//! The modules of the local cloud: each imports only those below it.
 
 use crate::code::Source;
 use crate::none;
@@ -6,11 +6,11 @@ use crate::workspace::{root, rust_files};
 use std::path::Path;
 
 /// From the ground up. `lib.rs` is above all of them, and `main.rs` starts the last.
-const ROOMS: [&str; 12] =
+const MODULES: [&str; 12] =
     ["error", "files", "console", "http", "tokens", "engine", "sink", "driver", "tools", "audit", "demo", "cli"];
 
 #[test]
-fn no_room_of_the_local_cloud_imports_one_above_it() {
+fn no_module_of_the_local_cloud_imports_one_above_it() {
     let src = root().join("localstack/src");
     let sources: Vec<Source> = rust_files(&src).iter().map(|path| Source::read(path)).collect();
     none(sources.iter().flat_map(upward).collect());
@@ -33,12 +33,13 @@ fn upward(source: &Source) -> Vec<String> {
     if ["lib", "main"].contains(&name) {
         return Vec::new();
     }
-    let Some(floor) = ROOMS.iter().position(|room| *room == name) else {
-        return vec![format!("{} is in no room", source.path)];
+    let Some(floor) = MODULES.iter().position(|name_of| *name_of == name) else {
+        return vec![format!("{} is in no module of the order", source.path)];
     };
     let above = |path: &String| {
         let named = path.strip_prefix("crate::")?.split("::").next()?;
-        (ROOMS.iter().position(|room| *room == named)? > floor).then(|| format!("{} imports {path}", source.path))
+        (MODULES.iter().position(|name_of| *name_of == named)? > floor)
+            .then(|| format!("{} imports {path}", source.path))
     };
     source.production().paths().iter().filter_map(above).collect()
 }
