@@ -28,10 +28,19 @@ fn an_operator_changes_an_item_and_its_stock_and_takes_it_off_the_shop() {
         let changed =
             operator.put(&format!("/admin/items/{id}"), &json!({"name": "Signed poster", "price": 2_000})).await;
         assert_eq!(changed.status, 200, "{}", changed.text());
-        let stocked = operator.put(&format!("/admin/items/{id}/stock"), &json!({"stock": 7})).await;
-        assert_eq!(stocked.status, 200, "{}", stocked.text());
+        let path = format!("/admin/items/{id}/stock");
+        let receive = async |units: i64, key: &str| {
+            operator.send("POST", &path, &[("idempotency-key", key)], Some(&json!({"received": units}))).await
+        };
+        for _ in 0..2 {
+            let received = receive(2, "delivery").await;
+            assert_eq!((received.status.as_u16(), received.json()["received"].as_i64()), (201, Some(2)));
+        }
+        let other = receive(3, "delivery").await;
+        assert_eq!((other.status.as_u16(), code(&other).as_str()), (422, "idempotency_key_reused"));
+        let too_many = receive(-8, "loss").await;
+        assert_eq!((too_many.status.as_u16(), code(&too_many).as_str()), (409, "stock_too_low"));
         let expected = json!({"item_id": id, "name": "Signed poster", "price": 2_000, "stock": 7});
-        assert_eq!(stocked.json(), expected);
         assert_eq!(cloud.nobody().get(&format!("/items/{id}")).await.json(), expected);
         for _ in 0..2 {
             let withdrawn = operator.delete(&format!("/admin/items/{id}")).await;
@@ -67,7 +76,7 @@ fn only_operators_touch_items_and_only_sane_ones_are_taken() {
         let item = json!({"name": "Poster", "price": 1});
         assert_eq!(fan.post("/admin/items", &item).await.status, 403);
         assert_eq!(cloud.nobody().post("/admin/items", &item).await.status, 401);
-        assert_eq!(fan.put(&format!("/admin/items/{id}/stock"), &json!({"stock": 1})).await.status, 403);
+        assert_eq!(fan.post(&format!("/admin/items/{id}/stock"), &json!({"received": 1})).await.status, 403);
         assert_eq!(fan.put(&format!("/admin/items/{id}"), &item).await.status, 403);
         assert_eq!(fan.delete(&format!("/admin/items/{id}")).await.status, 403);
         for bad in [
@@ -83,15 +92,18 @@ fn only_operators_touch_items_and_only_sane_ones_are_taken() {
             let answer = operator.post("/admin/items", &bad).await;
             assert_eq!((answer.status.as_u16(), code(&answer).as_str()), (400, "invalid_request"), "{bad}");
         }
-        for bad in [json!({"stock": -1}), json!({"stock": "1"}), json!({}), json!({"stock": 1, "sold": 0})] {
-            let answer = operator.put(&format!("/admin/items/{id}/stock"), &bad).await;
+        let stock = format!("/admin/items/{id}/stock");
+        for bad in [json!({"received": 0}), json!({"received": "1"}), json!({}), json!({"received": 1, "sold": 0})] {
+            let answer = operator.send("POST", &stock, &[("idempotency-key", "k")], Some(&bad)).await;
             assert_eq!((answer.status.as_u16(), code(&answer).as_str()), (400, "invalid_request"), "{bad}");
         }
-        for path in ["/admin/items/none", "/admin/items/none/stock"] {
-            let body = if path.ends_with("stock") { json!({"stock": 1}) } else { item.clone() };
-            let answer = operator.put(path, &body).await;
-            assert_eq!((answer.status.as_u16(), code(&answer).as_str()), (404, "not_found"), "{path}");
-        }
+        let keyless = operator.post(&stock, &json!({"received": 1})).await;
+        assert_eq!((keyless.status.as_u16(), code(&keyless).as_str()), (400, "idempotency_key_required"));
+        let missing = operator.put("/admin/items/none", &item).await;
+        assert_eq!((missing.status.as_u16(), code(&missing).as_str()), (404, "not_found"));
+        let key = [("idempotency-key", "k")];
+        let missing = operator.send("POST", "/admin/items/none/stock", &key, Some(&json!({"received": 1}))).await;
+        assert_eq!((missing.status.as_u16(), code(&missing).as_str()), (404, "not_found"));
         assert_eq!(cloud.stock(&id).await, 5);
     });
 }

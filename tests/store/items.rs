@@ -4,7 +4,9 @@ use crate::bench::Bench;
 use ::items::domain::{Item, Label, Stock};
 use ::items::dynamo::Items;
 use ::items::handlers::quote_items;
-use ::items::handlers::{Deps, change_item, create_item, deduct_stock, get_item, list_items, set_stock, withdraw_item};
+use ::items::handlers::{
+    Deps, change_item, create_item, deduct_stock, get_item, list_items, receive_stock, withdraw_item,
+};
 use ::items::ports::{AddItem, WithdrawItem};
 use contracts::ItemId;
 use contracts::choreography::ACTED_ON_MILLIS;
@@ -200,8 +202,9 @@ async fn change(bench: &Bench, id: &str, body: Value) -> Result<Reply, Problem> 
     change_item(&deps(bench), operator().path("item_id", id).json(body).call()).await
 }
 
-async fn stock(bench: &Bench, id: &str, pieces: i64) -> Result<Reply, Problem> {
-    set_stock(&deps(bench), operator().path("item_id", id).json(json!({ "stock": pieces })).call()).await
+pub async fn receive(bench: &Bench, id: &str, units: i64, key: &str) -> Result<Reply, Problem> {
+    let ask = operator().key(key).path("item_id", id).json(json!({ "received": units }));
+    receive_stock(&deps(bench), ask.call()).await
 }
 
 async fn withdraw(bench: &Bench, id: &str) -> Result<Reply, Problem> {
@@ -305,7 +308,7 @@ async fn only_operators_touch_items_and_only_sane_values_are_taken() {
         let call = || ask.clone().path("item_id", "poster").json(json!({})).call();
         assert_eq!(refused(create_item(&deps, call()).await), expected);
         assert_eq!(refused(change_item(&deps, call()).await), expected);
-        assert_eq!(refused(set_stock(&deps, call()).await), expected);
+        assert_eq!(refused(receive_stock(&deps, call()).await), expected);
         assert_eq!(refused(withdraw_item(&deps, call()).await), expected);
     }
     for bad in [
@@ -322,7 +325,9 @@ async fn only_operators_touch_items_and_only_sane_values_are_taken() {
     for bad in [-1, 1_000_000_001] {
         let body = json!({"name": "Poster", "price": 1, "stock": bad});
         assert_eq!(refused(create(&bench, operator(), body).await), (400, "invalid_request"));
-        assert_eq!(refused(stock(&bench, "poster", bad).await), (400, "invalid_request"));
+    }
+    for bad in [0, 1_000_000_001, -1_000_000_001] {
+        assert_eq!(refused(receive(&bench, "poster", bad, "k").await), (400, "invalid_request"));
     }
     assert_eq!(left_and_sold(&bench, "poster").await, (5, 0));
 }
@@ -355,7 +360,7 @@ async fn a_withdrawn_item_is_seen_ordered_and_changed_by_nobody() {
     for id in ["poster", "none", "a#b"] {
         assert_eq!(seen(&bench, id).await.unwrap_err().code, "not_found");
         assert_eq!(refused(change(&bench, id, json!({"name": "Poster", "price": 1})).await), gone);
-        assert_eq!(refused(stock(&bench, id, 9).await), gone);
+        assert_eq!(refused(receive(&bench, id, 9, "k").await), gone);
     }
     assert_eq!(refused(withdraw(&bench, "none").await), gone);
     assert_eq!(quoted(&bench, &["poster", "shirt"]).await, [("shirt".to_owned(), 1_000)]);
@@ -498,10 +503,14 @@ async fn a_stock_set_while_orders_take_and_give_back_loses_no_unit() {
             }
         });
     }
-    for pieces in 10..30 {
+    for n in 0..20 {
         let bench = Arc::clone(&bench);
         work.spawn(async move {
-            assert_eq!(stock(&bench, "poster", pieces).await.unwrap().body.unwrap()["stock"], pieces);
+            // An operator asks again as long as others are in the way; each key counts once.
+            let key = format!("delivery{}", n % 10);
+            while let Err(problem) = receive(&bench, "poster", 1, &key).await {
+                assert_eq!(problem.code, "contended");
+            }
             shelf(&bench, "poster").await;
         });
     }
@@ -511,30 +520,45 @@ async fn a_stock_set_while_orders_take_and_give_back_loses_no_unit() {
     let sold = (0..60).filter(|n| has(*n, "deducted") && !has(*n, "restored")).count();
     let shelf = shelf(&bench, "poster").await;
     assert_eq!(shelf.sold, sold as i64);
-    assert!(shelf.stock >= 0, "{shelf:?}");
+    assert_eq!((shelf.received, shelf.stock), (40, 40 - sold as i64));
 }
 
 #[tokio::test]
-async fn a_stock_is_what_is_left_to_sell_whatever_was_sold() {
+async fn what_is_received_is_added_once_to_what_is_left_whatever_was_sold() {
     let bench = Bench::start().await;
-    put_on_sale(&bench, "poster", 3).await;
-    deduct_stock(&shop(&bench), placed("o1", &[("poster", 3)])).await.unwrap();
-    let reply = stock(&bench, "poster", 7).await.unwrap();
-    assert_eq!(reply.body.unwrap(), json!({"item_id": "poster", "name": "poster", "price": 1_000, "stock": 7}));
-    assert_eq!(shelf(&bench, "poster").await, Shelf { stock: 7, sold: 3, received: 10 });
+    put_on_sale(&bench, "poster", 10).await;
+    deduct_stock(&shop(&bench), placed("o1", &[("poster", 10)])).await.unwrap();
+    // The same request again is no second delivery, also where its answer got lost.
+    bench.proxy.inject(Rule::on("TransactWriteItems").once(), Fate::AnswerLost);
+    for _ in 0..3 {
+        let reply = receive(&bench, "poster", 10, "delivery").await.unwrap();
+        assert_eq!((reply.status.as_u16(), reply.body.unwrap()), (201, json!({"item_id": "poster", "received": 10})));
+    }
+    assert_eq!(shelf(&bench, "poster").await, Shelf { stock: 10, sold: 10, received: 20 });
+    assert_eq!(refused(receive(&bench, "poster", 9, "delivery").await), (422, "idempotency_key_reused"));
     // What a failed order gives back comes on top.
-    deduct_stock(&shop(&bench), failed("o1", &[("poster", 3)])).await.unwrap();
-    assert_eq!(shelf(&bench, "poster").await, Shelf { stock: 10, sold: 0, received: 10 });
+    deduct_stock(&shop(&bench), failed("o1", &[("poster", 10)])).await.unwrap();
+    assert_eq!(shelf(&bench, "poster").await, Shelf { stock: 20, sold: 0, received: 20 });
+}
+
+#[tokio::test]
+async fn no_more_is_taken_away_than_is_left_to_sell() {
+    let bench = Bench::start().await;
+    put_on_sale(&bench, "poster", 5).await;
+    deduct_stock(&shop(&bench), placed("o1", &[("poster", 3)])).await.unwrap();
+    assert_eq!(refused(receive(&bench, "poster", -3, "loss").await), (409, "stock_too_low"));
+    assert_eq!(receive(&bench, "poster", -2, "loss").await.unwrap().status.as_u16(), 201, "a refused key is free");
+    assert_eq!(shelf(&bench, "poster").await, Shelf { stock: 0, sold: 3, received: 3 });
 }
 
 #[tokio::test]
 async fn the_operator_of_a_hot_item_gets_through() {
     let bench = Bench::start().await;
     put_on_sale(&bench, "poster", 3).await;
-    bench.proxy.inject(Rule::on("UpdateItem").times(3), Fate::Conflicted);
-    assert_eq!(stock(&bench, "poster", 7).await.unwrap().status.as_u16(), 200);
-    bench.proxy.inject(Rule::on("UpdateItem"), Fate::Conflicted);
-    assert_eq!(refused(stock(&bench, "poster", 8).await), (503, "contended"));
+    bench.proxy.inject(Rule::on("TransactWriteItems").times(3), Fate::Conflicted);
+    assert_eq!(receive(&bench, "poster", 4, "k1").await.unwrap().status.as_u16(), 201);
+    bench.proxy.inject(Rule::on("TransactWriteItems"), Fate::Conflicted);
+    assert_eq!(refused(receive(&bench, "poster", 1, "k2").await), (503, "contended"));
     assert_eq!(left_and_sold(&bench, "poster").await, (7, 0));
 }
 
@@ -577,7 +601,7 @@ async fn an_order_that_is_refused_stays_refused_when_units_come_in() {
     let bench = Bench::start().await;
     put_on_sale(&bench, "poster", 1).await;
     deduct_stock(&shop(&bench), placed("o1", &[("poster", 2)])).await.unwrap();
-    stock(&bench, "poster", 9).await.unwrap();
+    receive(&bench, "poster", 8, "delivery").await.unwrap();
     deduct_stock(&shop(&bench), placed("o1", &[("poster", 2)])).await.unwrap();
     assert_eq!(left_and_sold(&bench, "poster").await, (9, 0));
     assert_eq!(answer_ids(&bench).await, ["o1.stock.refused"]);

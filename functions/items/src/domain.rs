@@ -67,6 +67,37 @@ impl Stock {
     }
 }
 
+/// Units that an operator received, or took away again when below zero: 1 to [`MAX_STOCK`] either way.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Received(i64);
+
+impl Received {
+    /// Parses a number of units.
+    pub fn new(units: i64) -> Result<Self, Invalid> {
+        let wrong = Invalid::new("received", "must be 1 to 1000000000, or -1 to -1000000000 for what is taken away");
+        (units != 0 && (-MAX_STOCK..=MAX_STOCK).contains(&units)).then_some(Self(units)).ok_or(wrong)
+    }
+
+    /// The number.
+    pub const fn get(self) -> i64 {
+        self.0
+    }
+
+    /// How many units must be left for it.
+    pub fn least(self) -> i64 {
+        (-self.0).max(0)
+    }
+}
+
+/// Why units were not received.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum NotReceived {
+    /// There is no such item, or none any more.
+    NoSuchItem,
+    /// Fewer units are left than are to be taken away.
+    TooFew,
+}
+
 /// An order, as far as the stock is concerned.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Order {

@@ -10,8 +10,8 @@
 //!
 //! An item is never deleted: what an order took is put back even if it is not sold any more.
 
-use crate::domain::{Item, Job, Label, Lack, Order, Refusal, Stock};
-use crate::ports::{AddItem, ChangeItem, FindItem, FindItems, KeepStock, ListItems, Taken, WithdrawItem};
+use crate::domain::{Item, Job, Label, Lack, NotReceived, Order, Received, Refusal, Stock};
+use crate::ports::{AddItem, ChangeItem, FindItem, FindItems, KeepStock, ListItems, ReceiveStock, Taken, WithdrawItem};
 use aws_sdk_dynamodb::operation::update_item::UpdateItemError;
 use aws_sdk_dynamodb::operation::update_item::builders::UpdateItemFluentBuilder;
 use aws_sdk_dynamodb::types::{
@@ -25,7 +25,7 @@ use kit::Fault;
 use kit::dynamo::{self, PK, Read, SK, TTL, Table, at, built, jitter, n, s};
 use kit::fault::classify;
 use kit::http::Page;
-use kit::idempotency::{self, Memo, Outcome, StoredAnswer};
+use kit::idempotency::{self, Memo, Outcome, Remembering, StoredAnswer};
 use kit::outbox;
 use std::collections::HashMap;
 
@@ -167,14 +167,36 @@ impl ChangeItem for Items {
         };
         self.change("changing an item", item, set).await
     }
+}
 
-    async fn set_stock(&self, item: &ItemId, stock: Stock) -> Result<Option<Item>, Fault> {
-        let set = |update: UpdateItemFluentBuilder| {
-            update
-                .update_expression("SET stock = :stock, received = sold + :stock")
-                .expression_attribute_values(":stock", n(stock.get()))
-        };
-        self.change("setting a stock", item, set).await
+impl ReceiveStock for Items {
+    async fn receive(
+        &self,
+        item: &ItemId,
+        units: Received,
+        memo: &Memo,
+        now: Timestamp,
+    ) -> Result<Result<Outcome<StoredAnswer>, NotReceived>, Fault> {
+        let mut transaction = self.table.transaction("receiving stock");
+        let remembered = Remembering::add(&mut transaction, &self.table, Some(memo), now)?;
+        let stocked = Update::builder()
+            .table_name(&self.table.name)
+            .key(PK, s(item_pk(item)))
+            .key(SK, s(ITEM))
+            .update_expression("SET stock = stock + :units, received = received + :units")
+            .condition_expression("attribute_not_exists(withdrawn_at) AND stock >= :least")
+            .expression_attribute_values(":units", n(units.get()))
+            .expression_attribute_values(":least", n(units.least()))
+            .return_values_on_condition_check_failure(ReturnValuesOnConditionCheckFailure::AllOld);
+        let stocked = transaction.add(stocked)?;
+        let Err(cancelled) = transaction.commit().await? else { return Ok(Ok(Outcome::First)) };
+        match remembered.map_or(Ok(Outcome::First), |memo| memo.outcome(&cancelled))? {
+            Outcome::First => Ok(Err(match cancelled.found(stocked) {
+                Some(row) if is_sold(row) => NotReceived::TooFew,
+                _ => NotReceived::NoSuchItem,
+            })),
+            known => Ok(Ok(known.map(|first| first.answer))),
+        }
     }
 }
 

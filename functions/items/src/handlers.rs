@@ -1,7 +1,7 @@
 //! HTTP, messages and steps in, answers out.
 
-use crate::domain::{Item, Label, Order, Stock};
-use crate::ports::{AddItem, ChangeItem, FindItem, FindItems, KeepStock, ListItems, WithdrawItem};
+use crate::domain::{Item, Label, NotReceived, Order, Received, Stock};
+use crate::ports::{AddItem, ChangeItem, FindItem, FindItems, KeepStock, ListItems, ReceiveStock, WithdrawItem};
 use crate::usecases::{deduct_stock, quote_items};
 use contracts::events::OrderEvent;
 use contracts::steps::{ItemsQuote, QuoteItems};
@@ -103,17 +103,36 @@ pub async fn change_item(deps: &Deps<impl ChangeItem>, call: Call) -> Result<Rep
 
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
-struct StockBody {
-    stock: i64,
+struct ReceiveBody {
+    received: i64,
 }
 
-/// `PUT /admin/items/{item_id}/stock`
-pub async fn set_stock(deps: &Deps<impl ChangeItem>, call: Call) -> Result<Reply, Problem> {
-    deps.users.operator(&call)?;
+#[derive(Debug, Serialize)]
+struct ReceivedBody {
+    item_id: ItemId,
+    received: i64,
+}
+
+/// `POST /admin/items/{item_id}/stock`
+pub async fn receive_stock(deps: &Deps<impl ReceiveStock>, call: Call) -> Result<Reply, Problem> {
+    let operator = deps.users.operator(&call)?;
     let id: ItemId = call.path_id("item_id")?;
-    let body: StockBody = call.json()?;
-    let item = deps.store.set_stock(&id, Stock::new(body.stock)?).await?.ok_or_else(no_such_item)?;
-    Reply::ok(ItemBody::from(item))
+    let key = IdempotencyKey::required(&call, &format!("POST /admin/items/{id}/stock"))?;
+    let body: ReceiveBody = call.json()?;
+    let units = Received::new(body.received)?;
+    let reply = Reply::created(ReceivedBody { item_id: id.clone(), received: units.get() })?;
+    let actor = operator.user.to_string();
+    let memo = Memo { user: operator.user, key, about: id.to_string(), answer: StoredAnswer::of(&reply) };
+    match deps.store.receive(&id, units, &memo, call.now).await? {
+        Ok(Outcome::First) => {
+            tracing::info!(actor, item = id.as_str(), units = units.get(), "stock was received");
+            Ok(reply)
+        }
+        Ok(Outcome::Replay(first)) => Ok(first.into_reply()),
+        Ok(Outcome::Mismatch) => Err(idempotency::reused()),
+        Err(NotReceived::NoSuchItem) => Err(no_such_item()),
+        Err(NotReceived::TooFew) => Err(Problem::conflict("stock_too_low", "Fewer units are left to sell")),
+    }
 }
 
 /// `DELETE /admin/items/{item_id}`

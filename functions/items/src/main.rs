@@ -17,7 +17,7 @@ async fn main() -> MainResult {
         // HTTP, operators
         "create-item" => boot.http(admin(store)?, handlers::create_item).await,
         "change-item" => boot.http(admin(store)?, handlers::change_item).await,
-        "set-stock" => boot.http(admin(store)?, handlers::set_stock).await,
+        "receive-stock" => boot.http(admin(store)?, handlers::receive_stock).await,
         "withdraw-item" => boot.http(admin(store)?, handlers::withdraw_item).await,
         // A step that orders calls
         "quote-items" => boot.step(store, handlers::quote_items).await,

@@ -1,6 +1,6 @@
 //! What items needs from other components, one narrow trait per capability.
 
-use crate::domain::{Item, Job, Label, Order, Refusal, Stock};
+use crate::domain::{Item, Job, Label, NotReceived, Order, Received, Refusal};
 use contracts::choreography::ParticipantState;
 use contracts::{ItemId, OrderId, Timestamp};
 use kit::Fault;
@@ -22,9 +22,18 @@ pub trait AddItem: Send + Sync {
 pub trait ChangeItem: Send + Sync {
     /// Gives an item another name and price. What was ordered before keeps its price.
     fn relabel(&self, item: &ItemId, label: &Label) -> impl Future<Output = Result<Option<Item>, Fault>> + Send;
+}
 
-    /// Sets how many units are left to sell, whatever was sold so far.
-    fn set_stock(&self, item: &ItemId, stock: Stock) -> impl Future<Output = Result<Option<Item>, Fault>> + Send;
+/// Adds to stocks.
+pub trait ReceiveStock: Send + Sync {
+    /// Adds units to an item's stock, together with the idempotency key of its request.
+    fn receive(
+        &self,
+        item: &ItemId,
+        units: Received,
+        memo: &Memo,
+        now: Timestamp,
+    ) -> impl Future<Output = Result<Result<Outcome<StoredAnswer>, NotReceived>, Fault>> + Send;
 }
 
 /// Withdraws items.

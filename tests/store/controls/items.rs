@@ -2,7 +2,7 @@
 
 use crate::bench::Bench;
 use crate::controls::controls;
-use crate::items::{failed, item_id, placed, published, put_on_sale, shelf, shop};
+use crate::items::{failed, item_id, placed, published, put_on_sale, receive, shelf, shop};
 use ::items::domain::Label;
 use ::items::handlers::deduct_stock;
 use ::items::ports::{AddItem, ChangeItem, FindItem, WithdrawItem};
@@ -96,5 +96,11 @@ controls! {
         table.client.delete_item().table_name(&table.name).set_key(Some(row)).send().await.unwrap();
         deduct_stock(&shop(bench), failed("o1", &[("poster", 2)])).await.unwrap();
         bench.engine.item("items", "OUTBOX#o1.stock.restored", "OUTBOX").await.is_some()
+    }
+
+    no_more_is_taken_away_than_is_left: "items/receive"
+    guards "attribute_not_exists(withdrawn_at) AND stock >= :least", |bench| {
+        put_on_sale(bench, "poster", 5).await;
+        receive(bench, "poster", -6, "k").await.is_ok()
     }
 }
