@@ -12,7 +12,7 @@ fn an_item_is_seen_by_anybody_as_soon_as_it_is_created() {
         assert_eq!(created.status, 201, "{}", created.text());
         let id = text(&created.json(), "item_id");
         assert_eq!(created.headers["location"], format!("/items/{id}"));
-        let expected = json!({"item_id": id, "name": "Poster", "price": 15_000, "stock": 3});
+        let expected = json!({"item_id": id, "name": "Poster", "price": 15_000, "stock": 3, "paused": false});
         assert_eq!(created.json(), expected);
         assert_eq!(cloud.nobody().get(&format!("/items/{id}")).await.json(), expected);
         let listed = cloud.nobody().get("/items?limit=100").await.json();
@@ -40,8 +40,17 @@ fn an_operator_changes_an_item_and_its_stock_and_takes_it_off_the_shop() {
         assert_eq!((other.status.as_u16(), code(&other).as_str()), (422, "idempotency_key_reused"));
         let too_many = receive(-8, "loss").await;
         assert_eq!((too_many.status.as_u16(), code(&too_many).as_str()), (409, "stock_too_low"));
-        let expected = json!({"item_id": id, "name": "Signed poster", "price": 2_000, "stock": 7});
+        let expected = json!({"item_id": id, "name": "Signed poster", "price": 2_000, "stock": 7, "paused": false});
         assert_eq!(cloud.nobody().get(&format!("/items/{id}")).await.json(), expected);
+        let sale = format!("/admin/items/{id}/sale");
+        assert_eq!(operator.put(&sale, &json!({"paused": true})).await.json()["paused"], true);
+        let lines = json!({"lines": [{"item_id": id, "quantity": 1}]});
+        let fan = cloud.user("fan");
+        let refused = fan.send("POST", "/orders", &[("idempotency-key", "early")], Some(&lines)).await;
+        assert_eq!((refused.status.as_u16(), code(&refused).as_str()), (409, "sale_paused"), "{}", refused.text());
+        assert_eq!(operator.put(&sale, &json!({"paused": false})).await.json(), expected);
+        let placed = fan.send("POST", "/orders", &[("idempotency-key", "early")], Some(&lines)).await;
+        assert_eq!(placed.status, 202, "{}", placed.text());
         for _ in 0..2 {
             let withdrawn = operator.delete(&format!("/admin/items/{id}")).await;
             assert_eq!(withdrawn.status, 204, "{}", withdrawn.text());

@@ -5,7 +5,7 @@ use ::items::domain::{Item, Label, Stock};
 use ::items::dynamo::Items;
 use ::items::handlers::quote_items;
 use ::items::handlers::{
-    Deps, change_item, create_item, deduct_stock, get_item, list_items, receive_stock, withdraw_item,
+    Deps, change_item, create_item, deduct_stock, get_item, list_items, pause_item, receive_stock, withdraw_item,
 };
 use ::items::ports::{AddItem, WithdrawItem};
 use contracts::ItemId;
@@ -40,7 +40,7 @@ pub fn item_id(name: &str) -> ItemId {
 /// Puts units of an item on sale.
 pub async fn put_on_sale(bench: &Bench, id: &str, stock: i64) {
     let (label, stock) = (Label::new(id, 1_000).unwrap(), Stock::new(stock).unwrap());
-    let item = Item { id: item_id(id), label, stock, created_at: NOW };
+    let item = Item { id: item_id(id), label, stock, is_paused: false, created_at: NOW };
     shop(bench).add_item(&item, None, NOW).await.unwrap();
 }
 
@@ -232,7 +232,7 @@ async fn a_created_item_is_sold_at_once_and_listed_newest_first() {
     let item = reply.body.unwrap();
     let id = item["item_id"].as_str().unwrap();
     assert_eq!((reply.status.as_u16(), reply.location), (201, Some(format!("/items/{id}"))));
-    assert_eq!(item, json!({"item_id": id, "name": "Poster", "price": 15_000, "stock": 3}));
+    assert_eq!(item, json!({"item_id": id, "name": "Poster", "price": 15_000, "stock": 3, "paused": false}));
     assert_eq!(seen(&bench, id).await.unwrap(), item);
     assert_eq!(quoted(&bench, &[id]).await, [("Poster".to_owned(), 15_000)]);
 
@@ -338,13 +338,39 @@ async fn a_changed_item_is_quoted_as_it_is_now() {
     put_on_sale(&bench, "poster", 5).await;
     put_on_sale(&bench, "shirt", 5).await;
     let reply = change(&bench, "poster", json!({"name": "Signed poster", "price": 2_000})).await.unwrap();
-    let expected = json!({"item_id": "poster", "name": "Signed poster", "price": 2_000, "stock": 5});
+    let expected = json!({"item_id": "poster", "name": "Signed poster", "price": 2_000, "stock": 5, "paused": false});
     assert_eq!((reply.status.as_u16(), reply.body.unwrap()), (200, expected.clone()));
     assert_eq!(seen(&bench, "poster").await.unwrap(), expected);
     bench.proxy.forget();
     let quote = quoted(&bench, &["poster", "shirt", "none", "poster"]).await;
     assert_eq!(quote, [("Signed poster".to_owned(), 2_000), ("shirt".to_owned(), 1_000)], "each once, the unknown not");
     assert_eq!(bench.proxy.actions(), ["BatchGetItem"]);
+}
+
+#[tokio::test]
+async fn a_paused_item_is_seen_and_said_to_be_paused_until_it_is_resumed() {
+    let bench = Bench::start().await;
+    put_on_sale(&bench, "poster", 5).await;
+    let pause = async |id: &str, paused: bool| {
+        let ask = operator().path("item_id", id).json(json!({ "paused": paused }));
+        pause_item(&deps(&bench), ask.call()).await
+    };
+    for paused in [true, true, false] {
+        assert_eq!(pause("poster", paused).await.unwrap().body.unwrap()["paused"], paused);
+        assert_eq!(seen(&bench, "poster").await.unwrap()["paused"], paused);
+        let ask = QuoteItems { items: vec![item_id("poster")] };
+        let quote = quote_items(&shop(&bench), step(ask, NOW)).await.unwrap();
+        assert_eq!(quote.items[0].paused, paused);
+    }
+    // What was ordered before is taken.
+    pause("poster", true).await.unwrap();
+    deduct_stock(&shop(&bench), placed("o1", &[("poster", 2)])).await.unwrap();
+    assert_eq!(left_and_sold(&bench, "poster").await, (3, 2));
+    assert_eq!(refused(pause("none", true).await), (404, "not_found"));
+    assert_eq!(
+        refused(pause_item(&deps(&bench), Ask::at(NOW).user("fan").path("item_id", "poster").call()).await),
+        (403, "forbidden")
+    );
 }
 
 #[tokio::test]

@@ -152,6 +152,9 @@ pub struct QuotedItem {
     pub name: String,
     /// The price of one unit.
     pub price: Won,
+    /// Whether it cannot be ordered for now.
+    #[serde(default)]
+    pub paused: bool,
 }
 
 /// `pay-charge` (payments), called by `charge-points` where a payment provider is configured: confirms the provider's

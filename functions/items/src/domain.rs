@@ -19,6 +19,8 @@ pub struct Item {
     pub label: Label,
     /// How many units are left to sell.
     pub stock: Stock,
+    /// Whether it cannot be ordered for now.
+    pub is_paused: bool,
     /// When it was added to the catalogue.
     pub created_at: Timestamp,
 }

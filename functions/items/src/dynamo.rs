@@ -2,7 +2,7 @@
 //!
 //! | item | pk | sk | attributes |
 //! | --- | --- | --- | --- |
-//! | item | `ITEM#<item>` | `ITEM` | `name`, `price`, `stock` (left to sell), `sold` (taken by orders and not put back), `received` (`stock + sold`, always), `created_at`, and once it is `withdrawn_at` |
+//! | item | `ITEM#<item>` | `ITEM` | `name`, `price`, `stock` (left to sell), `sold` (taken by orders and not put back), `received` (`stock + sold`, always), `created_at`, `paused_at` while it cannot be ordered, and once it is `withdrawn_at` |
 //! | list row | `ITEMS` | `<item>` | nothing: the item has it all |
 //! | work | `ORDER#<order>` | `WORK` | `work_state` (`done`, `refused`, `undone`), `pieces` (JSON: what was taken), `ttl` |
 //! | key | `USER#<user>` | `IDEM#<key>` | see [`kit::idempotency`] |
@@ -11,7 +11,9 @@
 //! An item is never deleted: what an order took is put back even if it is not sold any more.
 
 use crate::domain::{Item, Job, Label, Lack, NotReceived, Order, Received, Refusal, Stock};
-use crate::ports::{AddItem, ChangeItem, FindItem, FindItems, KeepStock, ListItems, ReceiveStock, Taken, WithdrawItem};
+use crate::ports::{
+    AddItem, ChangeItem, FindItem, FindItems, KeepStock, ListItems, PauseItem, ReceiveStock, Taken, WithdrawItem,
+};
 use aws_sdk_dynamodb::operation::update_item::UpdateItemError;
 use aws_sdk_dynamodb::operation::update_item::builders::UpdateItemFluentBuilder;
 use aws_sdk_dynamodb::types::{
@@ -129,6 +131,7 @@ fn item_of(row: &dynamo::Item) -> Result<Item, Fault> {
         id: row.parsed("item_id")?,
         label: label.map_err(|invalid| Fault::broken("reading an item", invalid))?,
         stock: Stock::stored(row.uint("stock")?),
+        is_paused: row.contains_key("paused_at"),
         created_at: row.moment("created_at")?,
     })
 }
@@ -166,6 +169,18 @@ impl ChangeItem for Items {
                 .expression_attribute_values(":price", n(label.price.get()))
         };
         self.change("changing an item", item, set).await
+    }
+}
+
+impl PauseItem for Items {
+    async fn pause(&self, item: &ItemId, is_paused: bool, now: Timestamp) -> Result<Option<Item>, Fault> {
+        let set = |update: UpdateItemFluentBuilder| match is_paused {
+            true => update
+                .update_expression("SET paused_at = if_not_exists(paused_at, :now)")
+                .expression_attribute_values(":now", at(now)),
+            false => update.update_expression("REMOVE paused_at"),
+        };
+        self.change("pausing an item", item, set).await
     }
 }
 

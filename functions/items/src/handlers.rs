@@ -1,7 +1,9 @@
 //! HTTP, messages and steps in, answers out.
 
 use crate::domain::{Item, Label, NotReceived, Order, Received, Stock};
-use crate::ports::{AddItem, ChangeItem, FindItem, FindItems, KeepStock, ListItems, ReceiveStock, WithdrawItem};
+use crate::ports::{
+    AddItem, ChangeItem, FindItem, FindItems, KeepStock, ListItems, PauseItem, ReceiveStock, WithdrawItem,
+};
 use crate::usecases::{deduct_stock, quote_items};
 use contracts::events::OrderEvent;
 use contracts::steps::{ItemsQuote, QuoteItems};
@@ -28,12 +30,13 @@ struct ItemBody {
     name: String,
     price: Won,
     stock: u64,
+    paused: bool,
 }
 
 impl From<Item> for ItemBody {
     fn from(item: Item) -> Self {
-        let Item { id, label: Label { name, price }, stock, .. } = item;
-        Self { item_id: id, name, price, stock: stock.get() }
+        let Item { id, label: Label { name, price }, stock, is_paused, .. } = item;
+        Self { item_id: id, name, price, stock: stock.get(), paused: is_paused }
     }
 }
 
@@ -73,7 +76,8 @@ pub async fn create_item(deps: &Deps<impl AddItem>, call: Call) -> Result<Reply,
     let key = IdempotencyKey::of(&call, "POST /admin/items")?;
     let body: NewItemBody = call.json()?;
     let label = Label::new(&body.name, body.price)?;
-    let item = Item { id: ItemId::mint(call.now), label, stock: Stock::new(body.stock)?, created_at: call.now };
+    let (id, stock) = (ItemId::mint(call.now), Stock::new(body.stock)?);
+    let item = Item { id, label, stock, is_paused: false, created_at: call.now };
     let mut reply = Reply::created(ItemBody::from(item.clone()))?;
     reply.location = Some(format!("/items/{}", item.id));
     let memo =
@@ -98,6 +102,22 @@ pub async fn change_item(deps: &Deps<impl ChangeItem>, call: Call) -> Result<Rep
     let id: ItemId = call.path_id("item_id")?;
     let body: ChangeItemBody = call.json()?;
     let item = deps.store.relabel(&id, &Label::new(&body.name, body.price)?).await?.ok_or_else(no_such_item)?;
+    Reply::ok(ItemBody::from(item))
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct PauseBody {
+    paused: bool,
+}
+
+/// `PUT /admin/items/{item_id}/sale`
+pub async fn pause_item(deps: &Deps<impl PauseItem>, call: Call) -> Result<Reply, Problem> {
+    let operator = deps.users.operator(&call)?;
+    let id: ItemId = call.path_id("item_id")?;
+    let PauseBody { paused } = call.json()?;
+    let item = deps.store.pause(&id, paused, call.now).await?.ok_or_else(no_such_item)?;
+    tracing::info!(actor = operator.user.as_str(), item = id.as_str(), paused, "an item's sale was paused or resumed");
     Reply::ok(ItemBody::from(item))
 }
 

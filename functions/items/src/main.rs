@@ -17,6 +17,7 @@ async fn main() -> MainResult {
         // HTTP, operators
         "create-item" => boot.http(admin(store)?, handlers::create_item).await,
         "change-item" => boot.http(admin(store)?, handlers::change_item).await,
+        "pause-item" => boot.http(admin(store)?, handlers::pause_item).await,
         "receive-stock" => boot.http(admin(store)?, handlers::receive_stock).await,
         "withdraw-item" => boot.http(admin(store)?, handlers::withdraw_item).await,
         // A step that orders calls

@@ -24,6 +24,18 @@ pub trait ChangeItem: Send + Sync {
     fn relabel(&self, item: &ItemId, label: &Label) -> impl Future<Output = Result<Option<Item>, Fault>> + Send;
 }
 
+/// Pauses sales.
+pub trait PauseItem: Send + Sync {
+    /// Keeps an item from being ordered, or no longer. What was ordered before is not affected. `None` where there is no
+    /// such item, or none any more.
+    fn pause(
+        &self,
+        item: &ItemId,
+        is_paused: bool,
+        now: Timestamp,
+    ) -> impl Future<Output = Result<Option<Item>, Fault>> + Send;
+}
+
 /// Adds to stocks.
 pub trait ReceiveStock: Send + Sync {
     /// Adds units to an item's stock, together with the idempotency key of its request.

@@ -128,6 +128,8 @@ pub struct PriceChange {
 pub enum Refusal {
     /// These items are unknown or not sold any more.
     ItemsNotFound(Vec<ItemId>),
+    /// These cannot be ordered for now.
+    SalePaused(Vec<ItemId>),
     /// The prices in the user's cart are out of date.
     PriceChanged(Vec<PriceChange>),
     /// The total exceeds what can be paid.
@@ -146,12 +148,16 @@ pub struct Priced {
 /// order is refused.
 pub fn fix_prices(wanted: &Wanted, quoted: Vec<QuotedItem>, cart: &Cart) -> Result<Priced, Refusal> {
     let mut quoted: HashMap<ItemId, QuotedItem> = quoted.into_iter().map(|item| (item.item_id.clone(), item)).collect();
-    let (mut lines, mut missing, mut changed) = (Vec::with_capacity(wanted.0.len()), Vec::new(), Vec::new());
+    let (mut lines, mut missing) = (Vec::with_capacity(wanted.0.len()), Vec::new());
+    let (mut paused, mut changed) = (Vec::new(), Vec::new());
     for Pieces { item_id, quantity } in wanted.0.iter().cloned() {
-        let Some(QuotedItem { name, price, .. }) = quoted.remove(&item_id) else {
+        let Some(QuotedItem { name, price, paused: is_paused, .. }) = quoted.remove(&item_id) else {
             missing.push(item_id);
             continue;
         };
+        if is_paused {
+            paused.push(item_id.clone());
+        }
         let price_in_cart = cart.line(&item_id).map(|line| line.line.price);
         if let Some(price_in_cart) = price_in_cart.filter(|before| *before != price) {
             changed.push(PriceChange { item: item_id.clone(), price_in_cart, price });
@@ -160,6 +166,9 @@ pub fn fix_prices(wanted: &Wanted, quoted: Vec<QuotedItem>, cart: &Cart) -> Resu
     }
     if !missing.is_empty() {
         return Err(Refusal::ItemsNotFound(missing));
+    }
+    if !paused.is_empty() {
+        return Err(Refusal::SalePaused(paused));
     }
     if !changed.is_empty() {
         return Err(Refusal::PriceChanged(changed));
@@ -407,7 +416,7 @@ mod tests {
     }
 
     fn quoted(id: &str, price: i64) -> QuotedItem {
-        QuotedItem { item_id: item(id), name: id.to_uppercase(), price: won(price) }
+        QuotedItem { item_id: item(id), name: id.to_uppercase(), price: won(price), paused: false }
     }
 
     fn order(status: Status) -> Order {
@@ -525,6 +534,14 @@ mod tests {
         assert!(many(0).is_err() && many(MAX_LINES + 1).is_err());
         assert_eq!(many(MAX_LINES).unwrap().items().len(), MAX_LINES);
         assert!(Wanted::new(vec![pieces("a", 1), pieces("a", 2)]).is_err());
+    }
+
+    #[test]
+    fn an_item_whose_sale_is_paused_cannot_be_ordered() {
+        let wanted = Wanted::new(vec![pieces("mug", 1)]).unwrap();
+        let paused = QuotedItem { paused: true, ..quoted("mug", 1_000) };
+        assert_eq!(fix_prices(&wanted, vec![paused], &Cart::default()), Err(Refusal::SalePaused(vec![item("mug")])));
+        assert!(fix_prices(&wanted, vec![quoted("mug", 1_000)], &Cart::default()).is_ok());
     }
 
     #[test]

@@ -175,6 +175,10 @@ fn refused(refusal: Refusal) -> Problem {
             let items: Vec<String> = items.into_iter().map(String::from).collect();
             Problem::new(StatusCode::NOT_FOUND, "item_not_found", "No such item").member("items", items)
         }
+        Refusal::SalePaused(items) => {
+            let items: Vec<String> = items.into_iter().map(String::from).collect();
+            Problem::conflict("sale_paused", "The sale of an item is paused").member("items", items)
+        }
         Refusal::PriceChanged(changes) => {
             let line = |PriceChange { item, price_in_cart, price }| json!({"item_id": item, "price_in_cart": price_in_cart, "price": price});
             let lines: Vec<Value> = changes.into_iter().map(line).collect();

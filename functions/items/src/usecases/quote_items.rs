@@ -11,6 +11,11 @@ pub async fn quote_items(items: &impl FindItems, mut wanted: Vec<ItemId>) -> Res
     wanted.sort_unstable();
     wanted.dedup();
     let found = items.find_items(&wanted).await?.into_iter();
-    let quoted = found.map(|item| QuotedItem { item_id: item.id, name: item.label.name, price: item.label.price });
+    let quoted = found.map(|item| QuotedItem {
+        item_id: item.id,
+        name: item.label.name,
+        price: item.label.price,
+        paused: item.is_paused,
+    });
     Ok(ItemsQuote { items: quoted.collect() })
 }
