@@ -5,6 +5,38 @@ use serde_json::json;
 use tests::cloud::{Terms, code, eventually, text};
 
 #[test]
+fn a_buyer_finds_what_is_theirs_without_having_kept_an_id() {
+    on_cloud(async |cloud| {
+        let (fan, other) = (cloud.user("fan"), cloud.user("other"));
+        fan.charge(10_000).await;
+        let mut paid = Vec::new();
+        for key in ["first", "second", "third"] {
+            let reservation = fan.hold(&cloud.sale(Terms::default()).await, &["A-1-1"]).await;
+            let payment = fan.pay(&reservation, key).await.json();
+            paid.insert(0, (text(&payment, "payment_id"), reservation));
+        }
+        for reservation in fan.get("/reservations").await.json()["items"].as_array().unwrap() {
+            let ids = (text(reservation, "payment_id"), text(reservation, "reservation_id"));
+            assert!(paid.contains(&ids), "{reservation}");
+        }
+        let (mut found, mut path) = (Vec::new(), "/payments?limit=2".to_owned());
+        loop {
+            let page = fan.get(&path).await;
+            assert_eq!(page.status, 200, "{}", page.text());
+            let page = page.json();
+            let ids = |payment| (text(payment, "payment_id"), text(payment, "reservation_id"));
+            found.extend(page["items"].as_array().unwrap().iter().map(ids));
+            let Some(cursor) = page["next_cursor"].as_str() else { break };
+            path = format!("/payments?limit=2&cursor={cursor}");
+        }
+        assert_eq!(found, paid, "newest first, each once");
+        assert_eq!(other.get("/payments").await.json(), serde_json::json!({"items": []}));
+        assert_eq!(cloud.nobody().get("/payments").await.status, 401);
+        assert_eq!(fan.get("/payments?cursor=x").await.status, 400);
+    });
+}
+
+#[test]
 fn a_paid_reservation_is_paid_once_recorded_and_sold() {
     on_cloud(async |cloud| {
         let sale = cloud.sale(Terms::default()).await;

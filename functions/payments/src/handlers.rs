@@ -3,8 +3,8 @@
 use crate::domain::{Choices, Payment, Status};
 use crate::ports::charges::{CreditPoints, MoveCharge, PaymentProvider, RecordCharge};
 use crate::ports::{
-    FindPayment, OpenPayment, OpenRefund, QuoteClient, RecallAnswer, RefundQuoteClient, SettlePayment, SettleRefund,
-    StartSaga,
+    FindPayment, ListPayments, OpenPayment, OpenRefund, QuoteClient, RecallAnswer, RefundQuoteClient, SettlePayment,
+    SettleRefund, StartSaga,
 };
 use crate::usecases::pay_charge::{self, PayCharges};
 use crate::usecases::start_payment::{self, StartError, StartPayment, Started};
@@ -14,6 +14,7 @@ use contracts::saga::{CancelRefund, Done, FailPayment, PaymentSaga, RefundSaga, 
 use contracts::steps::{ChargePaid, PayCharge};
 use contracts::{PaymentId, ReservationId, Timestamp, UserId, Won};
 use kit::auth::UserTokens;
+use kit::http::{Cursor, ListBody};
 use kit::idempotency::{self, IdempotencyKey, StoredAnswer};
 use kit::ids::Mint;
 use kit::{Call, Fault, Problem, Reply, StepCall, StepError};
@@ -215,6 +216,17 @@ pub async fn get_payment(deps: &Deps<impl FindPayment>, call: Call) -> Result<Re
     let id: PaymentId = call.path_id("payment_id")?;
     let found = deps.payments.find(&user, &id).await?.ok_or_else(|| Problem::not_found("no such payment"))?;
     Reply::ok(PaymentBody::from(&found))
+}
+
+/// `GET /payments`
+pub async fn list_payments(deps: &Deps<impl ListPayments>, call: Call) -> Result<Reply, Problem> {
+    let user = deps.users.user(&call)?.user;
+    let page = call.page_behind(|key| key.starts_with("PAY#"))?;
+    let (payments, next) = deps.payments.list(&user, &page).await?;
+    Reply::ok(ListBody {
+        items: payments.iter().map(PaymentBody::from).collect(),
+        next_cursor: next.map(|key| Cursor::seal(&key)),
+    })
 }
 
 /// Saga step: the payment is complete.

@@ -47,6 +47,7 @@ async fn main() -> MainResult {
             boot.http(deps, handlers::start_refund).await
         }
         "get-payment" => boot.http(Deps { payments, users: boot.user_tokens()? }, handlers::get_payment).await,
+        "list-payments" => boot.http(Deps { payments, users: boot.user_tokens()? }, handlers::list_payments).await,
         // Steps of the payment saga
         "complete-payment" => boot.step(payments, handlers::complete_payment).await,
         "fail-payment" => boot.step(payments, handlers::fail_payment).await,

@@ -7,6 +7,7 @@ use contracts::saga::{PaymentFailure, PaymentSaga, RefundSaga};
 use contracts::steps::{Quote, QuoteRefund, QuoteReservation, RefundQuote};
 use contracts::{PaymentId, Timestamp, UserId};
 use kit::Fault;
+use kit::http::Page;
 use kit::idempotency::{IdempotencyKey, Memo, Outcome, Recalled};
 
 /// Quotes the price of a reservation.
@@ -53,6 +54,16 @@ pub trait OpenRefund: Send + Sync {
         memo: &Memo,
         now: Timestamp,
     ) -> impl Future<Output = Result<Option<Outcome<Recalled>>, Fault>> + Send;
+}
+
+/// Lists payments.
+pub trait ListPayments: Send + Sync {
+    /// A page of the user's payments, newest first, and the cursor behind the last if there are more.
+    fn list(
+        &self,
+        user: &UserId,
+        page: &Page,
+    ) -> impl Future<Output = Result<(Vec<Payment>, Option<String>), Fault>> + Send;
 }
 
 /// Reads one payment of a user.

@@ -15,7 +15,7 @@ use crate::usecases::{roll_back_reservation, write_reservations};
 use contracts::events::EventBody;
 use contracts::saga::{Done, PaymentSaga, RefundSaga, Release};
 use contracts::steps::{self, ApplyAdmission, OpenSchedule, Opened, Quote, QuoteRefund, QuoteReservation, RefundQuote};
-use contracts::{ReservationId, ScheduleId, SeatId, Timestamp, Won};
+use contracts::{PaymentId, ReservationId, ScheduleId, SeatId, Timestamp, Won};
 use kit::auth::{QueueTokens, UserTokens, invalid_queue_token, outlived};
 use kit::http::{Cursor, ListBody, StatusCode};
 use kit::idempotency::{self, IdempotencyKey, StoredAnswer};
@@ -65,6 +65,9 @@ struct ReservationBody {
     hold_expires_at: Option<Timestamp>,
     #[serde(skip_serializing_if = "Option::is_none")]
     failure: Option<String>,
+    /// The payment that has it, or had it last.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    payment_id: Option<PaymentId>,
     #[serde(with = "contracts::time::rfc3339")]
     created_at: Timestamp,
 }
@@ -81,6 +84,7 @@ impl ReservationBody {
             total_price: reservation.total_price,
             hold_expires_at: (!unheld).then_some(reservation.hold_expires_at),
             failure: reservation.failure.clone().filter(|_| reservation.status == Status::Rejected),
+            payment_id: reservation.payment.clone(),
             created_at: reservation.created_at,
         }
     }
