@@ -13,6 +13,8 @@ use serde::{Deserialize, Serialize};
 /// The most segments of a plan. Segments that are over are dropped with every change. A change that would need more is
 /// refused: dropping a segment that counts would put users out.
 pub const MAX_SEGMENTS: usize = 200;
+/// How many segments more a plan may have for pauses.
+const PAUSES: usize = 20;
 /// How much unused capacity a crowd can use up at once, in seconds: a minute's worth of turns.
 pub const BURST_SECONDS: u32 = 60;
 /// A whole interval between two turns, in the unit of [`Segment::waited_ppm`].
@@ -23,7 +25,7 @@ const WHOLE: u64 = 1_000_000;
 pub struct Segment {
     /// The first turn of this segment, from 1. The name is older than the difference between turns and positions.
     pub from_position: u64,
-    /// Since when the segment is in force.
+    /// From when on its turns come.
     pub from_time: Timestamp,
     /// Turns a minute; 0 pauses.
     pub rate_per_minute: u32,
@@ -33,6 +35,10 @@ pub struct Segment {
     /// once; with more, those behind it do as well.
     #[serde(default = "whole")]
     pub waited_ppm: u64,
+    /// Since when the segment is in force, which is earlier than `from_time` where that is an opening to come. The epoch
+    /// where that was not written down: then since `from_time`.
+    #[serde(default)]
+    pub since: Timestamp,
 }
 
 const fn whole() -> u64 {
@@ -73,6 +79,10 @@ impl Segment {
     fn waited_in(&self, millis: i64) -> u64 {
         let millis = u64::try_from(millis).unwrap_or(0);
         millis.saturating_mul(u64::from(self.rate_per_minute)).saturating_mul(WHOLE) / 60_000
+    }
+
+    fn is_in_force(&self, now: Timestamp) -> bool {
+        now >= if self.since == Timestamp::default() { self.from_time } else { self.since }
     }
 
     /// How many of its turns make up for so many seconds.
@@ -122,8 +132,8 @@ pub enum Standing {
 impl AdmissionPlan {
     /// A plan whose first turn comes at `opens_at`.
     pub fn opening(opens_at: Timestamp, rate_per_minute: u32, active_seconds: u32) -> Self {
-        let first =
-            Segment { from_position: 1, from_time: opens_at, rate_per_minute, active_seconds, waited_ppm: WHOLE };
+        let (from_time, since) = (opens_at, Timestamp::default());
+        let first = Segment { from_position: 1, from_time, rate_per_minute, active_seconds, waited_ppm: WHOLE, since };
         Self { version: 1, opens_at, segments: vec![first], changed_at: Timestamp::default() }
     }
 
@@ -173,8 +183,8 @@ impl AdmissionPlan {
     /// earlier segments, have lapsed.
     pub fn lapsed_by(&self, now: Timestamp) -> u64 {
         let Some(last) = self.segments.last() else { return 0 };
-        // A segment that has not begun yet takes nothing away: until then the one before it counts.
-        let begun = self.segments.iter().rev().find(|segment| segment.from_time <= now).unwrap_or(last);
+        // A change that is not in force yet takes nothing away: until then the segment before it counts.
+        let begun = self.segments.iter().rev().find(|segment| segment.is_in_force(now)).unwrap_or(last);
         self.admitted_by(now).saturating_sub(begun.turns_in(BURST_SECONDS)).max(begun.from_position - 1)
     }
 
@@ -201,28 +211,30 @@ impl AdmissionPlan {
     /// clocks differ, and what a plan said is not unsaid. `None` if it would need more than [`MAX_SEGMENTS`].
     ///
     /// Turns that have come by then stay as they are. The next one takes along what it has waited of its interval, so
-    /// that repeated changes neither admit anybody nor make anybody wait anew. Where the line is empty (`idle`), as many
-    /// come at once as could have come since the opening, at most [`BURST_SECONDS`]' worth.
-    pub fn changed(&self, idle: bool, at: Timestamp, change: PlanChange) -> Option<Self> {
-        let at = self.changed_at.max(at);
+    /// that repeated changes neither admit anybody nor make anybody wait anew. Where so many turns went by `unused`, as
+    /// many come at once, at most [`BURST_SECONDS`]' worth.
+    pub fn changed(&self, unused: u64, at: Timestamp, change: PlanChange) -> Option<Self> {
+        let since = self.changed_at.max(at);
         let PlanChange { opens_at, rate_per_minute, active_seconds } = change;
-        let from_position = self.admitted_by(at) + 1;
-        let from_time = opens_at.max(at);
-        let mut segment = Segment { from_position, from_time, rate_per_minute, active_seconds, waited_ppm: WHOLE };
-        if idle {
-            let most = segment.turns_in(BURST_SECONDS).max(1) * WHOLE;
-            segment.waited_ppm = segment.waited_in(at.millis_since(opens_at)).saturating_add(WHOLE).min(most);
+        let from_position = self.admitted_by(since) + 1;
+        let from_time = opens_at.max(since);
+        let mut segment =
+            Segment { from_position, from_time, rate_per_minute, active_seconds, waited_ppm: WHOLE, since };
+        if unused > 0 {
+            segment.waited_ppm = unused.min(segment.turns_in(BURST_SECONDS).max(1)) * WHOLE;
         } else if from_position > 1 {
             // Until the sale opens, one waits as well.
-            let more = segment.waited_in(from_time.millis_since(at));
-            segment.waited_ppm = self.waited(from_position, at).saturating_add(more).min(WHOLE);
+            let more = segment.waited_in(from_time.millis_since(since));
+            segment.waited_ppm = self.waited(from_position, since).saturating_add(more).min(WHOLE);
         }
         let mut segments: Vec<Segment> =
             self.segments.iter().filter(|old| old.from_position < from_position).cloned().collect();
         segments.push(segment);
-        let segments = self.without_over(segments, at);
-        let plan = Self { version: self.version + 1, opens_at, segments, changed_at: at };
-        (plan.segments.len() <= MAX_SEGMENTS).then_some(plan)
+        let segments = self.without_over(segments, since);
+        let plan = Self { version: self.version + 1, opens_at, segments, changed_at: since };
+        // A pause is always possible.
+        let most = if rate_per_minute == 0 { MAX_SEGMENTS + PAUSES } else { MAX_SEGMENTS };
+        (plan.segments.len() <= most).then_some(plan)
     }
 
     /// How much of its interval a turn that has not come has waited at a moment, in millionths.
@@ -340,7 +352,7 @@ mod tests {
 
     /// The plan after a change while people wait.
     fn changed(plan: &AdmissionPlan, at: Timestamp, rate_per_minute: u32) -> AdmissionPlan {
-        plan.changed(false, at, PlanChange { opens_at: OPEN, rate_per_minute, active_seconds: 300 }).unwrap()
+        plan.changed(0, at, PlanChange { opens_at: OPEN, rate_per_minute, active_seconds: 300 }).unwrap()
     }
 
     #[test]
@@ -398,7 +410,7 @@ mod tests {
     fn opening_later_moves_all_turns_while_none_is_admitted() {
         let plan = AdmissionPlan::opening(at(100), 60, 300);
         let change = PlanChange { opens_at: at(200), rate_per_minute: 60, active_seconds: 300 };
-        let later = plan.changed(false, at(10), change).unwrap();
+        let later = plan.changed(0, at(10), change).unwrap();
         assert_eq!(later.enters_at(1), Some(at(200)));
         assert_eq!(later.segments.len(), 1);
     }
@@ -423,10 +435,37 @@ mod tests {
         assert_eq!(plan.enters_at(first + 6), Some(at(610)), "the others at the rate");
         // The same where the operator opens the empty line then, ten minutes in the past.
         let change = PlanChange { opens_at: OPEN, rate_per_minute: 6, active_seconds: 300 };
-        let opened = AdmissionPlan::opening(OPEN, 0, 300).changed(true, at(600), change).unwrap();
+        let opened = AdmissionPlan::opening(OPEN, 0, 300).changed(61, at(600), change).unwrap();
         let inside = (1..=50).filter(|turn| opened.enters_at(*turn).is_some_and(|enters| enters <= at(600)));
         assert_eq!(inside.count(), 6);
         assert_eq!(opened.enters_at(7), Some(at(610)));
+    }
+
+    #[test]
+    fn nobody_enters_before_an_opening_that_was_postponed_whatever_went_by_unused() {
+        let tomorrow = at(86_400);
+        for (rate, unused) in [(600, 3_540_000), (600, 0), (0, 3_540_000)] {
+            let change = PlanChange { opens_at: tomorrow, rate_per_minute: rate, active_seconds: 600 };
+            let later = AdmissionPlan::opening(OPEN, 60_000, 600).changed(unused, at(3_600), change).unwrap();
+            let paused = changed(&later, at(3_700), 0);
+            for (plan, now) in [(&later, at(3_601)), (&paused.changed(0, at(3_800), change).unwrap(), at(3_801))] {
+                let next = plan.lapsed_by(now) + 1;
+                for turn in [next, next + 1, next + 700] {
+                    assert!(matches!(plan.standing(turn, now, now), Standing::Waiting { .. }), "{rate} {turn}");
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn a_change_gives_away_no_more_than_went_by_unused() {
+        let mut plan = AdmissionPlan::opening(OPEN, 600, 600);
+        for (second, unused) in [(600, 20), (603, 0), (606, 5)] {
+            let before = plan.admitted_by(at(second));
+            let change = PlanChange { opens_at: OPEN, rate_per_minute: 600 - second as u32 % 2, active_seconds: 600 };
+            plan = plan.changed(unused, at(second), change).unwrap();
+            assert_eq!(plan.admitted_by(at(second)), before + unused, "{second}");
+        }
     }
 
     #[test]
@@ -442,7 +481,7 @@ mod tests {
         let mut plan = AdmissionPlan::opening(OPEN, 60, 600);
         for round in 1..=60_u32 {
             let change = PlanChange { opens_at: OPEN, rate_per_minute: 60 + round, active_seconds: 5 };
-            plan = plan.changed(false, at(i64::from(round) * 10), change).unwrap();
+            plan = plan.changed(0, at(i64::from(round) * 10), change).unwrap();
         }
         assert!(matches!(plan.standing(1, OPEN, at(599)), Standing::Active { .. }));
         assert!(matches!(plan.standing(30, OPEN, at(599)), Standing::Expired { .. }), "nor let in again");
@@ -454,11 +493,12 @@ mod tests {
         let mut plan = AdmissionPlan::opening(OPEN, 60, 86_400);
         for round in 1..MAX_SEGMENTS as i64 {
             let change = PlanChange { opens_at: OPEN, rate_per_minute: 60, active_seconds: 86_400 };
-            plan = plan.changed(false, at(round * 60), change).unwrap();
+            plan = plan.changed(0, at(round * 60), change).unwrap();
         }
         assert_eq!(plan.segments.len(), MAX_SEGMENTS);
         let change = PlanChange { opens_at: OPEN, rate_per_minute: 1, active_seconds: 1 };
-        assert_eq!(plan.changed(false, at(20_000), change), None);
-        assert!(plan.changed(false, at(200_000), change).is_some(), "once places are over, it is");
+        assert_eq!(plan.changed(0, at(20_000), change), None);
+        assert!(plan.changed(0, at(20_000), PlanChange { rate_per_minute: 0, ..change }).is_some(), "a pause is");
+        assert!(plan.changed(0, at(200_000), change).is_some(), "once places are over, it is");
     }
 }

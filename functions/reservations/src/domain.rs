@@ -265,8 +265,8 @@ pub struct Hold {
 }
 
 /// A user's time inside a sale. There is one at a time: it begins with the first hold and ends when its token expires,
-/// or with a sale. A token issued before the end of a visit is void once that visit is over, so that joining twice
-/// gives no advantage; while the visit lasts the user is inside with any of their tokens.
+/// or when the user gives the place up. A token issued before the end of a visit is void once that visit is over. A sale
+/// spends the position that was paid from, and leaves a place that the user took since as it is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Visit {
     /// This hold begins one.

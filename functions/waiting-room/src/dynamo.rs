@@ -6,7 +6,7 @@
 //! | admission plan | `CONCERT#<concert>#PLAN` | `PLAN` | `plan` (JSON of [`AdmissionPlan`]), `plan_version`, `last_turn` (one given out not long ago) |
 //! | first counter | `CONCERT#<concert>` | `COUNTER#0` | `issued` (places given out), `turn` (turns given out or skipped), `stripe` (which counters the line has now), `shards` (how many), `after_position` and `after_turn` (the last of the stripes before); `plan`, `plan_version`, `opens_at` for the previous release |
 //! | counter k of stripe e > 0 | `CONCERT#<concert>#<e>#<k>` | `COUNTER#<k>` | `issued`, `turn`, `stripe` |
-//! | a user's place | `USER#<user>` | `LINE#<concert>` | `claim` (the request that has it), `claimed_at`, `position`, `turn`, `issued_at` once it was given out, `given_up` (places given up while waiting), `lost` (requests that died between being given a place and keeping it, at most), `ttl` |
+//! | a user's place | `USER#<user>` | `LINE#<concert>` | `claim` (the request that has it), `claimed_at`, `position`, `turn`, `issued_at` once it was given out, `given_up` (places given up), `left_at` (when the last was), `lost` (requests that died between being given a place and keeping it, at most), `ttl` |
 //! | page of used places | `CONCERT#<concert>#USED#<position / 128>` | `USED#<position / 128>` | `used` (set of `<position>:<payment>`, or `<position>:left`), `undone` (set of payments) |
 //! | outbox row | `OUTBOX#<event>` | `OUTBOX` | see [`kit::outbox`] |
 //!
@@ -40,8 +40,8 @@ use kit::fault::classify;
 use kit::outbox;
 use std::collections::{HashMap, HashSet};
 use std::hash::Hash;
-use std::sync::atomic::AtomicU32;
 use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 /// The source of our events.
 pub const SOURCE: &str = "encore/waiting-room";
@@ -54,6 +54,8 @@ pub const PLAN_LEAD_MILLIS: i64 = FRESH_MILLIS + 1_000;
 const KEPT_ENTRIES: usize = 1_000;
 /// Tries of a contended or throttled write or read.
 const ATTEMPTS: u32 = 4;
+/// How long the copy of a plan is waited for.
+const COPY_LIMIT: Duration = Duration::from_millis(500);
 /// How many tombstones a page may have before the oldest are dropped.
 const MAX_TOMBSTONES: usize = 1_024;
 
@@ -64,8 +66,6 @@ pub struct Lines {
     /// Over how many counters a busy line may give out places.
     shards: ShardCount,
     counters: Mutex<HashMap<ConcertId, Known>>,
-    /// The next counter, in turns from a random start: processes spread out, and no counter falls far behind.
-    next_shard: AtomicU32,
     /// Users who joined through this process.
     joined: Seen<(UserId, ConcertId)>,
     plans: Recent<ConcertId, Option<Planned>>,
@@ -79,7 +79,6 @@ impl Lines {
             table,
             shards,
             counters: Mutex::default(),
-            next_shard: AtomicU32::new(fastrand::u32(..)),
             joined: Seen::default(),
             plans: Recent::default(),
             pages: Recent::default(),
@@ -261,10 +260,15 @@ impl NoteTurn for Lines {
 impl ReadPlanNow for Lines {
     async fn plan_now(&self, concert: &ConcertId) -> Result<Option<AdmissionPlan>, Fault> {
         let (pk, sk) = plan_key(concert);
-        match self.table.read("reading a plan", s(pk), s(sk)).await? {
-            Some(item) => item.document("plan").map(Some),
-            None => self.plan_of_before(concert).await,
-        }
+        let Some(item) = self.table.read("reading a plan", s(pk), s(sk)).await? else {
+            return self.plan_of_before(concert).await;
+        };
+        let plan: AdmissionPlan = item.document("plan")?;
+        // The previous release, deployed again, may have changed the copy meanwhile. A counter that cannot be read must
+        // not keep a pause from being set.
+        let copy = tokio::time::timeout(COPY_LIMIT, self.plan_of_before(concert)).await;
+        let newer = copy.ok().and_then(Result::ok).flatten().filter(|copy| copy.version > plan.version);
+        Ok(Some(newer.unwrap_or(plan)))
     }
 }
 
@@ -302,7 +306,7 @@ impl ReplacePlan for Lines {
             .key(SK, s(sk))
             .update_expression("SET #plan = :plan, plan_version = :version")
             // The first change of a line that an earlier release opened makes the item.
-            .condition_expression("attribute_not_exists(pk) OR plan_version = :read")
+            .condition_expression("attribute_not_exists(pk) OR plan_version <= :read")
             .expression_attribute_names("#plan", "plan")
             .expression_attribute_values(":plan", kit::dynamo::json(DOING, plan)?)
             .expression_attribute_values(":version", n(plan.version))
@@ -317,13 +321,13 @@ impl ReplacePlan for Lines {
         let (subject, correlation) = (concert.as_str(), change.correlation_id);
         let event = outbox::event_with_id(id, SOURCE, subject, correlation, body, change.now)?;
         transaction.add(outbox::row(&self.table, &event, subject)?)?;
-        if transaction.commit().await?.is_err() {
-            return Ok(false);
-        }
+        Ok(transaction.commit().await?.is_ok())
+    }
+
+    async fn mirror_plan(&self, concert: &ConcertId, plan: &AdmissionPlan) {
         if let Err(fault) = self.mirror(concert, plan).await {
             tracing::warn!(error = fault.chain(), "the previous release would go by an older plan");
         }
-        Ok(true)
     }
 }
 

@@ -27,6 +27,9 @@ use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 use tokio::time::Instant;
 
+/// When to check a token again that is of no use any more, in milliseconds.
+const DONE_POLL_MILLIS: u64 = 30_000;
+
 /// Dependencies of joining.
 #[derive(Debug)]
 pub struct JoinDeps<L> {
@@ -120,7 +123,7 @@ where
         now: call.now,
     };
     let joined = join_queue::join_queue(&deps.line, ask).await?;
-    let poll_after_ms = deps.budget.poll_after_millis(&joined.place, joined.waiting, call.now);
+    let poll_after_ms = deps.budget.poll_after_millis(&joined.place, joined.crowd, call.now);
     let place = PlaceBody::of(&joined.place, poll_after_ms);
     let body = JoinedBody { token: deps.queue_tokens.sign(&joined.claims)?, place };
     if !joined.is_new {
@@ -185,7 +188,8 @@ pub async fn check_queue_status(deps: &StatusDeps<impl ReadPlan + ReadUse>, call
     })?;
     let checked = check_queue_status::check_queue_status(&deps.line, &claims, call.now).await?;
     activity::say(Kind::Checked, &call.request_id, &caller.user, &claims.concert_id, &checked.place);
-    let poll_after_ms = deps.budget.poll_after_millis(&checked.place, checked.waiting, call.now);
+    let poll_after_ms =
+        checked.crowd.map_or(DONE_POLL_MILLIS, |crowd| deps.budget.poll_after_millis(&checked.place, crowd, call.now));
     Reply::ok(PlaceBody::of(&checked.place, poll_after_ms))
 }
 

@@ -48,23 +48,34 @@ pub trait ClaimPlace: Send + Sync {
         now: Timestamp,
     ) -> impl Future<Output = Result<Claimed, Fault>> + Send;
 
-    /// Keeps the place that was given out to the claim, as long as it has not been claimed over.
+    /// Keeps the place that was given out to the claim, as long as it has not been claimed over, for as long as its token
+    /// is of use: some time after `until`, when its time inside is planned to end.
     fn keep_place(
         &self,
         user: &UserId,
         concert: &ConcertId,
         claim: &str,
         place: &Issued,
+        until: Timestamp,
     ) -> impl Future<Output = Result<Claimed, Fault>> + Send;
 
-    /// Empties the row, so that the next request can claim it; counts a place that was given up while `waiting`. Returns
-    /// whether the row still was as given.
+    /// Lets the next request claim: this one was certainly given no place.
+    fn release_claim(
+        &self,
+        user: &UserId,
+        concert: &ConcertId,
+        claim: &str,
+    ) -> impl Future<Output = Result<(), Fault>> + Send;
+
+    /// Empties the row of a place that was given up, so that the next request can claim it. Returns whether the row still
+    /// had it.
     fn leave_place(
         &self,
         user: &UserId,
         concert: &ConcertId,
         row: &PlaceRow,
-        waiting: bool,
+        position: u64,
+        now: Timestamp,
     ) -> impl Future<Output = Result<bool, Fault>> + Send;
 }
 
@@ -154,6 +165,9 @@ pub trait ReplacePlan: Send + Sync {
         plan: &AdmissionPlan,
         change: &Changed<'_>,
     ) -> impl Future<Output = Result<bool, Fault>> + Send;
+
+    /// Copies the plan to where the previous release reads it, in case it is deployed again. That may fail.
+    fn mirror_plan(&self, concert: &ConcertId, plan: &AdmissionPlan) -> impl Future<Output = ()> + Send;
 }
 
 /// Opens a line.

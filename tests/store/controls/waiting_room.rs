@@ -19,6 +19,9 @@ use tests::proxy::{Fate, Rule};
 /// The operator's request here.
 const CHANGE: Changed<'_> = Changed { correlation_id: "c", actor: "op", now: NOW };
 
+/// A place.
+const PLACE: Issued = Issued { position: 7, turn: 7, issued_at: NOW };
+
 async fn opened(bench: &Bench) -> Lines {
     let lines = bench.lines();
     lines.open(&concert(), DefaultAdmission::Open.plan(NOW)).await.unwrap();
@@ -60,11 +63,11 @@ controls! {
         let first = stale.issue(&concert(), 0, NOW).await.unwrap().unwrap();
         let (lines, position) = spread(bench).await;
         let mut positions = BTreeSet::from([first.position, position]);
-        for _ in 0..2 {
+        for _ in 0..6 {
             positions.insert(stale.issue(&concert(), 0, NOW).await.unwrap().unwrap().position);
             positions.insert(lines.issue(&concert(), 0, NOW).await.unwrap().unwrap().position);
         }
-        positions.len() != 6
+        positions.len() != 14
     }
 
     a_turn_that_has_lapsed_is_not_given_out: "waiting-room/count_one"
@@ -158,7 +161,7 @@ controls! {
     }
 
     of_two_who_claim_over_a_dead_request_one_does: "waiting-room/claim_place"
-    guards "claim = :over", |bench| {
+    guards "claim = :over AND attribute_not_exists(#position)", |bench| {
         let lines = opened(bench).await;
         let (alice, late) = (user("alice"), NOW.plus_millis(CLAIM_MILLIS));
         lines.claim_place(&alice, &concert(), None, "dead", NOW).await.unwrap();
@@ -168,29 +171,61 @@ controls! {
         (first, second) == (Claimed::Mine, Claimed::Mine)
     }
 
+    a_request_that_was_only_slow_keeps_its_place: "waiting-room/claim_place"
+    guards "claim = :over AND attribute_not_exists(#position)", |bench| {
+        let lines = opened(bench).await;
+        let alice = user("alice");
+        lines.claim_place(&alice, &concert(), None, "slow", NOW).await.unwrap();
+        let seen = row(&lines).await;
+        lines.keep_place(&alice, &concert(), "slow", &PLACE, NOW).await.unwrap();
+        lines.claim_place(&alice, &concert(), Some(&seen), "quick", NOW.plus_millis(CLAIM_MILLIS)).await.unwrap();
+        row(&lines).await.place.is_none()
+    }
+
+    only_the_place_that_is_worth_nothing_is_claimed_over: "waiting-room/claim_place"
+    guards "claim = :over AND #position = :worthless", |bench| {
+        let lines = opened(bench).await;
+        let alice = user("alice");
+        lines.claim_place(&alice, &concert(), None, "k", NOW).await.unwrap();
+        lines.keep_place(&alice, &concert(), "k", &PLACE, NOW).await.unwrap();
+        let worthless = PlaceRow { place: Some(Issued { position: 1, ..PLACE }), ..row(&lines).await };
+        lines.claim_place(&alice, &concert(), Some(&worthless), "other", NOW).await.unwrap() == Claimed::Mine
+    }
+
+    a_claim_with_a_place_is_not_released: "waiting-room/release_claim"
+    guards "claim = :claim AND attribute_not_exists(#position)", |bench| {
+        let lines = opened(bench).await;
+        let alice = user("alice");
+        lines.claim_place(&alice, &concert(), None, "k", NOW).await.unwrap();
+        lines.keep_place(&alice, &concert(), "k", &PLACE, NOW).await.unwrap();
+        lines.release_claim(&alice, &concert(), "k").await.unwrap();
+        row(&lines).await.claimed_at == PlaceRow::RELEASED
+    }
+
     a_place_is_kept_for_the_request_that_has_the_claim: "waiting-room/keep_place"
     guards "claim = :claim", |bench| {
         let lines = opened(bench).await;
         let alice = user("alice");
         lines.claim_place(&alice, &concert(), None, "mine", NOW).await.unwrap();
-        let place = Issued { position: 7, turn: 7, issued_at: NOW };
-        lines.keep_place(&alice, &concert(), "late", &place).await.unwrap() == Claimed::Mine
+        let place = PLACE;
+        lines.keep_place(&alice, &concert(), "late", &place, NOW).await.unwrap() == Claimed::Mine
     }
 
-    a_place_that_was_claimed_over_is_not_emptied: "waiting-room/leave_place"
-    guards "claim = :claim", |bench| {
+    a_place_that_was_given_up_twice_at_once_counts_once: "waiting-room/leave_place"
+    guards "claim = :claim AND #position = :position", |bench| {
         let lines = opened(bench).await;
         let alice = user("alice");
-        lines.claim_place(&alice, &concert(), None, "old", NOW).await.unwrap();
-        let old = row(&lines).await;
-        lines.claim_place(&alice, &concert(), Some(&old), "new", NOW).await.unwrap();
-        lines.keep_place(&alice, &concert(), "new", &Issued { position: 1, turn: 1, issued_at: NOW }).await.unwrap();
-        lines.leave_place(&alice, &concert(), &old, true).await.unwrap();
-        row(&lines).await.place.is_none()
+        lines.claim_place(&alice, &concert(), None, "k", NOW).await.unwrap();
+        lines.keep_place(&alice, &concert(), "k", &PLACE, NOW).await.unwrap();
+        let seen = row(&lines).await;
+        for _ in 0..2 {
+            lines.leave_place(&alice, &concert(), &seen, PLACE.position, NOW).await.unwrap();
+        }
+        row(&lines).await.given_up != 1
     }
 
     of_two_changes_of_a_plan_none_is_lost: "waiting-room/replace_plan"
-    guards "attribute_not_exists(pk) OR plan_version = :read", |bench| {
+    guards "attribute_not_exists(pk) OR plan_version <= :read", |bench| {
         let lines = opened(bench).await;
         let read = lines.plan_now(&concert()).await.unwrap().unwrap();
         let next = AdmissionPlan { version: read.version + 1, ..read.clone() };
@@ -202,15 +237,9 @@ controls! {
     guards "plan_version < :version", |bench| {
         let lines = opened(bench).await;
         let read = lines.plan_now(&concert()).await.unwrap().unwrap();
-        let of = |version| AdmissionPlan { version, ..read.clone() };
-        let gate = bench.proxy.hold(Rule::on("UpdateItem").containing("opens_at").once());
-        let (second, third) = (of(2), of(3));
-        let later = async {
-            gate.reached().await;
-            assert!(bench.lines().replace_plan(&concert(), 2, &third, &CHANGE).await.unwrap());
-            gate.open();
-        };
-        tokio::join!(async { lines.replace_plan(&concert(), 1, &second, &CHANGE).await.unwrap() }, later);
+        for version in [3, 2] {
+            lines.mirror_plan(&concert(), &AdmissionPlan { version, ..read.clone() }).await;
+        }
         first_counter(bench).await.uint("plan_version").unwrap() != 3
     }
 

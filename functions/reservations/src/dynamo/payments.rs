@@ -188,10 +188,10 @@ impl WritePayment for Reservations {
                 .expression_attribute_values(":paid", s(Status::Paid.as_str()))
                 .expression_attribute_values(":payment", s(&saga.payment_id)),
         )?;
-        // The place is spent and the visit over: queue tokens issued to the user before now are void.
+        // The place is spent, and its token void with it. One that the user took since is not.
         transaction.add(
             self.update_of_entitlement(&saga.user_id, &saga.concert_id)
-                .update_expression("SET visit_ends_at = :now, #spent = if_not_exists(#spent, :now)")
+                .update_expression("SET #spent = if_not_exists(#spent, :now)")
                 .condition_expression("attribute_exists(pk)")
                 .expression_attribute_names("#spent", format!("spent#{}", saga.queue_position))
                 .expression_attribute_values(":now", at(now)),

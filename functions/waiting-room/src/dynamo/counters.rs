@@ -13,19 +13,23 @@ use aws_sdk_dynamodb::types::ReturnValue;
 use contracts::{ConcertId, Timestamp};
 use futures_util::future::try_join_all;
 use kit::Fault;
-use kit::dynamo::{Item, PK, Read, SK, jitter, n, s};
+use kit::dynamo::{Item, PK, Read, SK, n, s};
 use kit::fault::classify;
-use std::sync::atomic::Ordering;
+use std::time::Duration;
 
 /// Tries of a write that meets other writers, or that finds the counters changed.
 const ATTEMPTS: u32 = 8;
 /// The shortest time over which a counter's speed is measured, in milliseconds.
 const MEASURED_MILLIS: i64 = 100;
+/// Within how many milliseconds those who are throttled try again.
+const THROTTLED_MILLIS: u64 = 200;
 
 /// What a process knows of a line's counters.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone)]
 pub(super) struct Known {
     stripe: Stripe,
+    /// What its counters had counted when this process saw them last.
+    counts: Vec<u64>,
     /// When this process measured the first counter last, and how many places it had given out.
     measured: (Timestamp, u64),
 }
@@ -101,7 +105,7 @@ impl Lines {
     }
 
     fn known(&self, concert: &ConcertId) -> Option<Known> {
-        locked(&self.counters).get(concert).copied()
+        locked(&self.counters).get(concert).cloned()
     }
 
     fn know(&self, concert: &ConcertId, known: Known) {
@@ -112,23 +116,49 @@ impl Lines {
         counters.insert(concert.clone(), known);
     }
 
-    /// Takes note of how fast the first counter counts. Answers whether it is too fast for one item.
-    fn is_busy(&self, concert: &ConcertId, stripe: Stripe, issued: u64, now: Timestamp) -> bool {
-        let measured = self.known(concert).map_or((now, issued), |known| known.measured);
-        let elapsed = now.millis_since(measured.0);
-        if (0..MEASURED_MILLIS).contains(&elapsed) {
-            self.know(concert, Known { stripe, measured });
-            return false;
-        }
-        self.know(concert, Known { stripe, measured: (now, issued) });
-        let counted = i64::try_from(issued.saturating_sub(measured.1)).unwrap_or(i64::MAX);
-        elapsed > 0 && counted.saturating_mul(1_000) / elapsed > BUSY_PER_SECOND
+    /// Goes by these counters from now on.
+    fn learn(&self, concert: &ConcertId, stripe: Stripe, now: Timestamp) {
+        self.know(concert, Known { stripe, counts: vec![0; stripe.shards.get() as usize], measured: (now, 0) });
     }
 
-    /// Continues a line over all counters that it may have. Others may do it at the same time.
-    async fn spread(&self, concert: &ConcertId, stripe: &Stripe) -> Result<(), Fault> {
+    /// Takes note of what a counter has counted. Answers how many a second it counts, if that was measured.
+    fn note(&self, concert: &ConcertId, stripe: Stripe, shard: u32, counted: Counted, now: Timestamp) -> Option<i64> {
+        let fresh = || Known { stripe, counts: vec![0; stripe.shards.get() as usize], measured: (now, counted.issued) };
+        let mut known = self.known(concert).filter(|known| known.stripe == stripe).unwrap_or_else(fresh);
+        if let Some(count) = known.counts.get_mut(shard as usize) {
+            *count = counted.turn;
+        }
+        let (since, before) = known.measured;
+        let elapsed = now.millis_since(since);
+        let mut speed = None;
+        if shard == 0 && !(0..MEASURED_MILLIS).contains(&elapsed) {
+            known.measured = (now, counted.issued);
+            let more = i64::try_from(counted.issued.saturating_sub(before)).unwrap_or(i64::MAX);
+            speed = (elapsed > 0).then(|| more.saturating_mul(1_000) / elapsed);
+        }
+        self.know(concert, known);
+        speed
+    }
+
+    /// The one of two counters, picked at random, that has counted less as far as this process knows: so they stay close
+    /// to each other although many processes choose at once.
+    fn next_shard(&self, concert: &ConcertId, stripe: Stripe) -> u32 {
+        let shards = stripe.shards.get();
+        let (one, other) = (fastrand::u32(..shards), fastrand::u32(..shards));
+        let mut counters = locked(&self.counters);
+        let Some(known) = counters.get_mut(concert).filter(|known| known.stripe == stripe) else { return one };
+        let count = |shard: u32| known.counts.get(shard as usize).copied().unwrap_or(0);
+        let chosen = if count(other) < count(one) { other } else { one };
+        if let Some(count) = known.counts.get_mut(chosen as usize) {
+            *count += 1;
+        }
+        chosen
+    }
+
+    /// Continues a line over more counters. Others may do it at the same time.
+    async fn spread(&self, concert: &ConcertId, stripe: &Stripe, shards: ShardCount) -> Result<(), Fault> {
         let next = stripe.number + 1;
-        let counters = (0..self.shards.get()).map(|shard| self.put_counter(concert, next, shard));
+        let counters = (0..shards.get()).map(|shard| self.put_counter(concert, next, shard));
         try_join_all(counters).await?;
         let (pk, sk) = counter_key(concert, 0, 0);
         let spread = self
@@ -137,12 +167,12 @@ impl Lines {
             .condition_expression("stripe = :stripe")
             .expression_attribute_values(":stripe", n(stripe.number))
             .expression_attribute_values(":next", n(next))
-            .expression_attribute_values(":shards", n(self.shards.get()))
+            .expression_attribute_values(":shards", n(shards.get()))
             .send()
             .await;
         match spread {
             Ok(_) => {
-                tracing::info!(concert = concert.as_str(), shards = self.shards.get(), "a line got more counters");
+                tracing::info!(concert = concert.as_str(), shards = shards.get(), "a line got more counters");
                 Ok(())
             }
             Err(error) => found(error).map(drop),
@@ -162,14 +192,33 @@ impl Lines {
         put.map(drop).or_else(|error| found(error).map(drop))
     }
 
-    /// Spreads a busy line. A failure is the next one's to make good: places are given out either way.
-    async fn spread_if(&self, busy: bool, concert: &ConcertId, stripe: &Stripe) {
-        let may = self.shards > stripe.shards && stripe.shards == ShardCount::ONE;
-        if busy
-            && may
-            && let Err(fault) = self.spread(concert, stripe).await
+    /// Spreads a line that has one counter over as many as its `speed` needs twice, or, where it is throttled, over all. A
+    /// failure is the next one's to make good: places are given out either way.
+    async fn spread_if_busy(&self, concert: &ConcertId, stripe: &Stripe, speed: Option<i64>) {
+        let needed = speed.map_or(u64::MAX, |speed| 2 * u64::try_from(speed / BUSY_PER_SECOND + 1).unwrap_or(1));
+        let shards = ShardCount::new(needed.min(self.shards.get().into())).unwrap_or(self.shards);
+        if shards > stripe.shards
+            && stripe.shards == ShardCount::ONE
+            && let Err(fault) = self.spread(concert, stripe, shards).await
         {
             tracing::warn!(error = fault.chain(), "a busy line stays on one counter for now");
+        }
+    }
+
+    /// After a throttled write: what the line's counters are by now. Of the many processes that are throttled at once, one
+    /// spreads the line, and the others read that; a counter bears three times more reads than writes.
+    async fn after_throttle(&self, concert: &ConcertId, stripe: Stripe, now: Timestamp) -> Result<Stripe, Fault> {
+        tokio::time::sleep(Duration::from_millis(fastrand::u64(..THROTTLED_MILLIS))).await;
+        let first = self.get("reading a counter", vec![counter_key(concert, 0, 0)], false).await?.pop();
+        match first.filter(|first| first.contains_key("turn")).as_ref().map(stripe_of).transpose()? {
+            Some(found) if found != stripe => {
+                self.learn(concert, found, now);
+                Ok(found)
+            }
+            _ => {
+                self.spread_if_busy(concert, &stripe, None).await;
+                Ok(stripe)
+            }
         }
     }
 }
@@ -177,7 +226,7 @@ impl Lines {
 impl IssuePlace for Lines {
     async fn issue(&self, concert: &ConcertId, lapsed: u64, now: Timestamp) -> Result<Option<Issued>, Fault> {
         let mut stripe = self.known(concert).map_or(Stripe::FIRST, |known| known.stripe);
-        let mut shard = self.next_shard(stripe);
+        let mut shard = self.next_shard(concert, stripe);
         let mut skips = false;
         for attempt in 1..=ATTEMPTS {
             let lapsed_here = stripe.lapsed_of(shard, lapsed);
@@ -188,11 +237,13 @@ impl IssuePlace for Lines {
             let error = match write.send().await {
                 Ok(written) => {
                     let counter = written.attributes.unwrap_or_default();
-                    let (issued, turn) = (counter.uint("issued")?, counter.uint("turn")?);
+                    let Counted { issued, turn } = counted(&counter)?;
                     if stripe.number == 0 && shard == 0 {
                         stripe = stripe_of(&counter)?;
-                        let busy = self.is_busy(concert, stripe, issued, now);
-                        self.spread_if(busy, concert, &stripe).await;
+                    }
+                    let speed = self.note(concert, stripe, shard, Counted { issued, turn }, now);
+                    if speed.is_some_and(|speed| speed > BUSY_PER_SECOND) {
+                        self.spread_if_busy(concert, &stripe, speed).await;
                     }
                     return Ok(Some(stripe.issued(shard, issued, turn, now)));
                 }
@@ -203,25 +254,18 @@ impl IssuePlace for Lines {
                 Ok(Some(counter)) if !counter.contains_key("turn") => self.adopt(concert, &stripe, shard).await?,
                 Ok(Some(counter)) if counter.uint("stripe")? != stripe.number => {
                     stripe = stripe_of(&counter)?;
-                    self.know(concert, Known { stripe, measured: (now, 0) });
-                    shard = self.next_shard(stripe);
+                    self.learn(concert, stripe, now);
+                    shard = self.next_shard(concert, stripe);
                 }
                 Ok(Some(counter)) => skips = counter.uint("turn")? < lapsed_here,
                 Err(Fault::Contended(_)) if attempt < ATTEMPTS => {
-                    self.spread_if(true, concert, &stripe).await;
-                    tokio::time::sleep(jitter(attempt)).await;
+                    stripe = self.after_throttle(concert, stripe, now).await?;
+                    shard = self.next_shard(concert, stripe);
                 }
                 Err(fault) => return Err(fault),
             }
         }
         Err(Fault::contended("giving out a place"))
-    }
-}
-
-impl Lines {
-    /// The counters in turns, from a random start: processes spread, and no counter falls far behind.
-    fn next_shard(&self, stripe: Stripe) -> u32 {
-        self.next_shard.fetch_add(1, Ordering::Relaxed) % stripe.shards.get()
     }
 }
 

@@ -30,6 +30,7 @@ fn row_of(item: &Item) -> Result<PlaceRow, Fault> {
         claimed_at: item.moment("claimed_at")?,
         place,
         given_up: u64::try_from(item.maybe_int("given_up")?.unwrap_or(0)).unwrap_or(0),
+        left_at: Timestamp::from_millis(item.maybe_int("left_at")?.unwrap_or(0)),
     })
 }
 
@@ -85,9 +86,13 @@ impl ClaimPlace for Lines {
             .expression_attribute_values(":ttl", n(now.plus_seconds(QUEUE_TOKEN_LIFE_SECONDS).ttl_seconds()));
         let write = match over {
             None => write.condition_expression("attribute_not_exists(pk)"),
-            Some(over) => {
-                write.condition_expression("claim = :over").expression_attribute_values(":over", s(&over.claim))
-            }
+            Some(PlaceRow { claim: over, place: None, .. }) => write
+                .condition_expression("claim = :over AND attribute_not_exists(#position)")
+                .expression_attribute_values(":over", s(over)),
+            Some(PlaceRow { claim: over, place: Some(place), .. }) => write
+                .condition_expression("claim = :over AND #position = :worthless")
+                .expression_attribute_values(":over", s(over))
+                .expression_attribute_values(":worthless", n(place.position)),
         };
         let Err(error) = write.send().await else { return Ok(Claimed::Mine) };
         let row = found(error, DOING)?;
@@ -101,12 +106,15 @@ impl ClaimPlace for Lines {
         concert: &ConcertId,
         claim: &str,
         place: &Issued,
+        until: Timestamp,
     ) -> Result<Claimed, Fault> {
         let kept = self
             .place(user, concert)
-            .update_expression("SET #position = :position, turn = :turn, issued_at = :issued_at")
+            .update_expression("SET #position = :position, turn = :turn, issued_at = :issued_at, #ttl = :ttl")
             .condition_expression("claim = :claim")
             .expression_attribute_names("#position", "position")
+            .expression_attribute_names("#ttl", TTL)
+            .expression_attribute_values(":ttl", n(until.plus_seconds(QUEUE_TOKEN_LIFE_SECONDS).ttl_seconds()))
             .expression_attribute_values(":claim", s(claim))
             .expression_attribute_values(":position", n(place.position))
             .expression_attribute_values(":turn", n(place.turn))
@@ -119,26 +127,50 @@ impl ClaimPlace for Lines {
         }
     }
 
+    async fn release_claim(&self, user: &UserId, concert: &ConcertId, claim: &str) -> Result<(), Fault> {
+        let released = self
+            .place(user, concert)
+            .update_expression("SET claimed_at = :released")
+            .condition_expression("claim = :claim AND attribute_not_exists(#position)")
+            .expression_attribute_names("#position", "position")
+            .expression_attribute_values(":claim", s(claim))
+            .expression_attribute_values(":released", at(PlaceRow::RELEASED))
+            .send()
+            .await;
+        match released {
+            Ok(_) => Ok(()),
+            Err(error) => found(error, "releasing a claim").map(drop),
+        }
+    }
+
     async fn leave_place(
         &self,
         user: &UserId,
         concert: &ConcertId,
         row: &PlaceRow,
-        waiting: bool,
+        position: u64,
+        now: Timestamp,
     ) -> Result<bool, Fault> {
         let left = self
             .place(user, concert)
-            .update_expression("SET claimed_at = :long_ago ADD given_up :more REMOVE #position, turn, issued_at")
-            .condition_expression("claim = :claim")
+            // Under another claim, so that a late try of the request that had the place cannot keep it again.
+            .update_expression(
+                "SET claim = :left, claimed_at = :released, left_at = :now ADD given_up :one \
+                 REMOVE #position, turn, issued_at",
+            )
+            .condition_expression("claim = :claim AND #position = :position")
             .expression_attribute_names("#position", "position")
             .expression_attribute_values(":claim", s(&row.claim))
-            .expression_attribute_values(":long_ago", at(PlaceRow::LEFT))
-            .expression_attribute_values(":more", n(i64::from(waiting)))
+            .expression_attribute_values(":position", n(position))
+            .expression_attribute_values(":left", s(format!("{}-left", row.claim)))
+            .expression_attribute_values(":released", at(PlaceRow::RELEASED))
+            .expression_attribute_values(":now", at(now))
+            .expression_attribute_values(":one", n(1))
             .send()
             .await;
         match left {
             Ok(_) => Ok(true),
-            // Another request has it by now.
+            // Another request has it by now, or an earlier try has done it.
             Err(error) => found(error, "giving up a place").map(|_| false),
         }
     }

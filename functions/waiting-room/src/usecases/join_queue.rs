@@ -1,6 +1,6 @@
 //! A user takes the next place in a concert's line, or finds the one they have.
 
-use crate::domain::{Issued, NOTED_EVERY, Place, PlaceRow, Planned, Status};
+use crate::domain::{Crowd, Issued, NOTED_EVERY, Place, PlaceRow, Planned, Status};
 use crate::ports::{ClaimPlace, Claimed, IssuePlace, NoteTurn, Pause, ReadPlan, ReadUse};
 use contracts::admission::{AdmissionPlan, QueueTokenClaims};
 use contracts::{ConcertId, Timestamp, UserId};
@@ -28,8 +28,7 @@ pub struct Joined {
     pub place: Place,
     /// The claims of its token.
     pub claims: QueueTokenClaims,
-    /// How many wait.
-    pub waiting: u64,
+    pub crowd: Crowd,
     /// Whether it was given out by this request.
     pub is_new: bool,
 }
@@ -62,7 +61,7 @@ pub async fn join_queue<L>(line: &L, ask: JoinQueue) -> Result<Joined, JoinError
 where
     L: ReadPlan + ReadUse + ClaimPlace + IssuePlace + NoteTurn + Pause,
 {
-    let (planned, mut found) = match line.knows(&ask.concert) {
+    let (planned, mut found) = match ask.before_open && line.knows(&ask.concert) {
         // Once a second the plan is read again, beside the claim.
         true => {
             let (plan, found) = tokio::join!(plan_of(line, &ask), look(line, &ask));
@@ -71,12 +70,14 @@ where
         false => (plan_of(line, &ask).await?, look(line, &ask).await?),
     };
     let plan = &planned.plan;
+    // A place is issued after the user gave up another, whatever this request's clock says.
+    let mut now = ask.now;
     for attempt in 1..=TRIES {
         let row = match found {
             Claimed::Mine => {
-                let lapsed = plan.lapsed_by(ask.now);
-                let issued = line.issue(&ask.concert, lapsed, ask.now).await?.ok_or(JoinError::UnknownConcert)?;
-                match line.keep_place(&ask.user, &ask.concert, &ask.claim, &issued).await? {
+                let issued = issue(line, plan, &ask, now).await?;
+                let until = Place::by_plan(plan, &issued, now).expires_at.unwrap_or(now).max(plan.opens_at);
+                match line.keep_place(&ask.user, &ask.concert, &ask.claim, &issued, until).await? {
                     Claimed::Mine => {
                         if issued.position.is_multiple_of(NOTED_EVERY) {
                             line.note_turn(&ask.concert, issued.turn).await;
@@ -88,6 +89,7 @@ where
             }
             Claimed::Taken(row) => row,
         };
+        now = now.max(row.left_at);
         found = match row.place {
             Some(place) if is_worth_something(line, plan, place, &ask).await? => {
                 return Ok(joined(&planned, place, ask, false));
@@ -127,6 +129,27 @@ async fn claim(line: &impl ClaimPlace, ask: &JoinQueue, over: Option<&PlaceRow>)
     line.claim_place(&ask.user, &ask.concert, over, &ask.claim, ask.now).await
 }
 
+/// Gives out a place. If that certainly did not happen, the claim is released, so that the client's next try is not held
+/// up by it.
+async fn issue(
+    line: &(impl IssuePlace + ClaimPlace),
+    plan: &AdmissionPlan,
+    ask: &JoinQueue,
+    now: Timestamp,
+) -> Result<Issued, JoinError> {
+    match line.issue(&ask.concert, plan.lapsed_by(now), now).await {
+        Ok(issued) => issued.ok_or(JoinError::UnknownConcert),
+        Err(fault) => {
+            if matches!(fault, Fault::Contended(_))
+                && let Err(other) = line.release_claim(&ask.user, &ask.concert, &ask.claim).await
+            {
+                tracing::warn!(error = other.chain(), "a claim stays until it is too old");
+            }
+            Err(fault.into())
+        }
+    }
+}
+
 async fn is_worth_something(
     line: &impl ReadUse,
     plan: &AdmissionPlan,
@@ -134,14 +157,14 @@ async fn is_worth_something(
     ask: &JoinQueue,
 ) -> Result<bool, Fault> {
     match Place::by_plan(plan, &place, ask.now).status {
-        Status::Waiting => Ok(true),
-        Status::Active => line.is_used(&ask.concert, place.position, ask.now).await.map(|used| !used),
+        // One that was given up is marked before the row forgets it.
+        Status::Waiting | Status::Active => line.is_used(&ask.concert, place.position, ask.now).await.map(|used| !used),
         Status::Expired | Status::Used => Ok(false),
     }
 }
 
 fn joined(planned: &Planned, issued: Issued, ask: JoinQueue, is_new: bool) -> Joined {
     let place = Place::by_plan(&planned.plan, &issued, ask.now);
-    let waiting = planned.waiting(issued.turn, ask.now);
-    Joined { place, claims: place.claims(&issued, ask.user, ask.concert, ask.now), waiting, is_new }
+    let crowd = planned.crowd(issued.turn, ask.now);
+    Joined { place, claims: place.claims(&issued, ask.user, ask.concert, ask.now), crowd, is_new }
 }

@@ -1,6 +1,6 @@
 //! A user gives up the place they have in a concert's line.
 
-use crate::domain::{MAX_GIVEN_UP, Place, Status};
+use crate::domain::{MAX_GIVEN_UP, MAX_LEFT, Place, Status};
 use crate::ports::{ClaimPlace, EndVisit, GiveUpPlace, ReadPlan};
 use contracts::{ConcertId, Timestamp, UserId};
 use kit::Fault;
@@ -10,8 +10,8 @@ use kit::Fault;
 pub enum LeaveError {
     /// There is no line for this concert.
     UnknownConcert,
-    /// The user gave up [`MAX_GIVEN_UP`] waiting places before. The turn of each stays empty, which costs those behind it
-    /// time.
+    /// The user gave up [`MAX_GIVEN_UP`] places before, or [`MAX_LEFT`], and is inside. The turn of each is nobody's, which
+    /// costs others time.
     TooMany,
     /// The system failed. Repeating the request completes it.
     Fault(Fault),
@@ -39,11 +39,12 @@ pub async fn leave_queue(
     match status {
         Status::Expired | Status::Used => return Ok(()),
         Status::Waiting if row.given_up >= MAX_GIVEN_UP => return Err(LeaveError::TooMany),
+        Status::Active if row.given_up >= MAX_LEFT => return Err(LeaveError::TooMany),
         Status::Waiting | Status::Active => {}
     }
     // The row comes last: as long as it has the place, a repetition does all of this again.
     reservations.end_visit(user, concert, now).await?;
     line.give_up(concert, place.position).await?;
-    line.leave_place(user, concert, &row, status == Status::Waiting).await?;
+    line.leave_place(user, concert, &row, place.position, now).await?;
     Ok(())
 }

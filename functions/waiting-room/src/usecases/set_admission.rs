@@ -1,11 +1,16 @@
 //! An operator changes the admission plan of a concert.
 
-use crate::domain::{self, NotChanged};
+use crate::domain::{self, Counted, NotChanged};
 use crate::ports::{ApplyPlan, Changed, Count, ReadPlanNow, ReplacePlan};
 use contracts::admission::{AdmissionPlan, PlanChange};
 use contracts::{ConcertId, Timestamp};
 use kit::Fault;
+use std::time::Duration;
 
+/// How long the counters of a line are waited for.
+const COUNT_LIMIT: Duration = Duration::from_millis(500);
+/// How far the clocks of two functions may be apart, in milliseconds.
+const CLOCKS_APART_MILLIS: i64 = 10_000;
 /// How often it is tried when other operators change the plan at the same time.
 const TRIES: u32 = 10;
 
@@ -64,14 +69,9 @@ pub async fn set_admission<C: Fn() -> Timestamp>(
     ask: SetAdmission,
     clock: &Clock<C>,
 ) -> Result<Admission, SetAdmissionError> {
-    // How many stand in line only decides whether the next one enters at once. Counters that cannot be read must not
-    // keep a pause from being set.
-    let counted = line.count(&ask.concert).await.unwrap_or_else(|fault| {
-        tracing::warn!(error = fault.chain(), "a plan is changed without knowing how many wait");
-        None
-    });
     for _ in 0..TRIES {
         let read = line.plan_now(&ask.concert).await?.ok_or(SetAdmissionError::UnknownConcert)?;
+        let counted = count(line, &ask.concert).await;
         let now = (clock.now)();
         // No user must be told one thing by a process that knows of the change and another by one that does not. Where
         // nobody has joined, there is nobody to be told.
@@ -81,6 +81,10 @@ pub async fn set_admission<C: Fn() -> Timestamp>(
         let plan = match domain::changed(&read, counted, at, ask.change) {
             Err(NotChanged::InForce) => read,
             Err(NotChanged::TooMany) => return Err(SetAdmissionError::TooManyChanges),
+            Ok(plan) if plan.changed_at.millis_since(at) > CLOCKS_APART_MILLIS => {
+                let why = "the change before it takes effect much later than this clock says";
+                return Err(Fault::unavailable("changing an admission plan", why).into());
+            }
             Ok(plan) => {
                 let change = Changed { correlation_id: &ask.correlation_id, actor: &ask.actor, now };
                 if !line.replace_plan(&ask.concert, read.version, &plan, &change).await? {
@@ -90,9 +94,26 @@ pub async fn set_admission<C: Fn() -> Timestamp>(
             }
         };
         reservations.apply(&ask.concert, &plan).await?;
+        line.mirror_plan(&ask.concert, &plan).await;
         let counted = counted.unwrap_or_default();
         let admitted = counted.issued.saturating_sub(counted.turn.saturating_sub(plan.admitted_by(at)));
         return Ok(Admission { admitted, issued: counted.issued, plan });
     }
     Err(Fault::contended("changing an admission plan").into())
+}
+
+/// What the line has given out. That only decides how many enter at once, so counters that cannot be read, or not in time,
+/// must not keep a pause from being set.
+async fn count(line: &impl Count, concert: &ConcertId) -> Option<Counted> {
+    match tokio::time::timeout(COUNT_LIMIT, line.count(concert)).await {
+        Ok(Ok(counted)) => counted,
+        Ok(Err(fault)) => {
+            tracing::warn!(error = fault.chain(), "a plan is changed without knowing how many wait");
+            None
+        }
+        Err(_) => {
+            tracing::warn!("a plan is changed without knowing how many wait");
+            None
+        }
+    }
 }

@@ -6,6 +6,9 @@ use contracts::admission::AdmissionPlan;
 use contracts::{ConcertId, Timestamp, UserId};
 use std::collections::{BTreeMap, BTreeSet};
 
+/// How many places the counters of a line may be apart.
+const COUNTERS_APART: u64 = 64;
+
 impl Audit<'_> {
     /// I7, I16: the lines.
     pub(super) fn lines(&mut self) {
@@ -78,7 +81,7 @@ impl Audit<'_> {
         let to_come = line.last_turn().saturating_sub(admitted);
         let vacant: u64 = line.places.values().map(|found| found.vacant + u64::from(found.place.is_none())).sum();
         let shards = line.stripe.map_or(1, |stripe| u64::from(stripe.shards));
-        let apart = if shards > 1 { shards * shards } else { 0 };
+        let apart = if shards > 1 { shards * COUNTERS_APART } else { 0 };
         let held: usize = turns.values().map(Vec::len).sum();
         let nobodys = to_come.saturating_sub(held as u64);
         if nobodys > vacant + apart {

@@ -757,7 +757,7 @@ fn a_change_of_the_plan_after_a_reservation_is_no_finding_about_it() {
     let plan = line(&mut snapshot).plan.as_mut().unwrap();
     let pause = PlanChange { opens_at: OPENS, rate_per_minute: 0, active_seconds: 600 };
     // Made at 500 s, in a position that was admitted by then; paused at 499 s.
-    *plan = plan.changed(false, OPENS.plus_seconds(499), pause).unwrap();
+    *plan = plan.changed(0, OPENS.plus_seconds(499), pause).unwrap();
     snapshot.enforced_plans.insert(concert(), 2);
     assert_eq!(check(&snapshot, &Tolerances::default()), []);
 }
