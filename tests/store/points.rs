@@ -1,10 +1,8 @@
 //! Balance and ledger.
 
 use crate::bench::{Bench, reason};
-use ::points::domain::{
-    CREDITED_WITHIN_MILLIS, Charging, Entry, EntryKey, GUARDED_MILLIS, Kind, Movement, Posted, Refusal,
-};
-use ::points::dynamo::{Accounts, HOT_ENTRIES, MAX_HOT_ENTRIES};
+use ::points::domain::{CREDITED_WITHIN_MILLIS, Charging, Entry, EntryKey, Kind, Movement, Posted, Refusal};
+use ::points::dynamo::{Accounts, FULL_ENTRIES, HOT_ENTRIES, SETTLED_MILLIS};
 use ::points::handlers::credit_charge;
 use ::points::handlers::return_points;
 use ::points::handlers::use_points;
@@ -358,16 +356,15 @@ async fn a_refusal_that_meets_its_own_credit_is_none() {
 }
 
 #[tokio::test]
-async fn a_charge_is_credited_only_while_its_key_is_sure_to_be_in_the_account() {
+async fn a_charge_is_credited_only_while_its_key_is_sure_to_be_known() {
     let bench = Bench::start().await;
     let (last, late) = (NOW.plus_millis(CREDITED_WITHIN_MILLIS), NOW.plus_millis(CREDITED_WITHIN_MILLIS + 1));
     credit_charge(&bench.points, step(paid_for("k", "c1", 500), NOW)).await.unwrap();
-    // However much comes after it, up to the last moment a repetition finds it.
+    // However much comes after it, a repetition finds it, in the archive.
     charges(&bench.points, "many", HOT_ENTRIES as usize + 8, last).await;
     credit_charge(&bench.points, step(paid_for("k", "c1", 500), last)).await.unwrap();
     assert_eq!(bench.balance("alice").await, 500 + HOT_ENTRIES as i64 + 8);
-    // After it, the on-call has to decide: here it cannot be distinguished from a repetition any more.
-    charges(&bench.points, "later", 1, NOW.plus_millis(GUARDED_MILLIS + 1)).await;
+    // After that, the on-call has to decide: the release before may have forgotten it.
     let outcome = credit_charge(&bench.points, step(paid_for("k", "c1", 500), late)).await;
     assert!(matches!(outcome, Err(StepError::Fault(Fault::Broken(_)))), "{outcome:?}");
     assert_sound(&bench, "alice").await;
@@ -425,7 +422,7 @@ async fn history_pages_newest_first_without_gaps_or_repetitions() {
 #[tokio::test]
 async fn old_entries_move_to_the_archive_and_stay_in_the_history() {
     let bench = Bench::start().await;
-    let old = NOW.plus_millis(-GUARDED_MILLIS - 1);
+    let old = NOW.plus_millis(-SETTLED_MILLIS - 1);
     charges(&bench.points, "old", HOT_ENTRIES as usize + 40, old).await;
     assert_eq!(archives(&bench).await, 0, "nothing is old yet");
     charges(&bench.points, "new", 10, NOW).await;
@@ -453,7 +450,7 @@ async fn archives(bench: &Bench) -> usize {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn two_who_archive_at_once_move_every_entry_once() {
     let bench = Bench::start().await;
-    charges(&bench.points, "old", HOT_ENTRIES as usize + 20, NOW.plus_millis(-GUARDED_MILLIS - 1)).await;
+    charges(&bench.points, "old", HOT_ENTRIES as usize + 20, NOW.plus_millis(-SETTLED_MILLIS - 1)).await;
     let mut work = JoinSet::new();
     for n in 0..12 {
         let accounts = bench.points.clone();
@@ -467,7 +464,7 @@ async fn two_who_archive_at_once_move_every_entry_once() {
 #[tokio::test]
 async fn a_movement_is_made_even_when_archiving_fails() {
     let bench = Bench::start().await;
-    charges(&bench.points, "old", HOT_ENTRIES as usize, NOW.plus_millis(-GUARDED_MILLIS - 1)).await;
+    charges(&bench.points, "old", HOT_ENTRIES as usize, NOW.plus_millis(-SETTLED_MILLIS - 1)).await;
     bench.proxy.inject(Rule::on("TransactWriteItems"), Fate::Throttled);
     charges(&bench.points, "new", 1, NOW).await;
     bench.proxy.heal();
@@ -476,23 +473,59 @@ async fn a_movement_is_made_even_when_archiving_fails() {
 }
 
 #[tokio::test]
-async fn an_account_full_of_recent_entries_still_fits_into_an_item_and_takes_no_more_charges() {
+async fn any_number_of_recent_movements_leaves_an_account_small_and_their_keys_known() {
     let bench = Bench::start().await;
+    for index in 0..60 {
+        assert_eq!(charge(&bench, "alice", &format!("c{index}"), 10).await.unwrap().status.as_u16(), 201);
+        let saga = saga_of("alice", &format!("p{index}"), 10);
+        assert_eq!(use_points(&bench.points, step(saga.clone(), NOW)).await.unwrap(), DONE);
+        assert_eq!(return_points(&bench.points, step(undoing(saga), NOW)).await.unwrap(), DONE);
+    }
+    let account = bench.engine.item("points", "USER#alice", "ACCOUNT").await.unwrap();
+    assert!(account.uint("hot").unwrap() < FULL_ENTRIES, "{account:?}");
+    assert_sound(&bench, "alice").await;
+    let entries = ledger(&bench, "alice").await;
+    // Whatever is repeated, be it in the archive or not, moves nothing and is answered as before.
+    for index in 0..60 {
+        let again = charge(&bench, "alice", &format!("c{index}"), 10).await.unwrap();
+        assert_eq!(again.body.unwrap()["balance"], (index + 1) * 10);
+        let saga = saga_of("alice", &format!("p{index}"), 10);
+        assert_eq!(return_points(&bench.points, step(undoing(saga.clone()), NOW)).await.unwrap(), ALREADY);
+        assert_eq!(reason(use_points(&bench.points, step(saga, NOW)).await), "reservation_not_payable");
+    }
+    assert_eq!(ledger(&bench, "alice").await, entries);
+}
+
+#[tokio::test]
+async fn what_was_used_comes_back_although_the_use_is_in_the_archive() {
+    let bench = Bench::start().await;
+    charge(&bench, "alice", "funds", 1_000).await.unwrap();
+    let saga = saga_of("alice", "p1", 600);
+    use_points(&bench.points, step(saga.clone(), NOW)).await.unwrap();
+    charges(&bench.points, "many", FULL_ENTRIES as usize, NOW).await;
+    assert!(bench.engine.item("points", "USER#alice", "KEY#use.p1").await.is_some());
+    assert_eq!(use_points(&bench.points, step(saga.clone(), NOW)).await.unwrap(), ALREADY);
+    assert_eq!(return_points(&bench.points, step(undoing(saga), NOW)).await.unwrap(), DONE);
+    assert_eq!(bench.balance("alice").await, 1_000 + FULL_ENTRIES as i64);
+    assert_sound(&bench, "alice").await;
+}
+
+/// An account as the release before let it grow: with this many recent entries.
+async fn grown(bench: &Bench, hot: u64) {
     let table = bench.engine.table("points");
     let mut account = Item::from([
         ("pk".to_owned(), s("USER#alice")),
         ("sk".to_owned(), s("ACCOUNT")),
-        ("balance".to_owned(), n(MAX_HOT_ENTRIES - 1)),
-        ("seq".to_owned(), n(MAX_HOT_ENTRIES - 1)),
-        ("hot".to_owned(), n(MAX_HOT_ENTRIES - 1)),
+        ("balance".to_owned(), n(hot)),
+        ("seq".to_owned(), n(hot)),
+        ("hot".to_owned(), n(hot)),
     ]);
-    let longest = |index: u64| format!("{index:0>64}");
-    for index in 1..MAX_HOT_ENTRIES {
-        let key = format!("charge.{}", longest(index));
+    for index in 1..=hot {
+        let key = format!("charge.{index:0>64}");
         let entry = [
             ("id".to_owned(), s("01ARZ3NDEKTSV4RRFFQ69G5FAV")),
             ("kind".to_owned(), s("charge")),
-            ("amount".to_owned(), n(999_999_999)),
+            ("amount".to_owned(), n(1)),
             ("ref".to_owned(), s("01ARZ3NDEKTSV4RRFFQ69G5FAV")),
             ("at".to_owned(), n(NOW.millis())),
         ];
@@ -501,13 +534,33 @@ async fn an_account_full_of_recent_entries_still_fits_into_an_item_and_takes_no_
         account.insert(format!("s#{key}"), n(index));
     }
     table.client.put_item().table_name(&table.name).set_item(Some(account)).send().await.unwrap();
-    charge(&bench, "alice", &longest(0), 1).await.unwrap();
-    let problem = charge(&bench, "alice", &longest(5_000), 1).await.unwrap_err();
-    assert_eq!(problem.status.as_u16(), 409, "{problem:?}");
-    // What is used can still be returned... and what is there can still be used.
+}
+
+#[tokio::test]
+async fn an_account_that_the_release_before_had_locked_takes_charges_and_pays_again() {
+    let bench = Bench::start().await;
+    grown(&bench, 1_000).await;
+    charge(&bench, "alice", "k", 1).await.unwrap();
+    let account = bench.engine.item("points", "USER#alice", "ACCOUNT").await.unwrap();
+    assert!(account.uint("hot").unwrap() <= FULL_ENTRIES);
+    assert_eq!(charge(&bench, "alice", &format!("{:0>64}", 5), 1).await.unwrap().body.unwrap()["balance"], 5, "known");
     use_points(&bench.points, step(saga_of("alice", "p1", 10), NOW)).await.unwrap();
     return_points(&bench.points, step(undoing(saga_of("alice", "p1", 10)), NOW)).await.unwrap();
-    assert_eq!(bench.balance("alice").await, MAX_HOT_ENTRIES as i64);
+    assert_eq!(bench.balance("alice").await, 1_001);
+}
+
+#[tokio::test]
+async fn an_account_that_has_no_room_and_cannot_be_archived_is_a_fault_and_not_a_refusal() {
+    let bench = Bench::start().await;
+    grown(&bench, FULL_ENTRIES).await;
+    bench.proxy.inject(Rule::on("TransactWriteItems"), Fate::Throttled);
+    let problem = charge(&bench, "alice", "k", 1).await.unwrap_err();
+    assert_eq!(problem.status.as_u16(), 503, "{problem:?}");
+    let refused = use_points(&bench.points, step(saga_of("alice", "p1", 10), NOW)).await;
+    assert!(matches!(refused, Err(StepError::Fault(_))), "{refused:?}");
+    bench.proxy.heal();
+    charge(&bench, "alice", "k", 1).await.unwrap();
+    assert_eq!(bench.balance("alice").await, FULL_ENTRIES as i64 + 1);
 }
 
 #[tokio::test]
@@ -515,7 +568,7 @@ async fn a_refund_finds_the_points_of_a_payment_that_is_long_in_the_archive() {
     let bench = Bench::start().await;
     assert_eq!(charge(&bench, "alice", "funds", 1_000).await.unwrap().status.as_u16(), 201);
     use_points(&bench.points, step(saga_of("alice", "p1", 600), NOW)).await.unwrap();
-    let later = NOW.plus_millis(GUARDED_MILLIS + 1);
+    let later = NOW.plus_millis(SETTLED_MILLIS + 1);
     charges(&bench.points, "later", 40, later).await;
     assert!(archives(&bench).await >= 1);
     let balance = bench.balance("alice").await;

@@ -2,8 +2,8 @@
 
 use crate::bench::Bench;
 use crate::points::{assert_sound, ledger, signed};
-use ::points::domain::{GUARDED_MILLIS, Kind};
-use ::points::dynamo::HOT_ENTRIES;
+use ::points::domain::Kind;
+use ::points::dynamo::{HOT_ENTRIES, KEPT_ENTRIES, SETTLED_MILLIS};
 use ::points::handlers::use_order_points;
 use ::points::handlers::use_points;
 use contracts::choreography::ACTED_ON_MILLIS;
@@ -359,9 +359,9 @@ async fn orders_keep_an_account_small() {
     let hot = async || bench.engine.item("points", "USER#alice", "ACCOUNT").await.unwrap().int("hot").unwrap();
     assert_eq!(hot().await, old, "what is recent stays");
     let next = EventBody::OrderPlaced(order("alice", "next", 0));
-    consume(&bench, &[&event_message("next", next, NOW.plus_millis(GUARDED_MILLIS + 1))]).await;
-    assert_eq!(hot().await, 1);
-    consume(&bench, &[&later(&failed("alice", "o0", 0), GUARDED_MILLIS + 1)]).await;
+    consume(&bench, &[&event_message("next", next, NOW.plus_millis(SETTLED_MILLIS + 1))]).await;
+    assert_eq!(hot().await, KEPT_ENTRIES as i64);
+    consume(&bench, &[&later(&failed("alice", "o0", 0), SETTLED_MILLIS + 1)]).await;
     assert_eq!(ledger(&bench, "alice").await.len() as i64, old + 2, "and is given back although it is archived");
     assert_sound(&bench, "alice").await;
     // What cannot be archived now is archived later.

@@ -3,55 +3,49 @@
 //!
 //! | item | pk | sk | attributes |
 //! | --- | --- | --- | --- |
-//! | account | `USER#<user>` | `ACCOUNT` | `balance`, `seq` (entries ever made), `hot` (entries in this item), and for each recent entry `e#<key>` (map: `id`, `kind`, `amount`, `ref`, `at`), `b#<key>` (balance after it), `s#<key>` (its sequence); `v#<reference>` (when a use was voided before it arrived), `v#<key>` (when a charge was refused for good) |
+//! | account | `USER#<user>` | `ACCOUNT` | `balance`, `seq` (entries ever made), `hot` (entries in this item), `archives` (how often entries were archived), and for each recent entry `e#<key>` (map: `id`, `kind`, `amount`, `ref`, `at`), `b#<key>` (balance after it), `s#<key>` (its sequence); `v#<reference>` (when a use was voided before it arrived), `v#<key>` (when a charge was refused for good) |
 //! | archive | `USER#<user>` | `LEDGER#<sequence of its last entry, 12 digits>` | `entries` (JSON) |
+//! | archived key | `USER#<user>` | `KEY#<key>` | `page` (sort key of the archive that has the entry) |
 //! | work | `ORDER#<order>` | `WORK` | `work_state` (`done`, `refused`, `undone`), `amount` (what was used), `ttl` |
 //! | outbox row | `OUTBOX#<event>` | `OUTBOX` | see [`kit::outbox`] |
 //!
-//! An entry's key is its idempotency key; it stays in the account while the movement may be retried
-//! ([`GUARDED_MILLIS`]), and is archived after that once the account holds more than [`HOT_ENTRIES`].
+//! An entry's key is its idempotency key, and guards for good: in the account, and from its archiving on in a row of its
+//! own. A movement is written on the condition that the account does not have its key, and was not archived since the
+//! archive was searched for it. So most users, who have no archive, pay one write; and no clock decides whether a key is
+//! known.
 
-use crate::domain::{Entry, EntryKey, GUARDED_MILLIS, Job, Kind, Movement, Order, Posted, Refusal, decide};
-use crate::ports::{CloseCharge, ListEntries, PostEntry, ReadBalance, ReturnUse, SettleOrder, Used};
+mod archive;
+mod orders;
+
+use crate::domain::{Entry, EntryKey, Kind, Movement, Posted, Refusal, decide};
+use crate::ports::{CloseCharge, ListEntries, PostEntry, ReadBalance, ReturnUse};
+use archive::{ArchivedEntry, archive_key, archives_of, is_full};
 use aws_sdk_dynamodb::error::SdkError;
 use aws_sdk_dynamodb::operation::update_item::builders::UpdateItemFluentBuilder;
 use aws_sdk_dynamodb::operation::update_item::{UpdateItemError, UpdateItemOutput};
-use aws_sdk_dynamodb::types::{
-    AttributeValue, Put, ReturnValue, ReturnValuesOnConditionCheckFailure, TransactWriteItem, Update,
-};
-use contracts::choreography::ParticipantState;
-use contracts::events::{EventBody, PointsEvent, PointsRefused};
-use contracts::orders::OrderFailure;
-use contracts::{OrderId, Timestamp, UserId, Won};
-use kit::dynamo::{Item, PK, Read, SK, TTL, Table, at, built, jitter, n, s};
+use aws_sdk_dynamodb::types::{AttributeValue, ReturnValue, ReturnValuesOnConditionCheckFailure};
+use contracts::{Timestamp, UserId, Won};
+use kit::Fault;
+use kit::dynamo::{Item, PK, Read, SK, Table, at, jitter, n, s};
 use kit::fault::classify;
 use kit::http::Page;
-use kit::{Fault, outbox};
-use serde::{Deserialize, Serialize};
 use std::collections::HashMap;
 
-/// How many entries an account holds before old ones are archived. Every write costs a unit for each KB of the account.
-pub const HOT_ENTRIES: u64 = 16;
+pub use archive::{FULL_ENTRIES, HOT_ENTRIES, KEPT_ENTRIES, SETTLED_MILLIS};
+
 /// How many voids of uses and charges an account holds before old ones are removed.
 pub const HOT_VOIDS: usize = 32;
 /// How many voids one write removes.
 const FORGOTTEN_AT_ONCE: usize = 100;
 /// How long a void of a use or a charge stays at least, in milliseconds: far longer than a hanging call can live.
 pub const VOID_MILLIS: i64 = 3600 * 1000;
-/// How many recent entries an account holds before charging is refused: an item has at most 400 KB.
-pub const MAX_HOT_ENTRIES: u64 = 1_000;
-/// How many entries one archiving moves.
-const ARCHIVE_ENTRIES: usize = 32;
 /// Attempts of a write that conflicts with another one.
 const ATTEMPTS: u32 = 5;
-/// How long the work of an order is kept, in seconds: 30 days. Its events arrive within 21: an event is kept 7 days in
-/// the outbox and 14 in a queue.
-const KEPT_SECONDS: i64 = 30 * 24 * 3600;
+/// How often a movement is tried again after the archive was searched for its key, or room was made for it. Two rounds
+/// settle it, unless the account is archived again and again meanwhile.
+const ROUNDS: u32 = 8;
 
-/// The `source` of this context's events.
-const SOURCE: &str = "encore/points";
 const ACCOUNT: &str = "ACCOUNT";
-const WORK: &str = "WORK";
 
 /// Accounts in the points table.
 #[derive(Debug, Clone)]
@@ -104,62 +98,6 @@ impl Accounts {
         let found = self.table.read("reading an account", s(format!("USER#{user}")), s(ACCOUNT)).await?;
         Ok(found.unwrap_or_default())
     }
-
-    /// Moves the oldest entries out of an account, if it is full.
-    async fn archive(&self, user: &UserId, account: &Item, now: Timestamp) -> Result<(), Fault> {
-        if account.uint("hot")? <= HOT_ENTRIES {
-            return Ok(());
-        }
-        let mut old: Vec<Entry> = hot_entries(account)?;
-        old.retain(|entry| now.millis_since(entry.movement.at) > GUARDED_MILLIS);
-        old.sort_by_key(|entry| entry.sequence);
-        old.truncate(ARCHIVE_ENTRIES);
-        let Some(last) = old.last() else { return Ok(()) };
-        let page: Vec<ArchivedEntry> = old.iter().map(ArchivedEntry::from).collect();
-        let broken = |error| Fault::broken("archiving entries", error);
-        let put = Put::builder()
-            .table_name(&self.table.name)
-            .item(PK, s(format!("USER#{user}")))
-            .item(SK, s(archive_key(last.sequence)))
-            .item("entries", kit::dynamo::json("archiving entries", &page)?)
-            .condition_expression("attribute_not_exists(pk)")
-            .build()
-            .map_err(broken)?;
-        let mut update = Update::builder()
-            .table_name(&self.table.name)
-            .key(PK, s(format!("USER#{user}")))
-            .key(SK, s(ACCOUNT))
-            .expression_attribute_values(":count", n(page.len() as i64));
-        let mut removed = Vec::new();
-        for (index, entry) in old.iter().enumerate() {
-            for prefix in ["e", "b", "s"] {
-                update = update.expression_attribute_names(
-                    format!("#{prefix}{index}"),
-                    format!("{prefix}#{}", entry.movement.key.as_str()),
-                );
-                removed.push(format!("#{prefix}{index}"));
-            }
-        }
-        let update = update
-            .update_expression(format!("SET hot = hot - :count REMOVE {}", removed.join(", ")))
-            // Another writer may have archived some of the same entries.
-            .condition_expression("attribute_exists(#e0) AND attribute_exists(#last)")
-            .expression_attribute_names("#last", format!("e#{}", last.movement.key.as_str()))
-            .build()
-            .map_err(broken)?;
-        let writes =
-            vec![TransactWriteItem::builder().put(put).build(), TransactWriteItem::builder().update(update).build()];
-        self.table.write_all("archiving entries", writes).await.map(drop)
-    }
-
-    /// [`Self::archive`] after a transaction, which does not return the account.
-    async fn archive_after(&self, user: &UserId, now: Timestamp) {
-        let archived = match self.account(user).await {
-            Ok(account) => self.archive(user, &account, now).await,
-            Err(fault) => Err(fault),
-        };
-        warn_if_not(archived);
-    }
 }
 
 /// The movement is made whether or not archiving succeeds.
@@ -185,15 +123,26 @@ async fn send(write: UpdateItemFluentBuilder) -> Result<UpdateItemOutput, SdkErr
 }
 
 impl Accounts {
-    /// Writes a void for an entry, unless the entry is there: then returns the account that holds it.
-    async fn close(&self, user: &UserId, entry: &str, void: &str, now: Timestamp) -> Result<Option<Item>, Fault> {
+    /// Writes a void for an entry, unless the entry is there, or the account was archived more often than `archives`
+    /// times: then returns the account as it is.
+    async fn close(
+        &self,
+        user: &UserId,
+        entry: &str,
+        void: &str,
+        archives: u64,
+        now: Timestamp,
+    ) -> Result<Option<Item>, Fault> {
         let closing = self
             .update(user)
             .update_expression("SET #void = :at")
-            .condition_expression("attribute_not_exists(#made)")
+            .condition_expression(
+                "attribute_not_exists(#made) AND (attribute_not_exists(archives) OR archives = :archives)",
+            )
             .expression_attribute_names("#made", entry)
             .expression_attribute_names("#void", void)
             .expression_attribute_values(":at", at(now))
+            .expression_attribute_values(":archives", n(archives))
             .return_values(ReturnValue::AllNew);
         match send(closing).await {
             Ok(written) => {
@@ -245,250 +194,174 @@ impl Accounts {
     }
 }
 
-impl PostEntry for Accounts {
-    async fn post(&self, user: &UserId, movement: &Movement) -> Result<Result<Posted, Refusal>, Fault> {
+impl Accounts {
+    /// Posts a movement whose key was looked for in the archive when the account had been archived `archives` times.
+    /// Otherwise returns the account that did not allow it.
+    async fn try_post(&self, user: &UserId, movement: &Movement, archives: u64) -> Result<Result<Entry, Item>, Fault> {
         let guard = if movement.kind.adds() {
             "attribute_not_exists(#entry) AND attribute_not_exists(#void) AND \
-             (attribute_not_exists(balance) OR balance <= :limit) AND (attribute_not_exists(hot) OR hot < :full)"
+             (attribute_not_exists(balance) OR balance <= :limit) AND (attribute_not_exists(hot) OR hot < :full) AND \
+             (attribute_not_exists(archives) OR archives = :archives)"
         } else if movement.amount == Won::ZERO {
-            "attribute_not_exists(#entry) AND attribute_not_exists(#void)"
+            "attribute_not_exists(#entry) AND attribute_not_exists(#void) AND \
+             (attribute_not_exists(hot) OR hot < :full) AND (attribute_not_exists(archives) OR archives = :archives)"
         } else {
-            "attribute_not_exists(#entry) AND attribute_not_exists(#void) AND balance >= :limit"
+            "attribute_not_exists(#entry) AND attribute_not_exists(#void) AND balance >= :limit AND hot < :full AND \
+             (attribute_not_exists(archives) OR archives = :archives)"
         };
-        let mut write =
-            self.posting(user, movement, Some(guard)).expression_attribute_names("#void", void_name(movement));
+        let mut write = self
+            .posting(user, movement, Some(guard))
+            .expression_attribute_names("#void", void_name(movement))
+            .expression_attribute_values(":full", n(FULL_ENTRIES))
+            .expression_attribute_values(":archives", n(archives));
         if movement.kind.adds() {
-            write = write
-                .expression_attribute_values(":limit", n(Won::MAX.get() - movement.amount.get()))
-                .expression_attribute_values(":full", n(MAX_HOT_ENTRIES));
+            write = write.expression_attribute_values(":limit", n(Won::MAX.get() - movement.amount.get()));
         } else if movement.amount != Won::ZERO {
             write = write.expression_attribute_values(":limit", n(movement.amount.get()));
         }
+        self.posted("posting an entry", user, movement, write).await
+    }
+
+    /// Sends the write of a movement, and archives what the account no longer needs. Returns the entry, or the account
+    /// that did not allow it.
+    async fn posted(
+        &self,
+        doing: &'static str,
+        user: &UserId,
+        movement: &Movement,
+        write: UpdateItemFluentBuilder,
+    ) -> Result<Result<Entry, Item>, Fault> {
         match send(write).await {
             Ok(written) => {
                 let account = written.attributes.unwrap_or_default();
                 let entry = hot_entry(&account, &movement.key)?
-                    .ok_or_else(|| Fault::broken("posting an entry", "the written entry is missing"))?;
+                    .ok_or_else(|| Fault::broken(doing, "the written entry is missing"))?;
                 warn_if_not(self.archive(user, &account, movement.at).await);
-                Ok(Ok(Posted::Now(entry)))
+                Ok(Ok(entry))
             }
             Err(error) => match error.as_service_error() {
                 Some(UpdateItemError::ConditionalCheckFailedException(failed)) => {
-                    let account = failed.item().cloned().unwrap_or_default();
-                    settle(&account, movement)
+                    Ok(Err(failed.item().cloned().unwrap_or_default()))
                 }
-                _ => Err(classify("posting an entry", error)),
+                _ => Err(classify(doing, error)),
             },
         }
     }
+
+    /// What came of a movement before, by the archive.
+    async fn settled_in_archive(&self, user: &UserId, movement: &Movement) -> Result<Option<Posted>, Fault> {
+        let returned = EntryKey::return_of(&movement.reference);
+        if movement.kind == Kind::Use && self.archived(user, &returned).await?.is_some() {
+            return Ok(Some(Posted::Undone));
+        }
+        Ok(self.archived(user, &movement.key).await?.map(Posted::Before))
+    }
+
+    /// Gives back what was used under `movement.reference`, once. Where it is not known that something was used, ensures
+    /// that nothing will be. Returns whether there was nothing (more) to return.
+    async fn return_once(&self, user: &UserId, movement: &Movement, known_used: bool) -> Result<bool, Fault> {
+        const DOING: &str = "returning points";
+        let use_key = EntryKey::use_for(&movement.reference);
+        let used = format!("e#{}", use_key.as_str());
+        let void = void_name(movement);
+        let (mut archives, mut is_used) = (0, known_used);
+        for _ in 0..ROUNDS {
+            let guard = if is_used {
+                "attribute_not_exists(#entry) AND (attribute_not_exists(archives) OR archives = :archives)"
+            } else {
+                "attribute_exists(#used) AND attribute_not_exists(#entry) AND \
+                 (attribute_not_exists(archives) OR archives = :archives)"
+            };
+            let mut write =
+                self.posting(user, movement, Some(guard)).expression_attribute_values(":archives", n(archives));
+            if !is_used {
+                write = write.expression_attribute_names("#used", &used);
+            }
+            let Err(account) = self.posted(DOING, user, movement, write).await? else { return Ok(false) };
+            let is_void = account.contains_key(&void) && !known_used;
+            if is_void || account.contains_key(&format!("e#{}", movement.key.as_str())) {
+                return Ok(true);
+            }
+            if archives_of(&account)? != archives {
+                archives = archives_of(&account)?;
+                if self.archived(user, &movement.key).await?.is_some() {
+                    return Ok(true);
+                }
+                is_used = known_used || self.archived(user, &use_key).await?.is_some();
+            // Nothing was used. Void it, so that a use that is still in flight is refused. If it arrived between the
+            // two writes, it is returned in the next round.
+            } else if !is_used && self.close(user, &used, &void, archives, movement.at).await?.is_none() {
+                return Ok(true);
+            }
+        }
+        Err(Fault::contended(DOING))
+    }
 }
 
-/// The result of a posting whose condition failed, from the account that made it fail.
-fn settle(account: &Item, movement: &Movement) -> Result<Result<Posted, Refusal>, Fault> {
+impl PostEntry for Accounts {
+    async fn post(&self, user: &UserId, movement: &Movement) -> Result<Result<Posted, Refusal>, Fault> {
+        let mut archives = 0;
+        for _ in 0..ROUNDS {
+            let account = match self.try_post(user, movement, archives).await? {
+                Ok(entry) => return Ok(Ok(Posted::Now(entry))),
+                Err(account) => account,
+            };
+            if let Some(posted) = settled(&account, movement)? {
+                return Ok(Ok(posted));
+            }
+            if archives_of(&account)? != archives {
+                archives = archives_of(&account)?;
+                if let Some(posted) = self.settled_in_archive(user, movement).await? {
+                    return Ok(Ok(posted));
+                }
+            } else if is_full(&account)? {
+                self.make_room(user, account, movement.at).await?;
+            } else {
+                return match decide(balance_of(&account)?, movement) {
+                    Err(refusal) => Ok(Err(refusal)),
+                    Ok(_) => Err(Fault::broken("posting an entry", "the condition refused what the decision allows")),
+                };
+            }
+        }
+        Err(Fault::contended("posting an entry"))
+    }
+}
+
+/// What came of a movement before, by the account itself.
+fn settled(account: &Item, movement: &Movement) -> Result<Option<Posted>, Fault> {
     let returned = format!("e#{}", EntryKey::return_of(&movement.reference).as_str());
     if account.contains_key(&void_name(movement)) || movement.kind == Kind::Use && account.contains_key(&returned) {
-        return Ok(Ok(Posted::Undone));
+        return Ok(Some(Posted::Undone));
     }
-    if let Some(entry) = hot_entry(account, &movement.key)? {
-        return Ok(Ok(Posted::Before(entry)));
-    }
-    let balance = balance_of(account)?;
-    match decide(balance, movement) {
-        Err(refusal) => Ok(Err(refusal)),
-        Ok(_) if movement.kind.adds() => Ok(Err(Refusal::BalanceLimit)),
-        Ok(_) => Err(Fault::broken("posting an entry", "the condition refused what the decision allows")),
-    }
+    Ok(hot_entry(account, &movement.key)?.map(Posted::Before))
 }
 
 impl ReturnUse for Accounts {
     async fn return_use(&self, user: &UserId, movement: &Movement) -> Result<bool, Fault> {
-        let used = format!("e#{}", EntryKey::use_for(&movement.reference).as_str());
-        let void = void_name(movement);
-        for _ in 0..ATTEMPTS {
-            let guard = "attribute_exists(#used) AND attribute_not_exists(#entry)";
-            let posting = self.posting(user, movement, Some(guard)).expression_attribute_names("#used", &used);
-            let Err(error) = send(posting).await else { return Ok(false) };
-            let Some(UpdateItemError::ConditionalCheckFailedException(failed)) = error.as_service_error() else {
-                return Err(classify("returning points", error));
-            };
-            let settled = [format!("e#{}", movement.key.as_str()), void.clone()];
-            if failed.item().is_some_and(|account| settled.iter().any(|name| account.contains_key(name))) {
-                return Ok(true);
-            }
-            // Nothing was used. Void it, so that a use that is still in flight is refused. If it arrived between the
-            // two writes, it is returned in the next round.
-            if self.close(user, &used, &void, movement.at).await?.is_none() {
-                return Ok(true);
-            }
-        }
-        Err(Fault::contended("returning points"))
+        self.return_once(user, movement, false).await
     }
 
     async fn return_completed(&self, user: &UserId, movement: &Movement) -> Result<bool, Fault> {
-        let posted = send(self.posting(user, movement, Some("attribute_not_exists(#entry)"))).await;
-        match posted {
-            Ok(_) => Ok(false),
-            Err(error)
-                if error.as_service_error().is_some_and(UpdateItemError::is_conditional_check_failed_exception) =>
-            {
-                Ok(true)
-            }
-            Err(error) => Err(classify("returning points", error)),
-        }
+        self.return_once(user, movement, true).await
     }
 }
 
 impl CloseCharge for Accounts {
     async fn close_charge(&self, user: &UserId, movement: &Movement) -> Result<Option<Entry>, Fault> {
         let entry = format!("e#{}", movement.key.as_str());
-        match self.close(user, &entry, &void_name(movement), movement.at).await? {
-            None => Ok(None),
-            Some(account) => hot_entry(&account, &movement.key),
-        }
-    }
-}
-
-/// A single write as part of a transaction.
-fn within_transaction(write: &UpdateItemFluentBuilder) -> Result<TransactWriteItem, Fault> {
-    let guard = write.get_condition_expression().clone();
-    let update = Update::builder()
-        .set_table_name(write.get_table_name().clone())
-        .set_key(write.get_key().clone())
-        .set_update_expression(write.get_update_expression().clone())
-        .set_condition_expression(guard)
-        .set_expression_attribute_names(write.get_expression_attribute_names().clone())
-        .set_expression_attribute_values(write.get_expression_attribute_values().clone());
-    Ok(TransactWriteItem::builder().update(built(update.build())?).build())
-}
-
-fn order_pk(order: &OrderId) -> AttributeValue {
-    s(format!("ORDER#{order}"))
-}
-
-fn forgotten_at(now: Timestamp) -> AttributeValue {
-    n(now.plus_seconds(KEPT_SECONDS).ttl_seconds())
-}
-
-fn points_event(order: &Order, amount: Won) -> PointsEvent {
-    PointsEvent { order_id: order.id.clone(), user_id: order.user.clone(), amount }
-}
-
-impl Accounts {
-    /// The write of an order's work where there is none yet.
-    fn work_begun(
-        &self,
-        order: &Order,
-        work: ParticipantState,
-        used: Won,
-        now: Timestamp,
-    ) -> Result<TransactWriteItem, Fault> {
-        let put = Put::builder()
-            .table_name(&self.table.name)
-            .item(PK, order_pk(&order.id))
-            .item(SK, s(WORK))
-            .item("work_state", s(work.as_str()))
-            .item("amount", n(used.get()))
-            .item(TTL, forgotten_at(now))
-            .condition_expression("attribute_not_exists(pk)");
-        Ok(TransactWriteItem::builder().put(built(put.build())?).build())
-    }
-
-    /// The write that marks an order's work as undone.
-    fn work_undone(&self, order: &Order, before: ParticipantState, now: Timestamp) -> Result<TransactWriteItem, Fault> {
-        let update = Update::builder()
-            .table_name(&self.table.name)
-            .key(PK, order_pk(&order.id))
-            .key(SK, s(WORK))
-            .update_expression("SET work_state = :undone, #ttl = :ttl")
-            .condition_expression("work_state = :before")
-            .expression_attribute_names("#ttl", TTL)
-            .expression_attribute_values(":undone", s(ParticipantState::Undone.as_str()))
-            .expression_attribute_values(":before", s(before.as_str()))
-            .expression_attribute_values(":ttl", forgotten_at(now));
-        Ok(TransactWriteItem::builder().update(built(update.build())?).build())
-    }
-
-    /// The write of an answer: its outbox row.
-    fn answer(&self, order: &Order, body: EventBody, now: Timestamp) -> Result<TransactWriteItem, Fault> {
-        let id = order.id.as_str();
-        let event = outbox::event(SOURCE, id, &order.correlation_id, body, now)?;
-        outbox::row(&self.table, &event, id)
-    }
-}
-
-impl SettleOrder for Accounts {
-    async fn job(&self, order: &OrderId) -> Result<Job, Fault> {
-        const DOING: &str = "reading what was done for an order";
-        let Some(row) = self.table.read(DOING, order_pk(order), s(WORK)).await? else { return Ok(Job::NEW) };
-        let work = row.text("work_state")?.parse().map_err(|error| Fault::broken(DOING, error))?;
-        let used = Won::new(row.int("amount")?).map_err(|error| Fault::broken(DOING, error))?;
-        Ok(Job { work, used })
-    }
-
-    async fn use_price(&self, order: &Order, now: Timestamp) -> Result<Used, Fault> {
-        let used = order.paid(now);
-        let posting = if order.price == Won::ZERO {
-            // A user who never had points may order what costs none.
-            self.posting(&order.user, &used, Some("attribute_not_exists(hot) OR hot < :full"))
-        } else {
-            // A use and its return stay for a month: failing orders must not fill the account up for everything else.
-            let posting = self.posting(&order.user, &used, Some("balance >= :price AND hot < :full"));
-            posting.expression_attribute_values(":price", n(order.price.get()))
-        };
-        let posting = posting.expression_attribute_values(":full", n(MAX_HOT_ENTRIES));
-        let answer = EventBody::PointsUsed(points_event(order, order.price));
-        let mut transaction = self.table.transaction("using points for an order");
-        let work = transaction.add(self.work_begun(order, ParticipantState::Done, order.price, now)?)?;
-        transaction.add(within_transaction(&posting)?)?;
-        transaction.add(self.answer(order, answer, now)?)?;
-        match transaction.commit().await? {
-            Ok(()) => {
-                self.archive_after(&order.user, now).await;
-                Ok(Used::Now)
+        let mut archives = 0;
+        for _ in 0..ROUNDS {
+            let void = void_name(movement);
+            let Some(account) = self.close(user, &entry, &void, archives, movement.at).await? else { return Ok(None) };
+            if let Some(made) = hot_entry(&account, &movement.key)? {
+                return Ok(Some(made));
             }
-            Err(cancelled) if cancelled.failed(work) => Ok(Used::Crossed),
-            Err(_) => Ok(Used::TooLow),
+            archives = archives_of(&account)?;
+            if let Some(made) = self.archived(user, &movement.key).await? {
+                return Ok(Some(made));
+            }
         }
-    }
-
-    async fn refuse(&self, order: &Order, now: Timestamp) -> Result<bool, Fault> {
-        let answer = EventBody::PointsRefused(PointsRefused {
-            order_id: order.id.clone(),
-            user_id: order.user.clone(),
-            amount: order.price,
-            reason: OrderFailure::InsufficientPoints,
-        });
-        let refused = self.work_begun(order, ParticipantState::Refused, Won::ZERO, now)?;
-        self.table.write_all("refusing points for an order", vec![refused, self.answer(order, answer, now)?]).await
-    }
-
-    async fn give_back(&self, order: &Order, job: Job, now: Timestamp) -> Result<bool, Fault> {
-        let undone = match job.work {
-            ParticipantState::Pending => self.work_begun(order, ParticipantState::Undone, Won::ZERO, now)?,
-            before => self.work_undone(order, before, now)?,
-        };
-        let answer = EventBody::PointsReturned(points_event(order, job.used));
-        let mut writes = vec![undone, self.answer(order, answer, now)?];
-        if job.work == ParticipantState::Done {
-            // Whatever the balance is: no limit may keep back what was used.
-            let returned = order.paid_back(job.used, now);
-            writes.push(within_transaction(&self.posting(&order.user, &returned, None))?);
-        }
-        let is_written = self.table.write_all("giving an order's points back", writes).await?;
-        if is_written && job.work == ParticipantState::Done {
-            self.archive_after(&order.user, now).await;
-        }
-        Ok(is_written)
-    }
-
-    async fn republish(&self, order: &OrderId, work: ParticipantState, now: Timestamp) -> Result<(), Fault> {
-        let event = match work {
-            ParticipantState::Pending => return Ok(()),
-            ParticipantState::Done => "points.used",
-            ParticipantState::Refused => "points.refused",
-            ParticipantState::Undone => "points.returned",
-        };
-        outbox::publish_again(&self.table, &format!("{order}.{event}"), now).await
+        Err(Fault::contended("refusing a charge for good"))
     }
 }
 
@@ -562,10 +435,6 @@ fn void_name(movement: &Movement) -> String {
     }
 }
 
-fn archive_key(sequence: u64) -> String {
-    format!("LEDGER#{sequence:012}")
-}
-
 fn entry_map(movement: &Movement) -> AttributeValue {
     AttributeValue::M(HashMap::from([
         ("id".to_owned(), s(&movement.entry_id)),
@@ -605,51 +474,4 @@ fn hot_entries(account: &Item) -> Result<Vec<Entry>, Fault> {
         entries.extend(hot_entry(account, &EntryKey::stored(key))?);
     }
     Ok(entries)
-}
-
-/// An entry in an archive.
-#[derive(Debug, Serialize, Deserialize)]
-struct ArchivedEntry {
-    key: String,
-    id: String,
-    kind: String,
-    amount: Won,
-    reference: String,
-    at: Timestamp,
-    sequence: u64,
-    balance_after: Won,
-}
-
-impl From<&Entry> for ArchivedEntry {
-    fn from(entry: &Entry) -> Self {
-        let movement = &entry.movement;
-        Self {
-            key: movement.key.as_str().to_owned(),
-            id: movement.entry_id.clone(),
-            kind: movement.kind.as_str().to_owned(),
-            amount: movement.amount,
-            reference: movement.reference.clone(),
-            at: movement.at,
-            sequence: entry.sequence,
-            balance_after: entry.balance_after,
-        }
-    }
-}
-
-impl ArchivedEntry {
-    fn into_entry(self) -> Result<Entry, Fault> {
-        let kind = Kind::parse(&self.kind).ok_or_else(|| Fault::broken("reading an archived entry", "unknown kind"))?;
-        Ok(Entry {
-            movement: Movement {
-                key: EntryKey::stored(&self.key),
-                entry_id: self.id,
-                kind,
-                amount: self.amount,
-                reference: self.reference,
-                at: self.at,
-            },
-            sequence: self.sequence,
-            balance_after: self.balance_after,
-        })
-    }
 }

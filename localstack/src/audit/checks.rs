@@ -9,28 +9,14 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::time::Duration;
 
+mod events;
 mod lines;
 mod orders;
 
-/// How long a published event can be looked up before its row may be gone, in milliseconds: a day less than rows are
-/// kept (`kit::outbox`).
-const EVENTS_KEPT_MILLIS: i64 = 6 * 24 * 3600 * 1000;
 /// How far two clocks, or a plan and the copy that is enforced, may be apart, in milliseconds.
 const CLOCKS_APART_MILLIS: i64 = 2_000;
 /// After how long the client of an asynchronous request no longer waits for it (`sweep-reservations`).
 const DECIDED_WITHIN: Duration = Duration::from_secs(600);
-/// How long an event that was published before may wait to be published again: the sweep takes rows that are a minute
-/// old.
-const REPUBLISHED_WITHIN: Duration = Duration::from_secs(150);
-/// Which consumers consume what, where they are enabled.
-const CONSUMED_BY: [(&str, &[&str]); 4] = [
-    ("payment.completed", &[DATA_PLATFORM, "push-alimtalk", "notify-partner", "issue-cash-receipt"]),
-    ("order.placed", &[DATA_PLATFORM]),
-    ("order.completed", &[DATA_PLATFORM, "push-alimtalk"]),
-    ("order.failed", &[DATA_PLATFORM, "push-alimtalk"]),
-];
-const DATA_PLATFORM: &str = "deliver-to-data-platform";
-
 /// What must never break. The names are those of tests/README.md.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Invariant {
@@ -595,6 +581,11 @@ impl<'a> Audit<'a> {
             let says = format!("the account says {} and {}", account.sequence, account.hot);
             self.found(Invariant::I3, format!("{who} has {} entries, {hot} of them recent; {says}", entries.len()));
         }
+        for key in &account.archived_keys {
+            if !account.entries.iter().any(|entry| entry.archived && entry.key == *key) {
+                self.found(Invariant::I3, format!("{who} has an archived key {key} without its entry"));
+            }
+        }
         let mut keys = BTreeSet::new();
         for entry in &account.entries {
             if !keys.insert(&entry.key) {
@@ -615,91 +606,6 @@ impl<'a> Audit<'a> {
                     let which = "no such payment or order of theirs";
                     self.found(Invariant::I2, format!("{who} has {key}, but there is {which}"));
                 }
-            }
-        }
-    }
-
-    /// I6: the consumers of sales consumed each, and a receipt stands as long as its sale does.
-    fn deliveries(&mut self) {
-        let on: BTreeSet<&str> = self.snapshot.deliveries.keys().map(|(consumer, _)| consumer.as_str()).collect();
-        for (id, row) in &self.snapshot.outbox {
-            let is_due = row.published && self.late(row.created_at, self.tolerances.pending);
-            let Some((_, by)) = CONSUMED_BY.iter().find(|(consumed, _)| *consumed == row.event_type && is_due) else {
-                continue;
-            };
-            for consumer in by.iter().filter(|consumer| on.contains(*consumer)) {
-                let consumed = self.snapshot.deliveries.get(&((*consumer).to_owned(), id.clone()));
-                if consumed.copied().flatten().is_none() {
-                    self.found(Invariant::I6, format!("{consumer} never heard of {id}"));
-                }
-            }
-        }
-        for (id, receipt) in &self.snapshot.receipts {
-            let payment = self.snapshot.payments.get(id);
-            let refunded_at = payment.and_then(|payment| payment.refunded_at);
-            let is_due = refunded_at.is_some_and(|at| self.late(at, self.tolerances.pending));
-            if receipt.issued && !receipt.cancelled && is_due {
-                self.found(Invariant::I6, format!("payment {id} is refunded, its cash receipt stands"));
-            }
-            if receipt.cancelled && refunded_at.is_none() {
-                let status = payment.map(|payment| payment.status);
-                self.found(Invariant::I6, format!("payment {id} is {status:?}, its cash receipt is cancelled"));
-            }
-        }
-    }
-
-    /// I6: what happened has an event, and events reach their consumers.
-    fn events(&mut self) {
-        for (id, row) in &self.snapshot.outbox {
-            for wrong in &row.wrong {
-                self.found(Invariant::I6, format!("event {id} is not as the catalogue has it: {wrong}"));
-            }
-            let is_republished = row.created_at > row.happened_at;
-            let again = if is_republished { REPUBLISHED_WITHIN } else { Duration::ZERO };
-            if !row.published && self.late(row.created_at, self.tolerances.unpublished.max(again)) {
-                self.found(Invariant::I6, format!("event {id} of {} is not published", row.created_at));
-            }
-        }
-        for (queue, messages) in &self.snapshot.dead_letters {
-            if *messages > 0 {
-                self.found(Invariant::I6, format!("{messages} messages lie in {queue}"));
-            }
-        }
-        let mut expected: Vec<String> = Vec::new();
-        let recent = |at: Timestamp| self.snapshot.now.millis_since(at) < EVENTS_KEPT_MILLIS;
-        for (id, reservation) in self.snapshot.reservations.iter().filter(|(_, found)| recent(found.created_at)) {
-            let was_held = !reservation.withdrawn && reservation.status != ReservationStatus::Pending;
-            let happened: &[&str] = match reservation.status {
-                ReservationStatus::Paid => &["paid"],
-                ReservationStatus::Refunded => &["paid", "refunded"],
-                ReservationStatus::Cancelled => &["cancelled"],
-                ReservationStatus::Expired => &["expired"],
-                ReservationStatus::Rejected => &["rejected"],
-                ReservationStatus::Pending | ReservationStatus::Held | ReservationStatus::Paying => &[],
-            };
-            let happened = was_held.then_some(&"held").into_iter().chain(happened);
-            expected.extend(happened.map(|what| format!("{id}.reservation.{what}")));
-        }
-        for (id, payment) in self.snapshot.payments.iter().filter(|(_, found)| recent(found.created_at)) {
-            let happened: &[&str] = match payment.status {
-                PaymentStatus::Pending => &[],
-                PaymentStatus::Completed | PaymentStatus::Refunding => &["completed"],
-                PaymentStatus::Failed => &["failed"],
-                PaymentStatus::Refunded => &["completed", "refunded"],
-            };
-            expected.extend(happened.iter().map(|what| format!("{id}.payment.{what}")));
-        }
-        for (id, charge) in self.snapshot.charges.iter().filter(|(_, found)| recent(found.requested_at)) {
-            expected.extend(match charge.status {
-                ChargeStatus::Credited => Some(format!("{id}.charge.completed")),
-                ChargeStatus::Cancelled => Some(format!("{id}.charge.cancelled")),
-                _ => None,
-            });
-        }
-        expected.extend(self.of_orders(recent));
-        for event in expected {
-            if !self.snapshot.outbox.contains_key(&event) {
-                self.found(Invariant::I6, format!("there is no event {event}, although that happened"));
             }
         }
     }

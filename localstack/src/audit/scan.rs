@@ -412,6 +412,11 @@ fn points_item(item: &Item, snapshot: &mut Snapshot) -> Result<(), Fault> {
         }
         return Ok(());
     }
+    if let Some(key) = sk.strip_prefix("KEY#") {
+        item.text("page")?;
+        snapshot.accounts.entry(user).or_default().archived_keys.insert(key.to_owned());
+        return Ok(());
+    }
     if common_item(item, snapshot)? { Ok(()) } else { Err(unknown(item)) }
 }
 
@@ -843,6 +848,9 @@ mod tests {
         assert!(points_item(&cut, &mut Snapshot::default()).is_err(), "an entry without its sequence");
         let odd = with(account, "e#use.p", entry("gift", 40));
         assert!(points_item(&odd, &mut Snapshot::default()).is_err(), "a kind nobody knows");
+        let key = item(&[("pk", s("USER#alice")), ("sk", s("KEY#use.p")), ("page", s("LEDGER#000000000002"))]);
+        points_item(&key, &mut snapshot).unwrap();
+        assert!(snapshot.accounts.values().all(|found| found.archived_keys.iter().eq(["use.p"])));
     }
 
     /// A row with the example of a type.

@@ -154,6 +154,8 @@ pub struct Account {
     pub hot: u64,
     /// All entries, archived ones too, in no order.
     pub entries: Vec<Entry>,
+    /// The keys that guard although their entries are archived.
+    pub archived_keys: BTreeSet<String>,
     /// Tombstones, of what must never be entered any more: charges by their entry's key, uses by their payment.
     pub closed: BTreeSet<String>,
 }

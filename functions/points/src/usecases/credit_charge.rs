@@ -6,7 +6,7 @@ use contracts::Timestamp;
 use contracts::steps::{ChargeCredit, CreditCharge, CreditedCharge};
 use kit::Fault;
 
-/// The balance would pass its limit, or the account's list of recent entries is full.
+/// The balance would pass its limit.
 const BALANCE_LIMIT: &str = "balance_limit";
 /// The key is another charge's.
 const KEY_TAKEN: &str = "key_taken";
@@ -15,7 +15,7 @@ const KEY_TAKEN: &str = "key_taken";
 ///
 /// A refusal is final, because payments gives the money back on it: the void is written before the answer, so that no
 /// attempt still in flight can credit what is paid back. What was requested too long ago is neither credited nor
-/// refused (`Broken`): its key may have left the account, and crediting it could be the second time.
+/// refused (`Broken`): the release before may have forgotten its key, and crediting it could be the second time.
 pub async fn credit_charge<A: PostEntry + CloseCharge>(
     accounts: &A,
     asked: CreditCharge,

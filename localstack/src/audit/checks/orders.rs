@@ -1,6 +1,7 @@
 //! The invariants of merchandise and its orders.
 
-use super::{Audit, DATA_PLATFORM, Invariant};
+use super::events::DATA_PLATFORM;
+use super::{Audit, Invariant};
 use crate::audit::snapshot::{Order, OrderStatus, Participant};
 use contracts::choreography::ParticipantState;
 use contracts::{ItemId, OrderId, Timestamp};

@@ -131,12 +131,6 @@ fn sane() -> Snapshot {
     {
         add_charge(&mut snapshot, name, status);
     }
-    for consumer in ["push-alimtalk", "notify-partner"] {
-        for sale in ["alice", "grace", "heidi"] {
-            let event = format!("p-{sale}.payment.completed");
-            snapshot.deliveries.insert((consumer.into(), event), Some(NOW));
-        }
-    }
     snapshot.receipts.insert(pay("alice"), Receipt { issued: true, cancelled: false });
     snapshot.receipts.insert(pay("grace"), Receipt { issued: true, cancelled: true });
     orders::place(&mut snapshot);
@@ -166,8 +160,12 @@ fn add_charge(snapshot: &mut Snapshot, name: &str, status: ChargeStatus) {
     snapshot.charges.insert(pay(name), charge);
 }
 
+/// An event that was published, and consumed by everybody who consumes its type.
 fn happened(snapshot: &mut Snapshot, event: String) {
     let event_type = event.split_once('.').unwrap().1.to_owned();
+    for consumer in events::consumers_of(&event_type) {
+        snapshot.deliveries.insert((consumer.to_owned(), event.clone()), Some(NOW));
+    }
     let row = OutboxRow { event_type, wrong: Vec::new(), published: true, happened_at: OPENS, created_at: OPENS };
     snapshot.outbox.insert(event, row);
 }
@@ -475,6 +473,9 @@ fn i3_a_ledger_that_does_not_add_up_is_found() {
     breaks(Invariant::I3, "adds up to -1", |snapshot| {
         snapshot.accounts.insert(user("bob"), account(&[("charge.k".into(), -1)]));
     });
+    breaks(Invariant::I3, "has an archived key use.x without its entry", |snapshot| {
+        alice(snapshot, |account| account.archived_keys.extend(["use.x".to_owned()]));
+    });
     breaks(Invariant::I3, "has charge.k twice", |snapshot| {
         snapshot.accounts.insert(user("bob"), account(&[("charge.k".into(), 1), ("charge.k".into(), 1)]));
     });
@@ -687,6 +688,32 @@ fn i6_an_event_that_is_missing_late_or_dead_is_found() {
     ] {
         breaks(Invariant::I6, event, |snapshot| snapshot.outbox.remove(event));
     }
+}
+
+#[test]
+fn i6_covers_every_event_type_that_notifications_consumes() {
+    let mut consumed = 0;
+    for name in contracts::events::EventBody::TYPES {
+        for consumer in events::consumers_of(name) {
+            consumed += 1;
+            breaks(Invariant::I6, &format!("{consumer} never heard of some.{name}"), |snapshot| {
+                happened(snapshot, format!("some.{name}"));
+                snapshot.deliveries.remove(&(consumer.to_owned(), format!("some.{name}")))
+            });
+        }
+    }
+    assert!(consumed > 30, "the consumers are found");
+    assert_eq!(events::consumers_of("payment.completed").count(), 4);
+    assert_eq!(events::consumers_of("stock.deducted").count(), 0, "orders consumes it");
+}
+
+#[test]
+fn i6_a_change_of_a_plan_without_its_event_is_found() {
+    breaks(Invariant::I6, "there is no event c.7.admission.changed", |snapshot| {
+        let plan = line(snapshot).plan.as_mut().unwrap();
+        (plan.version, plan.changed_at) = (7, OPENS);
+        snapshot.enforced_plans.insert(concert(), 7)
+    });
 }
 
 #[test]

@@ -1,6 +1,7 @@
 //! Merchandise and its orders.
 
 use super::super::super::snapshot::{Item, Job, Order, OrderStatus, Participant};
+use super::events::DATA_PLATFORM;
 use super::*;
 use contracts::choreography::ParticipantState;
 use contracts::orders::{OrderLine, Pieces, Quantity};
@@ -80,23 +81,8 @@ pub(super) fn place(snapshot: &mut Snapshot) {
     }
     // Olivia, rupert and sybil have two each.
     snapshot.items.insert(poster(), Item { stock: 94, sold: 6, received: 100, created_at: OPENS });
-    for event in ["o-olivia.order.completed", "o-peggy.order.failed", "o-quentin.order.failed"] {
-        snapshot.deliveries.insert(("push-alimtalk".into(), event.into()), Some(NOW));
-    }
     snapshot.deliveries.insert((DATA_PLATFORM.into(), "o-olivia.order.placed".into()), Some(NOW.plus_seconds(-301)));
     happened(snapshot, "o-olivia.order.reported".into());
-    for order in ["olivia", "peggy", "quentin", "rupert", "sybil"] {
-        let placed = format!("o-{order}.order.placed");
-        snapshot.deliveries.entry((DATA_PLATFORM.into(), placed)).or_insert(Some(NOW));
-    }
-    for event in ["o-olivia.order.completed", "o-peggy.order.failed", "o-quentin.order.failed", "o-rupert.order.failed"]
-    {
-        snapshot.deliveries.insert((DATA_PLATFORM.into(), event.into()), Some(NOW));
-    }
-    snapshot.deliveries.insert(("push-alimtalk".into(), "o-rupert.order.failed".into()), Some(NOW));
-    for sale in ["alice", "grace", "heidi"] {
-        snapshot.deliveries.insert((DATA_PLATFORM.into(), format!("p-{sale}.payment.completed")), Some(NOW));
-    }
 }
 
 fn add(snapshot: &mut Snapshot, placed: &Placed) {
