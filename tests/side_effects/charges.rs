@@ -15,8 +15,8 @@ struct Payment {
 }
 
 impl Payment {
-    async fn of(cloud: &Cloud, amount: i64) -> Self {
-        let payment = Self { order: unique("order"), payment_key: unique("payment"), amount };
+    async fn of(cloud: &Cloud, payer: &User, amount: i64) -> Self {
+        let payment = Self { order: intend(payer, amount).await, payment_key: unique("payment"), amount };
         cloud.sink().register_payment(&payment.payment_key, &payment.order, amount).await.unwrap();
         payment
     }
@@ -33,6 +33,13 @@ impl Payment {
     }
 }
 
+/// Opens a charge intent: the order id to pay under.
+async fn intend(user: &User, amount: i64) -> String {
+    let opened = user.send("POST", "/points/charge-intents", &[], Some(&json!({"amount": amount}))).await;
+    assert!(opened.status.is_success(), "{}", opened.text());
+    opened.json()["order_id"].as_str().unwrap().to_owned()
+}
+
 async fn charge(user: &User, key: &str, body: &Value) -> Answer {
     user.send("POST", "/points/charges", &[("idempotency-key", key)], Some(body)).await
 }
@@ -41,7 +48,7 @@ async fn charge(user: &User, key: &str, body: &Value) -> Answer {
 fn a_charge_is_confirmed_with_the_provider_and_in_the_balance_once() {
     shared(async |cloud| {
         let (alice, bob) = (cloud.user("alice"), cloud.user("bob"));
-        let payment = Payment::of(cloud, 5_000).await;
+        let payment = Payment::of(cloud, &alice, 5_000).await;
         let first = charge(&alice, &payment.order, &payment.body()).await;
         assert_eq!(first.status, 201, "{}", first.text());
         assert_eq!(first.json()["balance"], 5_000);
@@ -49,8 +56,11 @@ fn a_charge_is_confirmed_with_the_provider_and_in_the_balance_once() {
         // The same payment pays for nothing else, whoever sends it.
         for (thief, key) in [(&bob, payment.order.as_str()), (&alice, "another-order")] {
             let refused = charge(thief, key, &payment.body()).await;
-            assert_eq!((refused.status.as_u16(), code(&refused).as_str()), (402, "payment_not_confirmed"));
+            assert_eq!((refused.status.as_u16(), code(&refused).as_str()), (409, "charge_intent_not_open"));
         }
+        let bobs = intend(&bob, payment.amount).await;
+        let refused = charge(&bob, &bobs, &payment.body()).await;
+        assert_eq!((refused.status.as_u16(), code(&refused).as_str()), (402, "payment_not_confirmed"));
         assert_eq!((alice.balance().await, bob.balance().await), (5_000, 0));
         assert_eq!(payment.effects(cloud, "/confirm").await, 1);
         let came = cloud.sink().deliveries(Some(Target::Toss), Some(&payment.payment_key)).await.unwrap();
@@ -64,14 +74,17 @@ fn what_nobody_has_paid_is_not_charged() {
         let user = cloud.user("user");
         let unpaid = json!({"amount": 5_000, "payment_key": unique("unpaid")});
         let refused = charge(&user, "an-order", &unpaid).await;
+        assert_eq!((refused.status.as_u16(), code(&refused).as_str()), (409, "charge_intent_not_open"));
+        let refused = charge(&user, &intend(&user, 5_000).await, &unpaid).await;
         assert_eq!((refused.status.as_u16(), code(&refused).as_str()), (402, "payment_not_confirmed"));
         // Paid, but less than the charge.
-        let payment = Payment::of(cloud, 100).await;
+        let payment = Payment::of(cloud, &user, 100).await;
         let body = json!({"amount": 5_000, "payment_key": payment.payment_key});
-        assert_eq!(charge(&user, &payment.order, &body).await.status, 402);
+        assert_eq!(charge(&user, &payment.order, &body).await.status, 409);
+        assert_eq!(charge(&user, &intend(&user, 5_000).await, &body).await.status, 402);
         for (key, body) in [
             ("an-order", json!({"amount": 5_000})),
-            ("five5", json!({"amount": 5_000, "payment_key": "p"})),
+            ("an-order", json!({"amount": 5_000, "payment_key": "p/../q"})),
             ("an-order", json!({"amount": 5_000, "payment_key": ""})),
         ] {
             let invalid = charge(&user, key, &body).await;
@@ -86,7 +99,7 @@ fn what_nobody_has_paid_is_not_charged() {
 fn a_confirmation_whose_answer_is_lost_is_found_and_credited() {
     alone(async |cloud| {
         let user = cloud.user("user");
-        let payment = Payment::of(cloud, 5_000).await;
+        let payment = Payment::of(cloud, &user, 5_000).await;
         behave(cloud, Target::Toss, Behaviour::lose_answer().only("/confirm")).await;
         let charged = charge(&user, &payment.order, &payment.body()).await;
         assert_eq!(charged.status, 201, "{}", charged.text());
@@ -99,7 +112,7 @@ fn a_confirmation_whose_answer_is_lost_is_found_and_credited() {
 fn a_provider_that_is_down_is_retried_and_takes_the_money_once() {
     alone(async |cloud| {
         let user = cloud.user("user");
-        let payment = Payment::of(cloud, 5_000).await;
+        let payment = Payment::of(cloud, &user, 5_000).await;
         behave(cloud, Target::Toss, Behaviour::fail(503)).await;
         let unavailable = charge(&user, &payment.order, &payment.body()).await;
         assert_eq!(
@@ -134,7 +147,7 @@ fn money_for_which_there_is_no_room_in_the_balance_is_given_back() {
             .item("seq", number(0))
             .item("hot", number(0));
         account.send().await.unwrap();
-        let payment = Payment::of(cloud, 5_000).await;
+        let payment = Payment::of(cloud, &user, 5_000).await;
         for _ in 0..2 {
             let refused = charge(&user, &payment.order, &payment.body()).await;
             assert_eq!((refused.status.as_u16(), code(&refused).as_str()), (409, "balance_limit_exceeded"));

@@ -242,8 +242,8 @@ impl Bench {
 
     /// Gives a user points.
     pub async fn charge(&self, user: &str, amount: i64, key: &str) {
-        use ::points::domain::ChargeAmount;
         use ::points::usecases::charge_points::{ChargePoints, charge_points};
+        use contracts::ChargeAmount;
         let ask = ChargePoints {
             user: tests::fixture::user(user),
             amount: ChargeAmount::new(amount).unwrap(),

@@ -2,11 +2,14 @@
 
 use crate::bench::Bench;
 use ::payments::clients::provider::TossPayments;
-use ::payments::domain::charges::{CHARGE_STUCK_MILLIS, Charge, ChargeState, Declined, ProviderPayment};
+use ::payments::domain::charges::{
+    CHARGE_STUCK_MILLIS, Charge, ChargeState, Declined, INTENT_MILLIS, INTENT_REUSED_MILLIS, Intent, MAX_ATTEMPTS,
+    ProviderPayment,
+};
 use ::payments::dynamo::charges::Charges;
-use ::payments::handlers::pay_charge;
+use ::payments::handlers::{self, IntentDeps, pay_charge};
 use ::payments::ports::charges::{
-    CreditPoints, FindStuckCharges, MoveCharge, PaymentProvider, RecordCharge, RecordedCharge,
+    CreditPoints, FindStuckCharges, MoveCharge, OpenIntent, PaymentProvider, RecordCharge, RecordedCharge,
 };
 use ::payments::usecases::pay_charge::PayCharges;
 use ::payments::usecases::recover_charges::recover_charges;
@@ -14,7 +17,7 @@ use ::points::dynamo::Accounts;
 use ::points::handlers::credit_charge;
 use ::points::ports::ListEntries;
 use contracts::steps::{ChargeCredit, ChargePaid, CreditCharge, PayCharge};
-use contracts::{PaymentId, Timestamp, Won};
+use contracts::{ChargeAmount, PaymentId, Timestamp, Won};
 use http::{HeaderMap, Method, Request, Response};
 use http_body_util::{BodyExt as _, Full};
 use hyper::body::{Bytes, Incoming};
@@ -23,11 +26,12 @@ use kit::dynamo::Read;
 use kit::http::Page;
 use kit::secrets::Secret;
 use kit::service::{SSM, Service};
-use kit::{Fault, StepError};
+use kit::{Fault, Problem, Reply, StepError};
 use serde_json::{Value, json};
 use std::collections::HashMap;
 use std::convert::Infallible;
 use std::sync::{Arc, Mutex};
+use tests::calls::{Ask, users};
 use tests::fixture::{NOW, step, user, won};
 use tests::proxy::{Fate, Rule};
 use tokio::net::TcpListener;
@@ -311,6 +315,13 @@ impl Shop {
         self.line.lock().unwrap().calls
     }
 
+    /// Opens the intent that a charge is made under.
+    async fn intend(&self, ask: &PayCharge) {
+        let amount = ChargeAmount::new(ask.amount.get()).unwrap();
+        let intent = Intent::new(ask.user_id.clone(), ask.key.clone(), amount, NOW);
+        assert_eq!(self.deps.charges.to.open_intent(&intent, NOW).await.unwrap(), None);
+    }
+
     async fn pay(&self, ask: &PayCharge) -> Result<ChargePaid, StepError> {
         pay_charge(&self.deps, step(ask.clone(), NOW)).await
     }
@@ -383,6 +394,7 @@ impl Scene {
             _ => Payer::Pays,
         };
         let amount = if self == Self::AnotherAmount { 400 } else { 500 };
+        shop.intend(&ask).await;
         shop.toss.offer(&ask.payment_key, &ask.key, amount, payer);
         match self {
             Self::NoRoom => {
@@ -416,16 +428,21 @@ impl Scene {
         }
     }
 
-    /// Money and points moved together or not at all, and every later answer is the same.
+    /// Money and points moved together or not at all, and every later answer is the same: also that of one that was
+    /// refused, which is tried again.
     async fn assert_ended(self, shop: &Shop, ask: &PayCharge, case: &str) {
         // Where it broke before anything was recorded, the first of these is the first answer.
+        let first = shop.pay(ask).await.unwrap();
+        if self == Self::Declined {
+            let reasons = ["reject_card_payment", "payment_failed"];
+            let is_declined = |reason: &str| reasons.contains(&reason);
+            assert!(matches!(&first, ChargePaid::NotConfirmed { reason } if is_declined(reason)), "{case}: {first:?}");
+        }
         let answers = [shop.pay(ask).await.unwrap(), shop.pay(ask).await.unwrap()];
         let item = shop.item(ask).await.unwrap();
         let expected = match self {
-            // Where the answer was lost, the payment itself does not tell who declined it.
-            Self::Declined if item.text("reason").unwrap() == "payment_failed" => {
-                ChargePaid::NotConfirmed { reason: "payment_failed".to_owned() }
-            }
+            // Where the answer was lost, or it was tried before, the payment itself does not tell who declined it.
+            Self::Declined => ChargePaid::NotConfirmed { reason: "payment_failed".to_owned() },
             _ => self.answer(item.text("charge_id").unwrap()),
         };
         assert_eq!(answers, [expected.clone(), expected], "{case}");
@@ -645,33 +662,129 @@ async fn a_charge_that_cannot_be_read_keeps_no_other_from_its_end() {
     assert_eq!(shop.state(&asks[1]).await, "credited");
 }
 
-// ---------------------------------------------------------------- one payment, one charge
+// ---------------------------------------------------------------- one intent, one payer
+
+/// `POST /points/charge-intents`
+async fn open(shop: &Shop, who: &str, amount: i64, now: Timestamp) -> Result<Reply, Problem> {
+    let deps = IntentDeps { charges: shop.deps.charges.to.clone(), users: users(), has_provider: true };
+    handlers::open_charge_intent(&deps, Ask::at(now).user(who).json(json!({"amount": amount})).call()).await
+}
+
+async fn opened(shop: &Shop, who: &str, amount: i64, now: Timestamp) -> (u16, String) {
+    let reply = open(shop, who, amount, now).await.unwrap();
+    (reply.status.as_u16(), reply.body.unwrap()["order_id"].as_str().unwrap().to_owned())
+}
 
 #[tokio::test]
-async fn a_payment_pays_for_one_charge_of_one_user_under_one_key() {
+async fn a_user_has_one_open_intent_and_the_same_amount_again_gets_it() {
+    let shop = Shop::start().await;
+    let (status, first) = opened(&shop, "alice", 500, NOW).await;
+    assert_eq!((status, first.len()), (201, 26), "an order id that the provider takes");
+    shop.bench.proxy.forget();
+    assert_eq!(opened(&shop, "alice", 500, NOW.plus_seconds(60)).await, (200, first.clone()));
+    assert_eq!(shop.bench.proxy.actions(), ["PutItem"]);
+    assert_ne!(opened(&shop, "bob", 500, NOW).await.1, first, "users have their own");
+    // Not when it would soon be over, nor for another amount.
+    let soon = NOW.plus_millis(INTENT_MILLIS - INTENT_REUSED_MILLIS + 1);
+    let (status, second) = opened(&shop, "alice", 500, soon).await;
+    assert_eq!(status, 201);
+    let (status, third) = opened(&shop, "alice", 501, soon).await;
+    assert_eq!(status, 201);
+    assert_eq!(std::collections::BTreeSet::from([first, second, third]).len(), 3);
+    for bad in [0, -1, contracts::MAX_CHARGE + 1] {
+        assert_eq!(open(&shop, "alice", bad, NOW).await.unwrap_err().code, "invalid_request");
+    }
+}
+
+#[tokio::test]
+async fn an_intent_that_was_charged_is_not_given_again() {
+    let shop = Shop::start().await;
+    let (_, order) = opened(&shop, "alice", 500, NOW).await;
+    let ask = PayCharge { key: order.clone(), ..ask("alice", 500) };
+    shop.toss.offer(&ask.payment_key, &ask.key, 500, Payer::Pays);
+    assert!(matches!(shop.pay(&ask).await.unwrap(), ChargePaid::Credited(_)));
+    let (status, next) = opened(&shop, "alice", 500, NOW).await;
+    assert_eq!((status, next == order), (201, false));
+    assert!(matches!(shop.pay(&ask).await.unwrap(), ChargePaid::Credited(_)), "which is answered as before");
+}
+
+#[tokio::test]
+async fn without_the_callers_own_open_intent_no_call_reaches_the_provider() {
+    let shop = Shop::start().await;
+    let alices = ask("alice", 500);
+    shop.toss.offer(&alices.payment_key, &alices.key, 500, Payer::Pays);
+    assert_eq!(shop.pay(&alices).await.unwrap(), ChargePaid::NoIntent, "none was opened");
+    shop.intend(&alices).await;
+    shop.intend(&PayCharge { key: "order-of-bob".to_owned(), ..ask("bob", 500) }).await;
+    for other in [
+        PayCharge { user_id: user("bob"), ..alices.clone() },
+        PayCharge { amount: won(501), ..alices.clone() },
+        PayCharge { key: "order-2".to_owned(), ..alices.clone() },
+        PayCharge { requested_at: NOW.plus_millis(INTENT_MILLIS), ..alices.clone() },
+    ] {
+        assert_eq!(shop.pay(&other).await.unwrap(), ChargePaid::NoIntent, "{other:?}");
+    }
+    assert!(shop.item(&alices).await.is_none(), "nothing is written");
+    // Who only knows a payment's key cannot have it credited, nor keep its payer from it.
+    let theft = PayCharge { key: "order-of-bob".to_owned(), user_id: user("bob"), ..alices.clone() };
+    let mismatch = ChargePaid::NotConfirmed { reason: "payment_mismatch".to_owned() };
+    assert_eq!(shop.pay(&theft).await.unwrap(), mismatch);
+    assert_eq!(shop.toss.status(&alices.payment_key), "IN_PROGRESS", "neither taken nor given back");
+    assert!(matches!(shop.pay(&alices).await.unwrap(), ChargePaid::Credited(_)));
+    assert_eq!(shop.bench.balance("bob").await, 0);
+}
+
+#[tokio::test]
+async fn a_charge_pays_for_one_amount_with_one_payment_under_its_key() {
     let shop = Shop::start().await;
     let ask = Scene::Good.set(&shop, "alice").await;
     assert!(matches!(shop.pay(&ask).await.unwrap(), ChargePaid::Credited(_)));
-    let used = ChargePaid::NotConfirmed { reason: "payment_key_used".to_owned() };
-    for thief in
-        [PayCharge { user_id: user("bob"), ..ask.clone() }, PayCharge { key: "order-2".to_owned(), ..ask.clone() }]
-    {
-        assert_eq!(shop.pay(&thief).await.unwrap(), used);
-        assert!(shop.item(&thief).await.is_none());
-    }
     for other in
         [PayCharge { amount: won(501), ..ask.clone() }, PayCharge { payment_key: "pay-2".to_owned(), ..ask.clone() }]
     {
         assert_eq!(shop.pay(&other).await.unwrap(), ChargePaid::KeyReused);
     }
     Scene::Good.assert_ended(&shop, &ask, "alice").await;
-    assert_eq!(shop.bench.balance("bob").await, 0);
+}
+
+#[tokio::test]
+async fn a_declined_payment_can_be_paid_again_under_the_same_key_a_few_times() {
+    let shop = Shop::start().await;
+    let declined = Scene::Declined.set(&shop, "alice").await;
+    let no = ChargePaid::NotConfirmed { reason: "reject_card_payment".to_owned() };
+    assert_eq!(shop.pay(&declined).await.unwrap(), no);
+    let another_card = PayCharge { payment_key: "pay-2".to_owned(), ..declined.clone() };
+    shop.toss.offer(&another_card.payment_key, &another_card.key, 500, Payer::Pays);
+    assert!(matches!(shop.pay(&another_card).await.unwrap(), ChargePaid::Credited(_)));
+    assert_eq!(shop.pay(&declined).await.unwrap(), ChargePaid::KeyReused, "the order is paid");
+    assert_eq!(shop.bench.balance("alice").await, 500);
+    // Each is a call of the provider: not without bound.
+    let declined = Scene::Declined.set(&shop, "bob").await;
+    for attempt in 0..MAX_ATTEMPTS {
+        assert!(matches!(shop.pay(&declined).await.unwrap(), ChargePaid::NotConfirmed { .. }), "{attempt}");
+    }
+    assert_eq!(shop.pay(&declined).await.unwrap(), ChargePaid::NoIntent);
+}
+
+#[tokio::test]
+async fn a_late_step_of_a_refused_charge_does_not_move_the_one_in_its_place() {
+    let shop = Shop::start().await;
+    let declined = Scene::Declined.set(&shop, "alice").await;
+    shop.pay(&declined).await.unwrap();
+    let charges = &shop.deps.charges.to;
+    let again = Charge::asked(PaymentId::parse("c2").unwrap(), declined.clone());
+    assert!(matches!(charges.record_charge(&again).await.unwrap(), RecordedCharge::Now));
+    let refused = Charge { state: ChargeState::Pending, ..Charge::asked(PaymentId::parse("c1").unwrap(), declined) };
+    let found = charges.move_charge(&refused, &ChargeState::Confirmed, NOW).await.unwrap();
+    assert_eq!(found.map(|charge| charge.state), Some(ChargeState::Pending));
+    assert!(!charges.count_charge_recovery(&refused, NOW).await.unwrap());
 }
 
 #[tokio::test]
 async fn a_payment_of_another_order_is_neither_taken_nor_given_back() {
     let shop = Shop::start().await;
     let ask = ask("alice", 500);
+    shop.intend(&ask).await;
     shop.toss.offer(&ask.payment_key, "order-of-somebody", 500, Payer::Pays);
     let mismatch = ChargePaid::NotConfirmed { reason: "payment_mismatch".to_owned() };
     assert_eq!(shop.pay(&ask).await.unwrap(), mismatch);

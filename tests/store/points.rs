@@ -11,7 +11,7 @@ use ::points::ports::{ListEntries, PostEntry};
 use contracts::Timestamp;
 use contracts::saga::{Done, ReturnPoints};
 use contracts::steps::{ChargeCredit, ChargePaid, CreditCharge, CreditedCharge};
-use kit::dynamo::{Item, n, s};
+use kit::dynamo::{Item, Read, n, s};
 use kit::http::Page;
 use kit::{Fault, Problem, Reply, StepError};
 use serde_json::{Value, json};
@@ -250,7 +250,7 @@ async fn a_charge_is_answered_as_its_payment_turns_out() {
     let no = |reason: &str| ChargePaid::NotConfirmed { reason: reason.to_owned() };
     for (paid, status, code) in [
         (no("reject_card_payment"), 402, "payment_not_confirmed"),
-        (no("payment_key_used"), 402, "payment_not_confirmed"),
+        (ChargePaid::NoIntent, 409, "charge_intent_not_open"),
         (ChargePaid::KeyReused, 422, "idempotency_key_reused"),
         (ChargePaid::BalanceLimit, 409, "balance_limit_exceeded"),
         (ChargePaid::Pending, 503, "temporarily_unavailable"),
@@ -277,7 +277,7 @@ async fn a_payment_is_named_exactly_where_it_is_asked_for() {
         (Charging::Paid, "order-1", named(""), 400),
         (Charging::Paid, "order-1", named("a b"), 400),
         (Charging::Paid, "order-1", named(&"k".repeat(201)), 400),
-        (Charging::Paid, "five5", named("pay-1"), 400),
+        (Charging::Paid, "order-1", named("../pay-1"), 400),
         (Charging::Open, "order-1", named("pay-1"), 400),
         (Charging::Closed, "order-1", named("pay-1"), 400),
         (Charging::Closed, "order-1", json!({"amount": 500}), 402),

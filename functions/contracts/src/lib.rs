@@ -16,7 +16,7 @@ pub mod steps;
 pub mod time;
 
 pub use ids::{ConcertId, EventId, ItemId, OrderId, PaymentId, ReservationId, ScheduleId, UserId};
-pub use money::Won;
+pub use money::{ChargeAmount, MAX_CHARGE, Won};
 pub use seats::{SeatId, SectionName};
 pub use time::Timestamp;
 

@@ -63,6 +63,29 @@ impl From<Won> for i64 {
     }
 }
 
+/// The most one charge may add, in won.
+pub const MAX_CHARGE: i64 = 1_000_000_000;
+
+/// The amount of a charge: 1 to [`MAX_CHARGE`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct ChargeAmount(Won);
+
+impl ChargeAmount {
+    /// Parses the amount of a charge.
+    pub fn new(won: i64) -> Result<Self, Invalid> {
+        if (1..=MAX_CHARGE).contains(&won) {
+            Won::new(won).map(Self)
+        } else {
+            Err(Invalid::new("amount", "must be 1 to 1000000000"))
+        }
+    }
+
+    /// The amount.
+    pub fn won(self) -> Won {
+        self.0
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -80,5 +103,13 @@ mod tests {
     fn a_fraction_or_a_string_is_no_amount() {
         assert!(serde_json::from_str::<Won>("1.5").is_err());
         assert!(serde_json::from_str::<Won>("\"1\"").is_err());
+    }
+
+    #[test]
+    fn a_charge_is_1_to_a_billion() {
+        for bad in [0, -1, MAX_CHARGE + 1, i64::MIN, i64::MAX] {
+            assert!(ChargeAmount::new(bad).is_err(), "{bad}");
+        }
+        assert_eq!(ChargeAmount::new(MAX_CHARGE).unwrap().won().get(), MAX_CHARGE);
     }
 }

@@ -162,7 +162,7 @@ pub struct QuotedItem {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct PayCharge {
     pub user_id: UserId,
-    /// The caller's idempotency key: also the order id that was given to the provider.
+    /// The caller's idempotency key: also the order id of a charge intent, which was given to the provider.
     pub key: String,
     pub amount: Won,
     /// The provider's id of the payment.
@@ -178,7 +178,9 @@ pub struct PayCharge {
 pub enum ChargePaid {
     /// The points are credited.
     Credited(CreditedCharge),
-    /// The provider does not confirm this payment for this order and amount, or it was used for another charge.
+    /// The user has no open charge intent of this order id and amount. The provider was not called.
+    NoIntent,
+    /// The provider does not confirm this payment for this order and amount.
     NotConfirmed {
         /// Why, a stable snake_case name.
         reason: String,

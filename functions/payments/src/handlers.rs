@@ -1,7 +1,8 @@
 //! HTTP and steps in, answers out.
 
+use crate::domain::charges::Intent;
 use crate::domain::{Choices, Payment, Status};
-use crate::ports::charges::{CreditPoints, MoveCharge, PaymentProvider, RecordCharge};
+use crate::ports::charges::{CreditPoints, MoveCharge, OpenIntent, PaymentProvider, RecordCharge};
 use crate::ports::{
     FindPayment, ListPayments, OpenPayment, OpenRefund, QuoteClient, RecallAnswer, RefundQuoteClient, SettlePayment,
     SettleRefund, StartSaga,
@@ -12,12 +13,12 @@ use crate::usecases::start_refund::{self, RefundError, StartRefund};
 use crate::usecases::{cancel_refund, complete_payment, complete_refund, fail_payment};
 use contracts::saga::{CancelRefund, Done, FailPayment, PaymentSaga, RefundSaga, TokenExpiry};
 use contracts::steps::{ChargePaid, PayCharge};
-use contracts::{PaymentId, ReservationId, Timestamp, UserId, Won};
+use contracts::{ChargeAmount, PaymentId, ReservationId, Timestamp, UserId, Won};
 use kit::auth::UserTokens;
 use kit::http::{Cursor, ListBody};
 use kit::idempotency::{self, IdempotencyKey, StoredAnswer};
 use kit::ids::Mint;
-use kit::{Call, Fault, Problem, Reply, StepCall, StepError};
+use kit::{Call, Fault, Problem, Reply, StepCall, StepError, ids};
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 use std::time::Duration;
@@ -46,6 +47,16 @@ pub struct StartDeps<P, Q, S> {
     pub sagas: S,
     /// How this stage expires queue tokens.
     pub token_expiry: TokenExpiry,
+}
+
+/// The dependencies of `open-charge-intent`.
+#[derive(Debug)]
+pub struct IntentDeps<C> {
+    /// Where the intents are.
+    pub charges: C,
+    pub users: UserTokens,
+    /// Whether there is a provider to pay.
+    pub has_provider: bool,
 }
 
 /// The dependencies of `start-refund`.
@@ -247,6 +258,36 @@ pub async fn complete_refund(payments: &impl SettleRefund, call: StepCall<Refund
 /// Refund saga's compensation: the sale stands.
 pub async fn cancel_refund(payments: &impl SettleRefund, call: StepCall<CancelRefund>) -> Result<Done, StepError> {
     Ok(cancel_refund::cancel_refund(payments, &call.input.saga, &call.input.failure, call.now).await?)
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct IntentBody {
+    amount: i64,
+}
+
+#[derive(Debug, Serialize)]
+struct IntentView {
+    order_id: String,
+    amount: Won,
+    #[serde(with = "contracts::time::rfc3339")]
+    expires_at: Timestamp,
+}
+
+/// `POST /points/charge-intents`
+pub async fn open_charge_intent<C: OpenIntent>(deps: &IntentDeps<C>, call: Call) -> Result<Reply, Problem> {
+    let user = deps.users.user(&call)?.user;
+    let body: IntentBody = call.json()?;
+    let amount = ChargeAmount::new(body.amount)?;
+    if !deps.has_provider {
+        return Err(Problem::invalid("points are not paid for here: no payment provider is configured"));
+    }
+    let new = Intent::new(user, ids::ulid(call.now), amount, call.now);
+    let open = deps.charges.open_intent(&new, call.now).await?;
+    let is_new = open.is_none();
+    let Intent { order_id, amount, expires_at, .. } = open.unwrap_or(new);
+    let view = IntentView { order_id, amount, expires_at };
+    if is_new { Reply::created(view) } else { Reply::ok(view) }
 }
 
 /// Step called by points: ensure that a charge is paid for, or that it never will be.

@@ -7,7 +7,7 @@ use payments::clients::provider::TossPayments;
 use payments::clients::sagas::StateMachine;
 use payments::dynamo::Payments;
 use payments::dynamo::charges::Charges;
-use payments::handlers::{self, Deps, RefundDeps, StartDeps};
+use payments::handlers::{self, Deps, IntentDeps, RefundDeps, StartDeps};
 use payments::usecases::pay_charge::PayCharges;
 use payments::usecases::recover_charges::recover_charges;
 use payments::usecases::recover_payments::{RecoverPayments, recover_payments};
@@ -48,6 +48,11 @@ async fn main() -> MainResult {
         }
         "get-payment" => boot.http(Deps { payments, users: boot.user_tokens()? }, handlers::get_payment).await,
         "list-payments" => boot.http(Deps { payments, users: boot.user_tokens()? }, handlers::list_payments).await,
+        "open-charge-intent" => {
+            let has_provider = !boot.setting_or("PAYMENT_PROVIDER", String::new())?.is_empty();
+            let deps = IntentDeps { charges: Charges::new(boot.table()?), users: boot.user_tokens()?, has_provider };
+            boot.http(deps, handlers::open_charge_intent).await
+        }
         // Steps of the payment saga
         "complete-payment" => boot.step(payments, handlers::complete_payment).await,
         "fail-payment" => boot.step(payments, handlers::fail_payment).await,

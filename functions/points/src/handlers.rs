@@ -1,13 +1,13 @@
 //! HTTP, messages and steps in, answers out.
 
-use crate::domain::{ChargeAmount, Charging, Entry, Order, PaymentKey};
+use crate::domain::{Charging, Entry, Order, PaymentKey};
 use crate::ports::{CloseCharge, ListEntries, PayClient, PostEntry, ReadBalance, ReturnUse, SettleOrder};
 use crate::usecases::charge_points::{self, ChargeError, ChargePoints};
 use crate::usecases::{credit_charge, return_points, use_order_points, use_points};
 use contracts::events::OrderEvent;
 use contracts::saga::{Done, PaymentSaga, ReturnPoints};
 use contracts::steps::{ChargeCredit, CreditCharge};
-use contracts::{Timestamp, Won};
+use contracts::{ChargeAmount, Timestamp, Won};
 use kit::auth::UserTokens;
 use kit::http::{Cursor, ListBody, StatusCode};
 use kit::idempotency::{self, IdempotencyKey};
@@ -88,11 +88,11 @@ impl From<ChargeError> for Problem {
         match error {
             ChargeError::KeyReused => idempotency::reused(),
             ChargeError::BalanceLimit => Problem::conflict("balance_limit_exceeded", "The balance would be too large"),
-            ChargeError::KeyTooShort => Problem::invalid(
-                "Idempotency-Key: must be the order id of the payment, which has 6 to 64 of A-Z a-z 0-9 _ -",
+            ChargeError::NoIntent => Problem::conflict(
+                "charge_intent_not_open",
+                "There is no open charge intent of this order id and amount",
             ),
             ChargeError::NotConfirmed(reason) => not_confirmed(match reason.as_str() {
-                "payment_key_used" => "the payment was used for another charge".to_owned(),
                 "payment_mismatch" => "the payment is not of this Idempotency-Key and amount".to_owned(),
                 _ => format!("the payment provider does not confirm it: {reason}"),
             }),

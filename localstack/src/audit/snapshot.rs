@@ -31,8 +31,6 @@ pub struct Snapshot {
     pub payments: BTreeMap<PaymentId, Payment>,
     /// Charges that are paid for at the payment provider.
     pub charges: BTreeMap<PaymentId, Charge>,
-    /// Which charge has a payment of the provider, by the provider's key of it.
-    pub claims: BTreeMap<String, PaymentId>,
     /// Waiting rooms.
     pub lines: BTreeMap<ConcertId, Line>,
     /// Dates as the catalogue has them.

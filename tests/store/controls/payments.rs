@@ -2,14 +2,15 @@
 
 use super::controls;
 use crate::bench::{Bench, key, memo};
-use ::payments::domain::charges::{Charge, ChargeState};
+use ::payments::domain::charges::{Charge, ChargeState, Intent};
 use ::payments::domain::{Payment, Refund};
 use ::payments::dynamo::charges::Charges;
 use ::payments::handlers::complete_payment;
 use ::payments::handlers::complete_refund;
 use ::payments::handlers::fail_payment;
-use ::payments::ports::charges::{FindStuckCharges, MoveCharge, RecordCharge, RecordedCharge};
+use ::payments::ports::charges::{FindStuckCharges, MoveCharge, OpenIntent, RecordCharge, RecordedCharge};
 use ::payments::ports::{FindStuck, OpenPayment, OpenRefund, SettleRefund};
+use contracts::ChargeAmount;
 use contracts::saga::{CaughtError, FailPayment};
 use contracts::steps::PayCharge;
 use kit::dynamo::{Item, Read};
@@ -30,6 +31,12 @@ fn charged(id: &str, who: &str, payment_key: &str) -> Charge {
         correlation_id: "request-1".to_owned(),
     };
     Charge::asked(payment(id), ask)
+}
+
+/// Opens the intent of alice's charges.
+async fn intend(bench: &Bench) {
+    let intent = Intent::new(user("alice"), "order-1".to_owned(), ChargeAmount::new(100).unwrap(), NOW);
+    assert_eq!(charges(bench).open_intent(&intent, NOW).await.unwrap(), None);
 }
 
 async fn stored_charge(bench: &Bench) -> Item {
@@ -56,24 +63,32 @@ async fn refunding(bench: &Bench) -> Payment {
 
 controls! {
     a_charge_is_recorded_once: "payments/record_charge"
-    guards "attribute_not_exists(pk)", |bench| {
+    guards "attribute_not_exists(pk) OR #status = :refused", |bench| {
         let charges = charges(bench);
+        intend(bench).await;
         for (id, payment_key) in [("c1", "pay-1"), ("c2", "pay-2")] {
             charges.record_charge(&charged(id, "alice", payment_key)).await.unwrap();
         }
         stored_charge(bench).await.text("charge_id").unwrap() != "c1"
     }
 
-    a_providers_payment_pays_for_one_charge: "payments/record_charge"
-    guards "attribute_not_exists(pk)", |bench| {
-        let charges = charges(bench);
-        charges.record_charge(&charged("c1", "alice", "pay-1")).await.unwrap();
-        matches!(charges.record_charge(&charged("c2", "bob", "pay-1")).await.unwrap(), RecordedCharge::Now)
+    nothing_is_charged_without_an_intent: "payments/intent_charged"
+    guards "order_id = :key AND amount = :amount AND expires_at > :now AND \
+            (attribute_not_exists(attempts) OR attempts < :most)", |bench| {
+        matches!(charges(bench).record_charge(&charged("c1", "alice", "pay-1")).await.unwrap(), RecordedCharge::Now)
+    }
+
+    an_open_intent_is_given_again: "payments/open_intent"
+    guards "attribute_not_exists(pk) OR amount <> :amount OR expires_at < :long OR attribute_exists(charge_id)", |bench| {
+        intend(bench).await;
+        let again = Intent::new(user("alice"), "order-2".to_owned(), ChargeAmount::new(100).unwrap(), NOW);
+        charges(bench).open_intent(&again, NOW).await.unwrap().is_none()
     }
 
     a_charge_that_was_refused_is_not_confirmed_by_a_late_step: "payments/move_charge"
-    guards "#status = :from", |bench| {
+    guards "#status = :from AND charge_id = :id", |bench| {
         let (charges, charge) = (charges(bench), charged("c1", "alice", "pay-1"));
+        intend(bench).await;
         charges.record_charge(&charge).await.unwrap();
         charges.move_charge(&charge, &ChargeState::Refused("declined".to_owned()), NOW).await.unwrap();
         charges.move_charge(&charge, &ChargeState::Confirmed, NOW).await.unwrap();
@@ -81,16 +96,18 @@ controls! {
     }
 
     a_charges_recovery_is_counted_once: "payments/count_charge_recovery"
-    guards "#status = :from AND recoveries = :counted", |bench| {
+    guards "#status = :from AND charge_id = :id AND recoveries = :counted", |bench| {
         let (charges, charge) = (charges(bench), charged("c1", "alice", "pay-1"));
+        intend(bench).await;
         charges.record_charge(&charge).await.unwrap();
         let first = charges.count_charge_recovery(&charge, NOW).await.unwrap();
         first && charges.count_charge_recovery(&charge, NOW).await.unwrap()
     }
 
     a_charge_that_ended_is_not_open_again_by_a_recovery: "payments/count_charge_recovery"
-    guards "#status = :from AND recoveries = :counted", |bench| {
+    guards "#status = :from AND charge_id = :id AND recoveries = :counted", |bench| {
         let (charges, charge) = (charges(bench), charged("c1", "alice", "pay-1"));
+        intend(bench).await;
         charges.record_charge(&charge).await.unwrap();
         charges.move_charge(&charge, &ChargeState::Refused("declined".to_owned()), NOW).await.unwrap();
         charges.count_charge_recovery(&charge, NOW).await.unwrap();

@@ -12,7 +12,7 @@
 //! credit. So a charge ends with both (credited), or with neither (refused, cancelled).
 
 use contracts::steps::{ChargeCredit, ChargePaid, CreditCharge, CreditedCharge, PayCharge};
-use contracts::{PaymentId, Timestamp, UserId, Won};
+use contracts::{ChargeAmount, PaymentId, Timestamp, UserId, Won};
 use kit::Fault;
 
 /// How long a charge may be open before the recovery checks it, in milliseconds: longer than the first request can
@@ -24,8 +24,14 @@ pub const CHARGE_STUCK_MILLIS: i64 = 3_600_000;
 /// not confirmed after 30 minutes; this is twice as long.
 pub const CONFIRMABLE_MILLIS: i64 = 3_600_000;
 
-/// The payment confirms another charge.
-pub const PAYMENT_KEY_USED: &str = "payment_key_used";
+/// How long a charge intent can be charged, in milliseconds.
+pub const INTENT_MILLIS: i64 = 3_600_000;
+/// An open intent that can be charged for at least this long is given again, in milliseconds: as long as the provider
+/// waits for the confirmation of a payment.
+pub const INTENT_REUSED_MILLIS: i64 = 1_800_000;
+/// How many payments are tried for an intent. Each is one or two calls of the provider.
+pub const MAX_ATTEMPTS: u32 = 10;
+
 /// The payment is of another order.
 const PAYMENT_MISMATCH: &str = "payment_mismatch";
 /// The payment is of this order, but not as a whole and at once: another amount, or money that is yet to come.
@@ -36,6 +42,25 @@ const PAYMENT_FAILED: &str = "payment_failed";
 const BALANCE_LIMIT: &str = "balance_limit";
 /// Points' reason: the key is another charge's.
 const KEY_TAKEN: &str = "key_taken";
+
+/// A user's intent to buy points: what binds the provider's payment to its payer before it is paid. The provider's pages
+/// are given its order id, and only its user, with its amount, can charge under it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Intent {
+    pub user: UserId,
+    /// The order id for the provider's pages, made here.
+    pub order_id: String,
+    pub amount: Won,
+    /// Until when it can be charged.
+    pub expires_at: Timestamp,
+}
+
+impl Intent {
+    /// A new intent.
+    pub fn new(user: UserId, order_id: String, amount: ChargeAmount, now: Timestamp) -> Self {
+        Self { user, order_id, amount: amount.won(), expires_at: now.plus_millis(INTENT_MILLIS) }
+    }
+}
 
 /// The state of a charge.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -106,7 +131,7 @@ pub struct Charge {
     /// Its id: also the ledger entry's, and the idempotency key of the provider's confirmation.
     pub id: PaymentId,
     pub user: UserId,
-    /// The caller's idempotency key: also the order id at the provider.
+    /// The caller's idempotency key: also the order id of the intent, and at the provider.
     pub key: String,
     pub amount: Won,
     /// The provider's name of the payment.
@@ -151,11 +176,12 @@ impl Charge {
         }
     }
 
-    /// The state after the provider confirmed. A confirmed payment that is not the whole of this order, paid, goes
-    /// back: for example a deposit that is yet to come.
+    /// The state after the provider confirmed. A confirmed payment of this order that is not the whole of it, paid, goes
+    /// back: for example a deposit that is yet to come. One of another order is left alone.
     pub fn after_yes(&self, payment: &ProviderPayment) -> ChargeState {
-        let is_whole = payment.amount == self.amount.get() && payment.status == PaymentStatus::Done;
-        if is_whole && payment.order_id == self.key {
+        if payment.order_id != self.key {
+            ChargeState::Refused(PAYMENT_MISMATCH.to_owned())
+        } else if payment.amount == self.amount.get() && payment.status == PaymentStatus::Done {
             ChargeState::Confirmed
         } else {
             ChargeState::Cancelling(PAYMENT_NOT_DONE.to_owned())
@@ -266,14 +292,12 @@ mod tests {
     fn only_the_whole_of_our_order_paid_is_a_yes() {
         use PaymentStatus::*;
         assert_eq!(charge().after_yes(&payment(Done)), ChargeState::Confirmed);
-        for wrong in [
-            ProviderPayment { amount: 499, ..payment(Done) },
-            ProviderPayment { order_id: "order-2".into(), ..payment(Done) },
-            payment(Partly),
-            payment(Open),
-        ] {
+        for wrong in [ProviderPayment { amount: 499, ..payment(Done) }, payment(Partly), payment(Open)] {
             assert!(matches!(charge().after_yes(&wrong), ChargeState::Cancelling(_)), "{wrong:?}");
         }
+        // Somebody else's is not ours to give back.
+        let another = ProviderPayment { order_id: "order-2".into(), ..payment(Done) };
+        assert!(matches!(charge().after_yes(&another), ChargeState::Refused(_)));
     }
 
     #[test]

@@ -3,20 +3,27 @@
 //! | item | pk | sk | attributes |
 //! | --- | --- | --- | --- |
 //! | charge | `USER#<user>` | `CHARGE#<key>` | `kind` = `charge`, `status`, `charge_id`, `user_id`, `key`, `amount`, `payment_key`, `requested_at`, `correlation_id`, `recoveries`, `reason` (once refused or cancelling), `balance` and `entry_id` (once credited), `settled_at`, and while open `pending_shard` = `charge-<n>` and `pending_since` (index `pending`) |
-//! | claim on a provider's payment | `PROVIDER#<payment key>` | `CLAIM` | `charge_id`, `user_id`, `key` |
+//! | charge intent | `USER#<user>` | `CHARGE-INTENT` | `order_id`, `amount`, `expires_at`, `charge_id` (of its last charge), `attempts` (charges begun under it), `ttl` |
+//! | claim | `PROVIDER#<payment key>` | `CLAIM` | written by the release before, and read no more |
 //!
-//! Neither is ever deleted: a provider's payment pays for one charge, however long ago that was.
+//! A charge is never deleted, and replaced only while it is refused: the order id, which is ours and one intent's, is what
+//! a provider's payment pays for.
 
 use super::pending;
-use crate::domain::charges::{CHARGE_OPEN_TOO_LONG_MILLIS, CHARGE_STUCK_MILLIS, Charge, ChargeState};
+use crate::domain::charges::{
+    CHARGE_OPEN_TOO_LONG_MILLIS, CHARGE_STUCK_MILLIS, Charge, ChargeState, INTENT_REUSED_MILLIS, Intent, MAX_ATTEMPTS,
+};
 use crate::domain::wait_after_recovery;
-use crate::ports::charges::{FindStuckCharges, MoveCharge, RecordCharge, RecordedCharge};
+use crate::ports::charges::{FindStuckCharges, MoveCharge, OpenIntent, RecordCharge, RecordedCharge};
+use aws_sdk_dynamodb::operation::put_item::PutItemError;
+use aws_sdk_dynamodb::types::builders::UpdateBuilder;
 use aws_sdk_dynamodb::types::{AttributeValue, Put, ReturnValuesOnConditionCheckFailure, TransactWriteItem, Update};
 use contracts::events::{ChargeEvent, Event, EventBody, FaultDetected};
 use contracts::steps::CreditedCharge;
 use contracts::{Timestamp, UserId, Won};
 use kit::Fault;
-use kit::dynamo::{Item, PK, Read, SK, Table, at, n, s};
+use kit::dynamo::{Item, PK, Read, SK, TTL, Table, at, n, s};
+use kit::fault::classify;
 use kit::outbox;
 
 /// The number of partitions of the index over which charges spread. They are others than payments', so that neither
@@ -24,6 +31,9 @@ use kit::outbox;
 const CHARGE_SHARDS: u64 = 4;
 /// How many stuck charges of a shard one run of the recovery takes.
 const STUCK_PAGE: usize = 25;
+/// How long an intent's item is kept after the intent expired, in seconds: a day.
+const INTENT_KEPT_SECONDS: i64 = 24 * 3600;
+const INTENT: &str = "CHARGE-INTENT";
 /// The `source` of this context's events.
 const SOURCE: &str = "encore/payments";
 
@@ -95,25 +105,74 @@ impl RecordCharge for Charges {
             .item("recoveries", n(charge.recoveries))
             .item("pending_shard", s(format!("charge-{shard}")))
             .item("pending_since", at(charge.requested_at))
-            .condition_expression("attribute_not_exists(pk)")
+            .condition_expression("attribute_not_exists(pk) OR #status = :refused")
+            .expression_attribute_names("#status", "status")
+            .expression_attribute_values(":refused", s("refused"))
             .return_values_on_condition_check_failure(ReturnValuesOnConditionCheckFailure::AllOld);
-        let claim = Put::builder()
-            .table_name(&self.table.name)
-            .item(PK, s(format!("PROVIDER#{}", charge.payment_key)))
-            .item(SK, s("CLAIM"))
-            .item("charge_id", s(&charge.id))
-            .item("user_id", s(&charge.user))
-            .item("key", s(&charge.key))
-            .condition_expression("attribute_not_exists(pk)");
         let mut transaction = self.table.transaction("recording a charge");
-        // The claim may be this very charge's, being recorded at this moment.
+        // Once it is recorded, it goes on without its intent.
         let row = transaction.add_identity(row)?;
-        transaction.add(claim)?;
+        transaction.add(self.intent_charged(charge))?;
         let Err(cancelled) = transaction.commit().await? else { return Ok(RecordedCharge::Now) };
         match cancelled.found(row) {
             Some(row) => Ok(RecordedCharge::Before(Box::new(charge_of(row)?))),
-            None => Ok(RecordedCharge::PaymentKeyUsed),
+            None => Ok(RecordedCharge::NoIntent),
         }
+    }
+}
+
+impl Charges {
+    /// The write that begins a charge under its user's intent.
+    fn intent_charged(&self, charge: &Charge) -> UpdateBuilder {
+        Update::builder()
+            .table_name(&self.table.name)
+            .key(PK, user_pk(&charge.user))
+            .key(SK, s(INTENT))
+            .update_expression("SET charge_id = :id ADD attempts :one")
+            .condition_expression(
+                "order_id = :key AND amount = :amount AND expires_at > :now AND \
+                 (attribute_not_exists(attempts) OR attempts < :most)",
+            )
+            .expression_attribute_values(":id", s(&charge.id))
+            .expression_attribute_values(":one", n(1))
+            .expression_attribute_values(":key", s(&charge.key))
+            .expression_attribute_values(":amount", n(charge.amount.get()))
+            .expression_attribute_values(":now", at(charge.requested_at))
+            .expression_attribute_values(":most", n(MAX_ATTEMPTS))
+    }
+}
+
+impl OpenIntent for Charges {
+    async fn open_intent(&self, intent: &Intent, now: Timestamp) -> Result<Option<Intent>, Fault> {
+        const DOING: &str = "opening a charge intent";
+        let put = self
+            .table
+            .client
+            .put_item()
+            .table_name(&self.table.name)
+            .item(PK, user_pk(&intent.user))
+            .item(SK, s(INTENT))
+            .item("order_id", s(&intent.order_id))
+            .item("amount", n(intent.amount.get()))
+            .item("expires_at", at(intent.expires_at))
+            .item(TTL, n(intent.expires_at.plus_seconds(INTENT_KEPT_SECONDS).ttl_seconds()))
+            .condition_expression(
+                "attribute_not_exists(pk) OR amount <> :amount OR expires_at < :long OR attribute_exists(charge_id)",
+            )
+            .expression_attribute_values(":amount", n(intent.amount.get()))
+            .expression_attribute_values(":long", at(now.plus_millis(INTENT_REUSED_MILLIS)))
+            .return_values_on_condition_check_failure(ReturnValuesOnConditionCheckFailure::AllOld);
+        let Err(error) = put.send().await else { return Ok(None) };
+        let Some(PutItemError::ConditionalCheckFailedException(failed)) = error.as_service_error() else {
+            return Err(classify(DOING, error));
+        };
+        let open = failed.item().ok_or_else(|| Fault::broken(DOING, "the open intent is missing"))?;
+        Ok(Some(Intent {
+            user: intent.user.clone(),
+            order_id: open.text("order_id")?.to_owned(),
+            amount: Won::new(open.int("amount")?).map_err(|error| Fault::broken(DOING, error))?,
+            expires_at: open.moment("expires_at")?,
+        }))
     }
 }
 
@@ -152,8 +211,10 @@ impl MoveCharge for Charges {
             .key(PK, user_pk(&charge.user))
             .key(SK, charge_sk(&charge.key))
             .update_expression(sets)
-            .condition_expression("#status = :from")
+            // One that was refused may have been replaced by another of its key.
+            .condition_expression("#status = :from AND charge_id = :id")
             .expression_attribute_names("#status", "status")
+            .expression_attribute_values(":id", s(&charge.id))
             .expression_attribute_values(":from", s(charge.state.as_str()))
             .expression_attribute_values(":to", s(to.as_str()))
             .return_values_on_condition_check_failure(ReturnValuesOnConditionCheckFailure::AllOld);
@@ -187,8 +248,9 @@ impl FindStuckCharges for Charges {
             .key(PK, user_pk(&charge.user))
             .key(SK, charge_sk(&charge.key))
             .update_expression("SET recoveries = :next, pending_since = :look")
-            .condition_expression("#status = :from AND recoveries = :counted")
+            .condition_expression("#status = :from AND charge_id = :id AND recoveries = :counted")
             .expression_attribute_names("#status", "status")
+            .expression_attribute_values(":id", s(&charge.id))
             .expression_attribute_values(":from", s(charge.state.as_str()))
             .expression_attribute_values(":counted", n(charge.recoveries))
             .expression_attribute_values(":next", n(charge.recoveries + 1))

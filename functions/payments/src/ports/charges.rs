@@ -1,6 +1,6 @@
 //! What charges need from other components, one narrow trait per capability.
 
-use crate::domain::charges::{Charge, ChargeState, Declined, ProviderPayment};
+use crate::domain::charges::{Charge, ChargeState, Declined, Intent, ProviderPayment};
 use contracts::Timestamp;
 use contracts::steps::{ChargeCredit, CreditCharge};
 use kit::Fault;
@@ -30,20 +30,31 @@ pub trait CreditPoints: Send + Sync {
     fn credit_points(&self, ask: &CreditCharge) -> impl Future<Output = Result<ChargeCredit, Fault>> + Send;
 }
 
+/// Opens charge intents.
+pub trait OpenIntent: Send + Sync {
+    /// Opens an intent in place of the user's last one. Returns that one if it is of the same amount, was not charged
+    /// and can be for long enough: so a user has one, and who asks again gets the same.
+    fn open_intent(
+        &self,
+        intent: &Intent,
+        now: Timestamp,
+    ) -> impl Future<Output = Result<Option<Intent>, Fault>> + Send;
+}
+
 /// The result of recording a charge.
 #[derive(Debug)]
 pub enum RecordedCharge {
     /// It is recorded.
     Now,
-    /// The user and key have a charge, as it is now.
+    /// The user and key have a charge that was not refused, as it is now.
     Before(Box<Charge>),
-    /// The provider's payment belongs to another charge.
-    PaymentKeyUsed,
+    /// The user has no open intent of this key and amount, or too many payments were tried for it. Nothing was written.
+    NoIntent,
 }
 
 /// Records charges.
 pub trait RecordCharge: Send + Sync {
-    /// The charge and its claim on the provider's payment, both or neither.
+    /// The charge, under the user's open intent. It replaces one of the same key that was refused.
     fn record_charge(&self, charge: &Charge) -> impl Future<Output = Result<RecordedCharge, Fault>> + Send;
 }
 

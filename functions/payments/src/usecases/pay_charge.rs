@@ -1,6 +1,6 @@
 //! Step called by points: ensure that a charge is paid for and its points are credited, or that neither happens.
 
-use crate::domain::charges::{Charge, ChargeState, NextStep, PAYMENT_KEY_USED, is_given_back};
+use crate::domain::charges::{Charge, ChargeState, NextStep, is_given_back};
 use crate::ports::charges::{CreditPoints, MoveCharge, PaymentProvider, RecordCharge, RecordedCharge};
 use contracts::steps::{ChargePaid, PayCharge};
 use contracts::{PaymentId, Timestamp};
@@ -22,8 +22,9 @@ pub struct PayCharges<C, P, A> {
     pub points: A,
 }
 
-/// Records the charge with its claim on the provider's payment, then completes it. If the same charge is requested
-/// again, it is resumed from where it is; once it has ended, the answer stays the same.
+/// Records the charge under its user's intent, then completes it. If the same charge is requested again, it is resumed
+/// from where it is; once it is credited or cancelled, the answer stays the same. One that was refused took no money: it
+/// is tried again, with this payment or another.
 pub async fn pay_charge<C, P, A>(
     deps: &PayCharges<C, P, A>,
     asked: PayCharge,
@@ -39,9 +40,7 @@ where
         RecordedCharge::Now => asked,
         RecordedCharge::Before(found) if found.asks_the_same(&asked) => *found,
         RecordedCharge::Before(_) => return Ok(ChargePaid::KeyReused),
-        RecordedCharge::PaymentKeyUsed => {
-            return Ok(ChargePaid::NotConfirmed { reason: PAYMENT_KEY_USED.to_owned() });
-        }
+        RecordedCharge::NoIntent => return Ok(ChargePaid::NoIntent),
     };
     match tokio::time::timeout(TIME_LIMIT, resume(deps, charge, now)).await {
         Ok(state) => Ok(state?.answer()),

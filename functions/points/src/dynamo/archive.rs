@@ -37,7 +37,7 @@ pub(super) fn is_full(account: &Item) -> Result<bool, Fault> {
     Ok(count(account, "hot")? >= FULL_ENTRIES)
 }
 
-fn count(account: &Item, name: &str) -> Result<u64, Fault> {
+fn count(account: &Item, name: &'static str) -> Result<u64, Fault> {
     let number = account.maybe_int(name)?.unwrap_or(0);
     u64::try_from(number).map_err(|error| Fault::broken("reading an account", error))
 }

@@ -1,9 +1,9 @@
 //! A user adds points to their balance: by paying for them, or, where a stage allows it, for nothing.
 
-use crate::domain::{ChargeAmount, Entry, EntryKey, Kind, MIN_ORDER_ID, Movement, PaymentKey, Posted, Refusal};
+use crate::domain::{Entry, EntryKey, Kind, Movement, PaymentKey, Posted, Refusal};
 use crate::ports::{PayClient, PostEntry};
 use contracts::steps::{ChargePaid, CreditedCharge, PayCharge};
-use contracts::{Timestamp, UserId};
+use contracts::{ChargeAmount, Timestamp, UserId};
 use kit::{Fault, metrics};
 
 /// A request to charge points.
@@ -26,8 +26,8 @@ pub enum ChargeError {
     KeyReused,
     /// The balance would pass its limit.
     BalanceLimit,
-    /// The key is too short to be an order id of the provider.
-    KeyTooShort,
+    /// The key is no open charge intent of the caller's with this amount.
+    NoIntent,
     /// The payment is not confirmed, for a reason with a stable name.
     NotConfirmed(String),
     /// The payment is still in progress: try again.
@@ -61,16 +61,13 @@ pub async fn charge_points(accounts: &impl PostEntry, ask: ChargePoints) -> Resu
 }
 
 /// Charges against a payment at the provider: payments confirms it and has the points credited. The caller's key is the
-/// order id that was given to the provider's own pages.
+/// order id of their charge intent, which was given to the provider's own pages.
 pub async fn charge_paid_points(
     payments: &impl PayClient,
     ask: ChargePoints,
     payment_key: PaymentKey,
     correlation_id: String,
 ) -> Result<CreditedCharge, ChargeError> {
-    if ask.idempotency_key.len() < MIN_ORDER_ID {
-        return Err(ChargeError::KeyTooShort);
-    }
     let charge = PayCharge {
         user_id: ask.user,
         key: ask.idempotency_key,
@@ -81,6 +78,7 @@ pub async fn charge_paid_points(
     };
     match payments.pay_charge(&charge).await.map_err(ChargeError::Fault)? {
         ChargePaid::Credited(credited) => Ok(credited),
+        ChargePaid::NoIntent => Err(ChargeError::NoIntent),
         ChargePaid::NotConfirmed { reason } => Err(ChargeError::NotConfirmed(reason)),
         ChargePaid::BalanceLimit => Err(ChargeError::BalanceLimit),
         ChargePaid::KeyReused => Err(ChargeError::KeyReused),
