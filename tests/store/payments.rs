@@ -46,6 +46,34 @@ async fn payments_of(bench: &Bench) -> Vec<String> {
     of_kind.map(|item| item.text("payment_id").unwrap().to_owned()).collect()
 }
 
+#[tokio::test]
+async fn a_user_finds_their_payments_newest_first_page_by_page_and_nobody_elses() {
+    let bench = Bench::start().await;
+    for id in ["p1", "p2", "p3", "p4", "p5"] {
+        bench.open_payment(&saga_of("alice", id, 100), NOW).await;
+    }
+    bench.open_payment(&saga_of("bob", "p6", 100), NOW).await;
+    let deps = Deps { payments: bench.payments.clone(), users: users() };
+    let (mut seen, mut sizes, mut cursor) = (Vec::new(), Vec::new(), None::<String>);
+    loop {
+        let mut ask = Ask::at(NOW).user("alice").query("limit", "2");
+        if let Some(cursor) = &cursor {
+            ask = ask.query("cursor", cursor);
+        }
+        bench.proxy.forget();
+        let body = handlers::list_payments(&deps, ask.call()).await.unwrap().body.unwrap();
+        assert_eq!(bench.proxy.actions(), ["Query"]);
+        let page = body["items"].as_array().unwrap();
+        sizes.push(page.len());
+        seen.extend(page.iter().map(|payment| payment["payment_id"].as_str().unwrap().to_owned()));
+        cursor = body["next_cursor"].as_str().map(str::to_owned);
+        if cursor.is_none() {
+            break;
+        }
+    }
+    assert_eq!((seen, sizes), (["p5", "p4", "p3", "p2", "p1"].map(str::to_owned).to_vec(), vec![2, 2, 1]));
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn the_same_key_fifty_times_at_once_gives_one_payment_and_one_saga() {
     let bench = Arc::new(Bench::on_sale(4).await);

@@ -135,7 +135,7 @@ pub struct Reservation {
     pub created_at: Timestamp,
     /// The request that made it.
     pub correlation_id: String,
-    /// The payment that has it or had it last.
+    /// The payment that has it, also once it is refunded.
     pub payment: Option<PaymentId>,
     /// How many payments released it.
     pub releases: usize,

@@ -65,7 +65,7 @@ struct ReservationBody {
     hold_expires_at: Option<Timestamp>,
     #[serde(skip_serializing_if = "Option::is_none")]
     failure: Option<String>,
-    /// The payment that has it, or had it last.
+    /// The payment that has it, also once it is refunded.
     #[serde(skip_serializing_if = "Option::is_none")]
     payment_id: Option<PaymentId>,
     #[serde(with = "contracts::time::rfc3339")]
