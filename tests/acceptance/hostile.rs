@@ -3,27 +3,35 @@
 use crate::on_cloud;
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
-use serde_json::json;
+use programs::root;
+use serde_json::{Value, json};
 use tests::cloud::{Terms, code};
 
-/// Every route that needs a user: method, path, and a body that it accepts.
-fn guarded() -> Vec<(&'static str, &'static str, Option<serde_json::Value>)> {
-    vec![
-        ("POST", "/concerts/none/queue-tokens", None),
-        ("GET", "/queue-status", None),
-        ("POST", "/reservations", Some(json!({"schedule_id": "s", "seats": ["A-1-1"]}))),
-        ("GET", "/reservations", None),
-        ("GET", "/reservations/none", None),
-        ("DELETE", "/reservations/none", None),
-        ("POST", "/points/charges", Some(json!({"amount": 1}))),
-        ("GET", "/points", None),
-        ("GET", "/points/history", None),
-        ("POST", "/payments", Some(json!({"reservation_id": "r"}))),
-        ("GET", "/payments/none", None),
-        ("POST", "/admin/concerts", Some(json!({"title": "t", "artist": "a", "venue": "v"}))),
-        ("POST", "/admin/concerts/none/schedules", Some(json!({}))),
-        ("PUT", "/admin/concerts/none/admission", Some(json!({}))),
-    ]
+/// A route that takes user tokens.
+struct Guarded {
+    method: String,
+    path: String,
+    /// Whether it takes those of operators only.
+    of_operators: bool,
+}
+
+/// Every such route of the API description, with an id for each parameter in its path.
+fn guarded() -> Vec<Guarded> {
+    let text = std::fs::read_to_string(root().join("infra/openapi.yaml")).unwrap();
+    let api: Value = serde_norway::from_str(&text).unwrap();
+    let mut routes = Vec::new();
+    for (path, item) in api["paths"].as_object().unwrap() {
+        for (method, operation) in item.as_object().unwrap().iter().filter(|(name, _)| *name != "parameters") {
+            let Some(scopes) = operation["security"][0].get("userToken") else { continue };
+            let filled = path.split('/').map(|part| if part.starts_with('{') { "none" } else { part });
+            routes.push(Guarded {
+                method: method.to_uppercase(),
+                path: filled.collect::<Vec<_>>().join("/"),
+                of_operators: scopes[0] == "operator",
+            });
+        }
+    }
+    routes
 }
 
 #[test]
@@ -49,13 +57,27 @@ fn no_route_takes_a_missing_expired_forged_or_unsigned_user_token() {
             format!("{}.{claims}.{signature}", header("HS256")),
             format!("{head}.{other_claims}.{signature}"),
         ];
-        for (method, path, body) in guarded() {
-            let answer = cloud.nobody().send(method, path, &[], body.as_ref()).await;
+        let routes = guarded();
+        assert!(routes.len() > 20, "only {} routes take user tokens", routes.len());
+        for Guarded { method, path, .. } in &routes {
+            let answer = cloud.nobody().send(method, path, &[], None).await;
             assert_eq!((answer.status.as_u16(), code(&answer).as_str()), (401, "unauthorized"), "{method} {path}");
             for token in &bad {
-                let answer = cloud.bearer(token).send(method, path, &[("idempotency-key", "k")], body.as_ref()).await;
+                let answer = cloud.bearer(token).send(method, path, &[("idempotency-key", "k")], None).await;
                 assert_eq!(answer.status, 401, "{method} {path} {token}");
             }
+        }
+    });
+}
+
+#[test]
+fn no_route_of_operators_takes_another_users_token() {
+    on_cloud(async |cloud| {
+        let routes = guarded();
+        assert!(routes.iter().filter(|route| route.of_operators).count() > 5);
+        for Guarded { method, path, .. } in routes.iter().filter(|route| route.of_operators) {
+            let answer = cloud.user("fan").send(method, path, &[("idempotency-key", "k")], None).await;
+            assert_eq!((answer.status.as_u16(), code(&answer).as_str()), (403, "forbidden"), "{method} {path}");
         }
     });
 }
