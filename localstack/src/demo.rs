@@ -293,8 +293,9 @@ impl Operator {
         }
         let paused = self.admit(&sale.concert, 0, Duration::ZERO).await?;
         let from = kit::now().plus_millis(STATUS_MAY_BE_LATE_MILLIS);
-        show.say(&format!("the operator pauses: {} of {} are in", paused.admitted, paused.issued));
-        let waiting = usize::try_from(paused.issued.saturating_sub(paused.admitted)).unwrap_or(usize::MAX);
+        let (admitted, issued) = (paused.admitted.unwrap_or_default(), paused.issued.unwrap_or_default());
+        show.say(&format!("the operator pauses: {admitted} of {issued} are in"));
+        let waiting = usize::try_from(issued.saturating_sub(admitted)).unwrap_or(usize::MAX);
         let noticed = sale.board.until(|counts| counts.told_of_pause >= waiting * 3 / 4);
         // Those far behind ask seldom, and some may have gone.
         let noticed_enough = timeout(LONGEST_PAUSE, noticed).await.is_ok();

@@ -347,7 +347,7 @@ async fn a_spent_token_stays_spent_while_its_owner_is_inside_with_another() {
 }
 
 #[tokio::test]
-async fn joining_twice_gives_no_more_time_inside() {
+async fn a_token_issued_during_a_visit_is_void_after_it() {
     let bench = Bench::on_sale(8).await;
     bench.reserve(place("alice", 1, NOW), &["A-1-1"], "r1", NOW).await.unwrap();
     let issued = NOW.plus_seconds(60);

@@ -18,6 +18,7 @@ use ::reservations::handlers::begin_payment;
 use ::reservations::handlers::confirm_reservation;
 use ::reservations::handlers::release_reservation;
 use ::reservations::usecases::write_reservations::write_reservations;
+use ::waiting_room::clients::Enforcer;
 use ::waiting_room::domain::DefaultAdmission;
 use ::waiting_room::handlers as waiting_room;
 use ::waiting_room::handlers::expire_queue_token;
@@ -211,6 +212,33 @@ async fn a_new_place_is_three_writes_the_same_again_a_read_and_a_status_check_no
         waiting_room::check_queue_status(&status, check()).await.unwrap();
     }
     assert_eq!(bench.proxy.actions(), Vec::<String>::new());
+}
+
+#[tokio::test]
+async fn leaving_is_five_calls_at_most_and_a_change_of_the_plan_three() {
+    let bench = Bench::start().await;
+    let lines = bench.lines();
+    lines.open(&concert(), DefaultAdmission::Open.plan(NOW)).await.unwrap();
+    let ask = |user| Ask::at(NOW).user(user).path("concert_id", "concert").call();
+    waiting_room::join_queue(&joining(lines), ask("alice")).await.unwrap();
+    let leave = waiting_room::LeaveDeps { line: bench.lines(), reservations: Enforcer::Nobody, users: users() };
+    bench.proxy.forget();
+    waiting_room::leave_queue(&leave, ask("alice")).await.unwrap();
+    let calls = ["BatchGetItem", "GetItem", "BatchGetItem", "UpdateItem", "UpdateItem"];
+    assert_eq!(bench.proxy.actions(), calls, "the plan, the row, the page; the page, the row");
+    let set = waiting_room::AdmissionDeps {
+        line: bench.lines(),
+        reservations: Enforcer::Nobody,
+        users: users(),
+        lead_millis: 0,
+    };
+    let body = json!({"opens_at": NOW.rfc3339(), "rate_per_minute": 6, "active_seconds": 600});
+    let ask = Ask::at(NOW).operator("op").path("concert_id", "concert").json(body).call();
+    bench.proxy.forget();
+    waiting_room::set_admission(&set, ask).await.unwrap();
+    let mut calls = bench.proxy.actions();
+    calls.sort();
+    assert_eq!(calls, ["BatchGetItem", "GetItem", "TransactWriteItems"], "the first two at once");
 }
 
 #[tokio::test]

@@ -5,7 +5,8 @@
 //! per-user state. Waiting-room owns the plan; reservations enforces a copy.
 //!
 //! Turns are numbered from 1 in the order of admission. Those that came while nobody stood in line are skipped when the
-//! next user joins ([`AdmissionPlan::lapsed_by`]), so every turn still to come belongs to a place.
+//! next user joins ([`AdmissionPlan::lapsed_by`]), so turns still to come are somebody's, except those of places that were
+//! given up or lost.
 
 use crate::{ConcertId, Timestamp, UserId};
 use serde::{Deserialize, Serialize};
@@ -13,7 +14,7 @@ use serde::{Deserialize, Serialize};
 /// The most segments of a plan. Segments that are over are dropped with every change. A change that would need more is
 /// refused: dropping a segment that counts would put users out.
 pub const MAX_SEGMENTS: usize = 200;
-/// How many segments more a plan may have for pauses.
+/// How many segments more a plan may have for pauses and their ends.
 const PAUSES: usize = 20;
 /// How much unused capacity a crowd can use up at once, in seconds: a minute's worth of turns.
 pub const BURST_SECONDS: u32 = 60;
@@ -100,7 +101,7 @@ pub struct AdmissionPlan {
     pub opens_at: Timestamp,
     /// The segments, by ascending `from_position`; never empty.
     pub segments: Vec<Segment>,
-    /// When the last change took effect; the epoch before the first.
+    /// When the last change takes effect; the epoch before the first.
     #[serde(default)]
     pub changed_at: Timestamp,
 }
@@ -146,9 +147,9 @@ impl AdmissionPlan {
         self.segment_of(turn)?.comes_at(turn)
     }
 
-    /// The standing at `now` of a token of `turn`, issued at `issued_at`.
+    /// The standing at `now` of a place of `turn`, given out at `issued_at`.
     ///
-    /// Its time starts when the plan admits the turn, or when the token was issued if that is later: a place that
+    /// Its time starts when the plan admits the turn, or when the place was given out if that is later: one that
     /// was due before a user took it must not be expired from the start.
     pub fn standing(&self, turn: u64, issued_at: Timestamp, now: Timestamp) -> Standing {
         let Some(segment) = self.segment_of(turn) else {
@@ -174,7 +175,7 @@ impl AdmissionPlan {
         self.segments.iter().zip(next).filter_map(last_of).max().unwrap_or(0).max(first.from_position - 1)
     }
 
-    /// How many places before `turn` are not admitted yet at `now`.
+    /// How many turns before `turn` have not come yet at `now`.
     pub fn ahead_of(&self, turn: u64, now: Timestamp) -> u64 {
         turn.saturating_sub(1).saturating_sub(self.admitted_by(now))
     }
@@ -208,7 +209,8 @@ impl AdmissionPlan {
     }
 
     /// The plan after an operator's change that takes effect at `at`, or when the change before it did if that is later:
-    /// clocks differ, and what a plan said is not unsaid. `None` if it would need more than [`MAX_SEGMENTS`].
+    /// clocks differ, and what a plan said is not unsaid. `None` if it would need more than [`MAX_SEGMENTS`] ([`PAUSES`]
+    /// more for a pause or its end).
     ///
     /// Turns that have come by then stay as they are. The next one takes along what it has waited of its interval, so
     /// that repeated changes neither admit anybody nor make anybody wait anew. Where so many turns went by `unused`, as
@@ -232,8 +234,9 @@ impl AdmissionPlan {
         segments.push(segment);
         let segments = self.without_over(segments, since);
         let plan = Self { version: self.version + 1, opens_at, segments, changed_at: since };
-        // A pause is always possible.
-        let most = if rate_per_minute == 0 { MAX_SEGMENTS + PAUSES } else { MAX_SEGMENTS };
+        // A pause, and its end, have room of their own.
+        let resumes = self.segments.last().is_some_and(|last| last.rate_per_minute == 0);
+        let most = if rate_per_minute == 0 || resumes { MAX_SEGMENTS + PAUSES } else { MAX_SEGMENTS };
         (plan.segments.len() <= most).then_some(plan)
     }
 
@@ -251,15 +254,15 @@ impl AdmissionPlan {
 pub struct PlanChange {
     /// When the sale opens; no further user enters before.
     pub opens_at: Timestamp,
-    /// Positions a minute; 0 pauses.
+    /// Turns a minute; 0 pauses.
     pub rate_per_minute: u32,
-    /// How long an admitted position stays active, in seconds.
+    /// How long an admitted place stays active, in seconds.
     pub active_seconds: u32,
 }
 
 /// The claims of a queue token (a JWT signed by waiting-room, HS256, `kid` in the header).
 ///
-/// `active_at` and `expires_at` are as planned when the token was issued; the plan in force decides.
+/// `active_at` and `expires_at` are as planned when the token was signed; the plan in force decides.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct QueueTokenClaims {
     /// The issuer: [`QUEUE_TOKEN_ISSUER`].
@@ -273,15 +276,15 @@ pub struct QueueTokenClaims {
     /// The turn that the plan is asked about. Tokens of earlier releases have none: it was the position.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub turn: Option<u64>,
-    /// When it was issued, epoch milliseconds.
+    /// When the place was given out, epoch milliseconds.
     pub issued_at: Timestamp,
-    /// When the plan was to admit it, epoch milliseconds; absent if paused.
+    /// When the plan was to admit it, as of when this token was signed, epoch milliseconds; absent if paused.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub active_at: Option<Timestamp>,
-    /// When its active window was to end, epoch milliseconds; absent if paused.
+    /// When its active window was to end, likewise.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub expires_at: Option<Timestamp>,
-    /// When it was issued, epoch seconds (RFC 7519).
+    /// When this token was signed, epoch seconds (RFC 7519).
     pub iat: i64,
     /// When it expires for good, whatever the plan, epoch seconds (RFC 7519).
     pub exp: i64,
@@ -296,7 +299,7 @@ impl QueueTokenClaims {
 
 /// `iss` of a queue token.
 pub const QUEUE_TOKEN_ISSUER: &str = "encore/waiting-room";
-/// How long a queue token lives, in seconds after its planned active window ends, or after it was issued if that was
+/// How long a queue token lives, in seconds after its planned active window ends, or after it was signed if that was
 /// unknown: 30 days. The plan decides when it is active; this only has to outlast every pause and postponement.
 pub const QUEUE_TOKEN_LIFE_SECONDS: i64 = 30 * 24 * 3600;
 
@@ -498,7 +501,11 @@ mod tests {
         assert_eq!(plan.segments.len(), MAX_SEGMENTS);
         let change = PlanChange { opens_at: OPEN, rate_per_minute: 1, active_seconds: 1 };
         assert_eq!(plan.changed(0, at(20_000), change), None);
-        assert!(plan.changed(0, at(20_000), PlanChange { rate_per_minute: 0, ..change }).is_some(), "a pause is");
+        for pause in 0..PAUSES as i64 / 2 {
+            let from = at(20_000 + 2 * pause);
+            plan = plan.changed(0, from, PlanChange { rate_per_minute: 0, ..change }).expect("a pause is");
+            plan = plan.changed(0, from.plus_seconds(1), change).expect("and its end");
+        }
         assert!(plan.changed(0, at(200_000), change).is_some(), "once places are over, it is");
     }
 }

@@ -8,7 +8,7 @@ use crate::seats::Section;
 use crate::{ConcertId, ItemId, PaymentId, ReservationId, ScheduleId, SeatId, Timestamp, UserId, Won};
 use serde::{Deserialize, Serialize};
 
-/// `open-waiting-room` (waiting-room), called by `create-concert`. Answers [`Opened`].
+/// `open-waiting-room` (waiting-room), called by `create-concert`. Answers [`Applied`].
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct OpenWaitingRoom {
     /// The concert whose line to open.
@@ -17,7 +17,7 @@ pub struct OpenWaitingRoom {
     pub created_at: Timestamp,
 }
 
-/// `apply-admission` (reservations), called by waiting-room whenever a plan changes. Answers [`Opened`]. An older
+/// `apply-admission` (reservations), called by waiting-room whenever a plan changes. Answers [`Applied`]. An older
 /// version than the one in force changes nothing.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ApplyAdmission {
@@ -25,7 +25,7 @@ pub struct ApplyAdmission {
     pub plan: AdmissionPlan,
 }
 
-/// `end-visit` (reservations), called by `leave-queue`: the user gave up their place. Answers [`Opened`].
+/// `end-visit` (reservations), called by `leave-queue`: the user gave up their place. Answers [`Applied`].
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct EndVisit {
     pub user_id: UserId,
@@ -34,7 +34,7 @@ pub struct EndVisit {
     pub at: Timestamp,
 }
 
-/// `open-schedule` (reservations), called by `create-schedule`: the terms a date is sold under. Answers [`Opened`].
+/// `open-schedule` (reservations), called by `create-schedule`: the terms a date is sold under. Answers [`Applied`].
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct OpenSchedule {
     pub schedule_id: ScheduleId,
@@ -71,7 +71,7 @@ impl OpenSchedule {
 
 /// The answer of a step that puts something in place.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Opened {}
+pub struct Applied {}
 
 /// `quote-reservation` (reservations), called by `start-payment`. Answers [`Quote`].
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]

@@ -14,7 +14,9 @@ use crate::usecases::{quote_refund, quote_reservation};
 use crate::usecases::{roll_back_reservation, write_reservations};
 use contracts::events::EventBody;
 use contracts::saga::{Done, PaymentSaga, RefundSaga, Release};
-use contracts::steps::{self, ApplyAdmission, OpenSchedule, Opened, Quote, QuoteRefund, QuoteReservation, RefundQuote};
+use contracts::steps::{
+    self, Applied, ApplyAdmission, OpenSchedule, Quote, QuoteRefund, QuoteReservation, RefundQuote,
+};
 use contracts::{PaymentId, ReservationId, ScheduleId, SeatId, Timestamp, Won};
 use kit::auth::{QueueTokens, UserTokens, invalid_queue_token, outlived};
 use kit::http::{Cursor, ListBody, StatusCode};
@@ -152,21 +154,21 @@ where
 }
 
 /// Step: a date goes on sale under its terms. No seat is written: a free seat has no item.
-pub async fn open_schedule(store: &impl KeepTerms, call: StepCall<OpenSchedule>) -> Result<Opened, StepError> {
+pub async fn open_schedule(store: &impl KeepTerms, call: StepCall<OpenSchedule>) -> Result<Applied, StepError> {
     store.keep_terms(&call.input).await?;
-    Ok(Opened {})
+    Ok(Applied {})
 }
 
 /// Step: a concert's admission plan comes into force for reserving, unless a newer one is.
-pub async fn apply_admission(store: &impl KeepTerms, call: StepCall<ApplyAdmission>) -> Result<Opened, StepError> {
+pub async fn apply_admission(store: &impl KeepTerms, call: StepCall<ApplyAdmission>) -> Result<Applied, StepError> {
     store.keep_plan(&call.input.concert_id, &call.input.plan).await?;
-    Ok(Opened {})
+    Ok(Applied {})
 }
 
 /// Step: the user gave up their place in line.
-pub async fn end_visit(store: &impl EndVisit, call: StepCall<steps::EndVisit>) -> Result<Opened, StepError> {
+pub async fn end_visit(store: &impl EndVisit, call: StepCall<steps::EndVisit>) -> Result<Applied, StepError> {
     store.end_visit(&call.input.user_id, &call.input.concert_id, call.input.at, call.now).await?;
-    Ok(Opened {})
+    Ok(Applied {})
 }
 
 /// Step: what a reservation costs, before it is paid.

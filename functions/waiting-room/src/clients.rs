@@ -3,7 +3,7 @@
 use crate::ports::{ApplyPlan, EndVisit, Publish};
 use contracts::admission::AdmissionPlan;
 use contracts::events::Event;
-use contracts::steps::{self, ApplyAdmission, Opened};
+use contracts::steps::{self, Applied, ApplyAdmission};
 use contracts::{ConcertId, Timestamp, UserId};
 use kit::Fault;
 use kit::invoke::Function;
@@ -22,7 +22,7 @@ impl ApplyPlan for Enforcer {
     async fn apply(&self, concert: &ConcertId, plan: &AdmissionPlan) -> Result<(), Fault> {
         let Self::Reservations(step) = self else { return Ok(()) };
         let input = ApplyAdmission { concert_id: concert.clone(), plan: plan.clone() };
-        let Opened {} = step.call_function("applying an admission plan", &input).await?;
+        let Applied {} = step.call_function("applying an admission plan", &input).await?;
         Ok(())
     }
 }
@@ -31,7 +31,7 @@ impl EndVisit for Enforcer {
     async fn end_visit(&self, user: &UserId, concert: &ConcertId, at: Timestamp) -> Result<(), Fault> {
         let Self::Reservations(step) = self else { return Ok(()) };
         let input = steps::EndVisit { user_id: user.clone(), concert_id: concert.clone(), at };
-        let Opened {} = step.call_function("ending a visit", &input).await?;
+        let Applied {} = step.call_function("ending a visit", &input).await?;
         Ok(())
     }
 }

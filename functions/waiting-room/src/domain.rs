@@ -7,22 +7,21 @@ use contracts::{ConcertId, Invalid, Timestamp, UserId};
 use std::collections::HashMap;
 use std::str::FromStr;
 
-/// The most counter shards a line can have. All of them are rewritten in one transaction (of at most 100 writes) when
-/// the plan changes.
+/// The most counters a line can have: all are read in one `BatchGetItem` (of at most 100 keys).
 pub const MAX_SHARDS: u32 = 64;
-/// The fastest admission, in positions a minute.
-pub const MAX_RATE_PER_MINUTE: i64 = 1_000_000;
+/// The fastest admission, in turns a minute.
+pub const MAX_RATE_PER_MINUTE: u32 = 1_000_000;
 /// The longest time inside, in seconds: a day.
 pub const MAX_ACTIVE_SECONDS: i64 = 86_400;
 /// How many positions share one page of used places.
 pub const PAGE_POSITIONS: u64 = 128;
 /// How long a request may take from claiming a place to being given one, in milliseconds. After that another may claim.
 pub const CLAIM_MILLIS: i64 = 5_000;
-/// How many places a user can give up in a line while they wait. The turn of each stays empty and costs those behind it
-/// time.
-pub const MAX_GIVEN_UP: u64 = 3;
-/// How many in all. Who is inside has had a turn, which nobody else gets.
-pub const MAX_LEFT: u64 = 10;
+/// After how many places that a user gave up in a line one that waits is kept. The turn of each stays empty and costs those
+/// behind it time.
+pub const MAX_GIVEN_UP_WAITING: u64 = 3;
+/// After how many one is kept whose holder is inside. They have had a turn, which nobody else gets.
+pub const MAX_GIVEN_UP: u64 = 10;
 /// How many places a second one counter gives out before a line gets more of them: less than an item takes.
 pub const BUSY_PER_SECOND: i64 = 400;
 
@@ -32,7 +31,7 @@ pub const KEPT_TOMBSTONES: usize = 512;
 /// The shortest wait between two status checks, in milliseconds.
 const SHORTEST_POLL_MILLIS: u64 = 1_000;
 /// How long to wait where nothing is to be expected soon, before jitter, in milliseconds.
-const CALM_POLL_MILLIS: u64 = 30_000;
+pub const CALM_POLL_MILLIS: u64 = 30_000;
 /// The longest wait, before jitter.
 const LONGEST_POLL_MILLIS: u64 = 540_000;
 /// How many status checks of one place a process answers in a row.
@@ -42,8 +41,7 @@ const CHECK_EVERY_MILLIS: i64 = 1_000;
 /// Of how many places a process keeps in mind how often they were checked.
 const CHECKED_PLACES: usize = 10_000;
 
-/// The number of counters over which a line's positions are interleaved, 1 to [`MAX_SHARDS`]. Fixed when the line is
-/// opened.
+/// The number of counters over which positions are interleaved, 1 to [`MAX_SHARDS`]. Fixed for a [`CounterSet`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub struct ShardCount(u32);
 
@@ -141,7 +139,7 @@ pub fn plan_change(opens_at: Timestamp, rate_per_minute: i64, active_seconds: i6
     let active = Invalid::new("active_seconds", "must be 1 to 86400");
     Ok(PlanChange {
         opens_at,
-        rate_per_minute: within(rate_per_minute, 0, MAX_RATE_PER_MINUTE, rate)?,
+        rate_per_minute: within(rate_per_minute, 0, MAX_RATE_PER_MINUTE.into(), rate)?,
         active_seconds: within(active_seconds, 1, MAX_ACTIVE_SECONDS, active)?,
     })
 }
@@ -149,7 +147,7 @@ pub fn plan_change(opens_at: Timestamp, rate_per_minute: i64, active_seconds: i6
 /// A place as it was given out.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Issued {
-    /// The position, from 1: how many places were given out by then. What a place is known by.
+    /// The position, from 1: what a place is known by. Unique; without gaps while the line has one counter.
     pub position: u64,
     /// The turn, from 1: what the plan is asked about. Turns are skipped that nobody was there for.
     pub turn: u64,
@@ -159,7 +157,7 @@ pub struct Issued {
 /// The row that gives a user no more than one place in a line.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct PlaceRow {
-    /// The request that was given the place, or is being given one.
+    /// The request that the place was, or is being, given to.
     pub claim: String,
     pub claimed_at: Timestamp,
     /// The place; none yet, or none any more.
@@ -194,7 +192,7 @@ pub enum Status {
     Active,
     /// Was inside.
     Expired,
-    /// Spent on a payment.
+    /// Spent on a payment, or given up.
     Used,
 }
 
@@ -216,7 +214,7 @@ pub struct Place {
     pub status: Status,
     /// The position, from 1.
     pub position: u64,
-    /// How many positions enter before it.
+    /// How many turns come before its own.
     pub ahead: u64,
     /// When it enters or entered; unknown while paused.
     pub active_at: Option<Timestamp>,
@@ -248,7 +246,7 @@ impl Place {
         }
     }
 
-    /// The same place, spent.
+    /// The same place, used.
     #[must_use]
     pub fn used(self) -> Self {
         Self { status: Status::Used, ahead: 0, ..self }
@@ -290,7 +288,7 @@ fn end_of(plan: &AdmissionPlan, issued: &Issued, entry: Timestamp) -> Option<Tim
     }
 }
 
-/// How many status checks a stage answers in a second.
+/// How many status checks a second all who wait are told to make together.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct CheckBudget(u64);
 
@@ -313,7 +311,8 @@ impl CheckBudget {
     ///
     /// Everybody who waits can check once in the time that the budget takes for all of them, and no more often than every
     /// [`CALM_POLL_MILLIS`], also during a pause or before the opening; those near the front in time for a turn. As a turn
-    /// comes near, it is about half of what remains. The jitter follows from the position, so that users who joined together do not check together.
+    /// comes near, it is about half of what remains. The jitter follows from the position, so that users who joined
+    /// together do not check together.
     pub fn poll_after_millis(self, place: &Place, crowd: Crowd, now: Timestamp) -> u64 {
         let all = crowd.waiting.saturating_mul(1_000) / self.0;
         // Nobody is to sleep through their turn, should a pause end right now: it comes once those ahead are in.
@@ -335,41 +334,41 @@ impl CheckBudget {
 /// Refuses status checks of a place that come far sooner than they were told to, within one process.
 #[derive(Debug, Default)]
 pub struct CheckLimit {
-    /// When each place's checks are all paid for, by user and concert.
-    paid_at: HashMap<(UserId, ConcertId), Timestamp>,
+    /// When the next check of each place is due, were they evenly spaced, by user and concert.
+    due_at: HashMap<(UserId, ConcertId), Timestamp>,
 }
 
 impl CheckLimit {
     /// Counts a check. The error says after how many seconds the next one is answered.
     pub fn check(&mut self, claims: &QueueTokenClaims, now: Timestamp) -> Result<(), u32> {
         let key = (claims.sub.clone(), claims.concert_id.clone());
-        let paid_at = self.paid_at.get(&key).map_or(now, |paid_at| now.max(*paid_at)).plus_millis(CHECK_EVERY_MILLIS);
-        let over = paid_at.millis_since(now) - CHECKS_AT_ONCE * CHECK_EVERY_MILLIS;
+        let due_at = self.due_at.get(&key).map_or(now, |due_at| now.max(*due_at)).plus_millis(CHECK_EVERY_MILLIS);
+        let over = due_at.millis_since(now) - CHECKS_AT_ONCE * CHECK_EVERY_MILLIS;
         if over > 0 {
             return Err(u32::try_from(over / 1_000 + 1).unwrap_or(u32::MAX));
         }
-        if self.paid_at.len() >= CHECKED_PLACES {
-            self.paid_at.clear();
+        if self.due_at.len() >= CHECKED_PLACES {
+            self.due_at.clear();
         }
-        self.paid_at.insert(key, paid_at);
+        self.due_at.insert(key, due_at);
         Ok(())
     }
 }
 
-/// How a line gives out places: by one counter, or by several once it is busy. Each stripe continues the one before it.
+/// How a line gives out places: by one counter, or by several once it is busy. Each set continues the one before it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Stripe {
-    /// Counts the stripes of a line, from 0.
+pub struct CounterSet {
+    /// Counts the sets of a line, from 0.
     pub number: u64,
     /// Over how many counters it interleaves its places.
     pub shards: ShardCount,
-    /// The last position of the stripes before it.
+    /// The last position of the sets before it.
     pub after_position: u64,
     /// Their last turn.
     pub after_turn: u64,
 }
 
-impl Stripe {
+impl CounterSet {
     /// With which every line begins.
     pub const FIRST: Self = Self { number: 0, shards: ShardCount::ONE, after_position: 0, after_turn: 0 };
 
@@ -421,7 +420,7 @@ impl Planned {
         let moving = segments.iter().rev().map(|segment| segment.rate_per_minute).find(|rate| *rate > 0);
         Crowd {
             waiting: self.last_turn.max(turn).saturating_sub(self.plan.admitted_by(now)),
-            rate_per_minute: moving.unwrap_or(1_000_000),
+            rate_per_minute: moving.unwrap_or(MAX_RATE_PER_MINUTE),
             active_seconds: segments.last().map_or(0, |last| last.active_seconds),
         }
     }
@@ -430,13 +429,20 @@ impl Planned {
 /// Every how many positions a join writes down how far the line is.
 pub const NOTED_EVERY: u64 = 256;
 
-/// What a line has given out.
+/// What a line, or one of its counters, has given out.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Counted {
     /// How many places.
     pub issued: u64,
     /// The last turn.
     pub turn: u64,
+}
+
+impl Counted {
+    /// How many of the places are admitted at `at`.
+    pub fn admitted(&self, plan: &AdmissionPlan, at: Timestamp) -> u64 {
+        self.issued.saturating_sub(self.turn.saturating_sub(plan.admitted_by(at)))
+    }
 }
 
 /// Why a plan is not changed.
@@ -499,6 +505,7 @@ pub fn forgettable(mut tombstones: Vec<String>) -> Vec<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::dynamo::{FRESH_MILLIS, PLAN_LEAD_MILLIS};
     use proptest::prelude::*;
     use std::collections::HashSet;
 
@@ -559,12 +566,14 @@ mod tests {
 
     #[test]
     fn a_change_outside_its_limits_is_refused() {
-        for (rate, active) in [(-1, 300), (MAX_RATE_PER_MINUTE + 1, 300), (60, 0), (60, MAX_ACTIVE_SECONDS + 1)] {
+        for (rate, active) in
+            [(-1, 300), (i64::from(MAX_RATE_PER_MINUTE) + 1, 300), (60, 0), (60, MAX_ACTIVE_SECONDS + 1)]
+        {
             assert!(plan_change(OPEN, rate, active).is_err(), "{rate} {active}");
         }
         assert!(plan_change(OPEN, i64::MAX, i64::MIN).is_err());
         assert!(plan_change(OPEN, 0, 1).is_ok());
-        assert!(plan_change(OPEN, MAX_RATE_PER_MINUTE, MAX_ACTIVE_SECONDS).is_ok());
+        assert!(plan_change(OPEN, MAX_RATE_PER_MINUTE.into(), MAX_ACTIVE_SECONDS).is_ok());
     }
 
     #[test]
@@ -635,6 +644,20 @@ mod tests {
     }
 
     #[test]
+    fn the_waits_in_the_api_description_are_those_that_are_told() {
+        let fast = AdmissionPlan::opening(OPEN, 1_000, 600);
+        let poll = |plan: &AdmissionPlan, now| {
+            let planned = Planned { plan: plan.clone(), last_turn: 4_200 };
+            let place = Place::by_plan(plan, &issued(4_200, OPEN), now);
+            (place.ahead, CheckBudget::default().poll_after_millis(&place, planned.crowd(4_200, now), now))
+        };
+        assert_eq!(poll(&fast, OPEN.plus_millis(3_889 * 60 - 1)), (310, 10_093));
+        assert_eq!(poll(&fast, OPEN.plus_millis(-60)), (4_199, 32_560));
+        assert_eq!(poll(&fast, at(300)), (0, 32_560));
+        assert_eq!(poll(&AdmissionPlan::opening(OPEN, 0, 600), OPEN).1, 32_560);
+    }
+
+    #[test]
     fn nobody_sleeps_through_their_turn_after_a_pause() {
         let crowd = Crowd { waiting: 500_000, rate_per_minute: 6_000, active_seconds: 120 };
         let plan = AdmissionPlan::opening(OPEN, 0, 120);
@@ -693,18 +716,18 @@ mod tests {
     }
 
     #[test]
-    fn a_stripe_continues_the_one_before_it_without_a_gap() {
+    fn a_counter_set_continues_the_one_before_it_without_a_gap() {
         let shards = ShardCount::new(3).unwrap();
-        let stripe = Stripe { number: 1, shards, after_position: 10, after_turn: 100 };
-        let given = (0..3).flat_map(|shard| (1..=2).map(move |n| stripe.issued(shard, n, n, OPEN)));
+        let counters = CounterSet { number: 1, shards, after_position: 10, after_turn: 100 };
+        let given = (0..3).flat_map(|shard| (1..=2).map(move |n| counters.issued(shard, n, n, OPEN)));
         let (positions, turns): (HashSet<u64>, HashSet<u64>) = given.map(|place| (place.position, place.turn)).unzip();
         assert_eq!(positions, (11..=16).collect());
         assert_eq!(turns, (101..=106).collect());
         for lapsed in 95..=120 {
             for shard in 0..3 {
-                let skipped = stripe.lapsed_of(shard, lapsed);
-                assert!(skipped == 0 || stripe.turn(shard, skipped) <= lapsed, "{shard} {lapsed}");
-                assert!(stripe.turn(shard, skipped + 1) > lapsed, "{shard} {lapsed}");
+                let skipped = counters.lapsed_of(shard, lapsed);
+                assert!(skipped == 0 || counters.turn(shard, skipped) <= lapsed, "{shard} {lapsed}");
+                assert!(counters.turn(shard, skipped + 1) > lapsed, "{shard} {lapsed}");
             }
         }
     }
@@ -738,15 +761,13 @@ mod tests {
 
     fn happening() -> impl Strategy<Value = (i64, Happens)> {
         let what = prop_oneof![
-            4 => (0..1_000_i64).prop_map(|stale_millis| Happens::Join { stale_millis }),
-            4 => (any::<usize>(), 0..1_000_i64).prop_map(|(who, stale_millis)| Happens::Check { who, stale_millis }),
+            4 => (0..FRESH_MILLIS).prop_map(|stale_millis| Happens::Join { stale_millis }),
+            4 => (any::<usize>(), 0..FRESH_MILLIS).prop_map(|(who, stale_millis)| Happens::Check { who, stale_millis }),
             1 => (prop::sample::select(vec![0_u32, 1, 6, 60, 600, 6_000]), -300..300_i64)
                 .prop_map(|(rate, off_millis)| Happens::Change { rate, off_millis }),
         ];
         (prop_oneof![0..50_i64, 0..2_000_i64, 0..90_000_i64], what)
     }
-
-    const LEAD: i64 = 2_000;
 
     /// A line while operators change its plan: plans with when they were written, and what users were told.
     struct Scene {
@@ -755,7 +776,7 @@ mod tests {
         /// Until when each was told to be inside.
         inside_until: Vec<Option<Timestamp>>,
         turns: Vec<u64>,
-        stripe: Stripe,
+        counters: CounterSet,
     }
 
     impl Scene {
@@ -778,11 +799,11 @@ mod tests {
             match what {
                 Happens::Join { stale_millis } => {
                     let lapsed = self.plan(now, stale_millis).lapsed_by(now);
-                    let shard = self.places.len() as u32 % self.stripe.shards.get();
+                    let shard = self.places.len() as u32 % self.counters.shards.get();
                     let count = &mut self.turns[shard as usize];
-                    *count = (*count).max(self.stripe.lapsed_of(shard, lapsed)) + 1;
+                    *count = (*count).max(self.counters.lapsed_of(shard, lapsed)) + 1;
                     let issued = self.places.len() as u64 + 1;
-                    let turn = self.stripe.turn(shard, *count);
+                    let turn = self.counters.turn(shard, *count);
                     self.places.push(Issued { position: issued, turn, issued_at: now });
                     self.inside_until.push(None);
                     self.tell(self.places.len() - 1, now, stale_millis)
@@ -794,7 +815,7 @@ mod tests {
                 Happens::Change { rate, off_millis } => {
                     let (clock, read) = (now.plus_millis(off_millis), self.plans.last().unwrap().1.clone());
                     let change = change(rate);
-                    let at = clock.plus_millis(LEAD);
+                    let at = clock.plus_millis(PLAN_LEAD_MILLIS);
                     let turn = self.places.iter().map(|place| place.turn).max().unwrap_or(0);
                     let counted = Counted { issued: self.places.len() as u64, turn };
                     if let Ok(plan) = changed(&read, Some(counted), at, change) {
@@ -815,13 +836,13 @@ mod tests {
             rate in prop::sample::select(vec![0_u32, 6, 600]),
             happenings in prop::collection::vec(happening(), 1..150),
         ) {
-            let stripe = Stripe { shards: ShardCount::new(shards).unwrap(), ..Stripe::FIRST };
+            let counters = CounterSet { shards: ShardCount::new(shards).unwrap(), ..CounterSet::FIRST };
             let mut scene = Scene {
                 plans: vec![(OPEN, AdmissionPlan::opening(OPEN, rate, 300))],
                 places: Vec::new(),
                 inside_until: Vec::new(),
                 turns: vec![0; shards as usize],
-                stripe,
+                counters,
             };
             let mut now = OPEN;
             for (after, what) in happenings {

@@ -4,13 +4,14 @@
 //! | item | pk | sk | attributes |
 //! | --- | --- | --- | --- |
 //! | admission plan | `CONCERT#<concert>#PLAN` | `PLAN` | `plan` (JSON of [`AdmissionPlan`]), `plan_version`, `last_turn` (one given out not long ago) |
-//! | first counter | `CONCERT#<concert>` | `COUNTER#0` | `issued` (places given out), `turn` (turns given out or skipped), `stripe` (which counters the line has now), `shards` (how many), `after_position` and `after_turn` (the last of the stripes before); `plan`, `plan_version`, `opens_at` for the previous release |
-//! | counter k of stripe e > 0 | `CONCERT#<concert>#<e>#<k>` | `COUNTER#<k>` | `issued`, `turn`, `stripe` |
+//! | first counter | `CONCERT#<concert>` | `COUNTER#0` | `issued` (places given out), `turn` (turns given out or skipped), `stripe` (which set of counters the line has now), `shards` (how many), `after_position` and `after_turn` (the last of the counters before) |
+//! | counter k of set e > 0 | `CONCERT#<concert>#<e>#<k>` | `COUNTER#<k>` | `issued`, `turn`, `stripe` |
 //! | a user's place | `USER#<user>` | `LINE#<concert>` | `claim` (the request that has it), `claimed_at`, `position`, `turn`, `issued_at` once it was given out, `given_up` (places given up), `left_at` (when the last was), `lost` (requests that died between being given a place and keeping it, at most), `ttl` |
 //! | page of used places | `CONCERT#<concert>#USED#<position / 128>` | `USED#<position / 128>` | `used` (set of `<position>:<payment>`, or `<position>:left`), `undone` (set of payments) |
 //! | outbox row | `OUTBOX#<event>` | `OUTBOX` | see [`kit::outbox`] |
 //!
-//! Lines that an earlier release opened over several counters have counter k > 0 under `CONCERT#<concert>#<k>`.
+//! Lines that an earlier release opened have their plan in the first counter until it is changed, and counter k > 0 under
+//! `CONCERT#<concert>#<k>`.
 //!
 //! Each counter has its own partition key: under one key they would share the 1,000 writes a second of its partition
 //! until DynamoDB splits it, after minutes of heat, when the on-sale rush is over. The plan has one as well, so that a
@@ -21,7 +22,7 @@ mod places;
 
 use crate::domain::{Planned, ShardCount, Spent, forgettable, page_of};
 use crate::ports::{
-    Changed, GiveUpPlace, NoteTurn, OpenLine, Pause, ReadPlan, ReadPlanNow, ReadUse, ReplacePlan, RestorePlace,
+    Backoff, Changed, GiveUpPlace, NoteTurn, OpenLine, ReadPlan, ReadPlanNow, ReadUse, ReplacePlan, RestorePlace,
     SpendPlace,
 };
 use aws_sdk_dynamodb::operation::update_item::UpdateItemError;
@@ -35,13 +36,12 @@ use contracts::events::{AdmissionChanged, EventBody};
 use contracts::{ConcertId, PaymentId, Timestamp, UserId};
 use counters::{Known, counter_key};
 use kit::Fault;
-use kit::dynamo::{Item, PK, Read, SK, Table, at, jitter, n, s};
+use kit::dynamo::{Item, PK, Read, SK, Table, jitter, n, s};
 use kit::fault::classify;
 use kit::outbox;
 use std::collections::{HashMap, HashSet};
 use std::hash::Hash;
 use std::sync::{Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
 
 /// The source of our events.
 pub const SOURCE: &str = "encore/waiting-room";
@@ -54,8 +54,6 @@ pub const PLAN_LEAD_MILLIS: i64 = FRESH_MILLIS + 1_000;
 const KEPT_ENTRIES: usize = 1_000;
 /// Tries of a contended or throttled write or read.
 const ATTEMPTS: u32 = 4;
-/// How long the copy of a plan is waited for.
-const COPY_LIMIT: Duration = Duration::from_millis(500);
 /// How many tombstones a page may have before the oldest are dropped.
 const MAX_TOMBSTONES: usize = 1_024;
 
@@ -69,7 +67,7 @@ pub struct Lines {
     /// Users who joined through this process.
     joined: Seen<(UserId, ConcertId)>,
     plans: Recent<ConcertId, Option<Planned>>,
-    pages: Recent<(ConcertId, u64), HashSet<u64>>,
+    pages: Recent<(ConcertId, u64), UsedPlaces>,
 }
 
 impl Lines {
@@ -144,7 +142,7 @@ impl Lines {
         let mut refreshed = Refreshed::default();
         for item in items {
             if item.text(SK)?.starts_with("USED#") {
-                refreshed.used = used_positions(&item)?;
+                refreshed.used = used_places(&item)?;
             } else {
                 refreshed.plan = Some(planned(&item)?);
             }
@@ -168,6 +166,21 @@ impl Lines {
         first.map(|first| first.document("plan")).transpose()
     }
 
+    /// What `take` says of the page of `position`, read within the last second.
+    async fn of_page(
+        &self,
+        concert: &ConcertId,
+        position: u64,
+        now: Timestamp,
+        take: impl Fn(&UsedPlaces) -> bool + Send,
+    ) -> Result<bool, Fault> {
+        // A used place is cached no longer than others: in strict mode a payment that fails later gives it back.
+        if let Some(taken) = self.pages.recall(&(concert.clone(), page_of(position)), now, &take) {
+            return Ok(taken);
+        }
+        self.refresh(concert, Some(position), false, now).await.map(|refreshed| take(&refreshed.used))
+    }
+
     /// Drops the oldest tombstones of a page that has too many. The place is restored whether or not this succeeds.
     async fn prune(&self, concert: &ConcertId, position: u64, tombstones: &[String]) -> Result<(), Fault> {
         let forgotten = forgettable(tombstones.to_vec());
@@ -186,7 +199,22 @@ impl Lines {
 #[derive(Debug, Default)]
 struct Refreshed {
     plan: Option<Planned>,
-    used: HashSet<u64>,
+    used: UsedPlaces,
+}
+
+/// The positions of a page that are used.
+#[derive(Debug, Default, Clone, PartialEq, Eq)]
+struct UsedPlaces {
+    /// Those that are spent on a payment.
+    spent: HashSet<u64>,
+    /// Those that were given up.
+    left: HashSet<u64>,
+}
+
+impl UsedPlaces {
+    fn contains(&self, position: u64) -> bool {
+        self.spent.contains(&position) || self.left.contains(&position)
+    }
 }
 
 const USED: &str = "used";
@@ -215,10 +243,19 @@ fn set<'a>(item: &'a Item, name: &'static str) -> Result<&'a [String], Fault> {
     }
 }
 
-fn used_positions(page: &Item) -> Result<HashSet<u64>, Fault> {
-    let position = |entry: &String| entry.split_once(':').and_then(|(position, _)| position.parse().ok());
+fn used_places(page: &Item) -> Result<UsedPlaces, Fault> {
     let wrong = || Fault::broken("reading used places", "an entry is no <position>:<payment>");
-    set(page, USED)?.iter().map(|entry| position(entry).ok_or_else(wrong)).collect()
+    let mut used = UsedPlaces::default();
+    for entry in set(page, USED)? {
+        let (position, by) = entry.split_once(':').ok_or_else(wrong)?;
+        let position = position.parse().map_err(|_| wrong())?;
+        if by == LEFT {
+            used.left.insert(position)
+        } else {
+            used.spent.insert(position)
+        };
+    }
+    Ok(used)
 }
 
 impl ReadPlan for Lines {
@@ -260,32 +297,26 @@ impl NoteTurn for Lines {
 impl ReadPlanNow for Lines {
     async fn plan_now(&self, concert: &ConcertId) -> Result<Option<AdmissionPlan>, Fault> {
         let (pk, sk) = plan_key(concert);
-        let Some(item) = self.table.read("reading a plan", s(pk), s(sk)).await? else {
-            return self.plan_of_before(concert).await;
-        };
-        let plan: AdmissionPlan = item.document("plan")?;
-        // The previous release, deployed again, may have changed the copy meanwhile. A counter that cannot be read must
-        // not keep a pause from being set.
-        let copy = tokio::time::timeout(COPY_LIMIT, self.plan_of_before(concert)).await;
-        let newer = copy.ok().and_then(Result::ok).flatten().filter(|copy| copy.version > plan.version);
-        Ok(Some(newer.unwrap_or(plan)))
+        match self.table.read("reading a plan", s(pk), s(sk)).await? {
+            Some(item) => item.document("plan").map(Some),
+            None => self.plan_of_before(concert).await,
+        }
     }
 }
 
-impl Pause for Lines {
-    async fn pause(&self, attempt: u32) {
+impl Backoff for Lines {
+    async fn back_off(&self, attempt: u32) {
         tokio::time::sleep(jitter(attempt)).await;
     }
 }
 
 impl ReadUse for Lines {
     async fn is_used(&self, concert: &ConcertId, position: u64, now: Timestamp) -> Result<bool, Fault> {
-        // A used place is cached no longer than others: in strict mode a payment that fails later gives it back.
-        let page = (concert.clone(), page_of(position));
-        if let Some(used) = self.pages.recall(&page, now, |used| used.contains(&position)) {
-            return Ok(used);
-        }
-        self.refresh(concert, Some(position), false, now).await.map(|refreshed| refreshed.used.contains(&position))
+        self.of_page(concert, position, now, |used| used.contains(position)).await
+    }
+
+    async fn is_spent(&self, concert: &ConcertId, position: u64, now: Timestamp) -> Result<bool, Fault> {
+        self.of_page(concert, position, now, |used| used.spent.contains(&position)).await
     }
 }
 
@@ -323,34 +354,6 @@ impl ReplacePlan for Lines {
         transaction.add(outbox::row(&self.table, &event, subject)?)?;
         Ok(transaction.commit().await?.is_ok())
     }
-
-    async fn mirror_plan(&self, concert: &ConcertId, plan: &AdmissionPlan) {
-        if let Err(fault) = self.mirror(concert, plan).await {
-            tracing::warn!(error = fault.chain(), "the previous release would go by an older plan");
-        }
-    }
-}
-
-impl Lines {
-    /// Copies the plan to where the previous release reads it, in case it is deployed again. Goes with the next release.
-    async fn mirror(&self, concert: &ConcertId, plan: &AdmissionPlan) -> Result<(), Fault> {
-        const DOING: &str = "copying a plan";
-        let (pk, sk) = counter_key(concert, 0, 0);
-        let copied = self
-            .update(pk, sk)
-            .update_expression("SET #plan = :plan, plan_version = :version, opens_at = :opens_at")
-            .condition_expression("plan_version < :version")
-            .expression_attribute_names("#plan", "plan")
-            .expression_attribute_values(":plan", kit::dynamo::json(DOING, plan)?)
-            .expression_attribute_values(":version", n(plan.version))
-            .expression_attribute_values(":opens_at", at(plan.opens_at))
-            .send()
-            .await;
-        match copied {
-            Err(error) if !is_refused(&error) => Err(classify(DOING, error)),
-            _ => Ok(()),
-        }
-    }
 }
 
 fn is_refused<R>(error: &aws_sdk_dynamodb::error::SdkError<UpdateItemError, R>) -> bool {
@@ -360,20 +363,18 @@ fn is_refused<R>(error: &aws_sdk_dynamodb::error::SdkError<UpdateItemError, R>) 
 impl OpenLine for Lines {
     async fn open(&self, concert: &ConcertId, plan: AdmissionPlan) -> Result<AdmissionPlan, Fault> {
         const DOING: &str = "opening a line";
-        let document = kit::dynamo::json(DOING, &plan)?;
         let new = |item: PutBuilder| {
             item.table_name(&self.table.name)
-                .item("plan", document.clone())
-                .item("plan_version", n(plan.version))
                 .condition_expression("attribute_not_exists(pk)")
                 .return_values_on_condition_check_failure(ReturnValuesOnConditionCheckFailure::AllOld)
         };
         let (pk, sk) = plan_key(concert);
+        let document = Put::builder().item(PK, s(pk)).item(SK, s(sk)).item("plan", kit::dynamo::json(DOING, &plan)?);
         let mut transaction = self.table.transaction(DOING);
-        let first = Put::builder().set_item(Some(counters::first_counter(concert)));
-        let counter = transaction.add_identity(new(first.item("opens_at", at(plan.opens_at))))?;
-        let planned = transaction.add_identity(new(Put::builder().item(PK, s(pk)).item(SK, s(sk))))?;
+        let counter = transaction.add_identity(new(Put::builder().set_item(Some(counters::first_counter(concert)))))?;
+        let planned = transaction.add_identity(new(document.item("plan_version", n(plan.version))))?;
         let Err(cancelled) = transaction.commit().await? else { return Ok(plan) };
+        // A line that an earlier release opened has its plan in the counter.
         match cancelled.found(planned).or_else(|| cancelled.found(counter)) {
             Some(item) => item.document("plan"),
             None => Err(Fault::broken(DOING, "a line is there and not there")),
@@ -535,12 +536,14 @@ mod tests {
 
     #[test]
     fn used_places_are_read_by_position_whatever_the_payment_id() {
-        let page = Item::from([(USED.to_owned(), AttributeValue::Ss(vec!["7:p:1".into(), "8:p2".into()]))]);
-        assert_eq!(used_positions(&page).unwrap(), HashSet::from([7, 8]));
-        assert!(used_positions(&Item::new()).unwrap().is_empty());
+        let page =
+            Item::from([(USED.to_owned(), AttributeValue::Ss(vec!["7:p:1".into(), "8:p2".into(), "9:left".into()]))]);
+        let used = UsedPlaces { spent: HashSet::from([7, 8]), left: HashSet::from([9]) };
+        assert_eq!(used_places(&page).unwrap(), used);
+        assert_eq!(used_places(&Item::new()).unwrap(), UsedPlaces::default());
         for corrupt in [AttributeValue::Ss(vec!["seven:p1".into()]), s("7:p1")] {
             let page = Item::from([(USED.to_owned(), corrupt)]);
-            assert!(matches!(used_positions(&page), Err(Fault::Broken(_))));
+            assert!(matches!(used_places(&page), Err(Fault::Broken(_))));
         }
     }
 

@@ -1,20 +1,20 @@
 //! Handlers: translate HTTP requests, messages, steps and log lines into use cases, and their outcomes into answers.
 
 use crate::activity::{self, Kind};
-use crate::domain::{CheckBudget, CheckLimit, Place, Spent, plan_change};
+use crate::domain::{CALM_POLL_MILLIS, CheckBudget, CheckLimit, Place, Spent, plan_change};
 use crate::ports::{
-    ApplyPlan, ClaimPlace, Count, EndVisit, GiveUpPlace, IssuePlace, NoteTurn, OpenLine, Pause, Publish, ReadPlan,
-    ReadPlanNow, ReadUse, ReplacePlan, RestorePlace, SpendPlace,
+    ApplyPlan, Backoff, ClaimPlace, Clock, Count, EndVisit, GiveUpPlace, IssuePlace, NoteTurn, OpenLine, Publish,
+    ReadPlan, ReadPlanNow, ReadUse, ReplacePlan, RestorePlace, SpendPlace,
 };
 use crate::usecases::check_queue_status::{self, StatusError};
 use crate::usecases::join_queue::{self, JoinError, JoinQueue};
 use crate::usecases::leave_queue::{self, LeaveError};
 use crate::usecases::open_waiting_room::{self, Opening};
-use crate::usecases::set_admission::{self, Clock, SetAdmission, SetAdmissionError};
+use crate::usecases::set_admission::{self, SetAdmission, SetAdmissionError};
 use crate::usecases::{expire_queue_token, restore_queue_token};
 use contracts::events::EventBody;
 use contracts::saga::{Done, PaymentSaga};
-use contracts::steps::{OpenWaitingRoom, Opened};
+use contracts::steps::{Applied, OpenWaitingRoom};
 use contracts::{ConcertId, Timestamp};
 use kit::auth::{QueueTokens, UserTokens, invalid_queue_token};
 use kit::http::StatusCode;
@@ -26,9 +26,6 @@ use serde_json::{Map, Value};
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 use tokio::time::Instant;
-
-/// When to check a token again that is of no use any more, in milliseconds.
-const DONE_POLL_MILLIS: u64 = 30_000;
 
 /// Dependencies of joining.
 #[derive(Debug)]
@@ -110,7 +107,7 @@ struct JoinedBody {
 /// `POST /concerts/{concert_id}/queue-tokens`
 pub async fn join_queue<L>(deps: &JoinDeps<L>, call: Call) -> Result<Reply, Problem>
 where
-    L: ReadPlan + ReadUse + ClaimPlace + IssuePlace + NoteTurn + Pause,
+    L: ReadPlan + ReadUse + ClaimPlace + IssuePlace + NoteTurn + Backoff,
 {
     let caller = deps.users.user(&call)?;
     let concert: ConcertId = call.path_id("concert_id")?;
@@ -136,7 +133,7 @@ where
 
 /// `DELETE /concerts/{concert_id}/queue-tokens`
 pub async fn leave_queue(
-    deps: &LeaveDeps<impl ReadPlan + ClaimPlace + GiveUpPlace, impl EndVisit>,
+    deps: &LeaveDeps<impl ReadPlan + ReadUse + ClaimPlace + GiveUpPlace, impl EndVisit>,
     call: Call,
 ) -> Result<Reply, Problem> {
     let caller = deps.users.user(&call)?;
@@ -189,7 +186,7 @@ pub async fn check_queue_status(deps: &StatusDeps<impl ReadPlan + ReadUse>, call
     let checked = check_queue_status::check_queue_status(&deps.line, &claims, call.now).await?;
     activity::say(Kind::Checked, &call.request_id, &caller.user, &claims.concert_id, &checked.place);
     let poll_after_ms =
-        checked.crowd.map_or(DONE_POLL_MILLIS, |crowd| deps.budget.poll_after_millis(&checked.place, crowd, call.now));
+        checked.crowd.map_or(CALM_POLL_MILLIS, |crowd| deps.budget.poll_after_millis(&checked.place, crowd, call.now));
     Reply::ok(PlaceBody::of(&checked.place, poll_after_ms))
 }
 
@@ -219,8 +216,24 @@ struct AdmissionSetBody {
     opens_at: Timestamp,
     rate_per_minute: u32,
     active_seconds: u32,
-    admitted: u64,
-    issued: u64,
+    admitted: Option<u64>,
+    issued: Option<u64>,
+}
+
+/// The time of a call, which goes on while it is answered.
+struct CallClock {
+    called_at: Timestamp,
+    begun: Instant,
+}
+
+impl Clock for CallClock {
+    fn now(&self) -> Timestamp {
+        self.called_at.plus_millis(i64::try_from(self.begun.elapsed().as_millis()).unwrap_or(i64::MAX))
+    }
+
+    async fn wait_until(&self, at: Timestamp) {
+        tokio::time::sleep(Duration::from_millis(u64::try_from(at.millis_since(self.now())).unwrap_or(0))).await;
+    }
 }
 
 /// `PUT /admin/concerts/{concert_id}/admission`
@@ -238,13 +251,9 @@ pub async fn set_admission(
         correlation_id: call.request_id.clone(),
         actor: operator.user.to_string(),
     };
-    let begun = Instant::now();
-    let now = || call.now.plus_millis(i64::try_from(begun.elapsed().as_millis()).unwrap_or(i64::MAX));
-    let clock = Clock { now, lead_millis: deps.lead_millis };
-    let admission = set_admission::set_admission(&deps.line, &deps.reservations, ask, &clock).await?;
-    // What is answered is in force.
-    let rest = admission.plan.changed_at.millis_since(now()).clamp(0, deps.lead_millis);
-    tokio::time::sleep(Duration::from_millis(rest.unsigned_abs())).await;
+    let clock = CallClock { called_at: call.now, begun: Instant::now() };
+    let (line, reservations) = (&deps.line, &deps.reservations);
+    let admission = set_admission::set_admission(line, reservations, &clock, deps.lead_millis, ask).await?;
     Reply::ok(AdmissionSetBody {
         concert_id: concert,
         version: admission.plan.version,
@@ -292,7 +301,7 @@ pub async fn expire_queue_tokens(line: &impl SpendPlace, message: Message) -> Re
 pub async fn open_waiting_room(
     deps: &Opening<impl OpenLine, impl ApplyPlan>,
     call: StepCall<OpenWaitingRoom>,
-) -> Result<Opened, StepError> {
+) -> Result<Applied, StepError> {
     Ok(open_waiting_room::open_waiting_room(deps, &call.input.concert_id, call.input.created_at).await?)
 }
 

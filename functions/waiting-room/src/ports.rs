@@ -74,7 +74,6 @@ pub trait ClaimPlace: Send + Sync {
         user: &UserId,
         concert: &ConcertId,
         row: &PlaceRow,
-        position: u64,
         now: Timestamp,
     ) -> impl Future<Output = Result<bool, Fault>> + Send;
 }
@@ -97,9 +96,18 @@ pub trait EndVisit: Send + Sync {
 }
 
 /// Waits for other writers.
-pub trait Pause: Send + Sync {
+pub trait Backoff: Send + Sync {
     /// Waits a short, random time, longer with each attempt.
-    fn pause(&self, attempt: u32) -> impl Future<Output = ()> + Send;
+    fn back_off(&self, attempt: u32) -> impl Future<Output = ()> + Send;
+}
+
+/// Tells the time and waits.
+pub trait Clock: Send + Sync {
+    /// The time now.
+    fn now(&self) -> Timestamp;
+
+    /// Returns at `at`, or at once if that has passed.
+    fn wait_until(&self, at: Timestamp) -> impl Future<Output = ()> + Send;
 }
 
 /// Reads the plan of a line.
@@ -107,7 +115,7 @@ pub trait ReadPlan: Send + Sync {
     /// Whether this process has read a plan of the line before.
     fn knows(&self, concert: &ConcertId) -> bool;
 
-    /// The plan, at most a second old; `None` without a line. A fetch also reads whether `position` is spent, if one is
+    /// The plan, at most a second old; `None` without a line. A fetch also reads whether `position` is used, if one is
     /// given, so that [`ReadUse`] right after costs nothing.
     fn plan(
         &self,
@@ -135,10 +143,18 @@ pub trait Count: Send + Sync {
     fn count(&self, concert: &ConcertId) -> impl Future<Output = Result<Option<Counted>, Fault>> + Send;
 }
 
-/// Reads whether a place is spent.
+/// Reads whether a place is used.
 pub trait ReadUse: Send + Sync {
     /// Whether the place is spent on a payment or given up; the answer is at most a second old.
     fn is_used(
+        &self,
+        concert: &ConcertId,
+        position: u64,
+        now: Timestamp,
+    ) -> impl Future<Output = Result<bool, Fault>> + Send;
+
+    /// Whether it is spent on a payment; likewise.
+    fn is_spent(
         &self,
         concert: &ConcertId,
         position: u64,
@@ -165,9 +181,6 @@ pub trait ReplacePlan: Send + Sync {
         plan: &AdmissionPlan,
         change: &Changed<'_>,
     ) -> impl Future<Output = Result<bool, Fault>> + Send;
-
-    /// Copies the plan to where the previous release reads it, in case it is deployed again. That may fail.
-    fn mirror_plan(&self, concert: &ConcertId, plan: &AdmissionPlan) -> impl Future<Output = ()> + Send;
 }
 
 /// Opens a line.

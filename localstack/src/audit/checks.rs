@@ -42,7 +42,7 @@ pub enum Invariant {
     I9,
     /// No more is sold than there is; a completed order has all it needs, a failed one nothing.
     I10,
-    /// A user has one place in a line, and every turn still to come is somebody's.
+    /// Every turn still to come is one user's, or was given up or lost.
     I16,
 }
 
@@ -77,7 +77,7 @@ impl Invariant {
             Self::I8 => "everything begun ended or is listed as stuck",
             Self::I9 => "no seat lost, counts equal what they count",
             Self::I10 => "stock adds up, orders have all they need or none",
-            Self::I16 => "one place a user, no turn to come is nobody's",
+            Self::I16 => "turns to come are one user's, given up or lost",
         }
     }
 }

@@ -409,9 +409,9 @@ struct Balance {
 #[derive(Clone, Debug, Deserialize)]
 pub struct Admission {
     /// How many places have been admitted.
-    pub admitted: u64,
+    pub admitted: Option<u64>,
     /// How many have been given out.
-    pub issued: u64,
+    pub issued: Option<u64>,
 }
 
 /// A date. Its creation does not return how many seats are free.

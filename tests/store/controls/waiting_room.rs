@@ -219,7 +219,7 @@ controls! {
         lines.keep_place(&alice, &concert(), "k", &PLACE, NOW).await.unwrap();
         let seen = row(&lines).await;
         for _ in 0..2 {
-            lines.leave_place(&alice, &concert(), &seen, PLACE.position, NOW).await.unwrap();
+            lines.leave_place(&alice, &concert(), &seen, NOW).await.unwrap();
         }
         row(&lines).await.given_up != 1
     }
@@ -231,16 +231,6 @@ controls! {
         let next = AdmissionPlan { version: read.version + 1, ..read.clone() };
         assert!(lines.replace_plan(&concert(), read.version, &next, &CHANGE).await.unwrap());
         lines.replace_plan(&concert(), read.version, &next, &CHANGE).await.unwrap()
-    }
-
-    the_previous_release_is_never_given_an_older_plan: "waiting-room/mirror"
-    guards "plan_version < :version", |bench| {
-        let lines = opened(bench).await;
-        let read = lines.plan_now(&concert()).await.unwrap().unwrap();
-        for version in [3, 2] {
-            lines.mirror_plan(&concert(), &AdmissionPlan { version, ..read.clone() }).await;
-        }
-        first_counter(bench).await.uint("plan_version").unwrap() != 3
     }
 
     how_far_a_line_is_only_rises: "waiting-room/note_turn"

@@ -1,10 +1,11 @@
 //! The counters that give out places: one for a line, and as many as the stage allows once that one is busy.
 //!
-//! The first counter says in which *stripe* the line is. Each stripe continues the positions and turns of the one before
-//! it, over more counters; the change is one write of the first counter, so that no place is given out twice.
+//! The first counter says which set of counters the line has (`stripe`). The second set continues the positions and turns
+//! of the first counter; the change is one write of that counter, so that no place is given out twice. There is no third:
+//! several counters cannot be ended by one write.
 
 use super::{Lines, locked};
-use crate::domain::{BUSY_PER_SECOND, Counted, Issued, ShardCount, Stripe};
+use crate::domain::{BUSY_PER_SECOND, Counted, CounterSet, Issued, ShardCount};
 use crate::ports::{Count, IssuePlace};
 use aws_sdk_dynamodb::error::SdkError;
 use aws_sdk_dynamodb::operation::update_item::UpdateItemError;
@@ -27,7 +28,7 @@ const THROTTLED_MILLIS: u64 = 200;
 /// What a process knows of a line's counters.
 #[derive(Debug, Clone)]
 pub(super) struct Known {
-    stripe: Stripe,
+    set: CounterSet,
     /// What its counters had counted when this process saw them last.
     counts: Vec<u64>,
     /// When this process measured the first counter last, and how many places it had given out.
@@ -49,8 +50,8 @@ fn shards_of(first: &Item) -> Result<ShardCount, Fault> {
     ShardCount::new(first.uint("shards")?).map_err(|wrong| Fault::broken("reading a number of shards", wrong))
 }
 
-fn stripe_of(first: &Item) -> Result<Stripe, Fault> {
-    Ok(Stripe {
+fn set_of(first: &Item) -> Result<CounterSet, Fault> {
+    Ok(CounterSet {
         number: first.uint("stripe")?,
         shards: shards_of(first)?,
         after_position: first.uint("after_position")?,
@@ -67,14 +68,14 @@ fn found(error: SdkError<UpdateItemError>) -> Result<Option<Item>, Fault> {
 }
 
 impl Lines {
-    fn counter(&self, concert: &ConcertId, stripe: &Stripe, shard: u32) -> UpdateItemFluentBuilder {
-        let (pk, sk) = counter_key(concert, stripe.number, shard);
-        self.update(pk, sk).return_values(ReturnValue::AllNew).expression_attribute_values(":stripe", n(stripe.number))
+    fn counter(&self, concert: &ConcertId, set: &CounterSet, shard: u32) -> UpdateItemFluentBuilder {
+        let (pk, sk) = counter_key(concert, set.number, shard);
+        self.update(pk, sk).return_values(ReturnValue::AllNew).expression_attribute_values(":stripe", n(set.number))
     }
 
     /// The next place of a counter, as long as its last turn has not lapsed.
-    fn count_one(&self, concert: &ConcertId, stripe: &Stripe, shard: u32, lapsed: u64) -> UpdateItemFluentBuilder {
-        self.counter(concert, stripe, shard)
+    fn count_one(&self, concert: &ConcertId, set: &CounterSet, shard: u32, lapsed: u64) -> UpdateItemFluentBuilder {
+        self.counter(concert, set, shard)
             .update_expression("ADD issued :one, turn :one")
             .condition_expression("stripe = :stripe AND turn >= :lapsed")
             .expression_attribute_values(":one", n(1))
@@ -82,8 +83,8 @@ impl Lines {
     }
 
     /// The next place of a counter whose turns have lapsed, at the first turn that has not.
-    fn skip_lapsed(&self, concert: &ConcertId, stripe: &Stripe, shard: u32, lapsed: u64) -> UpdateItemFluentBuilder {
-        self.counter(concert, stripe, shard)
+    fn skip_lapsed(&self, concert: &ConcertId, set: &CounterSet, shard: u32, lapsed: u64) -> UpdateItemFluentBuilder {
+        self.counter(concert, set, shard)
             .update_expression("SET turn = :next ADD issued :one")
             .condition_expression("stripe = :stripe AND turn < :lapsed")
             .expression_attribute_values(":one", n(1))
@@ -92,8 +93,8 @@ impl Lines {
     }
 
     /// Makes a counter of an earlier release, whose positions were its turns, one of this release.
-    async fn adopt(&self, concert: &ConcertId, stripe: &Stripe, shard: u32) -> Result<(), Fault> {
-        let (pk, sk) = counter_key(concert, stripe.number, shard);
+    async fn adopt(&self, concert: &ConcertId, set: &CounterSet, shard: u32) -> Result<(), Fault> {
+        let (pk, sk) = counter_key(concert, set.number, shard);
         let adopted = self
             .update(pk, sk)
             .update_expression("SET turn = issued, stripe = :zero, after_position = :zero, after_turn = :zero")
@@ -117,14 +118,14 @@ impl Lines {
     }
 
     /// Goes by these counters from now on.
-    fn learn(&self, concert: &ConcertId, stripe: Stripe, now: Timestamp) {
-        self.know(concert, Known { stripe, counts: vec![0; stripe.shards.get() as usize], measured: (now, 0) });
+    fn learn(&self, concert: &ConcertId, set: CounterSet, now: Timestamp) {
+        self.know(concert, Known { set, counts: vec![0; set.shards.get() as usize], measured: (now, 0) });
     }
 
     /// Takes note of what a counter has counted. Answers how many a second it counts, if that was measured.
-    fn note(&self, concert: &ConcertId, stripe: Stripe, shard: u32, counted: Counted, now: Timestamp) -> Option<i64> {
-        let fresh = || Known { stripe, counts: vec![0; stripe.shards.get() as usize], measured: (now, counted.issued) };
-        let mut known = self.known(concert).filter(|known| known.stripe == stripe).unwrap_or_else(fresh);
+    fn note(&self, concert: &ConcertId, set: CounterSet, shard: u32, counted: Counted, now: Timestamp) -> Option<i64> {
+        let fresh = || Known { set, counts: vec![0; set.shards.get() as usize], measured: (now, counted.issued) };
+        let mut known = self.known(concert).filter(|known| known.set == set).unwrap_or_else(fresh);
         if let Some(count) = known.counts.get_mut(shard as usize) {
             *count = counted.turn;
         }
@@ -142,11 +143,11 @@ impl Lines {
 
     /// The one of two counters, picked at random, that has counted less as far as this process knows: so they stay close
     /// to each other although many processes choose at once.
-    fn next_shard(&self, concert: &ConcertId, stripe: Stripe) -> u32 {
-        let shards = stripe.shards.get();
+    fn next_shard(&self, concert: &ConcertId, set: CounterSet) -> u32 {
+        let shards = set.shards.get();
         let (one, other) = (fastrand::u32(..shards), fastrand::u32(..shards));
         let mut counters = locked(&self.counters);
-        let Some(known) = counters.get_mut(concert).filter(|known| known.stripe == stripe) else { return one };
+        let Some(known) = counters.get_mut(concert).filter(|known| known.set == set) else { return one };
         let count = |shard: u32| known.counts.get(shard as usize).copied().unwrap_or(0);
         let chosen = if count(other) < count(one) { other } else { one };
         if let Some(count) = known.counts.get_mut(chosen as usize) {
@@ -156,8 +157,8 @@ impl Lines {
     }
 
     /// Continues a line over more counters. Others may do it at the same time.
-    async fn spread(&self, concert: &ConcertId, stripe: &Stripe, shards: ShardCount) -> Result<(), Fault> {
-        let next = stripe.number + 1;
+    async fn spread(&self, concert: &ConcertId, set: &CounterSet) -> Result<(), Fault> {
+        let (next, shards) = (set.number + 1, self.shards);
         let counters = (0..shards.get()).map(|shard| self.put_counter(concert, next, shard));
         try_join_all(counters).await?;
         let (pk, sk) = counter_key(concert, 0, 0);
@@ -165,7 +166,7 @@ impl Lines {
             .update(pk, sk)
             .update_expression("SET stripe = :next, shards = :shards, after_position = issued, after_turn = turn")
             .condition_expression("stripe = :stripe")
-            .expression_attribute_values(":stripe", n(stripe.number))
+            .expression_attribute_values(":stripe", n(set.number))
             .expression_attribute_values(":next", n(next))
             .expression_attribute_values(":shards", n(shards.get()))
             .send()
@@ -192,14 +193,12 @@ impl Lines {
         put.map(drop).or_else(|error| found(error).map(drop))
     }
 
-    /// Spreads a line that has one counter over as many as its `speed` needs twice, or, where it is throttled, over all. A
-    /// failure is the next one's to make good: places are given out either way.
-    async fn spread_if_busy(&self, concert: &ConcertId, stripe: &Stripe, speed: Option<i64>) {
-        let needed = speed.map_or(u64::MAX, |speed| 2 * u64::try_from(speed / BUSY_PER_SECOND + 1).unwrap_or(1));
-        let shards = ShardCount::new(needed.min(self.shards.get().into())).unwrap_or(self.shards);
-        if shards > stripe.shards
-            && stripe.shards == ShardCount::ONE
-            && let Err(fault) = self.spread(concert, stripe, shards).await
+    /// Spreads a line that has one counter over as many as the stage allows. A failure is the next one's to make good:
+    /// places are given out either way.
+    async fn spread_for_good(&self, concert: &ConcertId, counters: &CounterSet) {
+        if self.shards > ShardCount::ONE
+            && counters.shards == ShardCount::ONE
+            && let Err(fault) = self.spread(concert, counters).await
         {
             tracing::warn!(error = fault.chain(), "a busy line stays on one counter for now");
         }
@@ -207,17 +206,17 @@ impl Lines {
 
     /// After a throttled write: what the line's counters are by now. Of the many processes that are throttled at once, one
     /// spreads the line, and the others read that; a counter bears three times more reads than writes.
-    async fn after_throttle(&self, concert: &ConcertId, stripe: Stripe, now: Timestamp) -> Result<Stripe, Fault> {
+    async fn after_throttle(&self, concert: &ConcertId, set: CounterSet, now: Timestamp) -> Result<CounterSet, Fault> {
         tokio::time::sleep(Duration::from_millis(fastrand::u64(..THROTTLED_MILLIS))).await;
         let first = self.get("reading a counter", vec![counter_key(concert, 0, 0)], false).await?.pop();
-        match first.filter(|first| first.contains_key("turn")).as_ref().map(stripe_of).transpose()? {
-            Some(found) if found != stripe => {
+        match first.filter(|first| first.contains_key("turn")).as_ref().map(set_of).transpose()? {
+            Some(found) if found != set => {
                 self.learn(concert, found, now);
                 Ok(found)
             }
             _ => {
-                self.spread_if_busy(concert, &stripe, None).await;
-                Ok(stripe)
+                self.spread_for_good(concert, &set).await;
+                Ok(set)
             }
         }
     }
@@ -225,42 +224,42 @@ impl Lines {
 
 impl IssuePlace for Lines {
     async fn issue(&self, concert: &ConcertId, lapsed: u64, now: Timestamp) -> Result<Option<Issued>, Fault> {
-        let mut stripe = self.known(concert).map_or(Stripe::FIRST, |known| known.stripe);
-        let mut shard = self.next_shard(concert, stripe);
+        let mut set = self.known(concert).map_or(CounterSet::FIRST, |known| known.set);
+        let mut shard = self.next_shard(concert, set);
         let mut skips = false;
         for attempt in 1..=ATTEMPTS {
-            let lapsed_here = stripe.lapsed_of(shard, lapsed);
+            let lapsed_here = set.lapsed_of(shard, lapsed);
             let write = match skips {
-                true => self.skip_lapsed(concert, &stripe, shard, lapsed_here),
-                false => self.count_one(concert, &stripe, shard, lapsed_here),
+                true => self.skip_lapsed(concert, &set, shard, lapsed_here),
+                false => self.count_one(concert, &set, shard, lapsed_here),
             };
             let error = match write.send().await {
                 Ok(written) => {
                     let counter = written.attributes.unwrap_or_default();
                     let Counted { issued, turn } = counted(&counter)?;
-                    if stripe.number == 0 && shard == 0 {
-                        stripe = stripe_of(&counter)?;
+                    if set.number == 0 && shard == 0 {
+                        set = set_of(&counter)?;
                     }
-                    let speed = self.note(concert, stripe, shard, Counted { issued, turn }, now);
+                    let speed = self.note(concert, set, shard, Counted { issued, turn }, now);
                     if speed.is_some_and(|speed| speed > BUSY_PER_SECOND) {
-                        self.spread_if_busy(concert, &stripe, speed).await;
+                        self.spread_for_good(concert, &set).await;
                     }
-                    return Ok(Some(stripe.issued(shard, issued, turn, now)));
+                    return Ok(Some(set.issued(shard, issued, turn, now)));
                 }
                 Err(error) => error,
             };
             match found(error) {
                 Ok(None) => return Ok(None),
-                Ok(Some(counter)) if !counter.contains_key("turn") => self.adopt(concert, &stripe, shard).await?,
-                Ok(Some(counter)) if counter.uint("stripe")? != stripe.number => {
-                    stripe = stripe_of(&counter)?;
-                    self.learn(concert, stripe, now);
-                    shard = self.next_shard(concert, stripe);
+                Ok(Some(counter)) if !counter.contains_key("turn") => self.adopt(concert, &set, shard).await?,
+                Ok(Some(counter)) if counter.uint("stripe")? != set.number => {
+                    set = set_of(&counter)?;
+                    self.learn(concert, set, now);
+                    shard = self.next_shard(concert, set);
                 }
                 Ok(Some(counter)) => skips = counter.uint("turn")? < lapsed_here,
                 Err(Fault::Contended(_)) if attempt < ATTEMPTS => {
-                    stripe = self.after_throttle(concert, stripe, now).await?;
-                    shard = self.next_shard(concert, stripe);
+                    set = self.after_throttle(concert, set, now).await?;
+                    shard = self.next_shard(concert, set);
                 }
                 Err(fault) => return Err(fault),
             }
@@ -274,17 +273,16 @@ impl Count for Lines {
         const DOING: &str = "counting a line";
         let Some(first) = self.get(DOING, vec![counter_key(concert, 0, 0)], true).await?.pop() else { return Ok(None) };
         let mut counted = counted(&first)?;
-        let stripe =
-            if first.contains_key("turn") { stripe_of(&first)? } else { Stripe::of_before(shards_of(&first)?) };
-        if stripe.shards > ShardCount::ONE {
-            counted = Counted { issued: stripe.after_position, turn: stripe.after_turn };
-            let keys = (0..stripe.shards.get()).map(|shard| counter_key(concert, stripe.number, shard));
+        let set = if first.contains_key("turn") { set_of(&first)? } else { CounterSet::of_before(shards_of(&first)?) };
+        if set.shards > ShardCount::ONE {
+            counted = Counted { issued: set.after_position, turn: set.after_turn };
+            let keys = (0..set.shards.get()).map(|shard| counter_key(concert, set.number, shard));
             for counter in self.get(DOING, keys.collect(), true).await? {
                 let shard = counter.text(SK)?.strip_prefix("COUNTER#").and_then(|shard| shard.parse().ok());
                 let shard = shard.ok_or_else(|| Fault::broken(DOING, "a counter has no number"))?;
                 let of = self::counted(&counter)?;
                 counted.issued += of.issued;
-                counted.turn = counted.turn.max(if of.turn == 0 { 0 } else { stripe.turn(shard, of.turn) });
+                counted.turn = counted.turn.max(if of.turn == 0 { 0 } else { set.turn(shard, of.turn) });
             }
         }
         Ok(Some(counted))

@@ -148,9 +148,9 @@ impl ClaimPlace for Lines {
         user: &UserId,
         concert: &ConcertId,
         row: &PlaceRow,
-        position: u64,
         now: Timestamp,
     ) -> Result<bool, Fault> {
+        let Some(place) = row.place else { return Ok(false) };
         let left = self
             .place(user, concert)
             // Under another claim, so that a late try of the request that had the place cannot keep it again.
@@ -161,7 +161,7 @@ impl ClaimPlace for Lines {
             .condition_expression("claim = :claim AND #position = :position")
             .expression_attribute_names("#position", "position")
             .expression_attribute_values(":claim", s(&row.claim))
-            .expression_attribute_values(":position", n(position))
+            .expression_attribute_values(":position", n(place.position))
             .expression_attribute_values(":left", s(format!("{}-left", row.claim)))
             .expression_attribute_values(":released", at(PlaceRow::RELEASED))
             .expression_attribute_values(":now", at(now))

@@ -1,7 +1,7 @@
 //! A user takes the next place in a concert's line, or finds the one they have.
 
 use crate::domain::{Crowd, Issued, NOTED_EVERY, Place, PlaceRow, Planned, Status};
-use crate::ports::{ClaimPlace, Claimed, IssuePlace, NoteTurn, Pause, ReadPlan, ReadUse};
+use crate::ports::{Backoff, ClaimPlace, Claimed, IssuePlace, NoteTurn, ReadPlan, ReadUse};
 use contracts::admission::{AdmissionPlan, QueueTokenClaims};
 use contracts::{ConcertId, Timestamp, UserId};
 use kit::Fault;
@@ -59,7 +59,7 @@ impl From<Fault> for JoinError {
 /// one, and a crash between two of these writes wastes one at most.
 pub async fn join_queue<L>(line: &L, ask: JoinQueue) -> Result<Joined, JoinError>
 where
-    L: ReadPlan + ReadUse + ClaimPlace + IssuePlace + NoteTurn + Pause,
+    L: ReadPlan + ReadUse + ClaimPlace + IssuePlace + NoteTurn + Backoff,
 {
     let (planned, mut found) = match ask.before_open && line.knows(&ask.concert) {
         // Once a second the plan is read again, beside the claim.
@@ -97,7 +97,7 @@ where
             Some(_) => claim(line, &ask, Some(&row)).await?,
             None if row.is_free(ask.now) => claim(line, &ask, Some(&row)).await?,
             None => {
-                line.pause(attempt).await;
+                line.back_off(attempt).await;
                 match line.find_place(&ask.user, &ask.concert).await? {
                     Some(row) => Claimed::Taken(row),
                     None => claim(line, &ask, None).await?,

@@ -2,7 +2,7 @@
 
 use crate::domain::DefaultAdmission;
 use crate::ports::{ApplyPlan, OpenLine};
-use contracts::steps::Opened;
+use contracts::steps::Applied;
 use contracts::{ConcertId, Timestamp};
 use kit::Fault;
 
@@ -23,8 +23,8 @@ pub async fn open_waiting_room(
     deps: &Opening<impl OpenLine, impl ApplyPlan>,
     concert: &ConcertId,
     created_at: Timestamp,
-) -> Result<Opened, Fault> {
+) -> Result<Applied, Fault> {
     let plan = deps.line.open(concert, deps.admission.plan(created_at)).await?;
     deps.reservations.apply(concert, &plan).await?;
-    Ok(Opened {})
+    Ok(Applied {})
 }

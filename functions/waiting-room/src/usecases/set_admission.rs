@@ -1,9 +1,9 @@
 //! An operator changes the admission plan of a concert.
 
 use crate::domain::{self, Counted, NotChanged};
-use crate::ports::{ApplyPlan, Changed, Count, ReadPlanNow, ReplacePlan};
+use crate::ports::{ApplyPlan, Changed, Clock, Count, ReadPlanNow, ReplacePlan};
+use contracts::ConcertId;
 use contracts::admission::{AdmissionPlan, PlanChange};
-use contracts::{ConcertId, Timestamp};
 use kit::Fault;
 use std::time::Duration;
 
@@ -28,10 +28,10 @@ pub struct SetAdmission {
 #[derive(Debug)]
 pub struct Admission {
     pub plan: AdmissionPlan,
-    /// How many places are admitted by now.
-    pub admitted: u64,
-    /// How many places have been given out.
-    pub issued: u64,
+    /// How many places are admitted when it takes effect; `None` if the line could not be counted.
+    pub admitted: Option<u64>,
+    /// How many places have been given out, likewise.
+    pub issued: Option<u64>,
 }
 
 /// Why the plan is not changed.
@@ -52,31 +52,24 @@ impl From<Fault> for SetAdmissionError {
     }
 }
 
-/// When a change takes effect.
-#[derive(Debug)]
-pub struct Clock<C> {
-    /// The time now; asked anew for every try.
-    pub now: C,
-    /// How much later, so that every process knows of it by then, in milliseconds.
-    pub lead_millis: i64,
-}
-
-/// Changes the plan for all places not admitted by the time it takes effect. Returns once reservations has it. It is
-/// idempotent: if the requested values are in force already, it only makes sure that they are enforced.
-pub async fn set_admission<C: Fn() -> Timestamp>(
+/// Changes the plan for all places not admitted by the time it takes effect: after `lead_millis`, when every process knows
+/// of it. Returns once reservations has it and it is in force. It is idempotent: if the requested values are in force
+/// already, it only makes sure that they are enforced.
+pub async fn set_admission(
     line: &(impl ReadPlanNow + Count + ReplacePlan),
     reservations: &impl ApplyPlan,
+    clock: &impl Clock,
+    lead_millis: i64,
     ask: SetAdmission,
-    clock: &Clock<C>,
 ) -> Result<Admission, SetAdmissionError> {
     for _ in 0..TRIES {
-        let read = line.plan_now(&ask.concert).await?.ok_or(SetAdmissionError::UnknownConcert)?;
-        let counted = count(line, &ask.concert).await;
-        let now = (clock.now)();
+        let (read, counted) = tokio::join!(line.plan_now(&ask.concert), count(line, &ask.concert));
+        let read = read?.ok_or(SetAdmissionError::UnknownConcert)?;
+        let now = clock.now();
         // No user must be told one thing by a process that knows of the change and another by one that does not. Where
         // nobody has joined, there is nobody to be told.
         let nobody = counted.is_some_and(|counted| counted.issued == 0);
-        let lead = if nobody { 0 } else { clock.lead_millis };
+        let lead = if nobody { 0 } else { lead_millis };
         let at = now.plus_millis(lead);
         let plan = match domain::changed(&read, counted, at, ask.change) {
             Err(NotChanged::InForce) => read,
@@ -94,10 +87,9 @@ pub async fn set_admission<C: Fn() -> Timestamp>(
             }
         };
         reservations.apply(&ask.concert, &plan).await?;
-        line.mirror_plan(&ask.concert, &plan).await;
-        let counted = counted.unwrap_or_default();
-        let admitted = counted.issued.saturating_sub(counted.turn.saturating_sub(plan.admitted_by(at)));
-        return Ok(Admission { admitted, issued: counted.issued, plan });
+        clock.wait_until(plan.changed_at.min(at)).await;
+        let admitted = counted.map(|counted| counted.admitted(&plan, at));
+        return Ok(Admission { admitted, issued: counted.map(|counted| counted.issued), plan });
     }
     Err(Fault::contended("changing an admission plan").into())
 }
