@@ -21,7 +21,7 @@ const FILES: [&str; 9] = [
 /// Files a context has only where it needs them: its clients of other contexts, queues and providers; what it logs for
 /// others.
 const OPTIONAL_FILES: [&str; 2] = ["src/clients.rs", "src/activity.rs"];
-/// Rooms that are split by aggregate, or by what they talk to, once they get large.
+/// Modules that are split by aggregate, or by what they talk to, once they get large.
 const FOLDERS: [&str; 4] = ["domain", "ports", "dynamo", "clients"];
 
 #[test]

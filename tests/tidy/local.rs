@@ -33,13 +33,12 @@ fn upward(source: &Source) -> Vec<String> {
     if ["lib", "main"].contains(&name) {
         return Vec::new();
     }
-    let Some(floor) = MODULES.iter().position(|name_of| *name_of == name) else {
+    let Some(floor) = MODULES.iter().position(|module| *module == name) else {
         return vec![format!("{} is in no module of the order", source.path)];
     };
     let above = |path: &String| {
         let named = path.strip_prefix("crate::")?.split("::").next()?;
-        (MODULES.iter().position(|name_of| *name_of == named)? > floor)
-            .then(|| format!("{} imports {path}", source.path))
+        (MODULES.iter().position(|module| *module == named)? > floor).then(|| format!("{} imports {path}", source.path))
     };
     source.production().paths().iter().filter_map(above).collect()
 }
