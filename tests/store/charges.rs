@@ -9,9 +9,9 @@ use ::payments::domain::charges::{
 use ::payments::dynamo::charges::Charges;
 use ::payments::handlers::{self, IntentDeps, pay_charge};
 use ::payments::ports::charges::{
-    CreditPoints, FindStuckCharges, MoveCharge, OpenIntent, PaymentProvider, RecordCharge, RecordedCharge,
+    CreditPoints, FindStuckCharges, MoveCharge, OpenIntent, OpenedIntent, PaymentProvider, RecordCharge, RecordedCharge,
 };
-use ::payments::usecases::pay_charge::PayCharges;
+use ::payments::usecases::pay_charge::{PayCharges, resume};
 use ::payments::usecases::recover_charges::recover_charges;
 use ::points::dynamo::Accounts;
 use ::points::handlers::credit_charge;
@@ -319,7 +319,7 @@ impl Shop {
     async fn intend(&self, ask: &PayCharge) {
         let amount = ChargeAmount::new(ask.amount.get()).unwrap();
         let intent = Intent::new(ask.user_id.clone(), ask.key.clone(), amount, NOW);
-        assert_eq!(self.deps.charges.to.open_intent(&intent, NOW).await.unwrap(), None);
+        assert_eq!(self.deps.charges.to.open_intent(&intent, NOW).await.unwrap(), OpenedIntent::Now);
     }
 
     async fn pay(&self, ask: &PayCharge) -> Result<ChargePaid, StepError> {
@@ -431,7 +431,10 @@ impl Scene {
     /// Money and points moved together or not at all, and every later answer is the same: also that of one that was
     /// refused, which is tried again.
     async fn assert_ended(self, shop: &Shop, ask: &PayCharge, case: &str) {
-        // Where it broke before anything was recorded, the first of these is the first answer.
+        // What was recorded has ended without being asked for again. What was not, ends now.
+        if let Some(item) = shop.item(ask).await {
+            assert!(!item.contains_key("pending_shard"), "{case}: it waits for nothing");
+        }
         let first = shop.pay(ask).await.unwrap();
         if self == Self::Declined {
             let reasons = ["reject_card_payment", "payment_failed"];
@@ -682,7 +685,7 @@ async fn a_user_has_one_open_intent_and_the_same_amount_again_gets_it() {
     assert_eq!((status, first.len()), (201, 26), "an order id that the provider takes");
     shop.bench.proxy.forget();
     assert_eq!(opened(&shop, "alice", 500, NOW.plus_seconds(60)).await, (200, first.clone()));
-    assert_eq!(shop.bench.proxy.actions(), ["PutItem"]);
+    assert_eq!(shop.bench.proxy.actions(), ["UpdateItem"]);
     assert_ne!(opened(&shop, "bob", 500, NOW).await.1, first, "users have their own");
     // Not when it would soon be over, nor for another amount.
     let soon = NOW.plus_millis(INTENT_MILLIS - INTENT_REUSED_MILLIS + 1);
@@ -748,7 +751,7 @@ async fn a_charge_pays_for_one_amount_with_one_payment_under_its_key() {
 }
 
 #[tokio::test]
-async fn a_declined_payment_can_be_paid_again_under_the_same_key_a_few_times() {
+async fn a_declined_payment_can_be_paid_again_under_the_same_key() {
     let shop = Shop::start().await;
     let declined = Scene::Declined.set(&shop, "alice").await;
     let no = ChargePaid::NotConfirmed { reason: "reject_card_payment".to_owned() };
@@ -758,12 +761,77 @@ async fn a_declined_payment_can_be_paid_again_under_the_same_key_a_few_times() {
     assert!(matches!(shop.pay(&another_card).await.unwrap(), ChargePaid::Credited(_)));
     assert_eq!(shop.pay(&declined).await.unwrap(), ChargePaid::KeyReused, "the order is paid");
     assert_eq!(shop.bench.balance("alice").await, 500);
-    // Each is a call of the provider: not without bound.
-    let declined = Scene::Declined.set(&shop, "bob").await;
-    for attempt in 0..MAX_ATTEMPTS {
-        assert!(matches!(shop.pay(&declined).await.unwrap(), ChargePaid::NotConfirmed { .. }), "{attempt}");
+}
+
+#[tokio::test]
+async fn a_user_begins_so_many_charges_an_hour_whatever_intents_they_open() {
+    let shop = Shop::start().await;
+    for n in 0..MAX_ATTEMPTS {
+        let (status, order) = opened(&shop, "alice", 500 + i64::from(n), NOW).await;
+        assert_eq!(status, 201, "{n}");
+        let ask = PayCharge { key: order, amount: won(500 + i64::from(n)), ..ask("alice", 500) };
+        assert!(matches!(shop.pay(&ask).await, Ok(ChargePaid::NotConfirmed { .. }) | Err(_)), "nobody paid it");
     }
-    assert_eq!(shop.pay(&declined).await.unwrap(), ChargePaid::NoIntent);
+    let refused = open(&shop, "alice", 500, NOW).await.unwrap_err();
+    assert_eq!(
+        (refused.status.as_u16(), refused.code, refused.retry_after_seconds),
+        (429, "too_many_charges", Some(3_600))
+    );
+    assert_eq!(opened(&shop, "bob", 500, NOW).await.0, 201, "others may");
+    let later = NOW.plus_millis(INTENT_MILLIS + 1);
+    let (status, order) = opened(&shop, "alice", 500, later).await;
+    assert_eq!(status, 201);
+    let ask = PayCharge { key: order, requested_at: later, payment_key: "pay-late".to_owned(), ..ask("alice", 500) };
+    shop.toss.offer(&ask.payment_key, &ask.key, 500, Payer::Pays);
+    assert!(matches!(shop.pay(&ask).await.unwrap(), ChargePaid::Credited(_)));
+}
+
+#[tokio::test]
+async fn a_yes_that_comes_after_somebody_took_no_answer_for_a_no_still_counts() {
+    let shop = Shop::start().await;
+    for (who, payer) in [("alice", Payer::Pays), ("bob", Payer::Deposits)] {
+        let ask = ask(who, 500);
+        shop.intend(&ask).await;
+        shop.toss.offer(&ask.payment_key, &ask.key, 500, payer);
+        let charges = &shop.deps.charges.to;
+        let charge = Charge::asked(PaymentId::parse(format!("c-{who}")).unwrap(), ask.clone());
+        assert!(matches!(charges.record_charge(&charge).await.unwrap(), RecordedCharge::Now));
+        charges.move_charge(&charge, &ChargeState::Refused("maintenance".to_owned()), NOW).await.unwrap();
+        // The first call is answered by the provider only now, and dies.
+        shop.line(Some((2, Break::After)), true);
+        resume(&shop.deps, charge, NOW).await.unwrap_err();
+        shop.line(None, false);
+        assert_ne!(shop.state(&ask).await, "refused");
+        recover_all(&shop).await;
+        let (status, balance) = if payer == Payer::Pays { ("DONE", 500) } else { ("CANCELED", 0) };
+        assert_eq!((shop.toss.status(&ask.payment_key), shop.bench.balance(who).await), (status, balance));
+    }
+}
+
+#[tokio::test]
+async fn money_that_was_taken_for_a_charge_that_was_replaced_pages_the_on_call() {
+    let shop = Shop::start().await;
+    let first = ask("alice", 500);
+    shop.intend(&first).await;
+    shop.toss.offer(&first.payment_key, &first.key, 500, Payer::Pays);
+    let charges = &shop.deps.charges.to;
+    let charge = Charge::asked(PaymentId::parse("c1").unwrap(), first.clone());
+    assert!(matches!(charges.record_charge(&charge).await.unwrap(), RecordedCharge::Now));
+    charges.move_charge(&charge, &ChargeState::Refused("maintenance".to_owned()), NOW).await.unwrap();
+    let second = PayCharge { payment_key: "pay-2".to_owned(), ..first };
+    let replaced = Charge::asked(PaymentId::parse("c2").unwrap(), second);
+    assert!(matches!(charges.record_charge(&replaced).await.unwrap(), RecordedCharge::Now));
+    let outcome = resume(&shop.deps, charge, NOW).await;
+    assert!(matches!(outcome, Err(Fault::Broken(_))), "{outcome:?}");
+}
+
+#[tokio::test]
+async fn the_release_before_finds_the_payments_of_this_one_used() {
+    let shop = Shop::start().await;
+    let ask = Scene::Good.set(&shop, "alice").await;
+    shop.pay(&ask).await.unwrap();
+    let claim = shop.bench.engine.item("payments", &format!("PROVIDER#{}", ask.payment_key), "CLAIM").await.unwrap();
+    assert_eq!(claim.text("charge_id").unwrap(), shop.item(&ask).await.unwrap().text("charge_id").unwrap());
 }
 
 #[tokio::test]

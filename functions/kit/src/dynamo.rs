@@ -4,9 +4,10 @@ use crate::fault::{classify, is_throttling};
 use crate::{Fault, metrics};
 use aws_sdk_dynamodb::Client;
 use aws_sdk_dynamodb::error::{BuildError, SdkError};
+use aws_sdk_dynamodb::operation::transact_get_items::TransactGetItemsError;
 use aws_sdk_dynamodb::operation::transact_write_items::TransactWriteItemsError;
 use aws_sdk_dynamodb::types::builders::{DeleteBuilder, PutBuilder, UpdateBuilder};
-use aws_sdk_dynamodb::types::{AttributeValue, CancellationReason, TransactWriteItem};
+use aws_sdk_dynamodb::types::{AttributeValue, CancellationReason, Get, TransactGetItem, TransactWriteItem};
 use contracts::Timestamp;
 use std::collections::{BTreeMap, HashMap};
 use std::fmt;
@@ -56,6 +57,40 @@ impl Table {
             .await
             .map_err(|error| classify(doing, error))?;
         Ok(got.item)
+    }
+
+    /// Reads items as they are at one moment: never some as before a transaction and others as after it.
+    pub async fn read_at_once<const N: usize>(
+        &self,
+        doing: &'static str,
+        keys: [(AttributeValue, AttributeValue); N],
+    ) -> Result<[Option<Item>; N], Fault> {
+        let gets = keys.map(|(pk, sk)| Get::builder().table_name(&self.name).key(PK, pk).key(SK, sk).build());
+        let gets: Vec<TransactGetItem> = gets
+            .into_iter()
+            .map(|get| Ok(TransactGetItem::builder().get(built(get)?).build()))
+            .collect::<Result<_, Fault>>()?;
+        for attempt in 0..TRANSACTION_ATTEMPTS {
+            if attempt > 0 {
+                tokio::time::sleep(jitter(attempt - 1)).await;
+            }
+            let sent = self.client.transact_get_items().set_transact_items(Some(gets.clone())).send().await;
+            match sent {
+                Ok(got) => {
+                    let mut rows = got.responses.unwrap_or_default().into_iter();
+                    return Ok(
+                        [const { () }; N].map(|()| rows.next().and_then(|row| row.item).filter(|row| !row.is_empty()))
+                    );
+                }
+                // It met a transaction that is being made.
+                Err(error)
+                    if error
+                        .as_service_error()
+                        .is_some_and(TransactGetItemsError::is_transaction_canceled_exception) => {}
+                Err(error) => return Err(classify(doing, error)),
+            }
+        }
+        Err(Fault::contended(doing))
     }
 
     /// Makes all writes; or none, and returns `false`, if a condition fails.

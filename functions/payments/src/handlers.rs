@@ -2,7 +2,7 @@
 
 use crate::domain::charges::Intent;
 use crate::domain::{Choices, Payment, Status};
-use crate::ports::charges::{CreditPoints, MoveCharge, OpenIntent, PaymentProvider, RecordCharge};
+use crate::ports::charges::{CreditPoints, MoveCharge, OpenIntent, OpenedIntent, PaymentProvider, RecordCharge};
 use crate::ports::{
     FindPayment, ListPayments, OpenPayment, OpenRefund, QuoteClient, RecallAnswer, RefundQuoteClient, SettlePayment,
     SettleRefund, StartSaga,
@@ -15,7 +15,7 @@ use contracts::saga::{CancelRefund, Done, FailPayment, PaymentSaga, RefundSaga, 
 use contracts::steps::{ChargePaid, PayCharge};
 use contracts::{ChargeAmount, PaymentId, ReservationId, Timestamp, UserId, Won};
 use kit::auth::UserTokens;
-use kit::http::{Cursor, ListBody};
+use kit::http::{Cursor, ListBody, StatusCode};
 use kit::idempotency::{self, IdempotencyKey, StoredAnswer};
 use kit::ids::Mint;
 use kit::{Call, Fault, Problem, Reply, StepCall, StepError, ids};
@@ -274,6 +274,12 @@ struct IntentView {
     expires_at: Timestamp,
 }
 
+fn too_many_charges(until: Timestamp, now: Timestamp) -> Problem {
+    let seconds = (until.millis_since(now) / 1_000).max(1);
+    Problem::new(StatusCode::TOO_MANY_REQUESTS, "too_many_charges", "Too many charges were begun within an hour")
+        .retry_after(u32::try_from(seconds).unwrap_or(u32::MAX))
+}
+
 /// `POST /points/charge-intents`
 pub async fn open_charge_intent<C: OpenIntent>(deps: &IntentDeps<C>, call: Call) -> Result<Reply, Problem> {
     let user = deps.users.user(&call)?.user;
@@ -283,11 +289,12 @@ pub async fn open_charge_intent<C: OpenIntent>(deps: &IntentDeps<C>, call: Call)
         return Err(Problem::invalid("points are not paid for here: no payment provider is configured"));
     }
     let new = Intent::new(user, ids::ulid(call.now), amount, call.now);
-    let open = deps.charges.open_intent(&new, call.now).await?;
-    let is_new = open.is_none();
-    let Intent { order_id, amount, expires_at, .. } = open.unwrap_or(new);
-    let view = IntentView { order_id, amount, expires_at };
-    if is_new { Reply::created(view) } else { Reply::ok(view) }
+    let view = |Intent { order_id, amount, expires_at, .. }| IntentView { order_id, amount, expires_at };
+    match deps.charges.open_intent(&new, call.now).await? {
+        OpenedIntent::Now => Reply::created(view(new)),
+        OpenedIntent::Before(open) => Reply::ok(view(open)),
+        OpenedIntent::TooMany { until } => Err(too_many_charges(until, call.now)),
+    }
 }
 
 /// Step called by points: ensure that a charge is paid for, or that it never will be.

@@ -10,7 +10,7 @@
 //! | outbox row | `OUTBOX#<event>` | `OUTBOX` | see [`kit::outbox`] |
 //!
 //! An entry's key is its idempotency key, and guards for good: in the account, and from its archiving on in a row of its
-//! own. A movement is written on the condition that the account does not have its key, and was not archived since the
+//! own (the release before archived without one, what was 30 days old). A movement is written on the condition that the account does not have its key, and was not archived since the
 //! archive was searched for it. So most users, who have no archive, pay one write; and no clock decides whether a key is
 //! known.
 
@@ -37,8 +37,8 @@ pub use archive::{FULL_ENTRIES, HOT_ENTRIES, KEPT_ENTRIES, SETTLED_MILLIS};
 pub const HOT_VOIDS: usize = 32;
 /// How many voids one write removes.
 const FORGOTTEN_AT_ONCE: usize = 100;
-/// How long a void of a use or a charge stays at least, in milliseconds: far longer than a hanging call can live.
-pub const VOID_MILLIS: i64 = 3600 * 1000;
+/// How long a void of a use or a charge stays at least, in milliseconds: as long as any function can run.
+pub const VOID_MILLIS: i64 = 900 * 1000;
 /// Attempts of a write that conflicts with another one.
 const ATTEMPTS: u32 = 5;
 /// How often a movement is tried again after the archive was searched for its key, or room was made for it. Two rounds
@@ -236,7 +236,7 @@ impl Accounts {
                 let account = written.attributes.unwrap_or_default();
                 let entry = hot_entry(&account, &movement.key)?
                     .ok_or_else(|| Fault::broken(doing, "the written entry is missing"))?;
-                warn_if_not(self.archive(user, &account, movement.at).await);
+                warn_if_not(self.archive(user, &account, movement.at).await.map(drop));
                 Ok(Ok(entry))
             }
             Err(error) => match error.as_service_error() {
@@ -250,11 +250,12 @@ impl Accounts {
 
     /// What came of a movement before, by the archive.
     async fn settled_in_archive(&self, user: &UserId, movement: &Movement) -> Result<Option<Posted>, Fault> {
-        let returned = EntryKey::return_of(&movement.reference);
-        if movement.kind == Kind::Use && self.archived(user, &returned).await?.is_some() {
-            return Ok(Some(Posted::Undone));
+        if movement.kind != Kind::Use {
+            let [made] = self.archived(user, [&movement.key]).await?;
+            return Ok(made.map(Posted::Before));
         }
-        Ok(self.archived(user, &movement.key).await?.map(Posted::Before))
+        let [made, returned] = self.archived(user, [&movement.key, &EntryKey::return_of(&movement.reference)]).await?;
+        Ok(if returned.is_some() { Some(Posted::Undone) } else { made.map(Posted::Before) })
     }
 
     /// Gives back what was used under `movement.reference`, once. Where it is not known that something was used, ensures
@@ -284,10 +285,11 @@ impl Accounts {
             }
             if archives_of(&account)? != archives {
                 archives = archives_of(&account)?;
-                if self.archived(user, &movement.key).await?.is_some() {
+                let [returned, used] = self.archived(user, [&movement.key, &use_key]).await?;
+                if returned.is_some() {
                     return Ok(true);
                 }
-                is_used = known_used || self.archived(user, &use_key).await?.is_some();
+                is_used = known_used || used.is_some();
             // Nothing was used. Void it, so that a use that is still in flight is refused. If it arrived between the
             // two writes, it is returned in the next round.
             } else if !is_used && self.close(user, &used, &void, archives, movement.at).await?.is_none() {
@@ -357,7 +359,7 @@ impl CloseCharge for Accounts {
                 return Ok(Some(made));
             }
             archives = archives_of(&account)?;
-            if let Some(made) = self.archived(user, &movement.key).await? {
+            if let [Some(made)] = self.archived(user, [&movement.key]).await? {
                 return Ok(Some(made));
             }
         }

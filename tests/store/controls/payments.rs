@@ -1,21 +1,24 @@
 //! Negative controls of payments; see [`crate::controls`].
 
-use super::controls;
+use super::{controls, put};
 use crate::bench::{Bench, key, memo};
-use ::payments::domain::charges::{Charge, ChargeState, Intent};
+use ::payments::domain::charges::{Charge, ChargeState, INTENT_MILLIS, Intent, MAX_ATTEMPTS};
 use ::payments::domain::{Payment, Refund};
 use ::payments::dynamo::charges::Charges;
 use ::payments::handlers::complete_payment;
 use ::payments::handlers::complete_refund;
 use ::payments::handlers::fail_payment;
-use ::payments::ports::charges::{FindStuckCharges, MoveCharge, OpenIntent, RecordCharge, RecordedCharge};
+use ::payments::ports::charges::{
+    FindStuckCharges, MoveCharge, OpenIntent, OpenedIntent, RecordCharge, RecordedCharge,
+};
 use ::payments::ports::{FindStuck, OpenPayment, OpenRefund, SettleRefund};
 use contracts::ChargeAmount;
 use contracts::saga::{CaughtError, FailPayment};
 use contracts::steps::PayCharge;
-use kit::dynamo::{Item, Read};
+use kit::dynamo::{Item, Read, n};
 use serde_json::json;
 use tests::fixture::{NOW, payment, saga_of, step, user, won};
+use tests::proxy::Rule;
 
 fn charges(bench: &Bench) -> Charges {
     Charges::new(bench.proxy.table("payments"))
@@ -36,7 +39,7 @@ fn charged(id: &str, who: &str, payment_key: &str) -> Charge {
 /// Opens the intent of alice's charges.
 async fn intend(bench: &Bench) {
     let intent = Intent::new(user("alice"), "order-1".to_owned(), ChargeAmount::new(100).unwrap(), NOW);
-    assert_eq!(charges(bench).open_intent(&intent, NOW).await.unwrap(), None);
+    assert_eq!(charges(bench).open_intent(&intent, NOW).await.unwrap(), OpenedIntent::Now);
 }
 
 async fn stored_charge(bench: &Bench) -> Item {
@@ -73,16 +76,39 @@ controls! {
     }
 
     nothing_is_charged_without_an_intent: "payments/intent_charged"
-    guards "order_id = :key AND amount = :amount AND expires_at > :now AND \
-            (attribute_not_exists(attempts) OR attempts < :most)", |bench| {
+    guards "order_id = :key AND amount = :amount AND expires_at > :now AND attempts < :most", |bench| {
         matches!(charges(bench).record_charge(&charged("c1", "alice", "pay-1")).await.unwrap(), RecordedCharge::Now)
     }
 
-    an_open_intent_is_given_again: "payments/open_intent"
-    guards "attribute_not_exists(pk) OR amount <> :amount OR expires_at < :long OR attribute_exists(charge_id)", |bench| {
+    an_open_intent_is_given_again: "payments/replace_intent"
+    guards "attribute_not_exists(pk) OR attempts < :most AND \
+            (amount <> :amount OR expires_at < :long OR attribute_exists(charge_id))", |bench| {
         intend(bench).await;
         let again = Intent::new(user("alice"), "order-2".to_owned(), ChargeAmount::new(100).unwrap(), NOW);
-        charges(bench).open_intent(&again, NOW).await.unwrap().is_none()
+        charges(bench).open_intent(&again, NOW).await.unwrap() == OpenedIntent::Now
+    }
+
+    of_two_who_begin_to_count_anew_at_once_one_does: "payments/replace_intent"
+    guards "counted_until = :ended", |bench| {
+        intend(bench).await;
+        let mut used_up = bench.engine.item("payments", "USER#alice", "CHARGE-INTENT").await.unwrap();
+        used_up.insert("attempts".to_owned(), n(MAX_ATTEMPTS));
+        put(bench, "payments", used_up).await;
+        let later = NOW.plus_millis(INTENT_MILLIS + 1);
+        let intent = |id: &str| Intent::new(user("alice"), id.to_owned(), ChargeAmount::new(100).unwrap(), later);
+        let (slow, quick) = (intent("order-2"), intent("order-3"));
+        let (one, other) = (charges(bench), charges(bench));
+        let gate = bench.proxy.hold(Rule::on("UpdateItem").containing("counted_until = :ended").once());
+        let slow = async { one.open_intent(&slow, later).await };
+        let quick = async {
+            gate.reached().await;
+            let opened = other.open_intent(&quick, later).await.unwrap();
+            gate.open();
+            opened
+        };
+        let (slow, quick) = tokio::join!(slow, quick);
+        assert_eq!(quick, OpenedIntent::Now);
+        slow.is_ok()
     }
 
     a_charge_that_was_refused_is_not_confirmed_by_a_late_step: "payments/move_charge"

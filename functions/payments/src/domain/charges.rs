@@ -29,8 +29,9 @@ pub const INTENT_MILLIS: i64 = 3_600_000;
 /// An open intent that can be charged for at least this long is given again, in milliseconds: as long as the provider
 /// waits for the confirmation of a payment.
 pub const INTENT_REUSED_MILLIS: i64 = 1_800_000;
-/// How many payments are tried for an intent. Each is one or two calls of the provider.
-pub const MAX_ATTEMPTS: u32 = 10;
+/// How many charges a user may begin within an hour ([`INTENT_MILLIS`]), whatever became of them. Each is one or two calls
+/// of the provider, which everybody shares.
+pub const MAX_ATTEMPTS: u32 = 20;
 
 /// The payment is of another order.
 const PAYMENT_MISMATCH: &str = "payment_mismatch";
@@ -111,6 +112,11 @@ impl ChargeState {
             Self::Cancelling(_) => Some(NextStep::Cancel),
             Self::Credited(_) | Self::Refused(_) | Self::Cancelled(_) => None,
         }
+    }
+
+    /// Whether the provider is known to have had the money.
+    pub const fn was_paid(&self) -> bool {
+        matches!(self, Self::Confirmed | Self::Credited(_) | Self::Cancelling(_) | Self::Cancelled(_))
     }
 
     /// The answer to the request.

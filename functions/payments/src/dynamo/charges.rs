@@ -3,8 +3,8 @@
 //! | item | pk | sk | attributes |
 //! | --- | --- | --- | --- |
 //! | charge | `USER#<user>` | `CHARGE#<key>` | `kind` = `charge`, `status`, `charge_id`, `user_id`, `key`, `amount`, `payment_key`, `requested_at`, `correlation_id`, `recoveries`, `reason` (once refused or cancelling), `balance` and `entry_id` (once credited), `settled_at`, and while open `pending_shard` = `charge-<n>` and `pending_since` (index `pending`) |
-//! | charge intent | `USER#<user>` | `CHARGE-INTENT` | `order_id`, `amount`, `expires_at`, `charge_id` (of its last charge), `attempts` (charges begun under it), `ttl` |
-//! | claim | `PROVIDER#<payment key>` | `CLAIM` | written by the release before, and read no more |
+//! | charge intent | `USER#<user>` | `CHARGE-INTENT` | `order_id`, `amount`, `expires_at`, `charge_id` (of its last charge), `attempts` (charges begun under it and those before it, until `counted_until`), `ttl` |
+//! | claim | `PROVIDER#<payment key>` | `CLAIM` | `charge_id`, `user_id`, `key`; read by the release before alone, should this one be taken back |
 //!
 //! A charge is never deleted, and replaced only while it is refused: the order id, which is ours and one intent's, is what
 //! a provider's payment pays for.
@@ -14,9 +14,9 @@ use crate::domain::charges::{
     CHARGE_OPEN_TOO_LONG_MILLIS, CHARGE_STUCK_MILLIS, Charge, ChargeState, INTENT_REUSED_MILLIS, Intent, MAX_ATTEMPTS,
 };
 use crate::domain::wait_after_recovery;
-use crate::ports::charges::{FindStuckCharges, MoveCharge, OpenIntent, RecordCharge, RecordedCharge};
-use aws_sdk_dynamodb::operation::put_item::PutItemError;
-use aws_sdk_dynamodb::types::builders::UpdateBuilder;
+use crate::ports::charges::{FindStuckCharges, MoveCharge, OpenIntent, OpenedIntent, RecordCharge, RecordedCharge};
+use aws_sdk_dynamodb::operation::update_item::UpdateItemError;
+use aws_sdk_dynamodb::types::builders::{PutBuilder, UpdateBuilder};
 use aws_sdk_dynamodb::types::{AttributeValue, Put, ReturnValuesOnConditionCheckFailure, TransactWriteItem, Update};
 use contracts::events::{ChargeEvent, Event, EventBody, FaultDetected};
 use contracts::steps::CreditedCharge;
@@ -49,6 +49,11 @@ fn charge_sk(key: &str) -> AttributeValue {
 
 fn user_pk(user: &UserId) -> AttributeValue {
     s(format!("USER#{user}"))
+}
+
+/// Where a charge stands in the index while it is open.
+fn pending_shard(charge: &Charge) -> AttributeValue {
+    s(format!("charge-{}", kit::dynamo::shard_of(charge.id.as_str(), CHARGE_SHARDS)))
 }
 
 impl Charges {
@@ -88,7 +93,6 @@ impl Charges {
 
 impl RecordCharge for Charges {
     async fn record_charge(&self, charge: &Charge) -> Result<RecordedCharge, Fault> {
-        let shard = kit::dynamo::shard_of(charge.id.as_str(), CHARGE_SHARDS);
         let row = Put::builder()
             .table_name(&self.table.name)
             .item(PK, user_pk(&charge.user))
@@ -103,7 +107,7 @@ impl RecordCharge for Charges {
             .item("requested_at", at(charge.requested_at))
             .item("correlation_id", s(&charge.correlation_id))
             .item("recoveries", n(charge.recoveries))
-            .item("pending_shard", s(format!("charge-{shard}")))
+            .item("pending_shard", pending_shard(charge))
             .item("pending_since", at(charge.requested_at))
             .condition_expression("attribute_not_exists(pk) OR #status = :refused")
             .expression_attribute_names("#status", "status")
@@ -113,6 +117,7 @@ impl RecordCharge for Charges {
         // Once it is recorded, it goes on without its intent.
         let row = transaction.add_identity(row)?;
         transaction.add(self.intent_charged(charge))?;
+        transaction.add(self.claimed(charge))?;
         let Err(cancelled) = transaction.commit().await? else { return Ok(RecordedCharge::Now) };
         match cancelled.found(row) {
             Some(row) => Ok(RecordedCharge::Before(Box::new(charge_of(row)?))),
@@ -122,6 +127,17 @@ impl RecordCharge for Charges {
 }
 
 impl Charges {
+    /// The write of a claim, by which the release before knows that a payment is used. This one needs none.
+    fn claimed(&self, charge: &Charge) -> PutBuilder {
+        Put::builder()
+            .table_name(&self.table.name)
+            .item(PK, s(format!("PROVIDER#{}", charge.payment_key)))
+            .item(SK, s("CLAIM"))
+            .item("charge_id", s(&charge.id))
+            .item("user_id", s(&charge.user))
+            .item("key", s(&charge.key))
+    }
+
     /// The write that begins a charge under its user's intent.
     fn intent_charged(&self, charge: &Charge) -> UpdateBuilder {
         Update::builder()
@@ -129,10 +145,7 @@ impl Charges {
             .key(PK, user_pk(&charge.user))
             .key(SK, s(INTENT))
             .update_expression("SET charge_id = :id ADD attempts :one")
-            .condition_expression(
-                "order_id = :key AND amount = :amount AND expires_at > :now AND \
-                 (attribute_not_exists(attempts) OR attempts < :most)",
-            )
+            .condition_expression("order_id = :key AND amount = :amount AND expires_at > :now AND attempts < :most")
             .expression_attribute_values(":id", s(&charge.id))
             .expression_attribute_values(":one", n(1))
             .expression_attribute_values(":key", s(&charge.key))
@@ -143,37 +156,84 @@ impl Charges {
 }
 
 impl OpenIntent for Charges {
-    async fn open_intent(&self, intent: &Intent, now: Timestamp) -> Result<Option<Intent>, Fault> {
+    async fn open_intent(&self, intent: &Intent, now: Timestamp) -> Result<OpenedIntent, Fault> {
         const DOING: &str = "opening a charge intent";
-        let put = self
+        let Some(found) = self.replace_intent(intent, None, now).await? else { return Ok(OpenedIntent::Now) };
+        let counted_until = found.moment("counted_until")?;
+        if found.uint("attempts")? < u64::from(MAX_ATTEMPTS) {
+            return Ok(OpenedIntent::Before(intent_of(&found, &intent.user)?));
+        }
+        if counted_until >= now {
+            return Ok(OpenedIntent::TooMany { until: counted_until });
+        }
+        match self.replace_intent(intent, Some(counted_until), now).await? {
+            None => Ok(OpenedIntent::Now),
+            Some(_) => Err(Fault::contended(DOING)),
+        }
+    }
+}
+
+impl Charges {
+    /// Writes an intent, unless the one there is still good, or too many charges were begun under it and those before
+    /// it: then returns it. `counted_until` is when the count of those began that ends with this intent.
+    async fn replace_intent(
+        &self,
+        intent: &Intent,
+        counted_until: Option<Timestamp>,
+        now: Timestamp,
+    ) -> Result<Option<Item>, Fault> {
+        const DOING: &str = "opening a charge intent";
+        let replaced = self
             .table
             .client
-            .put_item()
+            .update_item()
             .table_name(&self.table.name)
-            .item(PK, user_pk(&intent.user))
-            .item(SK, s(INTENT))
-            .item("order_id", s(&intent.order_id))
-            .item("amount", n(intent.amount.get()))
-            .item("expires_at", at(intent.expires_at))
-            .item(TTL, n(intent.expires_at.plus_seconds(INTENT_KEPT_SECONDS).ttl_seconds()))
-            .condition_expression(
-                "attribute_not_exists(pk) OR amount <> :amount OR expires_at < :long OR attribute_exists(charge_id)",
-            )
+            .key(PK, user_pk(&intent.user))
+            .key(SK, s(INTENT))
+            .expression_attribute_names("#ttl", TTL)
+            .expression_attribute_values(":order", s(&intent.order_id))
             .expression_attribute_values(":amount", n(intent.amount.get()))
-            .expression_attribute_values(":long", at(now.plus_millis(INTENT_REUSED_MILLIS)))
+            .expression_attribute_values(":expires", at(intent.expires_at))
+            .expression_attribute_values(":ttl", n(intent.expires_at.plus_seconds(INTENT_KEPT_SECONDS).ttl_seconds()))
+            .expression_attribute_values(":zero", n(0))
             .return_values_on_condition_check_failure(ReturnValuesOnConditionCheckFailure::AllOld);
-        let Err(error) = put.send().await else { return Ok(None) };
-        let Some(PutItemError::ConditionalCheckFailedException(failed)) = error.as_service_error() else {
+        let replaced = match counted_until {
+            None => replaced
+                .update_expression(
+                    "SET order_id = :order, amount = :amount, expires_at = :expires, #ttl = :ttl, \
+                     attempts = if_not_exists(attempts, :zero), \
+                     counted_until = if_not_exists(counted_until, :expires) REMOVE charge_id",
+                )
+                .condition_expression(
+                    "attribute_not_exists(pk) OR attempts < :most AND \
+                     (amount <> :amount OR expires_at < :long OR attribute_exists(charge_id))",
+                )
+                .expression_attribute_values(":most", n(MAX_ATTEMPTS))
+                .expression_attribute_values(":long", at(now.plus_millis(INTENT_REUSED_MILLIS))),
+            Some(ended) => replaced
+                .update_expression(
+                    "SET order_id = :order, amount = :amount, expires_at = :expires, #ttl = :ttl, \
+                     attempts = :zero, counted_until = :expires REMOVE charge_id",
+                )
+                .condition_expression("counted_until = :ended")
+                .expression_attribute_values(":ended", at(ended)),
+        };
+        let Err(error) = replaced.send().await else { return Ok(None) };
+        let Some(UpdateItemError::ConditionalCheckFailedException(failed)) = error.as_service_error() else {
             return Err(classify(DOING, error));
         };
-        let open = failed.item().ok_or_else(|| Fault::broken(DOING, "the open intent is missing"))?;
-        Ok(Some(Intent {
-            user: intent.user.clone(),
-            order_id: open.text("order_id")?.to_owned(),
-            amount: Won::new(open.int("amount")?).map_err(|error| Fault::broken(DOING, error))?,
-            expires_at: open.moment("expires_at")?,
-        }))
+        failed.item().cloned().map(Some).ok_or_else(|| Fault::broken(DOING, "the open intent is missing"))
     }
+}
+
+/// Reads an intent item.
+fn intent_of(item: &Item, user: &UserId) -> Result<Intent, Fault> {
+    Ok(Intent {
+        user: user.clone(),
+        order_id: item.text("order_id")?.to_owned(),
+        amount: Won::new(item.int("amount")?).map_err(|error| Fault::broken("reading a charge intent", error))?,
+        expires_at: item.moment("expires_at")?,
+    })
 }
 
 impl MoveCharge for Charges {
@@ -205,6 +265,11 @@ impl MoveCharge for Charges {
         if to.next_step().is_none() {
             sets.push_str(", settled_at = :now REMOVE pending_shard, pending_since");
             update = update.expression_attribute_values(":now", at(now));
+        } else if charge.state.next_step().is_none() {
+            sets.push_str(", pending_shard = :shard, pending_since = :now");
+            update = update
+                .expression_attribute_values(":shard", pending_shard(charge))
+                .expression_attribute_values(":now", at(now));
         }
         let update = update
             .table_name(&self.table.name)

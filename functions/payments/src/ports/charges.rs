@@ -30,15 +30,25 @@ pub trait CreditPoints: Send + Sync {
     fn credit_points(&self, ask: &CreditCharge) -> impl Future<Output = Result<ChargeCredit, Fault>> + Send;
 }
 
+/// The result of opening a charge intent.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum OpenedIntent {
+    /// It is open.
+    Now,
+    /// The user has one open that is as good: this one.
+    Before(Intent),
+    /// The user began too many charges. Nothing was written.
+    TooMany {
+        /// Until when.
+        until: Timestamp,
+    },
+}
+
 /// Opens charge intents.
 pub trait OpenIntent: Send + Sync {
-    /// Opens an intent in place of the user's last one. Returns that one if it is of the same amount, was not charged
-    /// and can be for long enough: so a user has one, and who asks again gets the same.
-    fn open_intent(
-        &self,
-        intent: &Intent,
-        now: Timestamp,
-    ) -> impl Future<Output = Result<Option<Intent>, Fault>> + Send;
+    /// Opens an intent in place of the user's last one, unless that one is of the same amount, was not charged and can
+    /// be for long enough: so a user has one, and who asks again gets the same.
+    fn open_intent(&self, intent: &Intent, now: Timestamp) -> impl Future<Output = Result<OpenedIntent, Fault>> + Send;
 }
 
 /// The result of recording a charge.
@@ -48,7 +58,7 @@ pub enum RecordedCharge {
     Now,
     /// The user and key have a charge that was not refused, as it is now.
     Before(Box<Charge>),
-    /// The user has no open intent of this key and amount, or too many payments were tried for it. Nothing was written.
+    /// The user has no open intent of this key and amount, or began too many charges. Nothing was written.
     NoIntent,
 }
 

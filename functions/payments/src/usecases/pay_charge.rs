@@ -67,18 +67,37 @@ where
             NextStep::Credit => charge.after_credit(deps.points.credit_points(&charge.credit()).await?),
             NextStep::Cancel => give_back(&deps.provider, &charge).await?,
         };
-        match deps.charges.move_charge(&charge, &to, now).await? {
-            Some(found) => charge = *found,
-            None => {
-                if matches!(to, ChargeState::Credited(_)) {
-                    metrics::count("Charged", 1);
-                }
-                tracing::info!(charge = %charge.id, from = charge.state.as_str(), to = to.as_str(), "a charge moved on");
-                charge.state = to;
-            }
-        }
+        charge = moved(&deps.charges, charge, to, now).await?;
     }
     Ok(charge.state)
+}
+
+/// The charge after a move: as this call moved it, or whoever came first.
+async fn moved(charges: &impl MoveCharge, charge: Charge, to: ChargeState, now: Timestamp) -> Result<Charge, Fault> {
+    let Some(found) = charges.move_charge(&charge, &to, now).await? else { return Ok(arrived(charge, to)) };
+    if !to.was_paid() || found.state.was_paid() && found.id == charge.id {
+        return Ok(*found);
+    }
+    // The provider has the money, and somebody else took no answer for a no meanwhile.
+    if found.id != charge.id && found.payment_key != charge.payment_key {
+        let paid = format!("payment {} was confirmed for charge {}, which was replaced", charge.payment_key, charge.id);
+        return Err(Fault::broken("confirming a payment", paid));
+    }
+    match found.state {
+        ChargeState::Refused(_) => match charges.move_charge(&found, &to, now).await? {
+            None => Ok(arrived(*found, to)),
+            Some(again) => Ok(*again),
+        },
+        _ => Ok(*found),
+    }
+}
+
+fn arrived(charge: Charge, to: ChargeState) -> Charge {
+    if matches!(to, ChargeState::Credited(_)) {
+        metrics::count("Charged", 1);
+    }
+    tracing::info!(charge = %charge.id, from = charge.state.as_str(), to = to.as_str(), "a charge moved on");
+    Charge { state: to, ..charge }
 }
 
 async fn confirm(provider: &impl PaymentProvider, charge: &Charge, now: Timestamp) -> Result<ChargeState, Fault> {

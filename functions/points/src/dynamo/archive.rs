@@ -52,10 +52,11 @@ fn key_row(key: &EntryKey) -> String {
 
 impl Accounts {
     /// Moves the oldest entries out of an account that has more than it needs.
-    pub(super) async fn archive(&self, user: &UserId, account: &Item, now: Timestamp) -> Result<(), Fault> {
+    /// Returns whether there was something to move.
+    pub(super) async fn archive(&self, user: &UserId, account: &Item, now: Timestamp) -> Result<bool, Fault> {
         let hot = count(account, "hot")?;
         if hot <= HOT_ENTRIES {
-            return Ok(());
+            return Ok(false);
         }
         let mut old: Vec<Entry> = hot_entries(account)?;
         old.sort_by_key(|entry| entry.sequence);
@@ -63,13 +64,15 @@ impl Accounts {
         if hot <= CROWDED_ENTRIES {
             old.retain(|entry| now.millis_since(entry.movement.at) > SETTLED_MILLIS);
         }
-        let Some(last) = old.last() else { return Ok(()) };
+        let Some(last) = old.last() else { return Ok(false) };
         let page = archive_key(last.sequence);
-        let mut writes = vec![self.page_written(user, &page, &old)?, self.entries_removed(user, &old)?];
+        let removed = self.entries_removed(user, &old, archives_of(account)?)?;
+        let mut writes = vec![self.page_written(user, &page, &old)?, removed];
         for entry in &old {
             writes.push(self.key_kept(user, &entry.movement.key, &page)?);
         }
-        self.table.write_all("archiving entries", writes).await.map(drop)
+        // If another writer moved them, they are moved.
+        self.table.write_all("archiving entries", writes).await.map(|_| true)
     }
 
     fn page_written(&self, user: &UserId, page: &str, entries: &[Entry]) -> Result<TransactWriteItem, Fault> {
@@ -92,7 +95,8 @@ impl Accounts {
         Ok(TransactWriteItem::builder().put(built(put.build())?).build())
     }
 
-    fn entries_removed(&self, user: &UserId, entries: &[Entry]) -> Result<TransactWriteItem, Fault> {
+    /// The write that takes entries out of an account that was archived `archives` times.
+    fn entries_removed(&self, user: &UserId, entries: &[Entry], archives: u64) -> Result<TransactWriteItem, Fault> {
         let mut update = Update::builder()
             .table_name(&self.table.name)
             .key(PK, s(format!("USER#{user}")))
@@ -113,8 +117,12 @@ impl Accounts {
                 "SET hot = hot - :count, archives = if_not_exists(archives, :zero) + :one REMOVE {}",
                 removed.join(", ")
             ))
-            // Another writer may have archived some of the same entries.
-            .condition_expression("attribute_exists(#e0) AND attribute_exists(#last)")
+            // Another writer may have archived some of the same entries; the release before does not count that.
+            .condition_expression(
+                "attribute_exists(#e0) AND attribute_exists(#last) AND \
+                 (attribute_not_exists(archives) OR archives = :archives)",
+            )
+            .expression_attribute_values(":archives", n(archives))
             .expression_attribute_names("#last", format!("e#{last}"));
         Ok(TransactWriteItem::builder().update(built(update.build())?).build())
     }
@@ -123,28 +131,42 @@ impl Accounts {
     pub(super) async fn make_room(&self, user: &UserId, account: Item, now: Timestamp) -> Result<(), Fault> {
         let mut account = account;
         for _ in 0..ARCHIVINGS {
-            if !is_full(&account)? {
+            if !is_full(&account)? || !self.archive(user, &account, now).await? {
                 break;
             }
-            self.archive(user, &account, now).await?;
             account = self.account(user).await?;
         }
         Ok(())
     }
 
-    /// The entry under a key, if it is in the archive.
-    pub(super) async fn archived(&self, user: &UserId, key: &EntryKey) -> Result<Option<Entry>, Fault> {
-        const DOING: &str = "finding an archived entry";
-        let pk = || s(format!("USER#{user}"));
-        let Some(row) = self.table.read(DOING, pk(), s(key_row(key))).await? else { return Ok(None) };
-        let page = self.table.read(DOING, pk(), s(row.text("page")?)).await?;
+    /// The entries under these keys that are in the archive. The keys are read in a transaction: a read of one of them
+    /// alone could see it as it was before an archiving whose other writes are seen already.
+    pub(super) async fn archived<const N: usize>(
+        &self,
+        user: &UserId,
+        keys: [&EntryKey; N],
+    ) -> Result<[Option<Entry>; N], Fault> {
+        const DOING: &str = "finding archived entries";
+        let rows = keys.map(|key| (s(format!("USER#{user}")), s(key_row(key))));
+        let rows = self.table.read_at_once(DOING, rows).await?;
+        let mut found = [const { None }; N];
+        for (entry, (key, row)) in found.iter_mut().zip(keys.into_iter().zip(rows)) {
+            if let Some(row) = row {
+                *entry = Some(self.on_page(user, key, row.text("page")?).await?);
+            }
+        }
+        Ok(found)
+    }
+
+    async fn on_page(&self, user: &UserId, key: &EntryKey, page: &str) -> Result<Entry, Fault> {
+        const DOING: &str = "reading an archived entry";
+        let page = self.table.read(DOING, s(format!("USER#{user}")), s(page)).await?;
         let entries: Vec<ArchivedEntry> = match page {
             Some(page) => page.document("entries")?,
             None => return Err(Fault::broken(DOING, "the page of a key is missing")),
         };
         let found = entries.into_iter().find(|entry| entry.key == key.as_str());
-        let found = found.ok_or_else(|| Fault::broken(DOING, "a key is not on its page"))?;
-        found.into_entry().map(Some)
+        found.ok_or_else(|| Fault::broken(DOING, "a key is not on its page"))?.into_entry()
     }
 }
 

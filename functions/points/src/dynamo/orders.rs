@@ -62,7 +62,7 @@ impl Accounts {
     /// Archives after a transaction, which does not return the account.
     async fn archive_after(&self, user: &UserId, now: Timestamp) {
         let archived = match self.account(user).await {
-            Ok(account) => self.archive(user, &account, now).await,
+            Ok(account) => self.archive(user, &account, now).await.map(drop),
             Err(fault) => Err(fault),
         };
         warn_if_not(archived);
