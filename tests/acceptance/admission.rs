@@ -2,7 +2,9 @@
 
 use crate::on_cloud;
 use serde_json::json;
-use tests::cloud::{Cloud, Sale, Terms, User, code, eventually, text};
+use std::time::Duration;
+use tests::cloud::{Cloud, Sale, Terms, User, after, code, eventually, eventually_after, text};
+use tests::functions::Functions;
 
 async fn set(cloud: &'static Cloud, sale: &Sale, opens_at: &str, rate: u32, active: u32) {
     let path = format!("/admin/concerts/{}/admission", sale.concert);
@@ -254,5 +256,47 @@ fn a_sale_spends_the_place_in_line() {
         let spent = fan.reserve(&sale, &token, &["A-1-2"]).await;
         assert_eq!((spent.status.as_u16(), code(&spent).as_str()), (403, "queue_token_not_active"));
         fan.hold(&sale, &["A-1-2"]).await;
+    });
+}
+
+#[test]
+fn no_more_are_inside_than_the_operator_allows_and_who_leaves_makes_room() {
+    on_cloud(async |cloud| {
+        let sale = cloud.sale(Terms::default()).await;
+        let path = format!("/admin/concerts/{}/admission", sale.concert);
+        let body = json!({"opens_at": PAST, "rate_per_minute": 60_000, "active_seconds": 600, "max_active": 2});
+        let answer = cloud.operator().put(&path, &body).await;
+        assert_eq!((answer.status.as_u16(), &answer.json()["max_active"]), (200, &json!(2)), "{}", answer.text());
+        let mut fans = Vec::new();
+        for _ in 0..4 {
+            let fan = cloud.user("fan");
+            let token = fan.join(&sale).await;
+            fans.push((fan, token));
+        }
+        // The schedule begins a run every minute; this one does not wait for it.
+        let info = cloud.stack.info();
+        let run = tokio::spawn(async { Functions::of(info).invoke(&info.functions["admit-places"], "{}").await });
+        let inside = async || {
+            let mut inside = Vec::new();
+            for (index, (fan, token)) in fans.iter().enumerate() {
+                if status(fan, token).await["status"] == "active" {
+                    inside.push(index);
+                }
+            }
+            assert!(inside.len() <= 2, "{inside:?} are inside");
+            after(Duration::from_millis(500)).await;
+            inside
+        };
+        let takes = Duration::from_secs(20);
+        eventually_after("two are inside", takes, async || (inside().await == [0, 1]).then_some(())).await;
+        let (seat, other) = (["A-1-1"], ["A-1-2"]);
+        assert_eq!(fans[0].0.reserve(&sale, &fans[0].1, &seat).await.status, 201);
+        assert_eq!(code(&fans[2].0.reserve(&sale, &fans[2].1, &other).await), "queue_token_not_active");
+        let left = fans[1].0.delete(&format!("/concerts/{}/queue-tokens", sale.concert)).await;
+        assert_eq!(left.status, 204, "{}", left.text());
+        eventually_after("the next is inside", takes, async || (inside().await == [0, 2]).then_some(())).await;
+        assert_eq!(fans[2].0.reserve(&sale, &fans[2].1, &other).await.status, 201);
+        let (answer, failed) = run.await.unwrap();
+        assert!(!failed, "{answer}");
     });
 }

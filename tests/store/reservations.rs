@@ -380,7 +380,7 @@ async fn a_sale_leaves_the_place_that_its_buyer_took_since_as_it_is() {
 #[tokio::test]
 async fn a_pause_of_admission_is_in_force_for_the_very_next_request() {
     let bench = Bench::on_sale(8).await;
-    let pause = PlanChange { opens_at: NOW, rate_per_minute: 0, active_seconds: 600 };
+    let pause = PlanChange { opens_at: NOW, rate_per_minute: 0, active_seconds: 600, max_active: None };
     let paused = plan().changed(0, NOW, pause).unwrap();
     bench.reservations.keep_plan(&concert(), &paused).await.unwrap();
     // The next who joins: earlier turns have come.

@@ -19,7 +19,7 @@ use ::reservations::handlers::confirm_reservation;
 use ::reservations::handlers::release_reservation;
 use ::reservations::usecases::write_reservations::write_reservations;
 use ::waiting_room::clients::Enforcer;
-use ::waiting_room::domain::DefaultAdmission;
+use ::waiting_room::domain::{DefaultAdmission, plan_change};
 use ::waiting_room::handlers as waiting_room;
 use ::waiting_room::handlers::expire_queue_token;
 use ::waiting_room::handlers::restore_queue_token;
@@ -211,6 +211,28 @@ async fn a_new_place_is_three_writes_the_same_again_a_read_and_a_status_check_no
     for _ in 0..15 {
         waiting_room::check_queue_status(&status, check()).await.unwrap();
     }
+    assert_eq!(bench.proxy.actions(), Vec::<String>::new());
+}
+
+#[tokio::test]
+async fn a_cap_costs_those_who_join_and_ask_nothing() {
+    let bench = Bench::start().await;
+    let lines = bench.lines();
+    let change = plan_change(NOW, 600, 600, Some(5)).unwrap();
+    let plan = DefaultAdmission::Open.plan(NOW).changed(0, NOW, change).unwrap();
+    lines.open(&concert(), plan).await.unwrap();
+    let join = joining(lines);
+    let ask = |user| Ask::at(NOW).user(user).path("concert_id", "concert").call();
+    waiting_room::join_queue(&join, ask("alice")).await.unwrap();
+    bench.proxy.forget();
+    let reply = waiting_room::join_queue(&join, ask("bob")).await.unwrap();
+    assert_eq!(bench.proxy.actions(), ["UpdateItem", "UpdateItem", "UpdateItem"]);
+    let token = reply.body.unwrap()["token"].as_str().unwrap().to_owned();
+    let status = checking(bench.lines());
+    let check = || Ask::at(NOW).user("bob").header("queue-token", &token).call();
+    waiting_room::check_queue_status(&status, check()).await.unwrap();
+    bench.proxy.forget();
+    waiting_room::check_queue_status(&status, check()).await.unwrap();
     assert_eq!(bench.proxy.actions(), Vec::<String>::new());
 }
 

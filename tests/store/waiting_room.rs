@@ -17,9 +17,10 @@ use ::waiting_room::handlers::{
     AdmissionDeps, JoinDeps, LeaveDeps, StatusDeps, check_queue_status, expire_queue_tokens, join_queue, leave_queue,
     set_admission,
 };
-use ::waiting_room::ports::{ApplyPlan, Count, EndVisit, IssuePlace, OpenLine, ReadUse, SpendPlace};
+use ::waiting_room::ports::{ApplyPlan, Clock, Count, EndVisit, IssuePlace, OpenLine, ReadUse, SpendPlace};
+use ::waiting_room::usecases::admit_places::{Pace, admit_places};
 use ::waiting_room::usecases::open_waiting_room::Opening;
-use contracts::admission::{AdmissionPlan, MAX_SEGMENTS, QueueTokenClaims};
+use contracts::admission::{AdmissionPlan, MAX_SEGMENTS, QueueTokenClaims, Standing};
 use contracts::events::Event;
 use contracts::saga::Done;
 use contracts::steps::OpenWaitingRoom;
@@ -29,7 +30,7 @@ use kit::queue::Message;
 use kit::{Call, Fault, Problem, Reply};
 use serde_json::{Value, json};
 use std::collections::BTreeSet;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 use tests::calls::{Ask, queue_tokens, users};
 use tests::fixture::{NOW, concert, payment, saga_of, schedule, step, user};
@@ -536,7 +537,7 @@ async fn a_plan_that_has_changed_too_often_is_not_changed_but_can_be_paused_and_
     let mut asked = NOW;
     for round in 1..MAX_SEGMENTS as u32 {
         asked = asked.plus_seconds(60);
-        let change = plan_change(NOW, i64::from(60 + round % 2), 86_400).unwrap();
+        let change = plan_change(NOW, i64::from(60 + round % 2), 86_400, None).unwrap();
         plan = plan.changed(0, asked, change).unwrap();
     }
     bench.lines().open(&concert(), plan).await.unwrap();
@@ -671,4 +672,178 @@ async fn a_changed_plan_is_published_with_the_change_and_what_is_in_force_alread
     assert_eq!(published().await, ["OUTBOX#concert.2.admission.changed"]);
     let version = enforced(&bench).await.version;
     assert_eq!(version, 2);
+}
+
+// ---------------------------------------------------------------- a cap on how many are inside
+
+/// A time that passes when somebody waits.
+struct Passing(Mutex<Timestamp>);
+
+impl Clock for Passing {
+    fn now(&self) -> Timestamp {
+        *self.0.lock().unwrap()
+    }
+
+    async fn wait_until(&self, at: Timestamp) {
+        let mut now = self.0.lock().unwrap();
+        *now = at.max(*now);
+    }
+}
+
+/// Lets in for so long from `now` on.
+async fn admit(bench: &Bench, now: Timestamp, run_millis: i64) -> Result<(), Fault> {
+    let clock = Passing(Mutex::new(now));
+    let pace = Pace { lead_millis: PLAN_LEAD_MILLIS, run_millis };
+    admit_places(&bench.lines(), &Enforced(bench.reservations.clone()), &clock, pace).await
+}
+
+async fn cap(bench: &Bench, now: Timestamp, max_active: Value) -> Result<Reply, Problem> {
+    let body = json!({"opens_at": NOW.rfc3339(), "rate_per_minute": 6_000, "active_seconds": 600,
+        "max_active": max_active});
+    let ask = Ask::at(now).operator("op").path("concert_id", "concert").json(body);
+    set_admission(&admission(bench), ask.call()).await
+}
+
+/// So many users, and their tokens.
+async fn joined(bench: &Bench, users: &[String], now: Timestamp) -> Vec<String> {
+    let mut tokens = Vec::new();
+    for user in users {
+        let reply = join(bench, Ask::at(now).user(user)).await.unwrap();
+        tokens.push(of_body(&reply, "token").as_str().unwrap().to_owned());
+    }
+    tokens
+}
+
+/// Who of the users is inside, as the status says; reservations says the same.
+async fn inside(bench: &Bench, users: &[String], tokens: &[String], now: Timestamp) -> Vec<usize> {
+    let plan = enforced(bench).await;
+    let mut inside = Vec::new();
+    for (index, (user, token)) in users.iter().zip(tokens).enumerate() {
+        let status = status_of(bench, user, token, now).await["status"].clone();
+        let claims = claims_of(user, token);
+        let standing = plan.standing(claims.position, claims.turn(), claims.issued_at, now);
+        let is_active = matches!(standing, Standing::Active { .. });
+        assert!(status == "used" || is_active == (status == "active"), "{user}: {status}, {standing:?}");
+        if status == "active" {
+            inside.push(index + 1);
+        }
+    }
+    inside
+}
+
+fn fans(count: usize) -> Vec<String> {
+    (1..=count).map(|number| format!("fan{number}")).collect()
+}
+
+#[tokio::test]
+async fn no_more_are_inside_than_the_operator_allows_and_who_pays_or_leaves_makes_room() {
+    let bench = with_line(1).await;
+    let reply = cap(&bench, NOW, json!(2)).await.unwrap();
+    assert_eq!(of_body(&reply, "max_active"), 2);
+    let users = fans(6);
+    let tokens = joined(&bench, &users, NOW.plus_seconds(1)).await;
+    let at = |seconds| NOW.plus_seconds(seconds);
+    assert_eq!(inside(&bench, &users, &tokens, at(2)).await, Vec::<usize>::new());
+    admit(&bench, at(20), 54_000).await.unwrap();
+    assert_eq!(inside(&bench, &users, &tokens, at(80)).await, [1, 2]);
+    bench.lines().spend(&concert(), 2, &payment("p1")).await.unwrap();
+    admit(&bench, at(80), 0).await.unwrap();
+    assert_eq!(inside(&bench, &users, &tokens, at(81)).await, [1], "not before every process knows");
+    assert_eq!(inside(&bench, &users, &tokens, at(82)).await, [1, 3]);
+    leave(&bench, "fan1", at(83)).await.unwrap();
+    leave(&bench, "fan4", at(83)).await.unwrap();
+    admit(&bench, at(84), 20_000).await.unwrap();
+    assert_eq!(inside(&bench, &users, &tokens, at(106)).await, [3, 5], "who gave up while waiting takes no room");
+    // When their time is over, the next enters.
+    admit(&bench, at(700), 54_000).await.unwrap();
+    assert_eq!(inside(&bench, &users, &tokens, at(756)).await, [6]);
+    // Asking again with the same values changes nothing; lifting the cap does.
+    let version = enforced(&bench).await.version;
+    cap(&bench, at(760), json!(2)).await.unwrap();
+    assert_eq!(enforced(&bench).await.version, version);
+    let reply = cap(&bench, at(761), Value::Null).await.unwrap();
+    assert_eq!(of_body(&reply, "max_active"), Value::Null);
+}
+
+#[tokio::test]
+async fn a_cap_puts_nobody_out_and_counts_those_who_are_inside() {
+    let bench = with_line(1).await;
+    let users = fans(5);
+    let at = |seconds| NOW.plus_seconds(seconds);
+    bench.reservations.keep_plan(&concert(), &DefaultAdmission::Open.plan(NOW)).await.unwrap();
+    let mut tokens = joined(&bench, &users[..3], NOW).await;
+    assert_eq!(inside(&bench, &users[..3], &tokens, at(1)).await, [1, 2, 3]);
+    let reply = cap(&bench, at(2), json!(2)).await.unwrap();
+    assert_eq!((of_body(&reply, "admitted"), of_body(&reply, "issued")), (json!(3), json!(3)));
+    tokens.extend(joined(&bench, &users[3..], at(3)).await);
+    admit(&bench, at(20), 54_000).await.unwrap();
+    assert_eq!(inside(&bench, &users, &tokens, at(80)).await, [1, 2, 3]);
+    bench.lines().spend(&concert(), 1, &payment("p1")).await.unwrap();
+    admit(&bench, at(80), 54_000).await.unwrap();
+    assert_eq!(inside(&bench, &users, &tokens, at(140)).await, [2, 3], "two are as many as may be");
+    bench.lines().spend(&concert(), 2, &payment("p2")).await.unwrap();
+    admit(&bench, at(140), 54_000).await.unwrap();
+    let within = inside(&bench, &users, &tokens, at(200)).await;
+    assert_eq!(within, [3, 4], "{:?}", enforced(&bench).await);
+}
+
+#[tokio::test]
+async fn a_change_of_the_cap_says_who_made_it() {
+    let bench = with_line(1).await;
+    cap(&bench, NOW.plus_seconds(1), json!(7)).await.unwrap();
+    let row = bench.engine.item("waiting-room", "OUTBOX#concert.2.admission.changed", "OUTBOX").await.unwrap();
+    let event: Value = row.document("event").unwrap();
+    assert_eq!(
+        (event["data"]["actor"].as_str(), &event["data"]["plan"]["gate"]["max_active"]),
+        (Some("op"), &json!(7))
+    );
+    for wrong in [json!(0), json!(-1), json!(1_000_001), json!("7"), json!(1.5)] {
+        let refused = cap(&bench, NOW.plus_seconds(2), wrong.clone()).await.unwrap_err();
+        assert_eq!((refused.status.as_u16(), refused.code), (400, "invalid_request"), "{wrong}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn two_runs_at_once_let_in_no_more_than_one() {
+    let bench = Arc::new(with_line(1).await);
+    cap(&bench, NOW, json!(3)).await.unwrap();
+    let users = fans(10);
+    let tokens = joined(&bench, &users, NOW.plus_seconds(1)).await;
+    let runs = (0..4).map(|_| {
+        let bench = Arc::clone(&bench);
+        async move { admit(&bench, NOW.plus_seconds(60), 20_000).await }
+    });
+    for run in runs.collect::<JoinSet<_>>().join_all().await {
+        run.unwrap();
+    }
+    assert_eq!(inside(&bench, &users, &tokens, NOW.plus_seconds(82)).await, [1, 2, 3]);
+}
+
+#[tokio::test]
+async fn a_wave_that_reservations_did_not_get_is_brought_there_by_the_next_look() {
+    let bench = with_line(1).await;
+    cap(&bench, NOW, json!(2)).await.unwrap();
+    let users = fans(3);
+    let tokens = joined(&bench, &users, NOW.plus_seconds(1)).await;
+    bench.proxy.inject(Rule::on("PutItem").containing("ADMISSION"), Fate::Failed);
+    admit(&bench, NOW.plus_seconds(60), 0).await.unwrap_err();
+    bench.proxy.heal();
+    admit(&bench, NOW.plus_seconds(61), 0).await.unwrap();
+    assert_eq!(inside(&bench, &users, &tokens, NOW.plus_seconds(63)).await, [1, 2]);
+}
+
+#[tokio::test]
+async fn nobody_waits_for_ever_behind_a_gap_between_counters() {
+    let bench = with_line(4).await;
+    let lines = sharded(&bench, 4);
+    issue(&lines, NOW).await;
+    bench.proxy.inject(Rule::on("UpdateItem").containing("issued").times(3), Fate::Throttled);
+    issue(&lines, NOW).await;
+    bench.proxy.heal();
+    cap(&bench, NOW, json!(50)).await.unwrap();
+    let users = fans(10);
+    let tokens = joined(&bench, &users, NOW.plus_seconds(5)).await;
+    admit(&bench, NOW.plus_seconds(60), 54_000).await.unwrap();
+    let all: Vec<usize> = (1..=10).collect();
+    assert_eq!(inside(&bench, &users, &tokens, NOW.plus_seconds(120)).await, all);
 }

@@ -8,7 +8,10 @@
 //! next user joins ([`AdmissionPlan::lapsed_by`]), so turns still to come are somebody's, except those of places that were
 //! given up or lost.
 
+mod gate;
+
 use crate::{ConcertId, Timestamp, UserId};
+pub use gate::{Before, Gate, Given, MARGIN_MILLIS, MAX_WAVES, Wave};
 use serde::{Deserialize, Serialize};
 
 /// The most segments of a plan. Segments that are over are dropped with every change. A change that would need more is
@@ -104,6 +107,9 @@ pub struct AdmissionPlan {
     /// When the last change takes effect; the epoch before the first.
     #[serde(default)]
     pub changed_at: Timestamp,
+    /// Where an operator has set a cap once: it lets in whom the segments have not, and those are paused.
+    #[serde(default)]
+    pub gate: Option<Gate>,
 }
 
 /// The standing of a queue token at a given time.
@@ -130,12 +136,26 @@ pub enum Standing {
     },
 }
 
+impl Standing {
+    /// The standing at `now` of a place that enters at `active_at`.
+    fn window(active_at: Timestamp, active_seconds: u32, now: Timestamp) -> Self {
+        let expires_at = active_at.plus_seconds(i64::from(active_seconds));
+        if now < active_at {
+            Self::Waiting { active_at: Some(active_at) }
+        } else if now < expires_at {
+            Self::Active { active_at, expires_at }
+        } else {
+            Self::Expired { active_at, expires_at }
+        }
+    }
+}
+
 impl AdmissionPlan {
     /// A plan whose first turn comes at `opens_at`.
     pub fn opening(opens_at: Timestamp, rate_per_minute: u32, active_seconds: u32) -> Self {
         let (from_time, since) = (opens_at, Timestamp::default());
         let first = Segment { from_position: 1, from_time, rate_per_minute, active_seconds, waited_ppm: WHOLE, since };
-        Self { version: 1, opens_at, segments: vec![first], changed_at: Timestamp::default() }
+        Self { version: 1, opens_at, segments: vec![first], changed_at: Timestamp::default(), gate: None }
     }
 
     fn segment_of(&self, turn: u64) -> Option<&Segment> {
@@ -147,23 +167,22 @@ impl AdmissionPlan {
         self.segment_of(turn)?.comes_at(turn)
     }
 
-    /// The standing at `now` of a place of `turn`, given out at `issued_at`.
+    /// The standing at `now` of a place, given out at `issued_at`.
     ///
     /// Its time starts when the plan admits the turn, or when the place was given out if that is later: one that
-    /// was due before a user took it must not be expired from the start.
-    pub fn standing(&self, turn: u64, issued_at: Timestamp, now: Timestamp) -> Standing {
+    /// was due before a user took it must not be expired from the start. Whom the segments had not let in when a gate
+    /// began, that one does.
+    pub fn standing(&self, position: u64, turn: u64, issued_at: Timestamp, now: Timestamp) -> Standing {
         let Some(segment) = self.segment_of(turn) else {
             return Standing::Expired { active_at: issued_at, expires_at: issued_at };
         };
-        let Some(enters_at) = segment.comes_at(turn) else { return Standing::Waiting { active_at: None } };
-        let active_at = enters_at.max(issued_at);
-        let expires_at = active_at.plus_seconds(i64::from(segment.active_seconds));
-        if now < active_at {
-            Standing::Waiting { active_at: Some(active_at) }
-        } else if now < expires_at {
-            Standing::Active { active_at, expires_at }
-        } else {
-            Standing::Expired { active_at, expires_at }
+        let active_at = segment.comes_at(turn).map(|comes_at| comes_at.max(issued_at));
+        match (&self.gate, active_at) {
+            (Some(gate), active_at) if active_at.is_none_or(|active_at| active_at > gate.since) => {
+                gate.standing(position, issued_at, now)
+            }
+            (_, None) => Standing::Waiting { active_at: None },
+            (_, Some(active_at)) => Standing::window(active_at, segment.active_seconds, now),
         }
     }
 
@@ -175,9 +194,31 @@ impl AdmissionPlan {
         self.segments.iter().zip(next).filter_map(last_of).max().unwrap_or(0).max(first.from_position - 1)
     }
 
+    /// The last turn that is inside, or was, by `now`: by the segments, or let in by the gate behind those.
+    pub fn come_by(&self, now: Timestamp) -> u64 {
+        self.admitted_by(now).saturating_add(self.gate.as_ref().map_or(0, |gate| gate.let_in_by(now)))
+    }
+
     /// How many turns before `turn` have not come yet at `now`.
     pub fn ahead_of(&self, turn: u64, now: Timestamp) -> u64 {
-        turn.saturating_sub(1).saturating_sub(self.admitted_by(now))
+        turn.saturating_sub(1).saturating_sub(self.come_by(now))
+    }
+
+    /// At which rate the line moves, in turns a minute.
+    pub fn rate_per_minute(&self) -> u32 {
+        let last = self.segments.last().map_or(0, |last| last.rate_per_minute);
+        self.gate.as_ref().map_or(last, |gate| gate.rate_per_minute)
+    }
+
+    /// How long who is admitted from now on stays active, in seconds.
+    pub fn active_seconds(&self) -> u32 {
+        let last = self.segments.last().map_or(0, |last| last.active_seconds);
+        self.gate.as_ref().map_or(last, |gate| gate.active_seconds)
+    }
+
+    /// How many may be inside at once.
+    pub fn max_active(&self) -> Option<u32> {
+        self.gate.as_ref().and_then(|gate| gate.max_active)
     }
 
     /// The last turn that is no longer given out at `now`: those that came more than [`BURST_SECONDS`] ago, and those of
@@ -215,9 +256,20 @@ impl AdmissionPlan {
     /// Turns that have come by then stay as they are. The next one takes along what it has waited of its interval, so
     /// that repeated changes neither admit anybody nor make anybody wait anew. Where so many turns went by `unused`, as
     /// many come at once, at most [`BURST_SECONDS`]' worth.
+    ///
+    /// From the first change with a cap on, the segments are paused, and a [`Gate`] lets in at the rate.
     pub fn changed(&self, unused: u64, at: Timestamp, change: PlanChange) -> Option<Self> {
         let since = self.changed_at.max(at);
-        let PlanChange { opens_at, rate_per_minute, active_seconds } = change;
+        let PlanChange { opens_at, rate_per_minute, active_seconds, max_active } = change;
+        if let Some(gate) = &self.gate {
+            let gate = Some(gate.changed(since, change));
+            return Some(Self { version: self.version + 1, opens_at, changed_at: since, gate, ..self.clone() });
+        }
+        if max_active.is_some() {
+            let paused = self.changed(0, at, PlanChange { rate_per_minute: 0, max_active: None, ..change })?;
+            let waited_ppm = paused.segments.last().map_or(WHOLE, |last| last.waited_ppm);
+            return Some(Self { gate: Some(Gate::beginning(since, waited_ppm, change)), ..paused });
+        }
         let from_position = self.admitted_by(since) + 1;
         let from_time = opens_at.max(since);
         let mut segment =
@@ -233,7 +285,7 @@ impl AdmissionPlan {
             self.segments.iter().filter(|old| old.from_position < from_position).cloned().collect();
         segments.push(segment);
         let segments = self.without_over(segments, since);
-        let plan = Self { version: self.version + 1, opens_at, segments, changed_at: since };
+        let plan = Self { version: self.version + 1, opens_at, segments, changed_at: since, gate: None };
         // A pause, and its end, have room of their own.
         let resumes = self.segments.last().is_some_and(|last| last.rate_per_minute == 0);
         let most = if rate_per_minute == 0 || resumes { MAX_SEGMENTS + PAUSES } else { MAX_SEGMENTS };
@@ -258,6 +310,8 @@ pub struct PlanChange {
     pub rate_per_minute: u32,
     /// How long an admitted place stays active, in seconds.
     pub active_seconds: u32,
+    /// How many may be inside at once; `None` for as many as the rate admits.
+    pub max_active: Option<u32>,
 }
 
 /// The claims of a queue token (a JWT signed by waiting-room, HS256, `kid` in the header).
@@ -341,21 +395,25 @@ mod tests {
     fn a_token_is_waiting_then_active_then_expired() {
         let plan = AdmissionPlan::opening(OPEN, 60, 300);
         let issued = at(-10);
-        assert_eq!(plan.standing(11, issued, at(9)), Standing::Waiting { active_at: Some(at(10)) });
-        assert_eq!(plan.standing(11, issued, at(10)), Standing::Active { active_at: at(10), expires_at: at(310) });
-        assert_eq!(plan.standing(11, issued, at(310)), Standing::Expired { active_at: at(10), expires_at: at(310) });
+        assert_eq!(plan.standing(11, 11, issued, at(9)), Standing::Waiting { active_at: Some(at(10)) });
+        assert_eq!(plan.standing(11, 11, issued, at(10)), Standing::Active { active_at: at(10), expires_at: at(310) });
+        assert_eq!(
+            plan.standing(11, 11, issued, at(310)),
+            Standing::Expired { active_at: at(10), expires_at: at(310) }
+        );
     }
 
     #[test]
     fn a_late_join_gets_the_whole_active_window_from_then() {
         let plan = AdmissionPlan::opening(OPEN, 6000, 300);
         let issued = at(3600);
-        assert_eq!(plan.standing(5, issued, issued), Standing::Active { active_at: issued, expires_at: at(3900) });
+        assert_eq!(plan.standing(5, 5, issued, issued), Standing::Active { active_at: issued, expires_at: at(3900) });
     }
 
     /// The plan after a change while people wait.
     fn changed(plan: &AdmissionPlan, at: Timestamp, rate_per_minute: u32) -> AdmissionPlan {
-        plan.changed(0, at, PlanChange { opens_at: OPEN, rate_per_minute, active_seconds: 300 }).unwrap()
+        plan.changed(0, at, PlanChange { opens_at: OPEN, rate_per_minute, active_seconds: 300, max_active: None })
+            .unwrap()
     }
 
     #[test]
@@ -363,7 +421,7 @@ mod tests {
         let plan = AdmissionPlan::opening(OPEN, 60, 300);
         let paused = changed(&plan, at(10), 0);
         assert_eq!(paused.enters_at(11), Some(at(10)), "admitted at the moment of the pause");
-        assert_eq!(paused.standing(12, OPEN, at(1000)), Standing::Waiting { active_at: None });
+        assert_eq!(paused.standing(12, 12, OPEN, at(1000)), Standing::Waiting { active_at: None });
         assert_eq!(paused.admitted_by(at(1000)), 11);
         let resumed = changed(&paused, at(100), 60);
         assert_eq!(resumed.enters_at(12), Some(at(101)));
@@ -376,8 +434,8 @@ mod tests {
         let plan = AdmissionPlan::opening(OPEN, 6000, 300);
         let paused = changed(&plan, at(60), 0);
         let next = paused.lapsed_by(at(61)) + 1;
-        assert_eq!(paused.standing(next, at(61), at(62)), Standing::Waiting { active_at: None });
-        assert!(matches!(paused.standing(2, OPEN, at(62)), Standing::Active { .. }));
+        assert_eq!(paused.standing(next, next, at(61), at(62)), Standing::Waiting { active_at: None });
+        assert!(matches!(paused.standing(2, 2, OPEN, at(62)), Standing::Active { .. }));
     }
 
     #[test]
@@ -412,7 +470,7 @@ mod tests {
     #[test]
     fn opening_later_moves_all_turns_while_none_is_admitted() {
         let plan = AdmissionPlan::opening(at(100), 60, 300);
-        let change = PlanChange { opens_at: at(200), rate_per_minute: 60, active_seconds: 300 };
+        let change = PlanChange { opens_at: at(200), rate_per_minute: 60, active_seconds: 300, max_active: None };
         let later = plan.changed(0, at(10), change).unwrap();
         assert_eq!(later.enters_at(1), Some(at(200)));
         assert_eq!(later.segments.len(), 1);
@@ -423,7 +481,7 @@ mod tests {
         let plan = changed(&changed(&AdmissionPlan::opening(OPEN, 60, 3), at(-1), 0), at(100), 60);
         for turn in 1..=5 {
             let due = at(100 + turn as i64 - 1);
-            assert!(matches!(plan.standing(turn, at(-10), due), Standing::Active { .. }), "{turn}");
+            assert!(matches!(plan.standing(turn, turn, at(-10), due), Standing::Active { .. }), "{turn}");
         }
         assert_eq!(plan.admitted_by(at(100)), 1, "the pause is not made up for by a rush");
     }
@@ -437,7 +495,7 @@ mod tests {
         assert_eq!(inside.count(), 6, "a minute's worth");
         assert_eq!(plan.enters_at(first + 6), Some(at(610)), "the others at the rate");
         // The same where the operator opens the empty line then, ten minutes in the past.
-        let change = PlanChange { opens_at: OPEN, rate_per_minute: 6, active_seconds: 300 };
+        let change = PlanChange { opens_at: OPEN, rate_per_minute: 6, active_seconds: 300, max_active: None };
         let opened = AdmissionPlan::opening(OPEN, 0, 300).changed(61, at(600), change).unwrap();
         let inside = (1..=50).filter(|turn| opened.enters_at(*turn).is_some_and(|enters| enters <= at(600)));
         assert_eq!(inside.count(), 6);
@@ -448,13 +506,14 @@ mod tests {
     fn nobody_enters_before_an_opening_that_was_postponed_whatever_went_by_unused() {
         let tomorrow = at(86_400);
         for (rate, unused) in [(600, 3_540_000), (600, 0), (0, 3_540_000)] {
-            let change = PlanChange { opens_at: tomorrow, rate_per_minute: rate, active_seconds: 600 };
+            let change =
+                PlanChange { opens_at: tomorrow, rate_per_minute: rate, active_seconds: 600, max_active: None };
             let later = AdmissionPlan::opening(OPEN, 60_000, 600).changed(unused, at(3_600), change).unwrap();
             let paused = changed(&later, at(3_700), 0);
             for (plan, now) in [(&later, at(3_601)), (&paused.changed(0, at(3_800), change).unwrap(), at(3_801))] {
                 let next = plan.lapsed_by(now) + 1;
                 for turn in [next, next + 1, next + 700] {
-                    assert!(matches!(plan.standing(turn, now, now), Standing::Waiting { .. }), "{rate} {turn}");
+                    assert!(matches!(plan.standing(turn, turn, now, now), Standing::Waiting { .. }), "{rate} {turn}");
                 }
             }
         }
@@ -465,7 +524,12 @@ mod tests {
         let mut plan = AdmissionPlan::opening(OPEN, 600, 600);
         for (second, unused) in [(600, 20), (603, 0), (606, 5)] {
             let before = plan.admitted_by(at(second));
-            let change = PlanChange { opens_at: OPEN, rate_per_minute: 600 - second as u32 % 2, active_seconds: 600 };
+            let change = PlanChange {
+                opens_at: OPEN,
+                rate_per_minute: 600 - second as u32 % 2,
+                active_seconds: 600,
+                max_active: None,
+            };
             plan = plan.changed(unused, at(second), change).unwrap();
             assert_eq!(plan.admitted_by(at(second)), before + unused, "{second}");
         }
@@ -483,11 +547,12 @@ mod tests {
     fn changes_of_the_rate_expel_no_user() {
         let mut plan = AdmissionPlan::opening(OPEN, 60, 600);
         for round in 1..=60_u32 {
-            let change = PlanChange { opens_at: OPEN, rate_per_minute: 60 + round, active_seconds: 5 };
+            let change =
+                PlanChange { opens_at: OPEN, rate_per_minute: 60 + round, active_seconds: 5, max_active: None };
             plan = plan.changed(0, at(i64::from(round) * 10), change).unwrap();
         }
-        assert!(matches!(plan.standing(1, OPEN, at(599)), Standing::Active { .. }));
-        assert!(matches!(plan.standing(30, OPEN, at(599)), Standing::Expired { .. }), "nor let in again");
+        assert!(matches!(plan.standing(1, 1, OPEN, at(599)), Standing::Active { .. }));
+        assert!(matches!(plan.standing(30, 30, OPEN, at(599)), Standing::Expired { .. }), "nor let in again");
         assert!(plan.segments.len() <= 5, "{}", plan.segments.len());
     }
 
@@ -495,11 +560,11 @@ mod tests {
     fn a_plan_that_would_grow_too_long_is_not_changed() {
         let mut plan = AdmissionPlan::opening(OPEN, 60, 86_400);
         for round in 1..MAX_SEGMENTS as i64 {
-            let change = PlanChange { opens_at: OPEN, rate_per_minute: 60, active_seconds: 86_400 };
+            let change = PlanChange { opens_at: OPEN, rate_per_minute: 60, active_seconds: 86_400, max_active: None };
             plan = plan.changed(0, at(round * 60), change).unwrap();
         }
         assert_eq!(plan.segments.len(), MAX_SEGMENTS);
-        let change = PlanChange { opens_at: OPEN, rate_per_minute: 1, active_seconds: 1 };
+        let change = PlanChange { opens_at: OPEN, rate_per_minute: 1, active_seconds: 1, max_active: None };
         assert_eq!(plan.changed(0, at(20_000), change), None);
         for pause in 0..PAUSES as i64 / 2 {
             let from = at(20_000 + 2 * pause);

@@ -320,8 +320,9 @@ pub fn decide_hold(
         return Err(Refusal::WrongConcert);
     }
     let plan = plan.ok_or(Refusal::TokenNotActive)?;
+    let token = &request.token;
     let Standing::Active { expires_at, .. } =
-        plan.standing(request.token.turn(), request.token.issued_at, request.asked_at)
+        plan.standing(token.position, token.turn(), token.issued_at, request.asked_at)
     else {
         return Err(Refusal::TokenNotActive);
     };

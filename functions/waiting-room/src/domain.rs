@@ -1,7 +1,7 @@
 //! Places in line, their status, and changes of the admission plan.
 
 use contracts::admission::{
-    AdmissionPlan, PlanChange, QUEUE_TOKEN_ISSUER, QUEUE_TOKEN_LIFE_SECONDS, QueueTokenClaims, Standing,
+    AdmissionPlan, Before, Given, PlanChange, QUEUE_TOKEN_ISSUER, QUEUE_TOKEN_LIFE_SECONDS, QueueTokenClaims, Standing,
 };
 use contracts::{ConcertId, Invalid, Timestamp, UserId};
 use std::collections::HashMap;
@@ -13,6 +13,8 @@ pub const MAX_SHARDS: u32 = 64;
 pub const MAX_RATE_PER_MINUTE: u32 = 1_000_000;
 /// The longest time inside, in seconds: a day.
 pub const MAX_ACTIVE_SECONDS: i64 = 86_400;
+/// The highest cap on how many are inside at once.
+pub const MAX_MAX_ACTIVE: i64 = 1_000_000;
 /// How many positions share one page of used places.
 pub const PAGE_POSITIONS: u64 = 128;
 /// How long a request may take from claiming a place to being given one, in milliseconds. After that another may claim.
@@ -131,16 +133,23 @@ impl FromStr for EnforcedBy {
 }
 
 /// Parses an operator's change of the plan.
-pub fn plan_change(opens_at: Timestamp, rate_per_minute: i64, active_seconds: i64) -> Result<PlanChange, Invalid> {
+pub fn plan_change(
+    opens_at: Timestamp,
+    rate_per_minute: i64,
+    active_seconds: i64,
+    max_active: Option<i64>,
+) -> Result<PlanChange, Invalid> {
     let within = |value: i64, least: i64, most: i64, wrong: Invalid| {
         u32::try_from(value).ok().filter(|_| (least..=most).contains(&value)).ok_or(wrong)
     };
     let rate = Invalid::new("rate_per_minute", "must be 0 to 1000000");
     let active = Invalid::new("active_seconds", "must be 1 to 86400");
+    let cap = Invalid::new("max_active", "must be 1 to 1000000");
     Ok(PlanChange {
         opens_at,
         rate_per_minute: within(rate_per_minute, 0, MAX_RATE_PER_MINUTE.into(), rate)?,
         active_seconds: within(active_seconds, 1, MAX_ACTIVE_SECONDS, active)?,
+        max_active: max_active.map(|most| within(most, 1, MAX_MAX_ACTIVE, cap)).transpose()?,
     })
 }
 
@@ -233,7 +242,7 @@ impl Place {
             active_at: Some(active_at),
             expires_at: Some(expires_at),
         };
-        match plan.standing(turn, issued_at, now) {
+        match plan.standing(position, turn, issued_at, now) {
             Standing::Active { active_at, expires_at } => calm(Status::Active, active_at, expires_at),
             Standing::Expired { active_at, expires_at } => calm(Status::Expired, active_at, expires_at),
             Standing::Waiting { active_at } => Self {
@@ -282,7 +291,7 @@ impl Place {
 
 /// When the active window of a place that enters at `entry` ends.
 fn end_of(plan: &AdmissionPlan, issued: &Issued, entry: Timestamp) -> Option<Timestamp> {
-    match plan.standing(issued.turn, issued.issued_at, entry) {
+    match plan.standing(issued.position, issued.turn, issued.issued_at, entry) {
         Standing::Active { expires_at, .. } | Standing::Expired { expires_at, .. } => Some(expires_at),
         Standing::Waiting { .. } => None,
     }
@@ -393,6 +402,47 @@ impl CounterSet {
         let shards = u64::from(self.shards.get());
         lapsed.saturating_sub(self.after_turn).saturating_sub(u64::from(shard)).div_ceil(shards)
     }
+
+    /// The last position of so many places of a counter.
+    fn last_position(&self, shard: u32, issued: u64) -> u64 {
+        match issued {
+            0 => self.after_position,
+            issued => self.after_position.saturating_add(self.shards.position(shard, issued)),
+        }
+    }
+
+    /// What a gate has to know of what the counters have given out, where so many `turns` had come when it began.
+    pub fn given(&self, counters: &[Counted], turns: u64) -> Given {
+        let shards = || (0_u32..).zip(counters);
+        let next = shards().map(|(shard, counter)| self.last_position(shard, counter.issued.saturating_add(1)));
+        let position = next.min().map_or(self.after_position, |next| next.saturating_sub(1));
+        let waiting_before = self.after_turn.saturating_sub(turns);
+        if waiting_before > 0 {
+            let before = self.after_position.saturating_sub(waiting_before);
+            return Given { position, before: Before { position: before, apart: 0 } };
+        }
+        let come = shards().map(|(shard, counter)| {
+            let to_come = counter.turn.saturating_sub(self.lapsed_of(shard, turns));
+            self.last_position(shard, counter.issued.saturating_sub(to_come))
+        });
+        let last = come.clone().max().unwrap_or(self.after_position);
+        // Each counter may have given out one more than another of what came in the same time.
+        let more = if counters.len() > 1 { counters.len() as u64 } else { 0 };
+        let all = come.min().unwrap_or(self.after_position).saturating_sub(more);
+        Given { position, before: Before { position: all, apart: last - all } }
+    }
+
+    /// How many places each counter lacks before the highest position that is given out.
+    pub fn gaps(&self, counters: &[Counted]) -> Vec<(u32, u64)> {
+        let shards = || (0_u32..).zip(counters);
+        let highest = shards().map(|(shard, counter)| self.last_position(shard, counter.issued)).max().unwrap_or(0);
+        let lacks = |shard| {
+            let behind = highest.saturating_sub(self.after_position).saturating_sub(u64::from(shard));
+            behind.div_ceil(u64::from(self.shards.get()))
+        };
+        let gaps = shards().map(|(shard, counter)| (shard, lacks(shard).saturating_sub(counter.issued)));
+        gaps.filter(|(_, gap)| *gap > 0).collect()
+    }
 }
 
 /// A line's plan, and how far the line is at least.
@@ -416,12 +466,12 @@ pub struct Crowd {
 impl Planned {
     /// Those who wait at `now`, the holder of `turn` among them.
     pub fn crowd(&self, turn: u64, now: Timestamp) -> Crowd {
-        let segments = &self.plan.segments;
-        let moving = segments.iter().rev().map(|segment| segment.rate_per_minute).find(|rate| *rate > 0);
+        let segments = self.plan.segments.iter().rev().map(|segment| segment.rate_per_minute);
+        let moving = [self.plan.rate_per_minute()].into_iter().chain(segments).find(|rate| *rate > 0);
         Crowd {
-            waiting: self.last_turn.max(turn).saturating_sub(self.plan.admitted_by(now)),
+            waiting: self.last_turn.max(turn).saturating_sub(self.plan.come_by(now)),
             rate_per_minute: moving.unwrap_or(MAX_RATE_PER_MINUTE),
-            active_seconds: segments.last().map_or(0, |last| last.active_seconds),
+            active_seconds: self.plan.active_seconds(),
         }
     }
 }
@@ -441,7 +491,7 @@ pub struct Counted {
 impl Counted {
     /// How many of the places are admitted at `at`.
     pub fn admitted(&self, plan: &AdmissionPlan, at: Timestamp) -> u64 {
-        self.issued.saturating_sub(self.turn.saturating_sub(plan.admitted_by(at)))
+        self.issued.saturating_sub(self.turn.saturating_sub(plan.come_by(at)))
     }
 }
 
@@ -462,8 +512,13 @@ pub fn changed(
     at: Timestamp,
     change: PlanChange,
 ) -> Result<AdmissionPlan, NotChanged> {
-    let last = plan.segments.last().map(|last| (last.rate_per_minute, last.active_seconds));
-    if plan.opens_at == change.opens_at && last == Some((change.rate_per_minute, change.active_seconds)) {
+    let in_force = PlanChange {
+        opens_at: plan.opens_at,
+        rate_per_minute: plan.rate_per_minute(),
+        active_seconds: plan.active_seconds(),
+        max_active: plan.max_active(),
+    };
+    if change == in_force {
         return Err(NotChanged::InForce);
     }
     let unused = match counted {
@@ -507,7 +562,7 @@ mod tests {
     use super::*;
     use crate::dynamo::{FRESH_MILLIS, PLAN_LEAD_MILLIS};
     use proptest::prelude::*;
-    use std::collections::HashSet;
+    use std::collections::{BTreeSet, HashSet};
 
     const OPEN: Timestamp = Timestamp::from_millis(1_000_000);
 
@@ -516,7 +571,7 @@ mod tests {
     }
 
     fn change(rate_per_minute: u32) -> PlanChange {
-        PlanChange { opens_at: OPEN, rate_per_minute, active_seconds: 300 }
+        PlanChange { opens_at: OPEN, rate_per_minute, active_seconds: 300, max_active: None }
     }
 
     #[test]
@@ -569,11 +624,11 @@ mod tests {
         for (rate, active) in
             [(-1, 300), (i64::from(MAX_RATE_PER_MINUTE) + 1, 300), (60, 0), (60, MAX_ACTIVE_SECONDS + 1)]
         {
-            assert!(plan_change(OPEN, rate, active).is_err(), "{rate} {active}");
+            assert!(plan_change(OPEN, rate, active, None).is_err(), "{rate} {active}");
         }
-        assert!(plan_change(OPEN, i64::MAX, i64::MIN).is_err());
-        assert!(plan_change(OPEN, 0, 1).is_ok());
-        assert!(plan_change(OPEN, MAX_RATE_PER_MINUTE.into(), MAX_ACTIVE_SECONDS).is_ok());
+        assert!(plan_change(OPEN, i64::MAX, i64::MIN, None).is_err());
+        assert!(plan_change(OPEN, 0, 1, None).is_ok());
+        assert!(plan_change(OPEN, MAX_RATE_PER_MINUTE.into(), MAX_ACTIVE_SECONDS, Some(MAX_MAX_ACTIVE)).is_ok());
     }
 
     #[test]
@@ -733,6 +788,23 @@ mod tests {
     }
 
     #[test]
+    fn what_several_counters_gave_out_is_known_up_to_the_first_gap() {
+        let set = CounterSet { number: 1, shards: ShardCount::new(3).unwrap(), after_position: 10, after_turn: 20 };
+        let counters = [(3, 3), (1, 1), (2, 2)].map(|(issued, turn)| Counted { issued, turn });
+        // Positions 11, 14, 17; 12; 13, 16.
+        assert_eq!(set.given(&counters, 20).position, 14);
+        assert_eq!(set.gaps(&counters), [(1, 1)]);
+        let level = [(3, 3), (2, 2), (2, 2)].map(|(issued, turn)| Counted { issued, turn });
+        assert_eq!((set.given(&level, 20).position, set.gaps(&level)), (17, vec![]));
+        // Turns 21 to 24 had come: positions 11 to 14.
+        let before = set.given(&level, 24).before;
+        assert!(before.position <= 12 && before.position + before.apart == 14, "{before:?}");
+        assert_eq!(set.given(&level, 15).before, Before { position: 5, apart: 0 }, "five of the first set waited");
+        let one = CounterSet::FIRST.given(&[Counted { issued: 7, turn: 9 }], 4);
+        assert_eq!(one, Given { position: 7, before: Before { position: 2, apart: 0 } });
+    }
+
+    #[test]
     fn repeating_a_change_changes_nothing() {
         let before = AdmissionPlan::opening(OPEN, 60, 300);
         let after = changed(&before, None, at(10), change(6)).unwrap();
@@ -755,16 +827,26 @@ mod tests {
         Join { stale_millis: i64 },
         /// A user who joined checks, likewise.
         Check { who: usize, stale_millis: i64 },
-        /// An operator changes the rate, by a clock that is off.
-        Change { rate: u32, off_millis: i64 },
+        /// An operator changes the rate and the cap, by a clock that is off.
+        Change { rate: u32, cap: Option<u32>, off_millis: i64 },
+        /// Somebody looks at the gate, by a clock that is off.
+        Look { off_millis: i64 },
+        /// A user pays or leaves.
+        Use { who: usize },
     }
 
     fn happening() -> impl Strategy<Value = (i64, Happens)> {
         let what = prop_oneof![
             4 => (0..FRESH_MILLIS).prop_map(|stale_millis| Happens::Join { stale_millis }),
             4 => (any::<usize>(), 0..FRESH_MILLIS).prop_map(|(who, stale_millis)| Happens::Check { who, stale_millis }),
-            1 => (prop::sample::select(vec![0_u32, 1, 6, 60, 600, 6_000]), -300..300_i64)
-                .prop_map(|(rate, off_millis)| Happens::Change { rate, off_millis }),
+            1 => (
+                prop::sample::select(vec![0_u32, 1, 6, 60, 600, 6_000]),
+                prop::sample::select(vec![None, None, Some(1), Some(3), Some(20)]),
+                -300..300_i64,
+            )
+                .prop_map(|(rate, cap, off_millis)| Happens::Change { rate, cap, off_millis }),
+            4 => (-300..300_i64).prop_map(|off_millis| Happens::Look { off_millis }),
+            1 => any::<usize>().prop_map(|who| Happens::Use { who }),
         ];
         (prop_oneof![0..50_i64, 0..2_000_i64, 0..90_000_i64], what)
     }
@@ -777,6 +859,7 @@ mod tests {
         inside_until: Vec<Option<Timestamp>>,
         turns: Vec<u64>,
         counters: CounterSet,
+        used: BTreeSet<u64>,
     }
 
     impl Scene {
@@ -792,6 +875,36 @@ mod tests {
             if place.status == Status::Active {
                 self.inside_until[who] = place.expires_at;
             }
+            Ok(())
+        }
+
+        /// How many are inside, as their holders see it.
+        fn inside(&self, plan: &AdmissionPlan, now: Timestamp) -> u64 {
+            let places = self.places.iter().filter(|place| !self.used.contains(&place.position));
+            places.filter(|place| Place::by_plan(plan, place, now).status == Status::Active).count() as u64
+        }
+
+        /// One look at the gate. Nobody enters by it where as many are inside as may be.
+        fn look(&mut self, now: Timestamp, clock: Timestamp) -> Result<(), TestCaseError> {
+            let plan = self.plans.last().unwrap().1.clone();
+            let Some(gate) = &plan.gate else { return Ok(()) };
+            let shards = self.counters.shards.get() as usize;
+            let issued = |shard: usize| (self.places.len() + shards - 1 - shard) / shards;
+            let counted: Vec<Counted> = self
+                .turns
+                .iter()
+                .enumerate()
+                .map(|(shard, turn)| Counted { issued: issued(shard) as u64, turn: *turn })
+                .collect();
+            let given = self.counters.given(&counted, plan.admitted_by(gate.since));
+            prop_assert_eq!(given.position, self.places.len() as u64);
+            let at = clock.plus_millis(PLAN_LEAD_MILLIS);
+            let Some(next) = plan.next_wave(given, &self.used, clock, at) else { return Ok(()) };
+            let at = next.gate.as_ref().unwrap().waves.last().unwrap().at;
+            let (before, after) = (self.inside(&plan, at), self.inside(&next, at));
+            let most = gate.max_active.map_or(u64::MAX, u64::from);
+            prop_assert!(after <= most.max(before), "{after} are inside, {most} may be, {before} were");
+            self.plans.push((now, next));
             Ok(())
         }
 
@@ -811,10 +924,15 @@ mod tests {
                 Happens::Check { who, stale_millis } if !self.places.is_empty() => {
                     self.tell(who % self.places.len(), now, stale_millis)
                 }
-                Happens::Check { .. } => Ok(()),
-                Happens::Change { rate, off_millis } => {
+                Happens::Use { who } if !self.places.is_empty() => {
+                    self.used.insert(self.places[who % self.places.len()].position);
+                    Ok(())
+                }
+                Happens::Check { .. } | Happens::Use { .. } => Ok(()),
+                Happens::Look { off_millis } => self.look(now, now.plus_millis(off_millis)),
+                Happens::Change { rate, cap, off_millis } => {
                     let (clock, read) = (now.plus_millis(off_millis), self.plans.last().unwrap().1.clone());
-                    let change = change(rate);
+                    let change = PlanChange { max_active: cap, ..change(rate) };
                     let at = clock.plus_millis(PLAN_LEAD_MILLIS);
                     let turn = self.places.iter().map(|place| place.turn).max().unwrap_or(0);
                     let counted = Counted { issued: self.places.len() as u64, turn };
@@ -843,11 +961,24 @@ mod tests {
                 inside_until: Vec::new(),
                 turns: vec![0; shards as usize],
                 counters,
+                used: BTreeSet::new(),
             };
             let mut now = OPEN;
             for (after, what) in happenings {
                 now = now.plus_millis(after);
                 scene.happen(now, what)?;
+            }
+            if scene.plans.last().unwrap().1.gate.is_some() {
+                // And all who wait are let in, once they may.
+                let change = Happens::Change { rate: 1_000_000, cap: None, off_millis: 0 };
+                scene.happen(now, change)?;
+                for second in [20, 30] {
+                    scene.happen(now.plus_seconds(second), Happens::Look { off_millis: 0 })?;
+                }
+                let plan = &scene.plans.last().unwrap().1;
+                let waits = |place: &&Issued| Place::by_plan(plan, place, now.plus_seconds(40)).status == Status::Waiting;
+                prop_assert_eq!(scene.places.iter().find(waits), None);
+                return Ok(());
             }
             // And everybody who waits has a turn that comes, one after the other, once nothing changes any more.
             let plan = changed(&scene.plans.last().unwrap().1, None, now.plus_seconds(3), change(60_000));

@@ -8,6 +8,7 @@
 //! | counter k of set e > 0 | `CONCERT#<concert>#<e>#<k>` | `COUNTER#<k>` | `issued`, `turn`, `stripe` |
 //! | a user's place | `USER#<user>` | `LINE#<concert>` | `claim` (the request that has it), `claimed_at`, `position`, `turn`, `issued_at` once it was given out, `given_up` (places given up), `left_at` (when the last was), `lost` (requests that died between being given a place and keeping it, at most), `ttl` |
 //! | page of used places | `CONCERT#<concert>#USED#<position / 128>` | `USED#<position / 128>` | `used` (set of `<position>:<payment>`, or `<position>:left`), `undone` (set of payments) |
+//! | line with a gate | `GATES` | `LINE#<concert>` | |
 //! | outbox row | `OUTBOX#<event>` | `OUTBOX` | see [`kit::outbox`] |
 //!
 //! Lines that an earlier release opened have their plan in the first counter until it is changed, and counter k > 0 under
@@ -18,6 +19,7 @@
 //! throttled counter cannot keep a pause from being set.
 
 mod counters;
+mod gates;
 mod places;
 
 use crate::domain::{Planned, ShardCount, Spent, forgettable, page_of};
@@ -352,6 +354,9 @@ impl ReplacePlan for Lines {
         let (subject, correlation) = (concert.as_str(), change.correlation_id);
         let event = outbox::event_with_id(id, SOURCE, subject, correlation, body, change.now)?;
         transaction.add(outbox::row(&self.table, &event, subject)?)?;
+        if plan.gate.is_some() {
+            transaction.add(self.gated_line(concert))?;
+        }
         Ok(transaction.commit().await?.is_ok())
     }
 }

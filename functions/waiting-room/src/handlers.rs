@@ -3,9 +3,11 @@
 use crate::activity::{self, Kind};
 use crate::domain::{CALM_POLL_MILLIS, CheckBudget, CheckLimit, Place, Spent, plan_change};
 use crate::ports::{
-    ApplyPlan, Backoff, ClaimPlace, Clock, Count, EndVisit, GiveUpPlace, IssuePlace, NoteTurn, OpenLine, Publish,
-    ReadPlan, ReadPlanNow, ReadUse, ReplacePlan, RestorePlace, SpendPlace,
+    ApplyPlan, Backoff, ClaimPlace, Clock, Count, CountEach, EndVisit, FillGap, FindGated, GiveUpPlace, IssuePlace,
+    NoteTurn, OpenLine, Publish, ReadPlan, ReadPlanNow, ReadUse, ReadUsed, ReplacePlan, RestorePlace, SpendPlace,
+    WriteWave,
 };
+use crate::usecases::admit_places::{self, Pace};
 use crate::usecases::check_queue_status::{self, StatusError};
 use crate::usecases::join_queue::{self, JoinError, JoinQueue};
 use crate::usecases::leave_queue::{self, LeaveError};
@@ -206,6 +208,8 @@ struct AdmissionBody {
     opens_at: Timestamp,
     rate_per_minute: i64,
     active_seconds: i64,
+    #[serde(default)]
+    max_active: Option<i64>,
 }
 
 #[derive(Debug, Serialize)]
@@ -216,6 +220,7 @@ struct AdmissionSetBody {
     opens_at: Timestamp,
     rate_per_minute: u32,
     active_seconds: u32,
+    max_active: Option<u32>,
     admitted: Option<u64>,
     issued: Option<u64>,
 }
@@ -244,7 +249,7 @@ pub async fn set_admission(
     let operator = deps.users.operator(&call)?;
     let concert: ConcertId = call.path_id("concert_id")?;
     let body: AdmissionBody = call.json()?;
-    let change = plan_change(body.opens_at, body.rate_per_minute, body.active_seconds)?;
+    let change = plan_change(body.opens_at, body.rate_per_minute, body.active_seconds, body.max_active)?;
     let ask = SetAdmission {
         concert: concert.clone(),
         change,
@@ -260,6 +265,7 @@ pub async fn set_admission(
         opens_at: change.opens_at,
         rate_per_minute: change.rate_per_minute,
         active_seconds: change.active_seconds,
+        max_active: change.max_active,
         admitted: admission.admitted,
         issued: admission.issued,
     })
@@ -276,6 +282,24 @@ impl From<SetAdmissionError> for Problem {
             SetAdmissionError::Fault(fault) => fault.into(),
         }
     }
+}
+
+/// The dependencies of letting in under a cap.
+#[derive(Debug)]
+pub struct GateDeps<L, R> {
+    pub line: L,
+    /// The context that enforces the plan.
+    pub reservations: R,
+    pub pace: Pace,
+}
+
+/// Every minute, for almost a minute: lets places in where an operator has set a cap.
+pub async fn admit_places<L>(deps: &GateDeps<L, impl ApplyPlan>, now: Timestamp) -> Result<(), Fault>
+where
+    L: FindGated + ReadPlanNow + CountEach + ReadUsed + WriteWave + FillGap + GiveUpPlace,
+{
+    let clock = CallClock { called_at: now, begun: Instant::now() };
+    admit_places::admit_places(&deps.line, &deps.reservations, &clock, deps.pace).await
 }
 
 /// Publishes the log lines of joins and status checks after the fact (R17). If the bus rejects any, the batch is

@@ -7,7 +7,8 @@ use std::sync::Mutex;
 use waiting_room::clients::Enforcer;
 use waiting_room::domain::{CheckBudget, DefaultAdmission, EnforcedBy, ShardCount};
 use waiting_room::dynamo::{Lines, PLAN_LEAD_MILLIS};
-use waiting_room::handlers::{self, AdmissionDeps, JoinDeps, LeaveDeps, StatusDeps};
+use waiting_room::handlers::{self, AdmissionDeps, GateDeps, JoinDeps, LeaveDeps, StatusDeps};
+use waiting_room::usecases::admit_places::{Pace, RUN_MILLIS};
 use waiting_room::usecases::open_waiting_room::Opening;
 
 #[tokio::main(flavor = "current_thread")]
@@ -30,6 +31,7 @@ async fn main() -> MainResult {
         // The logs of joining and checking
         "report-queue-activity" => boot.logs(boot.bus()?, handlers::report_queue_activity).await,
         // Every minute
+        "admit-places" => boot.schedule(gates(&boot, line)?, handlers::admit_places).await,
         "sweep-waiting-room-outbox" => boot.schedule(boot.relay("waiting-room")?, Relay::sweep_all).await,
         // The table's stream
         "relay-waiting-room" => boot.stream(boot.relay("waiting-room")?, Relay::relay_now).await,
@@ -58,6 +60,11 @@ fn checking(boot: &Boot, line: Lines) -> Result<StatusDeps<Lines>, BadSetting> {
 fn admission(boot: &Boot, line: Lines) -> Result<AdmissionDeps<Lines, Enforcer>, BadSetting> {
     let reservations = enforcer(boot, "APPLY_ADMISSION_FUNCTION")?;
     Ok(AdmissionDeps { line, reservations, users: boot.user_tokens()?, lead_millis: PLAN_LEAD_MILLIS })
+}
+
+fn gates(boot: &Boot, line: Lines) -> Result<GateDeps<Lines, Enforcer>, BadSetting> {
+    let reservations = enforcer(boot, "APPLY_ADMISSION_FUNCTION")?;
+    Ok(GateDeps { line, reservations, pace: Pace { lead_millis: PLAN_LEAD_MILLIS, run_millis: RUN_MILLIS } })
 }
 
 fn leaving(boot: &Boot, line: Lines) -> Result<LeaveDeps<Lines, Enforcer>, BadSetting> {

@@ -1,10 +1,11 @@
 //! The ports of the waiting room, one narrow trait per capability.
 
-use crate::domain::{Counted, Issued, PlaceRow, Planned, Spent};
+use crate::domain::{Counted, CounterSet, Issued, PlaceRow, Planned, Spent};
 use contracts::admission::AdmissionPlan;
 use contracts::events::Event;
 use contracts::{ConcertId, PaymentId, Timestamp, UserId};
 use kit::Fault;
+use std::collections::BTreeSet;
 
 /// Gives out places.
 pub trait IssuePlace: Send + Sync {
@@ -141,6 +142,54 @@ pub trait ReadPlanNow: Send + Sync {
 pub trait Count: Send + Sync {
     /// What the line has given out; `None` without a line.
     fn count(&self, concert: &ConcertId) -> impl Future<Output = Result<Option<Counted>, Fault>> + Send;
+}
+
+/// Counts a line counter by counter.
+pub trait CountEach: Send + Sync {
+    /// The counters that the line has, and what each has given out; `None` without a line.
+    fn count_each(
+        &self,
+        concert: &ConcertId,
+    ) -> impl Future<Output = Result<Option<(CounterSet, Vec<Counted>)>, Fault>> + Send;
+}
+
+/// Gives out places that are nobody's, where one counter is behind the others.
+pub trait FillGap: Send + Sync {
+    /// The next place of a counter; `None` if the line no longer has it.
+    fn fill_gap(
+        &self,
+        concert: &ConcertId,
+        set: &CounterSet,
+        shard: u32,
+        now: Timestamp,
+    ) -> impl Future<Output = Result<Option<Issued>, Fault>> + Send;
+}
+
+/// Finds the lines that have a gate.
+pub trait FindGated: Send + Sync {
+    /// Their concerts.
+    fn gated(&self) -> impl Future<Output = Result<Vec<ConcertId>, Fault>> + Send;
+}
+
+/// Reads which places are used.
+pub trait ReadUsed: Send + Sync {
+    /// The used places of pages that have some of these ranges: each a first position and the last.
+    fn used_of(
+        &self,
+        concert: &ConcertId,
+        ranges: &[(u64, u64)],
+    ) -> impl Future<Output = Result<BTreeSet<u64>, Fault>> + Send;
+}
+
+/// Writes a wave of a gate.
+pub trait WriteWave: Send + Sync {
+    /// Replaces the plan of a version by one with a wave more. Returns whether the plan still was of that version.
+    fn write_wave(
+        &self,
+        concert: &ConcertId,
+        read: u64,
+        plan: &AdmissionPlan,
+    ) -> impl Future<Output = Result<bool, Fault>> + Send;
 }
 
 /// Reads whether a place is used.

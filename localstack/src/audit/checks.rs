@@ -396,7 +396,7 @@ impl<'a> Audit<'a> {
         // Of a place that its user has no more, the turn is not known.
         let place = line.places.get(&reservation.user).and_then(|found| found.place);
         let turn = place.filter(|(found, _)| *found == position).map(|(_, turn)| turn);
-        if let Some(why) = turn.and_then(|turn| lines::out_of_turn(plan, turn, made)) {
+        if let Some(why) = turn.and_then(|turn| lines::out_of_turn(plan, (position, turn), made)) {
             self.found(Invariant::I7, format!("{who} was made at {made} with place {position}, {why}"));
         }
     }

@@ -688,6 +688,10 @@ fn waiting_room_item(item: &Item, snapshot: &mut Snapshot) -> Result<(), Fault> 
         line(snapshot, concert)?.plan = Some(plan);
         return Ok(());
     }
+    if let ("GATES", Some(concert)) = (pk, sk.strip_prefix("LINE#")) {
+        line(snapshot, concert)?.is_gated = true;
+        return Ok(());
+    }
     if let (Some(user), Some(concert)) = (pk.strip_prefix("USER#"), sk.strip_prefix("LINE#")) {
         return place_item(item, user, concert, snapshot);
     }

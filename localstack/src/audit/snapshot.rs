@@ -255,6 +255,8 @@ pub struct Line {
     pub plan: Option<AdmissionPlan>,
     /// Which counters it has now.
     pub stripe: Option<Stripe>,
+    /// Whether it is listed among those with a gate.
+    pub is_gated: bool,
     /// The counters, by stripe and shard.
     pub counters: BTreeMap<(u64, u32), Counter>,
     /// The places, by user.

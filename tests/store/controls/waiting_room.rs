@@ -7,7 +7,7 @@ use ::waiting_room::dynamo::Lines;
 use ::waiting_room::handlers::join_queue;
 use ::waiting_room::ports::{
     Changed, ClaimPlace, Claimed, IssuePlace, NoteTurn, OpenLine, ReadPlan, ReadPlanNow, ReadUse, ReplacePlan,
-    RestorePlace, SpendPlace,
+    RestorePlace, SpendPlace, WriteWave,
 };
 use contracts::admission::AdmissionPlan;
 use kit::dynamo::{Item, Read, s};
@@ -231,6 +231,15 @@ controls! {
         let next = AdmissionPlan { version: read.version + 1, ..read.clone() };
         assert!(lines.replace_plan(&concert(), read.version, &next, &CHANGE).await.unwrap());
         lines.replace_plan(&concert(), read.version, &next, &CHANGE).await.unwrap()
+    }
+
+    of_two_waves_at_once_none_is_lost: "waiting-room/write_wave"
+    guards "plan_version = :read", |bench| {
+        let lines = opened(bench).await;
+        let read = lines.plan_now(&concert()).await.unwrap().unwrap();
+        let next = AdmissionPlan { version: read.version + 1, ..read.clone() };
+        assert!(lines.write_wave(&concert(), read.version, &next).await.unwrap());
+        lines.write_wave(&concert(), read.version, &next).await.unwrap()
     }
 
     how_far_a_line_is_only_rises: "waiting-room/note_turn"

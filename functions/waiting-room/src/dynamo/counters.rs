@@ -6,7 +6,7 @@
 
 use super::{Lines, locked};
 use crate::domain::{BUSY_PER_SECOND, Counted, CounterSet, Issued, ShardCount};
-use crate::ports::{Count, IssuePlace};
+use crate::ports::{Count, CountEach, FillGap, IssuePlace};
 use aws_sdk_dynamodb::error::SdkError;
 use aws_sdk_dynamodb::operation::update_item::UpdateItemError;
 use aws_sdk_dynamodb::operation::update_item::builders::UpdateItemFluentBuilder;
@@ -270,22 +270,54 @@ impl IssuePlace for Lines {
 
 impl Count for Lines {
     async fn count(&self, concert: &ConcertId) -> Result<Option<Counted>, Fault> {
-        const DOING: &str = "counting a line";
-        let Some(first) = self.get(DOING, vec![counter_key(concert, 0, 0)], true).await?.pop() else { return Ok(None) };
-        let mut counted = counted(&first)?;
-        let set = if first.contains_key("turn") { set_of(&first)? } else { CounterSet::of_before(shards_of(&first)?) };
-        if set.shards > ShardCount::ONE {
-            counted = Counted { issued: set.after_position, turn: set.after_turn };
-            let keys = (0..set.shards.get()).map(|shard| counter_key(concert, set.number, shard));
-            for counter in self.get(DOING, keys.collect(), true).await? {
-                let shard = counter.text(SK)?.strip_prefix("COUNTER#").and_then(|shard| shard.parse().ok());
-                let shard = shard.ok_or_else(|| Fault::broken(DOING, "a counter has no number"))?;
-                let of = self::counted(&counter)?;
-                counted.issued += of.issued;
-                counted.turn = counted.turn.max(if of.turn == 0 { 0 } else { set.turn(shard, of.turn) });
-            }
+        let Some((set, counters)) = self.count_each(concert).await? else { return Ok(None) };
+        if set.shards == ShardCount::ONE && set.number == 0 {
+            return Ok(counters.into_iter().next());
+        }
+        let mut counted = Counted { issued: set.after_position, turn: set.after_turn };
+        for (shard, of) in (0_u32..).zip(counters) {
+            counted.issued += of.issued;
+            counted.turn = counted.turn.max(if of.turn == 0 { 0 } else { set.turn(shard, of.turn) });
         }
         Ok(Some(counted))
+    }
+}
+
+impl CountEach for Lines {
+    async fn count_each(&self, concert: &ConcertId) -> Result<Option<(CounterSet, Vec<Counted>)>, Fault> {
+        const DOING: &str = "counting a line";
+        let Some(first) = self.get(DOING, vec![counter_key(concert, 0, 0)], true).await?.pop() else { return Ok(None) };
+        let set = if first.contains_key("turn") { set_of(&first)? } else { CounterSet::of_before(shards_of(&first)?) };
+        if set.shards == ShardCount::ONE && set.number == 0 {
+            return Ok(Some((set, vec![counted(&first)?])));
+        }
+        let keys = (0..set.shards.get()).map(|shard| counter_key(concert, set.number, shard));
+        let mut counters = vec![Counted::default(); set.shards.get() as usize];
+        for counter in self.get(DOING, keys.collect(), true).await? {
+            let shard = counter.text(SK)?.strip_prefix("COUNTER#").and_then(|shard| shard.parse::<usize>().ok());
+            let counter = counted(&counter)?;
+            let known = shard.and_then(|shard| counters.get_mut(shard));
+            *known.ok_or_else(|| Fault::broken(DOING, "a counter has no number"))? = counter;
+        }
+        Ok(Some((set, counters)))
+    }
+}
+
+impl FillGap for Lines {
+    async fn fill_gap(
+        &self,
+        concert: &ConcertId,
+        set: &CounterSet,
+        shard: u32,
+        now: Timestamp,
+    ) -> Result<Option<Issued>, Fault> {
+        match self.count_one(concert, set, shard, 0).send().await {
+            Ok(written) => {
+                let Counted { issued, turn } = counted(&written.attributes.unwrap_or_default())?;
+                Ok(Some(set.issued(shard, issued, turn, now)))
+            }
+            Err(error) => found(error).map(|_| None),
+        }
     }
 }
 

@@ -36,7 +36,7 @@ pub async fn leave_queue(
     let planned = line.plan(concert, None, now).await?.ok_or(LeaveError::UnknownConcert)?;
     let Some(row) = line.find_place(user, concert).await? else { return Ok(()) };
     let Some(place) = row.place else { return Ok(()) };
-    let most = match planned.plan.standing(place.turn, place.issued_at, now) {
+    let most = match planned.plan.standing(place.position, place.turn, place.issued_at, now) {
         Standing::Expired { .. } => return Ok(()),
         Standing::Waiting { .. } => MAX_GIVEN_UP_WAITING,
         Standing::Active { .. } => MAX_GIVEN_UP,

@@ -83,6 +83,8 @@ pub async fn set_admission(
                 if !line.replace_plan(&ask.concert, read.version, &plan, &change).await? {
                     continue;
                 }
+                let (concert, actor, version) = (ask.concert.as_str(), ask.actor.as_str(), plan.version);
+                tracing::info!(concert, actor, version, change = ?ask.change, "an operator changed the plan");
                 plan
             }
         };

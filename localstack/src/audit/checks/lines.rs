@@ -54,6 +54,9 @@ impl Audit<'_> {
             let both = format!("plan {plan:?}, reservations enforces {enforced:?}");
             self.found(Invariant::I7, format!("the waiting room of {concert} has {both}"));
         }
+        if !line.is_gated && line.plan.as_ref().is_some_and(|plan| plan.gate.is_some()) {
+            self.found(Invariant::I7, format!("the gate of {concert} is not listed, so nobody is let in"));
+        }
         for (position, payment) in &line.used {
             if let Some(payment) = payment
                 && !self.snapshot.payments.contains_key(payment)
@@ -67,7 +70,8 @@ impl Audit<'_> {
     /// Turns that are nobody's cost those behind them time. There are as many as places were given up or lost by requests
     /// that died, and, where a line has several counters, as far as those are apart.
     fn turns(&mut self, concert: &ConcertId, line: &Line) {
-        let Some(plan) = &line.plan else { return };
+        // Behind a gate turns count nothing any more.
+        let Some(plan) = line.plan.as_ref().filter(|plan| plan.gate.is_none()) else { return };
         let admitted = plan.admitted_by(self.snapshot.now);
         let mut turns: BTreeMap<u64, Vec<&UserId>> = BTreeMap::new();
         for (user, found) in &line.places {
@@ -95,7 +99,19 @@ impl Audit<'_> {
 ///
 /// A change of the plan never takes an admission back, so the plan in force answers for all times since the segment of
 /// the turn. Before that, another plan may have been in force (or in flight to reservations), which is not recorded.
-pub(super) fn out_of_turn(plan: &AdmissionPlan, turn: u64, made: Timestamp) -> Option<String> {
+pub(super) fn out_of_turn(plan: &AdmissionPlan, place: (u64, u64), made: Timestamp) -> Option<String> {
+    let (position, turn) = place;
+    let by_segments = plan.enters_at(turn);
+    if let Some(gate) = plan.gate.as_ref().filter(|gate| by_segments.is_none_or(|entry| entry > gate.since)) {
+        // Steps whose places are over are forgotten.
+        let let_in = gate.waves.iter().find(|wave| position <= wave.last_position);
+        return match let_in {
+            _ if position <= gate.over_position => None,
+            Some(wave) if wave.at <= made.plus_millis(CLOCKS_APART_MILLIS) => None,
+            Some(wave) => Some(format!("which was let in at {}", wave.at)),
+            None => Some("which was not let in".to_owned()),
+        };
+    }
     let segment = plan.segments.iter().rev().find(|segment| segment.from_position <= turn)?;
     if plan.version > 1 && made < segment.from_time.plus_millis(CLOCKS_APART_MILLIS) {
         return None;

@@ -783,12 +783,37 @@ fn a_change_of_the_plan_after_a_reservation_is_no_finding_about_it() {
     let mut snapshot = sane();
     snapshot.reservations.remove(&res("ivan"));
     let plan = line(&mut snapshot).plan.as_mut().unwrap();
-    let pause = PlanChange { opens_at: OPENS, rate_per_minute: 0, active_seconds: 600 };
+    let pause = PlanChange { opens_at: OPENS, rate_per_minute: 0, active_seconds: 600, max_active: None };
     // Made at 500 s, in a position that was admitted by then; paused at 499 s.
     *plan = plan.changed(0, OPENS.plus_seconds(499), pause).unwrap();
     snapshot.enforced_plans.insert(concert(), 2);
     happened(&mut snapshot, "c.2.admission.changed".into());
     assert_eq!(check(&snapshot, &Tolerances::default()), []);
+}
+
+/// The plan after a cap was set.
+fn capped(snapshot: &mut Snapshot, at: Timestamp) -> &mut Line {
+    snapshot.enforced_plans.insert(concert(), 2);
+    let line = line(snapshot);
+    let cap = PlanChange { opens_at: OPENS, rate_per_minute: 6_000, active_seconds: 600, max_active: Some(5) };
+    line.plan = line.plan.as_ref().unwrap().changed(0, at, cap);
+    line.is_gated = true;
+    line
+}
+
+#[test]
+fn a_cap_that_was_set_later_is_no_finding_about_those_who_were_inside() {
+    let mut snapshot = sane();
+    capped(&mut snapshot, NOW);
+    assert_eq!(check(&snapshot, &Tolerances::default()), []);
+}
+
+#[test]
+fn i7_a_gate_that_nobody_looks_at_and_a_place_that_it_did_not_let_in_are_found() {
+    breaks(Invariant::I7, "is not listed", |snapshot| capped(snapshot, NOW).is_gated = false);
+    breaks(Invariant::I7, "which was not let in", |snapshot| {
+        capped(snapshot, OPENS.plus_seconds(-60));
+    });
 }
 
 #[test]

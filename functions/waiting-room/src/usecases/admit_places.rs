@@ -1,0 +1,130 @@
+//! Lets places in where an operator has set a cap: every few seconds somebody counts who is inside.
+
+use crate::domain::{Counted, CounterSet};
+use crate::ports::{ApplyPlan, Clock, CountEach, FillGap, FindGated, GiveUpPlace, ReadPlanNow, ReadUsed, WriteWave};
+use contracts::ConcertId;
+use futures_util::future::join_all;
+use kit::Fault;
+use std::collections::HashMap;
+
+/// How often gates are looked at, in milliseconds.
+const EVERY_MILLIS: i64 = 5_000;
+/// For how long one run does that, in milliseconds. The next begins a minute after it began.
+pub const RUN_MILLIS: i64 = 54_000;
+
+/// How it is with a line, as this run saw it last.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+struct Seen {
+    /// The version of the plan that reservations has.
+    applied: u64,
+    /// The position behind which one was not given out yet, if others behind it were.
+    gap_after: Option<u64>,
+}
+
+/// How it goes on.
+#[derive(Debug, Clone, Copy)]
+pub struct Pace {
+    /// How much later than it is counted a wave enters, so that every process knows of it by then, in milliseconds.
+    pub lead_millis: i64,
+    /// For how long it looks every few seconds, in milliseconds; once with 0.
+    pub run_millis: i64,
+}
+
+/// Lets in who may enter, line by line, every [`EVERY_MILLIS`]. A line that cannot be served delays
+/// no other, and is told at the end.
+pub async fn admit_places<L>(
+    line: &L,
+    reservations: &impl ApplyPlan,
+    clock: &impl Clock,
+    pace: Pace,
+) -> Result<(), Fault>
+where
+    L: FindGated + ReadPlanNow + CountEach + ReadUsed + WriteWave + FillGap + GiveUpPlace,
+{
+    let ends_at = clock.now().plus_millis(pace.run_millis);
+    let mut seen: HashMap<ConcertId, Seen> = HashMap::new();
+    let mut last_fault = None;
+    loop {
+        let next = clock.now().plus_millis(EVERY_MILLIS);
+        let gated = line.gated().await?;
+        let lines = gated.into_iter().map(|concert| {
+            let before = seen.get(&concert).copied().unwrap_or_default();
+            async move {
+                let after = admit(line, reservations, clock, pace.lead_millis, &concert, before).await;
+                (concert, after)
+            }
+        });
+        let lines = join_all(lines).await;
+        if lines.is_empty() || next >= ends_at {
+            last_fault = lines.into_iter().filter_map(|(_, after)| after.err()).next_back().or(last_fault);
+            return last_fault.map_or(Ok(()), Err);
+        }
+        for (concert, after) in lines {
+            match after {
+                Ok(after) => drop(seen.insert(concert, after)),
+                Err(fault) => {
+                    tracing::warn!(concert = concert.as_str(), error = fault.chain(), "a capped line stands still");
+                    last_fault = Some(fault);
+                }
+            }
+        }
+        clock.wait_until(next).await;
+    }
+}
+
+/// The next wave of one line, if anybody can be let in.
+async fn admit<L>(
+    line: &L,
+    reservations: &impl ApplyPlan,
+    clock: &impl Clock,
+    lead_millis: i64,
+    concert: &ConcertId,
+    before: Seen,
+) -> Result<Seen, Fault>
+where
+    L: ReadPlanNow + CountEach + ReadUsed + WriteWave + FillGap + GiveUpPlace,
+{
+    let Some(mut plan) = line.plan_now(concert).await? else { return Ok(before) };
+    let Some(gate) = &plan.gate else { return Ok(before) };
+    let Some((set, counters)) = line.count_each(concert).await? else { return Ok(before) };
+    let now = clock.now();
+    let given = set.given(&counters, plan.admitted_by(gate.since));
+    let mut after = Seen { gap_after: None, ..before };
+    if !set.gaps(&counters).is_empty() {
+        // Whoever joins next takes it, as a rule. Where nobody joins any more, those behind it must not wait for ever.
+        after.gap_after = Some(given.position);
+        if before.gap_after == after.gap_after {
+            fill(line, clock, concert, &set, &counters).await?;
+        }
+    }
+    let used = line.used_of(concert, &plan.counted_inside(given.before, now)).await?;
+    if let Some(next) = plan.next_wave(given, &used, now, clock.now().plus_millis(lead_millis)) {
+        // Where another run or an operator was first, the next look sees what they wrote.
+        if !line.write_wave(concert, plan.version, &next).await? {
+            return Ok(after);
+        }
+        plan = next;
+    }
+    // Also what an earlier run wrote and did not get there.
+    if before.applied != plan.version {
+        reservations.apply(concert, &plan).await?;
+    }
+    Ok(Seen { applied: plan.version, ..after })
+}
+
+/// Gives out the places that counters lack, and marks them as given up.
+async fn fill(
+    line: &(impl FillGap + GiveUpPlace),
+    clock: &impl Clock,
+    concert: &ConcertId,
+    set: &CounterSet,
+    counters: &[Counted],
+) -> Result<(), Fault> {
+    for (shard, gap) in set.gaps(counters) {
+        for _ in 0..gap {
+            let Some(nobodys) = line.fill_gap(concert, set, shard, clock.now()).await? else { return Ok(()) };
+            line.give_up(concert, nobodys.position).await?;
+        }
+    }
+    Ok(())
+}
