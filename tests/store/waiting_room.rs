@@ -21,7 +21,7 @@ use ::waiting_room::ports::{ApplyPlan, Clock, Count, EndVisit, IssuePlace, OpenL
 use ::waiting_room::usecases::admit_places::{Pace, admit_places};
 use ::waiting_room::usecases::open_waiting_room::Opening;
 use contracts::admission::{AdmissionPlan, MAX_SEGMENTS, QueueTokenClaims, Standing};
-use contracts::events::Event;
+use contracts::events::{Event, schema_of};
 use contracts::saga::Done;
 use contracts::steps::OpenWaitingRoom;
 use contracts::{ConcertId, Timestamp, UserId};
@@ -797,6 +797,16 @@ async fn a_change_of_the_cap_says_who_made_it() {
         (event["data"]["actor"].as_str(), &event["data"]["plan"]["gate"]["max_active"]),
         (Some("op"), &json!(7))
     );
+    joined(&bench, &fans(3), NOW.plus_seconds(2)).await;
+    admit(&bench, NOW.plus_seconds(20), 0).await.unwrap();
+    cap(&bench, NOW.plus_seconds(30), json!(8)).await.unwrap();
+    let row = bench.engine.item("waiting-room", "OUTBOX#concert.4.admission.changed", "OUTBOX").await.unwrap();
+    let later: Value = row.document("event").unwrap();
+    assert_eq!(later["data"]["plan"]["gate"]["waves"][0]["last_position"], 3);
+    let schema: Value = serde_json::from_str(schema_of("admission.changed").unwrap()).unwrap();
+    for event in [event, later] {
+        jsonschema::draft202012::options().build(&schema).unwrap().validate(&event).unwrap();
+    }
     for wrong in [json!(0), json!(-1), json!(1_000_001), json!("7"), json!(1.5)] {
         let refused = cap(&bench, NOW.plus_seconds(2), wrong.clone()).await.unwrap_err();
         assert_eq!((refused.status.as_u16(), refused.code), (400, "invalid_request"), "{wrong}");
@@ -846,4 +856,42 @@ async fn nobody_waits_for_ever_behind_a_gap_between_counters() {
     admit(&bench, NOW.plus_seconds(60), 54_000).await.unwrap();
     let all: Vec<usize> = (1..=10).collect();
     assert_eq!(inside(&bench, &users, &tokens, NOW.plus_seconds(120)).await, all);
+}
+
+#[tokio::test]
+async fn a_look_that_fails_once_is_made_good_and_one_that_goes_on_failing_is_told() {
+    let bench = with_line(1).await;
+    cap(&bench, NOW, json!(2)).await.unwrap();
+    let users = fans(3);
+    let tokens = joined(&bench, &users, NOW.plus_seconds(1)).await;
+    for call in ["Query", "BatchGetItem"] {
+        bench.proxy.inject(Rule::on(call).once(), Fate::Failed);
+    }
+    admit(&bench, NOW.plus_seconds(60), 54_000).await.unwrap();
+    assert_eq!(inside(&bench, &users, &tokens, NOW.plus_seconds(116)).await, [1, 2]);
+    bench.proxy.inject(Rule::on("Query"), Fate::Failed);
+    admit(&bench, NOW.plus_seconds(120), 54_000).await.unwrap_err();
+    bench.proxy.heal();
+    bench.proxy.inject(Rule::on("BatchGetItem"), Fate::Failed);
+    admit(&bench, NOW.plus_seconds(180), 54_000).await.unwrap_err();
+}
+
+#[tokio::test]
+async fn a_line_in_which_nothing_happens_is_looked_at_once_a_run() {
+    let bench = with_line(1).await;
+    bench.proxy.forget();
+    admit(&bench, NOW, 54_000).await.unwrap();
+    assert!(bench.proxy.actions().iter().all(|call| call == "Query"), "there is none with a cap");
+    cap(&bench, NOW, json!(2)).await.unwrap();
+    let reads = async |now: Timestamp| {
+        bench.proxy.forget();
+        admit(&bench, now, 54_000).await.unwrap();
+        bench.proxy.actions().iter().filter(|call| *call == "BatchGetItem").count()
+    };
+    assert!(reads(NOW.plus_seconds(60)).await >= 10);
+    assert_eq!(reads(NOW.plus_seconds(7_200)).await, 1);
+    let users = fans(2);
+    let tokens = joined(&bench, &users, NOW.plus_seconds(7_260)).await;
+    admit(&bench, NOW.plus_seconds(7_261), 0).await.unwrap();
+    assert_eq!(inside(&bench, &users, &tokens, NOW.plus_seconds(7_263)).await, [1, 2]);
 }

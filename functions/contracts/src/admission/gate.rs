@@ -16,6 +16,8 @@ use std::collections::BTreeSet;
 pub const MARGIN_MILLIS: i64 = 10_000;
 /// How long a gate keeps a wave that is over, in milliseconds: who asked for seats in time is asked about for ten minutes.
 const KEPT_MILLIS: i64 = 900_000;
+/// After how long a line in which nothing happens is quiet, in milliseconds.
+const QUIET_MILLIS: i64 = 3_600_000;
 /// How many waves a gate keeps. With more, two become one.
 pub const MAX_WAVES: usize = 130;
 /// By how many waves the places change that are inside, at most: so many that those of an hour are kept as they are.
@@ -137,6 +139,14 @@ impl Gate {
         let Some(before) = self.before else { return 0 };
         let in_force = self.waves.iter().rev().find(|wave| wave.at <= now).map(|wave| wave.last_position);
         in_force.unwrap_or(0).max(self.over_position).saturating_sub(before.position)
+    }
+
+    /// Whether nobody has waited or been let in for an hour.
+    pub fn is_quiet(&self, given: Given, now: Timestamp) -> bool {
+        let last = self.waves.last();
+        let position = last.map_or(self.over_position, |wave| wave.last_position).max(given.before.position);
+        let since = last.map_or(self.since, Wave::ends_at).max(self.from_time);
+        given.position <= position && since.plus_millis(QUIET_MILLIS) < now
     }
 
     /// How long one wave comes after the other, in seconds.

@@ -19,6 +19,8 @@ struct Seen {
     applied: u64,
     /// The position behind which one was not given out yet, if others behind it were.
     gap_after: Option<u64>,
+    /// Whether nothing has happened for so long that a look with every run will do.
+    is_quiet: bool,
 }
 
 /// How it goes on.
@@ -30,8 +32,8 @@ pub struct Pace {
     pub run_millis: i64,
 }
 
-/// Lets in who may enter, line by line, every [`EVERY_MILLIS`]. A line that cannot be served delays
-/// no other, and is told at the end.
+/// Lets in who may enter, line by line, every [`EVERY_MILLIS`], also while no line has a cap: one may be set meanwhile. A
+/// line that cannot be served delays no other. What the last looks could not do is told at the end.
 pub async fn admit_places<L>(
     line: &L,
     reservations: &impl ApplyPlan,
@@ -43,30 +45,32 @@ where
 {
     let ends_at = clock.now().plus_millis(pace.run_millis);
     let mut seen: HashMap<ConcertId, Seen> = HashMap::new();
-    let mut last_fault = None;
     loop {
         let next = clock.now().plus_millis(EVERY_MILLIS);
-        let gated = line.gated().await?;
-        let lines = gated.into_iter().map(|concert| {
+        let mut failed = None;
+        let gated = line.gated().await.unwrap_or_else(|fault| {
+            tracing::warn!(error = fault.chain(), "capped lines cannot be found");
+            failed = Some(fault);
+            Vec::new()
+        });
+        let looks = gated.into_iter().map(|concert| {
             let before = seen.get(&concert).copied().unwrap_or_default();
             async move {
                 let after = admit(line, reservations, clock, pace.lead_millis, &concert, before).await;
                 (concert, after)
             }
         });
-        let lines = join_all(lines).await;
-        if lines.is_empty() || next >= ends_at {
-            last_fault = lines.into_iter().filter_map(|(_, after)| after.err()).next_back().or(last_fault);
-            return last_fault.map_or(Ok(()), Err);
-        }
-        for (concert, after) in lines {
+        for (concert, after) in join_all(looks).await {
             match after {
                 Ok(after) => drop(seen.insert(concert, after)),
                 Err(fault) => {
                     tracing::warn!(concert = concert.as_str(), error = fault.chain(), "a capped line stands still");
-                    last_fault = Some(fault);
+                    failed = Some(fault);
                 }
             }
+        }
+        if next >= ends_at {
+            return failed.map_or(Ok(()), Err);
         }
         clock.wait_until(next).await;
     }
@@ -84,12 +88,15 @@ async fn admit<L>(
 where
     L: ReadPlanNow + CountEach + ReadUsed + WriteWave + FillGap + GiveUpPlace,
 {
+    if before.is_quiet {
+        return Ok(before);
+    }
     let Some(mut plan) = line.plan_now(concert).await? else { return Ok(before) };
     let Some(gate) = &plan.gate else { return Ok(before) };
     let Some((set, counters)) = line.count_each(concert).await? else { return Ok(before) };
     let now = clock.now();
     let given = set.given(&counters, plan.admitted_by(gate.since));
-    let mut after = Seen { gap_after: None, ..before };
+    let mut after = Seen { gap_after: None, is_quiet: gate.is_quiet(given, now), ..before };
     if !set.gaps(&counters).is_empty() {
         // Whoever joins next takes it, as a rule. Where nobody joins any more, those behind it must not wait for ever.
         after.gap_after = Some(given.position);
