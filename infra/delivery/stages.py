@@ -24,6 +24,8 @@ RELEASE = "Release"
 # The prefix of all names.
 SYSTEM = "System"
 GRADUAL = "GradualDeployments"
+# min,max: how long a seat that was given back stays held.
+RETURN_DELAY, LONGEST_RETURN = "ReturnDelaySeconds", 86_400
 # The parameter that names the context to which admission plans are sent before they are in force, its value for none,
 # and the context that it must name if that is deployed.
 ADMISSION, NOBODY, ENFORCER = "AdmissionEnforcedBy", "nobody", "reservations"
@@ -163,6 +165,10 @@ def _wrong(key, value, description):
         return f"{key} has {len(value.encode())} bytes, of {LONGEST_JWKS} that fit: leave out x5c and old keys"
     if key == USER_JWKS and not _is_jwks(value):
         return f"{key} is no JWKS document of keys with kid and alg"
+    if key == RETURN_DELAY:
+        least, most = (int(seconds) for seconds in value.split(","))
+        if not least <= most <= LONGEST_RETURN:
+            return f"{key}={value} is no min,max of at most {LONGEST_RETURN}"
     if description.get("Type") == "Number":
         try:
             number = float(value)
@@ -218,6 +224,8 @@ def warnings(values):
         "UserDirectoryUrl": "nobody's telephone number is known: no pushes, no cash receipts",
     }
     found = [f"{key} is empty: {why}" for key, why in effects.items() if values.get(key) == ""]
+    if values.get(RETURN_DELAY) == "0,0":
+        found.append(f"{RETURN_DELAY} is 0,0: who gives a seat back hands it to whom they like")
     if values.get("OpenCharges") == "true":
         found.append("OpenCharges is true: anybody charges points without paying")
     return found

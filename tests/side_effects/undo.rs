@@ -1,8 +1,9 @@
 //! What cannot be carried through is undone, and the on-call and the user are notified (R20, R25).
 
-use crate::{alone, arrived, sale};
+use crate::{alone, arrived, sale, shared};
 use local::sink::Target;
-use tests::cloud::{Ability, Cloud, eventually, skipped};
+use std::time::Instant;
+use tests::cloud::{Ability, Cloud, code, eventually, skipped};
 use tests::functions::Functions;
 
 pub async fn role_of(cloud: &Cloud, handler: &str) -> String {
@@ -63,5 +64,28 @@ fn a_hold_that_the_counts_cannot_take_in_is_rolled_back_with_its_scheduled_end()
         assert!(call.body.to_string().contains("availability_not_updated"));
         assert_eq!(user.reservation_status(&reservation).await, "cancelled");
         arrived(cloud, Target::AlimTalk, &cancelled).await;
+    });
+}
+
+#[test]
+fn a_seat_that_is_given_back_is_nobodys_for_a_while_and_then_free_for_all() {
+    shared(async |cloud| {
+        let sale = sale(cloud).await;
+        let (giver, taker) = (cloud.user("giver"), cloud.user("taker"));
+        let token = taker.join(&sale).await;
+        let reservation = giver.hold(&sale, &["A-1-1"]).await;
+        let shown = || async { sale.seat(&taker, "A-1-1").await };
+        eventually("the map shows the hold", async || (shown().await == "held").then_some(())).await;
+        let given_back = Instant::now();
+        assert_eq!(giver.delete(&format!("/reservations/{reservation}")).await.status, 204);
+        assert_eq!(giver.reservation_status(&reservation).await, "cancelled");
+        let refused = taker.reserve(&sale, &token, &["A-1-1"]).await;
+        assert_eq!((refused.status.as_u16(), code(&refused).as_str()), (409, "seat_taken"));
+        assert_eq!(refused.json()["seats"], serde_json::json!(["A-1-1"]), "and nothing of when");
+        assert_eq!(shown().await, "held");
+        // Nobody tries to take it: the map shows it by itself.
+        eventually("the map shows it free", async || (shown().await == "available").then_some(())).await;
+        assert!(given_back.elapsed().as_millis() >= 3_000, "{:?}", given_back.elapsed());
+        taker.hold(&sale, &["A-1-1"]).await;
     });
 }

@@ -42,7 +42,18 @@ pub async fn violations(bench: &Bench, now: Timestamp) -> Vec<String> {
 /// I1, I9: every live reservation has all of its seats, and no seat belongs to anything else.
 fn seats(items: &[Item], rows: &[Row<'_>]) -> Vec<String> {
     let mut wrong = Vec::new();
+    // Seats that were given back and are nobody's yet: their reservation says until when.
+    let is_kept_back = |item: &&Item| {
+        let of = of_kind(items, "reservation").find(|row| row["reservation_id"] == item["reservation_id"]);
+        let ended = ["cancelled", "expired", "refunded"];
+        of.is_some_and(|row| {
+            ended.contains(&row.text("status").unwrap())
+                && item["status"] == s("held")
+                && row.get("seats_free_at").is_some_and(|at| *at == item["hold_expires_at"] && row["due_at"] == *at)
+        })
+    };
     let taken: BTreeMap<&str, (&str, &str)> = of_kind(items, "seat")
+        .filter(|item| !is_kept_back(item))
         .map(|item| {
             let text = |name| item.text(name).unwrap();
             (text("seat_id"), (text("reservation_id"), text("status")))

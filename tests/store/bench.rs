@@ -75,6 +75,11 @@ impl Bench {
         bench
     }
 
+    /// The same tables, where seats that are given back are kept for so many seconds (`min,max`).
+    pub fn returning(&self, delay: &str) -> Reservations {
+        self.reservations.clone().returning(delay.parse().unwrap())
+    }
+
     /// Lines of the waiting room, as a process that has just started sees them.
     pub fn lines(&self) -> Lines {
         Lines::new(self.proxy.table("waiting-room"), ShardCount::ONE)
@@ -88,11 +93,7 @@ impl Bench {
         id: &str,
         now: Timestamp,
     ) -> Result<Reservation, ReserveError> {
-        let request = SeatRequest { asked_at: now, ..seat_request(place, seats, id) };
-        match reserve_seats(&self.reservations, &request, Origin::New, None, now).await? {
-            Reserved::Held(reservation) => Ok(reservation),
-            other => panic!("no key was given, nothing was pending: {other:?}"),
-        }
+        hold(&self.reservations, place, seats, id, now).await
     }
 
     /// A reservation item's status.
@@ -114,6 +115,21 @@ impl Bench {
     pub async fn balance(&self, user: &str) -> i64 {
         let account = self.engine.item("points", &format!("USER#{user}"), "ACCOUNT").await;
         account.and_then(|item| item.get("balance").map(|n| n.as_n().unwrap().parse().unwrap())).unwrap_or(0)
+    }
+}
+
+/// Holds seats in a store, without an idempotency key.
+pub async fn hold(
+    store: &Reservations,
+    place: QueueTokenClaims,
+    seats: &[&str],
+    id: &str,
+    now: Timestamp,
+) -> Result<Reservation, ReserveError> {
+    let request = SeatRequest { asked_at: now, ..seat_request(place, seats, id) };
+    match reserve_seats(store, &request, Origin::New, None, now).await? {
+        Reserved::Held(reservation) => Ok(reservation),
+        other => panic!("no key was given, nothing was pending: {other:?}"),
     }
 }
 

@@ -1,7 +1,7 @@
 //! The catalogue, and a seat map that follows the stream.
 
 use crate::audit::assert_sound;
-use crate::bench::Bench;
+use crate::bench::{Bench, hold};
 use ::concerts::domain::{Concert, Schedule, Terms};
 use ::concerts::dynamo::{Catalogue, SeatMaps};
 use ::concerts::handlers::{
@@ -119,10 +119,12 @@ async fn live(bench: &Bench, seed: u64) -> Timestamp {
         let seats = [format!("A-{row}-{}", random.u32(1..=10)), format!("B-{row}-{}", random.u32(1..=10))];
         let wanted: Vec<&str> = seats[..random.usize(1..=2)].iter().map(String::as_str).collect();
         let buyer = format!("buyer-{n}");
-        let Ok(held) = bench.reserve(place(&buyer, n, now), &wanted, &format!("r{n}"), now).await else { continue };
+        // Some seats that are let go are kept back for a while.
+        let store = bench.returning(["0,0", "5,60"][random.usize(..2)]);
+        let Ok(held) = hold(&store, place(&buyer, n, now), &wanted, &format!("r{n}"), now).await else { continue };
         let saga = saga(&held, &format!("p{n}"));
         match random.u8(..5) {
-            0 => cancel_reservation(&bench.reservations, &user(&buyer), &held.id, now).await.unwrap(),
+            0 => cancel_reservation(&store, &user(&buyer), &held.id, now).await.unwrap(),
             1 | 2 => {
                 bench.begin(&saga, now).await;
                 bench.confirm(&saga, now).await;
@@ -130,15 +132,32 @@ async fn live(bench: &Bench, seed: u64) -> Timestamp {
             3 => {
                 bench.begin(&saga, now).await;
                 let later = now.plus_seconds(random.i64(0..2 * HOLD_SECONDS));
-                release_reservation(&bench.reservations, step(saga, later)).await.unwrap();
+                release_reservation(&store, step(saga, later)).await.unwrap();
             }
             _ => {}
         }
         if random.u8(..6) == 0 {
-            sweep_holds(&bench.reservations, now).await.unwrap();
+            sweep_holds(&store, now).await.unwrap();
         }
     }
     now
+}
+
+#[tokio::test]
+async fn a_seat_that_was_given_back_is_shown_held_until_it_is_free() {
+    let bench = with_date(4).await;
+    let store = bench.returning("30,120");
+    let held = hold(&store, place("alice", 1, NOW), &["A-1-1"], "r1", NOW).await.unwrap();
+    cancel_reservation(&store, &held.user, &held.id, NOW).await.unwrap();
+    let project = async || project_seat_map(&maps(&bench), bench.engine.changes("reservations")).await.unwrap();
+    project().await;
+    assert_eq!(shown(&bench).await, BTreeMap::from([("A-1-1".to_owned(), "held".to_owned())]));
+    assert_eq!(listed_as_available(&bench).await, 399);
+    // Nobody tries to take it.
+    sweep_holds(&store, NOW.plus_seconds(120)).await.unwrap();
+    project().await;
+    assert_eq!(shown(&bench).await, BTreeMap::new());
+    assert_eq!(listed_as_available(&bench).await, 400);
 }
 
 #[tokio::test]

@@ -20,5 +20,6 @@ mod points;
 mod points_orders;
 mod refunds;
 mod reservations;
+mod returns;
 mod round_trips;
 mod waiting_room;

@@ -42,7 +42,7 @@ impl SendRequest for RequestQueue {
     }
 }
 
-/// The queue that delays messages until a hold's end.
+/// A queue that delays messages until a hold's end, or until seats are kept back no longer.
 #[derive(Debug, Clone)]
 pub struct ExpiryQueue {
     client: aws_sdk_sqs::Client,

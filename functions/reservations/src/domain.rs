@@ -7,6 +7,7 @@ use contracts::steps::{OpenSchedule, PayableReservation, Quote, RefundQuote};
 use contracts::{ConcertId, Invalid, PaymentId, ReservationId, ScheduleId, SeatId, Timestamp, UserId, Won};
 use serde::{Deserialize, Serialize};
 use std::collections::HashSet;
+use std::str::FromStr;
 
 /// How many undecided requests a user may have for a date. Requests of a section are decided one after another, so a
 /// user who floods it would delay all others.
@@ -141,12 +142,46 @@ pub struct Reservation {
     pub releases: usize,
     /// Why it was rejected, if it was: a code of `POST /reservations`, or `timed_out`.
     pub failure: Option<String>,
+    /// When its seats become free after its end, if they are kept back and nobody has freed them yet: chosen with the
+    /// hold for its end, and anew when they are given back otherwise.
+    pub seats_free_at: Option<Timestamp>,
+}
+
+/// What is left to do about a reservation whose time is over.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Overdue {
+    /// Its hold is to be ended. Its seats are still kept back, or become free with it.
+    Hold {
+        /// Whether they are.
+        keeps_seats: bool,
+    },
+    /// It has ended, and the seats that it kept back are to become free.
+    Seats,
+    /// Nothing.
+    Nothing,
 }
 
 impl Reservation {
     /// Its status as the API shows it: a hold past its end is expired, whether or not that is written yet.
     pub fn visible_status(&self, now: Timestamp) -> Status {
         if self.status == Status::Held && now >= self.hold_expires_at { Status::Expired } else { self.status }
+    }
+
+    /// Until when it keeps its seats back although it has ended; `None` once they are free.
+    pub fn keeps_seats_until(&self) -> Option<Timestamp> {
+        let ended = matches!(self.status, Status::Cancelled | Status::Expired | Status::Refunded);
+        self.seats_free_at.filter(|_| ended)
+    }
+
+    /// What is left to do about it.
+    pub fn overdue(&self, now: Timestamp) -> Overdue {
+        match self.keeps_seats_until() {
+            Some(free_at) if free_at <= now => Overdue::Seats,
+            None if self.status == Status::Held && self.hold_expires_at <= now => {
+                Overdue::Hold { keeps_seats: self.seats_free_at.is_some_and(|free_at| free_at > now) }
+            }
+            _ => Overdue::Nothing,
+        }
     }
 
     /// The data needed to end it.
@@ -161,6 +196,51 @@ impl Reservation {
             hold_expires_at: self.hold_expires_at,
             correlation_id: self.correlation_id.clone(),
         }
+    }
+}
+
+/// The longest time for which a seat that was given back may be kept, in seconds: a day.
+pub const MAX_RETURN_DELAY_SECONDS: u32 = 86_400;
+
+/// For how long a seat that a user gave back, or let go, stays held before anybody can have it (`min,max`, in seconds).
+/// Each time it is another moment in between: whoever knew it could hand the seat to an account of their choice.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct ReturnDelay {
+    min_seconds: u32,
+    max_seconds: u32,
+}
+
+impl ReturnDelay {
+    /// A delay of `min_seconds` to `max_seconds`; none at all for 0 and 0.
+    pub fn new(min_seconds: u32, max_seconds: u32) -> Result<Self, Invalid> {
+        match min_seconds <= max_seconds && max_seconds <= MAX_RETURN_DELAY_SECONDS {
+            true => Ok(Self { min_seconds, max_seconds }),
+            false => Err(Invalid::new("RETURN_DELAY_SECONDS", "must be min,max, in seconds, at most 86400")),
+        }
+    }
+
+    /// Whether there is none.
+    pub const fn is_none(self) -> bool {
+        self.max_seconds == 0
+    }
+
+    /// When a seat that is given back at `since` becomes free, by a random number; `None` if that is at once.
+    pub fn after(self, since: Timestamp, random: u64) -> Option<Timestamp> {
+        let span_millis = u64::from(self.max_seconds - self.min_seconds) * 1_000;
+        let millis = u64::from(self.min_seconds) * 1_000 + random % (span_millis + 1);
+        (!self.is_none()).then(|| since.plus_millis(i64::try_from(millis).unwrap_or(i64::MAX)))
+    }
+}
+
+impl FromStr for ReturnDelay {
+    type Err = Invalid;
+
+    fn from_str(text: &str) -> Result<Self, Invalid> {
+        let seconds: Option<(u32, u32)> =
+            text.split_once(',').and_then(|(min, max)| Some((min.trim().parse().ok()?, max.trim().parse().ok()?)));
+        // Without two numbers: what `new` refuses.
+        let (min, max) = seconds.unwrap_or((1, 0));
+        Self::new(min, max)
     }
 }
 
@@ -360,6 +440,7 @@ pub fn decide_hold(
             payment: None,
             releases: 0,
             failure: None,
+            seats_free_at: None,
         },
         max_per_user: terms.max_per_user,
         visit,
@@ -607,6 +688,47 @@ mod tests {
         assert_eq!(held.visible_status(NOW.plus_seconds(299)), Status::Held);
         assert_eq!(held.visible_status(NOW.plus_seconds(300)), Status::Expired);
         assert_eq!(reservation(Status::Paying).visible_status(NOW.plus_seconds(999)), Status::Paying);
+    }
+
+    #[test]
+    fn a_seat_given_back_is_kept_for_a_time_between_two_bounds_that_no_two_returns_share() {
+        let delay: ReturnDelay = "30,120".parse().unwrap();
+        let mut seen = HashSet::new();
+        for random in (0..2_000_u64).map(|n| n.wrapping_mul(0x9e37_79b9_7f4a_7c15)).chain([0, 90_000, u64::MAX]) {
+            let free_at = delay.after(NOW, random).unwrap();
+            assert!((NOW.plus_seconds(30)..=NOW.plus_seconds(120)).contains(&free_at), "{free_at:?}");
+            seen.insert(free_at.millis());
+        }
+        assert!(seen.len() > 1_900, "{}", seen.len());
+        assert_eq!(
+            (delay.after(NOW, 0), delay.after(NOW, 90_000)),
+            (Some(NOW.plus_seconds(30)), Some(NOW.plus_seconds(120)))
+        );
+        assert_eq!("0,0".parse::<ReturnDelay>().unwrap().after(NOW, 7), None);
+        assert_eq!("5,5".parse::<ReturnDelay>().unwrap().after(NOW, 7), Some(NOW.plus_seconds(5)));
+        assert_eq!("0,86400".parse(), ReturnDelay::new(0, 86_400));
+        for wrong in ["", "30", "120,30", "0,86401", "-1,5", "1;5", "1,5,9", "a,b"] {
+            assert!(wrong.parse::<ReturnDelay>().is_err(), "{wrong:?}");
+        }
+    }
+
+    #[test]
+    fn what_is_overdue_is_a_hold_or_the_seats_that_an_ended_reservation_kept() {
+        let end = NOW.plus_seconds(300);
+        let kept = |status| Reservation { seats_free_at: Some(end.plus_seconds(60)), ..reservation(status) };
+        assert_eq!(kept(Status::Held).overdue(end.plus_millis(-1)), Overdue::Nothing);
+        assert_eq!(kept(Status::Held).overdue(end), Overdue::Hold { keeps_seats: true });
+        assert_eq!(kept(Status::Held).overdue(end.plus_seconds(60)), Overdue::Hold { keeps_seats: false });
+        assert_eq!(reservation(Status::Held).overdue(end), Overdue::Hold { keeps_seats: false });
+        for status in Status::ALL {
+            let ended = matches!(status, Status::Cancelled | Status::Expired | Status::Refunded);
+            let wanted = if ended { Overdue::Seats } else { Overdue::Nothing };
+            if status != Status::Held {
+                assert_eq!(kept(status).overdue(end.plus_seconds(60)), wanted, "{status:?}");
+                assert_eq!(kept(status).overdue(end.plus_seconds(59)), Overdue::Nothing, "{status:?}");
+                assert_eq!(reservation(status).overdue(end.plus_seconds(60)), Overdue::Nothing, "{status:?}");
+            }
+        }
     }
 
     #[test]

@@ -4,21 +4,22 @@
 //! | --- | --- | --- | --- |
 //! | terms | `SCHEDULE#<schedule>` | `TERMS` | `terms` (JSON of [`Terms`](crate::domain::Terms)) |
 //! | plan | `CONCERT#<concert>` | `ADMISSION` | `plan` (JSON), `version` |
-//! | seat | `SEATS#<schedule>#<section>` | `SEAT#<seat>` | `kind` = `seat`, `schedule_id`, `seat_id`, `status` (`held` \| `paying` \| `sold`), `reservation_id`, `user_id`, `hold_expires_at`, `payment_id` |
-//! | reservation | `USER#<user>` | `RES#<reservation>` | `kind` = `reservation`, `status`, `reservation_id`, `user_id`, `schedule_id`, `concert_id`, `seats` (list), `total_price`, `queue_position`, `hold_expires_at`, `created_at`, `correlation_id`, `payment_id` (the payment that has it), `released` (set of the payments that gave it back), `failure` (why it was withdrawn); while held `due_shard`, `due_at` (index `due`); while pending `waiting_shard`, `waiting_at` (index `waiting`) and `wish` (JSON of the request) |
+//! | seat | `SEATS#<schedule>#<section>` | `SEAT#<seat>` | `kind` = `seat`, `schedule_id`, `seat_id`, `status` (`held` \| `paying` \| `sold`), `reservation_id`, `user_id`, `hold_expires_at` (until when nobody else can have it, unless it is sold), `payment_id` |
+//! | reservation | `USER#<user>` | `RES#<reservation>` | `kind` = `reservation`, `status`, `reservation_id`, `user_id`, `schedule_id`, `concert_id`, `seats` (list), `total_price`, `queue_position`, `hold_expires_at`, `created_at`, `correlation_id`, `payment_id` (the payment that has it), `released` (set of the payments that gave it back), `failure` (why it was withdrawn); `seats_free_at` (until when its seats are kept back after its end, where they are); while held or keeping seats back `due_shard`, `due_at` (index `due`); while pending `waiting_shard`, `waiting_at` (index `waiting`) and `wish` (JSON of the request) |
 //! | entitlement | `USER#<user>` | `CONCERT#<concert>` | `n#<schedule>` (tickets held, being paid and paid), `w#<schedule>` (undecided requests), `visit_ends_at`, `spent#<position>` (when that place was spent) |
 //! | remembered answer | `USER#<user>` | `IDEM#<key>` | see [`kit::idempotency`] |
 //! | outbox row | `OUTBOX#<event>` | `OUTBOX` | see [`kit::outbox`] |
 //!
-//! A free seat has no item. Seats are spread over one partition per section, and buyers of different seats never write
+//! A free seat has no item. One that is kept back has that of its last holder, `held`. Seats are spread over one partition per section, and buyers of different seats never write
 //! the same item.
 
 mod holds;
 mod payments;
 mod requests;
+mod returns;
 mod terms;
 
-use crate::domain::{Booking, DUE_SHARDS, Reservation, Status};
+use crate::domain::{Booking, DUE_SHARDS, Reservation, ReturnDelay, Status};
 use crate::ports::{FindReservation, ListReservations, RaiseAlert};
 use aws_sdk_dynamodb::types::builders::{DeleteBuilder, UpdateBuilder};
 use aws_sdk_dynamodb::types::{AttributeValue, Delete, ReturnValuesOnConditionCheckFailure, TransactWriteItem, Update};
@@ -30,6 +31,7 @@ use kit::fault::classify;
 use kit::http::Page;
 use kit::outbox;
 use std::collections::HashMap;
+use std::hash::{BuildHasher as _, RandomState};
 
 /// The index of pending reservations by the time of their next check: partition `waiting_shard`, sort `waiting_at`.
 pub const WAITING_INDEX: &str = "waiting";
@@ -47,6 +49,7 @@ const SOURCE: &str = "encore/reservations";
 #[derive(Debug, Clone)]
 pub struct Reservations {
     table: Table,
+    returns: ReturnDelay,
 }
 
 fn user_pk(user: &UserId) -> AttributeValue {
@@ -75,9 +78,23 @@ fn due_shard(id: &ReservationId) -> AttributeValue {
 }
 
 impl Reservations {
-    /// Reservations in a table.
+    /// Reservations in a table. Seats that are given back are free at once.
     pub fn new(table: Table) -> Self {
-        Self { table }
+        Self { table, returns: ReturnDelay::default() }
+    }
+
+    /// The same, where seats that are given back are kept for a while.
+    #[must_use]
+    pub fn returning(self, returns: ReturnDelay) -> Self {
+        Self { returns, ..self }
+    }
+
+    /// When the seats of a reservation become free that are given back at `since`; `None` if that is at once.
+    ///
+    /// The moment must not be known to anybody. It is drawn with keys that the operating system gave this process: what
+    /// the generator of ids brings next could be worked out from the ids that it made.
+    fn free_at(&self, id: &ReservationId, since: Timestamp) -> Option<Timestamp> {
+        self.returns.after(since, RandomState::new().hash_one(id.as_str()))
     }
 
     fn update_of(&self, pk: AttributeValue, sk: AttributeValue) -> UpdateBuilder {
@@ -261,6 +278,7 @@ pub fn reservation_of(item: &Item) -> Result<Reservation, Fault> {
         payment: payment.map(PaymentId::parse).transpose().map_err(|_| wrong("payment_id"))?,
         releases: item.get("released").and_then(|payments| payments.as_ss().ok()).map_or(0, Vec::len),
         failure: item.get("failure").and_then(|failure| failure.as_s().ok()).cloned(),
+        seats_free_at: item.maybe_int("seats_free_at")?.map(Timestamp::from_millis),
     })
 }
 

@@ -2,11 +2,12 @@
 
 use crate::domain::{Booking, MAX_PENDING, Refusal, Reservation, SeatList, SeatRequest, Status};
 use crate::ports::{
-    EndVisit, FindReservation, FindTerms, KeepTerms, ListReservations, LoadSale, Origin, RaiseAlert, ScheduleExpiry,
-    SendRequest, WriteEnd, WriteHold, WritePayment, WritePending, WriteRefund,
+    EndReturn, EndVisit, FindReservation, FindTerms, KeepTerms, ListReservations, LoadSale, Origin, RaiseAlert,
+    ScheduleExpiry, SendRequest, WriteEnd, WriteHold, WritePayment, WritePending, WriteRefund,
 };
 use crate::usecases::cancel_reservation::{self, CancelError};
 use crate::usecases::expire_hold::{self, ExpireHold, WaitingHold};
+use crate::usecases::free_seats::{self, EndedReservation, FreeSeats};
 use crate::usecases::request_reservation::{self, Requested};
 use crate::usecases::reserve_seats::{self, KeyedAnswer, ReserveError, Reserved};
 use crate::usecases::{begin_payment, confirm_reservation, refund_reservation, release_reservation};
@@ -237,6 +238,20 @@ pub async fn expire_hold<S: WriteEnd, Q: ScheduleExpiry>(
     };
     let hold = WaitingHold { booking, message: message.body, receives: message.receives };
     expire_hold::expire_hold(deps, hold, message.now).await
+}
+
+/// Consumes the events of ends that leave seats: `reservation.cancelled`, `.expired` and `.refunded`.
+pub async fn free_seats<S: FindReservation + EndReturn, Q: ScheduleExpiry>(
+    deps: &FreeSeats<S, Q>,
+    message: Message,
+) -> Result<(), Fault> {
+    let reservation = match message.event()?.body {
+        EventBody::ReservationCancelled(cancelled) => cancelled.reservation,
+        EventBody::ReservationExpired(reservation) | EventBody::ReservationRefunded(reservation) => reservation,
+        _ => return Err(Fault::broken("freeing seats", "the message is no end of a reservation")),
+    };
+    let ended = EndedReservation { user: reservation.user_id, id: reservation.reservation_id, message: message.body };
+    free_seats::free_seats(deps, ended, message.now).await
 }
 
 /// Consumes `availability.update_failed`.

@@ -4,16 +4,19 @@ use kit::boot::BadSetting;
 use kit::outbox::Relay;
 use kit::{Boot, MainResult};
 use reservations::clients::{ExpiryQueue, RequestQueue};
+use reservations::domain::ReturnDelay;
 use reservations::dynamo::Reservations;
 use reservations::handlers::{self, Deps, ReserveDeps};
 use reservations::usecases::expire_hold::ExpireHold;
+use reservations::usecases::free_seats::FreeSeats;
 use reservations::usecases::sweep_holds::sweep_holds;
 use reservations::usecases::sweep_reservations::{SweepReservations, sweep_reservations};
 
 #[tokio::main(flavor = "current_thread")]
 async fn main() -> MainResult {
     let boot = Boot::start()?;
-    let store = Reservations::new(boot.table()?);
+    let store =
+        Reservations::new(boot.table()?).returning(boot.setting_or("RETURN_DELAY_SECONDS", ReturnDelay::default())?);
     let http = |store| -> Result<_, BadSetting> { Ok(Deps { store, users: boot.user_tokens()? }) };
     match boot.handler() {
         // HTTP
@@ -47,6 +50,11 @@ async fn main() -> MainResult {
         "expire-hold" => {
             let queue = ExpiryQueue::new(boot.sqs(), boot.setting("QUEUE")?);
             boot.queue(ExpireHold { store, queue }, handlers::expire_hold).await
+        }
+        // reservation.cancelled, reservation.expired, reservation.refunded, by queue
+        "free-seats" => {
+            let queue = ExpiryQueue::new(boot.sqs(), boot.setting("QUEUE")?);
+            boot.queue(FreeSeats { store, queue }, handlers::free_seats).await
         }
         // Every minute
         "sweep-holds" => boot.schedule(store, sweep_holds).await,

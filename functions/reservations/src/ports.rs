@@ -166,12 +166,22 @@ pub trait ListReservations: Send + Sync {
 pub trait WriteEnd: Send + Sync {
     /// Ends a hold: reservation, its seats, the user's ticket count and the event, all or nothing. `false` when it is
     /// no longer a hold (or, for [`EndHold::Expire`], not over yet).
+    ///
+    /// [`EndHold::Expire`] also frees the seats that a reservation keeps back that ended before, once their moment has
+    /// come.
     fn end_hold(
         &self,
         booking: &Booking,
         end: EndHold,
         now: Timestamp,
     ) -> impl Future<Output = Result<bool, Fault>> + Send;
+}
+
+/// Frees seats that were kept back.
+pub trait EndReturn: Send + Sync {
+    /// The seats that an ended reservation keeps back are free, once their moment has come; those that somebody else
+    /// has taken since stay theirs. Idempotent.
+    fn end_return(&self, reservation: &Reservation, now: Timestamp) -> impl Future<Output = Result<(), Fault>> + Send;
 }
 
 /// Ends visits.
@@ -192,13 +202,14 @@ pub trait FindTerms: Send + Sync {
     fn terms(&self, schedule: &ScheduleId) -> impl Future<Output = Result<Option<Terms>, Fault>> + Send;
 }
 
-/// Finds expired holds.
+/// Finds expired holds, and seats that are kept back no longer.
 pub trait FindOverdue: Send + Sync {
-    /// The holds of one of [`DUE_SHARDS`](crate::domain::DUE_SHARDS) that were over by `now`, oldest first.
+    /// The holds of one of [`DUE_SHARDS`](crate::domain::DUE_SHARDS) that were over by `now`, and what ended before
+    /// and keeps seats back that were to be free by `now`, oldest first.
     fn overdue(&self, shard: u64, now: Timestamp) -> impl Future<Output = Result<Vec<Reservation>, Fault>> + Send;
 }
 
-/// Schedules another check of a hold.
+/// Schedules another check of a hold, or of seats that are kept back.
 pub trait ScheduleExpiry: Send + Sync {
     /// Sends the same message again, to be delivered after `delay_seconds`, at most 900.
     fn look_again(&self, message: &str, delay_seconds: i32) -> impl Future<Output = Result<(), Fault>> + Send;

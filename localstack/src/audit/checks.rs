@@ -202,6 +202,12 @@ impl SeenPayment<'_> {
     }
 }
 
+/// Whether an ended reservation keeps a seat back, in a way that the sweep will end.
+fn keeps(reservation: &Reservation, seat: &Seat) -> bool {
+    let until = seat.hold_expires_at;
+    until.is_some() && until == reservation.due_at && until == reservation.seats_free_at
+}
+
 impl<'a> Audit<'a> {
     fn of(snapshot: &'a Snapshot, tolerances: &'a Tolerances) -> Self {
         let mut payments_of: BTreeMap<_, Vec<_>> = BTreeMap::new();
@@ -240,7 +246,8 @@ impl<'a> Audit<'a> {
         let status = reservation.status;
         match (seat.state, status) {
             (SeatState::Held, ReservationStatus::Held) => {
-                if seat.hold_expires_at != Some(reservation.hold_expires_at) {
+                let until = reservation.seats_free_at.unwrap_or(reservation.hold_expires_at);
+                if seat.hold_expires_at != Some(until) || until < reservation.hold_expires_at {
                     self.found(Invariant::I1, format!("{who} is held for another time than its reservation"));
                 }
             }
@@ -252,10 +259,26 @@ impl<'a> Audit<'a> {
             }
             // Checked from the reservation, with all its seats.
             (_, ReservationStatus::Paying) => {}
+            // Given back, and not free for anybody yet. For how long, is checked from the reservation.
+            (SeatState::Held, ended) if ended.may_keep_seats() && keeps(reservation, seat) => {}
             (SeatState::Held | SeatState::Paying, ended) if !ended.is_live() => {
                 self.found(Invariant::I9, format!("{who} is not free although that reservation is {ended:?}"));
             }
             (_, other) => self.found(Invariant::I1, format!("{who}: that reservation is {other:?}")),
+        }
+    }
+
+    /// I9: the seats that an ended reservation keeps back become free, and until then the sweep knows of them.
+    fn kept_back(&mut self, who: &str, reservation: &Reservation) {
+        let Some(due_at) = reservation.due_at.filter(|_| reservation.status.may_keep_seats()) else { return };
+        let status = reservation.status;
+        if reservation.seats_free_at != Some(due_at) {
+            self.found(Invariant::I9, format!("{who} is {status:?} and the sweep finds it"));
+        } else if self.late(due_at, self.tolerances.overdue) {
+            self.found(
+                Invariant::I9,
+                format!("{who} is {status:?} and keeps its seats although they were free at {due_at}"),
+            );
         }
     }
 
@@ -288,6 +311,7 @@ impl<'a> Audit<'a> {
             }
         }
         self.price(&who, reservation);
+        self.kept_back(&who, reservation);
         match reservation.status {
             ReservationStatus::Held => {
                 if self.late(reservation.hold_expires_at, self.tolerances.overdue) {
@@ -300,8 +324,8 @@ impl<'a> Audit<'a> {
                     self.found(Invariant::I9, format!("{who} is held and the sweep of overdue holds cannot find it"));
                 }
             }
-            _ if reservation.due_at.is_some() => {
-                self.found(Invariant::I9, format!("{who} is {:?} and the sweep finds it", reservation.status));
+            status if reservation.due_at.is_some() && !status.may_keep_seats() => {
+                self.found(Invariant::I9, format!("{who} is {status:?} and the sweep finds it"));
             }
             ReservationStatus::Paid => self.paid(id, &who, reservation),
             ReservationStatus::Paying => self.paying(&who, reservation),

@@ -368,6 +368,7 @@ fn reservation_item(item: &Item, user: &str, id: &str, snapshot: &mut Snapshot) 
         created_at: item.moment("created_at")?,
         payment: maybe_payment(item)?,
         due_at: if item.contains_key("due_shard") { maybe_moment(item, "due_at")? } else { None },
+        seats_free_at: maybe_moment(item, "seats_free_at")?,
         in_waiting_index: item.contains_key("waiting_shard") && item.contains_key("waiting_at"),
         withdrawn: item.contains_key("failure"),
     };

@@ -67,7 +67,7 @@ pub struct Seat {
     /// Which reservation has it.
     pub reservation: ReservationId,
     pub user: UserId,
-    /// Until when it is held; absent once sold.
+    /// Until when nobody else can have it; absent once sold.
     pub hold_expires_at: Option<Timestamp>,
     /// The payment that has it.
     pub payment: Option<PaymentId>,
@@ -103,6 +103,11 @@ impl ReservationStatus {
     pub const fn is_live(self) -> bool {
         matches!(self, Self::Held | Self::Paying | Self::Paid)
     }
+
+    /// Whether its seats may be nobody's yet although it has ended.
+    pub const fn may_keep_seats(self) -> bool {
+        matches!(self, Self::Cancelled | Self::Expired | Self::Refunded)
+    }
 }
 
 /// A reservation.
@@ -126,6 +131,8 @@ pub struct Reservation {
     pub payment: Option<PaymentId>,
     /// When the sweep finds it, if it does.
     pub due_at: Option<Timestamp>,
+    /// Until when its seats are kept back after its end, if they are.
+    pub seats_free_at: Option<Timestamp>,
     /// Whether the sweep of pending requests finds it.
     pub in_waiting_index: bool,
     /// Whether it ended before it was decided.

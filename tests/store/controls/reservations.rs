@@ -2,12 +2,13 @@
 
 use super::{controls, put, remove};
 use crate::audit::violations;
-use crate::bench::Bench;
+use crate::bench::{Bench, hold};
 use ::reservations::domain::{EndHold, MAX_PENDING, Reservation, SeatRequest, Status};
 use ::reservations::handlers::begin_payment;
 use ::reservations::handlers::release_reservation;
 use ::reservations::ports::{
-    EndVisit, FindWaiting, KeepTerms, LoadSale, WriteEnd, WritePayment, WritePending, WriteRefund,
+    EndReturn, EndVisit, FindReservation, FindWaiting, KeepTerms, LoadSale, WriteEnd, WritePayment, WritePending,
+    WriteRefund,
 };
 use ::reservations::usecases::write_reservations::write_reservations;
 use contracts::Timestamp;
@@ -61,6 +62,7 @@ fn pending_reservation(request: &SeatRequest) -> Reservation {
         payment: None,
         releases: 0,
         failure: None,
+        seats_free_at: None,
     }
 }
 
@@ -168,15 +170,56 @@ controls! {
         sale.plan.unwrap().version != 9
     }
 
-    a_hold_that_is_being_paid_never_expires: "reservations/end_hold"
-    guards "#status = :held AND hold_expires_at <= :now" from "guard", |bench| {
+    a_hold_that_is_being_paid_never_expires: "reservations/hold_ended"
+    guards "#status = :held AND hold_expires_at <= :now AND \
+            (attribute_not_exists(seats_free_at) OR seats_free_at <= :now)" from "guard", |bench| {
         let held = bench.reserve(place("alice", 1, NOW), &["A-1-1"], "r1", NOW).await.unwrap();
         bench.begin(&saga(&held, "p1"), NOW).await;
         bench.reservations.end_hold(&held.booking(), EndHold::Expire, hold_end()).await.unwrap();
         is_unsound(bench, hold_end()).await
     }
 
-    a_cancelled_hold_gives_its_tickets_back_once: "reservations/end_hold"
+    a_hold_that_is_being_paid_never_expires_where_seats_are_kept_back: "reservations/hold_ended"
+    guards "#status = :held AND hold_expires_at <= :now AND seats_free_at > :now" from "guard", |bench| {
+        let keeping = bench.returning("30,120");
+        let held = hold(&keeping, place("alice", 1, NOW), &["A-1-1"], "r1", NOW).await.unwrap();
+        bench.begin(&saga(&held, "p1"), NOW).await;
+        keeping.end_hold(&held.booking(), EndHold::Expire, hold_end()).await.unwrap();
+        is_unsound(bench, hold_end()).await
+    }
+
+    a_seat_of_somebody_else_is_not_kept_back: "reservations/seat_kept"
+    guards "reservation_id = :reservation AND #status = :held", |bench| {
+        let keeping = bench.returning("30,120");
+        let held = hold(&keeping, place("alice", 1, NOW), &["A-1-1"], "r1", NOW).await.unwrap();
+        let seat = bench.engine.item("reservations", "SEATS#date#A", "SEAT#A-1-1").await.unwrap();
+        let others = Item::from([("reservation_id".to_owned(), s("r2")), ("hold_expires_at".to_owned(), n(1))]);
+        put(bench, "reservations", seat.into_iter().chain(others).collect()).await;
+        keeping.end_hold(&held.booking(), EndHold::Cancel, NOW).await.unwrap();
+        bench.engine.item("reservations", "SEATS#date#A", "SEAT#A-1-1").await.unwrap()["hold_expires_at"] != n(1)
+    }
+
+    seats_that_were_kept_back_long_enough_are_freed_only_while_nobody_has_them: "reservations/seat_let_go"
+    guards "reservation_id = :reservation AND #status = :held AND hold_expires_at <= :now", |bench| {
+        let keeping = bench.returning("30,120");
+        let held = hold(&keeping, place("alice", 1, NOW), &["A-1-1"], "r1", NOW).await.unwrap();
+        keeping.end_hold(&held.booking(), EndHold::Cancel, NOW).await.unwrap();
+        let free = NOW.plus_seconds(120);
+        bench.reserve(place("bob", 2, NOW), &["A-1-1"], "r2", free).await.unwrap();
+        let ended = bench.reservations.find(&user("alice"), &held.id).await.unwrap().unwrap();
+        bench.reservations.end_return(&ended, free).await.unwrap();
+        is_unsound(bench, free).await
+    }
+
+    a_running_hold_stays_in_the_sight_of_the_sweep: "reservations/end_return"
+    guards "#status <> :held AND #status <> :paying AND seats_free_at <= :now", |bench| {
+        let held = hold(&bench.returning("30,120"), place("alice", 1, NOW), &["A-1-1"], "r1", NOW).await.unwrap();
+        bench.reservations.end_return(&held, hold_end()).await.unwrap();
+        let row = bench.engine.item("reservations", "USER#alice", "RES#r1").await.unwrap();
+        !row.contains_key("due_at")
+    }
+
+    a_cancelled_hold_gives_its_tickets_back_once: "reservations/hold_ended"
     guards "#status = :held AND hold_expires_at > :now" from "guard", |bench| {
         bench.reserve(place("alice", 1, NOW), &["B-1-1"], "r0", NOW).await.unwrap();
         let held = bench.reserve(place("alice", 1, NOW), &["A-1-1"], "r1", NOW).await.unwrap();
@@ -204,8 +247,8 @@ controls! {
         entitlement(bench, "alice").await["n#date"] != n(0)
     }
 
-    a_hold_that_is_paid_is_not_undone: "reservations/end_hold"
-    guards "#status = :held" from "guard", |bench| {
+    a_hold_that_is_paid_is_not_undone: "reservations/hold_ended"
+    guards "#status = :held", |bench| {
         let held = bench.reserve(place("alice", 1, NOW), &["A-1-1"], "r1", NOW).await.unwrap();
         bench.begin(&saga(&held, "p1"), NOW).await;
         let undo = EndHold::Undo(CancelReason::AvailabilityNotUpdated);

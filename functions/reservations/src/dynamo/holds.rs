@@ -4,8 +4,8 @@ use super::{
     DUE_INDEX, DUE_ROWS, ROUNDS, Reservations, cancelled_event, due_shard, event_data, reservation_item,
     reservation_of, seat_pk, seat_sk,
 };
-use crate::domain::{Booking, EndHold, Hold, Refusal, Reservation, Status, Visit, Visits};
-use crate::ports::{EndVisit, FindOverdue, HoldWritten, LoadSale, Origin, Sale, WriteEnd, WriteHold};
+use crate::domain::{Booking, EndHold, Hold, Overdue, Refusal, Reservation, Status, Visit, Visits};
+use crate::ports::{EndReturn, EndVisit, FindOverdue, HoldWritten, LoadSale, Origin, Sale, WriteEnd, WriteHold};
 use aws_sdk_dynamodb::operation::update_item::UpdateItemError;
 use aws_sdk_dynamodb::types::builders::{DeleteBuilder, PutBuilder, UpdateBuilder};
 use aws_sdk_dynamodb::types::{KeysAndAttributes, Put};
@@ -90,9 +90,10 @@ impl WriteHold for Reservations {
         now: Timestamp,
     ) -> Result<HoldWritten, Fault> {
         let reservation = &hold.reservation;
+        let free_at = self.free_at(&reservation.id, reservation.hold_expires_at);
         let mut transaction = self.table.transaction("holding seats");
         let entitlement = transaction.add(self.one_hold_more(hold, origin))?;
-        let row = self.held_row(reservation, origin);
+        let row = self.held_row(reservation, free_at, origin);
         let row = match origin {
             Origin::New => transaction.add(row)?,
             // Another delivery of the same message may be writing it at the same time.
@@ -100,7 +101,7 @@ impl WriteHold for Reservations {
         };
         let mut seats = Vec::with_capacity(reservation.seats.len());
         for seat in &reservation.seats {
-            seats.push((transaction.add(self.seat_taken(reservation, seat, now))?, seat));
+            seats.push((transaction.add(self.seat_taken(reservation, free_at, seat, now))?, seat));
         }
         let held = EventBody::ReservationHeld(event_data(&reservation.booking()));
         transaction.add(self.event_row(&reservation.id, &reservation.correlation_id, held, now)?)?;
@@ -184,8 +185,11 @@ impl Reservations {
         }
     }
 
-    fn held_row(&self, reservation: &Reservation, origin: Origin) -> PutBuilder {
+    fn held_row(&self, reservation: &Reservation, free_at: Option<Timestamp>, origin: Origin) -> PutBuilder {
         let mut item = reservation_item(reservation);
+        if let Some(free_at) = free_at {
+            item.insert("seats_free_at".to_owned(), at(free_at));
+        }
         item.insert("due_shard".to_owned(), due_shard(&reservation.id));
         item.insert("due_at".to_owned(), at(reservation.hold_expires_at));
         let row = Put::builder().table_name(&self.table.name).set_item(Some(item));
@@ -198,7 +202,13 @@ impl Reservations {
         }
     }
 
-    fn seat_taken(&self, reservation: &Reservation, seat: &SeatId, now: Timestamp) -> PutBuilder {
+    fn seat_taken(
+        &self,
+        reservation: &Reservation,
+        free_at: Option<Timestamp>,
+        seat: &SeatId,
+        now: Timestamp,
+    ) -> PutBuilder {
         Put::builder()
             .table_name(&self.table.name)
             .item(PK, seat_pk(&reservation.schedule, seat))
@@ -209,12 +219,23 @@ impl Reservations {
             .item(stream::STATUS, s(stream::HELD))
             .item("reservation_id", s(&reservation.id))
             .item("user_id", s(&reservation.user))
-            .item("hold_expires_at", at(reservation.hold_expires_at))
-            // Free, or kept by an expired hold: the write itself takes it over.
+            .item("hold_expires_at", at(free_at.unwrap_or(reservation.hold_expires_at)))
+            // Free, kept by an expired hold, or kept back for long enough: the write itself takes it over.
             .condition_expression("attribute_not_exists(pk) OR (#status = :held AND hold_expires_at <= :now)")
             .expression_attribute_names("#status", stream::STATUS)
             .expression_attribute_values(":held", s(stream::HELD))
             .expression_attribute_values(":now", at(now))
+    }
+
+    /// Keeps a seat of a hold back until `free_at`.
+    fn seat_kept(&self, booking: &Booking, seat: &SeatId, free_at: Timestamp) -> UpdateBuilder {
+        self.update_of(seat_pk(&booking.schedule, seat), seat_sk(seat))
+            .update_expression("SET hold_expires_at = :free_at")
+            .condition_expression("reservation_id = :reservation AND #status = :held")
+            .expression_attribute_names("#status", stream::STATUS)
+            .expression_attribute_values(":reservation", s(&booking.id))
+            .expression_attribute_values(":held", s(stream::HELD))
+            .expression_attribute_values(":free_at", at(free_at))
     }
 
     fn seat_freed(&self, booking: &Booking, seat: &SeatId) -> DeleteBuilder {
@@ -253,34 +274,60 @@ fn visit_changed(entitlement: &Item, hold: &Hold) -> Result<bool, Fault> {
     Ok(moved || visits.spent.contains(&hold.reservation.queue_position))
 }
 
+/// What becomes of the seats of a hold that ends.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Seats {
+    /// They are free.
+    Freed,
+    /// They are kept back until a moment that is chosen now.
+    KeptUntil(Timestamp),
+    /// They are kept back until the moment that was chosen with the hold.
+    KeptOn,
+}
+
+/// How the end of a hold went.
+enum Ended {
+    /// It has ended.
+    Now,
+    /// It could not end so; this is its row, if there is one.
+    Not(Option<Item>),
+}
+
 impl WriteEnd for Reservations {
     async fn end_hold(&self, booking: &Booking, end: EndHold, now: Timestamp) -> Result<bool, Fault> {
+        let seats = match end {
+            EndHold::Undo(_) => Seats::Freed,
+            EndHold::Cancel => self.free_at(&booking.id, now).map_or(Seats::Freed, Seats::KeptUntil),
+            // What its row says is not known yet; this is what it says while nobody changes the delay.
+            EndHold::Expire if self.returns.is_none() => Seats::Freed,
+            EndHold::Expire => Seats::KeptOn,
+        };
+        let Ended::Not(row) = self.try_to_end(booking, end, seats, now).await? else { return Ok(true) };
+        let Some(row) = row.filter(|_| end == EndHold::Expire) else { return Ok(false) };
+        let found = reservation_of(&row)?;
+        match found.overdue(now) {
+            Overdue::Hold { keeps_seats } => {
+                let seats = if keeps_seats { Seats::KeptOn } else { Seats::Freed };
+                Ok(matches!(self.try_to_end(booking, end, seats, now).await?, Ended::Now))
+            }
+            Overdue::Seats => self.end_return(&found, now).await.map(|()| false),
+            Overdue::Nothing => Ok(false),
+        }
+    }
+}
+
+impl Reservations {
+    /// Ends a hold in one transaction.
+    async fn try_to_end(&self, booking: &Booking, end: EndHold, seats: Seats, now: Timestamp) -> Result<Ended, Fault> {
         const DOING: &str = "ending a hold";
-        let (status, guard, body) = match end {
-            EndHold::Expire => (
-                Status::Expired,
-                "#status = :held AND hold_expires_at <= :now",
-                EventBody::ReservationExpired(event_data(booking)),
-            ),
-            EndHold::Cancel => (
-                Status::Cancelled,
-                "#status = :held AND hold_expires_at > :now",
-                cancelled_event(booking, CancelReason::User),
-            ),
-            EndHold::Undo(reason) => (Status::Cancelled, "#status = :held", cancelled_event(booking, reason)),
+        let body = match end {
+            EndHold::Expire => EventBody::ReservationExpired(event_data(booking)),
+            EndHold::Cancel => cancelled_event(booking, CancelReason::User),
+            EndHold::Undo(reason) => cancelled_event(booking, reason),
         };
-        let ended = self
-            .update_of_reservation(&booking.user, &booking.id)
-            .update_expression("SET #status = :ended REMOVE due_shard, due_at")
-            .condition_expression(guard)
-            .expression_attribute_values(":held", s(Status::Held.as_str()))
-            .expression_attribute_values(":ended", s(status.as_str()));
-        let ended = match end {
-            EndHold::Undo(_) => ended,
-            EndHold::Expire | EndHold::Cancel => ended.expression_attribute_values(":now", at(now)),
-        };
+        let ended = self.hold_ended(booking, end, seats, now);
         // Seats that another user took over after the hold was over are no longer ours to free.
-        let mut ours = booking.seats.clone();
+        let mut ours = if seats == Seats::KeptOn { Vec::new() } else { booking.seats.clone() };
         for _ in 0..=booking.seats.len().min(ROUNDS) {
             let mut transaction = self.table.transaction(DOING);
             let reservation = transaction.add_identity(ended.clone())?;
@@ -292,11 +339,17 @@ impl WriteEnd for Reservations {
             }
             let mut freed = Vec::with_capacity(ours.len());
             for seat in ours {
-                freed.push((transaction.add(self.seat_freed(booking, &seat))?, seat));
+                let slot = match seats {
+                    Seats::KeptUntil(free_at) => transaction.add(self.seat_kept(booking, &seat, free_at))?,
+                    Seats::Freed | Seats::KeptOn => transaction.add(self.seat_freed(booking, &seat))?,
+                };
+                freed.push((slot, seat));
             }
             match transaction.commit().await? {
-                Ok(()) => return Ok(true),
-                Err(cancelled) if cancelled.failed(reservation) => return Ok(false),
+                Ok(()) => return Ok(Ended::Now),
+                Err(cancelled) if cancelled.failed(reservation) => {
+                    return Ok(Ended::Not(cancelled.found(reservation).cloned()));
+                }
                 Err(cancelled) if cancelled.failed(count) => {
                     return Err(Fault::broken(DOING, "its owner's count is not as it must be"));
                 }
@@ -307,6 +360,33 @@ impl WriteEnd for Reservations {
             }
         }
         Err(Fault::contended(DOING))
+    }
+
+    /// The reservation's own row at the end of its hold. While it keeps seats back the sweep finds it by the moment at
+    /// which they become free.
+    fn hold_ended(&self, booking: &Booking, end: EndHold, seats: Seats, now: Timestamp) -> UpdateBuilder {
+        let status = if end == EndHold::Expire { Status::Expired } else { Status::Cancelled };
+        let ended = self
+            .update_of_reservation(&booking.user, &booking.id)
+            .expression_attribute_values(":held", s(Status::Held.as_str()))
+            .expression_attribute_values(":ended", s(status.as_str()));
+        let ended = match seats {
+            Seats::Freed => ended.update_expression("SET #status = :ended REMOVE due_shard, due_at, seats_free_at"),
+            Seats::KeptOn => ended.update_expression("SET #status = :ended, due_at = seats_free_at"),
+            Seats::KeptUntil(free_at) => ended
+                .update_expression("SET #status = :ended, seats_free_at = :free_at, due_at = :free_at")
+                .expression_attribute_values(":free_at", at(free_at)),
+        };
+        let guard = match (end, seats) {
+            (EndHold::Undo(_), _) => return ended.condition_expression("#status = :held"),
+            (EndHold::Cancel, _) => "#status = :held AND hold_expires_at > :now",
+            (EndHold::Expire, Seats::KeptOn) => "#status = :held AND hold_expires_at <= :now AND seats_free_at > :now",
+            (EndHold::Expire, _) => {
+                "#status = :held AND hold_expires_at <= :now AND \
+                 (attribute_not_exists(seats_free_at) OR seats_free_at <= :now)"
+            }
+        };
+        ended.condition_expression(guard).expression_attribute_values(":now", at(now))
     }
 }
 

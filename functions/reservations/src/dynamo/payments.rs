@@ -8,10 +8,24 @@ use aws_sdk_dynamodb::types::builders::{DeleteBuilder, UpdateBuilder};
 use contracts::events::EventBody;
 use contracts::saga::{PaymentSaga, RefundSaga};
 use contracts::seats::stream;
-use contracts::{SeatId, Timestamp};
+use contracts::{ReservationId, SeatId, Timestamp};
 use kit::Fault;
 use kit::dynamo::{Cancelled, PK, SK, Slot, Transaction, at, s};
 use kit::fault::classify;
+
+/// What the row of an ended reservation says while it keeps its seats back: the sweep finds it by the moment at which
+/// they become free.
+const KEEPS_SEATS: &str = "seats_free_at = :free_at, due_at = :free_at, due_shard = :shard";
+
+/// An update with the values of [`KEEPS_SEATS`], if seats are kept back.
+fn keeping(free_at: Option<Timestamp>, id: &ReservationId, update: UpdateBuilder) -> UpdateBuilder {
+    match free_at {
+        None => update,
+        Some(free_at) => update
+            .expression_attribute_values(":free_at", at(free_at))
+            .expression_attribute_values(":shard", due_shard(id)),
+    }
+}
 
 /// The booking in a saga's input.
 fn booking_of(saga: &PaymentSaga) -> Booking {
@@ -51,20 +65,31 @@ impl WriteRefund for Reservations {
         const DOING: &str = "refunding a reservation";
         let payment = &saga.payment;
         let booking = Booking { correlation_id: saga.refund_correlation_id.clone(), ..booking_of(payment) };
+        let free_at = self.free_at(&booking.id, now);
         let mut transaction = self.table.transaction(DOING);
-        let reservation = transaction.add_identity(
+        let reservation = transaction.add_identity(keeping(
+            free_at,
+            &booking.id,
             self.reservation_update(payment)
-                .update_expression("SET #status = :refunded")
+                .update_expression(match free_at {
+                    None => "SET #status = :refunded REMOVE seats_free_at".to_owned(),
+                    Some(_) => format!("SET #status = :refunded, {KEEPS_SEATS}"),
+                })
                 .condition_expression("#status = :paid AND payment_id = :payment")
                 .expression_attribute_values(":paid", s(Status::Paid.as_str()))
                 .expression_attribute_values(":refunded", s(Status::Refunded.as_str()))
                 .expression_attribute_values(":payment", s(&payment.payment_id)),
-        )?;
+        ))?;
         transaction.add(self.fewer_tickets(&booking))?;
         let refunded = EventBody::ReservationRefunded(event_data(&booking));
         transaction.add(self.event_row(&booking.id, &booking.correlation_id, refunded, now)?)?;
-        for seat in &payment.seats {
-            transaction.add(self.seat_given_back(payment, seat))?;
+        match free_at {
+            Some(free_at) => self.seats_kept(&mut transaction, payment, stream::SOLD, free_at)?,
+            None => {
+                for seat in &payment.seats {
+                    transaction.add(self.seat_given_back(payment, seat))?;
+                }
+            }
         }
         match transaction.commit().await? {
             Ok(()) => Ok(Transition::Made),
@@ -76,6 +101,19 @@ impl WriteRefund for Reservations {
 impl Reservations {
     fn reservation_update(&self, saga: &PaymentSaga) -> UpdateBuilder {
         self.update_of_reservation(&saga.user_id, &saga.reservation_id)
+    }
+
+    /// Keeps the seats of a saga back until `free_at`.
+    fn seats_kept(
+        &self,
+        transaction: &mut Transaction<'_>,
+        saga: &PaymentSaga,
+        from: &str,
+        free_at: Timestamp,
+    ) -> Result<(), Fault> {
+        let values = [(":held", s(stream::HELD)), (":free_at", at(free_at))];
+        let kept = "SET #status = :held, hold_expires_at = :free_at REMOVE payment_id";
+        self.seats_move(transaction, saga, kept, from, &values)
     }
 
     /// Moves the seats of a saga from one status to another under its reservation.
@@ -182,7 +220,7 @@ impl WritePayment for Reservations {
         let mut transaction = self.table.transaction(DOING);
         let reservation = transaction.add_identity(
             self.reservation_update(saga)
-                .update_expression("SET #status = :paid")
+                .update_expression("SET #status = :paid REMOVE seats_free_at")
                 .condition_expression("#status = :paying AND payment_id = :payment")
                 .expression_attribute_values(":paying", s(Status::Paying.as_str()))
                 .expression_attribute_values(":paid", s(Status::Paid.as_str()))
@@ -263,18 +301,31 @@ impl Reservations {
         now: Timestamp,
     ) -> Result<Slot, Fault> {
         let booking = booking_of(saga);
-        let reservation = transaction.add_identity(
+        // Whoever pays in vain when the hold ends would know this moment, too.
+        let free_at = self.free_at(&booking.id, now);
+        let reservation = transaction.add_identity(keeping(
+            free_at,
+            &booking.id,
             self.reservation_update(saga)
-                .update_expression("SET #status = :expired REMOVE payment_id ADD released :payments")
+                .update_expression(match free_at {
+                    None => "SET #status = :expired REMOVE payment_id, seats_free_at ADD released :payments".to_owned(),
+                    Some(_) => {
+                        format!("SET #status = :expired, {KEEPS_SEATS} REMOVE payment_id ADD released :payments")
+                    }
+                })
                 .condition_expression("#status = :paying AND payment_id = :payment")
                 .expression_attribute_values(":expired", s(Status::Expired.as_str()))
                 .expression_attribute_values(":paying", s(Status::Paying.as_str()))
                 .expression_attribute_values(":payment", s(&saga.payment_id))
                 .expression_attribute_values(":payments", AttributeValue::Ss(vec![saga.payment_id.to_string()])),
-        )?;
+        ))?;
         transaction.add(self.fewer_tickets(&booking))?;
         let expired = EventBody::ReservationExpired(event_data(&booking));
         transaction.add(self.event_row(&booking.id, &booking.correlation_id, expired, now)?)?;
+        if let Some(free_at) = free_at {
+            self.seats_kept(transaction, saga, stream::PAYING, free_at)?;
+            return Ok(reservation);
+        }
         for seat in &saga.seats {
             transaction.add(
                 self.delete_of_seat(&saga.schedule_id, seat)

@@ -1,4 +1,4 @@
-//! Expires a hold: its seats become free again. Triggered by the event of the hold, delayed until the hold's end.
+//! Expires a hold: its seats become free again, at once or, where they are kept back, by `free-seats`. Triggered by the event of the hold, delayed until the hold's end.
 
 use crate::domain::{Booking, EndHold};
 use crate::ports::{ScheduleExpiry, WriteEnd};
@@ -40,9 +40,7 @@ pub async fn expire_hold<S: WriteEnd, Q: ScheduleExpiry>(
     let WaitingHold { booking, message, receives } = hold;
     let remaining = booking.hold_expires_at.millis_since(now);
     if remaining > 0 {
-        // Rounded up, so that it is due when it is redelivered.
-        let seconds = (remaining + 999).div_euclid(1000).min(LONGEST_DELAY_SECONDS);
-        let scheduled = deps.queue.look_again(&message, i32::try_from(seconds).unwrap_or(i32::MAX)).await;
+        let scheduled = deps.queue.look_again(&message, delay_of(remaining)).await;
         return match scheduled {
             Err(fault) if receives >= SCHEDULE_ATTEMPTS => undo(deps, &booking, fault, now).await,
             scheduled => scheduled,
@@ -53,6 +51,13 @@ pub async fn expire_hold<S: WriteEnd, Q: ScheduleExpiry>(
         tracing::info!(reservation = %booking.id, "a hold expired");
     }
     Ok(())
+}
+
+/// The delay of a message that is due in so many milliseconds, in seconds: at most as much as SQS delays one. Rounded
+/// up, so that it is due when it is redelivered.
+pub(super) fn delay_of(remaining_millis: i64) -> i32 {
+    let seconds = remaining_millis.saturating_add(999).div_euclid(1000).min(LONGEST_DELAY_SECONDS);
+    i32::try_from(seconds).unwrap_or(i32::MAX)
 }
 
 /// The end of the hold cannot be scheduled: cancels the hold and notifies its user and an administrator. A hold that is

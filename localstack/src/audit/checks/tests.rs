@@ -192,6 +192,7 @@ fn add(snapshot: &mut Snapshot, buyer: &Buyer) {
             created_at: made,
             payment: has.clone(),
             due_at: (status == ReservationStatus::Held).then_some(hold_expires_at),
+            seats_free_at: None,
             in_waiting_index: status == ReservationStatus::Pending,
             withdrawn: status == ReservationStatus::Rejected,
         },
@@ -403,6 +404,67 @@ fn a_hold_that_is_over_may_lose_its_seats_to_another() {
     snapshot.seats.insert(seat("A-1-3"), erins);
     snapshot.entitlements.get_mut(&(user("erin"), concert())).unwrap().tickets.insert(date(), 1);
     assert_eq!(check(&snapshot, &Tolerances::default()), []);
+}
+
+/// Erin gave A-2-1 back; nobody has it until `free_at`.
+fn given_back(snapshot: &mut Snapshot, free_at: Timestamp) {
+    reservation(snapshot, "erin").seats_free_at = Some(free_at);
+    reservation(snapshot, "erin").due_at = Some(free_at);
+    let kept = Seat {
+        state: SeatState::Held,
+        reservation: res("erin"),
+        user: user("erin"),
+        hold_expires_at: Some(free_at),
+        payment: None,
+    };
+    snapshot.seats.insert(seat("A-2-1"), kept);
+    let map = snapshot.maps.get_mut(&section()).unwrap();
+    (map.seats[1], map.held) = (0b10_01_01_00, 4);
+    snapshot.date_rows.get_mut(&date()).unwrap().taken.insert(section().1, 7);
+}
+
+#[test]
+fn a_seat_that_was_given_back_may_be_nobodys_for_a_while() {
+    let mut snapshot = sane();
+    given_back(&mut snapshot, NOW.plus_seconds(30));
+    assert_eq!(check(&snapshot, &Tolerances::default()), []);
+    // A hold may keep its seats longer than itself, too.
+    reservation(&mut snapshot, "bob").seats_free_at = Some(NOW.plus_seconds(90));
+    taken(&mut snapshot, "A-1-3").hold_expires_at = Some(NOW.plus_seconds(90));
+    assert_eq!(check(&snapshot, &Tolerances::default()), []);
+    // Somebody has taken it since, and the reservation's own row is still to be tidied up.
+    given_back(&mut snapshot, NOW.plus_seconds(-1));
+    snapshot.seats.remove(&seat("A-2-1"));
+    let map = snapshot.maps.get_mut(&section()).unwrap();
+    (map.seats[1], map.held) = (0b10_01_00_00, 3);
+    snapshot.date_rows.get_mut(&date()).unwrap().taken.insert(section().1, 6);
+    assert_eq!(check(&snapshot, &Tolerances::default()), []);
+}
+
+#[test]
+fn i9_a_seat_that_was_given_back_and_stays_nobodys_is_found() {
+    breaks(Invariant::I9, "keeps its seats although they were free at", |snapshot| {
+        given_back(snapshot, NOW.plus_seconds(-91));
+    });
+    breaks(Invariant::I9, "is not free although that reservation is Cancelled", |snapshot| {
+        given_back(snapshot, NOW.plus_seconds(30));
+        reservation(snapshot, "erin").due_at = None;
+    });
+    breaks(Invariant::I9, "is not free although that reservation is Cancelled", |snapshot| {
+        given_back(snapshot, NOW.plus_seconds(30));
+        taken(snapshot, "A-2-1").hold_expires_at = Some(NOW.plus_seconds(3_600));
+    });
+    breaks(Invariant::I9, "is Cancelled and the sweep finds it", |snapshot| {
+        given_back(snapshot, NOW.plus_seconds(30));
+        reservation(snapshot, "erin").seats_free_at = None;
+    });
+    breaks(Invariant::I1, "for another time than its reservation", |snapshot| {
+        reservation(snapshot, "bob").seats_free_at = Some(NOW.plus_seconds(90));
+    });
+    breaks(Invariant::I1, "for another time than its reservation", |snapshot| {
+        reservation(snapshot, "bob").seats_free_at = Some(NOW.plus_seconds(59));
+        taken(snapshot, "A-1-3").hold_expires_at = Some(NOW.plus_seconds(59));
+    });
 }
 
 #[test]
