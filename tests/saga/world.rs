@@ -89,7 +89,7 @@ impl World {
         let saga = PaymentSaga { token_expiry, ..saga(&reservation, "p1") };
         let payment =
             Payment { saga: saga.clone(), status: Status::Pending, refund: None, recoveries: 0, alerted: false };
-        payments.open(&payment, &memo("k"), NOW).await.unwrap();
+        payments.open(&payment, &memo("k"), NOW).await.unwrap().unwrap();
         let now = NOW.plus_seconds(10);
         let (refund, is_crowded, parked) = (None, false, Mutex::default());
         Self { engine, saga, refund, is_crowded, parked, reservations, accounts, payments, lines, now }

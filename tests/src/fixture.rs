@@ -116,7 +116,7 @@ pub fn saga_of(user_name: &str, id: &str, amount: i64) -> PaymentSaga {
     PaymentSaga {
         payment_id: payment(id),
         user_id: user(user_name),
-        reservation_id: ReservationId::parse("reservation").expect("an id"),
+        reservation_id: ReservationId::parse(format!("reservation-of-{id}")).expect("an id"),
         schedule_id: schedule(),
         concert_id: concert(),
         seats: vec![seat("A-1-1")],

@@ -247,7 +247,7 @@ impl Bench {
         let payment = Payment::of(id, user, reservation, quote, choices, now);
         let memo = Memo { user: saga.user_id.clone(), ..memo(key(saga.payment_id.as_str(), json!({}))) };
         let opened = self.payments.open(&payment, &memo, now).await.unwrap();
-        assert_eq!(opened, Outcome::First);
+        assert_eq!(opened, Ok(Outcome::First));
         payment
     }
 

@@ -92,6 +92,128 @@ async fn the_same_key_fifty_times_at_once_gives_one_payment_and_one_saga() {
     assert_eq!(BTreeSet::from_iter(sagas.started()), ids, "repeated starts have the same name");
 }
 
+/// The code of a refusal; `paid` if there is none.
+fn code(outcome: &Result<Reply, Problem>) -> &'static str {
+    outcome.as_ref().map_or_else(|problem| problem.code, |_| "paid")
+}
+
+/// Ends a payment as the saga's compensation does.
+async fn fails(bench: &Bench, saga: contracts::saga::PaymentSaga) {
+    fail_payment(&bench.payments, step(FailPayment { saga, failure: CaughtError::default() }, NOW)).await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn forty_keys_at_once_start_one_payment_of_a_reservation_and_one_saga() {
+    let bench = Arc::new(Bench::on_sale(4).await);
+    bench.reserve(place("alice", 1, NOW), &["A-1-1"], "r1", NOW).await.unwrap();
+    let sagas = Arc::new(Sagas::default());
+    let mut requests = JoinSet::new();
+    for n in 0..40 {
+        let (bench, sagas) = (Arc::clone(&bench), Arc::clone(&sagas));
+        requests.spawn(async move { pay(&bench, &sagas, "alice", &format!("k{n}"), "r1").await });
+    }
+    let outcomes = requests.join_all().await;
+    let started: Vec<String> = outcomes.iter().filter_map(|outcome| outcome.as_ref().ok().map(id_in)).collect();
+    assert_eq!((started.len(), sagas.started(), payments_of(&bench).await), (1, started.clone(), started.clone()));
+    for refused in outcomes.iter().filter_map(|outcome| outcome.as_ref().err()) {
+        assert_eq!((refused.status.as_u16(), refused.code), (409, "payment_under_way"));
+        assert_eq!(serde_json::to_value(refused.members.get("payment_id")).unwrap(), started[0].as_str());
+    }
+}
+
+#[tokio::test]
+async fn a_payment_that_failed_lets_the_next_one_start_and_one_at_a_time() {
+    let bench = Bench::on_sale(4).await;
+    let sagas = Sagas::default();
+    let held = bench.reserve(place("alice", 1, NOW), &["A-1-1"], "r1", NOW).await.unwrap();
+    let mut started = Vec::new();
+    for n in 0..3 {
+        bench.proxy.forget();
+        let reply = pay(&bench, &sagas, "alice", &format!("k{n}"), "r1").await.unwrap();
+        // The claim of a failed payment is looked at, and replaced.
+        assert_eq!(bench.proxy.actions().len(), if n == 0 { 2 } else { 4 }, "{:?}", bench.proxy.actions());
+        started.push(id_in(&reply));
+        let other = pay(&bench, &sagas, "alice", &format!("other{n}"), "r1").await;
+        assert_eq!(code(&other), "payment_under_way");
+        // The key means what it meant, also while its payment is undecided.
+        let again = pay(&bench, &sagas, "alice", &format!("k{n}"), "r1").await.unwrap();
+        assert_eq!(id_in(&again), started[n]);
+        fails(&bench, tests::fixture::saga(&held, &started[n])).await;
+        let again = pay(&bench, &sagas, "alice", &format!("k{n}"), "r1").await.unwrap();
+        assert_eq!(id_in(&again), started[n], "and once it has failed");
+    }
+    assert_eq!(payments_of(&bench).await.len(), 3);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn of_many_payments_after_one_that_failed_one_is_started() {
+    let bench = Arc::new(Bench::on_sale(4).await);
+    let held = bench.reserve(place("alice", 1, NOW), &["A-1-1"], "r1", NOW).await.unwrap();
+    let sagas = Arc::new(Sagas::default());
+    let first = id_in(&pay(&bench, &sagas, "alice", "first", "r1").await.unwrap());
+    fails(&bench, tests::fixture::saga(&held, &first)).await;
+    let mut requests = JoinSet::new();
+    for n in 0..20 {
+        let (bench, sagas) = (Arc::clone(&bench), Arc::clone(&sagas));
+        requests.spawn(async move { code(&pay(&bench, &sagas, "alice", &format!("k{n}"), "r1").await) });
+    }
+    let codes = requests.join_all().await;
+    assert_eq!(codes.iter().filter(|code| **code == "paid").count(), 1, "{codes:?}");
+    assert!(codes.iter().all(|code| ["paid", "payment_under_way"].contains(code)), "{codes:?}");
+    assert_eq!(sagas.started().len(), 2);
+}
+
+#[tokio::test]
+async fn a_payment_that_broke_off_anywhere_never_locks_its_reservation_for_good() {
+    let bench = Bench::on_sale(4).await;
+    let sagas = Sagas::default();
+    let held = bench.reserve(place("alice", 1, NOW), &["A-1-1"], "r1", NOW).await.unwrap();
+    // The process dies before the write: nothing is there.
+    bench.proxy.inject(Rule::on("TransactWriteItems"), Fate::Dropped);
+    assert_eq!(code(&pay(&bench, &sagas, "alice", "k1", "r1").await), "temporarily_unavailable");
+    bench.proxy.heal();
+    // It dies after the write, before the saga is started: the recovery starts it, and whatever ends it frees the
+    // reservation.
+    bench.proxy.inject(Rule::on("TransactWriteItems").once(), Fate::AnswerLost);
+    bench.proxy.inject(Rule::on("TransactWriteItems"), Fate::Dropped);
+    assert_eq!(code(&pay(&bench, &sagas, "alice", "k2", "r1").await), "temporarily_unavailable");
+    bench.proxy.heal();
+    assert_eq!(code(&pay(&bench, &sagas, "alice", "k3", "r1").await), "payment_under_way");
+    let deps = RecoverPayments { payments: bench.payments.clone(), sagas: &sagas, refunds: &sagas };
+    recover_payments(&deps, NOW.plus_millis(PENDING_TOO_LONG_MILLIS + 1)).await.unwrap();
+    let stuck = payments_of(&bench).await.pop().unwrap();
+    assert_eq!(sagas.started(), [stuck.as_str()]);
+    fails(&bench, tests::fixture::saga(&held, &stuck)).await;
+    assert_eq!(code(&pay(&bench, &sagas, "alice", "k3", "r1").await), "paid");
+}
+
+#[tokio::test]
+async fn a_payment_of_the_release_before_which_left_no_claim_is_no_obstacle_and_pays_at_most_once() {
+    let bench = Bench::on_sale(4).await;
+    let sagas = Sagas::default();
+    let held = bench.reserve(place("alice", 1, NOW), &["A-1-1"], "r1", NOW).await.unwrap();
+    bench.open_payment(&tests::fixture::saga(&held, "p0"), NOW).await;
+    let table = bench.engine.table("payments");
+    let claim = table.client.delete_item().table_name(&table.name).key("pk", s("USER#alice")).key("sk", s("RES#r1"));
+    claim.send().await.unwrap();
+    let second = id_in(&pay(&bench, &sagas, "alice", "k", "r1").await.unwrap());
+    bench.begin(&tests::fixture::saga(&held, "p0"), NOW).await;
+    let begun = ::reservations::handlers::begin_payment;
+    let refused = begun(&bench.reservations, step(tests::fixture::saga(&held, &second), NOW)).await;
+    assert!(matches!(refused, Err(StepError::Refused("reservation_not_payable"))), "{refused:?}");
+}
+
+#[tokio::test]
+async fn the_same_request_at_once_is_not_refused_for_its_own_payment() {
+    let bench = Bench::on_sale(4).await;
+    let sagas = Sagas::default();
+    bench.reserve(place("alice", 1, NOW), &["A-1-1"], "r1", NOW).await.unwrap();
+    let first = id_in(&pay(&bench, &sagas, "alice", "k", "r1").await.unwrap());
+    // The key's row meets the first request's transaction, and was not looked at; the claim was.
+    bench.proxy.inject(Rule::on("TransactWriteItems").once(), Fate::Masked("IDEM#k"));
+    assert_eq!(id_in(&pay(&bench, &sagas, "alice", "k", "r1").await.unwrap()), first);
+}
+
 #[tokio::test]
 async fn a_key_used_for_another_reservation_is_refused() {
     let bench = Bench::on_sale(4).await;

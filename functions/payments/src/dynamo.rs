@@ -3,6 +3,7 @@
 //! | item | pk | sk | attributes |
 //! | --- | --- | --- | --- |
 //! | payment | `USER#<user>` | `PAY#<payment>` | `kind` = `payment`, `status`, `failure`, `saga` (JSON of the saga's input), `amount`, `reservation_id`, `created_at`, `settled_at`, `recoveries`, once its refund is requested `refund_requested_at`, `refund_correlation_id`, `refunded_at` or `refund_failed_at`, and while a saga is open `pending_shard`, `pending_since` (index `pending`) and `told_at` |
+//! | claim on a reservation | `USER#<user>` | `RES#<reservation>` | `kind` = `claim`, `reservation_id`, `payment_id` (whose claim it is, until that payment is decided), `ttl` |
 //! | remembered answer | `USER#<user>` | `IDEM#<key>` | see [`kit::idempotency`] |
 //! | outbox row | `OUTBOX#<event>` | `OUTBOX` | see [`kit::outbox`] |
 
@@ -10,9 +11,9 @@ pub mod charges;
 
 use crate::domain::{PENDING_TOO_LONG_MILLIS, Payment, Refund, Status, wait_after_recovery};
 use crate::ports::{
-    FindPayment, FindStuck, ListPayments, OpenPayment, OpenRefund, RecallAnswer, SettlePayment, SettleRefund,
+    FindPayment, FindStuck, ListPayments, OpenPayment, OpenRefund, RecallAnswer, SettlePayment, SettleRefund, UnderWay,
 };
-use aws_sdk_dynamodb::types::builders::UpdateBuilder;
+use aws_sdk_dynamodb::types::builders::{PutBuilder, UpdateBuilder};
 use aws_sdk_dynamodb::types::{AttributeValue, Put, ReturnValuesOnConditionCheckFailure, Update};
 use contracts::events::{
     Event, EventBody, FaultDetected, PaymentCompleted, PaymentFailed, PaymentRefundFailed, PaymentRefunded,
@@ -20,7 +21,7 @@ use contracts::events::{
 use contracts::saga::{PaymentFailure, PaymentSaga, RefundSaga};
 use contracts::{PaymentId, Timestamp, UserId};
 use kit::Fault;
-use kit::dynamo::{Item, PK, Read, SK, Table, at, n, readable, s};
+use kit::dynamo::{Item, PK, Read, SK, TTL, Table, at, n, readable, s};
 use kit::fault::classify;
 use kit::http::Page;
 use kit::idempotency::{self, IdempotencyKey, Memo, Outcome, Recalled};
@@ -32,6 +33,10 @@ pub const PENDING_INDEX: &str = "pending";
 const PENDING_SHARDS: u64 = 4;
 /// How many stuck payments of a shard one run of the recovery takes.
 const STUCK_PAGE: usize = 50;
+/// How often a claim on a reservation is looked at while other requests replace it.
+const ROUNDS: usize = 4;
+/// How long after the end of its hold a reservation's claim is kept, in seconds.
+const CLAIMED_SECONDS: i64 = 86_400;
 /// The `source` of this context's events.
 const SOURCE: &str = "encore/payments";
 
@@ -89,7 +94,13 @@ impl Payments {
 }
 
 impl OpenPayment for Payments {
-    async fn open(&self, payment: &Payment, memo: &Memo, now: Timestamp) -> Result<Outcome<Recalled>, Fault> {
+    async fn open(
+        &self,
+        payment: &Payment,
+        memo: &Memo,
+        now: Timestamp,
+    ) -> Result<Result<Outcome<Recalled>, UnderWay>, Fault> {
+        const DOING: &str = "recording a payment";
         let saga = &payment.saga;
         let row = Put::builder()
             .table_name(&self.table.name)
@@ -101,21 +112,55 @@ impl OpenPayment for Payments {
             .item("reservation_id", s(&saga.reservation_id))
             .item("amount", n(saga.amount.get()))
             .item("status", s(payment.status.as_str()))
-            .item("saga", kit::dynamo::json("recording a payment", saga)?)
+            .item("saga", kit::dynamo::json(DOING, saga)?)
             .item("created_at", at(now))
             .item("recoveries", n(payment.recoveries))
             .item("pending_shard", s(pending_shard(&saga.payment_id)))
             .item("pending_since", at(now))
             .condition_expression("attribute_not_exists(pk)");
-        let mut transaction = self.table.transaction("recording a payment");
-        transaction.add(row)?;
-        let remembered = transaction.add(idempotency::remember(&self.table, memo, now))?;
-        let Err(cancelled) = transaction.commit().await? else { return Ok(Outcome::First) };
-        match cancelled.found(remembered) {
-            Some(row) => idempotency::recall(row, &memo.key),
-            // The id was generated for this very call: an attempt whose answer was lost has written it.
-            None => Ok(Outcome::First),
+        // The payment whose claim may be replaced: none but its own at first.
+        let mut decided = saga.payment_id.clone();
+        for _ in 0..ROUNDS {
+            let mut transaction = self.table.transaction(DOING);
+            let recorded = transaction.add(row.clone())?;
+            let claimed = transaction.add(self.claim(saga, &decided, now))?;
+            // What stands in the way may be this very request, being recorded at this moment.
+            let remembered = transaction.add_identity(idempotency::remember(&self.table, memo, now))?;
+            let Err(cancelled) = transaction.commit().await? else { return Ok(Ok(Outcome::First)) };
+            if let Some(row) = cancelled.found(remembered) {
+                return idempotency::recall(row, &memo.key).map(Ok);
+            }
+            let other = match cancelled.found(claimed) {
+                Some(claim) if !cancelled.failed(recorded) => claim.parsed("payment_id")?,
+                // The id was generated for this very call: an attempt whose answer was lost has written it.
+                _ => return Ok(Ok(Outcome::First)),
+            };
+            match self.find(&saga.user_id, &other).await? {
+                Some(found) if found.status == Status::Pending => return Ok(Err(UnderWay(other))),
+                _ => decided = other,
+            }
         }
+        Err(Fault::contended(DOING))
+    }
+}
+
+impl Payments {
+    /// A payment's claim on its reservation: only one is undecided at a time. Nothing takes a claim away; it is replaced
+    /// once its payment is `decided`, so whatever brings a payment to its end frees the reservation for another one.
+    fn claim(&self, saga: &PaymentSaga, decided: &PaymentId, now: Timestamp) -> PutBuilder {
+        // Beyond its end a hold cannot be paid, whatever is claimed.
+        let forgotten_at = saga.hold_expires_at.max(now).plus_seconds(CLAIMED_SECONDS);
+        Put::builder()
+            .table_name(&self.table.name)
+            .item(PK, user_pk(&saga.user_id))
+            .item(SK, s(format!("RES#{}", saga.reservation_id)))
+            .item("kind", s("claim"))
+            .item("reservation_id", s(&saga.reservation_id))
+            .item("payment_id", s(&saga.payment_id))
+            .item(TTL, n(forgotten_at.ttl_seconds()))
+            .condition_expression("attribute_not_exists(pk) OR payment_id = :decided")
+            .expression_attribute_values(":decided", s(decided))
+            .return_values_on_condition_check_failure(ReturnValuesOnConditionCheckFailure::AllOld)
     }
 }
 

@@ -173,6 +173,11 @@ impl From<StartError> for Problem {
         match error {
             StartError::NotFound => Problem::not_found("no such reservation"),
             StartError::NotPayable => Problem::conflict("reservation_not_payable", "Only a running hold can be paid"),
+            StartError::UnderWay(payment) => {
+                Problem::conflict("payment_under_way", "Another payment of this reservation is not decided yet")
+                    .detail("wait for that payment; if it fails, the reservation can be paid again while its hold runs")
+                    .member("payment_id", payment.to_string())
+            }
             StartError::KeyReused => idempotency::reused(),
             StartError::Fault(fault) => fault.into(),
         }

@@ -33,15 +33,19 @@ pub trait RecallAnswer: Send + Sync {
     ) -> impl Future<Output = Result<Outcome<Recalled>, Fault>> + Send;
 }
 
+/// Another payment of the same reservation is undecided. Nothing was written.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct UnderWay(pub PaymentId);
+
 /// Records new payments.
 pub trait OpenPayment: Send + Sync {
-    /// Payment and remembered answer, both or neither.
+    /// Payment, its claim on the reservation and remembered answer, all or nothing.
     fn open(
         &self,
         payment: &Payment,
         memo: &Memo,
         now: Timestamp,
-    ) -> impl Future<Output = Result<Outcome<Recalled>, Fault>> + Send;
+    ) -> impl Future<Output = Result<Result<Outcome<Recalled>, UnderWay>, Fault>> + Send;
 }
 
 /// Records requests for refunds.

@@ -491,6 +491,11 @@ fn payments_item(item: &Item, snapshot: &mut Snapshot) -> Result<(), Fault> {
         }
         return put_new(&mut snapshot.payments, saga.payment_id.clone(), payment);
     }
+    if let (Some(_), Some(reservation)) = (pk.strip_prefix("USER#"), sk.strip_prefix("RES#")) {
+        item.parsed::<PaymentId>("payment_id")?;
+        let same = item.text("reservation_id")? == reservation;
+        return if same { Ok(()) } else { Err(wrong("its key and its attributes name different reservations")) };
+    }
     if let (Some(user), Some(key)) = (pk.strip_prefix("USER#"), sk.strip_prefix("CHARGE#")) {
         return charge_item(item, user, key, snapshot);
     }

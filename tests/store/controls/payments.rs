@@ -3,7 +3,7 @@
 use super::{controls, put};
 use crate::bench::{Bench, key, memo};
 use ::payments::domain::charges::{Charge, ChargeState, INTENT_MILLIS, Intent, MAX_ATTEMPTS};
-use ::payments::domain::{Payment, Refund};
+use ::payments::domain::{Payment, Refund, Status};
 use ::payments::dynamo::charges::Charges;
 use ::payments::handlers::complete_payment;
 use ::payments::handlers::complete_refund;
@@ -13,7 +13,7 @@ use ::payments::ports::charges::{
 };
 use ::payments::ports::{FindStuck, OpenPayment, OpenRefund, SettleRefund};
 use contracts::ChargeAmount;
-use contracts::saga::{CaughtError, FailPayment};
+use contracts::saga::{CaughtError, FailPayment, PaymentSaga};
 use contracts::steps::PayCharge;
 use kit::dynamo::{Item, Read, n};
 use serde_json::json;
@@ -65,6 +65,15 @@ async fn refunding(bench: &Bench) -> Payment {
 }
 
 controls! {
+    of_a_reservation_one_payment_is_undecided_at_a_time: "payments/claim"
+    guards "attribute_not_exists(pk) OR payment_id = :decided", |bench| {
+        let first = saga_of("alice", "p1", 100);
+        bench.open_payment(&first, NOW).await;
+        let second = PaymentSaga { payment_id: payment("p2"), ..first };
+        let other = Payment { saga: second, status: Status::Pending, refund: None, recoveries: 0, alerted: false };
+        bench.payments.open(&other, &memo(key("k2", json!({}))), NOW).await.unwrap().is_ok()
+    }
+
     a_charge_is_recorded_once: "payments/record_charge"
     guards "attribute_not_exists(pk) OR #status = :refused", |bench| {
         let charges = charges(bench);

@@ -13,9 +13,10 @@ controls! {
     a_key_stands_for_one_payment: "kit/remember"
     guards "attribute_not_exists(pk) OR forgotten_at <= :now", |bench| {
         let mut other = bench.open_payment(&saga_of("alice", "p1", 100), NOW).await;
-        other.saga.payment_id = payment("p2");
+        // Of another reservation, so that nothing else stands in its way.
+        (other.saga.payment_id, other.saga.reservation_id) = (payment("p2"), saga_of("alice", "p2", 100).reservation_id);
         // `open_payment` uses the payment's id as its key.
-        bench.payments.open(&other, &memo(key("p1", json!({}))), NOW).await.unwrap();
+        bench.payments.open(&other, &memo(key("p1", json!({}))), NOW).await.unwrap().unwrap();
         bench.payments.find(&user("alice"), &payment("p2")).await.unwrap().is_some()
     }
 

@@ -1,7 +1,7 @@
 //! A user pays for a reservation: everything is fixed, recorded, and handed to the saga.
 
 use crate::domain::{Choices, Payment, Status};
-use crate::ports::{FindPayment, OpenPayment, QuoteClient, RecallAnswer, StartSaga};
+use crate::ports::{FindPayment, OpenPayment, QuoteClient, RecallAnswer, StartSaga, UnderWay};
 use contracts::saga::PaymentSaga;
 use contracts::steps::{Quote, QuoteReservation};
 use contracts::{PaymentId, ReservationId, Timestamp, UserId};
@@ -43,6 +43,8 @@ pub enum StartError {
     NotFound,
     /// It cannot be paid: it is not held, or its hold has expired.
     NotPayable,
+    /// Another payment of it is undecided.
+    UnderWay(PaymentId),
     /// The key was used for another request.
     KeyReused,
     /// The system failed.
@@ -55,7 +57,8 @@ impl From<Fault> for StartError {
     }
 }
 
-/// Quotes, records, starts: two database round trips. A payment that was recorded and not started is started by a
+/// Quotes, records, starts: two database round trips, and two more for each earlier payment of the reservation that
+/// failed since its claim was last replaced. Of a reservation one payment is undecided at a time. A payment that was recorded and not started is started by a
 /// repetition of the request, or by the recovery.
 pub async fn start_payment<P, Q, S>(
     payments: &P,
@@ -80,12 +83,13 @@ where
                 answer: answer(&payment),
             };
             return match payments.open(&payment, &memo, ask.now).await? {
-                Outcome::First => {
+                Ok(Outcome::First) => {
                     sagas.start(&payment.execution_name(), &payment.saga).await?;
                     Ok(Started::Now(Box::new(payment)))
                 }
-                Outcome::Replay(first) => as_before(payments, sagas, &ask.user, first).await,
-                Outcome::Mismatch => Err(StartError::KeyReused),
+                Ok(Outcome::Replay(first)) => as_before(payments, sagas, &ask.user, first).await,
+                Ok(Outcome::Mismatch) => Err(StartError::KeyReused),
+                Err(UnderWay(other)) => Err(StartError::UnderWay(other)),
             };
         }
         Quote::NotPayable => StartError::NotPayable,
