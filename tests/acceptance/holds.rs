@@ -148,3 +148,22 @@ fn reservations_are_listed_newest_first_in_pages() {
         assert!(second.get("next_cursor").is_none());
     });
 }
+
+#[test]
+fn a_user_who_let_ten_holds_of_a_date_go_gets_no_other_and_others_do() {
+    on_cloud(async |cloud| {
+        let sale = cloud.sale(Terms::default()).await;
+        let (undecided, other) = (cloud.user("undecided"), cloud.user("other"));
+        for seat in 1..=10 {
+            let reservation = undecided.hold(&sale, &[&format!("A-1-{seat}")]).await;
+            assert_eq!(undecided.delete(&format!("/reservations/{reservation}")).await.status, 204);
+        }
+        let token = undecided.join(&sale).await;
+        let refused = undecided.reserve(&sale, &token, &["A-2-1"]).await;
+        assert_eq!((refused.status.as_u16(), code(&refused).as_str()), (409, "unpaid_limit_exceeded"));
+        assert_eq!(refused.json()["max_unpaid"], 10);
+        other.hold(&sale, &["A-2-1"]).await;
+        // Another date is another matter.
+        undecided.hold(&cloud.sale(Terms::default()).await, &["A-1-1"]).await;
+    });
+}

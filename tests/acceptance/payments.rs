@@ -152,3 +152,33 @@ fn paying_needs_a_key_and_a_key_is_for_one_request() {
         assert_eq!((reused.status.as_u16(), code(&reused).as_str()), (422, "idempotency_key_reused"));
     });
 }
+
+#[test]
+fn forty_keys_at_once_on_one_reservation_make_one_payment() {
+    on_cloud(async |cloud| {
+        let fan = cloud.user("fan");
+        fan.charge(5_000).await;
+        let reservation = fan.hold(&cloud.sale(Terms::default()).await, &["A-1-1"]).await;
+        let body = json!({"reservation_id": reservation});
+        let keys: Vec<String> = (0..40).map(|n| format!("k{n}")).collect();
+        let (payer, body) = (&fan, &body);
+        let tries = keys.iter().map(|key| async move {
+            payer.send("POST", "/payments", &[("idempotency-key", key.as_str())], Some(body)).await
+        });
+        let answers = futures_util::future::join_all(tries).await;
+        let accepted: Vec<_> = answers.iter().filter(|answer| answer.status == 202).collect();
+        assert_eq!(accepted.len(), 1, "{:?}", answers.iter().map(|answer| answer.status).collect::<Vec<_>>());
+        let payment = text(&accepted[0].json(), "payment_id");
+        for refused in answers.iter().filter(|answer| answer.status != 202) {
+            let refusal = refused.json();
+            match code(refused).as_str() {
+                "payment_under_way" => assert_eq!(text(&refusal, "payment_id"), payment),
+                // By then it has the reservation.
+                code => assert_eq!((refused.status.as_u16(), code), (409, "reservation_not_payable")),
+            }
+        }
+        let all = fan.get("/payments").await.json();
+        assert_eq!(all["items"].as_array().map(Vec::len), Some(1), "{all}");
+        eventually("it is paid", async || (fan.reservation_status(&reservation).await == "paid").then_some(())).await;
+    });
+}

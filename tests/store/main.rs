@@ -22,4 +22,5 @@ mod refunds;
 mod reservations;
 mod returns;
 mod round_trips;
+mod unpaid;
 mod waiting_room;

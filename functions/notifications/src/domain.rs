@@ -239,6 +239,8 @@ fn why_rejected(reason: &str) -> &'static str {
     match reason {
         "seat_taken" => "이미 선택된 좌석",
         "ticket_limit_exceeded" => "예매 가능 매수 초과",
+        "unpaid_limit_exceeded" => "미결제 선점 횟수 초과",
+        "seat_cooling_down" => "방금 취소한 좌석",
         _ => "예매할 수 없는 상태",
     }
 }

@@ -315,6 +315,17 @@ pub enum Refusal {
     },
     /// Other users have these.
     SeatsTaken(Vec<SeatId>),
+    /// Too many of the user's holds for this date ended without being paid.
+    UnpaidLimit {
+        /// How many may.
+        most: u32,
+    },
+    /// The user let these go a moment ago.
+    SeatsCoolingDown {
+        seats: Vec<SeatId>,
+        /// For how long the same user cannot hold them again, in seconds.
+        cool_down_seconds: u32,
+    },
 }
 
 impl Refusal {
@@ -328,6 +339,8 @@ impl Refusal {
             Self::SaleClosed => "sale_closed",
             Self::TicketLimit { .. } => "ticket_limit_exceeded",
             Self::SeatsTaken(_) => "seat_taken",
+            Self::UnpaidLimit { .. } => "unpaid_limit_exceeded",
+            Self::SeatsCoolingDown { .. } => "seat_cooling_down",
         }
     }
 }
@@ -342,6 +355,58 @@ pub struct Hold {
     pub visit: Visit,
     /// When it was requested.
     pub asked_at: Timestamp,
+    /// What its owner had let go of the date when this was decided.
+    pub let_go: LetGo,
+}
+
+/// What a user may let go unpaid.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct UnpaidRule {
+    /// How many holds for a date may be cancelled or run out.
+    pub most: u32,
+    /// For how long the same user cannot hold the same seats again, in seconds.
+    pub cool_down_seconds: u32,
+}
+
+impl Default for UnpaidRule {
+    /// As much as they like.
+    fn default() -> Self {
+        Self { most: u32::MAX, cool_down_seconds: 0 }
+    }
+}
+
+/// Seats that a user let go, and until when the user cannot hold them again.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct CoolingDown {
+    pub until: Timestamp,
+    pub seats: Vec<SeatId>,
+}
+
+/// What a user let go of a date without paying.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct LetGo {
+    /// What is allowed.
+    pub rule: UnpaidRule,
+    /// How many holds.
+    pub count: u32,
+    /// The seats of the last ones, also those whose time is over.
+    pub cooling_down: Vec<CoolingDown>,
+}
+
+impl LetGo {
+    /// Whether its user may hold these seats at `now`.
+    pub fn allows(&self, seats: &[SeatId], now: Timestamp) -> Result<(), Refusal> {
+        if self.count >= self.rule.most {
+            return Err(Refusal::UnpaidLimit { most: self.rule.most });
+        }
+        let cooling: HashSet<&SeatId> =
+            self.cooling_down.iter().filter(|one| one.until > now).flat_map(|one| &one.seats).collect();
+        let seats: Vec<SeatId> = seats.iter().filter(|seat| cooling.contains(seat)).cloned().collect();
+        match seats.is_empty() {
+            true => Ok(()),
+            false => Err(Refusal::SeatsCoolingDown { seats, cool_down_seconds: self.rule.cool_down_seconds }),
+        }
+    }
 }
 
 /// A user's time inside a sale. There is one at a time: it begins with the first hold and ends when its token expires,
@@ -360,13 +425,15 @@ pub enum Visit {
     Lasts,
 }
 
-/// A user's visits to a concert so far.
+/// A user's visits to a concert so far, and what they let go of the date that is asked for.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Visits {
     /// When the last one ends or ended; `None` before the first.
     pub last_ends_at: Option<Timestamp>,
     /// The positions in line that were spent by a sale.
     pub spent: Vec<u64>,
+    /// What was let go unpaid.
+    pub let_go: LetGo,
 }
 
 /// Decides whether a hold begins a visit or belongs to the current one, for a token that expires at `token_expires_at`.
@@ -417,6 +484,7 @@ pub fn decide_hold(
     if !unknown.is_empty() {
         return Err(Refusal::SeatsNotFound(unknown));
     }
+    visits.let_go.allows(seats, now)?;
     let limit = Refusal::TicketLimit { max_per_user: terms.max_per_user };
     if seats.len() > terms.max_per_user as usize {
         return Err(limit);
@@ -445,6 +513,7 @@ pub fn decide_hold(
         max_per_user: terms.max_per_user,
         visit,
         asked_at: request.asked_at,
+        let_go: visits.let_go.clone(),
     })
 }
 
@@ -646,7 +715,12 @@ mod tests {
     fn a_user_is_inside_once_at_a_time_however_often_they_joined() {
         let visit = |last_ends_at, issued_at, now| {
             let token = QueueTokenClaims { issued_at, ..request(&["A-1-1"]).token };
-            decide_visit(&Visits { last_ends_at, spent: vec![7] }, &token, NOW.plus_seconds(900), now)
+            decide_visit(
+                &Visits { last_ends_at, spent: vec![7], ..Visits::default() },
+                &token,
+                NOW.plus_seconds(900),
+                now,
+            )
         };
         let begins = |issued| Ok(Visit::Begins { token_issued_at: issued, ends_at: NOW.plus_seconds(900) });
         let end = NOW.plus_seconds(600);
@@ -660,7 +734,7 @@ mod tests {
     fn a_spent_place_stays_spent_even_while_its_user_is_inside_with_another() {
         let end = NOW.plus_seconds(600);
         let token = request(&["A-1-1"]).token;
-        let visits = Visits { last_ends_at: Some(end), spent: vec![token.position] };
+        let visits = Visits { last_ends_at: Some(end), spent: vec![token.position], ..Visits::default() };
         assert_eq!(decide_visit(&visits, &token, end, NOW), Err(Refusal::TokenNotActive));
     }
 
@@ -729,6 +803,26 @@ mod tests {
                 assert_eq!(reservation(status).overdue(end.plus_seconds(60)), Overdue::Nothing, "{status:?}");
             }
         }
+    }
+
+    #[test]
+    fn who_let_too_much_go_or_just_these_seats_may_not_hold_them() {
+        let rule = UnpaidRule { most: 3, cool_down_seconds: 60 };
+        let cooling = |until, id| CoolingDown { until, seats: vec![seat(id)] };
+        let (past, soon) = (NOW, NOW.plus_seconds(1));
+        let let_go = |count| {
+            let cooling_down = vec![cooling(past, "A-1-1"), cooling(soon, "A-1-2"), cooling(soon, "A-1-3")];
+            LetGo { rule, count, cooling_down }
+        };
+        let hold = |count, seats: &[&str]| {
+            let visits = Visits { let_go: let_go(count), ..Visits::default() };
+            decide_hold(&request(seats), Some(&terms()), Some(&plan()), &visits, NOW).map(|hold| hold.let_go.count)
+        };
+        assert_eq!(hold(2, &["A-1-1", "A-1-4"]), Ok(2));
+        assert_eq!(hold(3, &["A-1-4"]), Err(Refusal::UnpaidLimit { most: 3 }));
+        let cooling = Refusal::SeatsCoolingDown { seats: vec![seat("A-1-2")], cool_down_seconds: 60 };
+        assert_eq!(hold(0, &["A-1-4", "A-1-2"]), Err(cooling));
+        assert_eq!(let_go(0).allows(&[seat("A-1-2")], soon), Ok(()));
     }
 
     #[test]

@@ -6,7 +6,7 @@
 //! | plan | `CONCERT#<concert>` | `ADMISSION` | `plan` (JSON), `version` |
 //! | seat | `SEATS#<schedule>#<section>` | `SEAT#<seat>` | `kind` = `seat`, `schedule_id`, `seat_id`, `status` (`held` \| `paying` \| `sold`), `reservation_id`, `user_id`, `hold_expires_at` (until when nobody else can have it, unless it is sold), `payment_id` |
 //! | reservation | `USER#<user>` | `RES#<reservation>` | `kind` = `reservation`, `status`, `reservation_id`, `user_id`, `schedule_id`, `concert_id`, `seats` (list), `total_price`, `queue_position`, `hold_expires_at`, `created_at`, `correlation_id`, `payment_id` (the payment that has it), `released` (set of the payments that gave it back), `failure` (why it was withdrawn); `seats_free_at` (until when its seats are kept back after its end, where they are); while held or keeping seats back `due_shard`, `due_at` (index `due`); while pending `waiting_shard`, `waiting_at` (index `waiting`) and `wish` (JSON of the request) |
-//! | entitlement | `USER#<user>` | `CONCERT#<concert>` | `n#<schedule>` (tickets held, being paid and paid), `w#<schedule>` (undecided requests), `visit_ends_at`, `spent#<position>` (when that place was spent) |
+//! | entitlement | `USER#<user>` | `CONCERT#<concert>` | `n#<schedule>` (tickets held, being paid and paid), `w#<schedule>` (undecided requests), `u#<schedule>` (holds that ended unpaid), `c#<schedule>#<moment>` (set of the seats let go that the user cannot hold again until then), `visit_ends_at`, `spent#<position>` (when that place was spent) |
 //! | remembered answer | `USER#<user>` | `IDEM#<key>` | see [`kit::idempotency`] |
 //! | outbox row | `OUTBOX#<event>` | `OUTBOX` | see [`kit::outbox`] |
 //!
@@ -19,7 +19,7 @@ mod requests;
 mod returns;
 mod terms;
 
-use crate::domain::{Booking, DUE_SHARDS, Reservation, ReturnDelay, Status};
+use crate::domain::{Booking, DUE_SHARDS, Reservation, ReturnDelay, Status, UnpaidRule};
 use crate::ports::{FindReservation, ListReservations, RaiseAlert};
 use aws_sdk_dynamodb::types::builders::{DeleteBuilder, UpdateBuilder};
 use aws_sdk_dynamodb::types::{AttributeValue, Delete, ReturnValuesOnConditionCheckFailure, TransactWriteItem, Update};
@@ -50,6 +50,7 @@ const SOURCE: &str = "encore/reservations";
 pub struct Reservations {
     table: Table,
     returns: ReturnDelay,
+    unpaid: UnpaidRule,
 }
 
 fn user_pk(user: &UserId) -> AttributeValue {
@@ -62,6 +63,16 @@ fn reservation_sk(id: &ReservationId) -> AttributeValue {
 
 fn entitlement_sk(concert: &ConcertId) -> AttributeValue {
     s(format!("CONCERT#{concert}"))
+}
+
+/// The attribute of an entitlement that counts the holds for a date that ended unpaid.
+fn unpaid_of(schedule: &ScheduleId) -> String {
+    format!("u#{schedule}")
+}
+
+/// The attribute of an entitlement with the seats of a date that its user cannot hold again until a moment.
+fn cooling_down(schedule: &ScheduleId, until: Timestamp) -> String {
+    format!("c#{schedule}#{}", until.millis())
 }
 
 fn seat_pk(schedule: &ScheduleId, seat: &SeatId) -> AttributeValue {
@@ -80,7 +91,13 @@ fn due_shard(id: &ReservationId) -> AttributeValue {
 impl Reservations {
     /// Reservations in a table. Seats that are given back are free at once.
     pub fn new(table: Table) -> Self {
-        Self { table, returns: ReturnDelay::default() }
+        Self { table, returns: ReturnDelay::default(), unpaid: UnpaidRule::default() }
+    }
+
+    /// The same, where users may let so much go unpaid.
+    #[must_use]
+    pub fn allowing(self, unpaid: UnpaidRule) -> Self {
+        Self { unpaid, ..self }
     }
 
     /// The same, where seats that are given back are kept for a while.
@@ -115,6 +132,30 @@ impl Reservations {
 
     fn delete_of_seat(&self, schedule: &ScheduleId, seat: &SeatId) -> DeleteBuilder {
         Delete::builder().table_name(&self.table.name).key(PK, seat_pk(schedule, seat)).key(SK, seat_sk(seat))
+    }
+
+    /// The same for a hold that its user let go unpaid: it is counted, and its seats cool down for them.
+    fn fewer_tickets_unpaid(&self, booking: &Booking, now: Timestamp) -> UpdateBuilder {
+        const COUNTED: &str = "SET #tickets = #tickets - :count, #unpaid = if_not_exists(#unpaid, :none) + :one";
+        let fewer = self
+            .fewer_tickets(booking)
+            .update_expression(COUNTED)
+            .expression_attribute_names("#unpaid", unpaid_of(&booking.schedule))
+            .expression_attribute_values(":none", n(0))
+            .expression_attribute_values(":one", n(1));
+        match self.unpaid.cool_down_seconds {
+            0 => fewer,
+            seconds => fewer
+                .update_expression(format!("{COUNTED} ADD #cooling :seats"))
+                .expression_attribute_names(
+                    "#cooling",
+                    cooling_down(&booking.schedule, now.plus_seconds(seconds.into())),
+                )
+                .expression_attribute_values(
+                    ":seats",
+                    AttributeValue::Ss(booking.seats.iter().map(ToString::to_string).collect()),
+                ),
+        }
     }
 
     /// Subtracts a booking's tickets from its user's count.

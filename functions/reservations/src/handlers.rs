@@ -300,6 +300,14 @@ fn refused(refusal: Refusal) -> Problem {
         Refusal::TicketLimit { max_per_user } => Problem::conflict(code, "Too many tickets for one user")
             .detail(format!("at most {max_per_user} tickets held, being paid and paid per user and date"))
             .member("max_per_user", max_per_user),
+        Refusal::UnpaidLimit { most } => Problem::conflict(code, "Too many holds were not paid")
+            .detail(format!("at most {most} holds of a user for a date may be cancelled or run out"))
+            .member("max_unpaid", most),
+        Refusal::SeatsCoolingDown { seats, cool_down_seconds } => {
+            Problem::conflict(code, "This user let a seat go a moment ago")
+                .detail(format!("for {cool_down_seconds} seconds the same user cannot hold the same seats again"))
+                .member("seats", names(seats))
+        }
         Refusal::SeatsTaken(seats) => Problem::conflict(code, "A seat is not free").member("seats", names(seats)),
     }
 }

@@ -4,7 +4,7 @@ use kit::boot::BadSetting;
 use kit::outbox::Relay;
 use kit::{Boot, MainResult};
 use reservations::clients::{ExpiryQueue, RequestQueue};
-use reservations::domain::ReturnDelay;
+use reservations::domain::{ReturnDelay, UnpaidRule};
 use reservations::dynamo::Reservations;
 use reservations::handlers::{self, Deps, ReserveDeps};
 use reservations::usecases::expire_hold::ExpireHold;
@@ -15,8 +15,13 @@ use reservations::usecases::sweep_reservations::{SweepReservations, sweep_reserv
 #[tokio::main(flavor = "current_thread")]
 async fn main() -> MainResult {
     let boot = Boot::start()?;
-    let store =
-        Reservations::new(boot.table()?).returning(boot.setting_or("RETURN_DELAY_SECONDS", ReturnDelay::default())?);
+    let returns = boot.setting_or("RETURN_DELAY_SECONDS", ReturnDelay::default())?;
+    let default = UnpaidRule::default();
+    let unpaid = UnpaidRule {
+        most: boot.setting_or("UNPAID_HOLDS_PER_DATE", default.most)?,
+        cool_down_seconds: boot.setting_or("SEAT_COOL_DOWN_SECONDS", default.cool_down_seconds)?,
+    };
+    let store = Reservations::new(boot.table()?).returning(returns).allowing(unpaid);
     let http = |store| -> Result<_, BadSetting> { Ok(Deps { store, users: boot.user_tokens()? }) };
     match boot.handler() {
         // HTTP

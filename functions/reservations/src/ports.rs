@@ -16,7 +16,7 @@ pub struct Sale {
     pub terms: Option<Terms>,
     /// The concert's admission plan, if it has one.
     pub plan: Option<AdmissionPlan>,
-    /// The user's visits to the concert so far.
+    /// The user's visits to the concert so far, and what they let go of the date.
     pub visits: Visits,
     /// The answer remembered under the idempotency key.
     pub remembered: Outcome<StoredAnswer>,
@@ -46,7 +46,7 @@ pub enum HoldWritten {
     KeyReused,
     /// A condition of the write failed: nothing was written.
     Refused(Refusal),
-    /// The user's visit is not the one the hold was decided on: nothing was written, decide again.
+    /// The user's visit, or what they let go, is not what the hold was decided on: nothing was written, decide again.
     VisitChanged,
     /// The pending reservation is decided already, or cancelled: nothing was written.
     NotPending,

@@ -3,7 +3,7 @@
 use super::{controls, put, remove};
 use crate::audit::violations;
 use crate::bench::{Bench, hold};
-use ::reservations::domain::{EndHold, MAX_PENDING, Reservation, SeatRequest, Status};
+use ::reservations::domain::{EndHold, MAX_PENDING, Reservation, SeatRequest, Status, UnpaidRule};
 use ::reservations::handlers::begin_payment;
 use ::reservations::handlers::release_reservation;
 use ::reservations::ports::{
@@ -80,6 +80,7 @@ controls! {
 
     a_first_hold_of_a_visit_keeps_to_the_ticket_limit: "reservations/one_hold_more"
     guards "(attribute_not_exists(#tickets) OR #tickets <= :room) AND attribute_not_exists(#spent) AND \
+            (attribute_not_exists(#unpaid) OR #unpaid = :unpaid) AND \
             (attribute_not_exists(visit_ends_at) OR visit_ends_at <= :issued_at)", |bench| {
         let seats = ["A-1-1", "A-1-2", "A-1-3", "A-1-4"];
         let held = bench.reserve(place("alice", 1, NOW), &seats, "r1", NOW).await.unwrap();
@@ -90,7 +91,8 @@ controls! {
     }
 
     a_later_hold_of_a_visit_keeps_to_the_ticket_limit: "reservations/one_hold_more"
-    guards "(attribute_not_exists(#tickets) OR #tickets <= :room) AND attribute_not_exists(#spent) AND visit_ends_at > :now", |bench| {
+    guards "(attribute_not_exists(#tickets) OR #tickets <= :room) AND attribute_not_exists(#spent) AND \
+            (attribute_not_exists(#unpaid) OR #unpaid = :unpaid) AND visit_ends_at > :now", |bench| {
         let seats = ["A-1-1", "A-1-2", "A-1-3", "A-1-4"];
         bench.reserve(place("alice", 1, NOW), &seats, "r1", NOW).await.unwrap();
         bench.reserve(place("alice", 1, NOW), &["A-2-1"], "r2", NOW).await.is_ok()
@@ -98,6 +100,7 @@ controls! {
 
     two_tokens_at_once_begin_one_visit: "reservations/one_hold_more"
     guards "(attribute_not_exists(#tickets) OR #tickets <= :room) AND attribute_not_exists(#spent) AND \
+            (attribute_not_exists(#unpaid) OR #unpaid = :unpaid) AND \
             (attribute_not_exists(visit_ends_at) OR visit_ends_at <= :issued_at)", |bench| {
         let later = NOW.plus_seconds(60);
         let gate = bench.proxy.hold(Rule::on("TransactWriteItems").containing("RES#r2").once());
@@ -116,7 +119,8 @@ controls! {
     }
 
     a_hold_on_its_way_when_the_visit_ends_by_a_sale_is_not_made: "reservations/one_hold_more"
-    guards "(attribute_not_exists(#tickets) OR #tickets <= :room) AND attribute_not_exists(#spent) AND visit_ends_at > :now", |bench| {
+    guards "(attribute_not_exists(#tickets) OR #tickets <= :room) AND attribute_not_exists(#spent) AND \
+            (attribute_not_exists(#unpaid) OR #unpaid = :unpaid) AND visit_ends_at > :now", |bench| {
         let held = bench.reserve(place("alice", 1, NOW), &["A-1-1"], "r1", NOW).await.unwrap();
         let saga = saga(&held, "p1");
         bench.begin(&saga, NOW).await;
@@ -132,7 +136,8 @@ controls! {
     }
 
     a_hold_on_its_way_when_its_place_is_spent_is_not_made_within_another_visit: "reservations/one_hold_more"
-    guards "(attribute_not_exists(#tickets) OR #tickets <= :room) AND attribute_not_exists(#spent) AND visit_ends_at > :now", |bench| {
+    guards "(attribute_not_exists(#tickets) OR #tickets <= :room) AND attribute_not_exists(#spent) AND \
+            (attribute_not_exists(#unpaid) OR #unpaid = :unpaid) AND visit_ends_at > :now", |bench| {
         let held = bench.reserve(place("alice", 1, NOW), &["A-1-1"], "r1", NOW).await.unwrap();
         let saga = saga(&held, "p1");
         bench.begin(&saga, NOW).await;
@@ -146,6 +151,38 @@ controls! {
             gate.open();
         };
         tokio::join!(late, another_visit).0.is_ok()
+    }
+
+    a_hold_on_its_way_when_its_user_lets_the_last_one_go_is_not_made: "reservations/one_hold_more"
+    guards "(attribute_not_exists(#tickets) OR #tickets <= :room) AND attribute_not_exists(#spent) AND \
+            (attribute_not_exists(#unpaid) OR #unpaid = :unpaid) AND visit_ends_at > :now", |bench| {
+        let store = bench.reservations.clone().allowing(UnpaidRule { most: 1, cool_down_seconds: 0 });
+        let held = hold(&store, place("alice", 1, NOW), &["A-1-1"], "r1", NOW).await.unwrap();
+        let gate = bench.proxy.hold(Rule::on("TransactWriteItems").containing("RES#r2").once());
+        let late = async { hold(&store, place("alice", 1, NOW), &["A-1-2"], "r2", NOW).await };
+        let letting_go = async {
+            gate.reached().await;
+            store.end_hold(&held.booking(), EndHold::Cancel, NOW).await.unwrap();
+            gate.open();
+        };
+        tokio::join!(late, letting_go).0.is_ok()
+    }
+
+    a_first_hold_of_a_visit_is_not_made_when_its_user_lets_the_last_one_go: "reservations/one_hold_more"
+    guards "(attribute_not_exists(#tickets) OR #tickets <= :room) AND attribute_not_exists(#spent) AND \
+            (attribute_not_exists(#unpaid) OR #unpaid = :unpaid) AND \
+            (attribute_not_exists(visit_ends_at) OR visit_ends_at <= :issued_at)", |bench| {
+        let store = bench.reservations.clone().allowing(UnpaidRule { most: 1, cool_down_seconds: 0 });
+        let held = hold(&store, place("alice", 1, NOW), &["A-1-1"], "r1", NOW).await.unwrap();
+        let later = NOW.plus_seconds(ACTIVE_SECONDS);
+        let gate = bench.proxy.hold(Rule::on("TransactWriteItems").containing("RES#r2").once());
+        let late = async { hold(&store, place("alice", 2, later), &["A-1-2"], "r2", later).await };
+        let running_out = async {
+            gate.reached().await;
+            store.end_hold(&held.booking(), EndHold::Expire, later).await.unwrap();
+            gate.open();
+        };
+        tokio::join!(late, running_out).0.is_ok()
     }
 
     an_id_is_never_given_to_two_reservations: "reservations/held_row"

@@ -1,10 +1,10 @@
 //! Holds: the data a sale is decided on, the write that takes the seats, and the write that frees them.
 
 use super::{
-    DUE_INDEX, DUE_ROWS, ROUNDS, Reservations, cancelled_event, due_shard, event_data, reservation_item,
-    reservation_of, seat_pk, seat_sk,
+    DUE_INDEX, DUE_ROWS, ROUNDS, Reservations, cancelled_event, cooling_down, due_shard, event_data, reservation_item,
+    reservation_of, seat_pk, seat_sk, unpaid_of,
 };
-use crate::domain::{Booking, EndHold, Hold, Overdue, Refusal, Reservation, Status, Visit, Visits};
+use crate::domain::{Booking, CoolingDown, EndHold, Hold, LetGo, Overdue, Refusal, Reservation, Status, Visit, Visits};
 use crate::ports::{EndReturn, EndVisit, FindOverdue, HoldWritten, LoadSale, Origin, Sale, WriteEnd, WriteHold};
 use aws_sdk_dynamodb::operation::update_item::UpdateItemError;
 use aws_sdk_dynamodb::types::builders::{DeleteBuilder, PutBuilder, UpdateBuilder};
@@ -60,7 +60,8 @@ impl LoadSale for Reservations {
                 "TERMS" => sale.terms = Some(item.document("terms")?),
                 "ADMISSION" => sale.plan = Some(item.document("plan")?),
                 sk if sk.starts_with("CONCERT#") => {
-                    sale.visits = visits_of(&item)?;
+                    sale.visits = visits_of(&item, schedule)?;
+                    sale.visits.let_go.rule = self.unpaid;
                 }
                 _ => {
                     if let Some(key) = key {
@@ -152,6 +153,8 @@ impl Reservations {
             .update_of_entitlement(&reservation.user, &reservation.concert)
             .expression_attribute_names("#tickets", format!("n#{}", reservation.schedule))
             .expression_attribute_names("#spent", format!("spent#{}", reservation.queue_position))
+            .expression_attribute_names("#unpaid", unpaid_of(&reservation.schedule))
+            .expression_attribute_values(":unpaid", n(hold.let_go.count))
             .expression_attribute_values(":zero", n(0))
             .expression_attribute_values(":count", n(count))
             .expression_attribute_values(":room", n(i64::from(hold.max_per_user) - count));
@@ -164,22 +167,24 @@ impl Reservations {
                 format!(", {ONE_REQUEST_FEWER}"),
             ),
         };
+        let (entitlement, tidied) = without_cooled_down(entitlement, hold);
         match hold.visit {
             Visit::Begins { token_issued_at, ends_at } => entitlement
                 .update_expression(format!(
-                    "SET #tickets = if_not_exists(#tickets, :zero) + :count, visit_ends_at = :ends_at{decided}"
+                    "SET #tickets = if_not_exists(#tickets, :zero) + :count, visit_ends_at = :ends_at{decided}{tidied}"
                 ))
                 .condition_expression(
                     "(attribute_not_exists(#tickets) OR #tickets <= :room) AND attribute_not_exists(#spent) AND \
+                     (attribute_not_exists(#unpaid) OR #unpaid = :unpaid) AND \
                      (attribute_not_exists(visit_ends_at) OR visit_ends_at <= :issued_at)",
                 )
                 .expression_attribute_values(":issued_at", at(token_issued_at))
                 .expression_attribute_values(":ends_at", at(ends_at)),
             Visit::Lasts => entitlement
-                .update_expression(format!("SET #tickets = if_not_exists(#tickets, :zero) + :count{decided}"))
+                .update_expression(format!("SET #tickets = if_not_exists(#tickets, :zero) + :count{decided}{tidied}"))
                 .condition_expression(
                     "(attribute_not_exists(#tickets) OR #tickets <= :room) AND attribute_not_exists(#spent) AND \
-                     visit_ends_at > :now",
+                     (attribute_not_exists(#unpaid) OR #unpaid = :unpaid) AND visit_ends_at > :now",
                 )
                 .expression_attribute_values(":now", at(hold.asked_at)),
         }
@@ -255,23 +260,62 @@ pub(super) fn requests_of(schedule: &ScheduleId) -> String {
 /// Subtracts one from it.
 pub(super) const ONE_REQUEST_FEWER: &str = "#wishes = if_not_exists(#wishes, :one) - :one";
 
-fn visits_of(entitlement: &Item) -> Result<Visits, Fault> {
+/// Removes the seats that a hold's owner let go and could hold again when it was asked for: nobody looks at them any
+/// more. The update, and what its expression ends with.
+fn without_cooled_down(mut entitlement: UpdateBuilder, hold: &Hold) -> (UpdateBuilder, String) {
+    let mut names = Vec::new();
+    for one in hold.let_go.cooling_down.iter().filter(|one| one.until <= hold.asked_at) {
+        let name = format!("#cooled{}", names.len());
+        entitlement =
+            entitlement.expression_attribute_names(&name, cooling_down(&hold.reservation.schedule, one.until));
+        names.push(name);
+    }
+    let removed = if names.is_empty() { String::new() } else { format!(" REMOVE {}", names.join(", ")) };
+    (entitlement, removed)
+}
+
+/// What a user let go of a date, by their entitlement.
+fn let_go_of(entitlement: &Item, schedule: &ScheduleId) -> Result<LetGo, Fault> {
+    const DOING: &str = "reading what a user let go";
+    let count = match entitlement.get(&unpaid_of(schedule)) {
+        None => 0,
+        Some(count) => count
+            .as_n()
+            .ok()
+            .and_then(|digits| digits.parse().ok())
+            .ok_or_else(|| Fault::broken(DOING, "a count is no number"))?,
+    };
+    let mut cooling_down = Vec::new();
+    let prefix = format!("c#{schedule}#");
+    for (name, value) in entitlement {
+        let Some(until) = name.strip_prefix(&prefix).and_then(|millis| millis.parse().ok()) else { continue };
+        let seats = value.as_ss().map_err(|_| Fault::broken(DOING, "seats are no set"))?;
+        let seats = seats.iter().map(|seat| SeatId::parse(seat)).collect::<Result<_, _>>();
+        let seats = seats.map_err(|invalid| Fault::broken(DOING, invalid))?;
+        cooling_down.push(CoolingDown { until: Timestamp::from_millis(until), seats });
+    }
+    Ok(LetGo { count, cooling_down, ..LetGo::default() })
+}
+
+fn visits_of(entitlement: &Item, schedule: &ScheduleId) -> Result<Visits, Fault> {
     let spent = entitlement.keys().filter_map(|name| name.strip_prefix("spent#")?.parse().ok());
     Ok(Visits {
         last_ends_at: entitlement.maybe_int("visit_ends_at")?.map(Timestamp::from_millis),
         spent: spent.collect(),
+        let_go: let_go_of(entitlement, schedule)?,
     })
 }
 
-/// Whether the user's visit is no longer the one that the decision was made on: another request of theirs reserved or
-/// paid meanwhile.
+/// Whether the user's visit, or what they let go, is no longer what the decision was made on: another request of theirs
+/// reserved or paid meanwhile, or a hold of theirs ended.
 fn visit_changed(entitlement: &Item, hold: &Hold) -> Result<bool, Fault> {
-    let visits = visits_of(entitlement)?;
+    let visits = visits_of(entitlement, &hold.reservation.schedule)?;
     let moved = match hold.visit {
         Visit::Begins { token_issued_at, .. } => visits.last_ends_at.is_some_and(|end| end > token_issued_at),
         Visit::Lasts => visits.last_ends_at.is_none_or(|end| end <= hold.asked_at),
     };
-    Ok(moved || visits.spent.contains(&hold.reservation.queue_position))
+    let let_go = visits.let_go.count != hold.let_go.count;
+    Ok(moved || let_go || visits.spent.contains(&hold.reservation.queue_position))
 }
 
 /// What becomes of the seats of a hold that ends.
@@ -331,7 +375,11 @@ impl Reservations {
         for _ in 0..=booking.seats.len().min(ROUNDS) {
             let mut transaction = self.table.transaction(DOING);
             let reservation = transaction.add_identity(ended.clone())?;
-            let count = transaction.add(self.fewer_tickets(booking))?;
+            let count = transaction.add(match end {
+                EndHold::Expire | EndHold::Cancel => self.fewer_tickets_unpaid(booking, now),
+                // Nobody's doing but ours.
+                EndHold::Undo(_) => self.fewer_tickets(booking),
+            })?;
             transaction.add(self.event_row(&booking.id, &booking.correlation_id, body.clone(), now)?)?;
             if end == EndHold::Undo(CancelReason::ExpiryNotScheduled) {
                 let fault = expiry_not_scheduled(booking);

@@ -319,7 +319,7 @@ impl Reservations {
                 .expression_attribute_values(":payment", s(&saga.payment_id))
                 .expression_attribute_values(":payments", AttributeValue::Ss(vec![saga.payment_id.to_string()])),
         ))?;
-        transaction.add(self.fewer_tickets(&booking))?;
+        transaction.add(self.fewer_tickets_unpaid(&booking, now))?;
         let expired = EventBody::ReservationExpired(event_data(&booking));
         transaction.add(self.event_row(&booking.id, &booking.correlation_id, expired, now)?)?;
         if let Some(free_at) = free_at {
