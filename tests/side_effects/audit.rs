@@ -22,6 +22,8 @@ fn whatever_became_of_a_sale_is_in_order_in_the_tables() {
         arrived_at(cloud, &[Target::Partner, Target::DataPlatform, Target::AlimTalk], &kept.completed()).await;
         let refunded = format!("{}.payment.refunded", given_back.payment);
         arrived_at(cloud, &[Target::Toss, Target::DataPlatform], &refunded).await;
+        let free = async || (sale.seat(&early, "A-1-2").await == "available").then_some(());
+        eventually("the seat that was given back is free", free).await;
         let held = ask(&early, &sale, "A-1-2").await;
 
         let mine = [&sale.schedule, &kept.reservation, &given_back.reservation, &rejected, &held]
