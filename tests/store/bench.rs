@@ -2,7 +2,7 @@
 
 use ::payments::domain::{Choices, Execution, Payment};
 use ::payments::dynamo::Payments;
-use ::payments::ports::{OpenPayment, QuoteClient, RefundQuoteClient, StartSaga, WatchSaga};
+use ::payments::ports::{EnsureSaga, OpenPayment, QuoteClient, RefundQuoteClient, StartSaga};
 use ::points::domain::Charging;
 use ::points::dynamo::Accounts;
 use ::points::handlers::ChargeDeps;
@@ -23,10 +23,13 @@ use contracts::saga::{PaymentSaga, TokenExpiry};
 use contracts::steps::{ChargePaid, PayCharge, PayableReservation, Quote, QuoteRefund, QuoteReservation, RefundQuote};
 use kit::Fault;
 use kit::idempotency::{IdempotencyKey, Memo, Outcome, StoredAnswer};
-use kit::{StepCall, StepError};
+use kit::sweep::Budget;
+use kit::{StepCall, StepError, Tick};
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
 use std::sync::Mutex;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
 use tests::calls::{Ask, queue_tokens, users};
 use tests::dynamo::Engine;
 use tests::fixture::{NOW, concert, plan, seat_request, step, terms};
@@ -198,6 +201,13 @@ impl PayClient for PaymentsSay {
     }
 }
 
+/// A tick at `now` whose time is over once its clock, which moves on by 20 ms whenever it is read, was read so often.
+pub fn tick_of(reads: u64, now: Timestamp) -> Tick {
+    let clock = AtomicU64::new(0);
+    let passed = move || Duration::from_millis(20) * u32::try_from(clock.fetch_add(1, Ordering::Relaxed)).unwrap();
+    Tick { now, budget: Budget::by(passed, Duration::from_millis(20 * reads)) }
+}
+
 /// Sagas that are only recorded.
 #[derive(Debug, Default)]
 pub struct Sagas {
@@ -225,9 +235,13 @@ impl<I: Sync> StartSaga<I> for &Sagas {
     }
 }
 
-impl WatchSaga for &Sagas {
-    async fn execution(&self, name: &str) -> Result<Execution, Fault> {
-        Ok(self.executions.lock().unwrap().get(name).copied().unwrap_or(Execution::Missing))
+impl<I: Sync> EnsureSaga<I> for &Sagas {
+    async fn ensure(&self, name: &str, saga: &I) -> Result<Execution, Fault> {
+        let found = self.executions.lock().unwrap().get(name).copied();
+        match found {
+            Some(execution) => Ok(execution),
+            None => self.start(name, saga).await.map(|()| Execution::Running),
+        }
     }
 }
 

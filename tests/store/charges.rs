@@ -26,11 +26,13 @@ use kit::dynamo::Read;
 use kit::http::Page;
 use kit::secrets::Secret;
 use kit::service::{SSM, Service};
-use kit::{Fault, Problem, Reply, StepError};
+use kit::sweep::{Budget, Cursor, Part};
+use kit::{Fault, Problem, Reply, StepError, Tick};
 use serde_json::{Value, json};
 use std::collections::HashMap;
 use std::convert::Infallible;
 use std::sync::{Arc, Mutex};
+use std::time::Duration;
 use tests::calls::{Ask, users};
 use tests::fixture::{NOW, step, user, won};
 use tests::proxy::{Fate, Rule};
@@ -67,6 +69,8 @@ struct Toss {
     /// Answers that replace what a path's calls do.
     overrides: Mutex<HashMap<String, (u16, Value)>>,
     effects: Mutex<Vec<String>>,
+    /// What calls about a payment whose key begins with this do: nothing, for ever.
+    hangs_for: Mutex<Option<&'static str>>,
 }
 
 impl Toss {
@@ -84,7 +88,11 @@ impl Toss {
                     async move {
                         let (head, body) = request.into_parts();
                         let body = body.collect().await.unwrap().to_bytes();
-                        let body = serde_json::from_slice(&body).unwrap_or(Value::Null);
+                        let body: Value = serde_json::from_slice(&body).unwrap_or(Value::Null);
+                        let hangs_for = *toss.hangs_for.lock().unwrap();
+                        if hangs_for.is_some_and(|key| format!("{} {body}", head.uri).contains(key)) {
+                            std::future::pending::<()>().await;
+                        }
                         let (status, answer) = toss.answer(&head.method, head.uri.path(), &head.headers, &body);
                         let bytes = Bytes::from(answer.to_string());
                         Ok::<_, Infallible>(Response::builder().status(status).body(Full::new(bytes)).unwrap())
@@ -250,8 +258,8 @@ impl MoveCharge for Over<Charges> {
 }
 
 impl FindStuckCharges for Over<Charges> {
-    async fn stuck_charges(&self, now: Timestamp) -> Result<Vec<Charge>, Fault> {
-        self.carry(self.to.stuck_charges(now)).await
+    async fn stuck_charges(&self, shard: u64, now: Timestamp, after: Option<Cursor>) -> Result<Part<Charge>, Fault> {
+        self.carry(self.to.stuck_charges(shard, now, after)).await
     }
 
     async fn count_charge_recovery(&self, charge: &Charge, now: Timestamp) -> Result<bool, Fault> {
@@ -646,6 +654,45 @@ async fn a_payment_that_cannot_be_confirmed_any_more_is_refused_without_an_answe
     assert_eq!(shop.state(&ask).await, "refused");
     assert!(shop.entries(&ask).await.is_empty());
     assert_eq!(shop.toss.effects(&format!("confirm {}", ask.payment_key)), 0);
+}
+
+#[tokio::test]
+async fn a_provider_that_hangs_for_one_accounts_charges_keeps_no_other_from_its_end() {
+    let shop = Shop::start().await;
+    let of_alice = (0..30).map(|n| PayCharge {
+        key: format!("order-alice-{n}"),
+        payment_key: format!("pay-alice-{n}"),
+        ..ask("alice", 500)
+    });
+    let asks: Vec<PayCharge> = of_alice.chain([ask("bob", 500), ask("carol", 500)]).collect();
+    for ask in &asks {
+        shop.toss.offer(&ask.payment_key, &ask.key, 500, Payer::Pays);
+        shop.line(Some((1, Break::Before)), true);
+        shop.pay(ask).await.unwrap_err();
+    }
+    shop.line(None, false);
+    *shop.toss.hangs_for.lock().unwrap() = Some("pay-alice");
+    // A run that never gets older, and has so little time that what hangs is soon cut off.
+    let budget = Budget::by(|| Duration::ZERO, Duration::from_millis(1));
+    let run = recover_charges(&shop.deps, Tick { now: NOW.plus_millis(MINUTE), budget }).await;
+    assert!(matches!(run, Err(Fault::Unavailable(_))), "{run:?}");
+    let mut tried = 0;
+    for ask in &asks[..30] {
+        assert_eq!(shop.state(ask).await, "pending");
+        tried += shop.item(ask).await.unwrap().int("recoveries").unwrap();
+    }
+    assert_eq!(tried, 3, "one account has so many tries in a run");
+    for ask in &asks[30..] {
+        assert_eq!(shop.state(ask).await, "credited");
+    }
+    // Once it answers again, all come to their end, some in each run.
+    *shop.toss.hangs_for.lock().unwrap() = None;
+    for run in 2..=13 {
+        shop.recover(run * MINUTE).await;
+    }
+    for ask in &asks {
+        assert_eq!(shop.state(ask).await, "credited");
+    }
 }
 
 #[tokio::test]

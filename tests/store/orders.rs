@@ -1,7 +1,7 @@
 //! Carts and orders: what is fixed when an order is placed, the outcome of the answers in whatever order they come, and
 //! that a cart loses and gets back its lines once.
 
-use crate::bench::Bench;
+use crate::bench::{Bench, tick_of};
 use crate::items::{item_id, put_on_sale, shop};
 use ::items::domain::Label;
 use ::items::dynamo::Items;
@@ -25,7 +25,7 @@ use contracts::{OrderId, Timestamp};
 use kit::dynamo::{Item as Row, Read, s};
 use kit::outbox::{self, Relay};
 use kit::queue::Message;
-use kit::{Fault, Problem, Reply, StepError};
+use kit::{Fault, Problem, Reply, StepError, Tick};
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -917,15 +917,15 @@ async fn an_answer_to_an_order_that_is_forgotten_makes_nothing() {
 
 // ----------------------------------------------------------------------------------------------------- the sweep
 
-async fn sweep(bench: &Bench, now: Timestamp) -> Result<(), Fault> {
-    sweep_orders(&SweepDeps { store: desk(bench), deadline_seconds: DEADLINE_SECONDS }, now).await
+async fn sweep(bench: &Bench, tick: impl Into<Tick>) -> Result<(), Fault> {
+    sweep_orders(&SweepDeps { store: desk(bench), deadline_seconds: DEADLINE_SECONDS }, tick).await
 }
 
 /// The one order that is due.
 pub async fn the_due(bench: &Bench, now: Timestamp) -> DueOrder {
     let mut found = Vec::new();
     for shard in 0..DUE_SHARDS {
-        found.extend(desk(bench).due_orders(shard, now).await.unwrap());
+        found.extend(desk(bench).due_orders(shard, now, None).await.unwrap().rows);
     }
     assert_eq!(found.len(), 1, "{found:?}");
     found.remove(0)
@@ -1012,6 +1012,30 @@ async fn an_order_that_cannot_be_handled_and_one_that_cannot_be_read_keep_no_oth
     bench.proxy.heal();
     sweep(&bench, deadline).await.unwrap();
     assert_eq!(status(&bench, &ids[1]).await, "timed_out");
+}
+
+#[tokio::test]
+async fn a_sweep_whose_time_is_over_begins_nothing_and_the_next_one_finds_the_rest() {
+    let bench = Bench::start().await;
+    open_shop(&bench).await;
+    let mut ids = Vec::new();
+    for n in 0..12 {
+        ids.push(placed(&bench, &[("poster", 1)], &format!("k{n}")).await);
+    }
+    let deadline = NOW.plus_seconds(DEADLINE_SECONDS);
+    let failed = async || {
+        let mut failed = 0;
+        for id in &ids {
+            failed += usize::from(status(&bench, id).await == "timed_out");
+        }
+        failed
+    };
+    sweep(&bench, tick_of(0, deadline)).await.unwrap();
+    assert_eq!(failed().await, 0);
+    sweep(&bench, tick_of(DUE_SHARDS + 12, deadline)).await.unwrap();
+    assert!((1..12).contains(&failed().await), "{}", failed().await);
+    sweep(&bench, deadline).await.unwrap();
+    assert_eq!(failed().await, 12);
 }
 
 #[tokio::test]

@@ -152,6 +152,20 @@ async fn a_row_that_the_stream_never_brought_is_published_by_the_sweep() {
 }
 
 #[tokio::test]
+async fn a_sweep_publishes_all_of_a_shard_however_much_it_has() {
+    let (bench, bus) = (Bench::start().await, Bus::start().await);
+    let ids = completed(&bench, 130).await;
+    let table = bench.engine.table("payments");
+    for id in &ids {
+        let mut row = row(&bench, id).await;
+        row.insert("unpublished_shard".to_owned(), kit::dynamo::s(7));
+        table.client.put_item().table_name(&table.name).set_item(Some(row)).send().await.unwrap();
+    }
+    assert_eq!(relay(&bench, &bus, "payments").sweep(NOW.plus_seconds(61)).await.unwrap(), 130);
+    assert_eq!(BTreeSet::from_iter(bus.ids()), BTreeSet::from_iter(ids));
+}
+
+#[tokio::test]
 async fn a_row_published_but_not_marked_is_published_again() {
     let (bench, bus) = (Bench::start().await, Bus::start().await);
     let ids = completed(&bench, 1).await;

@@ -1,6 +1,6 @@
 //! The payment's record, and what ensures that it is not forgotten.
 
-use crate::bench::{Bench, RealQuotes, Sagas};
+use crate::bench::{Bench, RealQuotes, Sagas, tick_of};
 use ::payments::domain::{Execution, LONGEST_RECOVERY_WAIT_MILLIS, PENDING_TOO_LONG_MILLIS, Payment};
 use ::payments::dynamo::Payments;
 use ::payments::handlers::complete_payment;
@@ -334,6 +334,33 @@ async fn a_payment_whose_saga_was_never_started_is_started_under_its_own_name() 
     recover_payments(&recovery(&bench, &sagas), overdue(1)).await.unwrap();
     assert_eq!(sagas.started(), ["p1"]);
     assert_eq!(recoveries(&bench, "p1").await, 0);
+}
+
+#[tokio::test]
+async fn all_unstarted_payments_are_started_in_one_run_however_many_there_are() {
+    let bench = Bench::start().await;
+    let sagas = Sagas::default();
+    let ids: BTreeSet<String> = (0..300).map(|n| format!("p{n}")).collect();
+    for id in &ids {
+        bench.open_payment(&saga_of("alice", id, 100), NOW).await;
+    }
+    recover_payments(&recovery(&bench, &sagas), tick_of(1_000_000, overdue(1))).await.unwrap();
+    assert_eq!(BTreeSet::from_iter(sagas.started()), ids);
+    assert_eq!(sagas.started().len(), 300, "once each");
+}
+
+#[tokio::test]
+async fn a_recovery_whose_time_is_over_leaves_the_rest_to_the_next_one() {
+    let bench = Bench::start().await;
+    let sagas = Sagas::default();
+    for n in 0..60 {
+        bench.open_payment(&saga_of("alice", &format!("p{n}"), 100), NOW).await;
+    }
+    recover_payments(&recovery(&bench, &sagas), tick_of(60, overdue(1))).await.unwrap();
+    let first = sagas.started().len();
+    assert!((1..60).contains(&first), "{first}");
+    recover_payments(&recovery(&bench, &sagas), tick_of(1_000_000, overdue(2))).await.unwrap();
+    assert_eq!(BTreeSet::from_iter(sagas.started()).len(), 60);
 }
 
 #[tokio::test]

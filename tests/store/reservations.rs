@@ -18,10 +18,12 @@ use contracts::events::Event;
 use contracts::saga::{Done, PaymentSaga, ReleaseOutcome};
 use kit::dynamo::{Read, s};
 use kit::queue::Message;
-use kit::{Fault, Problem, Reply, StepError};
+use kit::sweep::Budget;
+use kit::{Fault, Problem, Reply, StepError, Tick};
 use serde_json::{Value, json};
 use std::collections::BTreeSet;
 use std::sync::{Arc, Mutex};
+use std::time::Duration;
 use tests::calls::{Ask, users};
 use tests::fixture::{ACTIVE_SECONDS, HOLD_SECONDS, NOW, concert, place, plan, saga, seat, step, terms, user};
 use tests::proxy::{Fate, Rule};
@@ -207,6 +209,34 @@ async fn holds_that_cannot_be_ended_keep_no_other_from_being_ended() {
     assert!(matches!(sweep_holds(&bench.reservations, hold_end().plus_seconds(1)).await, Err(Fault::Broken(_))));
     assert!(bench.seat("A-5-20").await.is_some());
     assert_eq!(bench.seat("A-6-1").await, None);
+}
+
+#[tokio::test]
+async fn a_hold_whose_end_hangs_and_a_shard_that_hangs_keep_no_other_from_being_ended() {
+    let bench = Bench::on_sale(4).await;
+    let shard = |id: &str| id.bytes().map(u32::from).sum::<u32>() % 16;
+    for n in 1..=20 {
+        let id = format!("r{n}");
+        bench.reserve(place(&format!("buyer-{n}"), n, NOW), &[&format!("A-1-{n}")], &id, NOW).await.unwrap();
+    }
+    let unread = shard("r2").to_string();
+    let hangs = bench.proxy.hold(Rule::on("TransactWriteItems").containing("RES#r1\""));
+    let unreadable = bench.proxy.hold(Rule::on("Query").containing(&format!("{{\"S\":\"{unread}\"}}")));
+    // A run that never gets older, and has so little time that what hangs is soon cut off.
+    let budget = Budget::by(|| Duration::ZERO, Duration::from_millis(1));
+    let run = sweep_holds(&bench.reservations, Tick { now: hold_end(), budget }).await;
+    assert!(matches!(run, Err(Fault::Unavailable(_))), "{run:?}");
+    for n in 1..=20 {
+        let id = format!("r{n}");
+        let is_left = id == "r1" || shard(&id).to_string() == unread;
+        assert_eq!(bench.seat(&format!("A-1-{n}")).await.is_some(), is_left, "{id}");
+    }
+    hangs.open();
+    unreadable.open();
+    bench.proxy.heal();
+    sweep_holds(&bench.reservations, hold_end()).await.unwrap();
+    assert_sound(&bench, hold_end()).await;
+    assert_eq!(bench.seat("A-1-1").await, None);
 }
 
 /// The delays that were requested.

@@ -12,6 +12,7 @@ use crate::secrets::Secret;
 use crate::service::{EVENTS, LAMBDA, SSM, STATES, Service};
 use crate::step::{self, StepCall, StepError};
 use crate::stream::Record;
+use crate::sweep::Tick;
 use crate::{Fault, MainResult, aws, metrics, telemetry};
 use aws_smithy_types::timeout::TimeoutConfig;
 use futures_util::future::BoxFuture;
@@ -221,7 +222,7 @@ impl Boot {
     pub async fn schedule<D, F, Fut>(&self, deps: D, handle: F) -> MainResult
     where
         D: Send + Sync + 'static,
-        F: Fn(&'static D, contracts::Timestamp) -> Fut + Send + Sync + 'static,
+        F: Fn(&'static D, Tick) -> Fut + Send + Sync + 'static,
         Fut: Future<Output = Result<(), Fault>> + Send + 'static,
     {
         loops::schedule(self.name(), handler(deps, handle)).await

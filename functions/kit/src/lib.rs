@@ -4,6 +4,7 @@
 //! - [`http`]: a parsed request in, a reply or a problem (RFC 9457) out.
 //! - [`auth`]: user tokens and queue tokens. [`idempotency`]: keys and stored answers.
 //! - [`step`]: saga steps. [`queue`]: SQS batches. [`stream`]: table streams. [`outbox`]: events that cannot be lost.
+//! - [`sweep`]: scheduled runs over what is due, within their time.
 //! - [`service`]: AWS services of which only one or two calls are needed.
 //! - [`outgoing`]: calls to external providers. [`secrets`]: their credentials. [`logs`]: log lines as events.
 //! - [`metrics`]: metrics, written as log lines.
@@ -29,12 +30,14 @@ pub mod secrets;
 pub mod service;
 pub mod step;
 pub mod stream;
+pub mod sweep;
 pub mod telemetry;
 
 pub use boot::Boot;
 pub use fault::Fault;
 pub use http::{Call, Problem, Reply};
 pub use step::{StepCall, StepError};
+pub use sweep::Tick;
 
 /// What a binary's `main` returns.
 pub type MainResult = Result<(), lambda_runtime::Error>;

@@ -8,9 +8,9 @@ use crate::logs::{self, Line, LogsEvent};
 use crate::queue::{self, Message, Queue};
 use crate::step::StepError;
 use crate::stream::{self, Record, StreamEvent};
+use crate::sweep::{Budget, RESERVED, Tick};
 use crate::{Fault, MainResult};
 use aws_lambda_events::sqs::SqsEvent;
-use contracts::Timestamp;
 use futures_util::future::{BoxFuture, LocalBoxFuture};
 use lambda_http::http::Response;
 use lambda_http::{Body, Request, RequestExt};
@@ -101,12 +101,13 @@ pub(crate) fn stream(name: &'static str, handle: Handler<Vec<Record>, Result<(),
 }
 
 /// Ticks of a schedule.
-pub(crate) fn schedule(name: &'static str, handle: Handler<Timestamp, Result<(), Fault>>) -> Ended {
-    Box::pin(lambda_runtime::run(service_fn(move |_: LambdaEvent<Value>| {
+pub(crate) fn schedule(name: &'static str, handle: Handler<Tick, Result<(), Fault>>) -> Ended {
+    Box::pin(lambda_runtime::run(service_fn(move |event: LambdaEvent<Value>| {
         let handle = Arc::clone(&handle);
         async move {
             let now = crate::now();
-            let outcome = handle(now).await;
+            let budget = Budget::of(time_of_run(event.context.deadline, now));
+            let outcome = handle(Tick { now, budget }).await;
             let millis = crate::now().millis_since(now);
             match &outcome {
                 Ok(()) => tracing::info!(schedule = name, outcome = "done", millis),
@@ -129,6 +130,12 @@ fn time_limit(request: &Request, now: contracts::Timestamp) -> Duration {
 /// How long messages may take, so that there is time to settle those that took too long.
 fn time_to_settle(deadline: u64, now: contracts::Timestamp) -> Duration {
     time_left(deadline, now).saturating_sub(SETTLING).max(Duration::from_millis(100))
+}
+
+/// How long a run may begin new work.
+fn time_of_run(deadline: u64, now: contracts::Timestamp) -> Duration {
+    let margin = Duration::from_millis(MARGIN_MILLIS.unsigned_abs());
+    time_left(deadline, now).saturating_add(margin).saturating_sub(RESERVED)
 }
 
 /// Lambda's time until `deadline` (epoch milliseconds), less the margin; without a deadline, unlimited.
@@ -170,5 +177,18 @@ async fn answer(name: &str, request: Request, handle: &Handler<Call, Result<Repl
             }
             problem.into_response(&request_id)
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_run_stops_five_seconds_before_its_function_is_stopped() {
+        let now = contracts::Timestamp::from_millis(1_000_000);
+        assert_eq!(time_of_run(1_050_000, now), Duration::from_secs(45));
+        assert_eq!(time_of_run(1_004_000, now), Duration::ZERO, "a late start does nothing");
+        assert!(time_of_run(0, now) > Duration::from_secs(1 << 40), "without a deadline there is no end");
     }
 }

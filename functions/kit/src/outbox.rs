@@ -9,12 +9,15 @@ use crate::dynamo::{self, Item, PK, Read, SK, TTL, Table, at, n, s};
 use crate::fault::classify;
 use crate::service::Service;
 use crate::stream::{Change, Record};
-use crate::{Fault, ids, metrics};
+use crate::sweep::{Cursor, Oldest, Pace, Part, page, sweep};
+use crate::{Fault, Tick, ids, metrics};
 use aws_sdk_dynamodb::types::{AttributeValue, Put, TransactWriteItem};
 use contracts::events::{Event, EventBody, FaultDetected};
 use contracts::{EventId, Timestamp};
 use futures_util::future::try_join_all;
 use serde_json::json;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
 
 /// The sparse index of unpublished rows: partition `unpublished_shard`, sort `created_at`.
 pub const INDEX: &str = "unpublished";
@@ -37,6 +40,13 @@ const PUT_EVENTS_BYTES: usize = 240 * 1024;
 const ENVELOPE_BYTES: usize = 256;
 /// How often an entry is tried before the relay leaves it to the sweep.
 const ATTEMPTS: u32 = 3;
+
+/// Requests to the bus at once, and each second. By default it takes 600 events a second in Seoul, and the relays need it.
+const PACE: Pace = Pace::at_once(4).at_most(30);
+/// How long the events of one request may take with all tries and marks.
+const PUBLISH_LIMIT: Duration = Duration::from_secs(15);
+/// How long paging the on-call may take.
+const STUCK_LIMIT: Duration = Duration::from_secs(5);
 
 /// An event about `subject`. Its id follows from the subject and the event type, so that a repeated step cannot make a
 /// second one.
@@ -214,8 +224,8 @@ impl Relay {
     }
 
     /// [`Relay::sweep`], as the handler of a schedule.
-    pub async fn sweep_all(&self, now: Timestamp) -> Result<(), Fault> {
-        self.sweep(now).await.map(drop)
+    pub async fn sweep_all(&self, tick: impl Into<Tick>) -> Result<(), Fault> {
+        self.sweep(tick).await.map(drop)
     }
 
     /// Publishes the new rows among a stream's records. A row that cannot be published stays pending for the sweep, so
@@ -230,26 +240,29 @@ impl Relay {
     }
 
     /// Publishes rows that have been pending for more than a minute. Returns how many there were.
-    pub async fn sweep(&self, now: Timestamp) -> Result<usize, Fault> {
-        // All are read before any is published, so that their age is reported whatever happens to them.
-        let mut overdue = Vec::new();
-        for shard in 0..SHARDS {
-            overdue.push(self.overdue(shard, now).await?);
-        }
-        let found = overdue.iter().map(Vec::len).sum();
-        let ages = overdue.iter().flatten().filter_map(|row| row.moment("created_at").ok());
-        let oldest = ages.fold(now, Timestamp::min);
+    pub async fn sweep(&self, tick: impl Into<Tick>) -> Result<usize, Fault> {
+        let tick = &tick.into();
+        let now = tick.now;
+        let (found, oldest) = (&AtomicUsize::new(0), &Oldest::default());
+        let read = |shard, after| async move {
+            let Part { rows, next } = self.overdue(shard, now, after).await?;
+            found.fetch_add(rows.len(), Ordering::Relaxed);
+            rows.iter().filter_map(|row| row.moment("created_at").ok()).for_each(|since| oldest.note(since));
+            Ok(Part { rows: requests(rows), next })
+        };
+        let work = |chunk: Vec<(Event, Item)>| async move {
+            let publishing = self.publish_chunk(&chunk, now);
+            let outcome = tick.within(PUBLISH_LIMIT, "publishing overdue events", publishing).await;
+            let events = chunk.len();
+            outcome.inspect_err(|fault| tracing::warn!(events, error = fault.chain(), "overdue events still wait"))
+        };
+        let swept = sweep(tick, SHARDS, PACE, read, work).await;
+        let (found, oldest) = (found.load(Ordering::Relaxed), oldest.or(now));
         let age_millis = now.millis_since(oldest);
         metrics::gauge("OutboxAge", "Seconds", self.context, u64::try_from(age_millis / 1000).unwrap_or(0));
-        // A shard that fails does not stop the others, and no shard is always the last.
-        let mut outcome = Ok(());
-        let first = fastrand::usize(..overdue.len());
-        overdue.rotate_left(first);
-        for rows in overdue {
-            outcome = self.publish(rows, now).await.and(outcome);
-        }
+        let outcome = swept.say("outbox", self.context);
         if age_millis > STUCK_MILLIS {
-            self.say_stuck(found, oldest, now).await?;
+            tick.within(STUCK_LIMIT, "saying that events are stuck", self.say_stuck(found, oldest, now)).await?;
         }
         outcome?;
         if found > 0 {
@@ -258,9 +271,9 @@ impl Relay {
         Ok(found)
     }
 
-    /// Up to 100 rows of a shard that have been pending for more than a minute, oldest first.
-    async fn overdue(&self, shard: u64, now: Timestamp) -> Result<Vec<Item>, Fault> {
-        let found = self
+    /// A page of the rows of a shard that have been pending for more than a minute, oldest first.
+    async fn overdue(&self, shard: u64, now: Timestamp, after: Option<Cursor>) -> Result<Part<Item>, Fault> {
+        let pending = self
             .table
             .client
             .query()
@@ -269,11 +282,8 @@ impl Relay {
             .key_condition_expression("unpublished_shard = :shard AND created_at < :before")
             .expression_attribute_values(":shard", s(shard))
             .expression_attribute_values(":before", at(now.plus_millis(-OVERDUE_MILLIS)))
-            .limit(100)
-            .send()
-            .await
-            .map_err(|error| classify("finding unpublished events", error))?;
-        Ok(found.items.unwrap_or_default())
+            .limit(100);
+        page("finding unpublished events", pending, after, |row| Ok(row.clone())).await
     }
 
     /// Pages the on-call about overdue events. If the bus itself is the reason, the alarm on `OutboxAge` does.
@@ -292,21 +302,8 @@ impl Relay {
     }
 
     async fn publish(&self, rows: Vec<Item>, now: Timestamp) -> Result<(), Fault> {
-        let mut pending = Vec::with_capacity(rows.len());
-        for row in rows {
-            match row.document::<Event>("event") {
-                Ok(event) => pending.push((event, row)),
-                // It stays pending and visible; the alarm on `OutboxAge` reports it.
-                Err(fault) => tracing::error!(error = fault.chain(), "an outbox row cannot be read"),
-            }
-        }
-        let mut rest = pending.as_slice();
-        while let Some((chunk, later)) = rest.split_at_checked(one_request(rest.iter().map(|(_, row)| size_of(row)))) {
-            if chunk.is_empty() {
-                break;
-            }
-            self.publish_chunk(chunk, now).await?;
-            rest = later;
+        for chunk in requests(rows) {
+            self.publish_chunk(&chunk, now).await?;
         }
         Ok(())
     }
@@ -386,6 +383,24 @@ impl Relay {
             .key(SK, key(SK))
             .condition_expression("attribute_exists(pk)")
     }
+}
+
+/// The events of rows, cut into requests. A row that cannot be read stays pending and visible; the alarm on `OutboxAge`
+/// reports it.
+fn requests(rows: Vec<Item>) -> Vec<Vec<(Event, Item)>> {
+    let mut pending = Vec::with_capacity(rows.len());
+    for row in rows {
+        match row.document::<Event>("event") {
+            Ok(event) => pending.push((event, row)),
+            Err(fault) => tracing::error!(error = fault.chain(), "an outbox row cannot be read"),
+        }
+    }
+    let mut chunks = Vec::new();
+    while !pending.is_empty() {
+        let rest = pending.split_off(one_request(pending.iter().map(|(_, row)| size_of(row))));
+        chunks.push(std::mem::replace(&mut pending, rest));
+    }
+    chunks
 }
 
 fn size_of(row: &Item) -> usize {

@@ -12,7 +12,7 @@ use crate::usecases::{
 use contracts::events::{Event, EventBody};
 use contracts::{EventId, Timestamp};
 use kit::queue::Message;
-use kit::{Fault, metrics};
+use kit::{Fault, Tick, metrics};
 use serde_json::Value;
 use std::collections::BTreeMap;
 
@@ -133,9 +133,10 @@ fn update_of(message: &Message) -> Result<Option<(String, FaultUpdate)>, Fault> 
 /// Checks the queues that should be empty.
 pub async fn watch_dead_letters(
     deps: &WatchDeps<impl KeepAlerts, impl KeepPages, impl LookAtQueue>,
-    now: Timestamp,
+    tick: impl Into<Tick>,
 ) -> Result<(), Fault> {
     let WatchDeps { store, pages, look, queues } = deps;
+    let now = tick.into().now;
     let (found, outcome) = watch_dead_letters::watch_dead_letters(look, store, pages.as_ref(), queues, now).await;
     for queue in found {
         // Parked work is not a failed message of a consumer: it is work that only an operator can finish.

@@ -27,16 +27,17 @@ use contracts::events::{CartEvent, Event, EventBody, FaultDetected, OrderEvent, 
 use contracts::orders::{MAX_LINES, OrderFailure, OrderLine, Pieces, Quantity};
 use contracts::{ItemId, OrderId, Timestamp, UserId, Won};
 use kit::Fault;
-use kit::dynamo::{self, Item, PK, Read, SK, TTL, Table, at, built, jitter, n, readable, s};
+use kit::dynamo::{self, Item, PK, Read, SK, TTL, Table, at, built, jitter, n, s};
 use kit::fault::classify;
 use kit::http::Page;
 use kit::idempotency::{self, IdempotencyKey, Memo, Outcome, StoredAnswer};
 use kit::outbox;
+use kit::sweep::{Cursor, Part, page};
 
 /// The index of orders that wait for answers, by the time of their next check.
 pub const DUE_INDEX: &str = "due";
-/// About how many due orders of a shard one run of the sweep takes, and the size of a page.
-const DUE_ROWS: usize = 200;
+/// How many due orders the sweep reads at a time.
+const DUE_ROWS: i32 = 100;
 /// The `source` of this context's events.
 const SOURCE: &str = "encore/orders";
 const CART: &str = "CART";
@@ -586,9 +587,8 @@ impl SettleOrder for Orders {
 }
 
 impl FindDue for Orders {
-    async fn due_orders(&self, shard: u64, now: Timestamp) -> Result<Vec<DueOrder>, Fault> {
-        const DOING: &str = "finding orders to look after";
-        let mut pages = self
+    async fn due_orders(&self, shard: u64, now: Timestamp, after: Option<Cursor>) -> Result<Part<DueOrder>, Fault> {
+        let due = self
             .table
             .client
             .query()
@@ -597,18 +597,8 @@ impl FindDue for Orders {
             .key_condition_expression("due_shard = :shard AND due_at <= :now")
             .expression_attribute_values(":shard", s(shard))
             .expression_attribute_values(":now", at(now))
-            .limit(i32::try_from(DUE_ROWS).unwrap_or(i32::MAX))
-            .into_paginator()
-            .send();
-        let mut found = Vec::new();
-        while let Some(page) = pages.next().await {
-            let page = page.map_err(|error| classify(DOING, error))?;
-            found.extend(readable(page.items, DOING, due_of));
-            if found.len() >= DUE_ROWS {
-                break;
-            }
-        }
-        Ok(found)
+            .limit(DUE_ROWS);
+        page("finding orders to look after", due, after, due_of).await
     }
 
     async fn put_off(&self, due: &DueOrder, put_off: PutOff, now: Timestamp) -> Result<(), Fault> {

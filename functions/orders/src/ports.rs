@@ -7,6 +7,7 @@ use contracts::{ItemId, OrderId, Timestamp, UserId};
 use kit::Fault;
 use kit::http::Page;
 use kit::idempotency::{IdempotencyKey, Memo, Outcome, StoredAnswer};
+use kit::sweep::{Cursor, Part};
 
 /// Returns what items are called and cost now.
 pub trait QuoteClient: Send + Sync {
@@ -125,8 +126,13 @@ pub trait SettleOrder: Send + Sync {
 
 /// Finds orders that wait for answers.
 pub trait FindDue: Send + Sync {
-    /// Those of one of [`DUE_SHARDS`](crate::domain::DUE_SHARDS) due for a check at `now`, oldest first.
-    fn due_orders(&self, shard: u64, now: Timestamp) -> impl Future<Output = Result<Vec<DueOrder>, Fault>> + Send;
+    /// A page of those of one of [`DUE_SHARDS`](crate::domain::DUE_SHARDS) due for a check at `now`, oldest first.
+    fn due_orders(
+        &self,
+        shard: u64,
+        now: Timestamp,
+        after: Option<Cursor>,
+    ) -> impl Future<Output = Result<Part<DueOrder>, Fault>> + Send;
     /// Postpones the next check, from `due` as it was found, unless another run did or the order has ended.
     fn put_off(
         &self,

@@ -9,6 +9,8 @@ use contracts::{PaymentId, ReservationId, Timestamp, UserId};
 /// How long a payment may be pending before the recovery checks it, in milliseconds. Longer than a healthy saga with
 /// all its retries takes, shorter than a hold.
 pub const PENDING_TOO_LONG_MILLIS: i64 = 90_000;
+/// The number of partitions of the index of open payments.
+pub const PENDING_SHARDS: u64 = 4;
 /// The longest wait between two recoveries of one payment, in milliseconds.
 pub const LONGEST_RECOVERY_WAIT_MILLIS: i64 = 3_600_000;
 /// How long a saga may be open before the on-call is paged, in milliseconds.
@@ -161,32 +163,10 @@ pub struct Choices {
 /// The state of a payment's execution.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Execution {
-    /// It was never started.
-    Missing,
     /// It runs.
     Running,
     /// It is over.
     Over,
-}
-
-/// What to do about a payment whose saga is open for too long.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Recovery {
-    /// Start the execution that it should have.
-    Start,
-    /// Nothing: it is running.
-    Leave,
-    /// Start another execution: every step is idempotent.
-    StartAnother,
-}
-
-/// Decides how to recover.
-pub const fn decide_recovery(execution: Execution) -> Recovery {
-    match execution {
-        Execution::Missing => Recovery::Start,
-        Execution::Running => Recovery::Leave,
-        Execution::Over => Recovery::StartAnother,
-    }
 }
 
 /// How long after recovery `count` the next one may come: a minute, doubling, at most an hour.
@@ -248,13 +228,6 @@ mod tests {
         for status in [Status::Completed, Status::Refunded, Status::Failed(PaymentFailure::HoldExpired)] {
             assert!(status.is_final());
         }
-    }
-
-    #[test]
-    fn a_running_saga_is_never_doubled() {
-        assert_eq!(decide_recovery(Execution::Running), Recovery::Leave);
-        assert_eq!(decide_recovery(Execution::Missing), Recovery::Start);
-        assert_eq!(decide_recovery(Execution::Over), Recovery::StartAnother);
     }
 
     #[test]

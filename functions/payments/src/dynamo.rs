@@ -9,10 +9,11 @@
 
 pub mod charges;
 
-use crate::domain::{PENDING_TOO_LONG_MILLIS, Payment, Refund, Status, wait_after_recovery};
+use crate::domain::{PENDING_SHARDS, PENDING_TOO_LONG_MILLIS, Payment, Refund, Status, wait_after_recovery};
 use crate::ports::{
     FindPayment, FindStuck, ListPayments, OpenPayment, OpenRefund, RecallAnswer, SettlePayment, SettleRefund, UnderWay,
 };
+use aws_sdk_dynamodb::operation::query::builders::QueryFluentBuilder;
 use aws_sdk_dynamodb::types::builders::{PutBuilder, UpdateBuilder};
 use aws_sdk_dynamodb::types::{AttributeValue, Put, ReturnValuesOnConditionCheckFailure, Update};
 use contracts::events::{
@@ -21,18 +22,18 @@ use contracts::events::{
 use contracts::saga::{PaymentFailure, PaymentSaga, RefundSaga};
 use contracts::{PaymentId, Timestamp, UserId};
 use kit::Fault;
-use kit::dynamo::{Item, PK, Read, SK, TTL, Table, at, n, readable, s};
+use kit::dynamo::{Item, PK, Read, SK, TTL, Table, at, n, s};
 use kit::fault::classify;
 use kit::http::Page;
 use kit::idempotency::{self, IdempotencyKey, Memo, Outcome, Recalled};
 use kit::outbox;
+use kit::sweep::{Cursor, Part, page};
 
 /// The index of payments with an open saga, by the time of their next check by the recovery.
 pub const PENDING_INDEX: &str = "pending";
-/// The number of partitions of that index over which payments spread.
-const PENDING_SHARDS: u64 = 4;
-/// How many stuck payments of a shard one run of the recovery takes.
-const STUCK_PAGE: usize = 50;
+/// How many rows of a shard of that index a recovery reads at a time.
+const STUCK_ROWS: i32 = 50;
+const STUCK: &str = "finding what is stuck";
 /// How often a claim on a reservation is looked at while other requests replace it.
 const ROUNDS: usize = 4;
 /// How long after the end of its hold a reservation's claim is kept, in seconds.
@@ -315,16 +316,9 @@ impl SettleRefund for Payments {
     }
 }
 
-/// What a shard of the index has that is open since before a moment: at least `page` of it, if there is that much.
-async fn pending<T>(
-    table: &Table,
-    shard: AttributeValue,
-    before: Timestamp,
-    page: usize,
-    read: impl Fn(&Item) -> Result<T, Fault>,
-) -> Result<Vec<T>, Fault> {
-    const DOING: &str = "finding what is stuck";
-    let mut pages = table
+/// What a shard of the index has that is open since before a moment.
+fn pending(table: &Table, shard: AttributeValue, before: Timestamp) -> QueryFluentBuilder {
+    table
         .client
         .query()
         .table_name(&table.name)
@@ -332,27 +326,13 @@ async fn pending<T>(
         .key_condition_expression("pending_shard = :shard AND pending_since < :before")
         .expression_attribute_values(":shard", shard)
         .expression_attribute_values(":before", at(before))
-        .limit(i32::try_from(page).unwrap_or(i32::MAX))
-        .into_paginator()
-        .send();
-    let mut found = Vec::new();
-    while found.len() < page
-        && let Some(rows) = pages.next().await
-    {
-        let rows = rows.map_err(|error| classify(DOING, error))?;
-        found.extend(readable(rows.items, DOING, &read));
-    }
-    Ok(found)
+        .limit(STUCK_ROWS)
 }
 
 impl FindStuck for Payments {
-    async fn stuck(&self, now: Timestamp) -> Result<Vec<Payment>, Fault> {
+    async fn stuck(&self, shard: u64, now: Timestamp, after: Option<Cursor>) -> Result<Part<Payment>, Fault> {
         let before = now.plus_millis(-PENDING_TOO_LONG_MILLIS);
-        let mut found = Vec::new();
-        for shard in 0..PENDING_SHARDS {
-            found.extend(pending(&self.table, s(shard), before, STUCK_PAGE, payment_of).await?);
-        }
-        Ok(found)
+        page(STUCK, pending(&self.table, s(shard), before), after, payment_of).await
     }
 
     async fn looked_at(&self, before: &Payment, after: &Payment, now: Timestamp) -> Result<bool, Fault> {

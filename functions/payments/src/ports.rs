@@ -9,6 +9,7 @@ use contracts::{PaymentId, Timestamp, UserId};
 use kit::Fault;
 use kit::http::Page;
 use kit::idempotency::{IdempotencyKey, Memo, Outcome, Recalled};
+use kit::sweep::{Cursor, Part};
 
 /// Quotes the price of a reservation.
 pub trait QuoteClient: Send + Sync {
@@ -82,10 +83,10 @@ pub trait StartSaga<I>: Send + Sync {
     fn start(&self, name: &str, saga: &I) -> impl Future<Output = Result<(), Fault>> + Send;
 }
 
-/// Observes sagas.
-pub trait WatchSaga: Send + Sync {
-    /// The state of an execution.
-    fn execution(&self, name: &str) -> impl Future<Output = Result<Execution, Fault>> + Send;
+/// Starts sagas that may have been started before.
+pub trait EnsureSaga<I>: Send + Sync {
+    /// Starts an execution under a name unless there was one, and says how it is now.
+    fn ensure(&self, name: &str, saga: &I) -> impl Future<Output = Result<Execution, Fault>> + Send;
 }
 
 /// Completes or fails payments.
@@ -124,8 +125,14 @@ pub trait SettleRefund: Send + Sync {
 
 /// Finds payments whose saga does not end.
 pub trait FindStuck: Send + Sync {
-    /// Some of those due for a check at `now`, those that waited longest first.
-    fn stuck(&self, now: Timestamp) -> impl Future<Output = Result<Vec<Payment>, Fault>> + Send;
+    /// A page of those of one of [`PENDING_SHARDS`](crate::domain::PENDING_SHARDS) due for a check at `now`, those that
+    /// waited longest first.
+    fn stuck(
+        &self,
+        shard: u64,
+        now: Timestamp,
+        after: Option<Cursor>,
+    ) -> impl Future<Output = Result<Part<Payment>, Fault>> + Send;
     /// Sets the time of the next check, so that those after it are checked too, and pages the on-call where that is
     /// due. `before` is the payment as it was found, `after` has the recovery counted, if there is one. `false` when
     /// another run counted one, or the saga has ended.

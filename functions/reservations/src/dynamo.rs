@@ -37,9 +37,8 @@ use std::hash::{BuildHasher as _, RandomState};
 pub const WAITING_INDEX: &str = "waiting";
 /// The index of holds by their end: partition `due_shard`, sort `due_at`.
 pub const DUE_INDEX: &str = "due";
-/// How many rows of a shard a sweep reads: more than it can process in its time, so that rows that keep failing do not
-/// hide the others.
-const DUE_ROWS: usize = 2_000;
+/// How many rows of a shard a sweep reads at a time.
+const DUE_ROWS: i32 = 100;
 /// Tries of a contended read or write.
 const ROUNDS: usize = 4;
 /// The source of our events.

@@ -8,6 +8,7 @@ use contracts::{ConcertId, ReservationId, ScheduleId, Timestamp, UserId};
 use kit::Fault;
 use kit::http::Page;
 use kit::idempotency::{IdempotencyKey, Memo, Outcome, StoredAnswer};
+use kit::sweep::{Cursor, Part};
 
 /// The data a sale is decided on, read in one round trip.
 #[derive(Debug, Default)]
@@ -111,8 +112,13 @@ pub struct Waiting {
 
 /// Finds and postpones pending reservations.
 pub trait FindWaiting: Send + Sync {
-    /// Those of one of [`DUE_SHARDS`](crate::domain::DUE_SHARDS) due for a check at `now`, oldest first.
-    fn waiting(&self, shard: u64, now: Timestamp) -> impl Future<Output = Result<Vec<Waiting>, Fault>> + Send;
+    /// A page of those of one of [`DUE_SHARDS`](crate::domain::DUE_SHARDS) due for a check at `now`, oldest first.
+    fn waiting(
+        &self,
+        shard: u64,
+        now: Timestamp,
+        after: Option<Cursor>,
+    ) -> impl Future<Output = Result<Part<Waiting>, Fault>> + Send;
     /// Sets when to check again, if it is still pending.
     fn look_later(&self, reservation: &Reservation, at: Timestamp) -> impl Future<Output = Result<(), Fault>> + Send;
 }
@@ -204,9 +210,14 @@ pub trait FindTerms: Send + Sync {
 
 /// Finds expired holds, and seats that are kept back no longer.
 pub trait FindOverdue: Send + Sync {
-    /// The holds of one of [`DUE_SHARDS`](crate::domain::DUE_SHARDS) that were over by `now`, and what ended before
-    /// and keeps seats back that were to be free by `now`, oldest first.
-    fn overdue(&self, shard: u64, now: Timestamp) -> impl Future<Output = Result<Vec<Reservation>, Fault>> + Send;
+    /// A page of the holds of one of [`DUE_SHARDS`](crate::domain::DUE_SHARDS) that were over by `now`, and of what ended
+    /// before and keeps seats back that were to be free by `now`, oldest first.
+    fn overdue(
+        &self,
+        shard: u64,
+        now: Timestamp,
+        after: Option<Cursor>,
+    ) -> impl Future<Output = Result<Part<Reservation>, Fault>> + Send;
 }
 
 /// Schedules another check of a hold, or of seats that are kept back.

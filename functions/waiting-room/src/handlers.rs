@@ -22,7 +22,7 @@ use kit::auth::{QueueTokens, UserTokens, invalid_queue_token};
 use kit::http::StatusCode;
 use kit::logs::Line;
 use kit::queue::Message;
-use kit::{Call, Fault, Problem, Reply, StepCall, StepError, ids, metrics};
+use kit::{Call, Fault, Problem, Reply, StepCall, StepError, Tick, ids, metrics};
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 use std::sync::{Mutex, PoisonError};
@@ -294,11 +294,11 @@ pub struct GateDeps<L, R> {
 }
 
 /// Every minute, for almost a minute: lets places in where an operator has set a cap.
-pub async fn admit_places<L>(deps: &GateDeps<L, impl ApplyPlan>, now: Timestamp) -> Result<(), Fault>
+pub async fn admit_places<L>(deps: &GateDeps<L, impl ApplyPlan>, tick: Tick) -> Result<(), Fault>
 where
     L: FindGated + ReadPlanNow + CountEach + ReadUsed + WriteWave + FillGap + GiveUpPlace,
 {
-    let clock = CallClock { called_at: now, begun: Instant::now() };
+    let clock = CallClock { called_at: tick.now, begun: Instant::now() };
     admit_places::admit_places(&deps.line, &deps.reservations, &clock, deps.pace).await
 }
 

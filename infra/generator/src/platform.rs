@@ -167,21 +167,29 @@ fn api(system: &System) -> Vec<Widget> {
         let metric = each_metric("AWS/ApiGateway", &["Latency"], &of_api).remove(0);
         shown(metric, &format!("\"stat\": \"{stat}\", \"label\": \"{stat}\""))
     };
+    let runs = system.contexts.iter().filter(|context| context.fragment.outbox);
+    let left = runs.map(|context| line(&["Encore", "ShardsLeft", "Stage", "${Stage}", "Context", &context.name]));
     vec![
         Widget {
-            at: [0, 19, 8, 6],
+            at: [0, 19, 6, 6],
             title: "Age of the oldest event not published, in s".to_owned(),
             stat: "Maximum",
             metrics: outboxes.collect(),
         },
         Widget {
-            at: [8, 19, 8, 6],
+            at: [6, 19, 6, 6],
+            title: "Shards that a run of a sweep did not come to the end of".to_owned(),
+            stat: "Maximum",
+            metrics: left.collect(),
+        },
+        Widget {
+            at: [12, 19, 6, 6],
             title: "How long the API takes, in ms".to_owned(),
             stat: "p50",
             metrics: vec![latency("p50"), latency("p99")],
         },
         Widget {
-            at: [16, 19, 8, 6],
+            at: [18, 19, 6, 6],
             title: "Requests, and those refused or failed".to_owned(),
             stat: "Sum",
             metrics: each_metric("AWS/ApiGateway", &["Count", "4XXError", "5XXError"], &of_api),

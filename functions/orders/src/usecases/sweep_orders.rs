@@ -6,11 +6,14 @@ use crate::domain::{DUE_SHARDS, DueOrder, Look, look_after};
 use crate::ports::{EndOrder, FindDue, PutOff, Republish};
 use contracts::Timestamp;
 use contracts::orders::OrderFailure;
-use futures_util::future::join_all;
-use kit::{Fault, metrics};
+use kit::sweep::{Oldest, Pace, sweep};
+use kit::{Fault, Tick, metrics};
+use std::time::Duration;
 
 /// How many orders are processed concurrently.
 const AT_ONCE: usize = 10;
+/// How long one of them may take.
+const LIMIT: Duration = Duration::from_secs(10);
 
 /// The dependencies of the sweep.
 #[derive(Debug)]
@@ -21,34 +24,29 @@ pub struct SweepDeps<S> {
     pub deadline_seconds: i64,
 }
 
-/// Processes the due orders. Neither an order that cannot be processed nor a shard that cannot be read keeps the others
-/// from being processed.
-pub async fn sweep_orders<S: FindDue + EndOrder + Republish>(deps: &SweepDeps<S>, now: Timestamp) -> Result<(), Fault> {
-    let mut last_fault = None;
-    // The earliest deadline among the due orders that has passed; now, if there is none.
-    let mut over_since = now;
-    // Another shard comes first in each run: if there is too much for one run, no shard is always the last.
-    let first = u64::try_from(now.millis() / 60_000).unwrap_or_default();
-    for shard in (0..DUE_SHARDS).map(|shard| (first + shard) % DUE_SHARDS) {
-        let due = deps.store.due_orders(shard, now).await.unwrap_or_else(|fault| {
-            tracing::warn!(shard, error = fault.chain(), "the orders of a shard cannot be found");
-            last_fault = Some(fault);
-            Vec::new()
-        });
-        let ends = due.iter().map(|due| due.order.placed_at.plus_seconds(deps.deadline_seconds));
-        over_since = ends.fold(over_since, Timestamp::min);
-        for some in due.chunks(AT_ONCE) {
-            let outcomes = join_all(some.iter().map(|due| process(deps, due, now))).await;
-            for (due, outcome) in some.iter().zip(outcomes) {
-                if let Err(fault) = outcome {
-                    tracing::warn!(order = %due.order.id, error = fault.chain(), "an order still waits");
-                    last_fault = Some(fault);
-                }
-            }
-        }
-    }
-    metrics::gauge("OrderAge", "Seconds", "orders", metrics::oldest([over_since].into_iter(), now));
-    last_fault.map_or(Ok(()), Err)
+/// Processes the due orders until none is left or the time is over. Neither an order that cannot be processed or hangs nor
+/// a shard that cannot be read keeps the others from being processed.
+pub async fn sweep_orders<S: FindDue + EndOrder + Republish>(
+    deps: &SweepDeps<S>,
+    tick: impl Into<Tick>,
+) -> Result<(), Fault> {
+    let tick = &tick.into();
+    let now = tick.now;
+    // The earliest deadline among the due orders that has passed.
+    let over_since = &Oldest::default();
+    let read = |shard, after| async move {
+        let due = deps.store.due_orders(shard, now, after).await?;
+        due.rows.iter().for_each(|due| over_since.note(due.order.placed_at.plus_seconds(deps.deadline_seconds)));
+        Ok(due)
+    };
+    let work = |due: DueOrder| async move {
+        let outcome = tick.within(LIMIT, "looking after an order", process(deps, &due, now)).await;
+        outcome
+            .inspect_err(|fault| tracing::warn!(order = %due.order.id, error = fault.chain(), "an order still waits"))
+    };
+    let swept = sweep(tick, DUE_SHARDS, Pace::at_once(AT_ONCE), read, work).await;
+    metrics::gauge("OrderAge", "Seconds", "orders", metrics::oldest([over_since.or(now)].into_iter(), now));
+    swept.say("orders", "orders")
 }
 
 /// Publishes before it postpones the next check: a crash in between publishes twice, which is harmless.

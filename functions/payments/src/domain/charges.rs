@@ -15,6 +15,9 @@ use contracts::steps::{ChargeCredit, ChargePaid, CreditCharge, CreditedCharge, P
 use contracts::{ChargeAmount, PaymentId, Timestamp, UserId, Won};
 use kit::Fault;
 
+/// The number of partitions of the index of open charges. They are others than payments', so that neither delays the
+/// recovery of the other.
+pub const CHARGE_SHARDS: u64 = 4;
 /// How long a charge may be open before the recovery checks it, in milliseconds: longer than the first request can
 /// still be in progress.
 pub const CHARGE_OPEN_TOO_LONG_MILLIS: i64 = 60_000;

@@ -9,9 +9,10 @@
 //! A charge is never deleted, and replaced only while it is refused: the order id, which is ours and one intent's, is what
 //! a provider's payment pays for.
 
-use super::pending;
+use super::{STUCK, pending};
 use crate::domain::charges::{
-    CHARGE_OPEN_TOO_LONG_MILLIS, CHARGE_STUCK_MILLIS, Charge, ChargeState, INTENT_REUSED_MILLIS, Intent, MAX_ATTEMPTS,
+    CHARGE_OPEN_TOO_LONG_MILLIS, CHARGE_SHARDS, CHARGE_STUCK_MILLIS, Charge, ChargeState, INTENT_REUSED_MILLIS, Intent,
+    MAX_ATTEMPTS,
 };
 use crate::domain::wait_after_recovery;
 use crate::ports::charges::{FindStuckCharges, MoveCharge, OpenIntent, OpenedIntent, RecordCharge, RecordedCharge};
@@ -25,12 +26,8 @@ use kit::Fault;
 use kit::dynamo::{Item, PK, Read, SK, TTL, Table, at, n, s};
 use kit::fault::classify;
 use kit::outbox;
+use kit::sweep::{Cursor, Part, page};
 
-/// The number of partitions of the index over which charges spread. They are others than payments', so that neither
-/// delays the recovery of the other.
-const CHARGE_SHARDS: u64 = 4;
-/// How many stuck charges of a shard one run of the recovery takes.
-const STUCK_PAGE: usize = 25;
 /// How long an intent's item is kept after the intent expired, in seconds: a day.
 const INTENT_KEPT_SECONDS: i64 = 24 * 3600;
 const INTENT: &str = "CHARGE-INTENT";
@@ -295,14 +292,9 @@ impl MoveCharge for Charges {
 }
 
 impl FindStuckCharges for Charges {
-    async fn stuck_charges(&self, now: Timestamp) -> Result<Vec<Charge>, Fault> {
+    async fn stuck_charges(&self, shard: u64, now: Timestamp, after: Option<Cursor>) -> Result<Part<Charge>, Fault> {
         let before = now.plus_millis(-CHARGE_OPEN_TOO_LONG_MILLIS);
-        let mut found = Vec::new();
-        for shard in 0..CHARGE_SHARDS {
-            let shard = s(format!("charge-{shard}"));
-            found.extend(pending(&self.table, shard, before, STUCK_PAGE, charge_of).await?);
-        }
-        Ok(found)
+        page(STUCK, pending(&self.table, s(format!("charge-{shard}")), before), after, charge_of).await
     }
 
     async fn count_charge_recovery(&self, charge: &Charge, now: Timestamp) -> Result<bool, Fault> {

@@ -4,6 +4,7 @@ use crate::domain::charges::{Charge, ChargeState, Declined, Intent, ProviderPaym
 use contracts::Timestamp;
 use contracts::steps::{ChargeCredit, CreditCharge};
 use kit::Fault;
+use kit::sweep::{Cursor, Part};
 
 /// A provider of payments.
 pub trait PaymentProvider: Send + Sync {
@@ -82,8 +83,14 @@ pub trait MoveCharge: Send + Sync {
 
 /// Finds charges that do not end.
 pub trait FindStuckCharges: Send + Sync {
-    /// Some of those due for a check at `now`, oldest first.
-    fn stuck_charges(&self, now: Timestamp) -> impl Future<Output = Result<Vec<Charge>, Fault>> + Send;
+    /// A page of those of one of [`CHARGE_SHARDS`](crate::domain::charges::CHARGE_SHARDS) due for a check at `now`, oldest
+    /// first.
+    fn stuck_charges(
+        &self,
+        shard: u64,
+        now: Timestamp,
+        after: Option<Cursor>,
+    ) -> impl Future<Output = Result<Part<Charge>, Fault>> + Send;
 
     /// Counts a recovery, sets the time of the next check, and pages the on-call when it takes too long. `false` when
     /// another run did, or the charge has moved on.

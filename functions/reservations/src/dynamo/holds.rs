@@ -13,9 +13,10 @@ use contracts::events::{CancelReason, EventBody, FaultDetected};
 use contracts::seats::stream;
 use contracts::{ConcertId, ScheduleId, SeatId, Timestamp, UserId};
 use kit::Fault;
-use kit::dynamo::{Cancelled, Item, PK, Read, SK, Slot, at, built, n, readable, s};
+use kit::dynamo::{Cancelled, Item, PK, Read, SK, Slot, at, built, n, s};
 use kit::fault::classify;
 use kit::idempotency::{self, IdempotencyKey, Memo, Outcome, Remembering};
+use kit::sweep::{Cursor, Part, page};
 use std::collections::HashMap;
 
 impl LoadSale for Reservations {
@@ -475,9 +476,8 @@ fn expiry_not_scheduled(booking: &Booking) -> FaultDetected {
 }
 
 impl FindOverdue for Reservations {
-    async fn overdue(&self, shard: u64, now: Timestamp) -> Result<Vec<Reservation>, Fault> {
-        const DOING: &str = "finding overdue holds";
-        let mut pages = self
+    async fn overdue(&self, shard: u64, now: Timestamp, after: Option<Cursor>) -> Result<Part<Reservation>, Fault> {
+        let over = self
             .table
             .client
             .query()
@@ -486,16 +486,7 @@ impl FindOverdue for Reservations {
             .key_condition_expression("due_shard = :shard AND due_at <= :now")
             .expression_attribute_values(":shard", s(shard))
             .expression_attribute_values(":now", at(now))
-            .into_paginator()
-            .send();
-        let mut found = Vec::new();
-        while let Some(page) = pages.next().await {
-            let page = page.map_err(|error| classify(DOING, error))?;
-            found.extend(readable(page.items, DOING, reservation_of));
-            if found.len() >= DUE_ROWS {
-                break;
-            }
-        }
-        Ok(found)
+            .limit(DUE_ROWS);
+        page("finding overdue holds", over, after, reservation_of).await
     }
 }

@@ -11,9 +11,10 @@ use aws_sdk_dynamodb::types::Put;
 use contracts::events::{CancelReason, EventBody, ReservationRejected};
 use contracts::{ConcertId, ReservationId, ScheduleId, Timestamp, UserId};
 use kit::Fault;
-use kit::dynamo::{PK, Read, SK, at, json, n, readable, s};
+use kit::dynamo::{Item, PK, Read, SK, at, json, n, s};
 use kit::fault::classify;
 use kit::idempotency::{Memo, Outcome, Remembering, StoredAnswer};
+use kit::sweep::{Cursor, Part, page};
 
 /// A pending reservation to be withdrawn, and how.
 struct Withdrawn<'a> {
@@ -132,9 +133,8 @@ impl Reservations {
 }
 
 impl FindWaiting for Reservations {
-    async fn waiting(&self, shard: u64, now: Timestamp) -> Result<Vec<Waiting>, Fault> {
-        const DOING: &str = "finding pending reservations";
-        let mut pages = self
+    async fn waiting(&self, shard: u64, now: Timestamp, after: Option<Cursor>) -> Result<Part<Waiting>, Fault> {
+        let waiting = self
             .table
             .client
             .query()
@@ -143,19 +143,9 @@ impl FindWaiting for Reservations {
             .key_condition_expression("waiting_shard = :shard AND waiting_at <= :now")
             .expression_attribute_values(":shard", s(shard))
             .expression_attribute_values(":now", at(now))
-            .into_paginator()
-            .send();
-        let mut found = Vec::new();
-        while let Some(page) = pages.next().await {
-            let page = page.map_err(|error| classify(DOING, error))?;
-            found.extend(readable(page.items, DOING, |item| {
-                Ok(Waiting { reservation: reservation_of(item)?, request: item.document("wish")? })
-            }));
-            if found.len() >= DUE_ROWS {
-                break;
-            }
-        }
-        Ok(found)
+            .limit(DUE_ROWS);
+        let read = |item: &Item| Ok(Waiting { reservation: reservation_of(item)?, request: item.document("wish")? });
+        page("finding pending reservations", waiting, after, read).await
     }
 
     async fn look_later(&self, reservation: &Reservation, later: Timestamp) -> Result<(), Fault> {

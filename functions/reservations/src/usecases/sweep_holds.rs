@@ -1,33 +1,39 @@
 //! Ends expired holds that no message ended: the fallback of hold expiry (R07, R19).
 
-use crate::domain::{DUE_SHARDS, EndHold};
+use crate::domain::{DUE_SHARDS, EndHold, Reservation};
 use crate::ports::{FindOverdue, WriteEnd};
-use contracts::Timestamp;
-use kit::{Fault, metrics};
+use kit::sweep::{Pace, sweep};
+use kit::{Fault, Tick, metrics};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
 
-/// Ends the expired holds. Neither a hold that cannot be ended nor a shard that cannot be read blocks the others.
-pub async fn sweep_holds(store: &(impl FindOverdue + WriteEnd), now: Timestamp) -> Result<(), Fault> {
-    let mut last_fault = None;
-    for shard in 0..DUE_SHARDS {
-        let mut ended = 0;
-        let overdue = store.overdue(shard, now).await.unwrap_or_else(|fault| {
-            tracing::warn!(shard, error = fault.chain(), "the holds of a shard cannot be found");
-            last_fault = Some(fault);
-            Vec::new()
-        });
-        for reservation in &overdue {
-            match store.end_hold(&reservation.booking(), EndHold::Expire, now).await {
-                Ok(done) => ended += u64::from(done),
-                Err(fault) => {
-                    tracing::warn!(reservation = %reservation.id, error = fault.chain(), "a hold could not be ended");
-                    last_fault = Some(fault);
-                }
-            }
-        }
-        if ended > 0 {
-            metrics::count("Expired", ended);
-            tracing::info!(shard, ended, "ended holds that were over");
-        }
+/// How many holds are ended at once.
+const AT_ONCE: usize = 10;
+/// How long ending one may take.
+const LIMIT: Duration = Duration::from_secs(10);
+
+/// Ends the expired holds until none is left or the time is over. Neither a hold that cannot be ended or hangs nor a shard
+/// that cannot be read blocks the others.
+pub async fn sweep_holds(store: &(impl FindOverdue + WriteEnd), tick: impl Into<Tick>) -> Result<(), Fault> {
+    let tick = &tick.into();
+    let now = tick.now;
+    let ended = &AtomicU64::new(0);
+    let work = |hold: Reservation| async move {
+        let booking = hold.booking();
+        let ending = async { store.end_hold(&booking, EndHold::Expire, now).await };
+        let outcome = tick.within(LIMIT, "ending a hold that is over", ending).await;
+        let done = outcome.inspect_err(
+            |fault| tracing::warn!(reservation = %hold.id, error = fault.chain(), "a hold could not be ended"),
+        )?;
+        ended.fetch_add(u64::from(done), Ordering::Relaxed);
+        Ok(())
+    };
+    let read = |shard, after| async move { store.overdue(shard, now, after).await };
+    let swept = sweep(tick, DUE_SHARDS, Pace::at_once(AT_ONCE), read, work).await;
+    let ended = ended.load(Ordering::Relaxed);
+    if ended > 0 {
+        metrics::count("Expired", ended);
+        tracing::info!(ended, "ended holds that were over");
     }
-    last_fault.map_or(Ok(()), Err)
+    swept.say("holds", "reservations")
 }

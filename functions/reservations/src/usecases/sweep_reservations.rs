@@ -4,7 +4,14 @@
 use crate::domain::{DUE_SHARDS, PENDING_SECONDS, PendingDecision, TIMED_OUT, decide_pending};
 use crate::ports::{FindWaiting, SendRequest, Waiting, WritePending};
 use contracts::Timestamp;
-use kit::{Fault, metrics};
+use kit::sweep::{Pace, sweep};
+use kit::{Fault, Tick, metrics};
+use std::time::Duration;
+
+/// How many requests are handled at once.
+const AT_ONCE: usize = 10;
+/// How long one may take.
+const LIMIT: Duration = Duration::from_secs(10);
 
 /// Dependencies of the sweep.
 #[derive(Debug)]
@@ -15,27 +22,22 @@ pub struct SweepReservations<S, Q> {
     pub requests: Q,
 }
 
-/// Handles the reservations that are due. Neither a request that keeps failing nor a shard that cannot be read blocks
-/// the others.
+/// Handles the reservations that are due until none is left or the time is over. Neither a request that keeps failing or
+/// hangs nor a shard that cannot be read blocks the others.
 pub async fn sweep_reservations<S: FindWaiting + WritePending, Q: SendRequest>(
     deps: &SweepReservations<S, Q>,
-    now: Timestamp,
+    tick: impl Into<Tick>,
 ) -> Result<(), Fault> {
-    let mut last_fault = None;
-    for shard in 0..DUE_SHARDS {
-        let due = deps.store.waiting(shard, now).await.unwrap_or_else(|fault| {
-            tracing::warn!(shard, error = fault.chain(), "the requests of a shard cannot be found");
-            last_fault = Some(fault);
-            Vec::new()
-        });
-        for waiting in due {
-            if let Err(fault) = process(deps, &waiting, now).await {
-                tracing::warn!(reservation = %waiting.reservation.id, error = fault.chain(), "a request still waits");
-                last_fault = Some(fault);
-            }
-        }
-    }
-    last_fault.map_or(Ok(()), Err)
+    let tick = &tick.into();
+    let now = tick.now;
+    let work = |waiting: Waiting| async move {
+        let outcome = tick.within(LIMIT, "looking after a request", process(deps, &waiting, now)).await;
+        let id = &waiting.reservation.id;
+        outcome.inspect_err(|fault| tracing::warn!(reservation = %id, error = fault.chain(), "a request still waits"))
+    };
+    let read = |shard, after| async move { deps.store.waiting(shard, now, after).await };
+    let swept = sweep(tick, DUE_SHARDS, Pace::at_once(AT_ONCE), read, work).await;
+    swept.say("requests", "reservations")
 }
 
 async fn process<S: FindWaiting + WritePending, Q: SendRequest>(
