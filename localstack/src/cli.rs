@@ -9,7 +9,7 @@ use crate::error::Error;
 use crate::tokens::{TokenRequest, Tokens};
 use crate::tools::dead_letters::{DeadLetter, DeadLetterQueue, DeadLetters};
 use crate::tools::logs::{LogLine, Logs};
-use crate::tools::trace;
+use crate::tools::{seat_map, trace};
 use crate::{Result, audit, demo, sink};
 use aws_smithy_http_client::tls;
 use clap::{Args, Parser, Subcommand};
@@ -48,6 +48,9 @@ enum Verb {
     /// Show all events of something, in time order.
     #[command(subcommand)]
     Trace(TraceVerb),
+    /// Mend seat maps.
+    #[command(subcommand)]
+    SeatMap(SeatMapVerb),
     /// Run the sink of a stack. `up` starts it.
     #[command(hide = true)]
     Sink(Common),
@@ -145,6 +148,12 @@ enum TraceVerb {
     Order(trace::Args),
 }
 
+#[derive(Debug, Subcommand)]
+enum SeatMapVerb {
+    /// Rebuild the seat maps of dates from the seats as they are sold; safe while they are sold, and to be repeated
+    Rebuild(seat_map::Args),
+}
+
 /// Runs the program.
 pub async fn run() -> ExitCode {
     let done = match Cli::parse().verb {
@@ -156,6 +165,7 @@ pub async fn run() -> ExitCode {
         Verb::Audit(args) => audit::run(args).await,
         Verb::Dlq(args) => dlq(args).await,
         Verb::Trace(TraceVerb::Order(args)) => trace::order(args).await,
+        Verb::SeatMap(SeatMapVerb::Rebuild(args)) => seat_map::rebuild(args).await,
         Verb::Sink(common) => be_sink(&common).await,
         Verb::Dynamodb => database::serve().await.map(|()| ExitCode::SUCCESS),
     };
@@ -382,6 +392,14 @@ mod tests {
         let Verb::Trace(TraceVerb::Order(args)) = cli.verb else { panic!("not trace") };
         assert_eq!((args.order_id.as_str(), args.common.target_dir), ("o1", Some(PathBuf::from("d"))));
         assert!(Cli::try_parse_from(["local", "trace", "order"]).is_err());
+    }
+
+    #[test]
+    fn seat_maps_are_rebuilt_by_the_names_of_their_dates() {
+        let cli = Cli::try_parse_from(["local", "seat-map", "rebuild", "s1", "s2", "--as", "kim"]).unwrap();
+        let Verb::SeatMap(SeatMapVerb::Rebuild(args)) = cli.verb else { panic!("not seat-map") };
+        assert_eq!((args.schedules.join(" "), args.operator), ("s1 s2".to_owned(), "kim".to_owned()));
+        assert!(Cli::try_parse_from(["local", "seat-map", "rebuild"]).is_err());
     }
 
     #[test]

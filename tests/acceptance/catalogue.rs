@@ -125,6 +125,26 @@ fn a_stadium_of_50000_seats_is_created_shown_and_sold_from() {
 }
 
 #[test]
+fn a_seat_map_is_rebuilt_by_an_operator_and_by_nobody_else() {
+    on_cloud(async |cloud| {
+        let sale = cloud.sale(Terms::default()).await;
+        let fan = cloud.user("fan");
+        fan.hold(&sale, &["A-1-1"]).await;
+        eventually("the map shows the hold", async || (sale.available(&fan).await == 49).then_some(())).await;
+        let path = format!("/admin/schedules/{}/seat-map", sale.schedule);
+        let answer = cloud.operator().send("POST", &path, &[], None).await;
+        assert_eq!(answer.status, 200, "{}", answer.text());
+        let body = answer.json();
+        assert_eq!((&body["schedule_id"], &body["left"]), (&json!(sale.schedule), &json!([])));
+        assert_eq!((sale.available(&fan).await, sale.seat(&fan, "A-1-1").await), (49, "held".to_owned()));
+        let refused = fan.send("POST", &path, &[], None).await;
+        assert_eq!((refused.status.as_u16(), code(&refused).as_str()), (403, "forbidden"));
+        let missing = cloud.operator().send("POST", "/admin/schedules/none/seat-map", &[], None).await;
+        assert_eq!((missing.status.as_u16(), code(&missing).as_str()), (404, "not_found"));
+    });
+}
+
+#[test]
 fn creating_a_concert_again_under_its_key_gives_the_same_concert() {
     on_cloud(async |cloud| {
         let operator = cloud.operator();

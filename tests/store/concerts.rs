@@ -2,14 +2,15 @@
 
 use crate::audit::assert_sound;
 use crate::bench::{Bench, hold};
-use ::concerts::domain::{Concert, Schedule, Terms};
+use ::concerts::domain::{Concert, Schedule, SectionKey, Terms};
 use ::concerts::dynamo::{Catalogue, SeatMaps};
 use ::concerts::handlers::{
-    Deps, create_concert, create_schedule, get_seat_map, list_concerts, list_schedules, project_seat_map,
+    Deps, RebuildDeps, create_concert, create_schedule, get_seat_map, list_concerts, list_schedules, project_seat_map,
+    rebuild_seat_map,
 };
-use ::concerts::ports::{AddConcert, AddSchedule, OpenSchedule, OpenWaitingRoom};
+use ::concerts::ports::{AddConcert, AddSchedule, AskTakenSeats, KeepSeatMap, OpenSchedule, OpenWaitingRoom};
 use ::reservations::dynamo::Reservations;
-use ::reservations::handlers::release_reservation;
+use ::reservations::handlers::{list_taken_seats, release_reservation};
 use ::reservations::ports::KeepTerms;
 use ::reservations::usecases::cancel_reservation::cancel_reservation;
 use ::reservations::usecases::sweep_holds::sweep_holds;
@@ -17,13 +18,15 @@ use ::waiting_room::domain::DefaultAdmission;
 use ::waiting_room::dynamo::Lines;
 use ::waiting_room::ports::OpenLine;
 use contracts::Timestamp;
-use kit::dynamo::Read;
+use contracts::steps::{ListTakenSeats, TakenSeats};
+use kit::dynamo::{Item, Read, s};
 use kit::http::Cursor;
 use kit::stream::Record;
-use kit::{Fault, Problem, Reply};
+use kit::{Fault, Problem, Reply, StepError};
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
-use std::sync::Arc;
+use std::pin::Pin;
+use std::sync::{Arc, Mutex};
 use tests::calls::{Ask, users};
 use tests::fixture::{HOLD_SECONDS, NOW, concert, place, saga, schedule, step, terms, user};
 use tests::proxy::{Fate, Rule};
@@ -222,6 +225,167 @@ async fn a_batch_whose_answers_get_lost_is_projected_all_the_same() {
     project_seat_map(&maps(&bench), bench.engine.changes("reservations")).await.unwrap();
     assert_eq!(shown(&bench).await, owned(&bench).await);
     assert_sound(&bench, end).await;
+}
+
+// ---------------------------------------------------------------- what cannot be read, and rebuilding
+
+/// An item of the concerts table, changed by hand.
+async fn change(bench: &Bench, pk: &str, sk: &str, change: impl FnOnce(&mut Item)) {
+    let mut item = bench.engine.item("concerts", pk, sk).await.unwrap();
+    change(&mut item);
+    let table = bench.engine.table("concerts");
+    table.client.put_item().table_name(&table.name).set_item(Some(item)).send().await.unwrap();
+}
+
+/// What happens between the reading of a section's seats and the writing of its map.
+type Meanwhile<'a> = Pin<Box<dyn Future<Output = ()> + Send + 'a>>;
+
+/// The step of reservations, without an invocation.
+struct Seats<'a> {
+    reservations: Reservations,
+    meanwhile: Mutex<Option<Meanwhile<'a>>>,
+}
+
+impl AskTakenSeats for Seats<'_> {
+    async fn ask_taken_seats(&self, key: &SectionKey) -> Result<TakenSeats, Fault> {
+        let input = ListTakenSeats { schedule_id: key.schedule.clone(), section: key.section.clone() };
+        let taken = list_taken_seats(&self.reservations, step(input, NOW)).await.map_err(|error| match error {
+            StepError::Fault(fault) => fault,
+            StepError::Refused(reason) => panic!("a list is never refused: {reason}"),
+        })?;
+        let meanwhile = self.meanwhile.lock().unwrap().take();
+        if let Some(meanwhile) = meanwhile {
+            meanwhile.await;
+        }
+        Ok(taken)
+    }
+}
+
+async fn rebuild_with(bench: &Bench, meanwhile: Option<Meanwhile<'_>>) -> Result<Value, Problem> {
+    let seats = Seats { reservations: bench.reservations.clone(), meanwhile: Mutex::new(meanwhile) };
+    let deps = RebuildDeps { maps: maps(bench), seats, users: users() };
+    let call = Ask::at(NOW).operator("op").path("schedule_id", "date").call();
+    rebuild_seat_map(&deps, call).await.map(|reply| reply.body.unwrap())
+}
+
+async fn rebuild(bench: &Bench) -> Value {
+    rebuild_with(bench, None).await.unwrap()
+}
+
+#[tokio::test]
+async fn a_record_that_cannot_be_read_is_reported_and_the_rest_of_its_batch_is_projected() {
+    let bench = with_date(4).await;
+    for (n, seat) in ["A-1-1", "A-1-2", "B-1-1"].into_iter().enumerate() {
+        bench.reserve(place(&format!("u{n}"), n as u64 + 1, NOW), &[seat], &format!("r{n}"), NOW).await.unwrap();
+    }
+    let mut records = bench.engine.changes("reservations");
+    let seat = |record: &&mut Record| {
+        record.new.as_ref().is_some_and(|item| item.get("seat_id").is_some_and(|id| *id == s("A-1-1")))
+    };
+    let poison = records.iter_mut().find(seat).unwrap();
+    poison.new.as_mut().unwrap().insert("status".to_owned(), s("who knows"));
+    for _ in 0..2 {
+        project_seat_map(&maps(&bench), records.clone()).await.unwrap();
+    }
+    let held = "held".to_owned();
+    assert_eq!(shown(&bench).await, BTreeMap::from([("A-1-2".into(), held.clone()), ("B-1-1".into(), held.clone())]));
+    assert_eq!(faults(&bench).await, ["section A of date date"]);
+    assert_eq!(rebuild(&bench).await, json!({"schedule_id": "date", "sections": 2, "corrected": ["A"], "left": []}));
+    assert_eq!(shown(&bench).await, owned(&bench).await);
+}
+
+#[tokio::test]
+async fn a_section_whose_map_cannot_be_read_is_reported_left_out_and_made_anew_by_a_rebuild() {
+    let bench = with_date(4).await;
+    live(&bench, 5).await;
+    let records = bench.engine.changes("reservations");
+    project_seat_map(&maps(&bench), records[..20].to_vec()).await.unwrap();
+    change(&bench, "SCHEDULE#date", "SECTION#A", |map| drop(map.insert("seats".to_owned(), s("?")))).await;
+    for _ in 0..2 {
+        project_seat_map(&maps(&bench), records[20..].to_vec()).await.unwrap();
+    }
+    assert_eq!(faults(&bench).await, ["section A of date date"], "one id an hour, however many processes");
+    let mut of_b = owned(&bench).await;
+    of_b.retain(|seat, _| seat.starts_with("B-"));
+    let b = SectionKey { schedule: schedule(), section: "B".to_owned().try_into().unwrap() };
+    let map = maps(&bench).sections(&[b]).await.unwrap().maps.remove(0);
+    assert_eq!(map.taken().seats as usize, of_b.len(), "B has followed");
+    assert_eq!(rebuild(&bench).await["corrected"], json!(["A"]));
+    let owned = owned(&bench).await;
+    assert_eq!(shown(&bench).await, owned);
+    assert_eq!(listed_as_available(&bench).await, 400 - owned.len() as u64);
+    assert_eq!(rebuild(&bench).await["corrected"], json!([]), "nothing is left to correct");
+}
+
+#[tokio::test]
+async fn a_map_that_was_lost_or_restored_from_earlier_is_rebuilt_with_its_counts() {
+    let bench = with_date(4).await;
+    live(&bench, 6).await;
+    let records = bench.engine.changes("reservations");
+    project_seat_map(&maps(&bench), records[..10].to_vec()).await.unwrap();
+    let earlier = bench.engine.item("concerts", "SCHEDULE#date", "SECTION#A").await.unwrap();
+    project_seat_map(&maps(&bench), records[10..].to_vec()).await.unwrap();
+    change(&bench, "SCHEDULE#date", "SECTION#A", |map| *map = earlier).await;
+    let table = bench.engine.table("concerts");
+    let lost = table.client.delete_item().table_name(&table.name);
+    lost.key("pk", s("SCHEDULE#date")).key("sk", s("SECTION#B")).send().await.unwrap();
+    assert_ne!(shown(&bench).await, owned(&bench).await);
+    rebuild(&bench).await;
+    let owned = owned(&bench).await;
+    assert_eq!(shown(&bench).await, owned);
+    assert_eq!(listed_as_available(&bench).await, 400 - owned.len() as u64, "later than what the list had");
+    // The stream goes on where it was.
+    bench.reserve(place("zoe", 900, NOW), &["B-9-9"], "rz", NOW).await.unwrap();
+    let next = bench.engine.changes("reservations")[records.len()..].to_vec();
+    project_seat_map(&maps(&bench), next).await.unwrap();
+    assert!(shown(&bench).await.contains_key("B-9-9"));
+}
+
+#[tokio::test]
+async fn a_seat_that_changes_while_its_map_is_rebuilt_is_shown_as_it_is_whoever_writes_first() {
+    for first in ["A-1-1", "A-5-5"] {
+        let bench = with_date(4).await;
+        let held = bench.reserve(place("alice", 1, NOW), &["A-1-1"], "r1", NOW).await.unwrap();
+        project_seat_map(&maps(&bench), bench.engine.changes("reservations")).await.unwrap();
+        cancel_reservation(&bench.reservations, &user("alice"), &held.id, NOW).await.unwrap();
+        // The projection never hears of that, so that of A-1-1's next hold it learns nothing new.
+        let heard = bench.engine.changes("reservations").len();
+        let meanwhile = async {
+            bench.reserve(place("bob", 2, NOW), &[first], "r2", NOW).await.unwrap();
+            project_seat_map(&maps(&bench), bench.engine.changes("reservations")[heard..].to_vec()).await.unwrap();
+        };
+        rebuild_with(&bench, Some(Box::pin(meanwhile))).await.unwrap();
+        assert_eq!(shown(&bench).await, BTreeMap::from([(first.to_owned(), "held".to_owned())]));
+        assert_eq!(shown(&bench).await, owned(&bench).await);
+        assert_eq!(listed_as_available(&bench).await, 399);
+    }
+}
+
+#[tokio::test]
+async fn only_operators_rebuild_and_only_dates_that_exist() {
+    let bench = Bench::on_sale(4).await;
+    assert_eq!(rebuild_with(&bench, None).await.unwrap_err().code, "not_found");
+    assert!(bench.engine.items("concerts").await.is_empty());
+    let seats = Seats { reservations: bench.reservations.clone(), meanwhile: Mutex::default() };
+    let deps = RebuildDeps { maps: maps(&bench), seats, users: users() };
+    let buyer = Ask::at(NOW).user("alice").path("schedule_id", "date").call();
+    assert_eq!(rebuild_seat_map(&deps, buyer).await.unwrap_err().code, "forbidden");
+}
+
+#[tokio::test]
+async fn a_rebuild_that_reservations_do_not_answer_says_so() {
+    let bench = with_date(4).await;
+    bench.proxy.inject(Rule::on("Query"), Fate::Failed);
+    assert_eq!(rebuild_with(&bench, None).await.unwrap_err().status.as_u16(), 503);
+}
+
+/// Where the on-call was told that the map does not follow.
+async fn faults(bench: &Bench) -> Vec<String> {
+    let found = events(bench).await.into_iter().filter_map(|event| match event.body {
+        contracts::events::EventBody::FaultDetected(fault) => Some(fault.detail),
+        _ => None,
+    });
+    found.map(|detail| detail.split(": ").next().unwrap().to_owned()).collect()
 }
 
 // ---------------------------------------------------------------- the catalogue

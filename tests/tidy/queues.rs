@@ -153,6 +153,14 @@ fn one_bad_record_does_not_hold_up_a_stream_unseen() {
             if !lag_alarm {
                 violations.push(format!("nobody is called when {} falls behind its stream", function.id));
             }
+            if !trigger.properties["MaximumRetryAttempts"].is_u64() {
+                violations.push(format!("{} tries a batch until its records are gone", function.id));
+            }
+            // What a relay does not publish, its outbox's sweep does.
+            let is_kept = function.on_failure().is_some_and(|kept| has_alarm(&template, &kept));
+            if !function.handler().starts_with("relay-") && !is_kept {
+                violations.push(format!("nobody is called when {} gives up a batch", function.id));
+            }
         }
     }
     none(violations);

@@ -138,7 +138,15 @@ fn verbs(of: &str) -> BTreeSet<String> {
         Item::Enum(verbs) if verbs.ident == of => Some(&verbs.variants),
         _ => None,
     });
-    verbs.flatten().map(|verb| verb.ident.to_string().to_lowercase()).collect()
+    // `SeatMap` is said `seat-map`.
+    let said = |name: String| {
+        let words = name.chars().enumerate().flat_map(|(place, letter)| {
+            let dash = (place > 0 && letter.is_uppercase()).then_some('-');
+            dash.into_iter().chain(letter.to_lowercase())
+        });
+        words.collect::<String>()
+    };
+    verbs.flatten().map(|verb| said(verb.ident.to_string())).collect()
 }
 
 /// The stages that can be deployed.

@@ -331,9 +331,11 @@ impl<'a> Function<'a> {
         events.chain(routes).collect()
     }
 
-    /// Where failed asynchronous calls are kept.
+    /// Where failed asynchronous calls, or failed batches of a stream, are kept.
     pub fn on_failure(&self) -> Option<String> {
-        logical_id(&self.properties["EventInvokeConfig"]["DestinationConfig"]["OnFailure"]["Destination"])
+        let kept_in = |of: &Value| logical_id(&of["DestinationConfig"]["OnFailure"]["Destination"]);
+        let calls = kept_in(&self.properties["EventInvokeConfig"]);
+        calls.or_else(|| members(&self.properties["Events"]).find_map(|(_, event)| kept_in(&event["Properties"])))
     }
 
     /// Its permissions.

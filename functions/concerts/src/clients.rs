@@ -1,8 +1,8 @@
 //! Steps of other contexts, called by invocation.
 
-use crate::domain::{Concert, Schedule};
-use crate::ports::{OpenSchedule, OpenWaitingRoom};
-use contracts::steps::{self, Applied};
+use crate::domain::{Concert, Schedule, SectionKey};
+use crate::ports::{AskTakenSeats, OpenSchedule, OpenWaitingRoom};
+use contracts::steps::{self, Applied, ListTakenSeats, TakenSeats};
 use kit::Fault;
 use kit::invoke::Function;
 
@@ -18,5 +18,12 @@ impl OpenSchedule for Function {
     async fn open_schedule(&self, schedule: &Schedule) -> Result<(), Fault> {
         let Applied {} = self.call_function("opening a schedule", &schedule.on_sale()).await?;
         Ok(())
+    }
+}
+
+impl AskTakenSeats for Function {
+    async fn ask_taken_seats(&self, key: &SectionKey) -> Result<TakenSeats, Fault> {
+        let input = ListTakenSeats { schedule_id: key.schedule.clone(), section: key.section.clone() };
+        self.call_function("asking for the taken seats", &input).await
     }
 }

@@ -1,7 +1,7 @@
 //! Concerts, dates, the terms a date is sold under, and the packed map of a section.
 
 use contracts::seats::{MAX_SEATS_PER_SCHEDULE, SeatStatus, Section};
-use contracts::steps::OpenSchedule;
+use contracts::steps::{OpenSchedule, TakenSeats};
 use contracts::{ConcertId, Invalid, ReservationId, ScheduleId, SeatId, SectionName, Timestamp, UserId, Won};
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
@@ -348,6 +348,41 @@ pub struct SectionMap {
     pub seats: PackedSeats,
     /// Counts its writes; 0 before the first.
     pub rev: u64,
+    /// The revision that it is written over; 0 when there is none.
+    pub stored: u64,
+    /// Until when a rebuild may be in progress: until then every batch counts as a write, also one that changes nothing,
+    /// so that a rebuild which read the seats before it notices.
+    pub rebuilt_until: Option<Timestamp>,
+}
+
+/// What a rebuild finds of a section.
+#[derive(Debug, Clone)]
+pub struct Standing {
+    /// Its map, if it can be read; without revision if it has none.
+    pub map: Option<SectionMap>,
+    /// The revision to write over.
+    pub stored: u64,
+    /// The revision of its count in the list of dates.
+    pub published: u64,
+}
+
+/// A part of the stream or of the map that cannot be read, so that the map does not follow the seats there.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Unreadable {
+    /// Which section, where that can be read.
+    pub key: Option<SectionKey>,
+    /// Why.
+    pub why: String,
+}
+
+impl Unreadable {
+    /// The section in words.
+    pub fn place(&self) -> String {
+        match &self.key {
+            Some(SectionKey { schedule, section }) => format!("section {section} of date {schedule}"),
+            None => "a section that cannot be told".to_owned(),
+        }
+    }
 }
 
 /// The outcome of applying changes to a section's map.
@@ -383,6 +418,40 @@ impl SectionMap {
             self.rev += 1;
         }
         outcome
+    }
+
+    /// Counts a batch that changed nothing, where a rebuild may be in progress. Whether it does.
+    pub fn count_anyway(&mut self, now: Timestamp) -> bool {
+        let counts = self.rebuilt_until.is_some_and(|until| now < until);
+        self.rev += u64::from(counts);
+        counts
+    }
+
+    /// The map of a section of a date by the seats as they are sold, to be written over what was found; and how many seats
+    /// that differs from it in, if that could be read. Seats that the section does not have are left out.
+    pub fn rebuilt(date: &Schedule, section: &Section, found: &Standing, taken: &TakenSeats) -> (Self, Option<u32>) {
+        let mut seats = PackedSeats::available(section.seats());
+        let held = taken.held.iter().map(|seat| (seat, SeatStatus::Held));
+        for (seat, status) in held.chain(taken.sold.iter().map(|seat| (seat, SeatStatus::Sold))) {
+            if let Some(index) = section.index_of(seat) {
+                seats.set(index, status);
+            }
+        }
+        let differs = found.map.as_ref().map(|map| {
+            let differ = |index: &u32| map.seats.get(*index) != seats.get(*index);
+            u32::try_from((0..section.seats()).filter(differ).count()).unwrap_or(u32::MAX)
+        });
+        let map = Self {
+            key: SectionKey { schedule: date.id.clone(), section: section.section.clone() },
+            date: date.date(),
+            section: section.clone(),
+            seats,
+            // Later than the published count, or that would never be replaced.
+            rev: found.stored.max(found.published).saturating_add(1),
+            stored: found.stored,
+            rebuilt_until: None,
+        };
+        (map, differs)
     }
 
     /// Its count for the list of dates.
@@ -433,6 +502,8 @@ pub(crate) mod tests {
             seats: PackedSeats::available(section.seats()),
             section,
             rev: 0,
+            stored: 0,
+            rebuilt_until: None,
         }
     }
 

@@ -5,7 +5,7 @@
 //! | catalogue row | `CONCERTS` | `<concert>` | `concert_id`, `title`, `artist`, `venue`, `created_at` |
 //! | concert | `CONCERT#<concert>` | `INFO` | the same |
 //! | date row | `CONCERT#<concert>` | `DATE#<starts_at, 15 digits>#<schedule>` | `schedule_id`, `starts_at`, `seats_total`, and for each section that ever changed `taken#<section>` (held and sold seats) and `rev#<section>` (the revision of the map they were counted in) |
-//! | date | `SCHEDULE#<schedule>` | `INFO` | `schedule_id`, `concert_id`, `starts_at`, `max_per_user`, `hold_seconds`, `seats_total`, `sections` (JSON), `refundable_until` if given |
+//! | date | `SCHEDULE#<schedule>` | `INFO` | `schedule_id`, `concert_id`, `starts_at`, `max_per_user`, `hold_seconds`, `seats_total`, `sections` (JSON), `refundable_until` if given, `map_rebuilt_until` once a rebuild of its map was begun |
 //! | section map | `SCHEDULE#<schedule>` | `SECTION#<section>` | `seats` (binary, 2 bits a seat), `held`, `sold`, `rev` |
 //! | key | `USER#<user>` | `IDEM#<key>` | see [`kit::idempotency`]; a replay reads the answer again by the id |
 //! | outbox row | `OUTBOX#<event>` | `OUTBOX` | see [`kit::outbox`] |
@@ -15,21 +15,22 @@
 //! without a map has only free seats. A date row without `schedule_id` has counts and is not listed yet.
 
 use crate::domain::{
-    Concert, Date, DateKey, PackedSeats, Schedule, SeatMap, SectionKey, SectionMap, Taken, Terms, Unmapped,
+    Concert, Date, DateKey, PackedSeats, Schedule, SeatMap, SectionKey, SectionMap, Standing, Taken, Terms, Unmapped,
+    Unreadable,
 };
 use crate::ports::{
-    AddConcert, AddSchedule, FindConcert, KeepSeatMap, ListConcerts, ListDates, NoSuchConcert, Part, ReadSeatMap,
-    ReportUnmapped,
+    AddConcert, AddSchedule, FindConcert, KeepSeatMap, ListConcerts, ListDates, NoSuchConcert, Part, PrepareRebuild,
+    ReadSeatMap, ReportUnmapped, ReportUnreadable, Sections,
 };
 use aws_sdk_dynamodb::operation::update_item::UpdateItemError;
 use aws_sdk_dynamodb::primitives::Blob;
 use aws_sdk_dynamodb::types::{
-    AttributeValue, ConditionCheck, KeysAndAttributes, Put, ReturnValuesOnConditionCheckFailure, TransactWriteItem,
-    Update,
+    AttributeValue, ConditionCheck, KeysAndAttributes, Put, ReturnValue, ReturnValuesOnConditionCheckFailure,
+    TransactWriteItem, Update,
 };
-use contracts::events::{AvailabilityUpdateFailed, EventBody, ScheduleOpened};
+use contracts::events::{AvailabilityUpdateFailed, EventBody, FaultDetected, ScheduleOpened};
 use contracts::seats::Section;
-use contracts::{ConcertId, ScheduleId, Timestamp};
+use contracts::{ConcertId, ScheduleId, SectionName, Timestamp};
 use kit::Fault;
 use kit::dynamo::{Cancelled, Item, PK, Read, SK, Table, Transaction, at, jitter, json, n, s};
 use kit::fault::classify;
@@ -37,6 +38,7 @@ use kit::http::Page;
 use kit::idempotency::{self, Memo, Outcome, Recalled, Remembering};
 use kit::outbox;
 use std::collections::{BTreeSet, HashMap};
+use std::sync::{Arc, Mutex, PoisonError};
 
 /// The source of our events.
 const SOURCE: &str = "encore/concerts";
@@ -45,6 +47,10 @@ const INFO: &str = "INFO";
 const DATE: &str = "DATE#";
 const SECTION: &str = "SECTION#";
 
+/// Until when a rebuild of a date's map may be in progress.
+const REBUILT_UNTIL: &str = "map_rebuilt_until";
+/// How often the on-call is paged about the same unreadable part, in milliseconds.
+const REPORTED_EVERY_MILLIS: i64 = 3_600_000;
 /// The most items of a BatchGetItem.
 const BATCH_KEYS: usize = 100;
 /// Tries of a batch that is answered only in part.
@@ -62,6 +68,8 @@ pub struct Catalogue {
 #[derive(Debug, Clone)]
 pub struct SeatMaps {
     table: Table,
+    /// The events about unreadable parts that this process has put into the outbox.
+    reported: Arc<Mutex<BTreeSet<String>>>,
 }
 
 /// The outcome of an addition whose condition failed.
@@ -391,7 +399,7 @@ fn date_of(item: &Item) -> Result<Date, Fault> {
 impl SeatMaps {
     /// Seat maps in a table.
     pub fn new(table: Table) -> Self {
-        Self { table }
+        Self { table, reported: Arc::default() }
     }
 
     /// The items of many keys, in one round trip per [`BATCH_KEYS`] of them.
@@ -450,7 +458,8 @@ fn section_map(key: &SectionKey, schedule: &Schedule, item: Option<&Item>) -> Re
         None => (PackedSeats::available(section.seats()), 0),
         Some(item) => (packed(item, section)?, item.uint("rev")?),
     };
-    Ok(Some(SectionMap { key: key.clone(), date: schedule.date(), section: section.clone(), seats, rev }))
+    let (date, section) = (schedule.date(), section.clone());
+    Ok(Some(SectionMap { key: key.clone(), date, section, seats, rev, stored: rev, rebuilt_until: None }))
 }
 
 impl ReadSeatMap for SeatMaps {
@@ -486,31 +495,32 @@ impl ReadSeatMap for SeatMaps {
 }
 
 impl KeepSeatMap for SeatMaps {
-    async fn sections(&self, keys: &[SectionKey]) -> Result<Vec<SectionMap>, Fault> {
+    async fn sections(&self, keys: &[SectionKey]) -> Result<Sections, Fault> {
         let wanted = keys.iter().flat_map(|key| {
             let pk = schedule_pk(&key.schedule);
             [(pk.clone(), INFO.to_owned()), (pk, section_sk(key))]
         });
         let items = self.items(wanted.collect()).await?;
-        let mut schedules: HashMap<&ScheduleId, Option<Schedule>> = HashMap::new();
-        let mut maps = Vec::with_capacity(keys.len());
+        let mut found = Sections::default();
         for key in keys {
             let pk = schedule_pk(&key.schedule);
-            let map = items.get(&(pk.clone(), section_sk(key)));
-            if !schedules.contains_key(&key.schedule) {
-                let schedule = items.get(&(pk, INFO.to_owned())).map(schedule_of).transpose()?;
-                schedules.insert(&key.schedule, schedule);
-            }
-            if let Some(Some(schedule)) = schedules.get(&key.schedule) {
-                maps.extend(section_map(key, schedule, map)?);
+            let Some(info) = items.get(&(pk.clone(), INFO.to_owned())) else { continue };
+            let map = schedule_of(info).and_then(|date| section_map(key, &date, items.get(&(pk, section_sk(key)))));
+            match map {
+                Ok(Some(map)) => {
+                    let rebuilt_until = info.maybe_int(REBUILT_UNTIL)?.map(Timestamp::from_millis);
+                    found.maps.push(SectionMap { rebuilt_until, ..map });
+                }
+                Ok(None) => {}
+                Err(fault) => found.broken.push((key.clone(), fault)),
             }
         }
-        Ok(maps)
+        Ok(found)
     }
 
     async fn save(&self, map: &SectionMap) -> Result<bool, Fault> {
         const DOING: &str = "writing a seat map";
-        let rev = i128::from(map.rev);
+        let (rev, before) = (i128::from(map.rev), i128::from(map.stored));
         let write = self
             .table
             .client
@@ -523,10 +533,10 @@ impl KeepSeatMap for SeatMaps {
             .expression_attribute_values(":held", n(map.seats.held()))
             .expression_attribute_values(":sold", n(map.seats.sold()))
             .expression_attribute_values(":rev", n(rev));
-        let write = if map.rev <= 1 {
+        let write = if map.stored == 0 {
             write.condition_expression("attribute_not_exists(rev)")
         } else {
-            write.condition_expression("rev = :before").expression_attribute_values(":before", n(rev - 1))
+            write.condition_expression("rev = :before").expression_attribute_values(":before", n(before))
         };
         match write.send().await {
             Ok(_) => Ok(true),
@@ -548,7 +558,7 @@ impl KeepSeatMap for SeatMaps {
                 let before = newer.len();
                 let mut still = Vec::with_capacity(before);
                 for count in newer {
-                    if published_rev(&row, count)? < count.rev {
+                    if published_rev(&row, &count.section)? < count.rev {
                         still.push(count);
                     }
                 }
@@ -559,6 +569,47 @@ impl KeepSeatMap for SeatMaps {
             }
         }
         Ok(())
+    }
+}
+
+impl PrepareRebuild for SeatMaps {
+    async fn watch_date(&self, schedule: &ScheduleId, until: Timestamp) -> Result<Option<Schedule>, Fault> {
+        let watched = self
+            .table
+            .client
+            .update_item()
+            .table_name(&self.table.name)
+            .key(PK, s(schedule_pk(schedule)))
+            .key(SK, s(INFO))
+            .update_expression("SET map_rebuilt_until = :until")
+            .condition_expression("attribute_exists(pk)")
+            .expression_attribute_values(":until", at(until))
+            .return_values(ReturnValue::AllNew)
+            .send()
+            .await;
+        match watched {
+            Ok(watched) => watched.attributes.as_ref().map(schedule_of).transpose(),
+            Err(error)
+                if error.as_service_error().is_some_and(UpdateItemError::is_conditional_check_failed_exception) =>
+            {
+                Ok(None)
+            }
+            Err(error) => Err(classify("beginning to rebuild a seat map", error)),
+        }
+    }
+
+    async fn standing(&self, date: &Schedule, key: &SectionKey) -> Result<Standing, Fault> {
+        let DateKey { concert, starts_at, schedule } = date.date();
+        let map = (schedule_pk(&schedule), section_sk(key));
+        let row = (concert_pk(&concert), format!("{DATE}{}", date_cursor(starts_at, &schedule)));
+        let items = self.items(BTreeSet::from([map.clone(), row.clone()])).await?;
+        let item = items.get(&map);
+        let stored = match item {
+            Some(item) if item.contains_key("rev") => item.uint("rev")?,
+            _ => 0,
+        };
+        let published = items.get(&row).map_or(Ok(0), |row| published_rev(row, &key.section))?;
+        Ok(Standing { map: section_map(key, date, item).unwrap_or(None), stored, published })
     }
 }
 
@@ -601,13 +652,39 @@ impl SeatMaps {
 }
 
 /// The revision of a section's count in a date row; 0 before the first.
-fn published_rev(row: &Item, count: &Taken) -> Result<u64, Fault> {
-    match row.get(&format!("rev#{}", count.section)) {
+fn published_rev(row: &Item, section: &SectionName) -> Result<u64, Fault> {
+    match row.get(&format!("rev#{section}")) {
         None => Ok(0),
         Some(AttributeValue::N(digits)) => {
             digits.parse().map_err(|error| Fault::broken("reading a date's counts", error))
         }
         Some(_) => Err(Fault::broken("reading a date's counts", "a revision is no number")),
+    }
+}
+
+impl ReportUnreadable for SeatMaps {
+    async fn report_unreadable(&self, unreadable: &Unreadable, now: Timestamp) -> Result<(), Fault> {
+        let place = match &unreadable.key {
+            Some(SectionKey { schedule, section }) => format!("{schedule}:{section}"),
+            None => "unknown".to_owned(),
+        };
+        let sign = format!("seat-map-unreadable:{place}");
+        let body = EventBody::FaultDetected(FaultDetected {
+            fault: "seat-map-unreadable".to_owned(),
+            summary: "A seat map does not follow the seats".to_owned(),
+            detail: format!("{}: {}", unreadable.place(), unreadable.why),
+        });
+        let id = format!("{sign}.{}.{}", now.millis() / REPORTED_EVERY_MILLIS, body.event_type());
+        // Every batch of a busy section meets it again.
+        if !self.reported.lock().unwrap_or_else(PoisonError::into_inner).insert(id.clone()) {
+            return Ok(());
+        }
+        let event = outbox::event_with_id(id.clone(), SOURCE, &sign, &outbox::own_correlation(now), body, now)?;
+        let mut transaction = self.table.transaction("reporting a seat map that does not follow");
+        transaction.add(outbox::row(&self.table, &event, &sign)?)?;
+        transaction.commit_unconditional().await.inspect_err(|_| {
+            self.reported.lock().unwrap_or_else(PoisonError::into_inner).remove(&id);
+        })
     }
 }
 

@@ -2,15 +2,16 @@
 
 use crate::domain::{
     self, Concert, DEFAULT_HOLD_SECONDS, Date, Holder, PackedSeats, Schedule, SeatChange, SeatMap, SectionKey,
-    StreamPosition, Terms,
+    StreamPosition, Terms, Unreadable,
 };
 use crate::ports::{
-    AddConcert, AddSchedule, FindConcert, KeepSeatMap, ListConcerts, ListDates, OpenSchedule, OpenWaitingRoom,
-    ReadSeatMap, ReportUnmapped,
+    AddConcert, AddSchedule, AskTakenSeats, FindConcert, KeepSeatMap, ListConcerts, ListDates, OpenSchedule,
+    OpenWaitingRoom, PrepareRebuild, ReadSeatMap, ReportUnmapped, ReportUnreadable,
 };
 use crate::usecases::create_concert::{self, CreateConcert, CreateConcertError};
 use crate::usecases::create_schedule::{self, CreateSchedule, CreateScheduleError};
 use crate::usecases::project_seat_map;
+use crate::usecases::rebuild_seat_map::{self, Rebuilt};
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use contracts::seats::{SeatStatus, Section, stream};
@@ -21,8 +22,14 @@ use kit::http::{Cursor, ListBody};
 use kit::idempotency::{self, IdempotencyKey, Memo, StoredAnswer};
 use kit::ids::Mint;
 use kit::stream::{Change, Record};
-use kit::{Call, Fault, Problem, Reply};
+use kit::sweep::Budget;
+use kit::{Call, Fault, Problem, Reply, Tick};
 use serde::{Deserialize, Serialize};
+use std::collections::BTreeSet;
+use std::time::Duration;
+
+/// How long a rebuild begins sections: what is left goes into the answer, well within the API's 29 s.
+const REBUILD_TIME: Duration = Duration::from_secs(12);
 
 /// Dependencies of the handlers for operators. The public ones need only the store.
 #[derive(Debug)]
@@ -31,6 +38,16 @@ pub struct Deps<C, N> {
     pub catalogue: C,
     /// The step of another context that opens the line or the sale.
     pub step: N,
+    pub users: UserTokens,
+}
+
+/// Dependencies of `rebuild-seat-map`.
+#[derive(Debug)]
+pub struct RebuildDeps<M, N> {
+    /// The store of seat maps.
+    pub maps: M,
+    /// The step of reservations that lists taken seats.
+    pub seats: N,
     pub users: UserTokens,
 }
 
@@ -337,18 +354,55 @@ impl From<CreateScheduleError> for Problem {
     }
 }
 
-/// Consumes the stream of the reservations table. A malformed seat is logged and skipped: it must not block the others.
-pub async fn project_seat_map(maps: &(impl KeepSeatMap + ReportUnmapped), records: Vec<Record>) -> Result<(), Fault> {
+#[derive(Debug, Serialize)]
+struct RebuiltBody {
+    schedule_id: ScheduleId,
+    sections: usize,
+    corrected: BTreeSet<SectionName>,
+    left: BTreeSet<SectionName>,
+}
+
+/// `POST /admin/schedules/{schedule_id}/seat-map`
+pub async fn rebuild_seat_map<M, N>(deps: &RebuildDeps<M, N>, call: Call) -> Result<Reply, Problem>
+where
+    M: KeepSeatMap + PrepareRebuild,
+    N: AskTakenSeats,
+{
+    let caller = deps.users.operator(&call)?;
+    let schedule: ScheduleId = call.path_id("schedule_id")?;
+    let tick = Tick { now: call.now, budget: Budget::of(REBUILD_TIME) };
+    let rebuilt = rebuild_seat_map::rebuild_seat_map(&deps.maps, &deps.seats, &schedule, &tick).await?;
+    let Rebuilt { sections, corrected, left } = rebuilt.ok_or_else(|| Problem::not_found("no such date"))?;
+    let (actor, date) = (caller.user.as_str(), schedule.as_str());
+    let (corrections, rest) = (corrected.len(), left.len());
+    tracing::info!(actor, schedule = date, sections, corrections, left = rest, "a seat map was rebuilt");
+    Reply::ok(RebuiltBody { schedule_id: schedule, sections, corrected, left })
+}
+
+/// Consumes the stream of the reservations table. A malformed seat is skipped and reported: it must not block the others.
+pub async fn project_seat_map(
+    maps: &(impl KeepSeatMap + ReportUnmapped + ReportUnreadable),
+    records: Vec<Record>,
+) -> Result<(), Fault> {
     let mut changes = Vec::with_capacity(records.len());
+    let mut unreadable = Vec::new();
     for record in &records {
         match seat_change(record) {
             Ok(change) => changes.extend(change),
             Err(fault) => {
                 tracing::error!(sequence = record.sequence.sortable(), error = fault.chain(), "a malformed seat");
+                unreadable.push(Unreadable { key: section_of(record), why: fault.chain() });
             }
         }
     }
-    project_seat_map::project_seat_map(maps, changes, kit::now()).await
+    project_seat_map::project_seat_map(maps, changes, unreadable, kit::now()).await
+}
+
+/// The section of a seat that cannot be read as a whole.
+fn section_of(record: &Record) -> Option<SectionKey> {
+    let item = record.new.as_ref().or(record.old.as_ref())?;
+    let seat: SeatId = item.parsed(stream::SEAT_ID).ok()?;
+    Some(SectionKey { schedule: item.parsed(stream::SCHEDULE_ID).ok()?, section: seat.section })
 }
 
 /// The seat change in a record; `None` when the record is of another kind of item.

@@ -1,7 +1,7 @@
 //! The functions of concerts and their wiring. Triggers and permissions: `../stack.yaml`.
 
 use concerts::dynamo::{Catalogue, SeatMaps};
-use concerts::handlers::{self, Deps};
+use concerts::handlers::{self, Deps, RebuildDeps};
 use kit::outbox::Relay;
 use kit::{Boot, MainResult};
 
@@ -21,6 +21,10 @@ async fn main() -> MainResult {
         // HTTP, operators
         "create-concert" => boot.http(admin(catalogue, "OPEN_WAITING_ROOM_FUNCTION")?, handlers::create_concert).await,
         "create-schedule" => boot.http(admin(catalogue, "OPEN_SCHEDULE_FUNCTION")?, handlers::create_schedule).await,
+        "rebuild-seat-map" => {
+            let (seats, users) = (boot.slow_function("LIST_TAKEN_SEATS_FUNCTION")?, boot.user_tokens()?);
+            boot.http(RebuildDeps { maps, seats, users }, handlers::rebuild_seat_map).await
+        }
         // Stream of the reservations table
         "project-seat-map" => boot.stream(maps, handlers::project_seat_map).await,
         // Every minute

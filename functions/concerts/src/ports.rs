@@ -1,6 +1,9 @@
 //! The ports of concerts, one narrow trait per capability.
 
-use crate::domain::{Concert, Date, DateKey, Schedule, SeatMap, SectionKey, SectionMap, Taken, Unmapped};
+use crate::domain::{
+    Concert, Date, DateKey, Schedule, SeatMap, SectionKey, SectionMap, Standing, Taken, Unmapped, Unreadable,
+};
+use contracts::steps::TakenSeats;
 use contracts::{ConcertId, ScheduleId, Timestamp};
 use kit::Fault;
 use kit::http::Page;
@@ -86,14 +89,52 @@ pub trait ReadSeatMap: Send + Sync {
 /// Keeps the seat map.
 pub trait KeepSeatMap: Send + Sync {
     /// The current maps of sections, in no order. A date or section that does not exist is left out.
-    fn sections(&self, keys: &[SectionKey]) -> impl Future<Output = Result<Vec<SectionMap>, Fault>> + Send;
+    fn sections(&self, keys: &[SectionKey]) -> impl Future<Output = Result<Sections, Fault>> + Send;
 
-    /// Writes a section's next revision; `false`, and nothing written, if another writer has written it already.
+    /// Writes a section over the revision it was read at; `false`, and nothing written, if another writer has written it
+    /// since.
     fn save(&self, map: &SectionMap) -> impl Future<Output = Result<bool, Fault>> + Send;
 
     /// Writes how many seats are taken into the list of dates. A count of an older revision than the stored one changes
     /// nothing.
     fn publish(&self, date: &DateKey, taken: &[Taken]) -> impl Future<Output = Result<(), Fault>> + Send;
+}
+
+/// The maps of sections.
+#[derive(Debug, Default)]
+pub struct Sections {
+    pub maps: Vec<SectionMap>,
+    /// Those that cannot be read. Only a rebuild mends them; they must not keep the others from following the seats.
+    pub broken: Vec<(SectionKey, Fault)>,
+}
+
+/// Reads what a rebuild of the seat map starts from.
+pub trait PrepareRebuild: Send + Sync {
+    /// Has every batch of the stream count as a write of its sections until then. The date, if it exists.
+    fn watch_date(
+        &self,
+        schedule: &ScheduleId,
+        until: Timestamp,
+    ) -> impl Future<Output = Result<Option<Schedule>, Fault>> + Send;
+
+    /// What there is of a section.
+    fn standing(&self, date: &Schedule, key: &SectionKey) -> impl Future<Output = Result<Standing, Fault>> + Send;
+}
+
+/// Asks reservations for the seats as they are sold.
+pub trait AskTakenSeats: Send + Sync {
+    /// The seats of a section that are not free.
+    fn ask_taken_seats(&self, key: &SectionKey) -> impl Future<Output = Result<TakenSeats, Fault>> + Send;
+}
+
+/// Pages the on-call about what the map does not follow.
+pub trait ReportUnreadable: Send + Sync {
+    /// Puts the event into the outbox, under one id for each section and hour.
+    fn report_unreadable(
+        &self,
+        unreadable: &Unreadable,
+        now: Timestamp,
+    ) -> impl Future<Output = Result<(), Fault>> + Send;
 }
 
 /// Reports seats that cannot be shown.

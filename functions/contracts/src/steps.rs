@@ -5,7 +5,7 @@
 
 use crate::admission::AdmissionPlan;
 use crate::seats::Section;
-use crate::{ConcertId, ItemId, PaymentId, ReservationId, ScheduleId, SeatId, Timestamp, UserId, Won};
+use crate::{ConcertId, ItemId, PaymentId, ReservationId, ScheduleId, SeatId, SectionName, Timestamp, UserId, Won};
 use serde::{Deserialize, Serialize};
 
 /// `open-waiting-room` (waiting-room), called by `create-concert`. Answers [`Applied`].
@@ -67,6 +67,21 @@ impl OpenSchedule {
     pub fn refund_deadline(&self) -> Timestamp {
         self.refundable_until.unwrap_or(self.starts_at)
     }
+}
+
+/// `list-taken-seats` (reservations), called by `rebuild-seat-map`. Answers [`TakenSeats`].
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ListTakenSeats {
+    pub schedule_id: ScheduleId,
+    pub section: SectionName,
+}
+
+/// The seats of a section that are not free.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct TakenSeats {
+    /// Those that are held or being paid.
+    pub held: Vec<SeatId>,
+    pub sold: Vec<SeatId>,
 }
 
 /// The answer of a step that puts something in place.

@@ -78,9 +78,9 @@ impl Table {
             match sent {
                 Ok(got) => {
                     let mut rows = got.responses.unwrap_or_default().into_iter();
-                    return Ok(
-                        [const { () }; N].map(|()| rows.next().and_then(|row| row.item).filter(|row| !row.is_empty()))
-                    );
+                    return Ok(std::array::from_fn(|_| {
+                        rows.next().and_then(|row| row.item).filter(|row| !row.is_empty())
+                    }));
                 }
                 // It met a transaction that is being made.
                 Err(error)

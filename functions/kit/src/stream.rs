@@ -1,7 +1,7 @@
 //! DynamoDB streams: the changes of a table, in order per item, delivered at least once.
 
-use crate::Fault;
 use crate::dynamo::Item;
+use crate::{Fault, metrics};
 use aws_sdk_dynamodb::types::AttributeValue;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
@@ -134,14 +134,17 @@ impl From<WireRecord> for Record {
 
 /// The records that can be parsed. One that cannot be parsed never will be: it must not block the stream.
 fn readable(name: &str, records: Vec<Value>) -> Vec<Record> {
-    let read = |record| match serde_json::from_value::<WireRecord>(record) {
+    let read = |(keys, record): (Value, Value)| match serde_json::from_value::<WireRecord>(record) {
         Ok(record) => Some(Record::from(record)),
         Err(error) => {
-            tracing::error!(consumer = name, %error, "a stream record cannot be read");
+            // Nobody will bring it again, and whoever follows the stream misses it.
+            metrics::count("Broken", 1);
+            tracing::error!(consumer = name, %error, %keys, "a stream record cannot be read");
             None
         }
     };
-    records.into_iter().filter_map(read).collect()
+    let with_keys = |record: Value| (record["dynamodb"]["Keys"].clone(), record);
+    records.into_iter().map(with_keys).filter_map(read).collect()
 }
 
 /// Runs a batch through a consumer. A batch that fails is redelivered as a whole, so a consumer must be idempotent.

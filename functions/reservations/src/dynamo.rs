@@ -17,6 +17,7 @@ mod holds;
 mod payments;
 mod requests;
 mod returns;
+mod seats;
 mod terms;
 
 use crate::domain::{Booking, DUE_SHARDS, Reservation, ReturnDelay, Status, UnpaidRule};
@@ -24,7 +25,7 @@ use crate::ports::{FindReservation, ListReservations, RaiseAlert};
 use aws_sdk_dynamodb::types::builders::{DeleteBuilder, UpdateBuilder};
 use aws_sdk_dynamodb::types::{AttributeValue, Delete, ReturnValuesOnConditionCheckFailure, TransactWriteItem, Update};
 use contracts::events::{CancelReason, EventBody, FaultDetected, ReservationCancelled, ReservationEvent};
-use contracts::{ConcertId, PaymentId, ReservationId, ScheduleId, SeatId, Timestamp, UserId, Won};
+use contracts::{ConcertId, PaymentId, ReservationId, ScheduleId, SeatId, SectionName, Timestamp, UserId, Won};
 use kit::Fault;
 use kit::dynamo::{Item, PK, Read, SK, Table, at, n, s};
 use kit::fault::classify;
@@ -74,8 +75,12 @@ fn cooling_down(schedule: &ScheduleId, until: Timestamp) -> String {
     format!("c#{schedule}#{}", until.millis())
 }
 
+fn section_pk(schedule: &ScheduleId, section: &SectionName) -> AttributeValue {
+    s(format!("SEATS#{schedule}#{section}"))
+}
+
 fn seat_pk(schedule: &ScheduleId, seat: &SeatId) -> AttributeValue {
-    s(format!("SEATS#{schedule}#{}", seat.section))
+    section_pk(schedule, &seat.section)
 }
 
 fn seat_sk(seat: &SeatId) -> AttributeValue {

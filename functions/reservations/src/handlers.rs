@@ -2,8 +2,8 @@
 
 use crate::domain::{Booking, MAX_PENDING, Refusal, Reservation, SeatList, SeatRequest, Status};
 use crate::ports::{
-    EndReturn, EndVisit, FindReservation, FindTerms, KeepTerms, ListReservations, LoadSale, Origin, RaiseAlert,
-    ScheduleExpiry, SendRequest, WriteEnd, WriteHold, WritePayment, WritePending, WriteRefund,
+    EndReturn, EndVisit, FindReservation, FindTerms, KeepTerms, ListReservations, ListTaken, LoadSale, Origin,
+    RaiseAlert, ScheduleExpiry, SendRequest, WriteEnd, WriteHold, WritePayment, WritePending, WriteRefund,
 };
 use crate::usecases::cancel_reservation::{self, CancelError};
 use crate::usecases::expire_hold::{self, ExpireHold, WaitingHold};
@@ -16,7 +16,8 @@ use crate::usecases::{roll_back_reservation, write_reservations};
 use contracts::events::EventBody;
 use contracts::saga::{Done, PaymentSaga, RefundSaga, Release};
 use contracts::steps::{
-    self, Applied, ApplyAdmission, OpenSchedule, Quote, QuoteRefund, QuoteReservation, RefundQuote,
+    self, Applied, ApplyAdmission, ListTakenSeats, OpenSchedule, Quote, QuoteRefund, QuoteReservation, RefundQuote,
+    TakenSeats,
 };
 use contracts::{PaymentId, ReservationId, ScheduleId, SeatId, Timestamp, Won};
 use kit::auth::{QueueTokens, UserTokens, invalid_queue_token, outlived};
@@ -186,6 +187,11 @@ pub async fn quote_refund(
     call: StepCall<QuoteRefund>,
 ) -> Result<RefundQuote, StepError> {
     Ok(quote_refund::quote_refund(store, &call.input, call.now).await?)
+}
+
+/// Step: the seats of a section that are not free, as they are sold.
+pub async fn list_taken_seats(store: &impl ListTaken, call: StepCall<ListTakenSeats>) -> Result<TakenSeats, StepError> {
+    Ok(store.taken_seats(&call.input.schedule_id, &call.input.section).await?)
 }
 
 /// Saga step: held -> paying.

@@ -39,6 +39,7 @@ async fn main() -> MainResult {
         "end-visit" => boot.step(store, handlers::end_visit).await,
         "quote-reservation" => boot.step(store, handlers::quote_reservation).await,
         "quote-refund" => boot.step(store, handlers::quote_refund).await,
+        "list-taken-seats" => boot.step(store, handlers::list_taken_seats).await,
         // Steps of the payment saga
         "begin-payment" => boot.step(store, handlers::begin_payment).await,
         "confirm-reservation" => boot.step(store, handlers::confirm_reservation).await,

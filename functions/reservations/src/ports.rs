@@ -4,7 +4,8 @@ use crate::domain::{Booking, EndHold, Hold, Refusal, Reservation, SeatRequest, T
 use contracts::admission::AdmissionPlan;
 use contracts::events::{CancelReason, FaultDetected};
 use contracts::saga::{PaymentSaga, RefundSaga};
-use contracts::{ConcertId, ReservationId, ScheduleId, Timestamp, UserId};
+use contracts::steps::TakenSeats;
+use contracts::{ConcertId, ReservationId, ScheduleId, SectionName, Timestamp, UserId};
 use kit::Fault;
 use kit::http::Page;
 use kit::idempotency::{IdempotencyKey, Memo, Outcome, StoredAnswer};
@@ -206,6 +207,16 @@ pub trait EndVisit: Send + Sync {
 pub trait FindTerms: Send + Sync {
     /// The terms, if the date exists.
     fn terms(&self, schedule: &ScheduleId) -> impl Future<Output = Result<Option<Terms>, Fault>> + Send;
+}
+
+/// Lists the seats that are not free.
+pub trait ListTaken: Send + Sync {
+    /// Those of a section of a date, each as it is at some moment of the call.
+    fn taken_seats(
+        &self,
+        schedule: &ScheduleId,
+        section: &SectionName,
+    ) -> impl Future<Output = Result<TakenSeats, Fault>> + Send;
 }
 
 /// Finds expired holds, and seats that are kept back no longer.

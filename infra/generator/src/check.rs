@@ -89,8 +89,9 @@ fn physical_names(context: &Context) -> Vec<(&'static str, String, String)> {
     let mut names = Vec::new();
     let mut add = |kind, name: String, key: &str| names.push((kind, name, key.to_owned()));
     for placed in context.functions() {
-        let dead_letters =
-            placed.function.queue.iter().chain(placed.function.logs.iter().map(|logs| &logs.dead_letters));
+        let streams = placed.function.stream.iter().map(|stream| &stream.dead_letters);
+        let logs = placed.function.logs.iter().map(|logs| &logs.dead_letters);
+        let dead_letters = placed.function.queue.iter().chain(streams).chain(logs);
         for queue in dead_letters.map(|queue| format!("{queue}-dead-letters")) {
             add("queue", queue.clone(), placed.name);
             add("alarm", queue, placed.name);

@@ -99,6 +99,9 @@ pub fn last_resorts(context: &Context) -> Vec<String> {
         if let Some(logs) = &placed.function.logs {
             found.push(format!("{}-dead-letters", logs.dead_letters));
         }
+        if let Some(stream) = &placed.function.stream {
+            found.push(format!("{}-dead-letters", stream.dead_letters));
+        }
     }
     found.extend(context.fragment.parked.keys().cloned());
     found
@@ -144,6 +147,8 @@ impl Writer<'_> {
         }
         if let Some(stream) = &placed.function.stream {
             all.push(Alarm::behind(&stream.lag, &stream.because, &stream.see, placed.name).text());
+            let because = format!("{} gave up batches of its stream", placed.name);
+            all.extend(self.dead_letters(&stream.dead_letters, &because, false));
         }
         if let Some(logs) = &placed.function.logs {
             all.extend(self.dead_letters(&logs.dead_letters, &logs.because, false));
@@ -206,7 +211,8 @@ impl Writer<'_> {
                 true => format!("!GetAtt {}Table.StreamArn", self.id),
                 false => format!(r#"!Sub "{{{{resolve:ssm:/${{System}}/streams/{}}}}}""#, stream.of),
             };
-            holes! { arn, batch => stream.batch, filters => [image("NewImage"), image("OldImage")] }
+            let dead_letters = format!("{}DeadLetters", pascal(&stream.dead_letters));
+            holes! { arn, batch => stream.batch, filters => [image("NewImage"), image("OldImage")], dead_letters }
         });
         self.write_function(placed, queue, stream, self.log_of(name))
     }
@@ -330,11 +336,9 @@ impl Writer<'_> {
                 secrets.map(|secret| format!("!Sub {}", arn("ssm", &format!("parameter/${{System}}/{secret}"))));
             may.push(May::new(&["ssm:GetParameter"], secrets));
         }
-        if let Some(logs) = &function.logs {
-            may.push(May::new(
-                &["sqs:SendMessage"],
-                [format!("!GetAtt {}DeadLetters.Arn", pascal(&logs.dead_letters))],
-            ));
+        let streams = function.stream.iter().map(|stream| &stream.dead_letters);
+        for queue in function.logs.iter().map(|logs| &logs.dead_letters).chain(streams) {
+            may.push(May::new(&["sqs:SendMessage"], [format!("!GetAtt {}DeadLetters.Arn", pascal(queue))]));
         }
         if function.watches_dead_letters {
             let queues = self.system.contexts.iter().flat_map(last_resorts);
@@ -352,7 +356,9 @@ impl Writer<'_> {
         }
         let [(relay, relaying), (sweep, sweeping)] = of_outbox(&context.name);
         let filter = r#"{"eventName":["INSERT"],"dynamodb":{"NewImage":{"kind":{"S":["outbox"]}}}}"#;
-        let stream = holes! { arn => format!("!GetAtt {}Table.StreamArn", self.id), batch => 100, filters => [filter] };
+        let arn = format!("!GetAtt {}Table.StreamArn", self.id);
+        // What it gives up, the sweep publishes.
+        let stream = holes! { arn, batch => 100, filters => [filter], dead_letters => None::<String> };
         let placed = Placed { context, name: &relay, function: &relaying };
         let lag = context.fragment.relay_lag.clone().unwrap_or_else(|| format!("{relay}-lag"));
         let because = format!("Events of {} have waited for more than a minute", context.name);

@@ -143,7 +143,7 @@ pub struct Late {
 
 /// The changes of a table.
 #[derive(Debug, Deserialize)]
-#[serde(deny_unknown_fields)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case")]
 pub struct Stream {
     /// The context that owns the table.
     pub of: String,
@@ -156,6 +156,8 @@ pub struct Stream {
     pub because: String,
     /// The section of the runbook that the alarm names.
     pub see: String,
+    /// The queue for batches that could not be handled: `<name>-dead-letters`.
+    pub dead_letters: String,
 }
 
 /// Lines of functions' logs.

@@ -173,7 +173,7 @@ fn a_mistake_is_one_line_that_names_file_key_and_what_to_do() {
 
 #[test]
 fn a_stream_has_two_readers_at_most() {
-    let one_more = "  count-again:\n    { stream: { of: box-office, kind: seat, batch: 1, lag: x, because: y, see: z }, table: [] }\n";
+    let one_more = "  count-again:\n    { stream: { of: box-office, kind: seat, batch: 1, lag: x, because: y, see: z, dead-letters: d }, table: [] }\n";
     let project = Project::new("functions/audience/stack.yaml", "functions:\n", &format!("functions:\n{one_more}"));
     let mistakes = stacks::make(&project.0).unwrap_err();
     assert!(mistakes.iter().any(|mistake| mistake.what.contains("has 2 readers already")), "{mistakes:#?}");

@@ -225,6 +225,13 @@ impl DeadLetters {
 
     /// Calls the function again whose asynchronous call a letter keeps. If it fails again, Lambda keeps it again.
     async fn call_again(&self, letter: &DeadLetter) -> Result<()> {
+        if lost_batch(&letter.body).is_some() {
+            let instead = "rebuild what follows from the stream (cargo local seat-map rebuild) and delete the letter";
+            return Err(Error::Usage(format!(
+                "{} names records of a stream and does not hold them: {instead}",
+                letter.id
+            )));
+        }
         let (function, payload) = kept_call(&letter.body).ok_or_else(|| {
             Error::Usage(format!("{} is no call that Lambda kept; see: cargo local dlq show", letter.id))
         })?;
@@ -241,6 +248,22 @@ fn kept_call(body: &str) -> Option<(String, String)> {
     // Whichever version failed, the current one is called.
     let function = arn.split(':').nth(6).unwrap_or(arn);
     record.get("requestPayload").map(|payload| (function.to_owned(), payload.to_string()))
+}
+
+/// Why a batch of a stream was given up, and which records, in what Lambda sends to the destination of its source.
+/// <https://docs.aws.amazon.com/lambda/latest/dg/services-dynamodb-errors.html>
+fn lost_batch(body: &str) -> Option<(String, String)> {
+    let letter: Value = serde_json::from_str(body).ok()?;
+    let batch = letter.get("DDBStreamBatchInfo")?;
+    let text = |name: &str| batch[name].as_str().unwrap_or("?").to_owned();
+    let records = format!(
+        "{} records of {}, {} to {}",
+        batch["batchSize"],
+        text("shardId"),
+        text("startSequenceNumber"),
+        text("endSequenceNumber")
+    );
+    Some((letter["requestContext"]["condition"].as_str().unwrap_or("?").to_owned(), records))
 }
 
 fn is_dead_letter_queue(name: &str) -> bool {
@@ -263,8 +286,9 @@ fn letter(message: &Message) -> DeadLetter {
     let event_id = serde_json::from_str::<Value>(&body).ok();
     let event_id = event_id.and_then(|body| body["detail"]["id"].as_str().map(str::to_owned));
     // EventBridge names its reasons itself.
-    let reason = attribute("reason").or_else(|| attribute("ERROR_CODE"));
-    let error = attribute("error").or_else(|| attribute("ERROR_MESSAGE"));
+    let (given_up, records) = lost_batch(&body).unzip();
+    let reason = attribute("reason").or_else(|| attribute("ERROR_CODE")).or(given_up);
+    let error = attribute("error").or_else(|| attribute("ERROR_MESSAGE")).or(records);
     let group = system(MessageSystemAttributeName::MessageGroupId);
     DeadLetter {
         id: message.message_id().unwrap_or_default().to_owned(),
@@ -303,6 +327,16 @@ mod tests {
         );
         assert_eq!(with(&[("ERROR_CODE", "NO_PERMISSIONS")]).reason, "NO_PERMISSIONS");
         assert_eq!(with(&[]).reason, "ReceivedTooOften");
+    }
+
+    #[test]
+    fn a_batch_of_a_stream_that_was_given_up_says_why_and_which_records() {
+        let body = r#"{"requestContext": {"condition": "RetryAttemptsExhausted"}, "DDBStreamBatchInfo": {"batchSize": 2,
+            "shardId": "shardId-1", "startSequenceNumber": "10", "endSequenceNumber": "11"}}"#;
+        let letter = letter(&Message::builder().message_id("m").body(body).build());
+        assert_eq!(letter.reason, "RetryAttemptsExhausted");
+        assert_eq!(letter.error, "2 records of shardId-1, 10 to 11");
+        assert!(kept_call(body).is_none() && lost_batch("{}").is_none());
     }
 
     #[test]

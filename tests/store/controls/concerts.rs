@@ -4,7 +4,7 @@ use super::controls;
 use crate::bench::Bench;
 use ::concerts::domain::{Concert, Schedule, SectionKey, Taken, Terms};
 use ::concerts::dynamo::{Catalogue, SeatMaps};
-use ::concerts::ports::{AddConcert, AddSchedule, FindConcert, KeepSeatMap};
+use ::concerts::ports::{AddConcert, AddSchedule, FindConcert, KeepSeatMap, PrepareRebuild};
 use contracts::SectionName;
 use contracts::seats::SeatStatus;
 use kit::dynamo::n;
@@ -39,8 +39,7 @@ fn section_a() -> SectionKey {
 
 /// Whether of two projections that start from the same map the later one overwrites the earlier one.
 async fn loses_an_update(maps: &SeatMaps) -> bool {
-    let mut read = maps.sections(&[section_a()]).await.unwrap();
-    let mut one = read.remove(0);
+    let mut one = maps.sections(&[section_a()]).await.unwrap().maps.remove(0);
     let mut other = one.clone();
     one.rev += 1;
     other.rev += 1;
@@ -48,7 +47,7 @@ async fn loses_an_update(maps: &SeatMaps) -> bool {
     other.seats.set(2, SeatStatus::Sold);
     assert!(maps.save(&one).await.unwrap());
     maps.save(&other).await.unwrap();
-    let kept = maps.sections(&[section_a()]).await.unwrap().remove(0);
+    let kept = maps.sections(&[section_a()]).await.unwrap().maps.remove(0);
     kept.seats.get(1) != SeatStatus::Sold
 }
 
@@ -78,10 +77,17 @@ controls! {
     guards "rev = :before", |bench| {
         catalogue(bench).await;
         let maps = SeatMaps::new(bench.proxy.table("concerts"));
-        let mut first = maps.sections(&[section_a()]).await.unwrap().remove(0);
+        let mut first = maps.sections(&[section_a()]).await.unwrap().maps.remove(0);
         first.rev += 1;
         assert!(maps.save(&first).await.unwrap());
         loses_an_update(&maps).await
+    }
+
+    a_date_that_does_not_exist_is_not_made_by_the_rebuilding_of_its_map: "concerts/watch_date"
+    guards "attribute_exists(pk)", |bench| {
+        let maps = SeatMaps::new(bench.proxy.table("concerts"));
+        let _date = maps.watch_date(&schedule(), NOW).await;
+        !bench.engine.items("concerts").await.is_empty()
     }
 
     a_count_is_never_replaced_by_an_older_one: "concerts/publish_newer"

@@ -3,3 +3,4 @@
 pub mod create_concert;
 pub mod create_schedule;
 pub mod project_seat_map;
+pub mod rebuild_seat_map;

@@ -1,9 +1,9 @@
 //! Projects the stream of seats into the seat map.
 
-use crate::domain::{DateKey, SeatChange, SectionKey, Taken, unmapped};
-use crate::ports::{KeepSeatMap, ReportUnmapped};
+use crate::domain::{DateKey, SeatChange, SectionKey, Taken, Unreadable, unmapped};
+use crate::ports::{KeepSeatMap, ReportUnmapped, ReportUnreadable, Sections};
 use contracts::Timestamp;
-use kit::Fault;
+use kit::{Fault, metrics};
 use std::collections::{BTreeMap, HashMap};
 
 /// Tries of a section that another writer wrote first.
@@ -16,9 +16,13 @@ const ATTEMPTS: u32 = 5;
 ///
 /// Each touched section is read and written once for the whole batch. The counts are published even when nothing
 /// changed: the batch may be a redelivery of one that failed between the two.
+///
+/// What can never be read or written (`unreadable` of the batch, and corrupt sections and counts) is left out and reported:
+/// it keeps none of the others from following the seats, and is mended by a rebuild.
 pub async fn project_seat_map(
-    maps: &(impl KeepSeatMap + ReportUnmapped),
+    maps: &(impl KeepSeatMap + ReportUnmapped + ReportUnreadable),
     changes: Vec<SeatChange>,
+    mut unreadable: Vec<Unreadable>,
     now: Timestamp,
 ) -> Result<(), Fault> {
     let mut waiting: BTreeMap<SectionKey, Vec<SeatChange>> = BTreeMap::new();
@@ -33,12 +37,26 @@ pub async fn project_seat_map(
         }
         let keys: Vec<SectionKey> = waiting.keys().cloned().collect();
         let mut lost = BTreeMap::new();
-        for mut map in maps.sections(&keys).await? {
+        let Sections { maps: found, broken } = maps.sections(&keys).await?;
+        for (key, fault) in broken {
+            waiting.remove(&key);
+            unreadable.push(Unreadable { key: Some(key), why: fault.chain() });
+        }
+        for mut map in found {
             let Some(changes) = waiting.remove(&map.key) else { continue };
             let applied = map.apply(&changes);
-            if applied.changed && !maps.save(&map).await? {
-                lost.insert(map.key, changes);
-                continue;
+            let is_counted = applied.changed || map.count_anyway(now);
+            match if is_counted { maps.save(&map).await } else { Ok(true) } {
+                Ok(true) => {}
+                Ok(false) => {
+                    lost.insert(map.key, changes);
+                    continue;
+                }
+                Err(Fault::Broken(_)) if is_counted => {
+                    unreadable.push(Unreadable { key: Some(map.key), why: "it cannot be written".to_owned() });
+                    continue;
+                }
+                Err(fault) => return Err(fault),
             }
             unplaceable.extend(applied.unknown);
             if map.rev > 0 {
@@ -52,7 +70,20 @@ pub async fn project_seat_map(
         return Err(Fault::contended("projecting the seat map"));
     }
     for (date, taken) in &taken {
-        maps.publish(date, taken).await?;
+        match maps.publish(date, taken).await {
+            Ok(()) => {}
+            Err(fault @ Fault::Broken(_)) => {
+                let sections = taken.iter().map(|count| count.section.clone());
+                let keys = sections.map(|section| SectionKey { schedule: date.schedule.clone(), section });
+                unreadable.extend(keys.map(|key| Unreadable { key: Some(key), why: fault.chain() }));
+            }
+            Err(fault) => return Err(fault),
+        }
+    }
+    for unreadable in &unreadable {
+        metrics::count("Broken", 1);
+        tracing::error!(place = unreadable.place(), why = unreadable.why, "the seat map does not follow the seats");
+        maps.report_unreadable(unreadable, now).await?;
     }
     for unmapped in unmapped(&unplaceable) {
         let (schedule, reservation) = (unmapped.schedule.as_str(), unmapped.holder.reservation.as_str());
@@ -79,6 +110,7 @@ mod tests {
         published: Mutex<Option<Taken>>,
         saves: Mutex<u32>,
         reported: Mutex<Vec<Unmapped>>,
+        unreadable: Mutex<Vec<String>>,
     }
 
     impl One {
@@ -90,6 +122,7 @@ mod tests {
                 published: Mutex::new(None),
                 saves: Mutex::new(0),
                 reported: Mutex::default(),
+                unreadable: Mutex::default(),
             }
         }
 
@@ -106,9 +139,11 @@ mod tests {
     }
 
     impl KeepSeatMap for One {
-        async fn sections(&self, keys: &[SectionKey]) -> Result<Vec<SectionMap>, Fault> {
+        async fn sections(&self, keys: &[SectionKey]) -> Result<Sections, Fault> {
             let map = self.map.lock().unwrap().clone();
-            Ok(if keys.contains(&map.key) { vec![map] } else { Vec::new() })
+            let broken = keys.iter().filter(|key| key.section.as_str() == "P");
+            let broken = broken.map(|key| (key.clone(), Fault::broken("reading", "poison"))).collect();
+            Ok(Sections { maps: if keys.contains(&map.key) { vec![map] } else { Vec::new() }, broken })
         }
 
         async fn save(&self, map: &SectionMap) -> Result<bool, Fault> {
@@ -138,6 +173,13 @@ mod tests {
         }
     }
 
+    impl ReportUnreadable for One {
+        async fn report_unreadable(&self, unreadable: &Unreadable, _: Timestamp) -> Result<(), Fault> {
+            self.unreadable.lock().unwrap().push(unreadable.place());
+            Ok(())
+        }
+    }
+
     impl ReportUnmapped for One {
         async fn report_unmapped(&self, unmapped: &Unmapped, _: Timestamp) -> Result<(), Fault> {
             self.reported.lock().unwrap().push(unmapped.clone());
@@ -147,7 +189,7 @@ mod tests {
 
     fn project(maps: &One, changes: Vec<SeatChange>) -> Result<(), Fault> {
         // Nothing here waits, so a single poll completes it.
-        let mut work = std::pin::pin!(project_seat_map(maps, changes, Timestamp::default()));
+        let mut work = std::pin::pin!(project_seat_map(maps, changes, Vec::new(), Timestamp::default()));
         match work.as_mut().poll(&mut Context::from_waker(Waker::noop())) {
             Poll::Ready(outcome) => outcome,
             Poll::Pending => panic!("it waits"),
@@ -182,6 +224,27 @@ mod tests {
         *maps.race.lock().unwrap() = ATTEMPTS;
         let outcome = project(&maps, vec![change("A-1-2", SeatStatus::Held, 2)]);
         assert!(matches!(outcome, Err(Fault::Contended(_))));
+    }
+
+    #[test]
+    fn a_section_that_cannot_be_read_is_reported_and_keeps_no_other_from_following() {
+        let maps = One::new();
+        let batch = vec![change("P-1-1", SeatStatus::Held, 1), change("A-1-1", SeatStatus::Held, 2)];
+        project(&maps, batch).unwrap();
+        assert_eq!(maps.published(), 1);
+        assert_eq!(*maps.unreadable.lock().unwrap(), ["section P of date s1"]);
+        assert!(maps.reported.lock().unwrap().is_empty(), "its hold is not undone: it is the map that is wrong");
+    }
+
+    #[test]
+    fn a_batch_that_changes_nothing_counts_while_a_rebuild_may_be_in_progress() {
+        let maps = One::new();
+        let batch = || vec![change("A-1-1", SeatStatus::Available, 1)];
+        project(&maps, batch()).unwrap();
+        assert_eq!(*maps.saves.lock().unwrap(), 0);
+        maps.map.lock().unwrap().rebuilt_until = Some(Timestamp::default().plus_millis(1));
+        project(&maps, batch()).unwrap();
+        assert_eq!(*maps.saves.lock().unwrap(), 1);
     }
 
     #[test]
