@@ -5,8 +5,9 @@ use crate::bench::{Bench, reason};
 use ::reservations::domain::Reservation;
 use ::reservations::handlers::quote_refund;
 use ::reservations::handlers::refund_reservation;
+use ::reservations::handlers::release_reservation;
 use ::reservations::ports::KeepTerms;
-use contracts::saga::{Done, RefundSaga};
+use contracts::saga::{Done, RefundSaga, ReleaseOutcome};
 use contracts::steps::{OpenSchedule, QuoteRefund, RefundQuote};
 use tests::fixture::{NOW, concert, place, plan, saga, step, terms, user};
 use tokio::task::JoinSet;
@@ -39,6 +40,21 @@ async fn a_refunded_reservation_gives_its_seats_back_once() {
     let again = refund_reservation(&bench.reservations, step(refund(&sold, "p1"), NOW)).await.unwrap();
     assert_eq!(again, Done { already: true });
     assert_eq!(bench.seat("A-1-1").await, Some(("r2".into(), "held".into())));
+    assert_sound(&bench, NOW).await;
+}
+
+/// A recovered execution of the payment's saga can still run when its refund does: it finds the sale made, and goes
+/// forward. Told otherwise, it would try for minutes, be parked, and call somebody.
+#[tokio::test]
+async fn a_release_after_the_sale_was_paid_back_reports_that_it_was_paid() {
+    let bench = Bench::on_sale(4).await;
+    let sold = sold(&bench).await;
+    refund_reservation(&bench.reservations, step(refund(&sold, "p1"), NOW)).await.unwrap();
+    let release = release_reservation(&bench.reservations, step(saga(&sold, "p1"), NOW)).await.unwrap();
+    assert_eq!(release.outcome, ReleaseOutcome::AlreadyPaid);
+    let of_another = release_reservation(&bench.reservations, step(saga(&sold, "p2"), NOW)).await.unwrap();
+    assert_eq!(of_another.outcome, ReleaseOutcome::Released);
+    assert_eq!(bench.status(&sold).await, "refunded");
     assert_sound(&bench, NOW).await;
 }
 

@@ -197,7 +197,8 @@ pub struct Done {
 pub enum ReleaseOutcome {
     /// The reservation is not (or no longer) being paid by this payment.
     Released,
-    /// The confirmation took effect although its answer was lost: the sale stands, and the saga goes forward.
+    /// The confirmation took effect although its answer was lost: the sale stands, or was paid back since, and the saga
+    /// goes forward.
     AlreadyPaid,
 }
 

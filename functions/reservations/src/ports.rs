@@ -272,7 +272,7 @@ pub trait WritePayment: Send + Sync {
     /// paying -> paid, seats sold, token spent, event.
     fn confirm(&self, saga: &PaymentSaga, now: Timestamp) -> impl Future<Output = Result<Transition, Fault>> + Send;
     /// paying -> held or expired. `Already` when this payment does not have it, and then never will; `Impossible` when
-    /// it is paid by this payment.
+    /// it is paid by this payment, or was and is paid back.
     fn release(&self, saga: &PaymentSaga, now: Timestamp) -> impl Future<Output = Result<Transition, Fault>> + Send;
 }
 

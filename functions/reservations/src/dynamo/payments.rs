@@ -263,7 +263,9 @@ impl WritePayment for Reservations {
             }
             let Some(found) = cancelled.found(reservation) else { return Ok(Transition::Already) };
             let found = reservation_of(found)?;
-            if found.status == Status::Paid && found.payment.as_ref() == Some(&saga.payment_id) {
+            // Paid back since, it was paid all the same.
+            let is_sold = matches!(found.status, Status::Paid | Status::Refunded);
+            if is_sold && found.payment.as_ref() == Some(&saga.payment_id) {
                 return Ok(Transition::Impossible(Obstacle::NotThisPayment));
             }
             if self.close_to(saga).await? {
