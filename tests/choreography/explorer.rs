@@ -1,12 +1,14 @@
 //! Every order of delivery, walked as a graph of states.
 
+use crate::graph::{self, Maze, Numbered, Size};
 use crate::picture::Picture;
 use crate::routes::{Function, Routes};
-use crate::world::{Job, Part, Rows, Trouble, World, canonical, published};
+use crate::stage::{Kept, Rows, Trouble};
+use crate::world::{Job, Part, World, published};
 use contracts::Timestamp;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
-use std::fmt;
 use std::rc::Rc;
+use std::{fmt, mem};
 use tests::fixture::NOW;
 
 /// How old a row of the outbox must be for its sweep, in milliseconds, as [`kit::outbox`] has it.
@@ -88,14 +90,6 @@ struct State {
     left: u8,
 }
 
-/// How a state was first reached.
-#[derive(Debug, Clone, Copy)]
-struct Reached {
-    from: u32,
-    by: u32,
-    mishap: bool,
-}
-
 /// The result of a call, by numbers.
 #[derive(Debug, Clone)]
 struct Played {
@@ -106,17 +100,10 @@ struct Played {
     writes: Vec<usize>,
 }
 
-/// A table's rows under their number.
-struct Table {
-    rows: Rows,
-    picture: Picture,
-}
-
 /// What a walk saw.
 #[derive(Debug, Default)]
 pub struct Seen {
-    pub states: usize,
-    pub ways: u128,
+    pub size: Size,
     /// How the order ended.
     pub ends: BTreeSet<String>,
     /// (event, function), of everything that was delivered.
@@ -132,11 +119,9 @@ pub struct Explorer {
     pub world: World,
     pub facts: Facts,
     routes: Routes,
-    tables: [Vec<Table>; Part::ALL.len()],
-    known: [HashMap<String, u32>; Part::ALL.len()],
-    waiting: Vec<Waiting>,
-    numbers: HashMap<Waiting, u32>,
-    tried: HashMap<(u32, Job, Trouble), Rc<Played>>,
+    tables: [Kept<Picture>; Part::ALL.len()],
+    waiting: Numbered<Waiting>,
+    tried: HashMap<(u32, Job, Trouble<Job>), Rc<Played>>,
     root: State,
 }
 
@@ -148,13 +133,11 @@ impl Explorer {
             facts,
             routes: Routes::read(),
             tables: Default::default(),
-            known: Default::default(),
-            waiting: Vec::new(),
-            numbers: HashMap::new(),
+            waiting: Numbered::default(),
             tried: HashMap::new(),
             root: State { tables: [0; Part::ALL.len()], waiting: Vec::new(), now: NOW, left: 0 },
         };
-        let placed = explorer.world.rows("orders").await;
+        let placed = explorer.world.stage.rows("orders").await;
         explorer.world.relay("orders", before, &placed, NOW).await;
         for part in Part::ALL {
             let rows = explorer.world.rows_of(part).await;
@@ -172,24 +155,12 @@ impl Explorer {
     }
 
     fn keep(&mut self, part: Part, rows: Rows) -> u32 {
-        let index = part as usize;
-        let text = canonical(&rows);
-        if let Some(number) = self.known[index].get(&text) {
-            return *number;
-        }
-        let number = u32::try_from(self.tables[index].len()).unwrap();
-        let picture = Picture::of(&rows);
-        self.tables[index].push(Table { rows, picture });
-        self.known[index].insert(text, number);
-        number
+        let is_by_chance = |name: &str| ["unpublished_shard", "due_shard", "lease"].contains(&name);
+        self.tables[part as usize].of(rows, is_by_chance, Picture::of)
     }
 
-    fn number(&mut self, waiting: Waiting) -> u32 {
-        let next = u32::try_from(self.waiting.len()).unwrap();
-        *self.numbers.entry(waiting).or_insert_with_key(|waiting| {
-            self.waiting.push(waiting.clone());
-            next
-        })
+    fn waiting(&self, message: u32) -> &Waiting {
+        self.waiting.get(message).unwrap()
     }
 
     /// The messages that events become.
@@ -202,26 +173,26 @@ impl Explorer {
             for function in listeners {
                 let event = Some((event_type.to_owned(), text.clone()));
                 let part = Part::of(&function);
-                messages.push(self.number(Waiting { part, function, event, not_before: None }));
+                messages.push(self.waiting.of(Waiting { part, function, event, not_before: None }));
             }
         }
         messages
     }
 
     fn job(&self, waiting: u32, now: Timestamp) -> Job {
-        let Waiting { part, function, event, not_before } = &self.waiting[waiting as usize];
+        let Waiting { part, function, event, not_before } = self.waiting(waiting);
         let now = not_before.map_or(now, |earliest| now.max(earliest));
         Job { part: *part, function: function.clone(), event: event.as_ref().map(|(_, text)| text.clone()), now }
     }
 
     /// Makes a call on a state's table, or returns the remembered result.
-    async fn play(&mut self, state: &State, job: &Job, trouble: Trouble) -> Rc<Played> {
+    async fn play(&mut self, state: &State, job: &Job, trouble: Trouble<Job>) -> Rc<Played> {
         let index = job.part as usize;
         let key = (state.tables[index], job.clone(), trouble);
         if let Some(played) = self.tried.get(&key) {
             return Rc::clone(played);
         }
-        let before = &self.tables[index][key.0 as usize].rows;
+        let before = self.tables[index].rows(key.0);
         let outcome = self.world.play(before, job, &key.2).await;
         if let (Err(why), Trouble::None) = (&outcome.done, &key.2) {
             assert!(job.part == Part::Report, "{job:?} fails without a reason: {why}");
@@ -235,15 +206,14 @@ impl Explorer {
     }
 
     fn picture(&self, state: &State, part: Part) -> &Picture {
-        let index = part as usize;
-        &self.tables[index][state.tables[index] as usize].picture
+        self.tables[part as usize].picture(state.tables[part as usize])
     }
 
     /// The state after a call: `kept` still waits, and so do the published events.
     fn after(&self, state: &State, job: &Job, played: &Played, kept: Vec<u32>, walk: &Walk, left: u8) -> State {
         let mut next = State { waiting: kept, now: state.now.max(job.now), left, ..state.clone() };
         next.tables[job.part as usize] = played.rows;
-        let is_dead = |message: &&u32| walk.dead.contains(&self.waiting[**message as usize].function.name.as_str());
+        let is_dead = |message: &&u32| walk.dead.contains(&self.waiting(**message).function.name.as_str());
         next.waiting.extend(played.published.iter().filter(|message| !is_dead(message)));
         next.waiting.sort_unstable();
         next
@@ -256,7 +226,7 @@ impl Explorer {
         distinct.dedup();
         for &message in &distinct {
             let job = self.job(message, state.now);
-            let about = self.waiting[message as usize].about();
+            let about = self.waiting(message).about();
             let calm = self.play(state, &job, Trouble::None).await;
             let rest = without(&state.waiting, message);
             if calm.done {
@@ -323,7 +293,7 @@ impl Explorer {
                 let mut others = rest.clone();
                 others.dedup();
                 others.retain(|other| {
-                    let other = &self.waiting[*other as usize];
+                    let other = self.waiting(*other);
                     other.part == job.part && !other.function.name.ends_with("-outbox")
                 });
                 for other in others {
@@ -367,7 +337,7 @@ impl Explorer {
         let mut next = State { now, ..state.clone() };
         for (at, part, function) in calls {
             if at <= now {
-                next.waiting.push(self.number(Waiting { part, function, event: None, not_before: Some(now) }));
+                next.waiting.push(self.waiting.of(Waiting { part, function, event: None, not_before: Some(now) }));
             }
         }
         next.waiting.sort_unstable();
@@ -376,51 +346,21 @@ impl Explorer {
 
     /// Walks all paths from the order's beginning to its ends. A violation is reported with the path that leads there.
     pub async fn walk(&mut self, walk: &Walk) -> Result<Seen, String> {
-        let mut seen = Seen::default();
         let mut root = State { left: walk.at_most, ..self.root.clone() };
-        root.waiting.retain(|message| !walk.dead.contains(&self.waiting[*message as usize].function.name.as_str()));
+        root.waiting.retain(|message| !walk.dead.contains(&self.waiting(*message).function.name.as_str()));
         if let Some(at) = walk.swept_at {
             let function = self.routes.scheduled("orders", "sweep-orders").clone();
-            root.waiting.push(self.number(Waiting { part: Part::Order, function, event: None, not_before: Some(at) }));
+            root.waiting.push(self.waiting.of(Waiting {
+                part: Part::Order,
+                function,
+                event: None,
+                not_before: Some(at),
+            }));
         }
         root.waiting.sort_unstable();
-        let mut states = vec![root.clone()];
-        let mut reached = vec![Reached { from: u32::MAX, by: u32::MAX, mishap: false }];
-        let mut numbers = HashMap::from([(root, 0_u32)]);
-        let mut edges: Vec<Vec<u32>> = Vec::new();
-        let mut index = 0;
-        while index < states.len() {
-            let state = states[index].clone();
-            let next = self.next(&state, walk, &mut seen).await;
-            let wrong = self.wrong(&state, next.is_empty());
-            if !wrong.is_empty() {
-                return Err(format!("{}, {}", wrong.join(", "), self.way(&reached, index)));
-            }
-            if next.is_empty() {
-                seen.ends.insert(self.picture(&state, Part::Order).status.clone());
-            }
-            let mut to = Vec::with_capacity(next.len());
-            let from = u32::try_from(index).unwrap();
-            for (by, mishap, next) in next {
-                let number = *numbers.entry(next).or_insert_with_key(|next| {
-                    states.push(next.clone());
-                    reached.push(Reached { from, by, mishap });
-                    u32::try_from(states.len() - 1).unwrap()
-                });
-                let status = |state: &State| self.picture(state, Part::Order).status.clone();
-                let (before, after) = (status(&state), status(&states[number as usize]));
-                if before != after && before != "pending" {
-                    return Err(format!("{before} became {after}, {}", self.way(&reached, number as usize)));
-                }
-                to.push(number);
-            }
-            to.sort_unstable();
-            to.dedup();
-            edges.push(to);
-            index += 1;
-        }
-        seen.states = states.len();
-        seen.ways = ways(&edges);
+        let mut orders = Orders { explorer: self, walk, seen: Seen::default() };
+        let size = graph::walk(&mut orders, root).await?;
+        let seen = Seen { size, ..orders.seen };
         self.all_were_notified(walk, &seen).map(|()| seen)
     }
 
@@ -475,18 +415,41 @@ impl Explorer {
         }
         wrong
     }
+}
 
-    /// The path to a state, for people.
-    fn way(&self, reached: &[Reached], mut index: usize) -> String {
-        let mut steps = Vec::new();
-        while let Some(Reached { from, by, mishap }) = reached.get(index).filter(|reached| reached.from != u32::MAX) {
-            let about = self.waiting.get(*by as usize).map(Waiting::about);
-            let (event, function) = about.unwrap_or_else(|| ("time".to_owned(), "passes".to_owned()));
-            steps.push(format!("{event} -> {function}{}", if *mishap { " (a mishap)" } else { "" }));
-            index = *from as usize;
+/// The orders of delivery of one walk.
+struct Orders<'a> {
+    explorer: &'a mut Explorer,
+    walk: &'a Walk,
+    seen: Seen,
+}
+
+impl Maze for Orders<'_> {
+    type State = State;
+
+    async fn next(&mut self, state: &State) -> Vec<(u32, bool, State)> {
+        let mut seen = mem::take(&mut self.seen);
+        let next = self.explorer.next(state, self.walk, &mut seen).await;
+        self.seen = seen;
+        next
+    }
+
+    fn wrong(&mut self, state: &State, is_last: bool) -> Vec<String> {
+        if is_last {
+            self.seen.ends.insert(self.explorer.picture(state, Part::Order).status.clone());
         }
-        steps.reverse();
-        format!("by {steps:#?}")
+        self.explorer.wrong(state, is_last)
+    }
+
+    fn forbidden(&self, before: &State, after: &State) -> Option<String> {
+        let [before, after] = [before, after].map(|state| &self.explorer.picture(state, Part::Order).status);
+        (before != after && before != "pending").then(|| format!("{before} became {after}"))
+    }
+
+    fn about(&self, what: u32) -> String {
+        let about = self.explorer.waiting.get(what).map(|waiting| waiting.about());
+        let (event, function) = about.unwrap_or_else(|| ("time".to_owned(), "passes".to_owned()));
+        format!("{event} -> {function}")
     }
 }
 
@@ -497,35 +460,8 @@ fn without(waiting: &[u32], message: u32) -> Vec<u32> {
     rest
 }
 
-/// How many paths lead from the first state to an end. A path with a cycle would never end.
-fn ways(edges: &[Vec<u32>]) -> u128 {
-    let mut open = vec![0_usize; edges.len()];
-    for to in edges.iter().flatten() {
-        open[*to as usize] += 1;
-    }
-    let mut ways = vec![0_u128; edges.len()];
-    ways[0] = 1;
-    let (mut ready, mut walked, mut ended) = (vec![0_usize], 0, 0_u128);
-    while let Some(state) = ready.pop() {
-        walked += 1;
-        if edges[state].is_empty() {
-            ended = ended.saturating_add(ways[state]);
-        }
-        for to in &edges[state] {
-            let to = *to as usize;
-            ways[to] = ways[to].saturating_add(ways[state]);
-            open[to] -= 1;
-            if open[to] == 0 {
-                ready.push(to);
-            }
-        }
-    }
-    assert_eq!(walked, edges.len(), "messages go round and round");
-    ended
-}
-
 impl fmt::Display for Seen {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{} ways through {} states, ends {:?}", self.ways, self.states, self.ends)
+        write!(f, "{} ways through {} states, ends {:?}", self.size.ways, self.size.states, self.ends)
     }
 }

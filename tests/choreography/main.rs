@@ -15,7 +15,9 @@
 #![allow(missing_docs, clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
 mod explorer;
+mod graph;
 mod orders;
 mod picture;
 mod routes;
+mod stage;
 mod world;

@@ -45,7 +45,7 @@ fn text(reply: Reply, name: &str) -> String {
 /// shop has five and `mugs`.
 async fn placed(balance: i64, mugs: i64) -> Explorer {
     let world = World::new().await;
-    let table = |context| world.engine.table(context);
+    let table = |context| world.stage.engine.table(context);
     let shop = items::handlers::Deps { store: Items::new(table("items")), users: users() };
     let mut ids = Vec::new();
     for (name, price, stock) in [("poster", 1_000, 5), ("mug", 300, mugs), ("sticker", 50, 9)] {
@@ -67,7 +67,7 @@ async fn placed(balance: i64, mugs: i64) -> Explorer {
         let ask = Ask::at(NOW).user("alice").path("item_id", id).json(json!({"quantity": 1}));
         orders::handlers::put_cart_item(&deps, ask.call()).await.unwrap();
     }
-    let before = world.rows("orders").await;
+    let before = world.stage.rows("orders").await;
     let line = |index: usize, quantity: i64| json!({"item_id": ids[index], "quantity": quantity});
     let ask = Ask::at(NOW).user("alice").key("key").json(json!({"lines": [line(0, 2), line(1, 1)]}));
     orders::handlers::place_order(&deps, ask.call()).await.unwrap();
@@ -112,7 +112,7 @@ fn set(ends: &[&str]) -> BTreeSet<String> {
 /// Walks without a mishap: so many paths, to these ends.
 async fn walk_calmly(explorer: &mut Explorer, base: Walk, ways: u128, ends: &[&str]) -> Seen {
     let seen = walk(explorer, base).await;
-    assert_eq!((seen.ways, &seen.ends), (ways, &set(ends)), "{base:?}");
+    assert_eq!((seen.size.ways, &seen.ends), (ways, &set(ends)), "{base:?}");
     seen
 }
 
@@ -130,7 +130,7 @@ async fn walk_with_each_mishap(explorer: &mut Explorer, base: Walk, calm: &Seen)
         let struck: BTreeSet<_> = seen.struck.iter().map(|(_, about)| about).collect();
         let spared: Vec<_> = calm.delivered.iter().filter(is_struck).filter(|about| !struck.contains(about)).collect();
         assert!(spared.is_empty() && !struck.is_empty(), "{mishap:?} spared {spared:?}");
-        assert!(seen.ways > calm.ways, "{mishap:?} makes no difference");
+        assert!(seen.size.ways > calm.size.ways, "{mishap:?} makes no difference");
     }
 }
 
@@ -220,7 +220,7 @@ async fn a_world_without_one_of_its_guards_is_found_out() {
     ];
     for (guard, mugs, walk) in guards {
         let mut explorer = placed(PRICE, mugs).await;
-        explorer.world.loosened = Some(guard);
+        explorer.world.stage.loosened = Some(guard);
         let wrong = explorer.walk(&walk).await.err().unwrap_or_else(|| panic!("nothing goes wrong without {guard}"));
         println!("without {guard}: {wrong}");
     }

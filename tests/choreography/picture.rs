@@ -1,6 +1,6 @@
 //! The content of a part's rows about the order, in the terms of the invariants.
 
-use crate::world::Rows;
+use crate::stage::Rows;
 use aws_sdk_dynamodb::types::AttributeValue;
 use contracts::Timestamp;
 use kit::dynamo::{Item, Read};

@@ -1,9 +1,9 @@
 //! What can happen to a step, and executions in which it happens.
 
-use crate::machine::{Execution, Machine, TaskError, TaskResult};
 use crate::world::World;
 use contracts::saga::error_name;
 use serde_json::Value;
+use tests::machine::{Execution, Machine, TaskError, TaskResult};
 
 /// What happens to the tries of a step.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -7,7 +7,6 @@
 #![allow(missing_docs, clippy::unwrap_used, clippy::panic)]
 
 mod faults;
-mod machine;
 mod payments;
 mod refunds;
 mod world;

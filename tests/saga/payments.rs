@@ -1,13 +1,13 @@
 //! The payment saga: every step times every fault, in both modes of token expiry.
 
 use crate::faults::{FAULTS, Fault, failed, run};
-use crate::machine::{End, payment_saga};
 use crate::world::{FUNDS, World};
 use contracts::saga::{TokenExpiry, error_name};
 use payments::domain::Status;
 use serde_json::Value;
 use tests::cloud::block_on;
 use tests::fixture::PRICE;
+use tests::machine::{End, payment_saga};
 
 const MODES: [TokenExpiry; 2] = [TokenExpiry::Event, TokenExpiry::Strict];
 /// Where compensation begins: the steps that lead here are those before the point of no return.

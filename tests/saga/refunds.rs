@@ -1,11 +1,11 @@
 //! The refund saga: every step times every fault, alone and with another buyer waiting for the seat.
 
 use crate::faults::{FAULTS, Fault, failed, run};
-use crate::machine::{End, refund_saga};
 use crate::world::World;
 use payments::domain::Status;
 use serde_json::Value;
 use tests::cloud::block_on;
+use tests::machine::{End, refund_saga};
 
 const STEPS: [&str; 3] = ["RefundReservation", "ReturnPoints", "CompleteRefund"];
 

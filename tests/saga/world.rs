@@ -1,41 +1,22 @@
 //! A sale with one buyer on tables of its own, the sagas' steps on it, and what must be true of it at the end.
 
-use crate::machine::{TaskError, TaskResult};
 use contracts::Timestamp;
-use contracts::saga::{CancelRefund, Done, FailPayment, PaymentSaga, RefundSaga, Release, TokenExpiry, error_name};
+use contracts::saga::{PaymentSaga, RefundSaga, TokenExpiry};
 use kit::dynamo::{Item, Read, s};
 use kit::idempotency::{IdempotencyKey, Memo, StoredAnswer};
-use kit::{StepCall, StepError};
 use payments::domain::{Payment, Refund, Status};
-use payments::dynamo::Payments;
-use payments::handlers::cancel_refund;
-use payments::handlers::complete_payment;
-use payments::handlers::complete_refund;
-use payments::handlers::fail_payment;
 use payments::ports::{FindPayment, OpenPayment, OpenRefund};
 use points::domain::{EntryKey, Kind, Movement};
-use points::dynamo::Accounts;
-use points::handlers::return_points;
-use points::handlers::use_points;
 use points::ports::{ListEntries, PostEntry, ReadBalance};
 use reservations::domain;
-use reservations::dynamo::Reservations;
-use reservations::handlers::begin_payment;
-use reservations::handlers::confirm_reservation;
-use reservations::handlers::refund_reservation;
-use reservations::handlers::release_reservation;
 use reservations::ports::{FindReservation, KeepTerms, Origin};
 use reservations::usecases::reserve_seats::{Reserved, reserve_seats};
-use serde::Serialize;
-use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
 use std::sync::Mutex;
-use tests::dynamo::Engine;
+use tests::dynamo::{Engine, Tables};
 use tests::fixture::{NOW, PRICE, place, plan, saga, seat_request, terms, user, won};
-use waiting_room::domain::ShardCount;
-use waiting_room::dynamo::Lines;
-use waiting_room::handlers::expire_queue_token;
-use waiting_room::handlers::restore_queue_token;
+use tests::machine::TaskResult;
+use tests::steps::Steps;
 
 /// What the buyer has at the beginning.
 pub const FUNDS: i64 = 5 * PRICE;
@@ -48,10 +29,7 @@ pub struct World {
     /// Whether another buyer waits for a seat and grabs it at the first moment it is free.
     is_crowded: bool,
     pub parked: Mutex<Vec<Value>>,
-    reservations: Reservations,
-    accounts: Accounts,
-    payments: Payments,
-    lines: Lines,
+    steps: Steps,
     /// The time on the steps' clock.
     pub now: Timestamp,
 }
@@ -66,10 +44,8 @@ impl World {
     /// The world right after `start-payment` recorded the payment. `funds` is what the buyer has.
     pub async fn new(token_expiry: TokenExpiry, funds: i64) -> Self {
         let engine = Engine::start().await;
-        let reservations = Reservations::new(engine.table("reservations"));
-        let accounts = Accounts::new(engine.table("points"));
-        let payments = Payments::new(engine.table("payments"));
-        let lines = Lines::new(engine.table("waiting-room"), ShardCount::ONE);
+        let steps = Steps::on(&Tables::at(engine.url()));
+        let Steps { reservations, accounts, payments, .. } = &steps;
         reservations.keep_terms(&terms(4)).await.unwrap();
         reservations.keep_plan(&tests::fixture::concert(), &plan()).await.unwrap();
         let charge = Movement {
@@ -82,7 +58,7 @@ impl World {
         };
         accounts.post(&user("alice"), &charge).await.unwrap().unwrap();
         let request = seat_request(place("alice", 1, NOW), &["A-1-1", "B-1-1"], "r1");
-        let Ok(Reserved::Held(reservation)) = reserve_seats(&reservations, &request, Origin::New, None, NOW).await
+        let Ok(Reserved::Held(reservation)) = reserve_seats(reservations, &request, Origin::New, None, NOW).await
         else {
             panic!("the seats are free");
         };
@@ -92,7 +68,7 @@ impl World {
         payments.open(&payment, &memo("k"), NOW).await.unwrap().unwrap();
         let now = NOW.plus_seconds(10);
         let (refund, is_crowded, parked) = (None, false, Mutex::default());
-        Self { engine, saga, refund, is_crowded, parked, reservations, accounts, payments, lines, now }
+        Self { engine, saga, refund, is_crowded, parked, steps, now }
     }
 
     /// The world right after `start-refund` recorded the refund of what was sold.
@@ -101,9 +77,9 @@ impl World {
         for step in ["BeginPayment", "UsePoints", "ConfirmReservation", "CompletePayment"] {
             world.call(step, &world.input()).await.unwrap();
         }
-        let payment = world.payments.find(&world.saga.user_id, &world.saga.payment_id).await.unwrap().unwrap();
+        let payment = world.steps.payments.find(&world.saga.user_id, &world.saga.payment_id).await.unwrap().unwrap();
         let payment = payment.refunding(Refund { requested_at: world.now, correlation_id: "refund".into() });
-        world.payments.open_refund(&payment, &memo("refund"), world.now).await.unwrap();
+        world.steps.payments.open_refund(&payment, &memo("refund"), world.now).await.unwrap();
         world.refund = payment.refund_saga();
         world.is_crowded = is_crowded;
         world
@@ -120,7 +96,7 @@ impl World {
     /// Bob takes a seat if it is free.
     async fn grab(&self) {
         let request = seat_request(place("bob", 2, NOW), &["A-1-1"], "r2");
-        let _taken = reserve_seats(&self.reservations, &request, Origin::New, None, self.now).await;
+        let _taken = reserve_seats(&self.steps.reservations, &request, Origin::New, None, self.now).await;
     }
 
     /// Calls the function behind a state.
@@ -129,40 +105,24 @@ impl World {
             self.grab().await;
         }
         match state {
-            "BeginPayment" => answered(begin_payment(&self.reservations, self.step(data)).await),
-            "UsePoints" => answered(use_points(&self.accounts, self.step(data)).await),
-            "ExpireQueueToken" => answered(expire_queue_token(&self.lines, self.step(data)).await),
-            "ConfirmReservation" => answered(confirm_reservation(&self.reservations, self.step(data)).await),
-            "CompletePayment" => answered(complete_payment(&self.payments, self.step(data)).await),
-            "ReleaseReservation" => answered::<Release>(release_reservation(&self.reservations, self.step(data)).await),
-            "RestoreQueueToken" => answered(restore_queue_token(&self.lines, self.step(data)).await),
-            "ReturnPoints" => answered::<Done>(return_points(&self.accounts, self.step(data)).await),
-            "FailPayment" => answered(fail_payment(&self.payments, self.step::<FailPayment>(data)).await),
-            "RefundReservation" => answered(refund_reservation(&self.reservations, self.step(data)).await),
-            "CompleteRefund" => answered(complete_refund(&self.payments, self.step(data)).await),
-            "CancelRefund" => answered(cancel_refund(&self.payments, self.step::<CancelRefund>(data)).await),
             "ParkPayment" | "ParkRefund" => {
                 self.parked.lock().unwrap().push(data.clone());
                 Ok(json!({}))
             }
-            other => panic!("no function behind {other}"),
+            step => self.steps.call(step, data, self.now).await,
         }
     }
 
-    fn step<I: DeserializeOwned>(&self, data: &Value) -> StepCall<I> {
-        StepCall { input: serde_json::from_value(data.clone()).unwrap(), now: self.now }
-    }
-
     pub async fn payment(&self) -> Status {
-        self.payments.find(&self.saga.user_id, &self.saga.payment_id).await.unwrap().unwrap().status
+        self.steps.payments.find(&self.saga.user_id, &self.saga.payment_id).await.unwrap().unwrap().status
     }
 
     pub async fn balance(&self) -> i64 {
-        self.accounts.balance(&self.saga.user_id).await.unwrap().get()
+        self.steps.accounts.balance(&self.saga.user_id).await.unwrap().get()
     }
 
     pub async fn reservation(&self) -> domain::Reservation {
-        self.reservations.find(&self.saga.user_id, &self.saga.reservation_id).await.unwrap().unwrap()
+        self.steps.reservations.find(&self.saga.user_id, &self.saga.reservation_id).await.unwrap().unwrap()
     }
 
     async fn seats(&self) -> Vec<Item> {
@@ -267,7 +227,7 @@ impl World {
 
     async fn assert_ledger(&self, case: &str) {
         let page = kit::http::Page { limit: 100, after: None };
-        let (entries, _) = self.accounts.entries(&self.saga.user_id, &page).await.unwrap();
+        let (entries, _) = self.steps.accounts.entries(&self.saga.user_id, &page).await.unwrap();
         let sum: i64 =
             entries
                 .iter()
@@ -290,13 +250,5 @@ impl World {
             }
             other => panic!("{case}: the payment is {other:?}"),
         }
-    }
-}
-
-fn answered<O: Serialize>(outcome: Result<O, StepError>) -> TaskResult {
-    match outcome {
-        Ok(answer) => Ok(serde_json::to_value(answer).unwrap()),
-        Err(StepError::Refused(reason)) => Err(TaskError { name: error_name::REFUSED, message: reason.to_owned() }),
-        Err(StepError::Fault(fault)) => Err(TaskError { name: fault.name(), message: fault.chain() }),
     }
 }

@@ -29,6 +29,8 @@ pub const CONTEXTS: [&str; 8] =
 
 /// How long an answer may take.
 const TIME_LIMIT: Duration = Duration::from_secs(60);
+/// How long a retry waits at most, the first time.
+const AT_ONCE: Duration = Duration::from_millis(1);
 
 /// A database of its own, gone when dropped.
 pub struct Engine {
@@ -124,12 +126,14 @@ pub struct Tables {
 }
 
 impl Tables {
-    /// The tables behind an endpoint, with a function's own retries. Not with its timeouts: a machine that is busy with
-    /// other things must not look like a table that does not answer.
+    /// The tables behind an endpoint, with a function's own retries, which come at once. Not with its timeouts: a machine
+    /// that is busy with other things must not look like a table that does not answer.
     pub fn at(endpoint: &str) -> Self {
         let time_limit =
             TimeoutConfig::builder().connect_timeout(TIME_LIMIT).operation_attempt_timeout(TIME_LIMIT).build();
-        let config = Builder::from(&kit::aws::local_config(endpoint, "us-east-1")).timeout_config(time_limit).build();
+        let own = kit::aws::local_config(endpoint, "us-east-1");
+        let retries = own.retry_config().expect("a function's retries").clone().with_initial_backoff(AT_ONCE);
+        let config = Builder::from(&own).timeout_config(time_limit).retry_config(retries).build();
         Self { client: Client::from_conf(config) }
     }
 

@@ -12,8 +12,10 @@ pub mod cloud;
 pub mod dynamo;
 pub mod fixture;
 pub mod functions;
+pub mod machine;
 pub mod outside;
 pub mod proxy;
+pub mod steps;
 
 use std::path::{Path, PathBuf};
 
