@@ -8,7 +8,7 @@ mod scan;
 mod snapshot;
 
 pub use checks::{Finding, Invariant, Tolerances, check};
-pub use scan::on_their_way;
+pub use scan::{of_items, on_their_way};
 pub use snapshot::{
     Account, Charge, ChargeStatus, Counter, DateRow, Entitlement, Entry, Item, Job, Line, Order, OrderStatus,
     OutboxRow, Participant, Payment, PaymentStatus, Receipt, Reservation, ReservationStatus, Seat, SeatState,

@@ -1,15 +1,20 @@
-//! The choreography of an order, in every order of delivery and under every fault.
+//! The choreography of an order, and a ticket that is paid for, in every order in which things can happen and under
+//! every fault.
 //!
-//! The participants' real functions run on real tables (an embedded engine); the bus's rules are read from the stacks.
-//! Each of the waiting messages is delivered next, and so on from each state that this leads to, until nothing is in
-//! flight and nothing is due: every delivery order is walked, not a sample. Two things make that possible. A state that
-//! is reached on several paths is one state. And the result of a function depends only on its message and the rows of
-//! its own part, which every request is checked for: it is run once for each such pair, for real, whatever the rest of
-//! the world is at that moment.
+//! Real functions run on real tables (an embedded engine). Each thing that can happen in a state happens next, and so on
+//! from each state that this leads to, until nothing can: every order is walked, not a sample. Two things make that
+//! possible. A state that is reached on several paths is one state ([`graph`]). And the result of a function depends
+//! only on its message and the rows of its own part, which every request is checked for: it is run once for each such
+//! pair, for real, whatever the rest of the world is at that moment ([`stage`]).
 //!
-//! Faults are not listed. Wherever a message can be handled, it is also lost, handled twice, handled by a process that
-//! dies before or after any of its writes, by one that never gets a write's answer, by two processes at once, and by
-//! one whose events stay in the outbox ([`explorer::Mishap`]).
+//! [`orders`]: the bus's rules are read from the stacks, and each of the waiting messages is delivered next. Faults are
+//! not listed: wherever a message can be handled, it is also lost, handled twice, handled by a process that dies before
+//! or after any of its writes, by one that never gets a write's answer, by two processes at once, and by one whose events
+//! stay in the outbox ([`explorer::Mishap`]).
+//!
+//! [`tickets`]: two payments, cancellation, refund, the hold's end and its takeover, each at any moment; the sagas go as
+//! their definitions say, and wherever a function can be called, its call also dies, hangs until any later moment, is
+//! crossed, loses an answer or meets another transaction.
 
 // A panic is how a test fails.
 #![allow(missing_docs, clippy::unwrap_used, clippy::expect_used, clippy::panic)]
@@ -20,4 +25,5 @@ mod orders;
 mod picture;
 mod routes;
 mod stage;
+mod tickets;
 mod world;

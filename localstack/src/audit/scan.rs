@@ -60,10 +60,7 @@ pub async fn snapshot(info: &StackInfo) -> Result<Snapshot> {
         let mut items = client.scan().table_name(table).consistent_read(true).into_paginator().items().send();
         while let Some(item) = items.next().await {
             let item = item.map_err(|e| failed(&format!("reading the table {table}"), &DisplayErrorContext(e)))?;
-            if let Err(fault) = read(&item, &mut snapshot) {
-                let key = |name| item.get(name).and_then(|key| key.as_s().ok()).map_or("?", String::as_str);
-                snapshot.unreadable.push(format!("{table} {} / {}: {}", key(PK), key(SK), fault.chain()));
-            }
+            take(&item, read, table, &mut snapshot);
         }
     }
     let queues = aws_sdk_sqs::Client::new(&config);
@@ -76,6 +73,25 @@ pub async fn snapshot(info: &StackInfo) -> Result<Snapshot> {
     }
     snapshot.now = kit::now();
     Ok(snapshot)
+}
+
+/// Reads an item, or says why it cannot be read.
+fn take(item: &Item, read: ReadItem, table: &str, snapshot: &mut Snapshot) {
+    if let Err(fault) = read(item, snapshot) {
+        let key = |name| item.get(name).and_then(|key| key.as_s().ok()).map_or("?", String::as_str);
+        snapshot.unreadable.push(format!("{table} {} / {}: {}", key(PK), key(SK), fault.chain()));
+    }
+}
+
+/// Reads items of a context's table that are at hand, as [`check`](super::check) needs them; `None` if there is no such
+/// context.
+pub fn of_items<'a>(context: &str, items: impl IntoIterator<Item = &'a Item>) -> Option<Snapshot> {
+    let (table, read) = TABLES.into_iter().find(|(name, _)| *name == context)?;
+    let mut snapshot = Snapshot::default();
+    for item in items {
+        take(item, read, table, &mut snapshot);
+    }
+    Some(snapshot)
 }
 
 fn failed(doing: &str, why: &dyn std::fmt::Display) -> Error {
