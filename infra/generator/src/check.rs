@@ -177,7 +177,8 @@ fn trigger(system: &System, placed: Placed<'_>) -> Vec<Mistake> {
             ));
         }
     }
-    if function.asked && !system.functions().any(|other| other.function.asks.as_deref() == Some(name)) {
+    let asks = |other: &Placed<'_>| other.function.asks.names().iter().any(|asked| asked == name);
+    if function.asked && !system.functions().any(|other| asks(&other)) {
         found.push(of(
             placed,
             "asked",
@@ -191,7 +192,7 @@ fn trigger(system: &System, placed: Placed<'_>) -> Vec<Mistake> {
 fn reaches(system: &System, placed: Placed<'_>) -> Vec<Mistake> {
     let Placed { context, function, .. } = placed;
     let mut found = Vec::new();
-    if let Some(asked) = &function.asks {
+    for asked in function.asks.names() {
         match system.function(asked) {
             None => found.push(of(placed, asked, format!("there is no function {asked}: name one that is asked"))),
             Some(to) if !to.function.asked => {
@@ -458,7 +459,7 @@ fn said(placed: Placed<'_>) -> BTreeMap<(String, String), String> {
         (function.postpones, "sqs:SendMessage", "postpones"),
         (function.sends.is_some(), "sqs:SendMessage", "sends"),
         (function.says, "events:PutEvents", "says"),
-        (function.asks.is_some(), "lambda:InvokeFunction", "asks"),
+        (!function.asks.names().is_empty(), "lambda:InvokeFunction", "asks"),
         (!function.starts.is_empty(), "states:StartExecution", "starts"),
         (!function.looks_at.is_empty(), "states:DescribeExecution", "looks-at"),
         (!function.outside.is_empty(), "ssm:GetParameter", "outside"),

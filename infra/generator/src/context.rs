@@ -274,7 +274,7 @@ impl Writer<'_> {
         if let Some(queue) = &function.sends {
             set(&setting(queue), format!("!Ref {}Queue", pascal(queue)));
         }
-        if let Some(asked) = function.asks.as_deref().and_then(|name| self.system.function(name)) {
+        for asked in function.asks.names().iter().filter_map(|name| self.system.function(name)) {
             set(&format!("{}_FUNCTION", setting(asked.name)), told(&self.context.name, asked));
         }
         for saga in &function.starts {
@@ -317,8 +317,10 @@ impl Writer<'_> {
         if let Some(queue) = &function.sends {
             may.push(May::new(&["sqs:SendMessage"], [format!("!GetAtt {}Queue.Arn", pascal(queue))]));
         }
-        if let Some(asked) = function.asks.as_deref().and_then(|name| self.system.function(name)) {
-            may.push(May::new(&["lambda:InvokeFunction"], [called(&self.context.name, asked)]));
+        let asked = function.asks.names().iter().filter_map(|name| self.system.function(name));
+        let asked: Vec<String> = asked.map(|asked| called(&self.context.name, asked)).collect();
+        if !asked.is_empty() {
+            may.push(May::new(&["lambda:InvokeFunction"], asked));
         }
         if !function.starts.is_empty() {
             let sagas = function.starts.iter().map(|saga| format!("!Ref {}", pascal(saga)));

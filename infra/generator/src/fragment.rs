@@ -107,8 +107,8 @@ pub struct Function {
     pub says: bool,
     /// The queue that it sends to.
     pub sends: Option<String>,
-    /// The function that it calls.
-    pub asks: Option<String>,
+    /// The functions that it calls.
+    pub asks: OneOrMore,
     /// The state machines that it starts.
     pub starts: Vec<String>,
     /// The state machines whose executions it describes.

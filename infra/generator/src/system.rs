@@ -135,17 +135,19 @@ impl System {
     /// call is retried, but a missing step ends a sale.
     pub fn called_by(&self, context: &Context) -> Vec<&str> {
         let steps = self.called_by_sagas(context);
-        let asked = context.functions().filter_map(|placed| self.function(placed.function.asks.as_deref()?));
-        let asks = |other: &Context| {
-            let mut asked = other.functions().filter_map(|placed| self.function(placed.function.asks.as_deref()?));
-            asked.any(|placed| placed.context.name == context.name)
-        };
-        let asked = asked.map(|placed| placed.context).filter(|other| {
+        let asks = |other: &Context| self.asked_by(other).any(|placed| placed.context.name == context.name);
+        let asked = self.asked_by(context).map(|placed| placed.context).filter(|other| {
             let calls_back = asks(other) || self.called_by_sagas(other).contains(context.name.as_str());
             other.name != context.name && !calls_back
         });
         let all: BTreeSet<&str> = steps.into_iter().chain(asked.map(|other| other.name.as_str())).collect();
         all.into_iter().collect()
+    }
+
+    /// The functions that a context's functions call directly.
+    fn asked_by<'a>(&'a self, context: &Context) -> impl Iterator<Item = Placed<'a>> {
+        let asked = context.functions().flat_map(|placed| placed.function.asks.names());
+        asked.filter_map(move |name| self.function(name))
     }
 
     fn called_by_sagas(&self, context: &Context) -> BTreeSet<&str> {
