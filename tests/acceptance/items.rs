@@ -46,6 +46,7 @@ fn an_operator_changes_an_item_and_its_stock_and_takes_it_off_the_shop() {
         assert_eq!(operator.put(&sale, &json!({"paused": true})).await.json()["paused"], true);
         let lines = json!({"lines": [{"item_id": id, "quantity": 1}]});
         let fan = cloud.user("fan");
+        fan.charge(2_000).await;
         let refused = fan.send("POST", "/orders", &[("idempotency-key", "early")], Some(&lines)).await;
         assert_eq!((refused.status.as_u16(), code(&refused).as_str()), (409, "sale_paused"), "{}", refused.text());
         assert_eq!(operator.put(&sale, &json!({"paused": false})).await.json(), expected);

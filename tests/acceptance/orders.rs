@@ -5,12 +5,17 @@ use serde_json::{Value, json};
 use std::collections::BTreeMap;
 use tests::cloud::{User, code, eventually, text, unique};
 
-/// The ends of orders: how many `completed`, or failed for which reason.
-async fn ends(orders: &[(User, String)]) -> BTreeMap<String, usize> {
+/// The ends of orders: how many `completed`, or were refused or failed for which reason.
+async fn ends(orders: &[(User, Result<String, String>)]) -> BTreeMap<String, usize> {
     let mut ends = BTreeMap::new();
     for (fan, order) in orders {
-        let end = fan.final_order(order).await;
-        let what = end["failure"].as_str().or(end["status"].as_str()).unwrap_or_default().to_owned();
+        let what = match order {
+            Ok(order) => {
+                let end = fan.final_order(order).await;
+                end["failure"].as_str().or(end["status"].as_str()).unwrap_or_default().to_owned()
+            }
+            Err(code) => code.clone(),
+        };
         *ends.entry(what).or_default() += 1;
     }
     ends
@@ -43,18 +48,23 @@ fn an_order_takes_stock_points_and_its_lines_out_of_the_cart() {
 }
 
 #[test]
-fn who_cannot_pay_gets_everything_back_and_the_reason() {
+fn who_cannot_pay_is_told_before_anything_is_taken() {
     on_cloud(async |cloud| {
         let poster = cloud.item(1_000, 5).await;
         let fan = cloud.user("poor");
         fan.charge(1_999).await;
         fan.put_in_cart(&poster, 2).await;
-        let order = fan.ordered(&[(&poster, 2)]).await;
-        let end = fan.final_order(&order).await;
-        assert_eq!((&end["status"], &end["failure"]), (&json!("failed"), &json!("insufficient_points")));
-        eventually("the stock is whole", async || (cloud.stock(&poster).await == 5).then_some(())).await;
-        eventually("the cart is whole", async || (fan.cart().await == [(poster.clone(), 2)]).then_some(())).await;
-        assert_eq!(fan.balance().await, 1_999);
+        for _ in 0..2 {
+            let refused = fan.order(&[(&poster, 2)], "k").await;
+            assert_eq!((refused.status.as_u16(), code(&refused).as_str()), (409, "insufficient_points"));
+        }
+        assert_eq!(fan.get("/orders").await.json()["items"], json!([]));
+        assert_eq!((cloud.stock(&poster).await, fan.balance().await), (5, 1_999), "nothing was touched");
+        assert_eq!(fan.cart().await, [(poster.clone(), 2)]);
+        fan.charge(1).await;
+        let placed = fan.order(&[(&poster, 2)], "k").await;
+        assert_eq!(placed.status, 202, "the key was free: {}", placed.text());
+        assert_eq!(fan.final_order(&text(&placed.json(), "order_id")).await["status"], "completed");
     });
 }
 
@@ -67,6 +77,7 @@ fn an_order_of_several_lines_takes_all_of_them_or_none() {
         let order = fan.ordered(&[(&poster, 2), (&mug, 2)]).await;
         let end = fan.final_order(&order).await;
         assert_eq!((&end["status"], &end["failure"]), (&json!("failed"), &json!("out_of_stock")));
+        assert_eq!(end["items"], json!([mug]));
         eventually("the points are back", async || (fan.balance().await == 10_000).then_some(())).await;
         assert_eq!((cloud.stock(&poster).await, cloud.stock(&mug).await), (5, 1));
     });
@@ -81,7 +92,7 @@ fn three_hundred_orders_for_a_hundred_units_complete_a_hundred_times() {
                 let (fan, poster) = (cloud.user("fan"), poster.clone());
                 tokio::spawn(async move {
                     fan.charge(1_500).await;
-                    let order = fan.ordered(&[(&poster, 1)]).await;
+                    let order = fan.tried(&[(&poster, 1)]).await;
                     (fan, order)
                 })
             })
@@ -94,7 +105,10 @@ fn three_hundred_orders_for_a_hundred_units_complete_a_hundred_times() {
         assert_eq!(ends(&placed).await, expected);
         assert_eq!(cloud.stock(&poster).await, 0);
         for (fan, order) in &placed {
-            let completed = fan.get(&format!("/orders/{order}")).await.json()["status"] == "completed";
+            let completed = match order {
+                Ok(order) => fan.get(&format!("/orders/{order}")).await.json()["status"] == "completed",
+                Err(_) => false,
+            };
             let left = if completed { 500 } else { 1_500 };
             eventually("the points are settled", async || (fan.balance().await == left).then_some(())).await;
         }
@@ -109,7 +123,7 @@ fn ten_orders_at_once_with_points_for_three_complete_three_times() {
         fan.charge(3_999).await;
         let mut orders = Vec::new();
         let lines = [(poster.as_str(), 1)];
-        for order in futures_util::future::join_all((0..10).map(|_| fan.ordered(&lines))).await {
+        for order in futures_util::future::join_all((0..10).map(|_| fan.tried(&lines))).await {
             orders.push((fan.clone(), order));
         }
         let expected = BTreeMap::from([("completed".to_owned(), 3), ("insufficient_points".to_owned(), 7)]);
@@ -287,6 +301,77 @@ fn orders_are_listed_newest_first_in_pages() {
         assert!(rest.get("next_cursor").is_none());
         for order in &placed {
             assert_eq!(fan.final_order(order).await["status"], "completed", "for nothing, without points");
+        }
+    });
+}
+
+#[test]
+fn an_order_at_a_price_that_is_not_todays_is_refused_and_one_at_todays_is_not() {
+    on_cloud(async |cloud| {
+        let poster = cloud.item(1_000, 5).await;
+        let fan = cloud.user("fan");
+        fan.charge(10_000).await;
+        let order = async |seen: i64| {
+            let body = json!({"lines": [{"item_id": poster, "quantity": 2, "price_seen": seen}]});
+            fan.send("POST", "/orders", &[("idempotency-key", "k")], Some(&body)).await
+        };
+        let refused = order(900).await;
+        assert_eq!((refused.status.as_u16(), code(&refused).as_str()), (409, "price_changed"));
+        assert_eq!(refused.json()["lines"], json!([{"item_id": poster, "price_seen": 900, "price": 1_000}]));
+        assert_eq!(fan.get("/orders").await.json()["items"], json!([]));
+        assert_eq!(order(1_000).await.status, 202);
+    });
+}
+
+#[test]
+fn what_is_sold_out_is_answered_at_once_with_its_items() {
+    on_cloud(async |cloud| {
+        let (poster, mug) = (cloud.item(100, 5).await, cloud.item(100, 0).await);
+        let fan = cloud.user("fan");
+        fan.charge(1_000).await;
+        let refused = fan.order(&[(&poster, 1), (&mug, 1)], "k").await;
+        assert_eq!((refused.status.as_u16(), code(&refused).as_str()), (409, "out_of_stock"));
+        assert_eq!(refused.json()["items"], json!([mug]));
+        assert_eq!((cloud.stock(&poster).await, fan.balance().await), (5, 1_000));
+    });
+}
+
+#[test]
+fn a_user_gets_no_more_of_an_item_than_its_limit_in_one_order_and_in_all() {
+    on_cloud(async |cloud| {
+        let body = json!({"name": "Poster", "price": 10, "stock": 9, "max_per_user": 3});
+        let created = cloud.operator().post("/admin/items", &body).await;
+        assert_eq!((created.status.as_u16(), &created.json()["max_per_user"]), (201, &json!(3)));
+        let poster = text(&created.json(), "item_id");
+        let (fan, other) = (cloud.user("fan"), cloud.user("other"));
+        for buyer in [&fan, &other] {
+            buyer.charge(1_000).await;
+        }
+        let over = fan.order(&[(&poster, 4)], "k").await;
+        assert_eq!((over.status.as_u16(), code(&over).as_str()), (409, "item_limit_exceeded"));
+        assert_eq!(over.json()["items"], json!([poster]));
+        assert_eq!(fan.final_order(&fan.ordered(&[(&poster, 2)]).await).await["status"], "completed");
+        let end = fan.final_order(&fan.ordered(&[(&poster, 2)]).await).await;
+        assert_eq!((&end["failure"], &end["items"]), (&json!("item_limit_exceeded"), &json!([poster])));
+        eventually("the points are back", async || (fan.balance().await == 980).then_some(())).await;
+        assert_eq!(fan.final_order(&fan.ordered(&[(&poster, 1)]).await).await["status"], "completed");
+        assert_eq!(other.final_order(&other.ordered(&[(&poster, 3)]).await).await["status"], "completed");
+        assert_eq!(cloud.stock(&poster).await, 3);
+    });
+}
+
+#[test]
+fn a_cart_says_which_of_its_items_are_not_sold_any_more() {
+    on_cloud(async |cloud| {
+        let (poster, gone) = (cloud.item(1_000, 5).await, cloud.item(300, 5).await);
+        let fan = cloud.user("fan");
+        fan.put_in_cart(&poster, 1).await;
+        fan.put_in_cart(&gone, 2).await;
+        assert_eq!(cloud.operator().delete(&format!("/admin/items/{gone}")).await.status, 204);
+        let cart = fan.get("/cart").await.json();
+        for line in cart["lines"].as_array().unwrap() {
+            let is_gone = line["item_id"] == gone.as_str();
+            assert_eq!(line.get("withdrawn"), is_gone.then_some(&json!(true)), "{cart}");
         }
     });
 }

@@ -6,6 +6,7 @@ use crate::routes::{Function, Routes};
 use crate::stage::{Kept, Rows, Trouble};
 use crate::world::{Job, Part, World, published};
 use contracts::Timestamp;
+use contracts::events::Event;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::rc::Rc;
 use std::{fmt, mem};
@@ -127,7 +128,8 @@ pub struct Explorer {
 
 impl Explorer {
     /// Begins where the order was placed and its event has left the outbox. `before` is the orders' table before that.
-    pub async fn new(world: World, facts: Facts, before: &Rows) -> Self {
+    /// The stock is told of a rival's order as well, if there is one.
+    pub async fn new(world: World, facts: Facts, before: &Rows, rival: Option<Event>) -> Self {
         let mut explorer = Self {
             world,
             facts,
@@ -139,10 +141,18 @@ impl Explorer {
         };
         let placed = explorer.world.stage.rows("orders").await;
         explorer.world.relay("orders", before, &placed, NOW).await;
+        let rival = rival.map(|event| {
+            let text = Some(("order.placed".to_owned(), serde_json::to_string(&event).unwrap()));
+            let function = explorer.routes.listeners("order.placed").find(|function| function.context == "items");
+            Waiting { part: Part::Stock, function: function.unwrap().clone(), event: text, not_before: None }
+        });
+        let rival = rival.map(|waiting| explorer.waiting.of(waiting));
         for part in Part::ALL {
             let rows = explorer.world.rows_of(part).await;
             if part == Part::Order {
                 explorer.root.waiting = explorer.messages(published(before, &rows));
+                explorer.root.waiting.extend(rival);
+                explorer.root.waiting.sort_unstable();
             }
             explorer.root.tables[part as usize] = explorer.keep(part, rows);
         }
@@ -164,7 +174,7 @@ impl Explorer {
     }
 
     /// The messages that events become.
-    fn messages(&mut self, events: Vec<contracts::events::Event>) -> Vec<u32> {
+    fn messages(&mut self, events: Vec<Event>) -> Vec<u32> {
         let mut messages = Vec::new();
         for event in events {
             let event_type = event.body.event_type();
@@ -389,10 +399,15 @@ impl Explorer {
                 wrong.push(what.to_owned());
             }
         };
-        let taken = |sold: i64, paid: i64| stock.sold == sold && points.balance == facts.balance - paid;
+        let taken = |sold: i64, paid: i64| stock.sold - stock.rival == sold && points.balance == facts.balance - paid;
         let answered = |work: &str| ["stock", "points", "cart"].iter().all(|name| order.answers[*name] == work);
         let (is_completed, is_failed) = (order.status == "completed", order.status.starts_with("failed"));
         must(stock.stock + stock.sold == facts.stock, "pieces appear or vanish");
+        must(stock.bought == stock.limited, "a limit does not count what its user has");
+        must(
+            order.is_pending == (order.status == "pending"),
+            "it is counted as pending and is not, or is and is not counted",
+        );
         must(points.entries.windows(2).all(|pair| pair[0] != pair[1]), "an effect came twice");
         let published = |kind: &str| order.events.iter().any(|event| event == kind);
         let ends = (published("order.completed"), published("order.failed"));

@@ -2,13 +2,16 @@
 
 use crate::explorer::{Explorer, Facts, Mishap, Seen, Walk};
 use crate::world::{DEADLINE_SECONDS, World};
-use contracts::steps::{ItemsQuote, QuoteItems};
+use contracts::events::{Event, EventBody, OrderEvent};
+use contracts::orders::{OrderLine, Quantity};
+use contracts::steps::{BalanceQuote, ItemsQuote, QuoteBalance, QuoteItems};
+use contracts::{ItemId, OrderId};
 use items::dynamo::Items;
 use items::handlers::quote_items;
 use kit::{Fault, Reply, StepCall, StepError};
 use orders::dynamo::Orders;
-use orders::handlers::PlaceDeps;
-use orders::ports::QuoteClient;
+use orders::handlers::{CartDeps, PlaceDeps};
+use orders::ports::{BalanceClient, QuoteClient};
 use points::domain::{EntryKey, Kind, Movement};
 use points::dynamo::Accounts;
 use points::ports::PostEntry;
@@ -37,19 +40,35 @@ impl QuoteClient for Shop {
     }
 }
 
+/// Points that do not say what a user has: whether an order can be paid is decided with the others.
+struct Silent;
+
+impl BalanceClient for Silent {
+    async fn balance(&self, _: &QuoteBalance) -> Result<BalanceQuote, Fault> {
+        Err(Fault::unavailable("asking what a user can pay", "down"))
+    }
+}
+
 fn text(reply: Reply, name: &str) -> String {
     reply.body.unwrap()[name].as_str().unwrap().to_owned()
 }
 
 /// Alice has `balance` won, a poster, a mug and a sticker in her cart, and orders two posters and a mug, of which the
-/// shop has five and `mugs`.
+/// shop has five and `mugs`. A user may have two posters.
 async fn placed(balance: i64, mugs: i64) -> Explorer {
+    placed_beside(balance, mugs, false).await
+}
+
+/// The same, and the stock is told of bob's order of a mug, too, if there is one.
+async fn placed_beside(balance: i64, mugs: i64, has_rival: bool) -> Explorer {
     let world = World::new().await;
     let table = |context| world.stage.engine.table(context);
     let shop = items::handlers::Deps { store: Items::new(table("items")), users: users() };
     let mut ids = Vec::new();
-    for (name, price, stock) in [("poster", 1_000, 5), ("mug", 300, mugs), ("sticker", 50, 9)] {
-        let body = json!({"name": name, "price": price, "stock": stock});
+    for (name, price, stock, most) in
+        [("poster", 1_000, 5, Some(2)), ("mug", 300, mugs.max(1), None), ("sticker", 50, 9, None)]
+    {
+        let body = json!({"name": name, "price": price, "stock": stock, "max_per_user": most});
         let created = items::handlers::create_item(&shop, Ask::at(NOW).operator("op").json(body).call()).await;
         ids.push(text(created.unwrap(), "item_id"));
     }
@@ -62,15 +81,23 @@ async fn placed(balance: i64, mugs: i64) -> Explorer {
         at: NOW,
     };
     Accounts::new(table("points")).post(&user("alice"), &funds).await.unwrap().unwrap();
-    let deps = PlaceDeps { store: Orders::new(table("orders")), items: Shop(shop.store), users: users() };
+    let desk = || Orders::new(table("orders"));
+    let carts = CartDeps { store: desk(), items: Shop(shop.store.clone()), users: users() };
     for id in &ids {
         let ask = Ask::at(NOW).user("alice").path("item_id", id).json(json!({"quantity": 1}));
-        orders::handlers::put_cart_item(&deps, ask.call()).await.unwrap();
+        orders::handlers::put_cart_item(&carts, ask.call()).await.unwrap();
     }
     let before = world.stage.rows("orders").await;
     let line = |index: usize, quantity: i64| json!({"item_id": ids[index], "quantity": quantity});
     let ask = Ask::at(NOW).user("alice").key("key").json(json!({"lines": [line(0, 2), line(1, 1)]}));
+    let items = Shop(shop.store.clone());
+    let deps = PlaceDeps { store: desk(), items, points: Silent, most_pending: 1, users: users() };
     orders::handlers::place_order(&deps, ask.call()).await.unwrap();
+    if mugs < 1 {
+        // The last one was broken since.
+        let broken = Ask::at(NOW).operator("op").key("k").path("item_id", &ids[1]).json(json!({"received": -1}));
+        items::handlers::receive_stock(&shop, broken.call()).await.unwrap();
+    }
     let cart = |of: &[usize]| of.iter().map(|index| (ids[*index].clone(), 1)).collect();
     let facts = Facts {
         stock: 5 + mugs + 9,
@@ -80,7 +107,21 @@ async fn placed(balance: i64, mugs: i64) -> Explorer {
         cart: cart(&[0, 1, 2]),
         cart_without: cart(&[2]),
     };
-    Explorer::new(world, facts, &before).await
+    let rival = has_rival.then(|| bobs_order(&ids[1]));
+    Explorer::new(world, facts, &before, rival).await
+}
+
+/// An order of one unit that the stock alone is told of.
+fn bobs_order(item: &str) -> Event {
+    let line = OrderLine {
+        item_id: ItemId::parse(item).unwrap(),
+        name: "mug".into(),
+        price: won(300),
+        quantity: Quantity::new(1).unwrap(),
+    };
+    let order_id = OrderId::parse("rival").unwrap();
+    let order = OrderEvent { order_id, user_id: user("bob"), lines: vec![line], total_price: won(300) };
+    kit::outbox::event("encore/orders", "rival", "request-2", EventBody::OrderPlaced(order), NOW).unwrap()
 }
 
 /// Everything is delivered, in every order; the external systems are dead all the time.
@@ -167,6 +208,13 @@ async fn an_order_that_the_stock_refuses_fails_and_is_undone_whatever_happens_on
 }
 
 #[tokio::test]
+async fn of_two_orders_of_the_last_unit_one_has_it_whatever_happens_once() {
+    let mut explorer = placed_beside(PRICE, 1, true).await;
+    let calm = walk_calmly(&mut explorer, CALM, 3_210_550, &["completed", "failed: out_of_stock"]).await;
+    walk_with_each_mishap(&mut explorer, CALM, &calm).await;
+}
+
+#[tokio::test]
 async fn an_order_that_the_points_refuse_fails_and_is_undone_whatever_happens_once() {
     let mut explorer = placed(PRICE - 1, 1).await;
     let calm = walk_calmly(&mut explorer, CALM, 162_650, &["failed: insufficient_points"]).await;
@@ -213,13 +261,19 @@ async fn a_world_without_one_of_its_guards_is_found_out() {
     let crossed = Walk { mishaps: &[Mishap::Crossed], at_most: 1, ..CALM };
     let doubled = Walk { mishaps: &[Mishap::Doubled], at_most: 1, ..CALM };
     let guards = [
-        ("attribute_not_exists(pk)", 0, crossed),
-        ("work_state = :before", 0, doubled),
-        ("stock >= :pieces AND attribute_not_exists(withdrawn_at)", 0, CALM),
-        ("#status = :pending", 1, TIMED),
+        ("attribute_not_exists(pk)", 0, false, crossed),
+        ("work_state = :before", 0, false, doubled),
+        (
+            "stock >= :pieces AND attribute_not_exists(withdrawn_at) AND \
+          (attribute_not_exists(max_per_user) OR max_per_user = :limit)",
+            1,
+            true,
+            crossed,
+        ),
+        ("#status = :pending", 1, false, TIMED),
     ];
-    for (guard, mugs, walk) in guards {
-        let mut explorer = placed(PRICE, mugs).await;
+    for (guard, mugs, has_rival, walk) in guards {
+        let mut explorer = placed_beside(PRICE, mugs, has_rival).await;
         explorer.world.stage.loosened = Some(guard);
         let wrong = explorer.walk(&walk).await.err().unwrap_or_else(|| panic!("nothing goes wrong without {guard}"));
         println!("without {guard}: {wrong}");

@@ -3,9 +3,13 @@
 use crate::stage::Rows;
 use aws_sdk_dynamodb::types::AttributeValue;
 use contracts::Timestamp;
+use contracts::orders::Pieces;
 use kit::dynamo::{Item, Read};
 use serde_json::Value;
 use std::collections::BTreeMap;
+
+/// The partition of the work for another order, which only the stock is told of.
+pub const RIVAL: &str = "ORDER#rival";
 
 /// A part's rows, looked at.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -13,6 +17,11 @@ pub struct Picture {
     /// Units left and units sold, over all items.
     pub stock: i64,
     pub sold: i64,
+    /// Units sold of limited items, and units of them that users have, as the limits count them.
+    pub limited: i64,
+    pub bought: i64,
+    /// Units that the other order took.
+    pub rival: i64,
     /// The user's balance, and the keys of the ledger's entries but the first.
     pub balance: i64,
     pub entries: Vec<String>,
@@ -24,6 +33,8 @@ pub struct Picture {
     pub work: String,
     /// The state of each participant in the order's row.
     pub answers: BTreeMap<String, String>,
+    /// Whether it is counted as pending.
+    pub is_pending: bool,
     /// The events that were ever published, by type.
     pub events: Vec<String>,
     /// Since when rows of the outbox are pending, and when the order is checked again.
@@ -42,7 +53,10 @@ impl Picture {
                 "ITEM" => picture.item(row),
                 "ACCOUNT" => picture.account(row),
                 "CART" => picture.cart(row),
+                "BOUGHT" => picture.bought(row),
+                "WORK" if pk == RIVAL => picture.rival(row),
                 "WORK" => picture.work = row.text("work_state").unwrap().to_owned(),
+                "PENDING" => picture.is_pending = row.contains_key("orders"),
                 "OUTBOX" => picture.outbox(row),
                 _ if sk.starts_with("ORDER#") => picture.order(row),
                 _ => assert!(known(pk, sk), "a row that nobody looks at: {pk} {sk}"),
@@ -58,6 +72,17 @@ impl Picture {
         }
         self.stock += stock;
         self.sold += sold;
+        self.limited += if row.contains_key("max_per_user") { sold } else { 0 };
+    }
+
+    fn bought(&mut self, row: &Item) {
+        let counts = row.keys().filter(|name| name.starts_with("n#"));
+        self.bought += counts.map(|name| row[name].as_n().unwrap().parse::<i64>().unwrap()).sum::<i64>();
+    }
+
+    fn rival(&mut self, row: &Item) {
+        let pieces: Vec<Pieces> = row.document("pieces").unwrap();
+        self.rival += pieces.iter().map(|pieces| i64::from(pieces.quantity)).sum::<i64>();
     }
 
     fn account(&mut self, row: &Item) {

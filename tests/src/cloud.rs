@@ -460,10 +460,14 @@ impl User {
 
     /// Places an order that is accepted; its id.
     pub async fn ordered(&self, lines: &[(&str, i64)]) -> String {
+        self.tried(lines).await.unwrap_or_else(|code| panic!("an order is refused: {code}"))
+    }
+
+    /// Places an order; its id, or the code that it is refused with.
+    pub async fn tried(&self, lines: &[(&str, i64)]) -> Result<String, String> {
         let key = unique("order");
-        let placed = answered(|| self.order(lines, &key)).await;
-        assert_eq!(placed.status, 202, "{}", placed.text());
-        text(&placed.json(), "order_id")
+        let answer = answered(|| self.order(lines, &key)).await;
+        if answer.status == 202 { Ok(text(&answer.json(), "order_id")) } else { Err(code(&answer)) }
     }
 
     /// An order once it is final.

@@ -10,18 +10,18 @@ use ::items::ports::{ChangeItem, WithdrawItem};
 use ::orders::domain::{Answer, DUE_SHARDS, Did, DueOrder, FIRST_LOOK_SECONDS, Order, Participant, STUCK_NUDGES};
 use ::orders::dynamo::{Orders, order_of};
 use ::orders::handlers::{
-    Deps, PlaceDeps, SweepDeps, clear_cart, get_cart, get_order, list_orders, place_order, put_cart_item,
+    CartDeps, Deps, PlaceDeps, SweepDeps, clear_cart, get_cart, get_order, list_orders, place_order, put_cart_item,
     remove_cart_item, sweep_orders, track_order,
 };
-use ::orders::ports::{EndOrder, FindDue, QuoteClient};
+use ::orders::ports::{BalanceClient, EndOrder, FindDue, QuoteClient};
 use contracts::choreography::ACTED_ON_MILLIS;
 use contracts::events::{
     CartEvent, Event, EventBody, FaultDetected, OrderEvent, OrderFailed, OrderReported, PointsEvent, PointsRefused,
     StockEvent, StockRefused, schema_of,
 };
 use contracts::orders::{MAX_LINES, OrderFailure, OrderLine, Quantity};
-use contracts::steps::{ItemsQuote, QuoteItems};
-use contracts::{OrderId, Timestamp};
+use contracts::steps::{BalanceQuote, ItemsQuote, QuoteBalance, QuoteItems};
+use contracts::{OrderId, Timestamp, Won};
 use kit::dynamo::{Item as Row, Read, s};
 use kit::outbox::{self, Relay};
 use kit::queue::Message;
@@ -36,7 +36,7 @@ use tests::proxy::{Fate, Rule};
 use tokio::task::JoinSet;
 
 /// How long an order may take here, in seconds.
-const DEADLINE_SECONDS: i64 = 300;
+pub const DEADLINE_SECONDS: i64 = 300;
 
 /// Quotes by the use case itself, instead of one function invoking another.
 #[derive(Debug)]
@@ -51,38 +51,60 @@ impl QuoteClient for Quotes {
     }
 }
 
+/// Points that everybody has enough of.
+#[derive(Debug)]
+pub struct Plenty;
+
+impl BalanceClient for Plenty {
+    async fn balance(&self, _: &QuoteBalance) -> Result<BalanceQuote, Fault> {
+        Ok(BalanceQuote { balance: Won::MAX })
+    }
+}
+
+/// How many orders of a user may be pending here.
+pub const MOST_PENDING: u32 = 20;
+
 /// Carts and orders behind the proxy.
 pub fn desk(bench: &Bench) -> Orders {
     Orders::new(bench.proxy.table("orders"))
 }
 
-fn deps(bench: &Bench) -> Deps<Orders> {
+pub fn deps(bench: &Bench) -> Deps<Orders> {
     Deps { store: desk(bench), users: users() }
 }
 
-fn asking(bench: &Bench) -> PlaceDeps<Orders, Quotes> {
-    // The items are not behind the proxy: only what orders does to its own table is counted and broken.
-    PlaceDeps { store: desk(bench), items: Quotes(Items::new(bench.engine.table("items"))), users: users() }
+/// The items are not behind the proxy: only what orders does to its own table is counted and broken.
+fn quotes(bench: &Bench) -> Quotes {
+    Quotes(Items::new(bench.engine.table("items")))
 }
 
-fn alice() -> Ask {
+pub fn carts(bench: &Bench) -> CartDeps<Orders, Quotes> {
+    CartDeps { store: desk(bench), items: quotes(bench), users: users() }
+}
+
+pub fn asking(bench: &Bench) -> PlaceDeps<Orders, Quotes, Plenty> {
+    let (store, items) = (desk(bench), quotes(bench));
+    PlaceDeps { store, items, points: Plenty, most_pending: MOST_PENDING, users: users() }
+}
+
+pub fn alice() -> Ask {
     Ask::at(NOW).user("alice")
 }
 
-fn refused(outcome: Result<Reply, Problem>) -> (u16, &'static str) {
+pub fn refused(outcome: Result<Reply, Problem>) -> (u16, &'static str) {
     let problem = outcome.unwrap_err();
     (problem.status.as_u16(), problem.code)
 }
 
-fn body(outcome: Result<Reply, Problem>) -> Value {
+pub fn body(outcome: Result<Reply, Problem>) -> Value {
     outcome.unwrap().body.unwrap()
 }
 
 // --------------------------------------------------------------------------------------------------------- carts
 
-async fn put_at(bench: &Bench, item: &str, quantity: i64, now: Timestamp) -> Result<Reply, Problem> {
+pub async fn put_at(bench: &Bench, item: &str, quantity: i64, now: Timestamp) -> Result<Reply, Problem> {
     let ask = Ask::at(now).user("alice").path("item_id", item).json(json!({ "quantity": quantity }));
-    put_cart_item(&asking(bench), ask.call()).await
+    put_cart_item(&carts(bench), ask.call()).await
 }
 
 /// Puts units of an item into alice's cart.
@@ -97,7 +119,7 @@ async fn remove(bench: &Bench, item: &str) {
 
 /// The items in alice's cart, and how many units of each.
 pub async fn cart(bench: &Bench) -> BTreeMap<String, i64> {
-    let cart = body(get_cart(&deps(bench), alice().call()).await);
+    let cart = body(get_cart(&carts(bench), alice().call()).await);
     let lines = cart["lines"].as_array().unwrap();
     lines
         .iter()
@@ -114,7 +136,7 @@ async fn a_cart_has_each_item_once_at_the_price_of_when_it_was_put_there() {
     let bench = Bench::start().await;
     put_on_sale(&bench, "poster", 0).await;
     put_on_sale(&bench, "mug", 5).await;
-    assert_eq!(body(get_cart(&deps(&bench), alice().call()).await), json!({"lines": [], "total_price": 0}));
+    assert_eq!(body(get_cart(&carts(&bench), alice().call()).await), json!({"lines": [], "total_price": 0}));
     put(&bench, "poster", 1, NOW).await;
     shop(&bench).relabel(&item_id("mug"), &Label::new("Blue mug", 300).unwrap()).await.unwrap().unwrap();
     bench.proxy.forget();
@@ -129,7 +151,7 @@ async fn a_cart_has_each_item_once_at_the_price_of_when_it_was_put_there() {
         "total_price": 3_600,
     });
     assert_eq!(body(put_at(&bench, "poster", 3, NOW).await), expected);
-    assert_eq!(body(get_cart(&deps(&bench), alice().call()).await), expected);
+    assert_eq!(body(get_cart(&carts(&bench), alice().call()).await), expected);
     for _ in 0..2 {
         remove(&bench, "mug").await;
         assert_eq!(cart(&bench).await, with(&[("poster", 3)]));
@@ -151,7 +173,7 @@ async fn what_is_not_sold_or_no_quantity_is_not_put_in_a_cart() {
     for quantity in [-1, 0, 10_001] {
         assert_eq!(refused(put_at(&bench, "poster", quantity, NOW).await), (400, "invalid_request"));
     }
-    assert_eq!(refused(get_cart(&deps(&bench), Ask::at(NOW).call()).await), (401, "unauthorized"));
+    assert_eq!(refused(get_cart(&carts(&bench), Ask::at(NOW).call()).await), (401, "unauthorized"));
     assert!(bench.engine.items("orders").await.is_empty());
 }
 
@@ -196,12 +218,12 @@ async fn lines_put_at_once_are_all_there() {
 
 // ------------------------------------------------------------------------------------------------------- placing
 
-fn wanted(lines: &[(&str, i64)]) -> Value {
+pub fn wanted(lines: &[(&str, i64)]) -> Value {
     let line = |(item, quantity): &(&str, i64)| json!({"item_id": item, "quantity": quantity});
     json!({ "lines": lines.iter().map(line).collect::<Vec<_>>() })
 }
 
-async fn place(bench: &Bench, lines: &[(&str, i64)], key: &str, now: Timestamp) -> Result<Reply, Problem> {
+pub async fn place(bench: &Bench, lines: &[(&str, i64)], key: &str, now: Timestamp) -> Result<Reply, Problem> {
     place_order(&asking(bench), Ask::at(now).user("alice").key(key).json(wanted(lines)).call()).await
 }
 
@@ -210,7 +232,7 @@ pub async fn placed(bench: &Bench, lines: &[(&str, i64)], key: &str) -> String {
     body(place(bench, lines, key, NOW).await)["order_id"].as_str().unwrap().to_owned()
 }
 
-async fn order_row(bench: &Bench, id: &str) -> Row {
+pub async fn order_row(bench: &Bench, id: &str) -> Row {
     bench.engine.item("orders", "USER#alice", &format!("ORDER#{id}")).await.unwrap()
 }
 
@@ -219,7 +241,7 @@ pub async fn order(bench: &Bench, id: &str) -> Order {
     order_of(&order_row(bench, id).await).unwrap()
 }
 
-async fn status(bench: &Bench, id: &str) -> String {
+pub async fn status(bench: &Bench, id: &str) -> String {
     let seen = body(get_order(&deps(bench), alice().path("order_id", id).call()).await);
     seen["failure"].as_str().or(seen["status"].as_str()).unwrap().to_owned()
 }
@@ -234,7 +256,7 @@ async fn outbox_row(bench: &Bench, id: &str) -> Row {
 }
 
 /// The events in the outbox, by their ids; each fits its schema and is of the request that placed the order.
-async fn events(bench: &Bench) -> BTreeMap<String, Event> {
+pub async fn events(bench: &Bench) -> BTreeMap<String, Event> {
     let rows = bench.engine.items("orders").await;
     let events = rows.iter().filter(|row| row.contains_key("event")).map(|row| row.document("event").unwrap());
     let checked = |event: Event| {
@@ -331,7 +353,7 @@ async fn an_order_whose_answer_is_lost_is_placed_once() {
 }
 
 /// Items that cannot be reached.
-struct Unreachable;
+pub struct Unreachable;
 
 impl QuoteClient for Unreachable {
     async fn quote(&self, _: &QuoteItems) -> Result<ItemsQuote, Fault> {
@@ -344,7 +366,7 @@ async fn an_order_that_was_placed_is_answered_again_without_the_items_and_a_new_
     let bench = Bench::start().await;
     open_shop(&bench).await;
     let id = placed(&bench, &[("poster", 1)], "k").await;
-    let alone = PlaceDeps { store: desk(&bench), items: Unreachable, users: users() };
+    let alone = PlaceDeps { store: desk(&bench), items: Unreachable, points: Plenty, most_pending: 2, users: users() };
     let ask = |key| alice().key(key).json(wanted(&[("poster", 1)])).call();
     assert_eq!(body(place_order(&alone, ask("k")).await)["order_id"], id);
     assert_eq!(refused(place_order(&alone, ask("other")).await), (503, "temporarily_unavailable"));
@@ -365,7 +387,7 @@ async fn an_order_costs_as_many_write_units_as_the_readme_says() {
     put(&bench, "mug", 1, NOW).await;
     costs("put a line", 1.0);
     let id = placed(&bench, &[("mug", 1)], "k").await;
-    costs("place", 8.0);
+    costs("place", 10.0);
     clear_cart(&desk(&bench), order_placed(&id, &[("mug", 1)])).await.unwrap();
     costs("clear the cart", 7.0);
     clear_cart(&desk(&bench), order_failed(&id, &[("mug", 1)])).await.unwrap();
@@ -378,7 +400,7 @@ async fn an_order_costs_as_many_write_units_as_the_readme_says() {
     deliver_answer(&bench, &id, Published::Used).await;
     costs("note another", 1.0);
     deliver_answer(&bench, &id, Published::Cleared).await;
-    costs("note the last one and complete", 1.0 + 4.0 + 2.0);
+    costs("note the last one and complete", 1.0 + 6.0 + 2.0);
 }
 
 #[tokio::test]
@@ -412,6 +434,7 @@ async fn an_order_that_makes_no_sense_is_refused() {
         json!(many),
         json!([{"item_id": "poster", "quantity": 0}]),
         json!([{"item_id": "poster", "quantity": 1, "price": 1}]),
+        json!([{"item_id": "poster", "quantity": 1, "price_seen": -1}]),
         json!([{"item_id": "a#b", "quantity": 1}]),
     ] {
         let ask = alice().key("k").json(json!({ "lines": lines }));
@@ -685,7 +708,7 @@ async fn what_is_no_event_of_an_order_and_no_answer_to_one_is_poison() {
 
 /// The events that a participant can publish.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Published {
+pub enum Published {
     Deducted,
     OutOfStock,
     Restored,
@@ -698,7 +721,7 @@ enum Published {
 }
 
 impl Published {
-    fn to(self, id: &str) -> Message {
+    pub fn to(self, id: &str) -> Message {
         let (order_id, user_id) = (OrderId::parse(id).unwrap(), user("alice"));
         let stock = StockEvent { order_id: order_id.clone(), user_id: user_id.clone(), pieces: Vec::new() };
         let points = PointsEvent { order_id: order_id.clone(), user_id: user_id.clone(), amount: won(0) };
@@ -724,7 +747,7 @@ impl Published {
     }
 }
 
-async fn deliver_answer(bench: &Bench, id: &str, answer: Published) {
+pub async fn deliver_answer(bench: &Bench, id: &str, answer: Published) {
     track_order(&desk(bench), answer.to(id)).await.unwrap();
 }
 
@@ -826,7 +849,7 @@ async fn an_order_that_ran_out_of_time_does_not_complete_by_answers_that_were_in
     let bench = Bench::start().await;
     open_shop(&bench).await;
     let id = placed(&bench, &[("poster", 1)], "k").await;
-    assert!(desk(&bench).fail(&order(&bench, &id).await, OrderFailure::TimedOut, NOW).await.unwrap());
+    assert!(desk(&bench).fail(&order(&bench, &id).await, &OrderFailure::TimedOut.into(), NOW).await.unwrap());
     for answer in [Published::Deducted, Published::Used, Published::Cleared] {
         deliver_answer(&bench, &id, answer).await;
     }
@@ -917,7 +940,7 @@ async fn an_answer_to_an_order_that_is_forgotten_makes_nothing() {
 
 // ----------------------------------------------------------------------------------------------------- the sweep
 
-async fn sweep(bench: &Bench, tick: impl Into<Tick>) -> Result<(), Fault> {
+pub async fn sweep(bench: &Bench, tick: impl Into<Tick>) -> Result<(), Fault> {
     sweep_orders(&SweepDeps { store: desk(bench), deadline_seconds: DEADLINE_SECONDS }, tick).await
 }
 

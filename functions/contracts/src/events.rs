@@ -363,7 +363,7 @@ pub struct StockEvent {
 pub struct StockRefused {
     pub order_id: OrderId,
     pub user_id: UserId,
-    /// Why: `out_of_stock` or `item_withdrawn`.
+    /// Why: `out_of_stock`, `item_withdrawn` or `item_limit_exceeded`.
     pub reason: OrderFailure,
     /// The items that are the reason.
     pub items: Vec<ItemId>,

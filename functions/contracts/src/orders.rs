@@ -80,6 +80,8 @@ pub enum OrderFailure {
     OutOfStock,
     /// An item was withdrawn after the order was placed.
     ItemWithdrawn,
+    /// Its user would have more units of an item than anybody may have.
+    ItemLimitExceeded,
     /// The balance is below the price.
     InsufficientPoints,
     /// A participant did not answer in time.
@@ -92,9 +94,15 @@ impl OrderFailure {
         match self {
             Self::OutOfStock => "out_of_stock",
             Self::ItemWithdrawn => "item_withdrawn",
+            Self::ItemLimitExceeded => "item_limit_exceeded",
             Self::InsufficientPoints => "insufficient_points",
             Self::TimedOut => "timed_out",
         }
+    }
+
+    /// Whether it is for certain items.
+    pub const fn names_items(self) -> bool {
+        matches!(self, Self::OutOfStock | Self::ItemWithdrawn | Self::ItemLimitExceeded)
     }
 }
 

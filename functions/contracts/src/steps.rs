@@ -170,6 +170,24 @@ pub struct QuotedItem {
     /// Whether it cannot be ordered for now.
     #[serde(default)]
     pub paused: bool,
+    /// How many units are left at the moment; the release before does not say.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub stock: Option<u64>,
+    /// The most units that a user may have of it, over all of their orders; any number if not given.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub max_per_user: Option<u32>,
+}
+
+/// `quote-balance` (points), called by `place-order`. Answers [`BalanceQuote`].
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct QuoteBalance {
+    pub user_id: UserId,
+}
+
+/// What a user could pay at the moment. Whether they can is decided when it is used.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct BalanceQuote {
+    pub balance: Won,
 }
 
 /// `pay-charge` (payments), called by `charge-points` where a payment provider is configured: confirms the provider's

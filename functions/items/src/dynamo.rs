@@ -2,27 +2,30 @@
 //!
 //! | item | pk | sk | attributes |
 //! | --- | --- | --- | --- |
-//! | item | `ITEM#<item>` | `ITEM` | `name`, `price`, `stock` (left to sell), `sold` (taken by orders and not put back), `received` (`stock + sold`, always), `created_at`, `paused_at` while it cannot be ordered, and once it is `withdrawn_at` |
+//! | item | `ITEM#<item>` | `ITEM` | `name`, `price`, `max_per_user` if there is one, `stock` (left to sell), `sold` (taken by orders and not put back), `received` (`stock + sold`, always), `created_at`, `paused_at` while it cannot be ordered, and once it is `withdrawn_at` |
 //! | list row | `ITEMS` | `<item>` | nothing: the item has it all |
-//! | work | `ORDER#<order>` | `WORK` | `work_state` (`done`, `refused`, `undone`), `pieces` (JSON: what was taken), `ttl` |
+//! | bought | `USER#<user>` | `BOUGHT` | `n#<item>` for each limited item: how many units the user's orders took and did not give back |
+//! | work | `ORDER#<order>` | `WORK` | `work_state` (`done`, `refused`, `undone`), `pieces` (JSON: what was taken), `counted` (JSON: which of its items are counted in `bought`, if some are), `ttl` |
 //! | key | `USER#<user>` | `IDEM#<key>` | see [`kit::idempotency`] |
 //! | outbox row | `OUTBOX#<event>` | `OUTBOX` | see [`kit::outbox`] |
 //!
 //! An item is never deleted: what an order took is put back even if it is not sold any more.
 
-use crate::domain::{Item, Job, Label, Lack, NotReceived, Order, Received, Refusal, Stock};
+use crate::domain::{Item, Job, Label, Lack, NotReceived, Offer, Order, Portion, Received, Refusal, Shelf, Stock};
 use crate::ports::{
     AddItem, ChangeItem, FindItem, FindItems, KeepStock, ListItems, PauseItem, ReceiveStock, Taken, WithdrawItem,
 };
 use aws_sdk_dynamodb::operation::update_item::UpdateItemError;
 use aws_sdk_dynamodb::operation::update_item::builders::UpdateItemFluentBuilder;
+use aws_sdk_dynamodb::types::builders::UpdateBuilder;
 use aws_sdk_dynamodb::types::{
-    Delete, KeysAndAttributes, Put, ReturnValue, ReturnValuesOnConditionCheckFailure, TransactWriteItem, Update,
+    AttributeValue, Delete, KeysAndAttributes, Put, ReturnValue, ReturnValuesOnConditionCheckFailure,
+    TransactWriteItem, Update,
 };
 use contracts::choreography::ParticipantState;
 use contracts::events::{EventBody, StockEvent, StockRefused};
-use contracts::orders::Pieces;
-use contracts::{ItemId, OrderId, Timestamp};
+use contracts::orders::{Pieces, Quantity};
+use contracts::{ItemId, OrderId, Timestamp, UserId};
 use kit::Fault;
 use kit::dynamo::{self, PK, Read, SK, TTL, Table, at, built, jitter, n, s};
 use kit::fault::classify;
@@ -36,6 +39,11 @@ const SOURCE: &str = "encore/items";
 const ITEM: &str = "ITEM";
 const ITEMS: &str = "ITEMS";
 const WORK: &str = "WORK";
+const BOUGHT: &str = "BOUGHT";
+/// The prefix of the attribute that counts a limited item, before the item's id.
+const COUNT: &str = "n#";
+/// The limit of an item that has none, in conditions: a limit is at least 1.
+const NO_LIMIT: u32 = 0;
 
 /// How long the work of an order is kept, in seconds: 30 days. Its events arrive within 21: an event is kept 7 days in
 /// the outbox and 14 in a queue.
@@ -94,6 +102,27 @@ impl Items {
         Err(Fault::contended(doing))
     }
 
+    /// The rows with these keys that are there, a hundred at most, in no order.
+    async fn rows(&self, doing: &'static str, mut keys: Vec<dynamo::Item>) -> Result<Vec<dynamo::Item>, Fault> {
+        let mut found = Vec::with_capacity(keys.len());
+        for attempt in 0..ATTEMPTS {
+            if keys.is_empty() {
+                return Ok(found);
+            }
+            if attempt > 0 {
+                tokio::time::sleep(jitter(attempt)).await;
+            }
+            let wanted = built(KeysAndAttributes::builder().set_keys(Some(keys)).consistent_read(true).build())?;
+            let sent = self.table.client.batch_get_item().request_items(&self.table.name, wanted).send().await;
+            let got = sent.map_err(|error| classify(doing, error))?;
+            found.extend(got.responses.and_then(|mut of| of.remove(&self.table.name)).unwrap_or_default());
+            // Under load DynamoDB may leave keys unprocessed.
+            let rest = got.unprocessed_keys.and_then(|mut of| of.remove(&self.table.name));
+            keys = rest.map(|rest| rest.keys).unwrap_or_default();
+        }
+        if keys.is_empty() { Ok(found) } else { Err(Fault::contended(doing)) }
+    }
+
     /// The write of an answer: its outbox row.
     fn answer(&self, order: &Order, body: EventBody, now: Timestamp) -> Result<TransactWriteItem, Fault> {
         let id = order.id.as_str();
@@ -110,9 +139,21 @@ fn order_pk(id: &OrderId) -> String {
     format!("ORDER#{id}")
 }
 
+fn user_pk(id: &UserId) -> String {
+    format!("USER#{id}")
+}
+
+fn row_key(pk: String, sk: &str) -> dynamo::Item {
+    dynamo::Item::from([(PK.to_owned(), s(pk)), (SK.to_owned(), s(sk))])
+}
+
+fn item_key(id: &ItemId) -> dynamo::Item {
+    row_key(item_pk(id), ITEM)
+}
+
 fn item_row(item: &Item) -> dynamo::Item {
     let pieces = n(item.stock.get());
-    dynamo::Item::from([
+    let mut row = dynamo::Item::from([
         (PK.to_owned(), s(item_pk(&item.id))),
         (SK.to_owned(), s(ITEM)),
         ("item_id".to_owned(), s(&item.id)),
@@ -122,11 +163,15 @@ fn item_row(item: &Item) -> dynamo::Item {
         ("sold".to_owned(), n(0)),
         ("received".to_owned(), pieces),
         ("created_at".to_owned(), at(item.created_at)),
-    ])
+    ]);
+    row.extend(item.label.max_per_user.map(|most| ("max_per_user".to_owned(), n(most.get()))));
+    row
 }
 
 fn item_of(row: &dynamo::Item) -> Result<Item, Fault> {
     let label = Label::new(row.text("name")?, row.int("price")?);
+    let most = row.maybe_int("max_per_user")?;
+    let label = label.and_then(|label| label.limited(most));
     Ok(Item {
         id: row.parsed("item_id")?,
         label: label.map_err(|invalid| Fault::broken("reading an item", invalid))?,
@@ -162,8 +207,13 @@ impl AddItem for Items {
 impl ChangeItem for Items {
     async fn relabel(&self, item: &ItemId, label: &Label) -> Result<Option<Item>, Fault> {
         let set = |update: UpdateItemFluentBuilder| {
+            let update = match label.max_per_user {
+                Some(most) => update
+                    .update_expression("SET #name = :name, price = :price, max_per_user = :most")
+                    .expression_attribute_values(":most", n(most.get())),
+                None => update.update_expression("SET #name = :name, price = :price REMOVE max_per_user"),
+            };
             update
-                .update_expression("SET #name = :name, price = :price")
                 .expression_attribute_names("#name", "name")
                 .expression_attribute_values(":name", s(&label.name))
                 .expression_attribute_values(":price", n(label.price.get()))
@@ -272,83 +322,167 @@ impl ListItems for Items {
 
 impl FindItems for Items {
     async fn find_items(&self, items: &[ItemId]) -> Result<Vec<Item>, Fault> {
-        const DOING: &str = "reading items";
-        let key = |id| dynamo::Item::from([(PK.to_owned(), s(item_pk(id))), (SK.to_owned(), s(ITEM))]);
-        let mut wanted: Vec<dynamo::Item> = items.iter().map(key).collect();
-        let mut found = Vec::with_capacity(wanted.len());
-        for attempt in 0..ATTEMPTS {
-            if wanted.is_empty() {
-                return Ok(found);
-            }
-            if attempt > 0 {
-                tokio::time::sleep(jitter(attempt)).await;
-            }
-            let keys = built(KeysAndAttributes::builder().set_keys(Some(wanted)).consistent_read(true).build())?;
-            let sent = self.table.client.batch_get_item().request_items(&self.table.name, keys).send().await;
-            let got = sent.map_err(|error| classify(DOING, error))?;
-            let rows = got.responses.and_then(|mut of| of.remove(&self.table.name)).unwrap_or_default();
-            for row in rows.iter().filter(|row| is_sold(row)) {
-                found.push(item_of(row)?);
-            }
-            let rest = got.unprocessed_keys.and_then(|mut of| of.remove(&self.table.name));
-            wanted = rest.map(|rest| rest.keys).unwrap_or_default();
-        }
-        if wanted.is_empty() { Ok(found) } else { Err(Fault::contended(DOING)) }
+        let rows = self.rows("reading items", items.iter().map(item_key).collect()).await?;
+        rows.iter().filter(|row| is_sold(row)).map(item_of).collect()
     }
 }
 
 /// The row that records what was done for an order.
-fn work_row(order: &Order, work: ParticipantState, taken: &[Pieces], now: Timestamp) -> Result<dynamo::Item, Fault> {
-    Ok(dynamo::Item::from([
-        (PK.to_owned(), s(order_pk(&order.id))),
-        (SK.to_owned(), s(WORK)),
-        ("work_state".to_owned(), s(work.as_str())),
-        ("pieces".to_owned(), dynamo::json("writing down what was taken", &taken)?),
-        (TTL.to_owned(), n(now.plus_seconds(KEPT_SECONDS).ttl_seconds())),
-    ]))
+fn work_row(order: &Order, work: ParticipantState, taken: &[Portion], now: Timestamp) -> Result<dynamo::Item, Fault> {
+    const DOING: &str = "writing down what was taken";
+    let pieces: Vec<&Pieces> = taken.iter().map(|portion| &portion.pieces).collect();
+    let limited = taken.iter().filter(|portion| portion.max_per_user.is_some());
+    let counted: Vec<&ItemId> = limited.map(|portion| &portion.pieces.item_id).collect();
+    let mut row = row_key(order_pk(&order.id), WORK);
+    row.insert("work_state".to_owned(), s(work.as_str()));
+    row.insert("pieces".to_owned(), dynamo::json(DOING, &pieces)?);
+    if !counted.is_empty() {
+        row.insert("counted".to_owned(), dynamo::json(DOING, &counted)?);
+    }
+    row.insert(TTL.to_owned(), n(now.plus_seconds(KEPT_SECONDS).ttl_seconds()));
+    Ok(row)
+}
+
+fn job_of(row: &dynamo::Item) -> Result<Job, Fault> {
+    const DOING: &str = "reading what was done for an order";
+    let work = row.text("work_state")?.parse().map_err(|error| Fault::broken(DOING, error))?;
+    // The release before counts nothing.
+    let counted = if row.contains_key("counted") { row.document("counted")? } else { Vec::new() };
+    Ok(Job { work, taken: row.document("pieces")?, counted })
+}
+
+fn bought_of(row: &dynamo::Item) -> Result<HashMap<ItemId, u64>, Fault> {
+    const DOING: &str = "reading how many units a user has";
+    let counts = row.iter().filter_map(|(name, count)| name.strip_prefix(COUNT).map(|item| (item, count)));
+    let read = |(item, count): (&str, &AttributeValue)| {
+        let item = ItemId::parse(item).map_err(|error| Fault::broken(DOING, error))?;
+        let count = count.as_n().ok().and_then(|digits| digits.parse().ok());
+        Ok((item, count.ok_or_else(|| Fault::broken(DOING, "a count is no number"))?))
+    };
+    counts.map(read).collect()
 }
 
 fn stock_event(order: &Order, pieces: &[Pieces]) -> StockEvent {
     StockEvent { order_id: order.id.clone(), user_id: order.user.clone(), pieces: pieces.to_vec() }
 }
 
-/// What a line whose condition did not hold lacks, by the item as it was found.
-fn lack(found: Option<&dynamo::Item>) -> Lack {
-    if found.is_some_and(is_sold) { Lack::TooFew } else { Lack::Withdrawn }
+/// What a line whose condition did not hold lacks, by the item as it was found; nothing, if only its limit is another.
+fn lack(found: Option<&dynamo::Item>, pieces: &Pieces) -> Result<Option<Lack>, Fault> {
+    let Some(row) = found.filter(|row| is_sold(row)) else { return Ok(Some(Lack::Withdrawn)) };
+    Ok((row.int("stock")? < i64::from(pieces.quantity)).then_some(Lack::TooFew))
+}
+
+impl Items {
+    /// The write that takes a line's units, at the limit that the order was decided under.
+    fn deducted(&self, portion: &Portion) -> UpdateBuilder {
+        Update::builder()
+            .table_name(&self.table.name)
+            .set_key(Some(item_key(&portion.pieces.item_id)))
+            .update_expression("SET stock = stock - :pieces, sold = sold + :pieces")
+            .condition_expression(
+                "stock >= :pieces AND attribute_not_exists(withdrawn_at) AND \
+                 (attribute_not_exists(max_per_user) OR max_per_user = :limit)",
+            )
+            .expression_attribute_values(":pieces", n(portion.pieces.quantity.get()))
+            .expression_attribute_values(":limit", n(portion.max_per_user.map_or(NO_LIMIT, Quantity::get)))
+            .return_values_on_condition_check_failure(ReturnValuesOnConditionCheckFailure::AllOld)
+    }
+
+    /// The write that counts limited units for their user, as far as they may have them; `None` if none is limited.
+    fn counted(&self, order: &Order, portions: &[Portion]) -> Option<UpdateBuilder> {
+        let limited = portions.iter().filter_map(|portion| Some((&portion.pieces, portion.bought_at_most()?)));
+        let mut update = self.bought(order);
+        let (mut added, mut within) = (Vec::new(), Vec::new());
+        for (index, (pieces, before)) in limited.enumerate() {
+            update = update
+                .expression_attribute_names(format!("#n{index}"), count_name(&pieces.item_id))
+                .expression_attribute_values(format!(":n{index}"), n(pieces.quantity.get()))
+                .expression_attribute_values(format!(":m{index}"), n(before));
+            added.push(format!("#n{index} :n{index}"));
+            within.push(format!("(attribute_not_exists(#n{index}) OR #n{index} <= :m{index})"));
+        }
+        let update = update
+            .update_expression(format!("ADD {}", added.join(", ")))
+            .condition_expression(within.join(" AND "))
+            .return_values_on_condition_check_failure(ReturnValuesOnConditionCheckFailure::AllOld);
+        (!added.is_empty()).then_some(update)
+    }
+
+    /// The write that takes back what [`Self::counted`] counted; `None` if that is nothing.
+    fn uncounted(&self, order: &Order, job: &Job) -> Option<UpdateBuilder> {
+        let mut update = self.bought(order);
+        let mut taken_back = Vec::new();
+        for (index, pieces) in job.taken.iter().filter(|pieces| job.counted.contains(&pieces.item_id)).enumerate() {
+            update = update
+                .expression_attribute_names(format!("#n{index}"), count_name(&pieces.item_id))
+                .expression_attribute_values(format!(":n{index}"), n(-i64::from(pieces.quantity)));
+            taken_back.push(format!("#n{index} :n{index}"));
+        }
+        (!taken_back.is_empty()).then_some(update.update_expression(format!("ADD {}", taken_back.join(", "))))
+    }
+
+    fn bought(&self, order: &Order) -> UpdateBuilder {
+        Update::builder().table_name(&self.table.name).set_key(Some(row_key(user_pk(&order.user), BOUGHT)))
+    }
+}
+
+fn count_name(item: &ItemId) -> String {
+    format!("{COUNT}{item}")
 }
 
 impl KeepStock for Items {
     async fn job(&self, order: &OrderId) -> Result<Job, Fault> {
-        const DOING: &str = "reading what was done for an order";
-        let Some(row) = self.table.read(DOING, s(order_pk(order)), s(WORK)).await? else { return Ok(Job::NEW) };
-        let work = row.text("work_state")?.parse().map_err(|error| Fault::broken(DOING, error))?;
-        Ok(Job { work, taken: row.document("pieces")? })
+        let found = self.table.read("reading what was done for an order", s(order_pk(order)), s(WORK)).await?;
+        found.as_ref().map_or(Ok(Job::NEW), job_of)
     }
 
-    async fn take(&self, order: &Order, now: Timestamp) -> Result<Taken, Fault> {
+    async fn job_and_shelf(&self, order: &Order) -> Result<(Job, Shelf), Fault> {
+        let mut keys = vec![row_key(order_pk(&order.id), WORK), row_key(user_pk(&order.user), BOUGHT)];
+        keys.extend(order.pieces.iter().map(|pieces| item_key(&pieces.item_id)));
+        let (mut job, mut shelf) = (Job::NEW, Shelf::default());
+        for row in self.rows("reading what an order finds", keys).await? {
+            match row.text(SK)? {
+                WORK => job = job_of(&row)?,
+                BOUGHT => shelf.bought = bought_of(&row)?,
+                _ if is_sold(&row) => {
+                    let Item { id, label, stock, .. } = item_of(&row)?;
+                    shelf.offers.insert(id, Offer { stock: stock.get(), max_per_user: label.max_per_user });
+                }
+                _ => {}
+            }
+        }
+        Ok((job, shelf))
+    }
+
+    async fn take(&self, order: &Order, portions: &[Portion], now: Timestamp) -> Result<Taken, Fault> {
         let answer = EventBody::StockDeducted(stock_event(order, &order.pieces));
         let mut transaction = self.table.transaction("taking an order's pieces");
-        let mut lines = Vec::with_capacity(order.pieces.len());
-        for piece in &order.pieces {
-            let deducted = Update::builder()
-                .table_name(&self.table.name)
-                .key(PK, s(item_pk(&piece.item_id)))
-                .key(SK, s(ITEM))
-                .update_expression("SET stock = stock - :pieces, sold = sold + :pieces")
-                .condition_expression("stock >= :pieces AND attribute_not_exists(withdrawn_at)")
-                .expression_attribute_values(":pieces", n(piece.quantity.get()))
-                .return_values_on_condition_check_failure(ReturnValuesOnConditionCheckFailure::AllOld);
-            lines.push((transaction.add(deducted)?, piece));
+        let mut lines = Vec::with_capacity(portions.len());
+        for portion in portions {
+            lines.push((transaction.add(self.deducted(portion))?, &portion.pieces));
         }
-        let work = transaction.add(self.put_new(work_row(order, ParticipantState::Done, &order.pieces, now)?)?)?;
+        let counted = self.counted(order, portions).map(|update| transaction.add(update)).transpose()?;
+        let work = transaction.add(self.put_new(work_row(order, ParticipantState::Done, portions, now)?)?)?;
         transaction.add(self.answer(order, answer, now)?)?;
         let Err(cancelled) = transaction.commit().await? else { return Ok(Taken::All) };
         if cancelled.failed(work) {
             return Ok(Taken::Crossed);
         }
-        let failed = lines.into_iter().filter(|(line, _)| cancelled.failed(*line));
-        let lacking = failed.map(|(line, piece)| (piece.item_id.clone(), lack(cancelled.found(line))));
-        Ok(Taken::None(Refusal::of(lacking.collect())))
+        let mut lacking = Vec::new();
+        for (line, pieces) in lines.into_iter().filter(|(line, _)| cancelled.failed(*line)) {
+            let lack = lack(cancelled.found(line), pieces)?;
+            lacking.extend(lack.map(|lack| (pieces.item_id.clone(), lack)));
+        }
+        if let Some(row) = counted.and_then(|slot| cancelled.found(slot)) {
+            let bought = bought_of(row)?;
+            let is_over = |portion: &&Portion| {
+                let before = bought.get(&portion.pieces.item_id).copied().unwrap_or(0);
+                portion.bought_at_most().is_some_and(|most| before > most)
+            };
+            let over = portions.iter().filter(is_over);
+            lacking.extend(over.map(|portion| (portion.pieces.item_id.clone(), Lack::OverLimit)));
+        }
+        Ok(if lacking.is_empty() { Taken::Crossed } else { Taken::None(Refusal::of(lacking)) })
     }
 
     async fn refuse(&self, order: &Order, refusal: &Refusal, now: Timestamp) -> Result<bool, Fault> {
@@ -380,6 +514,9 @@ impl KeepStock for Items {
             TransactWriteItem::builder().update(built(undone.build())?).build()
         };
         let mut writes = vec![undone, self.answer(order, answer, now)?];
+        if let Some(uncounted) = self.uncounted(order, job) {
+            writes.push(TransactWriteItem::builder().update(built(uncounted.build())?).build());
+        }
         for piece in &job.taken {
             let back = Update::builder()
                 .table_name(&self.table.name)

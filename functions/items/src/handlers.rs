@@ -6,6 +6,7 @@ use crate::ports::{
 };
 use crate::usecases::{deduct_stock, quote_items};
 use contracts::events::OrderEvent;
+use contracts::orders::Quantity;
 use contracts::steps::{ItemsQuote, QuoteItems};
 use contracts::{ItemId, Won};
 use kit::auth::UserTokens;
@@ -30,13 +31,15 @@ struct ItemBody {
     name: String,
     price: Won,
     stock: u64,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    max_per_user: Option<Quantity>,
     paused: bool,
 }
 
 impl From<Item> for ItemBody {
     fn from(item: Item) -> Self {
-        let Item { id, label: Label { name, price }, stock, is_paused, .. } = item;
-        Self { item_id: id, name, price, stock: stock.get(), paused: is_paused }
+        let Item { id, label: Label { name, price, max_per_user }, stock, is_paused, .. } = item;
+        Self { item_id: id, name, price, stock: stock.get(), max_per_user, paused: is_paused }
     }
 }
 
@@ -68,6 +71,8 @@ struct NewItemBody {
     price: i64,
     #[serde(default)]
     stock: i64,
+    #[serde(default)]
+    max_per_user: Option<i64>,
 }
 
 /// `POST /admin/items`
@@ -75,15 +80,19 @@ pub async fn create_item(deps: &Deps<impl AddItem>, call: Call) -> Result<Reply,
     let caller = deps.users.operator(&call)?;
     let key = IdempotencyKey::of(&call, "POST /admin/items")?;
     let body: NewItemBody = call.json()?;
-    let label = Label::new(&body.name, body.price)?;
+    let label = Label::new(&body.name, body.price)?.limited(body.max_per_user)?;
     let (id, stock) = (ItemId::mint(call.now), Stock::new(body.stock)?);
     let item = Item { id, label, stock, is_paused: false, created_at: call.now };
     let mut reply = Reply::created(ItemBody::from(item.clone()))?;
     reply.location = Some(format!("/items/{}", item.id));
+    let actor = caller.user.to_string();
     let memo =
         key.map(|key| Memo { user: caller.user, key, about: item.id.to_string(), answer: StoredAnswer::of(&reply) });
     match deps.store.add_item(&item, memo.as_ref(), call.now).await? {
-        Outcome::First => Ok(reply),
+        Outcome::First => {
+            tracing::info!(actor, item = item.id.as_str(), "an item was put on sale");
+            Ok(reply)
+        }
         Outcome::Replay(first) => Ok(first.into_reply()),
         Outcome::Mismatch => Err(idempotency::reused()),
     }
@@ -94,14 +103,19 @@ pub async fn create_item(deps: &Deps<impl AddItem>, call: Call) -> Result<Reply,
 struct ChangeItemBody {
     name: String,
     price: i64,
+    #[serde(default)]
+    max_per_user: Option<i64>,
 }
 
 /// `PUT /admin/items/{item_id}`
 pub async fn change_item(deps: &Deps<impl ChangeItem>, call: Call) -> Result<Reply, Problem> {
-    deps.users.operator(&call)?;
+    let operator = deps.users.operator(&call)?;
     let id: ItemId = call.path_id("item_id")?;
     let body: ChangeItemBody = call.json()?;
-    let item = deps.store.relabel(&id, &Label::new(&body.name, body.price)?).await?.ok_or_else(no_such_item)?;
+    let label = Label::new(&body.name, body.price)?.limited(body.max_per_user)?;
+    let item = deps.store.relabel(&id, &label).await?.ok_or_else(no_such_item)?;
+    let (actor, price) = (operator.user.as_str(), label.price.get());
+    tracing::info!(actor, item = id.as_str(), price, max_per_user = body.max_per_user, "an item was changed");
     Reply::ok(ItemBody::from(item))
 }
 
@@ -157,9 +171,12 @@ pub async fn receive_stock(deps: &Deps<impl ReceiveStock>, call: Call) -> Result
 
 /// `DELETE /admin/items/{item_id}`
 pub async fn withdraw_item(deps: &Deps<impl WithdrawItem>, call: Call) -> Result<Reply, Problem> {
-    deps.users.operator(&call)?;
+    let operator = deps.users.operator(&call)?;
     let id: ItemId = call.path_id("item_id")?;
     let is_withdrawn = deps.store.withdraw(&id, call.now).await?;
+    if is_withdrawn {
+        tracing::info!(actor = operator.user.as_str(), item = id.as_str(), "an item was withdrawn");
+    }
     is_withdrawn.then(Reply::no_content).ok_or_else(no_such_item)
 }
 

@@ -1,6 +1,6 @@
 //! What items needs from other components, one narrow trait per capability.
 
-use crate::domain::{Item, Job, Label, NotReceived, Order, Received, Refusal};
+use crate::domain::{Item, Job, Label, NotReceived, Order, Portion, Received, Refusal, Shelf};
 use contracts::choreography::ParticipantState;
 use contracts::{ItemId, OrderId, Timestamp};
 use kit::Fault;
@@ -20,7 +20,7 @@ pub trait AddItem: Send + Sync {
 
 /// Changes items. `None` where there is no such item, or none any more.
 pub trait ChangeItem: Send + Sync {
-    /// Gives an item another name and price. What was ordered before keeps its price.
+    /// Gives an item another name, price and limit. What was ordered before keeps its price, and counts.
     fn relabel(&self, item: &ItemId, label: &Label) -> impl Future<Output = Result<Option<Item>, Fault>> + Send;
 }
 
@@ -79,7 +79,7 @@ pub enum Taken {
     All,
     /// None was taken, for this reason.
     None(Refusal),
-    /// None was taken: another event of the order was handled meanwhile.
+    /// None was taken: another event of the order was handled meanwhile, or an item got another limit.
     Crossed,
 }
 
@@ -90,8 +90,16 @@ pub trait KeepStock: Send + Sync {
     /// What was done for an order so far.
     fn job(&self, order: &OrderId) -> impl Future<Output = Result<Job, Fault>> + Send;
 
-    /// Takes all units of an order for which nothing was done yet, or none.
-    fn take(&self, order: &Order, now: Timestamp) -> impl Future<Output = Result<Taken, Fault>> + Send;
+    /// The same, and what it finds now, in one read.
+    fn job_and_shelf(&self, order: &Order) -> impl Future<Output = Result<(Job, Shelf), Fault>> + Send;
+
+    /// Takes all of an order's portions, and counts those that are limited, or does neither. Nothing was done for it yet.
+    fn take(
+        &self,
+        order: &Order,
+        portions: &[Portion],
+        now: Timestamp,
+    ) -> impl Future<Output = Result<Taken, Fault>> + Send;
 
     /// Records the refusal of an order for which nothing was done yet.
     fn refuse(

@@ -265,6 +265,7 @@ const fn why_order_failed(reason: OrderFailure) -> &'static str {
     match reason {
         OrderFailure::OutOfStock => "재고 부족",
         OrderFailure::ItemWithdrawn => "판매 종료",
+        OrderFailure::ItemLimitExceeded => "1인당 구매 한도 초과",
         OrderFailure::InsufficientPoints => "포인트 부족",
         OrderFailure::TimedOut => "일시적인 장애",
     }

@@ -27,6 +27,14 @@ pub struct CartLine {
     pub put_at: Timestamp,
 }
 
+/// A cart as it is shown.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ShownCart {
+    pub cart: Cart,
+    /// Which of its items are not sold any more, as far as that could be found out.
+    pub withdrawn: HashSet<ItemId>,
+}
+
 /// A user's cart.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Cart {
@@ -61,6 +69,12 @@ impl Cart {
     }
 }
 
+impl From<Cart> for ShownCart {
+    fn from(cart: Cart) -> Self {
+        Self { cart, withdrawn: HashSet::new() }
+    }
+}
+
 fn total<'a>(lines: impl Iterator<Item = &'a OrderLine>) -> Option<Won> {
     let totals: Option<Vec<Won>> = lines.map(OrderLine::total).collect();
     Won::checked_sum(totals?)
@@ -90,17 +104,25 @@ pub struct CartWork {
 
 // ----------------------------------------------------------------------------------------------------------- orders
 
+/// A line that a user wants to order.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct WantedLine {
+    pub pieces: Pieces,
+    /// The price of one unit that the user has seen, if they say.
+    pub price_seen: Option<Won>,
+}
+
 /// What a user wants to order: 1 to [`MAX_LINES`] items, each once.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Wanted(Vec<Pieces>);
+pub struct Wanted(Vec<WantedLine>);
 
 impl Wanted {
     /// Parses the lines of an order.
-    pub fn new(lines: Vec<Pieces>) -> Result<Self, Invalid> {
+    pub fn new(lines: Vec<WantedLine>) -> Result<Self, Invalid> {
         if !(1..=MAX_LINES).contains(&lines.len()) {
             return Err(Invalid::new("lines", "must be 1 to 50"));
         }
-        let items: HashSet<&ItemId> = lines.iter().map(|line| &line.item_id).collect();
+        let items: HashSet<&ItemId> = lines.iter().map(|line| &line.pieces.item_id).collect();
         if items.len() < lines.len() {
             return Err(Invalid::new("lines", "must have each item once"));
         }
@@ -109,16 +131,33 @@ impl Wanted {
 
     /// The items.
     pub fn items(&self) -> Vec<ItemId> {
-        self.0.iter().map(|line| line.item_id.clone()).collect()
+        self.0.iter().map(|line| line.pieces.item_id.clone()).collect()
     }
 }
 
-/// A line of the cart whose item has another price now.
+/// The price of a unit that a user goes by.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum PriceBefore {
+    /// What they say that they have seen.
+    Seen(Won),
+    /// What it cost when it was put into the cart, where they do not say.
+    InCart(Won),
+}
+
+impl PriceBefore {
+    /// The price.
+    pub const fn won(self) -> Won {
+        match self {
+            Self::Seen(won) | Self::InCart(won) => won,
+        }
+    }
+}
+
+/// An ordered item that has another price now than its user goes by.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct PriceChange {
     pub item: ItemId,
-    /// What it cost when it was put into the cart.
-    pub price_in_cart: Won,
+    pub before: PriceBefore,
     /// What it costs now.
     pub price: Won,
 }
@@ -130,10 +169,18 @@ pub enum Refusal {
     ItemsNotFound(Vec<ItemId>),
     /// These cannot be ordered for now.
     SalePaused(Vec<ItemId>),
-    /// The prices in the user's cart are out of date.
+    /// Nothing is left of these.
+    OutOfStock(Vec<ItemId>),
+    /// Of these it is for more units than a user may have.
+    ItemLimitExceeded(Vec<ItemId>),
+    /// The prices that the user goes by are out of date.
     PriceChanged(Vec<PriceChange>),
     /// The total exceeds what can be paid.
     TooExpensive,
+    /// The total exceeds the user's balance.
+    InsufficientPoints,
+    /// The user has as many pending orders as they may.
+    TooManyPending,
 }
 
 /// Lines with their price fixed.
@@ -144,53 +191,84 @@ pub struct Priced {
     pub total: Won,
 }
 
-/// Fixes the prices of the ordered items, as they are now. If the user's cart has one of them at another price, the
-/// order is refused.
+/// A refusal for certain items.
+type Because = fn(Vec<ItemId>) -> Refusal;
+
+/// Fixes the prices of the ordered items, as they are now. The order is refused if it goes by another price of one of
+/// them, or if it would be in vain: what is paused, sold out or too many is named before a price.
 pub fn fix_prices(wanted: &Wanted, quoted: Vec<QuotedItem>, cart: &Cart) -> Result<Priced, Refusal> {
-    let mut quoted: HashMap<ItemId, QuotedItem> = quoted.into_iter().map(|item| (item.item_id.clone(), item)).collect();
-    let (mut lines, mut missing) = (Vec::with_capacity(wanted.0.len()), Vec::new());
-    let (mut paused, mut changed) = (Vec::new(), Vec::new());
-    for Pieces { item_id, quantity } in wanted.0.iter().cloned() {
-        let Some(QuotedItem { name, price, paused: is_paused, .. }) = quoted.remove(&item_id) else {
-            missing.push(item_id);
-            continue;
-        };
-        if is_paused {
-            paused.push(item_id.clone());
-        }
-        let price_in_cart = cart.line(&item_id).map(|line| line.line.price);
-        if let Some(price_in_cart) = price_in_cart.filter(|before| *before != price) {
-            changed.push(PriceChange { item: item_id.clone(), price_in_cart, price });
-        }
-        lines.push(OrderLine { item_id, name, price, quantity });
+    let quoted: HashMap<ItemId, QuotedItem> = quoted.into_iter().map(|item| (item.item_id.clone(), item)).collect();
+    let quote_of = |line: &WantedLine| quoted.get(&line.pieces.item_id);
+    let items = |is_one: &dyn Fn(&WantedLine) -> bool| -> Vec<ItemId> {
+        wanted.0.iter().filter(|line| is_one(line)).map(|line| line.pieces.item_id.clone()).collect()
+    };
+    let is = |line: &WantedLine, what: fn(&QuotedItem, &Pieces) -> bool| {
+        quote_of(line).is_some_and(|quote| what(quote, &line.pieces))
+    };
+    let in_vain: [(Vec<ItemId>, Because); 4] = [
+        (items(&|line| quote_of(line).is_none()), Refusal::ItemsNotFound),
+        (items(&|line| is(line, |quote, _| quote.paused)), Refusal::SalePaused),
+        (items(&|line| is(line, |quote, _| quote.stock == Some(0))), Refusal::OutOfStock),
+        (items(&|line| is(line, exceeds_limit)), Refusal::ItemLimitExceeded),
+    ];
+    if let Some((items, refusal)) = in_vain.into_iter().find(|(items, _)| !items.is_empty()) {
+        return Err(refusal(items));
     }
-    if !missing.is_empty() {
-        return Err(Refusal::ItemsNotFound(missing));
-    }
-    if !paused.is_empty() {
-        return Err(Refusal::SalePaused(paused));
-    }
+    let changed: Vec<PriceChange> =
+        wanted.0.iter().filter_map(|line| price_change(line, quote_of(line)?.price, cart)).collect();
     if !changed.is_empty() {
         return Err(Refusal::PriceChanged(changed));
     }
+    let line = |line: &WantedLine| {
+        let (QuotedItem { name, price, .. }, Pieces { item_id, quantity }) = (quote_of(line)?, &line.pieces);
+        Some(OrderLine { item_id: item_id.clone(), name: name.clone(), price: *price, quantity: *quantity })
+    };
+    let lines: Vec<OrderLine> = wanted.0.iter().filter_map(line).collect();
     let total = total(lines.iter()).ok_or(Refusal::TooExpensive)?;
     Ok(Priced { lines, total })
 }
 
+fn exceeds_limit(quote: &QuotedItem, pieces: &Pieces) -> bool {
+    quote.max_per_user.is_some_and(|most| pieces.quantity.get() > most)
+}
+
+/// Whether a line goes by another price than today's: the one that its user has seen, if they say; otherwise the one in
+/// their cart, if it is there.
+fn price_change(line: &WantedLine, price: Won, cart: &Cart) -> Option<PriceChange> {
+    let item = &line.pieces.item_id;
+    let in_cart = || cart.line(item).map(|line| PriceBefore::InCart(line.line.price));
+    let before = line.price_seen.map(PriceBefore::Seen).or_else(in_cart)?;
+    (before.won() != price).then(|| PriceChange { item: item.clone(), before, price })
+}
+
+/// Why an order failed.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Failure {
+    pub reason: OrderFailure,
+    /// The items that it is about, if it is about some; the release before did not record them.
+    pub items: Vec<ItemId>,
+}
+
+impl From<OrderFailure> for Failure {
+    fn from(reason: OrderFailure) -> Self {
+        Self { reason, items: Vec::new() }
+    }
+}
+
 /// The status of an order.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Status {
     /// Some participants have not answered.
     Pending,
     /// All participants did their part.
     Completed,
     /// A participant refused, or the deadline passed; the others undo their part.
-    Failed(OrderFailure),
+    Failed(Failure),
 }
 
 impl Status {
     /// Its name in tables and answers.
-    pub const fn as_str(self) -> &'static str {
+    pub const fn as_str(&self) -> &'static str {
         match self {
             Self::Pending => "pending",
             Self::Completed => "completed",
@@ -252,19 +330,19 @@ pub struct Answer {
 }
 
 /// What a participant did about an order.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Did {
     /// Its part.
     Its,
     /// Nothing, for a reason.
-    Refuse(OrderFailure),
+    Refuse(Failure),
     /// Whatever undid its part.
     Undo,
 }
 
 impl Did {
     /// Its state in the work state.
-    pub const fn work(self) -> ParticipantState {
+    pub const fn work(&self) -> ParticipantState {
         match self {
             Self::Its => ParticipantState::Done,
             Self::Refuse(_) => ParticipantState::Refused,
@@ -279,10 +357,13 @@ impl Answer {
         use Participant::{Cart, Points, Report, Stock};
         let (order, participant, did) = match event {
             EventBody::StockDeducted(stock) => (&stock.order_id, Stock, Did::Its),
-            EventBody::StockRefused(stock) => (&stock.order_id, Stock, Did::Refuse(stock.reason)),
+            EventBody::StockRefused(stock) => {
+                let failure = Failure { reason: stock.reason, items: stock.items.clone() };
+                (&stock.order_id, Stock, Did::Refuse(failure))
+            }
             EventBody::StockRestored(stock) => (&stock.order_id, Stock, Did::Undo),
             EventBody::PointsUsed(points) => (&points.order_id, Points, Did::Its),
-            EventBody::PointsRefused(points) => (&points.order_id, Points, Did::Refuse(points.reason)),
+            EventBody::PointsRefused(points) => (&points.order_id, Points, Did::Refuse(points.reason.into())),
             EventBody::PointsReturned(points) => (&points.order_id, Points, Did::Undo),
             EventBody::CartCleared(cart) => (&cart.order_id, Cart, Did::Its),
             EventBody::CartRestored(cart) => (&cart.order_id, Cart, Did::Undo),
@@ -299,19 +380,19 @@ pub struct WorkState {
     pub stock: ParticipantState,
     pub points: ParticipantState,
     pub cart: ParticipantState,
-    /// The reason of the first refusal, if there is one.
-    pub refusal: Option<OrderFailure>,
+    /// The first refusal, if there is one.
+    pub refusal: Option<Failure>,
 }
 
 /// What follows from the answers so far.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Verdict {
     /// Some answers are missing.
     Wait,
     /// All did their part: the order is complete, if it has not failed before.
     Complete,
     /// One refused: the order fails, if it has not yet.
-    Fail(OrderFailure),
+    Fail(Failure),
     /// All have undone their part: nothing is left of the failed order.
     Settle,
 }
@@ -320,10 +401,10 @@ pub enum Verdict {
 pub fn fold(state: &WorkState) -> Verdict {
     let works = [state.stock, state.points, state.cart];
     let all = |wanted| works.iter().all(|work| *work == wanted);
-    match state.refusal {
+    match &state.refusal {
         _ if all(ParticipantState::Done) => Verdict::Complete,
         _ if all(ParticipantState::Undone) => Verdict::Settle,
-        Some(reason) if works.contains(&ParticipantState::Refused) => Verdict::Fail(reason),
+        Some(failure) if works.contains(&ParticipantState::Refused) => Verdict::Fail(failure.clone()),
         _ => Verdict::Wait,
     }
 }
@@ -411,12 +492,20 @@ mod tests {
         Cart { rev: 1, lines: lines.into_iter().collect() }
     }
 
-    fn pieces(id: &str, quantity: i64) -> Pieces {
-        Pieces { item_id: item(id), quantity: Quantity::new(quantity).unwrap() }
+    fn pieces(id: &str, quantity: i64) -> WantedLine {
+        let pieces = Pieces { item_id: item(id), quantity: Quantity::new(quantity).unwrap() };
+        WantedLine { pieces, price_seen: None }
     }
 
     fn quoted(id: &str, price: i64) -> QuotedItem {
-        QuotedItem { item_id: item(id), name: id.to_uppercase(), price: won(price), paused: false }
+        QuotedItem {
+            item_id: item(id),
+            name: id.to_uppercase(),
+            price: won(price),
+            paused: false,
+            stock: Some(9),
+            max_per_user: None,
+        }
     }
 
     fn order(status: Status) -> Order {
@@ -433,9 +522,10 @@ mod tests {
 
     fn states() -> impl Iterator<Item = WorkState> {
         let three = |stock| WORKS.into_iter().flat_map(move |points| WORKS.map(move |cart| (stock, points, cart)));
-        let refusals = [None, Some(OrderFailure::OutOfStock), Some(OrderFailure::InsufficientPoints)];
+        let out_of_stock = Failure { reason: OrderFailure::OutOfStock, items: vec![item("poster")] };
+        let refusals = [None, Some(out_of_stock), Some(OrderFailure::InsufficientPoints.into())];
         WORKS.into_iter().flat_map(three).flat_map(move |(stock, points, cart)| {
-            refusals.map(move |refusal| WorkState { stock, points, cart, refusal })
+            refusals.clone().map(move |refusal| WorkState { stock, points, cart, refusal })
         })
     }
 
@@ -459,9 +549,9 @@ mod tests {
     fn one_refusal_fails_an_order_whatever_the_others_answer() {
         for state in states() {
             let refused = [state.stock, state.points, state.cart].contains(&ParticipantState::Refused);
-            let expected = if refused { state.refusal } else { None };
+            let expected = if refused { state.refusal.clone() } else { None };
             let failed = match fold(&state) {
-                Verdict::Fail(reason) => Some(reason),
+                Verdict::Fail(failure) => Some(failure),
                 Verdict::Wait | Verdict::Complete | Verdict::Settle => None,
             };
             assert_eq!(failed, expected, "{state:?}");
@@ -498,8 +588,10 @@ mod tests {
             let answer = Answer::of(&parsed(example.clone())).unwrap();
             assert_eq!((answer.participant, answer.did.work()), (participant, work), "{event_type}");
             assert_eq!(answer.order.as_str(), example["subject"], "{event_type}");
-            if let Did::Refuse(reason) = answer.did {
+            if let Did::Refuse(Failure { reason, items }) = answer.did {
                 assert_eq!(reason.as_str(), example["data"]["reason"]);
+                let named = example["data"].get("items").map_or(0, |items| items.as_array().unwrap().len());
+                assert_eq!((items.len(), !items.is_empty()), (named, reason.names_items()));
             }
         }
         let others = EventBody::TYPES.iter().filter(|event_type| {
@@ -565,9 +657,46 @@ mod tests {
         let wanted = Wanted::new(vec![pieces("a", 1), pieces("b", 1), pieces("c", 1)]).unwrap();
         let cart = cart([put("a", 5, NOW), put("b", 5, NOW), put("c", 5, NOW), put("d", 1, NOW)]);
         let quote = vec![quoted("a", 6), quoted("b", 4), quoted("c", 5)];
-        let change = |id: &str, price| PriceChange { item: item(id), price_in_cart: won(5), price: won(price) };
+        let change =
+            |id: &str, price| PriceChange { item: item(id), before: PriceBefore::InCart(won(5)), price: won(price) };
         let expected = Refusal::PriceChanged(vec![change("a", 6), change("b", 4)]);
         assert_eq!(fix_prices(&wanted, quote, &cart), Err(expected));
+    }
+
+    #[test]
+    fn the_price_that_a_user_has_seen_counts_and_not_the_one_in_the_cart() {
+        let seen = |id: &str, price| WantedLine { price_seen: Some(won(price)), ..pieces(id, 1) };
+        let cart = cart([put("a", 5, NOW), put("b", 5, NOW)]);
+        let wanted = Wanted::new(vec![seen("a", 6), seen("b", 5), seen("c", 7)]).unwrap();
+        let change = |id: &str, before, price| PriceChange {
+            item: item(id),
+            before: PriceBefore::Seen(won(before)),
+            price: won(price),
+        };
+        let expected = Refusal::PriceChanged(vec![change("b", 5, 4), change("c", 7, 8)]);
+        assert_eq!(fix_prices(&wanted, vec![quoted("a", 6), quoted("b", 4), quoted("c", 8)], &cart), Err(expected));
+        let priced = fix_prices(&wanted, vec![quoted("a", 6), quoted("b", 5), quoted("c", 7)], &cart);
+        assert_eq!(priced.map(|priced| priced.total), Ok(won(18)));
+    }
+
+    #[test]
+    fn an_order_that_would_be_in_vain_is_told_all_the_items_that_it_is_for() {
+        let wanted = Wanted::new(vec![pieces("a", 3), pieces("b", 3), pieces("c", 3)]).unwrap();
+        let changed = cart([put("a", 5, NOW)]);
+        let items = |ids: &[&str]| ids.iter().map(|id| item(id)).collect::<Vec<_>>();
+        let sold_out = |id| QuotedItem { stock: Some(0), ..quoted(id, 1) };
+        let limited = |id, most| QuotedItem { max_per_user: Some(most), ..quoted(id, 1) };
+        let refusal = |quote| fix_prices(&wanted, quote, &changed).unwrap_err();
+        assert_eq!(
+            refusal(vec![sold_out("a"), limited("b", 2), sold_out("c")]),
+            Refusal::OutOfStock(items(&["a", "c"]))
+        );
+        let refused = refusal(vec![limited("a", 2), limited("b", 3), limited("c", 1)]);
+        assert_eq!(refused, Refusal::ItemLimitExceeded(items(&["a", "c"])));
+        // Fewer than ordered, and not said by the release before: that is for the stock to decide.
+        let few = |id, stock| QuotedItem { stock, ..quoted(id, 1) };
+        let quote = vec![few("a", Some(1)), few("b", None), few("c", Some(2))];
+        assert!(fix_prices(&wanted, quote, &Cart::default()).is_ok());
     }
 
     #[test]
@@ -588,7 +717,8 @@ mod tests {
 
     #[test]
     fn a_failure_is_published_again_less_and_less_often_and_pages_the_on_call_once() {
-        let failed = |nudges| DueOrder { order: order(Status::Failed(OrderFailure::TimedOut)), due_at: NOW, nudges };
+        let failed =
+            |nudges| DueOrder { order: order(Status::Failed(OrderFailure::TimedOut.into())), due_at: NOW, nudges };
         let (waits, alerts): (Vec<i64>, Vec<bool>) = (0..12)
             .map(|nudges| match look_after(&failed(nudges), 300, NOW) {
                 Look::RepublishFailed { again_at, alert } => (again_at.millis_since(NOW) / 1000, alert),

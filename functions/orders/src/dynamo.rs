@@ -3,18 +3,19 @@
 //! | item | pk | sk | attributes |
 //! | --- | --- | --- | --- |
 //! | cart | `USER#<user>` | `CART` | `rev`, `listed` (set of the items in it), for each line `l#<item>` (map: `name`, `price`, `quantity`, `put_at`) |
-//! | order | `USER#<user>` | `ORDER#<order>` | `kind` = `order`, `order_id`, `user_id`, `status`, `failure`, `lines` (JSON), `total_price`, `placed_at`, `correlation_id`, `nudges`, `ended_at`, `settled_at`, while it waits for answers `due_shard` and `due_at` (index `due`) |
+//! | pending orders | `USER#<user>` | `PENDING` | `orders` (set of the ids of the user's pending orders) |
+//! | order | `USER#<user>` | `ORDER#<order>` | `kind` = `order`, `order_id`, `user_id`, `status`, `failure`, `failed_items` (JSON, if it is about some), `lines` (JSON), `total_price`, `placed_at`, `correlation_id`, `nudges`, `ended_at`, `settled_at`, while it waits for answers `due_shard` and `due_at` (index `due`) |
 //! | the cart's work | `ORDER#<order>` | `WORK` | `work_state` (`done`, `undone`), `l#<item>` for each line that was taken out, `ttl` |
 //! | remembered answer | `USER#<user>` | `IDEM#<key>` | see [`kit::idempotency`] |
-//! | outbox row | `OUTBOX#<event>` | `OUTBOX` | see [`kit::outbox`]; that of `order.placed` has `work_state` (map: `stock`, `points`, `cart`, `report`) and `refusal` too |
+//! | outbox row | `OUTBOX#<event>` | `OUTBOX` | see [`kit::outbox`]; that of `order.placed` has `work_state` (map: `stock`, `points`, `cart`, `report`), `refusal` and `refused_items` (JSON) too |
 
 use crate::domain::{
-    Answer, Cart, CartLine, CartOrder, CartWork, DUE_SHARDS, Did, DueOrder, FIRST_LOOK_SECONDS, Order, Participant,
-    Status, WorkState,
+    Answer, Cart, CartLine, CartOrder, CartWork, DUE_SHARDS, Did, DueOrder, FIRST_LOOK_SECONDS, Failure, Order,
+    Participant, Status, WorkState,
 };
 use crate::ports::{
     ChangeCart, EndOrder, FindCart, FindDue, FindOrder, KeepAnswers, KeepCart, ListOrders, OpenOrder, PutOff,
-    Republish, SettleOrder,
+    Republish, SettleOrder, TooManyPending,
 };
 use aws_sdk_dynamodb::operation::update_item::UpdateItemError;
 use aws_sdk_dynamodb::operation::update_item::builders::UpdateItemFluentBuilder;
@@ -27,7 +28,7 @@ use contracts::events::{CartEvent, Event, EventBody, FaultDetected, OrderEvent, 
 use contracts::orders::{MAX_LINES, OrderFailure, OrderLine, Pieces, Quantity};
 use contracts::{ItemId, OrderId, Timestamp, UserId, Won};
 use kit::Fault;
-use kit::dynamo::{self, Item, PK, Read, SK, TTL, Table, at, built, jitter, n, s};
+use kit::dynamo::{self, Item, PK, Read, SK, Slot, TTL, Table, Transaction, at, built, jitter, n, readable, s};
 use kit::fault::classify;
 use kit::http::Page;
 use kit::idempotency::{self, IdempotencyKey, Memo, Outcome, StoredAnswer};
@@ -42,6 +43,7 @@ const DUE_ROWS: i32 = 100;
 const SOURCE: &str = "encore/orders";
 const CART: &str = "CART";
 const WORK: &str = "WORK";
+const PENDING: &str = "PENDING";
 /// The prefix of a cart line's attribute, before the item's id.
 const LINE: &str = "l#";
 /// How long the cart's work of an order is kept, in seconds: 30 days. Its events arrive within 21: an event is kept 7
@@ -168,7 +170,7 @@ impl Orders {
     }
 
     /// The write that ends a pending order.
-    fn ended(&self, order: &Order, to: Status, and: &str, now: Timestamp) -> UpdateBuilder {
+    fn ended(&self, order: &Order, to: &Status, and: &str, now: Timestamp) -> UpdateBuilder {
         self.update(user_pk(&order.user), order_key(&order.id))
             .update_expression(format!("SET #status = :to, ended_at = :now{and}"))
             .condition_expression("#status = :pending")
@@ -178,12 +180,71 @@ impl Orders {
             .expression_attribute_values(":now", at(now))
     }
 
-    /// Ends an order and writes its event, both or neither.
+    /// Ends an order, writes its event and makes room for another pending one, all or nothing.
     async fn end(&self, order: &Order, ended: UpdateBuilder, body: EventBody, now: Timestamp) -> Result<bool, Fault> {
         let event = event_of(order, body, now)?;
-        let writes = vec![update(built(ended.build())?), outbox::row(&self.table, &event, order.id.as_str())?];
+        let not_pending = self.not_pending(&order.user, vec![order.id.to_string()]);
+        let writes = vec![
+            update(built(ended.build())?),
+            outbox::row(&self.table, &event, order.id.as_str())?,
+            update(built(not_pending.build())?),
+        ];
         self.table.write_all("ending an order", writes).await
     }
+
+    /// The write that counts orders as pending no longer, which changes nothing for those that are not counted.
+    fn not_pending(&self, user: &UserId, orders: Vec<String>) -> UpdateBuilder {
+        self.update(user_pk(user), s(PENDING))
+            .update_expression("DELETE orders :orders")
+            .expression_attribute_values(":orders", AttributeValue::Ss(orders))
+    }
+
+    /// Counts those orders as pending no longer that have ended without that: by a function of the release before.
+    /// Returns whether there were any.
+    async fn forget_ended(&self, user: &UserId, listed: &Item) -> Result<bool, Fault> {
+        const DOING: &str = "looking for orders that are pending no longer";
+        let mut ended: Vec<String> = match listed.get("orders") {
+            Some(AttributeValue::Ss(orders)) => orders.clone(),
+            _ => return Err(Fault::broken(DOING, "no order is listed where there are too many")),
+        };
+        let key = |order: &String| row_key(user_pk(user), s(format!("ORDER#{order}")));
+        for row in self.rows(DOING, ended.iter().map(key).collect()).await? {
+            if row.text("status")? == Status::Pending.as_str() {
+                let pending = row.text("order_id")?;
+                ended.retain(|order| order != pending);
+            }
+        }
+        if ended.is_empty() {
+            return Ok(false);
+        }
+        let writes = vec![update(built(self.not_pending(user, ended).build())?)];
+        self.table.write_all(DOING, writes).await
+    }
+
+    /// The rows with these keys that are there, a hundred at most, in no order.
+    async fn rows(&self, doing: &'static str, mut keys: Vec<Item>) -> Result<Vec<Item>, Fault> {
+        let mut found = Vec::with_capacity(keys.len());
+        for attempt in 0..ATTEMPTS {
+            if keys.is_empty() {
+                return Ok(found);
+            }
+            if attempt > 0 {
+                tokio::time::sleep(jitter(attempt)).await;
+            }
+            let wanted = built(KeysAndAttributes::builder().set_keys(Some(keys)).consistent_read(true).build())?;
+            let sent = self.table.client.batch_get_item().request_items(&self.table.name, wanted).send().await;
+            let got = sent.map_err(|error| classify(doing, error))?;
+            found.extend(got.responses.unwrap_or_default().into_values().flatten());
+            // Under load DynamoDB may leave keys unprocessed.
+            let rest = got.unprocessed_keys.and_then(|mut of| of.remove(&self.table.name));
+            keys = rest.map(|rest| rest.keys).unwrap_or_default();
+        }
+        if keys.is_empty() { Ok(found) } else { Err(Fault::contended(doing)) }
+    }
+}
+
+fn row_key(pk: AttributeValue, sk: AttributeValue) -> Item {
+    Item::from([(PK.to_owned(), pk), (SK.to_owned(), sk)])
 }
 
 fn event_of(order: &Order, body: EventBody, now: Timestamp) -> Result<Event, Fault> {
@@ -282,35 +343,51 @@ impl OpenOrder for Orders {
         key: &IdempotencyKey,
         now: Timestamp,
     ) -> Result<(Outcome<StoredAnswer>, Cart), Fault> {
-        const DOING: &str = "reading what an order needs";
-        let row = |sk| Item::from([(PK.to_owned(), user_pk(user)), (SK.to_owned(), sk)]);
-        let mut wanted = vec![row(s(CART)), row(s(idempotency::sort_key(key)))];
+        let keys = [s(CART), s(idempotency::sort_key(key))].map(|sk| row_key(user_pk(user), sk));
         let (mut remembered, mut cart) = (Outcome::First, Cart::default());
-        for attempt in 0..ATTEMPTS {
-            if attempt > 0 {
-                tokio::time::sleep(jitter(attempt)).await;
-            }
-            let keys = built(KeysAndAttributes::builder().set_keys(Some(wanted)).consistent_read(true).build())?;
-            let sent = self.table.client.batch_get_item().request_items(&self.table.name, keys).send().await;
-            let got = sent.map_err(|error| classify(DOING, error))?;
-            for row in got.responses.unwrap_or_default().into_values().flatten() {
-                if row.text(SK)? == CART {
-                    cart = cart_of(&row)?;
-                } else {
-                    remembered = idempotency::recall_at(&row, key, now)?.map(|first| first.answer);
-                }
-            }
-            // Under load DynamoDB may leave keys unprocessed.
-            let rest = got.unprocessed_keys.and_then(|mut of| of.remove(&self.table.name));
-            wanted = rest.map(|rest| rest.keys).unwrap_or_default();
-            if wanted.is_empty() {
-                return Ok((remembered, cart));
+        for row in self.rows("reading what an order needs", keys.into()).await? {
+            if row.text(SK)? == CART {
+                cart = cart_of(&row)?;
+            } else {
+                remembered = idempotency::recall_at(&row, key, now)?.map(|first| first.answer);
             }
         }
-        Err(Fault::contended(DOING))
+        Ok((remembered, cart))
     }
 
-    async fn open_order(&self, order: &Order, memo: &Memo) -> Result<Outcome<StoredAnswer>, Fault> {
+    async fn open_order(
+        &self,
+        order: &Order,
+        memo: &Memo,
+        most_pending: u32,
+    ) -> Result<Result<Outcome<StoredAnswer>, TooManyPending>, Fault> {
+        let mut is_second_try = false;
+        loop {
+            let (transaction, slots) = self.opening(order, memo, most_pending)?;
+            let Err(cancelled) = transaction.commit().await? else { return Ok(Ok(Outcome::First)) };
+            if let Some(row) = cancelled.found(slots.remembered) {
+                return Ok(Ok(idempotency::recall(row, &memo.key)?.map(|first| first.answer)));
+            }
+            let Some(listed) = cancelled.found(slots.pending) else {
+                // The id was generated for this very call: an attempt whose answer was lost has written it.
+                return Ok(Ok(Outcome::First));
+            };
+            if is_second_try || !self.forget_ended(&order.user, listed).await? {
+                return Ok(Err(TooManyPending));
+            }
+            is_second_try = true;
+        }
+    }
+}
+
+/// The writes that tell why an order was not opened.
+struct OpeningSlots {
+    remembered: Slot,
+    pending: Slot,
+}
+
+impl Orders {
+    fn opening(&self, order: &Order, memo: &Memo, most_pending: u32) -> Result<(Transaction<'_>, OpeningSlots), Fault> {
         const DOING: &str = "placing an order";
         let (id, now) = (order.id.as_str(), order.placed_at);
         let row = Put::builder()
@@ -330,19 +407,23 @@ impl OpenOrder for Orders {
             .item("due_at", at(now.plus_seconds(FIRST_LOOK_SECONDS)))
             .condition_expression("attribute_not_exists(pk)");
         let event = event_of(order, EventBody::OrderPlaced(event_data(order)), now)?;
-        let pending =
+        let not_yet =
             |participant: Participant| (participant.as_str().to_owned(), s(ParticipantState::Pending.as_str()));
-        let work_state = AttributeValue::M(Participant::ALL.into_iter().map(pending).collect());
+        let work_state = AttributeValue::M(Participant::ALL.into_iter().map(not_yet).collect());
+        let pending = self
+            .update(user_pk(&order.user), s(PENDING))
+            .update_expression("ADD orders :order")
+            .condition_expression("attribute_not_exists(orders) OR size(orders) < :most")
+            .expression_attribute_values(":order", AttributeValue::Ss(vec![id.to_owned()]))
+            .expression_attribute_values(":most", n(most_pending))
+            .return_values_on_condition_check_failure(ReturnValuesOnConditionCheckFailure::AllOld);
         let mut transaction = self.table.transaction(DOING);
         transaction.add(row)?;
         transaction.add(outbox::row_with(&self.table, &event, id, [("work_state", work_state)])?)?;
-        let remembered = transaction.add(idempotency::remember(&self.table, memo, now))?;
-        let Err(cancelled) = transaction.commit().await? else { return Ok(Outcome::First) };
-        match cancelled.found(remembered) {
-            Some(row) => Ok(idempotency::recall(row, &memo.key)?.map(|first| first.answer)),
-            // The id was generated for this very call: an attempt whose answer was lost has written it.
-            None => Ok(Outcome::First),
-        }
+        // Whoever is refused for too many has not been accepted under this key.
+        let remembered = transaction.add_identity(idempotency::remember(&self.table, memo, now))?;
+        let pending = transaction.add(pending)?;
+        Ok((transaction, OpeningSlots { remembered, pending }))
     }
 }
 
@@ -351,8 +432,14 @@ fn due_shard(id: &OrderId) -> u64 {
     kit::dynamo::shard_of(id.as_str(), DUE_SHARDS)
 }
 
-fn failure_of(text: &str) -> Result<OrderFailure, Fault> {
-    serde_json::from_value(text.into()).map_err(|error| Fault::broken("reading why an order failed", error))
+/// Why an order failed, from the attributes that its reason and its items are in.
+fn failure_of(row: &Item, reason: &'static str, items: &'static str) -> Result<Failure, Fault> {
+    let text = row.text(reason)?.into();
+    let reason: OrderFailure =
+        serde_json::from_value(text).map_err(|error| Fault::broken("reading why an order failed", error))?;
+    // The stock refuses an order once: so the items are those of this reason if it is about any.
+    let is_named = reason.names_items() && row.contains_key(items);
+    Ok(Failure { reason, items: if is_named { row.document(items)? } else { Vec::new() } })
 }
 
 /// Reads an order item.
@@ -361,7 +448,7 @@ pub fn order_of(row: &Item) -> Result<Order, Fault> {
     let status = match row.text("status")? {
         "pending" => Status::Pending,
         "completed" => Status::Completed,
-        "failed" => Status::Failed(failure_of(row.text("failure")?)?),
+        "failed" => Status::Failed(failure_of(row, "failure", "failed_items")?),
         _ => return Err(wrong("status")),
     };
     Ok(Order {
@@ -490,16 +577,23 @@ impl KeepAnswers for Orders {
             .return_values(ReturnValue::AllNew)
             .return_values_on_condition_check_failure(ReturnValuesOnConditionCheckFailure::AllOld);
         // Undone is final, however late the answer arrives that it undid.
-        let row = match answer.did {
+        let row = match &answer.did {
             Did::Undo => row.condition_expression("attribute_exists(work_state)"),
             Did::Its | Did::Refuse(_) => row
                 .condition_expression("work_state.#participant = :pending")
                 .expression_attribute_values(":pending", s(ParticipantState::Pending.as_str())),
         };
-        let row = match answer.did {
-            Did::Refuse(reason) => row
+        let row = match &answer.did {
+            Did::Refuse(Failure { reason, items }) if items.is_empty() => row
                 .update_expression("SET work_state.#participant = :did, refusal = if_not_exists(refusal, :reason)")
                 .expression_attribute_values(":reason", s(reason.as_str())),
+            Did::Refuse(Failure { reason, items }) => row
+                .update_expression(
+                    "SET work_state.#participant = :did, refusal = if_not_exists(refusal, :reason), \
+                     refused_items = :items",
+                )
+                .expression_attribute_values(":reason", s(reason.as_str()))
+                .expression_attribute_values(":items", dynamo::json(DOING, items)?),
             Did::Its | Did::Undo => row.update_expression("SET work_state.#participant = :did"),
         };
         let found = match row.send().await {
@@ -527,7 +621,7 @@ fn tracked_of(row: &Item) -> Result<(Order, WorkState), Fault> {
         stock: work(Participant::Stock)?,
         points: work(Participant::Points)?,
         cart: work(Participant::Cart)?,
-        refusal: row.get("refusal").map(|_| failure_of(row.text("refusal")?)).transpose()?,
+        refusal: row.get("refusal").map(|_| failure_of(row, "refusal", "refused_items")).transpose()?,
     };
     let order = Order {
         id: placed.order_id,
@@ -543,16 +637,24 @@ fn tracked_of(row: &Item) -> Result<(Order, WorkState), Fault> {
 
 impl EndOrder for Orders {
     async fn complete(&self, order: &Order, now: Timestamp) -> Result<bool, Fault> {
-        let ended = self.ended(order, Status::Completed, " REMOVE due_shard, due_at", now);
+        let ended = self.ended(order, &Status::Completed, " REMOVE due_shard, due_at", now);
         self.end(order, ended, EventBody::OrderCompleted(event_data(order)), now).await
     }
 
-    async fn fail(&self, order: &Order, reason: OrderFailure, now: Timestamp) -> Result<bool, Fault> {
-        let ended = self
-            .ended(order, Status::Failed(reason), ", failure = :reason, due_at = :look", now)
+    async fn fail(&self, order: &Order, failure: &Failure, now: Timestamp) -> Result<bool, Fault> {
+        let Failure { reason, items } = failure;
+        let and = match items.is_empty() {
+            true => ", failure = :reason, due_at = :look",
+            false => ", failure = :reason, due_at = :look, failed_items = :items",
+        };
+        let mut ended = self
+            .ended(order, &Status::Failed(failure.clone()), and, now)
             .expression_attribute_values(":reason", s(reason.as_str()))
             .expression_attribute_values(":look", at(now.plus_seconds(FIRST_LOOK_SECONDS)));
-        let body = EventBody::OrderFailed(OrderFailed { order: event_data(order), reason });
+        if !items.is_empty() {
+            ended = ended.expression_attribute_values(":items", dynamo::json("ending an order", items)?);
+        }
+        let body = EventBody::OrderFailed(OrderFailed { order: event_data(order), reason: *reason });
         self.end(order, ended, body, now).await
     }
 }

@@ -1,14 +1,16 @@
 //! HTTP and events in, answers out.
 
-use crate::domain::{Answer, Cart, CartOrder, Order, PriceChange, Refusal, Status, Wanted};
+use crate::domain::{
+    Answer, CartOrder, Order, PriceBefore, PriceChange, Refusal, ShownCart, Status, Wanted, WantedLine,
+};
 use crate::ports::{
-    ChangeCart, EndOrder, FindCart, FindOrder, KeepAnswers, KeepCart, ListOrders, OpenOrder, QuoteClient, Republish,
-    SettleOrder,
+    BalanceClient, ChangeCart, EndOrder, FindCart, FindOrder, KeepAnswers, KeepCart, ListOrders, OpenOrder,
+    QuoteClient, Republish, SettleOrder,
 };
 use crate::usecases::place_order::{self, PlaceError, PlaceOrder, Placed};
 use crate::usecases::put_cart_item::{self, PutCartItem, PutError};
 pub use crate::usecases::sweep_orders::{SweepDeps, sweep_orders};
-use crate::usecases::{clear_cart, track_order};
+use crate::usecases::{clear_cart, get_cart, track_order};
 use contracts::orders::{MAX_LINES, OrderLine, Pieces, Quantity};
 use contracts::{ItemId, OrderId, Timestamp, Won};
 use kit::auth::UserTokens;
@@ -28,13 +30,27 @@ pub struct Deps<S> {
     pub users: UserTokens,
 }
 
-/// The dependencies of the handlers that record a price.
+/// The dependencies of the handlers of the cart that ask items.
 #[derive(Debug)]
-pub struct PlaceDeps<S, I> {
+pub struct CartDeps<S, I> {
+    /// Where carts are.
+    pub store: S,
+    /// The client that knows what is sold, and at which price.
+    pub items: I,
+    pub users: UserTokens,
+}
+
+/// The dependencies of `place-order`.
+#[derive(Debug)]
+pub struct PlaceDeps<S, I, P> {
     /// Where carts and orders are.
     pub store: S,
     /// The client that knows the prices.
     pub items: I,
+    /// The client that knows the balance.
+    pub points: P,
+    /// How many orders of a user may be pending.
+    pub most_pending: u32,
     pub users: UserTokens,
 }
 
@@ -55,19 +71,41 @@ struct PlaceBody {
 struct WantedBody {
     item_id: ItemId,
     quantity: Quantity,
+    #[serde(default)]
+    price_seen: Option<Won>,
+}
+
+impl From<WantedBody> for WantedLine {
+    fn from(WantedBody { item_id, quantity, price_seen }: WantedBody) -> Self {
+        Self { pieces: Pieces { item_id, quantity }, price_seen }
+    }
 }
 
 #[derive(Debug, Serialize)]
 struct CartBody {
-    lines: Vec<OrderLine>,
+    lines: Vec<CartLineBody>,
     total_price: Won,
 }
 
+#[derive(Debug, Serialize)]
+struct CartLineBody {
+    item_id: ItemId,
+    name: String,
+    price: Won,
+    quantity: Quantity,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    withdrawn: Option<bool>,
+}
+
 impl CartBody {
-    fn of(cart: Cart) -> Result<Self, Fault> {
+    fn of(ShownCart { cart, withdrawn }: ShownCart) -> Result<Self, Fault> {
         let total_price =
             cart.total().ok_or_else(|| Fault::broken("adding up a cart", "it costs more than there is"))?;
-        Ok(Self { lines: cart.lines.into_iter().map(|line| line.line).collect(), total_price })
+        let line = |OrderLine { item_id, name, price, quantity }| {
+            let withdrawn = withdrawn.contains(&item_id).then_some(true);
+            CartLineBody { item_id, name, price, quantity, withdrawn }
+        };
+        Ok(Self { lines: cart.lines.into_iter().map(|put| line(put.line)).collect(), total_price })
     }
 }
 
@@ -79,14 +117,16 @@ struct OrderBody {
     total_price: Won,
     #[serde(skip_serializing_if = "Option::is_none")]
     failure: Option<&'static str>,
+    #[serde(skip_serializing_if = "<[_]>::is_empty")]
+    items: Vec<ItemId>,
     #[serde(with = "contracts::time::rfc3339")]
     placed_at: Timestamp,
 }
 
 impl From<&Order> for OrderBody {
     fn from(order: &Order) -> Self {
-        let failure = match order.status {
-            Status::Failed(reason) => Some(reason.as_str()),
+        let failure = match &order.status {
+            Status::Failed(failure) => Some(failure),
             Status::Pending | Status::Completed => None,
         };
         Self {
@@ -94,25 +134,27 @@ impl From<&Order> for OrderBody {
             status: order.status.as_str(),
             lines: order.lines.clone(),
             total_price: order.total_price,
-            failure,
+            failure: failure.map(|failure| failure.reason.as_str()),
+            items: failure.map(|failure| failure.items.clone()).unwrap_or_default(),
             placed_at: order.placed_at,
         }
     }
 }
 
 /// `GET /cart`
-pub async fn get_cart(deps: &Deps<impl FindCart>, call: Call) -> Result<Reply, Problem> {
+pub async fn get_cart(deps: &CartDeps<impl FindCart, impl QuoteClient>, call: Call) -> Result<Reply, Problem> {
     let user = deps.users.user(&call)?.user;
-    Reply::ok(CartBody::of(deps.store.find_cart(&user).await?)?)
+    Reply::ok(CartBody::of(get_cart::get_cart(&deps.store, &deps.items, &user).await?)?)
 }
 
 /// `PUT /cart/items/{item_id}`
-pub async fn put_cart_item(deps: &PlaceDeps<impl ChangeCart, impl QuoteClient>, call: Call) -> Result<Reply, Problem> {
+pub async fn put_cart_item(deps: &CartDeps<impl ChangeCart, impl QuoteClient>, call: Call) -> Result<Reply, Problem> {
     let user = deps.users.user(&call)?.user;
     let item = call.path_id("item_id")?;
     let PutCartItemBody { quantity } = call.json()?;
     let ask = PutCartItem { user, item, quantity, now: call.now };
-    Reply::ok(CartBody::of(put_cart_item::put_cart_item(&deps.store, &deps.items, ask).await?)?)
+    let cart = put_cart_item::put_cart_item(&deps.store, &deps.items, ask).await?;
+    Reply::ok(CartBody::of(ShownCart::from(cart))?)
 }
 
 impl From<PutError> for Problem {
@@ -140,20 +182,23 @@ fn accepted(order: &Order) -> StoredAnswer {
 }
 
 /// `POST /orders`
-pub async fn place_order(deps: &PlaceDeps<impl OpenOrder, impl QuoteClient>, call: Call) -> Result<Reply, Problem> {
+pub async fn place_order(
+    deps: &PlaceDeps<impl OpenOrder, impl QuoteClient, impl BalanceClient>,
+    call: Call,
+) -> Result<Reply, Problem> {
     let user = deps.users.user(&call)?.user;
     let key = IdempotencyKey::required(&call, "POST /orders")?;
     let PlaceBody { lines } = call.json()?;
-    let pieces = |WantedBody { item_id, quantity }| Pieces { item_id, quantity };
     let ask = PlaceOrder {
         user,
-        wanted: Wanted::new(lines.into_iter().map(pieces).collect())?,
+        wanted: Wanted::new(lines.into_iter().map(WantedLine::from).collect())?,
         key,
         order: OrderId::mint(call.now),
         correlation_id: call.request_id,
+        most_pending: deps.most_pending,
         now: call.now,
     };
-    match place_order::place_order(&deps.store, &deps.items, ask, accepted).await? {
+    match place_order::place_order(&deps.store, &deps.items, &deps.points, ask, accepted).await? {
         Placed::Now(order) => Ok(accepted(&order).into_reply()),
         Placed::AsBefore(answer) => Ok(answer.into_reply()),
     }
@@ -172,19 +217,30 @@ impl From<PlaceError> for Problem {
 fn refused(refusal: Refusal) -> Problem {
     match refusal {
         Refusal::ItemsNotFound(items) => {
-            let items: Vec<String> = items.into_iter().map(String::from).collect();
-            Problem::new(StatusCode::NOT_FOUND, "item_not_found", "No such item").member("items", items)
+            Problem::new(StatusCode::NOT_FOUND, "item_not_found", "No such item").member("items", json!(items))
         }
         Refusal::SalePaused(items) => {
-            let items: Vec<String> = items.into_iter().map(String::from).collect();
-            Problem::conflict("sale_paused", "The sale of an item is paused").member("items", items)
+            Problem::conflict("sale_paused", "The sale of an item is paused").member("items", json!(items))
+        }
+        Refusal::OutOfStock(items) => {
+            Problem::conflict("out_of_stock", "An item is sold out").member("items", json!(items))
+        }
+        Refusal::ItemLimitExceeded(items) => {
+            Problem::conflict("item_limit_exceeded", "These are more units of an item than a user may have")
+                .member("items", json!(items))
         }
         Refusal::PriceChanged(changes) => {
-            let line = |PriceChange { item, price_in_cart, price }| json!({"item_id": item, "price_in_cart": price_in_cart, "price": price});
+            let line = |PriceChange { item, before, price }| match before {
+                PriceBefore::Seen(seen) => json!({"item_id": item, "price_seen": seen, "price": price}),
+                PriceBefore::InCart(put) => json!({"item_id": item, "price_in_cart": put, "price": price}),
+            };
             let lines: Vec<Value> = changes.into_iter().map(line).collect();
             Problem::conflict("price_changed", "A price has changed").member("lines", lines)
         }
         Refusal::TooExpensive => Problem::invalid("lines: together they cost more than can be paid"),
+        Refusal::InsufficientPoints => Problem::conflict("insufficient_points", "The balance is below the price"),
+        Refusal::TooManyPending => Problem::conflict("too_many_pending_orders", "Too many orders are pending")
+            .detail("wait until one of them is completed or failed"),
     }
 }
 

@@ -4,23 +4,40 @@ use kit::boot::BadSetting;
 use kit::outbox::Relay;
 use kit::{Boot, MainResult};
 use orders::dynamo::Orders;
-use orders::handlers::{self, Deps, PlaceDeps, SweepDeps};
+use orders::handlers::{self, CartDeps, Deps, PlaceDeps, SweepDeps};
 use orders::usecases::sweep_orders::sweep_orders;
+use std::time::Duration;
+
+/// How long an answer is waited for that can be done without.
+const ADVICE: Duration = Duration::from_secs(2);
 
 #[tokio::main(flavor = "current_thread")]
 async fn main() -> MainResult {
     let boot = Boot::start()?;
     let store = Orders::new(boot.table()?);
     let http = |store| -> Result<_, BadSetting> { Ok(Deps { store, users: boot.user_tokens()? }) };
-    let asking = |store| -> Result<_, BadSetting> {
-        Ok(PlaceDeps { store, items: boot.function("QUOTE_ITEMS_FUNCTION")?, users: boot.user_tokens()? })
-    };
+    let items = || boot.function("QUOTE_ITEMS_FUNCTION");
     match boot.handler() {
         // HTTP
-        "get-cart" => boot.http(http(store)?, handlers::get_cart).await,
-        "put-cart-item" => boot.http(asking(store)?, handlers::put_cart_item).await,
+        "get-cart" => {
+            let deps = CartDeps { store, items: items()?.within(ADVICE), users: boot.user_tokens()? };
+            boot.http(deps, handlers::get_cart).await
+        }
+        "put-cart-item" => {
+            let deps = CartDeps { store, items: items()?, users: boot.user_tokens()? };
+            boot.http(deps, handlers::put_cart_item).await
+        }
         "remove-cart-item" => boot.http(http(store)?, handlers::remove_cart_item).await,
-        "place-order" => boot.http(asking(store)?, handlers::place_order).await,
+        "place-order" => {
+            let deps = PlaceDeps {
+                store,
+                items: items()?,
+                points: boot.function("QUOTE_BALANCE_FUNCTION")?.within(ADVICE),
+                most_pending: boot.setting_or("MAX_PENDING_ORDERS", 20)?,
+                users: boot.user_tokens()?,
+            };
+            boot.http(deps, handlers::place_order).await
+        }
         "list-orders" => boot.http(http(store)?, handlers::list_orders).await,
         "get-order" => boot.http(http(store)?, handlers::get_order).await,
         // order.placed, order.failed, by queue

@@ -1,8 +1,7 @@
 //! What orders needs from other components, one narrow trait per capability.
 
-use crate::domain::{Answer, Cart, CartLine, CartOrder, CartWork, DueOrder, Order, WorkState};
-use contracts::orders::OrderFailure;
-use contracts::steps::{ItemsQuote, QuoteItems};
+use crate::domain::{Answer, Cart, CartLine, CartOrder, CartWork, DueOrder, Failure, Order, WorkState};
+use contracts::steps::{BalanceQuote, ItemsQuote, QuoteBalance, QuoteItems};
 use contracts::{ItemId, OrderId, Timestamp, UserId};
 use kit::Fault;
 use kit::http::Page;
@@ -13,6 +12,12 @@ use kit::sweep::{Cursor, Part};
 pub trait QuoteClient: Send + Sync {
     /// Those that can be ordered.
     fn quote(&self, ask: &QuoteItems) -> impl Future<Output = Result<ItemsQuote, Fault>> + Send;
+}
+
+/// Returns what a user could pay now.
+pub trait BalanceClient: Send + Sync {
+    /// Their balance.
+    fn balance(&self, ask: &QuoteBalance) -> impl Future<Output = Result<BalanceQuote, Fault>> + Send;
 }
 
 /// Reads a cart.
@@ -39,13 +44,18 @@ pub trait OpenOrder: Send + Sync {
         now: Timestamp,
     ) -> impl Future<Output = Result<(Outcome<StoredAnswer>, Cart), Fault>> + Send;
     /// Writes the order, its `order.placed` and the remembered answer, all or nothing. If an answer is remembered
-    /// already, nothing was written.
+    /// already, or its user has `most_pending` pending orders, nothing was written.
     fn open_order(
         &self,
         order: &Order,
         memo: &Memo,
-    ) -> impl Future<Output = Result<Outcome<StoredAnswer>, Fault>> + Send;
+        most_pending: u32,
+    ) -> impl Future<Output = Result<Result<Outcome<StoredAnswer>, TooManyPending>, Fault>> + Send;
 }
+
+/// A user has as many pending orders as they may.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct TooManyPending;
 
 /// Reads one order of a user.
 pub trait FindOrder: Send + Sync {
@@ -113,7 +123,7 @@ pub trait EndOrder: Send + Sync {
     fn fail(
         &self,
         order: &Order,
-        reason: OrderFailure,
+        failure: &Failure,
         now: Timestamp,
     ) -> impl Future<Output = Result<bool, Fault>> + Send;
 }

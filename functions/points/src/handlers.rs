@@ -6,7 +6,7 @@ use crate::usecases::charge_points::{self, ChargeError, ChargePoints};
 use crate::usecases::{credit_charge, return_points, use_order_points, use_points};
 use contracts::events::OrderEvent;
 use contracts::saga::{Done, PaymentSaga, ReturnPoints};
-use contracts::steps::{ChargeCredit, CreditCharge};
+use contracts::steps::{BalanceQuote, ChargeCredit, CreditCharge, QuoteBalance};
 use contracts::{ChargeAmount, Timestamp, Won};
 use kit::auth::UserTokens;
 use kit::http::{Cursor, ListBody, StatusCode};
@@ -169,6 +169,14 @@ pub async fn use_points(accounts: &impl PostEntry, call: StepCall<PaymentSaga>) 
 /// Saga step, in both sagas: give back what `use-points` took.
 pub async fn return_points(accounts: &impl ReturnUse, call: StepCall<ReturnPoints>) -> Result<Done, StepError> {
     Ok(return_points::return_points(accounts, &call.input.saga, call.input.refund_requested_at, call.now).await?)
+}
+
+/// Step called by orders: what a user could pay now.
+pub async fn quote_balance(
+    accounts: &impl ReadBalance,
+    call: StepCall<QuoteBalance>,
+) -> Result<BalanceQuote, StepError> {
+    Ok(BalanceQuote { balance: accounts.balance(&call.input.user_id).await? })
 }
 
 /// Step called by payments: put a charge that was paid for into the ledger.

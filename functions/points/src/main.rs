@@ -29,6 +29,8 @@ async fn main() -> MainResult {
         // Steps of the payment saga
         "use-points" => boot.step(accounts, handlers::use_points).await,
         "return-points" => boot.step(accounts, handlers::return_points).await,
+        // A step that orders calls
+        "quote-balance" => boot.step(accounts, handlers::quote_balance).await,
         // A step that payments calls
         "credit-charge" => boot.step(accounts, handlers::credit_charge).await,
         // Queue of events

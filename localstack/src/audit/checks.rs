@@ -157,6 +157,7 @@ pub fn check(snapshot: &Snapshot, tolerances: &Tolerances) -> Vec<Finding> {
     }
     audit.provider_payments();
     audit.stock();
+    audit.bought();
     audit.jobs();
     audit.events();
     audit.deliveries();

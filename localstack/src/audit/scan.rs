@@ -15,7 +15,9 @@ use contracts::events::{Event, EventBody, schema_of};
 use contracts::orders::{OrderFailure, OrderLine, Pieces};
 use contracts::seats::stream;
 use contracts::steps::OpenSchedule;
-use contracts::{ConcertId, ItemId, PaymentId, ReservationId, ScheduleId, SeatId, SectionName, Timestamp, UserId, Won};
+use contracts::{
+    ConcertId, ItemId, OrderId, PaymentId, ReservationId, ScheduleId, SeatId, SectionName, Timestamp, UserId, Won,
+};
 use kit::Fault;
 use kit::dynamo::{Item, PK, Read, SK};
 use serde::Deserialize;
@@ -594,7 +596,8 @@ fn job_item(
     if work == ParticipantState::Pending || !item.contains_key("ttl") {
         return Err(wrong("work that nobody did, or that is kept for ever"));
     }
-    put_new(&mut snapshot.jobs, (parse(order, "order")?, participant), Job { work, pieces })
+    let counted = if item.contains_key("counted") { item.document("counted")? } else { Vec::new() };
+    put_new(&mut snapshot.jobs, (parse(order, "order")?, participant), Job { work, pieces, counted })
 }
 
 fn items_item(item: &Item, snapshot: &mut Snapshot) -> Result<(), Fault> {
@@ -604,6 +607,9 @@ fn items_item(item: &Item, snapshot: &mut Snapshot) -> Result<(), Fault> {
             return Err(wrong("its key and its attributes name different items, or it has no name"));
         }
         item.uint("price")?;
+        if item.maybe_int("max_per_user")?.is_some_and(|most| most < 1) {
+            return Err(wrong("nobody may have any of it"));
+        }
         maybe_moment(item, "withdrawn_at")?;
         let merchandise = Merchandise {
             stock: item.int("stock")?,
@@ -615,6 +621,13 @@ fn items_item(item: &Item, snapshot: &mut Snapshot) -> Result<(), Fault> {
     }
     if pk == "ITEMS" {
         return parse::<ItemId>(sk, "item").map(drop);
+    }
+    if let (Some(user), "BOUGHT") = (pk.strip_prefix("USER#"), sk) {
+        for (id, count) in prefixed(item, "n#") {
+            let whose = (parse(user, "user")?, parse(id, "item")?);
+            put_new(&mut snapshot.bought, whose, number(count, "a count")?)?;
+        }
+        return Ok(());
     }
     if let (Some(order), "WORK") = (pk.strip_prefix("ORDER#"), sk) {
         return job_item(item, order, Participant::Stock, item.document("pieces")?, snapshot);
@@ -629,6 +642,9 @@ fn orders_item(item: &Item, snapshot: &mut Snapshot) -> Result<(), Fault> {
     }
     if pk.starts_with("USER#") && sk == "CART" {
         return cart_item(item);
+    }
+    if pk.starts_with("USER#") && sk == "PENDING" {
+        return strings(item, "orders")?.iter().try_for_each(|id| parse::<OrderId>(id, "order").map(drop));
     }
     if let (Some(order), "WORK") = (pk.strip_prefix("ORDER#"), sk) {
         return job_item(item, order, Participant::Cart, Vec::new(), snapshot);
@@ -989,7 +1005,12 @@ mod tests {
         let read = snapshot.items.values().next().unwrap();
         assert_eq!((read.stock, read.sold, read.received), (7, 3, 10));
         assert!(items_item(&item(&[("pk", s("ITEMS")), ("sk", s("i"))]), &mut snapshot).is_ok());
-        for (name, value) in [("item_id", s("x")), ("name", s("")), ("price", n(-1)), ("sold", s("3"))] {
+        let bought = item(&[("pk", s("USER#alice")), ("sk", s("BOUGHT")), ("n#i", n(2))]);
+        items_item(&bought, &mut snapshot).unwrap();
+        assert_eq!(snapshot.bought.into_values().collect::<Vec<_>>(), [2]);
+        assert!(items_item(&with(bought, "n#i", s("two")), &mut Snapshot::default()).is_err());
+        let bad = [("item_id", s("x")), ("name", s("")), ("price", n(-1)), ("sold", s("3")), ("max_per_user", n(0))];
+        for (name, value) in bad {
             assert!(items_item(&with(row.clone(), name, value), &mut Snapshot::default()).is_err(), "{name}");
         }
     }

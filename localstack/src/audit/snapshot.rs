@@ -44,6 +44,8 @@ pub struct Snapshot {
     pub orders: BTreeMap<OrderId, Order>,
     /// What participants did for orders, as each recorded it.
     pub jobs: BTreeMap<(OrderId, Participant), Job>,
+    /// How many units of a limited item a user has, as the limit counts them.
+    pub bought: BTreeMap<(UserId, ItemId), i64>,
     /// The state of each participant's work as orders recorded it from their events, by the participant's name.
     pub work_states: BTreeMap<OrderId, BTreeMap<String, ParticipantState>>,
     /// Events, by id.
@@ -445,6 +447,8 @@ pub struct Job {
     pub work: ParticipantState,
     /// The units that were taken: of the stock only.
     pub pieces: Vec<Pieces>,
+    /// Which of their items count towards a user's limit.
+    pub counted: Vec<ItemId>,
 }
 
 /// An event in an outbox.

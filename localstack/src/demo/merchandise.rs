@@ -65,6 +65,8 @@ pub enum Fate {
     Completed,
     /// It failed, for this reason.
     Failed(String),
+    /// It was not placed, for this reason.
+    Refused(String),
     /// The contract was violated.
     Trouble(String),
 }
@@ -163,6 +165,15 @@ impl Fan {
         self.pieces * PRICE
     }
 
+    fn can_pay(&self) -> bool {
+        self.points >= self.price()
+    }
+
+    /// Whether an order may be refused, or fail, for this reason.
+    fn may_end_by(&self, reason: &str) -> bool {
+        reason == "out_of_stock" || reason == "insufficient_points" && !self.can_pay()
+    }
+
     /// A violation of the contract.
     fn trouble(&self, what: impl std::fmt::Display) -> End {
         let fate = Fate::Trouble(format!("{}: {what}", self.name));
@@ -198,7 +209,12 @@ impl Fan {
         let (api, caller) = (&self.api, &self.caller);
         let key = format!("{}-order", self.name);
         let begun = Instant::now();
-        let placed = self.expect(api.place_order(caller, &key, &self.item, self.pieces).await)?;
+        let placed = match api.place_order(caller, &key, &self.item, self.pieces).await {
+            Err(refused) if refused.status == 409 && self.may_end_by(&refused.code) => {
+                return Ok(Ordered { pending: Duration::ZERO, fate: Fate::Refused(refused.code), fan: self });
+            }
+            answer => self.expect(answer)?,
+        };
         if placed.total_price != self.price() {
             return Err(self.trouble(format!("ordered for {} and is charged {}", self.price(), placed.total_price)));
         }
@@ -206,12 +222,9 @@ impl Fan {
         let id = &placed.order_id;
         let ended = self.expect(until(|order: &Order| order.status != "pending", || api.order(caller, id)).await)?;
         let pending = begun.elapsed();
-        let can_pay = self.points >= self.price();
         let fate = match (ended.status.as_str(), ended.failure) {
-            ("completed", None) if can_pay => Fate::Completed,
-            ("failed", Some(reason)) if reason == "out_of_stock" || reason == "insufficient_points" && !can_pay => {
-                Fate::Failed(reason)
-            }
+            ("completed", None) if self.can_pay() => Fate::Completed,
+            ("failed", Some(reason)) if self.may_end_by(&reason) => Fate::Failed(reason),
             (status, failure) => {
                 let (after, had) = (pending.as_secs(), self.points);
                 return Err(self.trouble(format!("{id} is {status} ({failure:?}) after {after} s, with {had} points")));
@@ -272,15 +285,18 @@ impl Merchandise {
         self.ends.iter().map(|end| end.spent).sum()
     }
 
-    /// How many orders failed, by reason.
-    fn failed(&self) -> BTreeMap<&str, usize> {
-        let mut failed = BTreeMap::new();
+    /// How many orders failed, and how many were refused, by reason.
+    fn failed(&self) -> [BTreeMap<&str, usize>; 2] {
+        let mut by_reason = [BTreeMap::new(), BTreeMap::new()];
         for end in &self.ends {
-            if let Fate::Failed(reason) = &end.fate {
-                *failed.entry(reason.as_str()).or_default() += 1;
-            }
+            let (of, reason) = match &end.fate {
+                Fate::Failed(reason) => (0, reason),
+                Fate::Refused(reason) => (1, reason),
+                Fate::Completed | Fate::Trouble(_) => continue,
+            };
+            *by_reason[of].entry(reason.as_str()).or_default() += 1;
         }
-        failed
+        by_reason
     }
 
     /// What did not go as required. Empty when all is well.
@@ -302,9 +318,10 @@ impl Merchandise {
         if self.ends.len() >= MANY_ORDERS {
             let no = |what: &str| format!("it did not happen that {what}");
             let failed = self.failed();
+            let happened = |what| failed.iter().any(|reasons| reasons.contains_key(what));
             must(sold > 0, no("an order completed"));
-            must(failed.contains_key("out_of_stock"), no("an order came too late"));
-            must(failed.contains_key("insufficient_points"), no("somebody could not pay an order"));
+            must(happened("out_of_stock"), no("an order came too late"));
+            must(happened("insufficient_points"), no("somebody could not pay an order"));
             must(!self.has_outside || self.refused_outside > 0, no("the data platform was dead"));
         }
         unmet
@@ -320,8 +337,10 @@ impl Merchandise {
         report::line(text, "orders at once", self.ends.len(), &format!("all of them final after {seconds:.1} s"))?;
         let sold = format!("{} of {} pieces, {} left", self.pieces(), thousands(self.stock), self.left);
         report::line(text, "completed", self.completed().count(), &sold)?;
-        for (reason, count) in self.failed() {
-            report::line(text, reason, count, "failed and undone")?;
+        for (reasons, what) in self.failed().into_iter().zip(["failed and undone", "refused at once"]) {
+            for (reason, count) in reasons {
+                report::line(text, reason, count, what)?;
+            }
         }
         let troubles = self.troubles().count();
         if troubles > 0 {
@@ -348,7 +367,7 @@ mod tests {
     }
 
     fn mixed() -> Vec<End> {
-        let short = || Fate::Failed("insufficient_points".into());
+        let short = || Fate::Refused("insufficient_points".into());
         let late = || Fate::Failed("out_of_stock".into());
         vec![end(2, Fate::Completed), end(1, Fate::Completed), end(1, short()), end(2, late()), end(1, late())]
     }
@@ -364,7 +383,7 @@ mod tests {
         for expected in [
             "orders at once 5 all of them final after 9.0 s",
             "completed 2 3 of 4 pieces, 1 left",
-            "insufficient_points 1 failed and undone",
+            "insufficient_points 1 refused at once",
             "out_of_stock 2 failed and undone",
             "won spent 45,000 and every other won is where it was",
         ] {

@@ -2,6 +2,7 @@
 
 use crate::bench::Bench;
 use crate::controls::controls;
+use crate::item_limits::limited;
 use crate::items::{failed, item_id, placed, published, put_on_sale, receive, shelf, shop};
 use ::items::domain::Label;
 use ::items::handlers::deduct_stock;
@@ -46,19 +47,42 @@ controls! {
         shelf(bench, "poster").await.sold != 0
     }
 
-    a_stock_is_never_below_zero: "items/take"
-    guards "stock >= :pieces AND attribute_not_exists(withdrawn_at)", |bench| {
+    a_stock_is_never_below_zero: "items/deducted"
+    guards "stock >= :pieces AND attribute_not_exists(withdrawn_at) AND \
+            (attribute_not_exists(max_per_user) OR max_per_user = :limit)", |bench| {
         put_on_sale(bench, "poster", 2).await;
-        deduct_stock(&shop(bench), placed("o1", &[("poster", 3)])).await.unwrap();
+        crossed(bench, placed("o1", &[("poster", 2)]), placed("o2", &[("poster", 1)])).await;
         shelf(bench, "poster").await.stock < 0
     }
 
-    a_withdrawn_item_is_not_sold: "items/take"
-    guards "stock >= :pieces AND attribute_not_exists(withdrawn_at)", |bench| {
+    a_withdrawn_item_is_not_sold: "items/deducted"
+    guards "stock >= :pieces AND attribute_not_exists(withdrawn_at) AND \
+            (attribute_not_exists(max_per_user) OR max_per_user = :limit)", |bench| {
         put_on_sale(bench, "poster", 2).await;
-        assert!(shop(bench).withdraw(&item_id("poster"), NOW).await.unwrap());
-        deduct_stock(&shop(bench), placed("o1", &[("poster", 1)])).await.unwrap();
+        let withdrawn = async { assert!(shop(bench).withdraw(&item_id("poster"), NOW).await.unwrap()) };
+        let taking = async { deduct_stock(&shop(bench), placed("o1", &[("poster", 1)])).await.unwrap() };
+        bench.crossed(taking, withdrawn).await;
         shelf(bench, "poster").await.sold != 0
+    }
+
+    an_order_is_decided_by_the_limit_of_when_its_units_are_taken: "items/deducted"
+    guards "stock >= :pieces AND attribute_not_exists(withdrawn_at) AND \
+            (attribute_not_exists(max_per_user) OR max_per_user = :limit)", |bench| {
+        put_on_sale(bench, "poster", 5).await;
+        let limiting = async {
+            let label = Label::new("Poster", 1).unwrap().limited(Some(2)).unwrap();
+            shop(bench).relabel(&item_id("poster"), &label).await.unwrap().unwrap();
+        };
+        let taking = async { deduct_stock(&shop(bench), placed("o1", &[("poster", 3)])).await.unwrap() };
+        bench.crossed(taking, limiting).await;
+        shelf(bench, "poster").await.sold != 0
+    }
+
+    two_orders_of_a_user_at_once_do_not_exceed_the_limit: "items/counted"
+    guards "(attribute_not_exists(#n0) OR #n0 <= :m0)" from "within.join(\" AND \")", |bench| {
+        let id = limited(bench, 9, 2).await;
+        crossed(bench, placed("o1", &[(&id, 1)]), placed("o2", &[(&id, 2)])).await;
+        shelf(bench, &id).await.sold > 2
     }
 
     pieces_are_put_back_once: "items/restore"

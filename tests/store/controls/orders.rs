@@ -7,9 +7,10 @@ use crate::orders::{
     cart, desk, due_at, fill_cart, filled, moved, open_shop, order, order_failed, order_placed, placed, put,
     stock_answer, the_due,
 };
-use ::orders::domain::{Did, FIRST_LOOK_SECONDS, Status};
+use ::orders::domain::{Did, FIRST_LOOK_SECONDS, Order, Status};
 use ::orders::handlers::clear_cart;
 use ::orders::ports::{ChangeCart, EndOrder, FindCart, FindDue, KeepAnswers, OpenOrder, PutOff, SettleOrder};
+use contracts::OrderId;
 use contracts::choreography::ParticipantState;
 use contracts::orders::OrderFailure;
 use kit::queue::Message;
@@ -19,6 +20,12 @@ use tests::fixture::{NOW, user};
 /// Holds back the message's write until something else is done.
 async fn crossed(bench: &Bench, slow: Message, quick: impl Future<Output = ()>) {
     bench.crossed(consume(bench, slow), quick).await;
+}
+
+/// The order of alice's that there is, placed now if there is none.
+async fn the_order(bench: &Bench) -> Order {
+    let id = placed(bench, &[("mug", 1)], "k").await;
+    order(bench, &id).await
 }
 
 async fn consume(bench: &Bench, message: Message) {
@@ -77,14 +84,25 @@ controls! {
         desk(bench).put_line(&user("alice"), &line).await.unwrap().is_some()
     }
 
-    an_id_is_never_given_to_two_orders: "orders/open_order"
+    an_id_is_never_given_to_two_orders: "orders/opening"
     guards "attribute_not_exists(pk)", |bench| {
         open_shop(bench).await;
         let id = placed(bench, &[("mug", 1)], "k").await;
         let found = order(bench, &id).await;
         assert!(desk(bench).complete(&found, NOW).await.unwrap());
-        desk(bench).open_order(&found, &memo(key("other", json!({})))).await.unwrap();
+        desk(bench).open_order(&found, &memo(key("other", json!({}))), 9).await.unwrap().unwrap();
         order(bench, &id).await.status != Status::Completed
+    }
+
+    no_more_orders_of_a_user_are_pending_than_may_be: "orders/opening"
+    guards "attribute_not_exists(orders) OR size(orders) < :most", |bench| {
+        open_shop(bench).await;
+        let opened = async |id: &str, key_name: &str| {
+            let order = Order { id: OrderId::parse(id).unwrap(), status: Status::Pending, ..the_order(bench).await };
+            desk(bench).open_order(&order, &memo(key(key_name, json!({}))), 2).await.unwrap().is_ok()
+        };
+        opened("o2", "k2").await;
+        opened("o3", "k3").await
     }
 
     an_order_ends_once: "orders/ended"
@@ -93,7 +111,7 @@ controls! {
         let id = placed(bench, &[("mug", 1)], "k").await;
         let found = order(bench, &id).await;
         assert!(desk(bench).complete(&found, NOW).await.unwrap());
-        desk(bench).fail(&found, OrderFailure::TimedOut, NOW).await.unwrap();
+        desk(bench).fail(&found, &OrderFailure::TimedOut.into(), NOW).await.unwrap();
         order(bench, &id).await.status != Status::Completed
     }
 
@@ -125,7 +143,7 @@ controls! {
         let id = placed(bench, &[("mug", 1)], "k").await;
         let now = NOW.plus_seconds(FIRST_LOOK_SECONDS);
         let due = the_due(bench, now).await;
-        assert!(desk(bench).fail(&due.order, OrderFailure::OutOfStock, now).await.unwrap());
+        assert!(desk(bench).fail(&due.order, &OrderFailure::OutOfStock.into(), now).await.unwrap());
         let put_off = PutOff { until: NOW.plus_seconds(300), nudges: 0, alert: false };
         desk(bench).put_off(&due, put_off, now).await.unwrap();
         due_at(bench, &id).await != Some(now.plus_seconds(FIRST_LOOK_SECONDS))

@@ -2,11 +2,12 @@
 
 use crate::ports::FindItems;
 use contracts::ItemId;
+use contracts::orders::Quantity;
 use contracts::steps::{ItemsQuote, QuotedItem};
 use kit::Fault;
 
-/// Quotes those of the items that can be ordered. The stock is not checked here: that is decided when the order takes
-/// its units.
+/// Quotes those of the items that are sold. The stock is what it is at the moment: an order's units are had when it has
+/// taken them.
 pub async fn quote_items(items: &impl FindItems, mut wanted: Vec<ItemId>) -> Result<ItemsQuote, Fault> {
     wanted.sort_unstable();
     wanted.dedup();
@@ -16,6 +17,8 @@ pub async fn quote_items(items: &impl FindItems, mut wanted: Vec<ItemId>) -> Res
         name: item.label.name,
         price: item.label.price,
         paused: item.is_paused,
+        stock: Some(item.stock.get()),
+        max_per_user: item.label.max_per_user.map(Quantity::get),
     });
     Ok(ItemsQuote { items: quoted.collect() })
 }

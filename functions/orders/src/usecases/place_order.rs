@@ -2,8 +2,8 @@
 //! consumers of that event.
 
 use crate::domain::{Order, Priced, Refusal, Status, Wanted, fix_prices};
-use crate::ports::{OpenOrder, QuoteClient};
-use contracts::steps::QuoteItems;
+use crate::ports::{BalanceClient, OpenOrder, QuoteClient, TooManyPending};
+use contracts::steps::{BalanceQuote, QuoteBalance, QuoteItems};
 use contracts::{OrderId, Timestamp, UserId};
 use kit::idempotency::{IdempotencyKey, Memo, Outcome, StoredAnswer};
 use kit::{Fault, metrics};
@@ -17,6 +17,8 @@ pub struct PlaceOrder {
     /// The id of the new order.
     pub order: OrderId,
     pub correlation_id: String,
+    /// How many orders of the user may be pending, with this one.
+    pub most_pending: u32,
     /// When it was requested.
     pub now: Timestamp,
 }
@@ -33,7 +35,7 @@ pub enum Placed {
 /// Why an order was not placed.
 #[derive(Debug)]
 pub enum PlaceError {
-    /// These items cannot be ordered at these prices.
+    /// It would be in vain, or is not what the user goes by.
     Refused(Refusal),
     /// The key was used for another request.
     KeyReused,
@@ -52,16 +54,19 @@ impl From<Fault> for PlaceError {
 pub async fn place_order(
     orders: &impl OpenOrder,
     items: &impl QuoteClient,
+    points: &impl BalanceClient,
     ask: PlaceOrder,
     answer: impl Fn(&Order) -> StoredAnswer + Send,
 ) -> Result<Placed, PlaceError> {
-    let wanted = QuoteItems { items: ask.wanted.items() };
-    let (quote, checkout) = tokio::join!(items.quote(&wanted), orders.checkout(&ask.user, &ask.key, ask.now));
+    let (items_wanted, payer) = (QuoteItems { items: ask.wanted.items() }, QuoteBalance { user_id: ask.user.clone() });
+    let checkout = orders.checkout(&ask.user, &ask.key, ask.now);
+    let (quote, balance, checkout) = tokio::join!(items.quote(&items_wanted), points.balance(&payer), checkout);
     let (remembered, cart) = checkout?;
     if let Some(before) = as_before(remembered) {
         return before;
     }
-    let Priced { lines, total } = match fix_prices(&ask.wanted, quote?.items, &cart) {
+    let priced = fix_prices(&ask.wanted, quote?.items, &cart).and_then(|priced| payable(priced, balance));
+    let Priced { lines, total } = match priced {
         Ok(priced) => priced,
         Err(refusal) => {
             // The same request may have been accepted meanwhile, before the reason for this refusal arose.
@@ -79,12 +84,28 @@ pub async fn place_order(
         status: Status::Pending,
     };
     let memo = Memo { user: order.user.clone(), key: ask.key, about: order.id.to_string(), answer: answer(&order) };
-    let remembered = orders.open_order(&order, &memo).await?;
+    let remembered = match orders.open_order(&order, &memo, ask.most_pending).await? {
+        Ok(remembered) => remembered,
+        Err(TooManyPending) => return Err(PlaceError::Refused(Refusal::TooManyPending)),
+    };
     if let Some(before) = as_before(remembered) {
         return before;
     }
     metrics::count("OrdersPlaced", 1);
     Ok(Placed::Now(order))
+}
+
+/// Refuses what its user could not pay now, before anything is taken from the stock for it. If points does not answer,
+/// the order is placed: whether it is paid is decided there.
+fn payable(priced: Priced, balance: Result<BalanceQuote, Fault>) -> Result<Priced, Refusal> {
+    match balance {
+        Ok(BalanceQuote { balance }) if balance < priced.total => Err(Refusal::InsufficientPoints),
+        Ok(_) => Ok(priced),
+        Err(fault) => {
+            tracing::warn!(error = fault.chain(), "an order is placed by somebody whose balance is not known");
+            Ok(priced)
+        }
+    }
 }
 
 fn as_before(remembered: Outcome<StoredAnswer>) -> Option<Result<Placed, PlaceError>> {

@@ -62,7 +62,7 @@ async fn process<S: FindDue + EndOrder + Republish>(
             store.put_off(due, PutOff { until: again_at, nudges: due.nudges, alert: false }, now).await
         }
         Look::TimeOut => {
-            if store.fail(&due.order, OrderFailure::TimedOut, now).await? {
+            if store.fail(&due.order, &OrderFailure::TimedOut.into(), now).await? {
                 metrics::count("OrdersFailed", 1);
                 tracing::warn!(order = %id, "an order was not answered in time");
             }

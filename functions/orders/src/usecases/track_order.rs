@@ -24,8 +24,8 @@ pub async fn track_order(
                 metrics::count("OrdersCompleted", 1);
             }
         }
-        Verdict::Fail(reason) => {
-            if orders.fail(&order, reason, now).await? {
+        Verdict::Fail(failure) => {
+            if orders.fail(&order, &failure, now).await? {
                 metrics::count("OrdersFailed", 1);
             }
         }

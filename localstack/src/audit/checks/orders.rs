@@ -4,7 +4,7 @@ use super::events::DATA_PLATFORM;
 use super::{Audit, Invariant};
 use crate::audit::snapshot::{Order, OrderStatus, Participant};
 use contracts::choreography::ParticipantState;
-use contracts::{ItemId, OrderId, Timestamp};
+use contracts::{ItemId, OrderId, Timestamp, UserId};
 use std::collections::BTreeMap;
 use std::time::Duration;
 
@@ -131,6 +131,39 @@ impl Audit<'_> {
         }
         for (id, pieces) in taken {
             self.found(Invariant::I10, format!("orders have {pieces} of {id}, which does not exist"));
+        }
+    }
+
+    /// I10: what a user has of a limited item, as the limit counts it, is what their orders took of it.
+    pub(super) fn bought(&mut self) {
+        // Orders in progress may be seen in different states in different tables.
+        let mut moving: BTreeMap<(&UserId, &ItemId), i64> = BTreeMap::new();
+        for order in self.snapshot.orders.values().filter(|order| !order.is_quiet()) {
+            for line in &order.lines {
+                *moving.entry((&order.user, &line.item_id)).or_default() += i64::from(line.quantity);
+            }
+        }
+        let mut taken: BTreeMap<(&UserId, &ItemId), i64> = BTreeMap::new();
+        for ((id, _), job) in self.snapshot.jobs.iter().filter(|(_, job)| job.work == ParticipantState::Done) {
+            let Some(order) = self.snapshot.orders.get(id) else { continue };
+            for pieces in job.pieces.iter().filter(|pieces| job.counted.contains(&pieces.item_id)) {
+                *taken.entry((&order.user, &pieces.item_id)).or_default() += i64::from(pieces.quantity);
+            }
+        }
+        for ((user, item), count) in &self.snapshot.bought {
+            let taken = taken.remove(&(user, item)).unwrap_or(0);
+            let moving = moving.get(&(user, item)).copied().unwrap_or(0);
+            // Orders expire before the count of what was bought.
+            let created = self.snapshot.items.get(item).map(|item| item.created_at);
+            let forgotten = created.is_none_or(|at| self.snapshot.now.millis_since(at) >= WORK_KEPT_MILLIS);
+            if *count < taken - moving || *count > taken + moving && !forgotten {
+                self.found(Invariant::I10, format!("{user} has {count} of {item} by its limit, orders have {taken}"));
+            }
+        }
+        for ((user, item), taken) in taken {
+            if taken > moving.get(&(user, item)).copied().unwrap_or(0) {
+                self.found(Invariant::I10, format!("{user} has {taken} of {item}, which its limit does not count"));
+            }
         }
     }
 

@@ -110,7 +110,7 @@ fn add(snapshot: &mut Snapshot, placed: &Placed) {
             Participant::Stock => vec![Pieces { item_id: poster(), quantity }],
             _ => Vec::new(),
         };
-        snapshot.jobs.insert((id(name), participant), Job { work, pieces });
+        snapshot.jobs.insert((id(name), participant), Job { work, pieces, counted: Vec::new() });
     }
     snapshot.work_states.insert(id(name), states);
     let mut ledger = vec![("charge.k".to_owned(), 10_000)];
@@ -205,6 +205,23 @@ fn i10_a_stock_that_does_not_add_up_is_found() {
     let findings = check(&quiet, &Tolerances::default());
     assert!(findings.iter().any(|found| found.what == "item poster has 6 sold, orders have 2"), "{findings:?}");
     breaks(Invariant::I10, "orders have 6 of poster, which does not exist", |snapshot| snapshot.items.clear());
+}
+
+#[test]
+fn i10_a_limit_that_does_not_count_what_its_user_has_is_found() {
+    let counted = |snapshot: &mut Snapshot, count| {
+        snapshot.jobs.get_mut(&(id("olivia"), Participant::Stock)).unwrap().counted = vec![poster()];
+        snapshot.bought.insert((user("olivia"), poster()), count);
+    };
+    let mut snapshot = sane();
+    counted(&mut snapshot, 2);
+    assert_eq!(check(&snapshot, &Tolerances::default()), []);
+    breaks(Invariant::I10, "olivia has 3 of poster by its limit, orders have 2", |w| counted(w, 3));
+    breaks(Invariant::I10, "olivia has 1 of poster by its limit, orders have 2", |w| counted(w, 1));
+    breaks(Invariant::I10, "olivia has 2 of poster, which its limit does not count", |snapshot| {
+        counted(snapshot, 2);
+        snapshot.bought.clear();
+    });
 }
 
 #[test]
