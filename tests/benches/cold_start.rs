@@ -152,6 +152,7 @@ fn environment(handler: &str, runtime_api: &str) -> BTreeMap<String, String> {
         ("OPEN_WAITING_ROOM_FUNCTION", "function"),
         ("PAY_CHARGE_FUNCTION", "function"),
         ("QUOTE_ITEMS_FUNCTION", "function"),
+        ("QUOTE_BALANCE_FUNCTION", "function"),
         ("QUOTE_REFUND_FUNCTION", "function"),
         ("QUOTE_RESERVATION_FUNCTION", "function"),
         ("ALIMTALK_URL", PROVIDER),
