@@ -375,3 +375,31 @@ fn a_cart_says_which_of_its_items_are_not_sold_any_more() {
         }
     });
 }
+
+#[test]
+fn an_order_is_cancelled_by_its_user_or_by_an_operator_and_everything_comes_back() {
+    on_cloud(async |cloud| {
+        let poster = cloud.item(1_000, 5).await;
+        let (fan, other) = (cloud.user("fan"), cloud.user("other"));
+        fan.charge(10_000).await;
+        for by in [&fan, &cloud.operator()] {
+            let order = fan.ordered(&[(&poster, 2)]).await;
+            assert_eq!(fan.final_order(&order).await["status"], "completed");
+            assert_eq!(fan.balance().await, 8_000);
+            let path = if by.id == fan.id { format!("/orders/{order}") } else { format!("/admin/orders/{order}") };
+            assert_eq!(other.delete(&path).await.status, if by.id == fan.id { 404 } else { 403 });
+            for _ in 0..2 {
+                let cancelled = by.delete(&path).await;
+                assert_eq!((cancelled.status.as_u16(), &cancelled.json()["status"]), (202, &json!("cancelled")));
+            }
+            eventually("the points are back", async || (fan.balance().await == 10_000).then_some(())).await;
+            eventually("the stock is back", async || (cloud.stock(&poster).await == 5).then_some(())).await;
+            let seen = fan.get(&format!("/orders/{order}")).await.json();
+            assert_eq!((&seen["status"], seen.get("failure")), (&json!("cancelled"), None));
+        }
+        let failed = fan.ordered(&[(&poster, 6)]).await;
+        assert_eq!(fan.final_order(&failed).await["failure"], "out_of_stock");
+        let refused = fan.delete(&format!("/orders/{failed}")).await;
+        assert_eq!((refused.status.as_u16(), code(&refused).as_str()), (409, "order_not_cancellable"));
+    });
+}

@@ -61,7 +61,7 @@ async fn placed(balance: i64, mugs: i64) -> Explorer {
 
 /// The same, and the stock is told of bob's order of a mug, too, if there is one.
 async fn placed_beside(balance: i64, mugs: i64, has_rival: bool) -> Explorer {
-    let world = World::new().await;
+    let mut world = World::new().await;
     let table = |context| world.stage.engine.table(context);
     let shop = items::handlers::Deps { store: Items::new(table("items")), users: users() };
     let mut ids = Vec::new();
@@ -92,7 +92,8 @@ async fn placed_beside(balance: i64, mugs: i64, has_rival: bool) -> Explorer {
     let ask = Ask::at(NOW).user("alice").key("key").json(json!({"lines": [line(0, 2), line(1, 1)]}));
     let items = Shop(shop.store.clone());
     let deps = PlaceDeps { store: desk(), items, points: Silent, most_pending: 1, users: users() };
-    orders::handlers::place_order(&deps, ask.call()).await.unwrap();
+    let placed = orders::handlers::place_order(&deps, ask.call()).await.unwrap();
+    let order = OrderId::parse(text(placed, "order_id")).unwrap();
     if mugs < 1 {
         // The last one was broken since.
         let broken = Ask::at(NOW).operator("op").key("k").path("item_id", &ids[1]).json(json!({"received": -1}));
@@ -107,6 +108,7 @@ async fn placed_beside(balance: i64, mugs: i64, has_rival: bool) -> Explorer {
         cart: cart(&[0, 1, 2]),
         cart_without: cart(&[2]),
     };
+    world.order = Some(order);
     let rival = has_rival.then(|| bobs_order(&ids[1]));
     Explorer::new(world, facts, &before, rival).await
 }
@@ -125,7 +127,7 @@ fn bobs_order(item: &str) -> Event {
 }
 
 /// Everything is delivered, in every order; the external systems are dead all the time.
-const CALM: Walk = Walk { mishaps: &[], at_most: 0, swept_at: None, dead: OUTSIDE };
+const CALM: Walk = Walk { mishaps: &[], at_most: 0, swept_at: None, is_cancelled: false, dead: OUTSIDE };
 /// The same, and the order may reach its deadline at any moment.
 const TIMED: Walk = Walk { swept_at: Some(NOW.plus_seconds(DEADLINE_SECONDS)), ..CALM };
 
@@ -246,6 +248,16 @@ async fn an_order_that_is_published_again_while_its_messages_are_in_flight_ends_
     let mut explorer = placed(PRICE - 1, 0).await;
     walk_calmly(&mut explorer, REPUBLISHED, 1_348_054_540, &["failed: insufficient_points", "failed: out_of_stock"])
         .await;
+}
+
+#[tokio::test]
+async fn an_order_that_is_cancelled_at_any_moment_is_undone_whatever_happens_once() {
+    let cancelled = Walk { is_cancelled: true, ..CALM };
+    let mut explorer = placed(PRICE, 1).await;
+    let calm = walk_calmly(&mut explorer, cancelled, 4_985_730, &["failed: cancelled"]).await;
+    walk_with_each_mishap(&mut explorer, cancelled, &calm).await;
+    let mut explorer = placed(PRICE - 1, 1).await;
+    walk_calmly(&mut explorer, cancelled, 6_283_270, &["failed: cancelled", "failed: insufficient_points"]).await;
 }
 
 #[tokio::test]

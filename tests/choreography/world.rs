@@ -3,8 +3,8 @@
 
 use crate::routes::Function;
 use crate::stage::{Rows, Stage, Trouble};
-use contracts::Timestamp;
 use contracts::events::Event;
+use contracts::{OrderId, Timestamp};
 use kit::Fault;
 use kit::dynamo::{Item, Read};
 use kit::outbox::Relay;
@@ -12,12 +12,15 @@ use kit::queue::Message;
 use kit::stream::{Change, Record, Sequence};
 use notifications::dynamo::Notifications;
 use notifications::ports::DeliverEvents;
+use orders::domain::CANCELLABLE_SECONDS;
 use orders::dynamo::Orders;
 use orders::handlers::SweepDeps;
+use orders::usecases::cancel_order::{CancelAsk, CancelError, cancel_order};
 use points::dynamo::Accounts;
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
 use tests::bus::{BUS, Bus};
+use tests::fixture::user;
 
 /// A participant's rows: a table, or the half of one that no other context's functions touch, which every call is
 /// checked for. The result of a function depends only on these rows and its message.
@@ -112,6 +115,8 @@ pub struct World {
     reports: notifications::handlers::Deps<Notifications, Platform>,
     relays: BTreeMap<&'static str, Relay>,
     _bus: Bus,
+    /// The order that can be cancelled.
+    pub order: Option<OrderId>,
 }
 
 impl World {
@@ -131,6 +136,7 @@ impl World {
                 provider: Platform,
             },
             relays: CONTEXTS.map(|context| (context, relay(context))).into(),
+            order: None,
             _bus: bus,
             stage,
         }
@@ -181,6 +187,15 @@ impl World {
             ("track-order", Some(message)) => orders::handlers::track_order(&self.orders, message).await,
             ("deliver-to-data-platform", Some(message)) => {
                 notifications::handlers::deliver_to_data_platform(&self.reports, vec![message]).await.remove(0)
+            }
+            ("cancel-order", None) => {
+                let (order, buyer, now) = (self.order.clone().unwrap(), user("alice"), job.now);
+                let ask = CancelAsk { order, by: buyer.clone(), buyer, within_seconds: CANCELLABLE_SECONDS, now };
+                match cancel_order(&self.orders, ask).await {
+                    Ok(_) | Err(CancelError::NotCancellable) => Ok(()),
+                    Err(CancelError::Fault(fault)) => Err(fault),
+                    Err(CancelError::NotFound) => panic!("the order is not there"),
+                }
             }
             ("sweep-orders", None) => orders::handlers::sweep_orders(&self.sweep, job.now).await,
             (name, None) if name.ends_with("-outbox") => {

@@ -89,7 +89,10 @@ pub fn placed(id: &str, lines: &[(&str, i64)]) -> Message {
 
 /// The message that it failed.
 pub fn failed(id: &str, lines: &[(&str, i64)]) -> Message {
-    message(id, EventBody::OrderFailed(OrderFailed { order: order(id, lines), reason: OrderFailure::TimedOut }))
+    message(
+        id,
+        EventBody::OrderFailed(OrderFailed { order: order(id, lines), reason: OrderFailure::TimedOut, actor: None }),
+    )
 }
 
 /// Delivers a message for as long as it meets other writers, as its queue does.

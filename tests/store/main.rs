@@ -14,6 +14,7 @@ mod item_limits;
 mod items;
 mod notifications;
 mod orders;
+mod orders_cancelled;
 mod orders_refused;
 mod outbox;
 mod payments;

@@ -270,7 +270,7 @@ pub async fn events(bench: &Bench) -> BTreeMap<String, Event> {
 }
 
 /// The events of an order, by type.
-async fn event_types_of(bench: &Bench, id: &str) -> Vec<String> {
+pub async fn event_types_of(bench: &Bench, id: &str) -> Vec<String> {
     let prefix = format!("{id}.");
     events(bench).await.into_keys().filter_map(|event| event.strip_prefix(&prefix).map(str::to_owned)).collect()
 }
@@ -497,7 +497,7 @@ pub fn order_placed(id: &str, lines: &[(&str, i64)]) -> Message {
 
 /// The message that it failed.
 pub fn order_failed(id: &str, lines: &[(&str, i64)]) -> Message {
-    let failed = OrderFailed { order: order_event(id, lines), reason: OrderFailure::TimedOut };
+    let failed = OrderFailed { order: order_event(id, lines), reason: OrderFailure::TimedOut, actor: None };
     message(id, EventBody::OrderFailed(failed), NOW.plus_seconds(60))
 }
 
@@ -518,7 +518,7 @@ async fn cart_work(bench: &Bench, id: &str) -> String {
 }
 
 /// Publishes what is in the outbox.
-async fn publish(bench: &Bench) -> Bus {
+pub async fn publish(bench: &Bench) -> Bus {
     let bus = Bus::start().await;
     let relay = Relay::new("orders", bench.engine.table("orders"), outbox::Bus::new(bus.client(), BUS.to_owned()));
     relay.relay(bench.engine.changes("orders"), NOW).await.unwrap();
@@ -526,7 +526,7 @@ async fn publish(bench: &Bench) -> Bus {
 }
 
 /// Whether an event that was published waits to be published again.
-async fn is_republished(bench: &Bench, event: &str) -> bool {
+pub async fn is_republished(bench: &Bench, event: &str) -> bool {
     let row = outbox_row(bench, event).await;
     row.contains_key("unpublished_shard") && row.text("publish_state").unwrap() == "pending"
 }

@@ -45,7 +45,7 @@ pub fn placed(who: &str, id: &str, price: i64) -> Message {
 
 /// The message that this order failed.
 pub fn failed(who: &str, id: &str, price: i64) -> Message {
-    let failed = OrderFailed { order: order(who, id, price), reason: OrderFailure::OutOfStock };
+    let failed = OrderFailed { order: order(who, id, price), reason: OrderFailure::OutOfStock, actor: None };
     event_message(id, EventBody::OrderFailed(failed), NOW)
 }
 

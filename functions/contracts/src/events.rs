@@ -340,6 +340,9 @@ pub struct OrderFailed {
     pub order: OrderEvent,
     /// Why.
     pub reason: OrderFailure,
+    /// Who cancelled it, if that is why: its user, or an operator.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub actor: Option<UserId>,
 }
 
 /// Data of `order.reported`.

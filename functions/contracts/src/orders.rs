@@ -86,6 +86,8 @@ pub enum OrderFailure {
     InsufficientPoints,
     /// A participant did not answer in time.
     TimedOut,
+    /// Its user, or an operator, cancelled it.
+    Cancelled,
 }
 
 impl OrderFailure {
@@ -97,6 +99,7 @@ impl OrderFailure {
             Self::ItemLimitExceeded => "item_limit_exceeded",
             Self::InsufficientPoints => "insufficient_points",
             Self::TimedOut => "timed_out",
+            Self::Cancelled => "cancelled",
         }
     }
 

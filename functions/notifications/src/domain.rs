@@ -268,6 +268,7 @@ const fn why_order_failed(reason: OrderFailure) -> &'static str {
         OrderFailure::ItemLimitExceeded => "1인당 구매 한도 초과",
         OrderFailure::InsufficientPoints => "포인트 부족",
         OrderFailure::TimedOut => "일시적인 장애",
+        OrderFailure::Cancelled => "주문 취소",
     }
 }
 
@@ -675,7 +676,7 @@ mod tests {
         check(&completed, &[("order", "o1"), ("items", "응원봉 2개"), ("price", "30,000원")]);
 
         let lines = vec![line("i1", 2), line("i2", 1), line("i3", 1)];
-        let failed = OrderFailed { order: order(lines), reason: OrderFailure::OutOfStock };
+        let failed = OrderFailed { order: order(lines), reason: OrderFailure::OutOfStock, actor: None };
         let failed = Push::of(&EventBody::OrderFailed(failed)).unwrap();
         assert_eq!(failed.template, "order_failed");
         let items = ("items", "응원봉 2개 외 2건");

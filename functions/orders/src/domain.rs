@@ -13,6 +13,9 @@ pub const DUE_SHARDS: u64 = 16;
 pub const FIRST_LOOK_SECONDS: i64 = 60;
 /// The longest wait between two publications of the failure of an order, in seconds.
 pub const LONGEST_NUDGE_WAIT_SECONDS: i64 = 3600;
+/// How long after it was placed an order can be cancelled at most, in seconds: six days. Participants answer into the outbox
+/// row of `order.placed`, which is kept for seven.
+pub const CANCELLABLE_SECONDS: i64 = 6 * 24 * 3600;
 /// At which republication the on-call is paged.
 pub const STUCK_NUDGES: u32 = 5;
 
@@ -275,6 +278,11 @@ impl Status {
             Self::Failed(_) => "failed",
         }
     }
+
+    /// Whether it was cancelled: a failure to the participants, which undo their parts, and not to its user.
+    pub fn is_cancelled(&self) -> bool {
+        matches!(self, Self::Failed(failure) if failure.reason == OrderFailure::Cancelled)
+    }
 }
 
 /// An order. All but its status is fixed when it is placed.
@@ -289,6 +297,27 @@ pub struct Order {
     /// The id of the originating HTTP request.
     pub correlation_id: String,
     pub status: Status,
+}
+
+/// What follows from a request to cancel an order.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Cancel {
+    /// It is cancelled now.
+    Now,
+    /// It was cancelled before.
+    Before,
+    /// It failed, or it was placed too long ago.
+    Refused,
+}
+
+/// Decides whether an order is cancelled that can be for so many seconds after it was placed.
+pub fn decide_cancel(order: &Order, within_seconds: i64, now: Timestamp) -> Cancel {
+    let until = order.placed_at.plus_seconds(within_seconds.min(CANCELLABLE_SECONDS));
+    match &order.status {
+        status if status.is_cancelled() => Cancel::Before,
+        Status::Pending | Status::Completed if now <= until => Cancel::Now,
+        Status::Pending | Status::Completed | Status::Failed(_) => Cancel::Refused,
+    }
 }
 
 // ---------------------------------------------------------------------------------------------------------- answers
@@ -730,6 +759,19 @@ mod tests {
         assert_eq!(alerts.iter().position(|alert| *alert), Some(4));
         assert_eq!(alerts.iter().filter(|alert| **alert).count(), 1);
         assert_eq!(wait_after_nudge(u32::MAX), LONGEST_NUDGE_WAIT_SECONDS);
+    }
+
+    #[test]
+    fn an_order_can_be_cancelled_until_its_deadline_unless_it_failed() {
+        let at = |status: Status, within, seconds| decide_cancel(&order(status), within, NOW.plus_seconds(seconds));
+        for status in [Status::Pending, Status::Completed] {
+            assert_eq!(at(status.clone(), 60, 60), Cancel::Now);
+            assert_eq!(at(status.clone(), 60, 61), Cancel::Refused);
+            assert_eq!(at(status.clone(), i64::MAX / 10_000, CANCELLABLE_SECONDS), Cancel::Now);
+            assert_eq!(at(status, i64::MAX / 10_000, CANCELLABLE_SECONDS + 1), Cancel::Refused);
+        }
+        assert_eq!(at(Status::Failed(OrderFailure::Cancelled.into()), 60, 9_999_999), Cancel::Before);
+        assert_eq!(at(Status::Failed(OrderFailure::OutOfStock.into()), 60, 1), Cancel::Refused);
     }
 
     #[test]

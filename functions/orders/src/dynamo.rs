@@ -4,7 +4,7 @@
 //! | --- | --- | --- | --- |
 //! | cart | `USER#<user>` | `CART` | `rev`, `listed` (set of the items in it), for each line `l#<item>` (map: `name`, `price`, `quantity`, `put_at`) |
 //! | pending orders | `USER#<user>` | `PENDING` | `orders` (set of the ids of the user's pending orders) |
-//! | order | `USER#<user>` | `ORDER#<order>` | `kind` = `order`, `order_id`, `user_id`, `status`, `failure`, `failed_items` (JSON, if it is about some), `lines` (JSON), `total_price`, `placed_at`, `correlation_id`, `nudges`, `ended_at`, `settled_at`, while it waits for answers `due_shard` and `due_at` (index `due`) |
+//! | order | `USER#<user>` | `ORDER#<order>` | `kind` = `order`, `order_id`, `user_id`, `status`, `failure`, `failed_items` (JSON, if it is about some), `cancelled_by`, `lines` (JSON), `total_price`, `placed_at`, `correlation_id`, `nudges`, `ended_at`, `settled_at`, while it waits for answers `due_shard` and `due_at` (index `due`) |
 //! | the cart's work | `ORDER#<order>` | `WORK` | `work_state` (`done`, `undone`), `l#<item>` for each line that was taken out, `ttl` |
 //! | remembered answer | `USER#<user>` | `IDEM#<key>` | see [`kit::idempotency`] |
 //! | outbox row | `OUTBOX#<event>` | `OUTBOX` | see [`kit::outbox`]; that of `order.placed` has `work_state` (map: `stock`, `points`, `cart`, `report`), `refusal` and `refused_items` (JSON) too |
@@ -14,8 +14,8 @@ use crate::domain::{
     Participant, Status, WorkState,
 };
 use crate::ports::{
-    ChangeCart, EndOrder, FindCart, FindDue, FindOrder, KeepAnswers, KeepCart, ListOrders, OpenOrder, PutOff,
-    Republish, SettleOrder, TooManyPending,
+    CancelOrder, ChangeCart, EndOrder, FindBuyer, FindCart, FindDue, FindOrder, KeepAnswers, KeepCart, ListOrders,
+    OpenOrder, PutOff, Republish, SettleOrder, TooManyPending,
 };
 use aws_sdk_dynamodb::operation::update_item::UpdateItemError;
 use aws_sdk_dynamodb::operation::update_item::builders::UpdateItemFluentBuilder;
@@ -28,7 +28,7 @@ use contracts::events::{CartEvent, Event, EventBody, FaultDetected, OrderEvent, 
 use contracts::orders::{MAX_LINES, OrderFailure, OrderLine, Pieces, Quantity};
 use contracts::{ItemId, OrderId, Timestamp, UserId, Won};
 use kit::Fault;
-use kit::dynamo::{self, Item, PK, Read, SK, Slot, TTL, Table, Transaction, at, built, jitter, n, readable, s};
+use kit::dynamo::{self, Item, PK, Read, SK, Slot, TTL, Table, Transaction, at, built, jitter, n, s};
 use kit::fault::classify;
 use kit::http::Page;
 use kit::idempotency::{self, IdempotencyKey, Memo, Outcome, StoredAnswer};
@@ -654,8 +654,42 @@ impl EndOrder for Orders {
         if !items.is_empty() {
             ended = ended.expression_attribute_values(":items", dynamo::json("ending an order", items)?);
         }
-        let body = EventBody::OrderFailed(OrderFailed { order: event_data(order), reason: *reason });
-        self.end(order, ended, body, now).await
+        let body = OrderFailed { order: event_data(order), reason: *reason, actor: None };
+        self.end(order, ended, EventBody::OrderFailed(body), now).await
+    }
+}
+
+impl CancelOrder for Orders {
+    async fn cancel(&self, order: &Order, by: &UserId, now: Timestamp) -> Result<bool, Fault> {
+        let reason = OrderFailure::Cancelled;
+        let cancelled = self
+            .update(user_pk(&order.user), order_key(&order.id))
+            // A completed order is not looked after any more: from here on it is, until all have undone their part.
+            .update_expression(
+                "SET #status = :failed, failure = :reason, cancelled_by = :by, ended_at = :now, nudges = :none, \
+                 due_shard = :shard, due_at = :look",
+            )
+            .condition_expression("#status IN (:pending, :completed)")
+            .expression_attribute_names("#status", "status")
+            .expression_attribute_values(":pending", s(Status::Pending.as_str()))
+            .expression_attribute_values(":completed", s(Status::Completed.as_str()))
+            .expression_attribute_values(":failed", s(Status::Failed(reason.into()).as_str()))
+            .expression_attribute_values(":reason", s(reason.as_str()))
+            .expression_attribute_values(":by", s(by))
+            .expression_attribute_values(":now", at(now))
+            .expression_attribute_values(":none", n(0))
+            .expression_attribute_values(":shard", s(due_shard(&order.id)))
+            .expression_attribute_values(":look", at(now.plus_seconds(FIRST_LOOK_SECONDS)));
+        let body = OrderFailed { order: event_data(order), reason, actor: Some(by.clone()) };
+        self.end(order, cancelled, EventBody::OrderFailed(body), now).await
+    }
+}
+
+impl FindBuyer for Orders {
+    async fn find_buyer(&self, id: &OrderId) -> Result<Option<UserId>, Fault> {
+        let (pk, sk) = outbox::key(&format!("{id}.order.placed"));
+        let row = self.table.read("finding out whose an order is", pk, sk).await?;
+        row.map(|row| tracked_of(&row).map(|(order, _)| order.user)).transpose()
     }
 }
 

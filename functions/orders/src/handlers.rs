@@ -1,12 +1,14 @@
 //! HTTP and events in, answers out.
 
 use crate::domain::{
-    Answer, CartOrder, Order, PriceBefore, PriceChange, Refusal, ShownCart, Status, Wanted, WantedLine,
+    Answer, CANCELLABLE_SECONDS, CartOrder, Order, PriceBefore, PriceChange, Refusal, ShownCart, Status, Wanted,
+    WantedLine,
 };
 use crate::ports::{
-    BalanceClient, ChangeCart, EndOrder, FindCart, FindOrder, KeepAnswers, KeepCart, ListOrders, OpenOrder,
-    QuoteClient, Republish, SettleOrder,
+    BalanceClient, CancelOrder, ChangeCart, EndOrder, FindBuyer, FindCart, FindOrder, KeepAnswers, KeepCart,
+    ListOrders, OpenOrder, QuoteClient, Republish, SettleOrder,
 };
+use crate::usecases::cancel_order::{self, CancelAsk, CancelError};
 use crate::usecases::place_order::{self, PlaceError, PlaceOrder, Placed};
 use crate::usecases::put_cart_item::{self, PutCartItem, PutError};
 pub use crate::usecases::sweep_orders::{SweepDeps, sweep_orders};
@@ -51,6 +53,16 @@ pub struct PlaceDeps<S, I, P> {
     pub points: P,
     /// How many orders of a user may be pending.
     pub most_pending: u32,
+    pub users: UserTokens,
+}
+
+/// The dependencies of `cancel-order`.
+#[derive(Debug)]
+pub struct CancelDeps<S> {
+    /// Where orders are.
+    pub store: S,
+    /// How long after it was placed its user can cancel an order, in seconds.
+    pub within_seconds: i64,
     pub users: UserTokens,
 }
 
@@ -125,13 +137,14 @@ struct OrderBody {
 
 impl From<&Order> for OrderBody {
     fn from(order: &Order) -> Self {
+        let is_cancelled = order.status.is_cancelled();
         let failure = match &order.status {
-            Status::Failed(failure) => Some(failure),
-            Status::Pending | Status::Completed => None,
+            Status::Failed(failure) if !is_cancelled => Some(failure),
+            Status::Pending | Status::Completed | Status::Failed(_) => None,
         };
         Self {
             order_id: order.id.clone(),
-            status: order.status.as_str(),
+            status: if is_cancelled { "cancelled" } else { order.status.as_str() },
             lines: order.lines.clone(),
             total_price: order.total_price,
             failure: failure.map(|failure| failure.reason.as_str()),
@@ -261,6 +274,42 @@ pub async fn get_order(deps: &Deps<impl FindOrder>, call: Call) -> Result<Reply,
     let id: OrderId = call.path_id("order_id")?;
     let found = deps.store.find_order(&user, &id).await?.ok_or_else(|| Problem::not_found("no such order"))?;
     Reply::ok(OrderBody::from(&found))
+}
+
+/// `DELETE /orders/{order_id}`
+pub async fn cancel_order(deps: &CancelDeps<impl FindOrder + CancelOrder>, call: Call) -> Result<Reply, Problem> {
+    let user = deps.users.user(&call)?.user;
+    let order: OrderId = call.path_id("order_id")?;
+    let (within_seconds, now) = (deps.within_seconds, call.now);
+    let ask = CancelAsk { order, buyer: user.clone(), by: user, within_seconds, now };
+    Ok(accepted(&cancel_order::cancel_order(&deps.store, ask).await?).into_reply())
+}
+
+/// `DELETE /admin/orders/{order_id}`
+pub async fn cancel_any_order(
+    deps: &Deps<impl FindBuyer + FindOrder + CancelOrder>,
+    call: Call,
+) -> Result<Reply, Problem> {
+    let by = deps.users.operator(&call)?.user;
+    let order: OrderId = call.path_id("order_id")?;
+    let buyer = deps.store.find_buyer(&order).await?.ok_or(CancelError::NotFound)?;
+    let (actor, id) = (by.to_string(), order.to_string());
+    let ask = CancelAsk { order, buyer, by, within_seconds: CANCELLABLE_SECONDS, now: call.now };
+    let cancelled = cancel_order::cancel_order(&deps.store, ask).await?;
+    tracing::info!(actor, order = id, "an order was cancelled");
+    Ok(accepted(&cancelled).into_reply())
+}
+
+impl From<CancelError> for Problem {
+    fn from(error: CancelError) -> Self {
+        match error {
+            CancelError::NotFound => Problem::not_found("no such order"),
+            CancelError::NotCancellable => {
+                Problem::conflict("order_not_cancellable", "The order failed, or its time to be cancelled is over")
+            }
+            CancelError::Fault(fault) => fault.into(),
+        }
+    }
 }
 
 /// Consumes `order.placed` and `order.failed`.

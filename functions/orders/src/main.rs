@@ -4,7 +4,7 @@ use kit::boot::BadSetting;
 use kit::outbox::Relay;
 use kit::{Boot, MainResult};
 use orders::dynamo::Orders;
-use orders::handlers::{self, CartDeps, Deps, PlaceDeps, SweepDeps};
+use orders::handlers::{self, CancelDeps, CartDeps, Deps, PlaceDeps, SweepDeps};
 use orders::usecases::sweep_orders::sweep_orders;
 use std::time::Duration;
 
@@ -40,6 +40,12 @@ async fn main() -> MainResult {
         }
         "list-orders" => boot.http(http(store)?, handlers::list_orders).await,
         "get-order" => boot.http(http(store)?, handlers::get_order).await,
+        "cancel-order" => {
+            let within_seconds = boot.setting_or("ORDER_CANCEL_SECONDS", 1_800)?;
+            boot.http(CancelDeps { store, within_seconds, users: boot.user_tokens()? }, handlers::cancel_order).await
+        }
+        // HTTP, operators
+        "cancel-any-order" => boot.http(http(store)?, handlers::cancel_any_order).await,
         // order.placed, order.failed, by queue
         "clear-cart" => boot.queue(store, handlers::clear_cart).await,
         // All answers of participants, by queue

@@ -128,6 +128,18 @@ pub trait EndOrder: Send + Sync {
     ) -> impl Future<Output = Result<bool, Fault>> + Send;
 }
 
+/// Cancels orders.
+pub trait CancelOrder: Send + Sync {
+    /// pending or completed -> failed, because somebody cancelled it, with its event. `false` when it had failed.
+    fn cancel(&self, order: &Order, by: &UserId, now: Timestamp) -> impl Future<Output = Result<bool, Fault>> + Send;
+}
+
+/// Finds out whose an order is.
+pub trait FindBuyer: Send + Sync {
+    /// The user who placed it; `None` if nobody did, or more than seven days ago.
+    fn find_buyer(&self, id: &OrderId) -> impl Future<Output = Result<Option<UserId>, Fault>> + Send;
+}
+
 /// Settles failed orders.
 pub trait SettleOrder: Send + Sync {
     /// A failed order is not checked any more: all participants have undone their part.

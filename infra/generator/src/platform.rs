@@ -86,7 +86,15 @@ fn sale() -> Vec<Widget> {
             at: [12, 0, 6, 6],
             title: "What did not come about or was undone".to_owned(),
             stat: "Sum",
-            metrics: ours(&["Rejected", "Expired", "Cancelled", "Compensated", "Refunded", "OrdersFailed"]),
+            metrics: ours(&[
+                "Rejected",
+                "Expired",
+                "Cancelled",
+                "Compensated",
+                "Refunded",
+                "OrdersFailed",
+                "OrdersCancelled",
+            ]),
         },
         Widget {
             at: [18, 0, 6, 6],

@@ -1,7 +1,7 @@
 //! Negative controls of the orders table; see [`crate::controls`].
 
 use crate::bench::{Bench, key, memo};
-use crate::controls::controls;
+use crate::controls::{controls, remove};
 use crate::items::item_id;
 use crate::orders::{
     cart, desk, due_at, fill_cart, filled, moved, open_shop, order, order_failed, order_placed, placed, put,
@@ -9,7 +9,9 @@ use crate::orders::{
 };
 use ::orders::domain::{Did, FIRST_LOOK_SECONDS, Order, Status};
 use ::orders::handlers::clear_cart;
-use ::orders::ports::{ChangeCart, EndOrder, FindCart, FindDue, KeepAnswers, OpenOrder, PutOff, SettleOrder};
+use ::orders::ports::{
+    CancelOrder, ChangeCart, EndOrder, FindCart, FindDue, KeepAnswers, OpenOrder, PutOff, SettleOrder,
+};
 use contracts::OrderId;
 use contracts::choreography::ParticipantState;
 use contracts::orders::OrderFailure;
@@ -103,6 +105,17 @@ controls! {
         };
         opened("o2", "k2").await;
         opened("o3", "k3").await
+    }
+
+    what_failed_is_not_cancelled: "orders/cancel"
+    guards "#status IN (:pending, :completed)", |bench| {
+        open_shop(bench).await;
+        let found = the_order(bench).await;
+        assert!(desk(bench).fail(&found, &OrderFailure::OutOfStock.into(), NOW).await.unwrap());
+        // The event of its failure would be the same; as it is, it says why the order failed first.
+        remove(bench, "orders", &format!("OUTBOX#{}.order.failed", found.id), "OUTBOX").await;
+        desk(bench).cancel(&found, &user("alice"), NOW).await.unwrap();
+        order(bench, found.id.as_str()).await.status.is_cancelled()
     }
 
     an_order_ends_once: "orders/ended"

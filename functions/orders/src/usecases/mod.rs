@@ -1,5 +1,6 @@
 //! The use cases of orders, one module each.
 
+pub mod cancel_order;
 pub mod clear_cart;
 pub mod get_cart;
 pub mod place_order;
