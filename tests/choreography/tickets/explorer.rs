@@ -174,6 +174,9 @@ impl fmt::Display for Seen {
 /// What is answered: a task's result, whose error's name is one of a few.
 type Answer = Result<String, (&'static str, String)>;
 
+/// What may wait in a token's place: one of these, each the numbers of tokens.
+type Followed = Rc<Vec<Vec<u32>>>;
+
 /// One world, and every call that was ever tried in it.
 pub struct Explorer {
     pub world: World,
@@ -184,7 +187,7 @@ pub struct Explorer {
     answers: Numbered<Answer>,
     tried: HashMap<(u32, u32, Trouble<u32>), Rc<Played>>,
     called: HashMap<(u32, Timestamp), Rc<Vec<u32>>>,
-    followed: HashMap<(u32, u32, Timestamp), Rc<Vec<Vec<u32>>>>,
+    followed: HashMap<(u32, u32, Timestamp), Followed>,
     audited: HashMap<([u32; Part::ALL.len()], Timestamp, bool), Rc<Vec<String>>>,
     /// Calls that must not end as they did.
     wrong: Vec<String>,
@@ -334,7 +337,7 @@ impl Explorer {
     }
 
     /// What may follow on the answer to a token's call, or on its time-out: each time what waits in its place.
-    fn follow(&mut self, token: u32, answer: u32, now: Timestamp) -> Rc<Vec<Vec<u32>>> {
+    fn follow(&mut self, token: u32, answer: u32, now: Timestamp) -> Followed {
         let key = (token, answer, now);
         if let Some(followed) = self.followed.get(&key) {
             return Rc::clone(followed);
@@ -342,7 +345,7 @@ impl Explorer {
         let (what, answer) = (self.token(token), Rc::clone(self.answers.get(answer).unwrap()));
         let followed = self.follows(&what, &answer, now);
         let numbered = |next: Vec<Token>| next.into_iter().map(|token| self.tokens.of(token)).collect();
-        let followed: Rc<Vec<Vec<u32>>> = Rc::new(followed.into_iter().map(numbered).collect());
+        let followed: Followed = Rc::new(followed.into_iter().map(numbered).collect());
         self.followed.insert(key, Rc::clone(&followed));
         followed
     }

@@ -134,7 +134,7 @@ fn publish(all: &mut Snapshot) {
     for (schedule, terms) in &all.terms {
         for section in &terms.sections {
             let map = map_of(all, section);
-            let row = all.date_rows.entry(schedule.clone()).or_insert_with(DateRow::default);
+            let row = all.date_rows.entry(schedule.clone()).or_default();
             row.taken.insert(section.section.clone(), map.held + map.sold);
             all.maps.insert((schedule.clone(), section.section.clone()), map);
         }
