@@ -100,7 +100,7 @@ async fn free_at(bench: &Bench) -> Timestamp {
 
 async fn bob(store: &Reservations, id: &str, now: Timestamp) -> Result<Reservation, Refusal> {
     let grabbed = hold(store, place("bob", 2, now), &["A-1-1"], id, now).await;
-    if grabbed.is_ok() { Ok(grabbed.unwrap()) } else { Err(refusal(grabbed)) }
+    grabbed.map_err(|error| refusal(Err(error)))
 }
 
 #[tokio::test]

@@ -5,7 +5,7 @@ use crate::stage::Rows;
 use contracts::seats::Section;
 use contracts::{ReservationId, Timestamp};
 use local::audit::{
-    DateRow, Finding, Invariant, PaymentStatus, ReservationStatus, SeatState, SectionMap, Snapshot, Tolerances, check,
+    Finding, Invariant, PaymentStatus, ReservationStatus, SeatState, SectionMap, Snapshot, Tolerances, check,
     of_items,
 };
 use payments::dynamo::payment_of;
