@@ -860,7 +860,8 @@ fn capped(snapshot: &mut Snapshot, at: Timestamp) -> &mut Line {
     let cap = PlanChange { opens_at: OPENS, rate_per_minute: 6_000, active_seconds: 600, max_active: Some(5) };
     line.plan = line.plan.as_ref().unwrap().changed(0, at, cap);
     line.is_gated = true;
-    line
+    happened(snapshot, "c.2.admission.changed".into());
+    self::line(snapshot)
 }
 
 #[test]
