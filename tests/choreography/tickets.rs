@@ -95,13 +95,25 @@ async fn a_sale_without_one_of_its_guards_is_found_out() {
         ("#status = :paid AND payment_id = :payment", late),
         ("reservation_id = :reservation AND #status = :from", CALM),
         // expire, cancel, take over
-        ("#status = :held AND hold_expires_at <= :now", CALM),
+        (
+            "#status = :held AND hold_expires_at <= :now AND \
+             (attribute_not_exists(seats_free_at) OR seats_free_at <= :now)",
+            CALM,
+        ),
         ("#status = :held AND hold_expires_at > :now", crossed),
         ("reservation_id = :reservation AND #status = :held", CALM),
         ("attribute_not_exists(pk) OR (#status = :held AND hold_expires_at <= :now)", CALM),
         // use, return
-        ("attribute_not_exists(#entry) AND attribute_not_exists(#void) AND balance >= :limit", late),
-        ("attribute_exists(#used) AND attribute_not_exists(#entry)", CALM),
+        (
+            "attribute_not_exists(#entry) AND attribute_not_exists(#void) AND balance >= :limit AND hot < :full AND \
+             (attribute_not_exists(archives) OR archives = :archives)",
+            late,
+        ),
+        (
+            "attribute_exists(#used) AND attribute_not_exists(#entry) AND \
+             (attribute_not_exists(archives) OR archives = :archives)",
+            CALM,
+        ),
         // complete and fail
         ("#status = :from", late),
     ];

@@ -20,7 +20,9 @@ use ::waiting_room::handlers::{JoinDeps, StatusDeps};
 use contracts::Timestamp;
 use contracts::admission::QueueTokenClaims;
 use contracts::saga::{PaymentSaga, TokenExpiry};
-use contracts::steps::{ChargePaid, PayCharge, PayableReservation, Quote, QuoteRefund, QuoteReservation, RefundQuote};
+use contracts::steps::{
+    ChargePaid, OpenSchedule, PayCharge, PayableReservation, Quote, QuoteRefund, QuoteReservation, RefundQuote,
+};
 use kit::Fault;
 use kit::idempotency::{IdempotencyKey, Memo, Outcome, StoredAnswer};
 use kit::sweep::Budget;
@@ -71,8 +73,13 @@ impl Bench {
 
     /// With one date on sale to everybody who joined.
     pub async fn on_sale(max_per_user: u32) -> Self {
+        Self::selling(&terms(max_per_user)).await
+    }
+
+    /// With one date on sale under these terms.
+    pub async fn selling(terms: &OpenSchedule) -> Self {
         let bench = Self::start().await;
-        bench.reservations.keep_terms(&terms(max_per_user)).await.unwrap();
+        bench.reservations.keep_terms(terms).await.unwrap();
         bench.reservations.keep_plan(&concert(), &plan()).await.unwrap();
         bench.proxy.forget();
         bench
@@ -108,8 +115,10 @@ impl Bench {
 
     /// The owner and the state of a seat.
     pub async fn seat(&self, id: &str) -> Option<(String, String)> {
-        let section = id.split('-').next().unwrap();
-        let item = self.engine.item("reservations", &format!("SEATS#date#{section}"), &format!("SEAT#{id}")).await?;
+        let seat = tests::fixture::seat(id);
+        let (section, block) = (&seat.section, terms(1).block_of(&seat).unwrap());
+        let pk = format!("SEATS#date#{section}#{block}");
+        let item = self.engine.item("reservations", &pk, &format!("SEAT#{id}")).await?;
         let text = |name: &str| item[name].as_s().unwrap().clone();
         Some((text("reservation_id"), text("status")))
     }

@@ -25,5 +25,6 @@ mod refunds;
 mod reservations;
 mod returns;
 mod round_trips;
+mod seats;
 mod unpaid;
 mod waiting_room;

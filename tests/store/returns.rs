@@ -31,14 +31,14 @@ fn hold_end() -> Timestamp {
 
 /// The ways in which a user can let a seat go when they like, and when they have it out of their hands.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Way {
+pub enum Way {
     Cancelled,
     Refunded,
     RanOut,
     PaidInVain,
 }
 
-const WAYS: [(Way, &str); 4] = [
+pub const WAYS: [(Way, &str); 4] = [
     (Way::Cancelled, "cancelled"),
     (Way::Refunded, "refunded"),
     (Way::RanOut, "expired"),
@@ -46,7 +46,7 @@ const WAYS: [(Way, &str); 4] = [
 ];
 
 impl Way {
-    fn ends_at(self) -> Timestamp {
+    pub fn ends_at(self) -> Timestamp {
         match self {
             Self::Cancelled => NOW.plus_seconds(10),
             Self::Refunded => NOW.plus_seconds(3_600),
@@ -57,7 +57,7 @@ impl Way {
     }
 
     /// Alice has two seats and lets them go.
-    async fn walk(self, store: &Reservations) -> Reservation {
+    pub async fn walk(self, store: &Reservations) -> Reservation {
         let held = hold(store, place("alice", 1, NOW), &["A-1-1", "B-1-1"], "r1", NOW).await.unwrap();
         self.let_go(store, &held).await;
         held

@@ -99,7 +99,7 @@ impl From<SeatId> for String {
     }
 }
 
-/// One section of a date: a block of `rows` times `seats_per_row` seats at one price.
+/// One section of a date: `rows` of `seats_per_row` seats each, at one price.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Section {
     /// Its name, unique within the date.

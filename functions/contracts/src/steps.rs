@@ -7,6 +7,7 @@ use crate::admission::AdmissionPlan;
 use crate::seats::Section;
 use crate::{ConcertId, ItemId, PaymentId, ReservationId, ScheduleId, SeatId, SectionName, Timestamp, UserId, Won};
 use serde::{Deserialize, Serialize};
+use std::num::NonZeroU32;
 
 /// `open-waiting-room` (waiting-room), called by `create-concert`. Answers [`Applied`].
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -49,7 +50,15 @@ pub struct OpenSchedule {
     /// Until when a paid ticket can be refunded; until `starts_at` if not given.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub refundable_until: Option<Timestamp>,
+    /// How many seats of a section are kept under one key of the database. All of them, if not given: so are those of dates
+    /// of the releases before this field.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub seats_per_block: Option<NonZeroU32>,
 }
+
+/// The seats of a block, of dates that are made from now on. A seat is written three times until it is sold, with two write
+/// units each; so a hundred can all be sold within a second of the 1,000 units that a key has.
+pub const SEATS_PER_BLOCK: NonZeroU32 = NonZeroU32::MIN.saturating_add(99);
 
 impl OpenSchedule {
     /// The terms of a date, refundable until it starts.
@@ -60,7 +69,33 @@ impl OpenSchedule {
         (max_per_user, hold_seconds): (u32, u32),
         sections: Vec<Section>,
     ) -> Self {
-        Self { schedule_id, concert_id, starts_at, max_per_user, hold_seconds, sections, refundable_until: None }
+        Self {
+            schedule_id,
+            concert_id,
+            starts_at,
+            max_per_user,
+            hold_seconds,
+            sections,
+            refundable_until: None,
+            seats_per_block: Some(SEATS_PER_BLOCK),
+        }
+    }
+
+    /// Which block of its section a seat is in, from 0, row by row; `None` if sections are not cut into blocks, or if there
+    /// is no such seat.
+    pub fn block_of(&self, seat: &SeatId) -> Option<u32> {
+        let section = self.section(&seat.section)?;
+        section.index_of(seat).zip(self.seats_per_block).map(|(index, seats)| index / seats)
+    }
+
+    /// How many blocks a section has; `None` if sections are not cut into blocks, or if there is no such section.
+    pub fn blocks_of(&self, section: &SectionName) -> Option<u32> {
+        let section = self.section(section)?;
+        self.seats_per_block.map(|seats| section.seats().div_ceil(seats.get()))
+    }
+
+    fn section(&self, name: &SectionName) -> Option<&Section> {
+        self.sections.iter().find(|section| section.section == *name)
     }
 
     /// Until when a paid ticket can be refunded.

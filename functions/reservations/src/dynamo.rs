@@ -2,16 +2,16 @@
 //!
 //! | item | pk | sk | attributes |
 //! | --- | --- | --- | --- |
-//! | terms | `SCHEDULE#<schedule>` | `TERMS` | `terms` (JSON of [`Terms`](crate::domain::Terms)) |
+//! | terms | `SCHEDULE#<schedule>` | `TERMS` | `block_terms` (JSON of [`Terms`](crate::domain::Terms)), or `terms` where they cut sections into no blocks |
 //! | plan | `CONCERT#<concert>` | `ADMISSION` | `plan` (JSON), `version` |
-//! | seat | `SEATS#<schedule>#<section>` | `SEAT#<seat>` | `kind` = `seat`, `schedule_id`, `seat_id`, `status` (`held` \| `paying` \| `sold`), `reservation_id`, `user_id`, `hold_expires_at` (until when nobody else can have it, unless it is sold), `payment_id` |
+//! | seat | `SEATS#<schedule>#<section>#<block>` (of a date whose terms cut sections into no blocks `SEATS#<schedule>#<section>`) | `SEAT#<seat>` | `kind` = `seat`, `schedule_id`, `seat_id`, `status` (`held` \| `paying` \| `sold`), `reservation_id`, `user_id`, `hold_expires_at` (until when nobody else can have it, unless it is sold), `payment_id` |
 //! | reservation | `USER#<user>` | `RES#<reservation>` | `kind` = `reservation`, `status`, `reservation_id`, `user_id`, `schedule_id`, `concert_id`, `seats` (list), `total_price`, `queue_position`, `hold_expires_at`, `created_at`, `correlation_id`, `payment_id` (the payment that has it), `released` (set of the payments that gave it back), `failure` (why it was withdrawn); `seats_free_at` (until when its seats are kept back after its end, where they are); while held or keeping seats back `due_shard`, `due_at` (index `due`); while pending `waiting_shard`, `waiting_at` (index `waiting`) and `wish` (JSON of the request) |
 //! | entitlement | `USER#<user>` | `CONCERT#<concert>` | `n#<schedule>` (tickets held, being paid and paid), `w#<schedule>` (undecided requests), `u#<schedule>` (holds that ended unpaid), `c#<schedule>#<moment>` (set of the seats let go that the user cannot hold again until then), `visit_ends_at`, `spent#<position>` (when that place was spent) |
 //! | remembered answer | `USER#<user>` | `IDEM#<key>` | see [`kit::idempotency`] |
 //! | outbox row | `OUTBOX#<event>` | `OUTBOX` | see [`kit::outbox`] |
 //!
-//! A free seat has no item. One that is kept back has that of its last holder, `held`. Seats are spread over one partition per section, and buyers of different seats never write
-//! the same item.
+//! A free seat has no item. One that is kept back has that of its last holder, `held`. Buyers of different seats never write
+//! the same item, and of seats in different blocks not even the same partition (see [`seats`]).
 
 mod holds;
 mod payments;
@@ -25,12 +25,13 @@ use crate::ports::{FindReservation, ListReservations, RaiseAlert};
 use aws_sdk_dynamodb::types::builders::{DeleteBuilder, UpdateBuilder};
 use aws_sdk_dynamodb::types::{AttributeValue, Delete, ReturnValuesOnConditionCheckFailure, TransactWriteItem, Update};
 use contracts::events::{CancelReason, EventBody, FaultDetected, ReservationCancelled, ReservationEvent};
-use contracts::{ConcertId, PaymentId, ReservationId, ScheduleId, SeatId, SectionName, Timestamp, UserId, Won};
+use contracts::{ConcertId, PaymentId, ReservationId, ScheduleId, SeatId, Timestamp, UserId, Won};
 use kit::Fault;
 use kit::dynamo::{Item, PK, Read, SK, Table, at, n, s};
 use kit::fault::classify;
 use kit::http::Page;
 use kit::outbox;
+use seats::{DateSeats, KnownSeats};
 use std::collections::HashMap;
 use std::hash::{BuildHasher as _, RandomState};
 
@@ -51,6 +52,7 @@ pub struct Reservations {
     table: Table,
     returns: ReturnDelay,
     unpaid: UnpaidRule,
+    known: KnownSeats,
 }
 
 fn user_pk(user: &UserId) -> AttributeValue {
@@ -75,14 +77,6 @@ fn cooling_down(schedule: &ScheduleId, until: Timestamp) -> String {
     format!("c#{schedule}#{}", until.millis())
 }
 
-fn section_pk(schedule: &ScheduleId, section: &SectionName) -> AttributeValue {
-    s(format!("SEATS#{schedule}#{section}"))
-}
-
-fn seat_pk(schedule: &ScheduleId, seat: &SeatId) -> AttributeValue {
-    section_pk(schedule, &seat.section)
-}
-
 fn seat_sk(seat: &SeatId) -> AttributeValue {
     s(format!("SEAT#{seat}"))
 }
@@ -95,7 +89,7 @@ fn due_shard(id: &ReservationId) -> AttributeValue {
 impl Reservations {
     /// Reservations in a table. Seats that are given back are free at once.
     pub fn new(table: Table) -> Self {
-        Self { table, returns: ReturnDelay::default(), unpaid: UnpaidRule::default() }
+        Self { table, returns: ReturnDelay::default(), unpaid: UnpaidRule::default(), known: KnownSeats::default() }
     }
 
     /// The same, where users may let so much go unpaid.
@@ -134,8 +128,12 @@ impl Reservations {
         self.update_of(user_pk(user), entitlement_sk(concert))
     }
 
-    fn delete_of_seat(&self, schedule: &ScheduleId, seat: &SeatId) -> DeleteBuilder {
-        Delete::builder().table_name(&self.table.name).key(PK, seat_pk(schedule, seat)).key(SK, seat_sk(seat))
+    fn update_of_seat(&self, seats: &DateSeats, seat: &SeatId) -> UpdateBuilder {
+        self.update_of(seats.pk(seat), seat_sk(seat))
+    }
+
+    fn delete_of_seat(&self, seats: &DateSeats, seat: &SeatId) -> DeleteBuilder {
+        Delete::builder().table_name(&self.table.name).key(PK, seats.pk(seat)).key(SK, seat_sk(seat))
     }
 
     /// The same for a hold that its user let go unpaid: it is counted, and its seats cool down for them.

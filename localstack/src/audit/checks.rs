@@ -237,6 +237,8 @@ impl<'a> Audit<'a> {
         let who = format!("seat {id} of {schedule} ({:?} by {})", seat.state, seat.reservation);
         if self.section(schedule, id).is_none() {
             self.found(Invariant::I1, format!("{who} does not exist in that hall"));
+        } else if self.snapshot.terms.get(schedule).and_then(|terms| terms.block_of(id)) != seat.block {
+            self.found(Invariant::I1, format!("{who} is kept where nobody looks for it"));
         }
         let Some(reservation) = self.snapshot.reservations.get(&seat.reservation) else {
             return self.found(Invariant::I9, format!("{who}: there is no such reservation"));

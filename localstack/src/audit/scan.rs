@@ -305,7 +305,8 @@ fn unknown(item: &Item) -> Fault {
 fn reservations_item(item: &Item, snapshot: &mut Snapshot) -> Result<(), Fault> {
     let (pk, sk) = (item.text(PK)?, item.text(SK)?);
     if let (Some(schedule), "TERMS") = (pk.strip_prefix("SCHEDULE#"), sk) {
-        let terms: OpenSchedule = item.document("terms")?;
+        let terms: OpenSchedule =
+            item.document(if item.contains_key("block_terms") { "block_terms" } else { "terms" })?;
         return put_new(&mut snapshot.terms, parse(schedule, "date")?, terms);
     }
     if let (Some(concert), "ADMISSION") = (pk.strip_prefix("CONCERT#"), sk) {
@@ -334,13 +335,16 @@ fn reservations_item(item: &Item, snapshot: &mut Snapshot) -> Result<(), Fault> 
 fn seat_item(item: &Item, place: &str, seat: &str, snapshot: &mut Snapshot) -> Result<(), Fault> {
     let id: SeatId = parse(seat, "seat")?;
     let schedule: ScheduleId = item.parsed(stream::SCHEDULE_ID)?;
+    let section = format!("{schedule}#{}", id.section);
+    let block = place.strip_prefix(&section).and_then(|rest| match rest.strip_prefix('#') {
+        None => rest.is_empty().then_some(None),
+        Some(block) => block.parse().ok().map(Some),
+    });
     // The stream, and with it the seat map, uses the attributes; the writes use the key.
-    let same = item.text(stream::KIND)? == stream::KIND_SEAT
-        && item.text(stream::SEAT_ID)? == seat
-        && place == format!("{schedule}#{}", id.section);
-    if !same {
+    let same = item.text(stream::KIND)? == stream::KIND_SEAT && item.text(stream::SEAT_ID)? == seat;
+    let Some(block) = block.filter(|_| same) else {
         return Err(wrong("its key and its attributes name different seats"));
-    }
+    };
     let state = match item.text(stream::STATUS)? {
         stream::HELD => SeatState::Held,
         stream::PAYING => SeatState::Paying,
@@ -348,6 +352,7 @@ fn seat_item(item: &Item, place: &str, seat: &str, snapshot: &mut Snapshot) -> R
         other => return Err(wrong(format!("status is {other}"))),
     };
     let seat = Seat {
+        block,
         state,
         reservation: item.parsed("reservation_id")?,
         user: item.parsed("user_id")?,
@@ -851,11 +856,17 @@ mod tests {
         let mut snapshot = Snapshot::default();
         reservations_item(&seat(), &mut snapshot).unwrap();
         let read = snapshot.seats.values().next().unwrap();
-        assert_eq!((read.state, read.hold_expires_at), (SeatState::Sold, None));
+        assert_eq!((read.block, read.state, read.hold_expires_at), (None, SeatState::Sold, None));
+        let of_block = with(with(seat(), "pk", s("SEATS#d#A#1")), "sk", s("SEAT#A-9-9"));
+        reservations_item(&with(of_block, "seat_id", s("A-9-9")), &mut snapshot).unwrap();
+        assert_eq!(snapshot.seats.pop_last().unwrap().1.block, Some(1));
         for wrong in [
             seat(),
             with(seat(), "seat_id", s("A-1-3")),
             with(seat(), "pk", s("SEATS#d#B")),
+            with(seat(), "pk", s("SEATS#d#A#0")),
+            with(seat(), "pk", s("SEATS#d#A#x")),
+            with(seat(), "pk", s("SEATS#d#A0")),
             with(seat(), "schedule_id", s("other")),
             with(seat(), "kind", s("reservation")),
             with(seat(), "status", s("gone")),

@@ -65,6 +65,8 @@ pub struct Snapshot {
 /// A seat that is held or sold.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Seat {
+    /// The block of its section that its key names; none where sections are not cut into blocks.
+    pub block: Option<u32>,
     pub state: SeatState,
     /// Which reservation has it.
     pub reservation: ReservationId,

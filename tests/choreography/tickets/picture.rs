@@ -5,8 +5,7 @@ use crate::stage::Rows;
 use contracts::seats::Section;
 use contracts::{ReservationId, Timestamp};
 use local::audit::{
-    Finding, Invariant, PaymentStatus, ReservationStatus, SeatState, SectionMap, Snapshot, Tolerances, check,
-    of_items,
+    Finding, Invariant, PaymentStatus, ReservationStatus, SeatState, SectionMap, Snapshot, Tolerances, check, of_items,
 };
 use payments::dynamo::payment_of;
 use serde_json::json;

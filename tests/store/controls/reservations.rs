@@ -229,11 +229,11 @@ controls! {
     guards "reservation_id = :reservation AND #status = :held", |bench| {
         let keeping = bench.returning("30,120");
         let held = hold(&keeping, place("alice", 1, NOW), &["A-1-1"], "r1", NOW).await.unwrap();
-        let seat = bench.engine.item("reservations", "SEATS#date#A", "SEAT#A-1-1").await.unwrap();
+        let seat = bench.engine.item("reservations", "SEATS#date#A#0", "SEAT#A-1-1").await.unwrap();
         let others = Item::from([("reservation_id".to_owned(), s("r2")), ("hold_expires_at".to_owned(), n(1))]);
         put(bench, "reservations", seat.into_iter().chain(others).collect()).await;
         keeping.end_hold(&held.booking(), EndHold::Cancel, NOW).await.unwrap();
-        bench.engine.item("reservations", "SEATS#date#A", "SEAT#A-1-1").await.unwrap()["hold_expires_at"] != n(1)
+        bench.engine.item("reservations", "SEATS#date#A#0", "SEAT#A-1-1").await.unwrap()["hold_expires_at"] != n(1)
     }
 
     seats_that_were_kept_back_long_enough_are_freed_only_while_nobody_has_them: "reservations/seat_let_go"
@@ -343,7 +343,7 @@ controls! {
         bench.begin(&saga(&held, "p1"), NOW).await;
         bench.confirm(&saga(&held, "p1"), NOW).await;
         // As if the seat had gone to another although it is sold.
-        let seat = bench.engine.item("reservations", "SEATS#date#A", "SEAT#A-1-1").await.unwrap();
+        let seat = bench.engine.item("reservations", "SEATS#date#A#0", "SEAT#A-1-1").await.unwrap();
         let others = Item::from([("reservation_id".to_owned(), s("r2")), ("status".to_owned(), s("held"))]);
         put(bench, "reservations", seat.into_iter().chain(others).collect()).await;
         let _refunded = bench.reservations.refund(&refund_of(&held), NOW).await;
@@ -413,7 +413,7 @@ controls! {
     guards "reservation_id = :reservation AND #status = :paying", |bench| {
         let held = bench.reserve(place("alice", 1, NOW), &["A-1-1"], "r1", NOW).await.unwrap();
         bench.begin(&saga(&held, "p1"), NOW).await;
-        let mut corrupt = bench.engine.item("reservations", "SEATS#date#A", "SEAT#A-1-1").await.unwrap();
+        let mut corrupt = bench.engine.item("reservations", "SEATS#date#A#0", "SEAT#A-1-1").await.unwrap();
         corrupt.insert("reservation_id".to_owned(), s("r2"));
         put(bench, "reservations", corrupt).await;
         let _released = bench.reservations.release(&saga(&held, "p1"), hold_end()).await;

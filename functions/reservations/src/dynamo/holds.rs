@@ -1,8 +1,10 @@
 //! Holds: the data a sale is decided on, the write that takes the seats, and the write that frees them.
 
+use super::seats::DateSeats;
+use super::terms::terms_of;
 use super::{
     DUE_INDEX, DUE_ROWS, ROUNDS, Reservations, cancelled_event, cooling_down, due_shard, event_data, reservation_item,
-    reservation_of, seat_pk, seat_sk, unpaid_of,
+    reservation_of, seat_sk, unpaid_of,
 };
 use crate::domain::{Booking, CoolingDown, EndHold, Hold, LetGo, Overdue, Refusal, Reservation, Status, Visit, Visits};
 use crate::ports::{EndReturn, EndVisit, FindOverdue, HoldWritten, LoadSale, Origin, Sale, WriteEnd, WriteHold};
@@ -58,7 +60,11 @@ impl LoadSale for Reservations {
         let mut sale = Sale::default();
         for item in items {
             match item.text(SK)? {
-                "TERMS" => sale.terms = Some(item.document("terms")?),
+                "TERMS" => {
+                    let terms = terms_of(&item)?;
+                    self.known.add(&terms);
+                    sale.terms = Some(terms);
+                }
                 "ADMISSION" => sale.plan = Some(item.document("plan")?),
                 sk if sk.starts_with("CONCERT#") => {
                     sale.visits = visits_of(&item, schedule)?;
@@ -93,6 +99,7 @@ impl WriteHold for Reservations {
     ) -> Result<HoldWritten, Fault> {
         let reservation = &hold.reservation;
         let free_at = self.free_at(&reservation.id, reservation.hold_expires_at);
+        let date = self.seats_of(&reservation.schedule).await?;
         let mut transaction = self.table.transaction("holding seats");
         let entitlement = transaction.add(self.one_hold_more(hold, origin))?;
         let row = self.held_row(reservation, free_at, origin);
@@ -103,7 +110,7 @@ impl WriteHold for Reservations {
         };
         let mut seats = Vec::with_capacity(reservation.seats.len());
         for seat in &reservation.seats {
-            seats.push((transaction.add(self.seat_taken(reservation, free_at, seat, now))?, seat));
+            seats.push((transaction.add(self.seat_taken(&date, reservation, free_at, seat, now))?, seat));
         }
         let held = EventBody::ReservationHeld(event_data(&reservation.booking()));
         transaction.add(self.event_row(&reservation.id, &reservation.correlation_id, held, now)?)?;
@@ -210,6 +217,7 @@ impl Reservations {
 
     fn seat_taken(
         &self,
+        date: &DateSeats,
         reservation: &Reservation,
         free_at: Option<Timestamp>,
         seat: &SeatId,
@@ -217,7 +225,7 @@ impl Reservations {
     ) -> PutBuilder {
         Put::builder()
             .table_name(&self.table.name)
-            .item(PK, seat_pk(&reservation.schedule, seat))
+            .item(PK, date.pk(seat))
             .item(SK, seat_sk(seat))
             .item(stream::KIND, s(stream::KIND_SEAT))
             .item(stream::SCHEDULE_ID, s(&reservation.schedule))
@@ -234,8 +242,8 @@ impl Reservations {
     }
 
     /// Keeps a seat of a hold back until `free_at`.
-    fn seat_kept(&self, booking: &Booking, seat: &SeatId, free_at: Timestamp) -> UpdateBuilder {
-        self.update_of(seat_pk(&booking.schedule, seat), seat_sk(seat))
+    fn seat_kept(&self, date: &DateSeats, booking: &Booking, seat: &SeatId, free_at: Timestamp) -> UpdateBuilder {
+        self.update_of_seat(date, seat)
             .update_expression("SET hold_expires_at = :free_at")
             .condition_expression("reservation_id = :reservation AND #status = :held")
             .expression_attribute_names("#status", stream::STATUS)
@@ -244,8 +252,8 @@ impl Reservations {
             .expression_attribute_values(":free_at", at(free_at))
     }
 
-    fn seat_freed(&self, booking: &Booking, seat: &SeatId) -> DeleteBuilder {
-        self.delete_of_seat(&booking.schedule, seat)
+    fn seat_freed(&self, date: &DateSeats, booking: &Booking, seat: &SeatId) -> DeleteBuilder {
+        self.delete_of_seat(date, seat)
             .condition_expression("reservation_id = :reservation AND #status = :held")
             .expression_attribute_names("#status", stream::STATUS)
             .expression_attribute_values(":reservation", s(&booking.id))
@@ -370,6 +378,7 @@ impl Reservations {
             EndHold::Cancel => cancelled_event(booking, CancelReason::User),
             EndHold::Undo(reason) => cancelled_event(booking, reason),
         };
+        let date = self.seats_of(&booking.schedule).await?;
         let ended = self.hold_ended(booking, end, seats, now);
         // Seats that another user took over after the hold was over are no longer ours to free.
         let mut ours = if seats == Seats::KeptOn { Vec::new() } else { booking.seats.clone() };
@@ -389,8 +398,8 @@ impl Reservations {
             let mut freed = Vec::with_capacity(ours.len());
             for seat in ours {
                 let slot = match seats {
-                    Seats::KeptUntil(free_at) => transaction.add(self.seat_kept(booking, &seat, free_at))?,
-                    Seats::Freed | Seats::KeptOn => transaction.add(self.seat_freed(booking, &seat))?,
+                    Seats::KeptUntil(free_at) => transaction.add(self.seat_kept(&date, booking, &seat, free_at))?,
+                    Seats::Freed | Seats::KeptOn => transaction.add(self.seat_freed(&date, booking, &seat))?,
                 };
                 freed.push((slot, seat));
             }

@@ -1,6 +1,7 @@
 //! The transitions of the payment saga and of the refund saga, each one transaction over the reservation and its seats.
 
-use super::{ROUNDS, Reservations, due_shard, event_data, reservation_of, reservation_sk, seat_pk, seat_sk, user_pk};
+use super::seats::DateSeats;
+use super::{ROUNDS, Reservations, due_shard, event_data, reservation_of, reservation_sk, user_pk};
 use crate::domain::{Booking, Status, after_release};
 use crate::ports::{Obstacle, Transition, WritePayment, WriteRefund};
 use aws_sdk_dynamodb::types::AttributeValue;
@@ -66,6 +67,7 @@ impl WriteRefund for Reservations {
         let payment = &saga.payment;
         let booking = Booking { correlation_id: saga.refund_correlation_id.clone(), ..booking_of(payment) };
         let free_at = self.free_at(&booking.id, now);
+        let date = self.seats_of(&booking.schedule).await?;
         let mut transaction = self.table.transaction(DOING);
         let reservation = transaction.add_identity(keeping(
             free_at,
@@ -84,10 +86,10 @@ impl WriteRefund for Reservations {
         let refunded = EventBody::ReservationRefunded(event_data(&booking));
         transaction.add(self.event_row(&booking.id, &booking.correlation_id, refunded, now)?)?;
         match free_at {
-            Some(free_at) => self.seats_kept(&mut transaction, payment, stream::SOLD, free_at)?,
+            Some(free_at) => self.seats_kept(&mut transaction, &date, payment, stream::SOLD, free_at)?,
             None => {
                 for seat in &payment.seats {
-                    transaction.add(self.seat_given_back(payment, seat))?;
+                    transaction.add(self.seat_given_back(&date, payment, seat))?;
                 }
             }
         }
@@ -107,19 +109,21 @@ impl Reservations {
     fn seats_kept(
         &self,
         transaction: &mut Transaction<'_>,
+        date: &DateSeats,
         saga: &PaymentSaga,
         from: &str,
         free_at: Timestamp,
     ) -> Result<(), Fault> {
         let values = [(":held", s(stream::HELD)), (":free_at", at(free_at))];
         let kept = "SET #status = :held, hold_expires_at = :free_at REMOVE payment_id";
-        self.seats_move(transaction, saga, kept, from, &values)
+        self.seats_move(transaction, date, saga, kept, from, &values)
     }
 
     /// Moves the seats of a saga from one status to another under its reservation.
     fn seats_move(
         &self,
         transaction: &mut Transaction<'_>,
+        date: &DateSeats,
         saga: &PaymentSaga,
         expression: &str,
         from: &str,
@@ -127,7 +131,7 @@ impl Reservations {
     ) -> Result<(), Fault> {
         for seat in &saga.seats {
             let mut moved = self
-                .update_of(seat_pk(&saga.schedule_id, seat), seat_sk(seat))
+                .update_of_seat(date, seat)
                 .update_expression(expression)
                 .condition_expression("reservation_id = :reservation AND #status = :from")
                 .expression_attribute_names("#status", stream::STATUS)
@@ -142,8 +146,8 @@ impl Reservations {
     }
 
     /// Frees a sold seat. Repeated late, it must not touch a seat that another user has by then.
-    fn seat_given_back(&self, saga: &PaymentSaga, seat: &SeatId) -> DeleteBuilder {
-        self.delete_of_seat(&saga.schedule_id, seat)
+    fn seat_given_back(&self, date: &DateSeats, saga: &PaymentSaga, seat: &SeatId) -> DeleteBuilder {
+        self.delete_of_seat(date, seat)
             .condition_expression("reservation_id = :reservation AND #status = :sold")
             .expression_attribute_names("#status", stream::STATUS)
             .expression_attribute_values(":reservation", s(&saga.reservation_id))
@@ -180,6 +184,7 @@ impl Reservations {
 
 impl WritePayment for Reservations {
     async fn begin(&self, saga: &PaymentSaga, _now: Timestamp) -> Result<Transition, Fault> {
+        let date = self.seats_of(&saga.schedule_id).await?;
         let mut transaction = self.table.transaction("beginning a payment");
         // A concurrent writer of the row may be this payment itself.
         let reservation = transaction.add_identity(
@@ -192,6 +197,7 @@ impl WritePayment for Reservations {
         )?;
         self.seats_move(
             &mut transaction,
+            &date,
             saga,
             "SET #status = :paying, payment_id = :payment",
             stream::HELD,
@@ -217,6 +223,7 @@ impl WritePayment for Reservations {
     async fn confirm(&self, saga: &PaymentSaga, now: Timestamp) -> Result<Transition, Fault> {
         const DOING: &str = "confirming a reservation";
         let booking = booking_of(saga);
+        let date = self.seats_of(&saga.schedule_id).await?;
         let mut transaction = self.table.transaction(DOING);
         let reservation = transaction.add_identity(
             self.reservation_update(saga)
@@ -238,6 +245,7 @@ impl WritePayment for Reservations {
         transaction.add(self.event_row(&booking.id, &booking.correlation_id, paid, now)?)?;
         self.seats_move(
             &mut transaction,
+            &date,
             saga,
             "SET #status = :sold REMOVE hold_expires_at",
             stream::PAYING,
@@ -251,11 +259,12 @@ impl WritePayment for Reservations {
 
     async fn release(&self, saga: &PaymentSaga, now: Timestamp) -> Result<Transition, Fault> {
         const DOING: &str = "releasing a reservation";
+        let date = self.seats_of(&saga.schedule_id).await?;
         for _ in 0..ROUNDS {
             let mut transaction = self.table.transaction(DOING);
             let reservation = match after_release(saga.hold_expires_at, now) {
-                Status::Held => self.back_to_held(&mut transaction, saga)?,
-                _ => self.back_to_nobody(&mut transaction, saga, now)?,
+                Status::Held => self.back_to_held(&mut transaction, &date, saga)?,
+                _ => self.back_to_nobody(&mut transaction, &date, saga, now)?,
             };
             let Err(cancelled) = transaction.commit().await? else { return Ok(Transition::Made) };
             if !cancelled.failed(reservation) {
@@ -277,7 +286,12 @@ impl WritePayment for Reservations {
 }
 
 impl Reservations {
-    fn back_to_held(&self, transaction: &mut Transaction<'_>, saga: &PaymentSaga) -> Result<Slot, Fault> {
+    fn back_to_held(
+        &self,
+        transaction: &mut Transaction<'_>,
+        date: &DateSeats,
+        saga: &PaymentSaga,
+    ) -> Result<Slot, Fault> {
         let reservation = transaction.add_identity(
             self.reservation_update(saga)
                 .update_expression(
@@ -292,13 +306,14 @@ impl Reservations {
                 .expression_attribute_values(":shard", due_shard(&saga.reservation_id)),
         )?;
         let values = [(":held", s(stream::HELD))];
-        self.seats_move(transaction, saga, "SET #status = :held REMOVE payment_id", stream::PAYING, &values)?;
+        self.seats_move(transaction, date, saga, "SET #status = :held REMOVE payment_id", stream::PAYING, &values)?;
         Ok(reservation)
     }
 
     fn back_to_nobody(
         &self,
         transaction: &mut Transaction<'_>,
+        date: &DateSeats,
         saga: &PaymentSaga,
         now: Timestamp,
     ) -> Result<Slot, Fault> {
@@ -325,12 +340,12 @@ impl Reservations {
         let expired = EventBody::ReservationExpired(event_data(&booking));
         transaction.add(self.event_row(&booking.id, &booking.correlation_id, expired, now)?)?;
         if let Some(free_at) = free_at {
-            self.seats_kept(transaction, saga, stream::PAYING, free_at)?;
+            self.seats_kept(transaction, date, saga, stream::PAYING, free_at)?;
             return Ok(reservation);
         }
         for seat in &saga.seats {
             transaction.add(
-                self.delete_of_seat(&saga.schedule_id, seat)
+                self.delete_of_seat(date, seat)
                     .condition_expression("reservation_id = :reservation AND #status = :paying")
                     .expression_attribute_names("#status", stream::STATUS)
                     .expression_attribute_values(":reservation", s(&saga.reservation_id))

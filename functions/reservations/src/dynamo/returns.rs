@@ -1,6 +1,7 @@
 //! Seats that an ended reservation keeps back: how they come to be free.
 
-use super::{Reservations, reservation_sk, seat_pk, seat_sk, user_pk};
+use super::seats::DateSeats;
+use super::{Reservations, reservation_sk, seat_sk, user_pk};
 use crate::domain::{Reservation, Status};
 use crate::ports::EndReturn;
 use aws_sdk_dynamodb::error::SdkError;
@@ -18,7 +19,8 @@ const DOING: &str = "freeing seats that were given back";
 
 impl EndReturn for Reservations {
     async fn end_return(&self, reservation: &Reservation, now: Timestamp) -> Result<(), Fault> {
-        try_join_all(reservation.seats.iter().map(|seat| self.seat_let_go(reservation, seat, now))).await?;
+        let date = &self.seats_of(&reservation.schedule).await?;
+        try_join_all(reservation.seats.iter().map(|seat| self.seat_let_go(date, reservation, seat, now))).await?;
         // Last, so that the sweep finds what was cut off before.
         let done = self
             .table
@@ -51,13 +53,19 @@ impl EndReturn for Reservations {
 impl Reservations {
     /// Frees a seat that is kept back no longer, unless somebody has taken it since. One write each: nothing else
     /// changes with it.
-    async fn seat_let_go(&self, reservation: &Reservation, seat: &SeatId, now: Timestamp) -> Result<(), Fault> {
+    async fn seat_let_go(
+        &self,
+        date: &DateSeats,
+        reservation: &Reservation,
+        seat: &SeatId,
+        now: Timestamp,
+    ) -> Result<(), Fault> {
         let freed = self
             .table
             .client
             .delete_item()
             .table_name(&self.table.name)
-            .key(PK, seat_pk(&reservation.schedule, seat))
+            .key(PK, date.pk(seat))
             .key(SK, seat_sk(seat))
             .condition_expression("reservation_id = :reservation AND #status = :held AND hold_expires_at <= :now")
             .expression_attribute_names("#status", stream::STATUS)

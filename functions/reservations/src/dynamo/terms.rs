@@ -8,13 +8,24 @@ use aws_sdk_dynamodb::operation::put_item::PutItemError;
 use contracts::admission::AdmissionPlan;
 use contracts::{ConcertId, ScheduleId};
 use kit::Fault;
-use kit::dynamo::{PK, Read, SK, json, n, s};
+use kit::dynamo::{Item, PK, Read, SK, json, n, s};
 use kit::fault::classify;
+
+/// The attribute with the terms of a date whose sections are not cut into blocks.
+const TERMS: &str = "terms";
+/// The same of one whose sections are. A release that does not know blocks would find such a date's seats free: it finds no
+/// terms, and sells nothing of it.
+const BLOCK_TERMS: &str = "block_terms";
+
+/// Reads the terms of a date.
+pub(super) fn terms_of(item: &Item) -> Result<Terms, Fault> {
+    item.document(if item.contains_key(BLOCK_TERMS) { BLOCK_TERMS } else { TERMS })
+}
 
 impl FindTerms for Reservations {
     async fn terms(&self, schedule: &ScheduleId) -> Result<Option<Terms>, Fault> {
         let found = self.table.read("reading terms", s(format!("SCHEDULE#{schedule}")), s("TERMS")).await?;
-        found.map(|item| item.document("terms")).transpose()
+        found.as_ref().map(terms_of).transpose()
     }
 }
 
@@ -28,7 +39,7 @@ impl KeepTerms for Reservations {
             .item(PK, s(format!("SCHEDULE#{}", terms.schedule_id)))
             .item(SK, s("TERMS"))
             .item("kind", s("terms"))
-            .item("terms", json("keeping terms", terms)?)
+            .item(if terms.seats_per_block.is_some() { BLOCK_TERMS } else { TERMS }, json("keeping terms", terms)?)
             // Terms never change: holds were made under them.
             .condition_expression("attribute_not_exists(pk)")
             .send()

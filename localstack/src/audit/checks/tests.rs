@@ -233,8 +233,14 @@ fn add_seats(snapshot: &mut Snapshot, buyer: &Buyer, seats: &[SeatId], hold_expi
     if let Some(state) = state {
         for id in seats {
             let until = (state != SeatState::Sold).then_some(hold_expires_at);
-            let taken =
-                Seat { state, reservation: res(name), user: user(name), hold_expires_at: until, payment: has.clone() };
+            let taken = Seat {
+                block: Some(0),
+                state,
+                reservation: res(name),
+                user: user(name),
+                hold_expires_at: until,
+                payment: has.clone(),
+            };
             snapshot.seats.insert((date(), id.clone()), taken);
         }
     }
@@ -365,6 +371,7 @@ fn i1_a_seat_whose_reservation_is_not_for_it_is_found() {
         let stray = taken(snapshot, "A-1-3").clone();
         snapshot.seats.insert(seat("A-9-9"), stray);
     });
+    breaks(Invariant::I1, "where nobody looks for it", |snapshot| taken(snapshot, "A-1-3").block = None);
     breaks(Invariant::I1, "another time", |snapshot| taken(snapshot, "A-1-3").hold_expires_at = Some(OPENS));
 }
 
@@ -395,6 +402,7 @@ fn a_hold_that_is_over_may_lose_its_seats_to_another() {
     reservation(&mut snapshot, "erin").hold_expires_at = NOW.plus_seconds(60);
     reservation(&mut snapshot, "erin").due_at = Some(NOW.plus_seconds(60));
     let erins = Seat {
+        block: Some(0),
         state: SeatState::Held,
         reservation: res("erin"),
         user: user("erin"),
@@ -411,6 +419,7 @@ fn given_back(snapshot: &mut Snapshot, free_at: Timestamp) {
     reservation(snapshot, "erin").seats_free_at = Some(free_at);
     reservation(snapshot, "erin").due_at = Some(free_at);
     let kept = Seat {
+        block: Some(0),
         state: SeatState::Held,
         reservation: res("erin"),
         user: user("erin"),
