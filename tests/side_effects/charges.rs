@@ -16,7 +16,7 @@ struct Payment {
 
 impl Payment {
     async fn of(cloud: &Cloud, payer: &User, amount: i64) -> Self {
-        let payment = Self { order: intend(payer, amount).await, payment_key: unique("payment"), amount };
+        let payment = Self { order: payer.charge_intent(amount).await, payment_key: unique("payment"), amount };
         cloud.sink().register_payment(&payment.payment_key, &payment.order, amount).await.unwrap();
         payment
     }
@@ -31,13 +31,6 @@ impl Payment {
         let is_effect = |one: &&Delivery| one.path.ends_with(what) && one.status == 200 && !one.repeated;
         came.iter().filter(is_effect).count()
     }
-}
-
-/// Opens a charge intent: the order id to pay under.
-async fn intend(user: &User, amount: i64) -> String {
-    let opened = user.send("POST", "/points/charge-intents", &[], Some(&json!({"amount": amount}))).await;
-    assert!(opened.status.is_success(), "{}", opened.text());
-    opened.json()["order_id"].as_str().unwrap().to_owned()
 }
 
 async fn charge(user: &User, key: &str, body: &Value) -> Answer {
@@ -58,7 +51,7 @@ fn a_charge_is_confirmed_with_the_provider_and_in_the_balance_once() {
             let refused = charge(thief, key, &payment.body()).await;
             assert_eq!((refused.status.as_u16(), code(&refused).as_str()), (409, "charge_intent_not_open"));
         }
-        let bobs = intend(&bob, payment.amount).await;
+        let bobs = bob.charge_intent(payment.amount).await;
         let refused = charge(&bob, &bobs, &payment.body()).await;
         assert_eq!((refused.status.as_u16(), code(&refused).as_str()), (402, "payment_not_confirmed"));
         assert_eq!((alice.balance().await, bob.balance().await), (5_000, 0));
@@ -75,13 +68,13 @@ fn what_nobody_has_paid_is_not_charged() {
         let unpaid = json!({"amount": 5_000, "payment_key": unique("unpaid")});
         let refused = charge(&user, "an-order", &unpaid).await;
         assert_eq!((refused.status.as_u16(), code(&refused).as_str()), (409, "charge_intent_not_open"));
-        let refused = charge(&user, &intend(&user, 5_000).await, &unpaid).await;
+        let refused = charge(&user, &user.charge_intent(5_000).await, &unpaid).await;
         assert_eq!((refused.status.as_u16(), code(&refused).as_str()), (402, "payment_not_confirmed"));
         // Paid, but less than the charge.
         let payment = Payment::of(cloud, &user, 100).await;
         let body = json!({"amount": 5_000, "payment_key": payment.payment_key});
         assert_eq!(charge(&user, &payment.order, &body).await.status, 409);
-        assert_eq!(charge(&user, &intend(&user, 5_000).await, &body).await.status, 402);
+        assert_eq!(charge(&user, &user.charge_intent(5_000).await, &body).await.status, 402);
         for (key, body) in [
             ("an-order", json!({"amount": 5_000})),
             ("an-order", json!({"amount": 5_000, "payment_key": "p/../q"})),

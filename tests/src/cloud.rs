@@ -431,11 +431,20 @@ impl User {
         text(&held.json(), "reservation_id")
     }
 
+    /// Opens a charge intent; its order id.
+    pub async fn charge_intent(&self, amount: i64) -> String {
+        let body = json!({"amount": amount});
+        let opened = answered(|| self.send("POST", "/points/charge-intents", &[], Some(&body))).await;
+        assert!([200, 201].contains(&opened.status.as_u16()), "{}", opened.text());
+        text(&opened.json(), "order_id")
+    }
+
     /// Charges points, paying for them where that is required.
     pub async fn charge(&self, amount: i64) {
-        let key = unique("charge");
+        let mut key = unique("charge");
         let mut body = json!({"amount": amount});
         if self.cloud.charges_are_paid_for {
+            key = self.charge_intent(amount).await;
             let payment_key = unique("paid");
             self.cloud.sink().register_payment(&payment_key, &key, amount).await.unwrap_or_else(|e| panic!("{e}"));
             body["payment_key"] = payment_key.into();

@@ -109,7 +109,7 @@ fn sane() -> Snapshot {
     let plan = AdmissionPlan::opening(OPENS, 6_000, 600);
     let mut snapshot = Snapshot { now: NOW, ..Snapshot::default() };
     snapshot.terms.insert(date(), terms.clone());
-    snapshot.dates.insert(date(), terms);
+    snapshot.dates.insert(date(), OpenSchedule { seats_per_block: None, ..terms });
     snapshot.enforced_plans.insert(concert(), 1);
     let stripe = Some(Stripe { number: 0, shards: 1, after_position: 0, after_turn: 0 });
     let mut line = Line { plan: Some(plan), stripe, ..Line::default() };
