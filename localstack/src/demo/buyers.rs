@@ -600,7 +600,8 @@ impl Buyer {
         let ended = [self.end_of(sale, one).await?, self.end_of(sale, other).await?];
         let is_completed = |end: &Answer<Payment>| matches!(end, Ok(payment) if payment.status == "completed");
         let [one, other] = ended;
-        let (ended, beside) = if is_completed(&other) { (other, one) } else { (one, other) };
+        // Of two at once one is refused, unless the other has ended by then.
+        let (ended, beside) = if is_completed(&other) || one.is_err() { (other, one) } else { (one, other) };
         if is_completed(&beside) {
             return Err(self.trouble(format!("two payments of {id} completed")));
         }
@@ -621,7 +622,9 @@ impl Buyer {
     async fn end_of(&mut self, sale: &Sale, started: Answer<Payment>) -> Result<Answer<Payment>, End> {
         let mut payment = match started {
             Ok(payment) => payment,
-            Err(refused) if refused.code == "reservation_not_payable" => return Ok(Err(refused)),
+            Err(refused) if ["reservation_not_payable", "payment_under_way"].contains(&refused.code.as_str()) => {
+                return Ok(Err(refused));
+            }
             Err(refused) => return Err(self.trouble(refused)),
         };
         let begun = Instant::now();
