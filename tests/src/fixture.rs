@@ -1,7 +1,7 @@
 //! A sale to test with: one concert, one date, and the users who want its seats.
 
 use contracts::admission::{AdmissionPlan, QUEUE_TOKEN_ISSUER, QUEUE_TOKEN_LIFE_SECONDS, QueueTokenClaims};
-use contracts::saga::{PaymentSaga, ReturnPoints, TokenExpiry};
+use contracts::saga::{CaughtError, FailedPayment, PaymentSaga, ReturnPoints, TokenExpiry, error_name};
 use contracts::seats::Section;
 use contracts::steps::OpenSchedule;
 use contracts::{ConcertId, PaymentId, ReservationId, ScheduleId, SeatId, SectionName, Timestamp, UserId, Won};
@@ -109,6 +109,17 @@ pub fn saga(reservation: &Reservation, id: &str) -> PaymentSaga {
         requested_at: reservation.created_at,
         correlation_id: format!("request-of-{id}"),
     }
+}
+
+/// A payment that was refused for want of points.
+pub fn refused(saga: PaymentSaga) -> FailedPayment {
+    let cause = r#"{"errorMessage": "insufficient_points", "errorType": "Refused"}"#.to_owned();
+    FailedPayment { saga, failure: CaughtError { error: error_name::REFUSED.to_owned(), cause } }
+}
+
+/// A payment that failed because a part of the system did.
+pub fn broken_off(saga: PaymentSaga) -> FailedPayment {
+    FailedPayment { saga, failure: CaughtError { error: "Unavailable".to_owned(), cause: String::new() } }
 }
 
 /// A saga without a reservation: what the points and the payments table need of one.

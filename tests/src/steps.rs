@@ -3,7 +3,7 @@
 use crate::dynamo::Tables;
 use crate::machine::{TaskError, TaskResult};
 use contracts::Timestamp;
-use contracts::saga::{CancelRefund, Done, FailPayment, Release, error_name};
+use contracts::saga::{CancelRefund, Done, FailedPayment, Release, error_name};
 use kit::{StepCall, StepError};
 use payments::dynamo::Payments;
 use payments::handlers::{cancel_refund, complete_payment, complete_refund, fail_payment};
@@ -49,7 +49,7 @@ impl Steps {
             "ReleaseReservation" => answered::<Release>(release_reservation(&self.reservations, step(data, now)).await),
             "RestoreQueueToken" => answered(restore_queue_token(&self.lines, step(data, now)).await),
             "ReturnPoints" => answered::<Done>(return_points(&self.accounts, step(data, now)).await),
-            "FailPayment" => answered(fail_payment(&self.payments, step::<FailPayment>(data, now)).await),
+            "FailPayment" => answered(fail_payment(&self.payments, step::<FailedPayment>(data, now)).await),
             "RefundReservation" => answered(refund_reservation(&self.reservations, step(data, now)).await),
             "CompleteRefund" => answered(complete_refund(&self.payments, step(data, now)).await),
             "CancelRefund" => answered(cancel_refund(&self.payments, step::<CancelRefund>(data, now)).await),

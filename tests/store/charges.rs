@@ -836,6 +836,58 @@ async fn a_user_begins_so_many_charges_an_hour_whatever_intents_they_open() {
 }
 
 #[tokio::test]
+async fn charges_of_other_days_do_not_count_within_the_hour() {
+    let shop = Shop::start().await;
+    let day = |n: u32| NOW.plus_seconds(23 * 3_600 * i64::from(n));
+    for n in 0..MAX_ATTEMPTS - 1 {
+        let amount = 500 + i64::from(n);
+        let (_, order) = opened(&shop, "alice", amount, day(n)).await;
+        let payment_key = format!("pay-{n}");
+        shop.toss.offer(&payment_key, &order, amount, Payer::Pays);
+        let ask = PayCharge { key: order, amount: won(amount), requested_at: day(n), payment_key, ..ask("alice", 500) };
+        assert!(matches!(shop.pay(&ask).await.unwrap(), ChargePaid::Credited(_)), "{n}");
+    }
+    let now = day(MAX_ATTEMPTS);
+    let (_, order) = opened(&shop, "alice", 900, now).await;
+    let first = PayCharge {
+        key: order.clone(),
+        amount: won(900),
+        requested_at: now,
+        payment_key: "declined".to_owned(),
+        ..ask("alice", 500)
+    };
+    shop.toss.offer("declined", &order, 900, Payer::Declined);
+    assert!(matches!(shop.pay(&first).await.unwrap(), ChargePaid::NotConfirmed { .. }));
+    // The second charge of this day, by another card under the same order id.
+    shop.toss.offer("good", &order, 900, Payer::Pays);
+    let again = PayCharge { payment_key: "good".to_owned(), ..first };
+    assert!(matches!(shop.pay(&again).await.unwrap(), ChargePaid::Credited(_)));
+}
+
+#[tokio::test]
+async fn an_intent_that_is_still_good_is_kept_when_its_count_begins_anew() {
+    let shop = Shop::start().await;
+    let (_, first) = opened(&shop, "alice", 500, NOW).await;
+    // Another amount, and so another intent, that outlives the hour of the first.
+    let later = NOW.plus_millis(INTENT_MILLIS - 1);
+    let (_, order) = opened(&shop, "alice", 600, later).await;
+    assert_ne!(order, first);
+    let counted_until = async || {
+        shop.bench
+            .engine
+            .item("payments", "USER#alice", "CHARGE-INTENT")
+            .await
+            .unwrap()
+            .moment("counted_until")
+            .unwrap()
+    };
+    assert_eq!(counted_until().await, NOW.plus_millis(INTENT_MILLIS));
+    let now = NOW.plus_millis(INTENT_MILLIS + 1);
+    assert_eq!(opened(&shop, "alice", 600, now).await, (200, order), "somebody may be paying under it");
+    assert_eq!(counted_until().await, now.plus_millis(INTENT_MILLIS));
+}
+
+#[tokio::test]
 async fn a_yes_that_comes_after_somebody_took_no_answer_for_a_no_still_counts() {
     let shop = Shop::start().await;
     for (who, payer) in [("alice", Payer::Pays), ("bob", Payer::Deposits)] {

@@ -28,7 +28,7 @@ use std::collections::BTreeMap;
 use std::pin::Pin;
 use std::sync::{Arc, Mutex};
 use tests::calls::{Ask, users};
-use tests::fixture::{HOLD_SECONDS, NOW, concert, place, saga, schedule, step, terms, user};
+use tests::fixture::{HOLD_SECONDS, NOW, concert, place, refused, saga, schedule, step, terms, user};
 use tests::proxy::{Fate, Rule};
 use tokio::task::JoinSet;
 
@@ -135,7 +135,7 @@ async fn live(bench: &Bench, seed: u64) -> Timestamp {
             3 => {
                 bench.begin(&saga, now).await;
                 let later = now.plus_seconds(random.i64(0..2 * HOLD_SECONDS));
-                release_reservation(&store, step(saga, later)).await.unwrap();
+                release_reservation(&store, step(refused(saga), later)).await.unwrap();
             }
             _ => {}
         }

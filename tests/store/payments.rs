@@ -10,7 +10,7 @@ use ::payments::ports::FindStuck;
 use ::payments::usecases::recover_payments::{RecoverPayments, recover_payments};
 use ::reservations::usecases::sweep_holds::sweep_holds;
 use contracts::Timestamp;
-use contracts::saga::{CaughtError, Done, FailPayment, TokenExpiry};
+use contracts::saga::{CaughtError, Done, FailedPayment, TokenExpiry};
 use kit::dynamo::{Read, at, s};
 use kit::{Fault, Problem, Reply, StepError};
 use serde_json::json;
@@ -25,6 +25,17 @@ const DONE: Done = Done { already: false };
 const ALREADY: Done = Done { already: true };
 
 async fn pay(bench: &Bench, sagas: &Sagas, who: &str, key: &str, reservation: &str) -> Result<Reply, Problem> {
+    pay_at(bench, sagas, who, key, reservation, NOW).await
+}
+
+async fn pay_at(
+    bench: &Bench,
+    sagas: &Sagas,
+    who: &str,
+    key: &str,
+    reservation: &str,
+    now: Timestamp,
+) -> Result<Reply, Problem> {
     let deps = StartDeps {
         payments: bench.payments.clone(),
         users: users(),
@@ -32,7 +43,7 @@ async fn pay(bench: &Bench, sagas: &Sagas, who: &str, key: &str, reservation: &s
         sagas,
         token_expiry: TokenExpiry::Event,
     };
-    let ask = Ask::at(NOW).user(who).key(key).json(json!({"reservation_id": reservation}));
+    let ask = Ask::at(now).user(who).key(key).json(json!({"reservation_id": reservation}));
     handlers::start_payment(&deps, ask.call()).await
 }
 
@@ -99,7 +110,7 @@ fn code(outcome: &Result<Reply, Problem>) -> &'static str {
 
 /// Ends a payment as the saga's compensation does.
 async fn fails(bench: &Bench, saga: contracts::saga::PaymentSaga) {
-    fail_payment(&bench.payments, step(FailPayment { saga, failure: CaughtError::default() }, NOW)).await.unwrap();
+    fail_payment(&bench.payments, step(FailedPayment { saga, failure: CaughtError::default() }, NOW)).await.unwrap();
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -185,6 +196,23 @@ async fn a_payment_that_broke_off_anywhere_never_locks_its_reservation_for_good(
     assert_eq!(sagas.started(), [stuck.as_str()]);
     fails(&bench, tests::fixture::saga(&held, &stuck)).await;
     assert_eq!(code(&pay(&bench, &sagas, "alice", "k3", "r1").await), "paid");
+}
+
+#[tokio::test]
+async fn a_payment_whose_start_was_lost_is_started_by_the_next_request_that_it_is_in_the_way_of() {
+    let bench = Bench::on_sale(4).await;
+    let sagas = Sagas::default();
+    bench.reserve(place("alice", 1, NOW), &["A-1-1"], "r1", NOW).await.unwrap();
+    bench.proxy.inject(Rule::on("TransactWriteItems").once(), Fate::AnswerLost);
+    bench.proxy.inject(Rule::on("TransactWriteItems"), Fate::Dropped);
+    assert_eq!(code(&pay(&bench, &sagas, "alice", "click-1", "r1").await), "temporarily_unavailable");
+    bench.proxy.heal();
+    // The buyer presses "pay" again, and their client makes a new key. What has just been begun is left alone.
+    let again = |millis| pay_at(&bench, &sagas, "alice", "click-2", "r1", NOW.plus_millis(millis));
+    assert_eq!(code(&again(2_999).await), "payment_under_way");
+    assert!(sagas.started().is_empty());
+    assert_eq!(code(&again(3_000).await), "payment_under_way");
+    assert_eq!(sagas.started(), payments_of(&bench).await);
 }
 
 #[tokio::test]
@@ -276,7 +304,7 @@ async fn a_payment_ends_once_and_publishes_one_event() {
     for saga in [&paid, &lost] {
         bench.open_payment(saga, NOW).await;
     }
-    let failing = FailPayment {
+    let failing = FailedPayment {
         saga: lost.clone(),
         failure: CaughtError {
             error: "Refused".into(),
@@ -291,7 +319,7 @@ async fn a_payment_ends_once_and_publishes_one_event() {
     // What ended one way never ends the other way.
     let crossed = complete_payment(&bench.payments, step(lost, NOW)).await;
     assert!(matches!(crossed, Err(StepError::Fault(Fault::Broken(_)))), "{crossed:?}");
-    let crossed = fail_payment(&bench.payments, step(FailPayment { saga: paid, ..failing }, NOW)).await;
+    let crossed = fail_payment(&bench.payments, step(FailedPayment { saga: paid, ..failing }, NOW)).await;
     assert!(matches!(crossed, Err(StepError::Fault(Fault::Broken(_)))), "{crossed:?}");
     assert_eq!(events(&bench).await.len(), 2);
     let deps = Deps { payments: bench.payments.clone(), users: users() };
@@ -447,7 +475,7 @@ async fn a_payment_that_has_ended_is_never_recovered() {
         bench.open_payment(&saga_of("alice", id, 100), NOW).await;
     }
     complete_payment(&bench.payments, step(saga_of("alice", "p1", 100), NOW)).await.unwrap();
-    let failing = FailPayment { saga: saga_of("alice", "p2", 100), failure: CaughtError::default() };
+    let failing = FailedPayment { saga: saga_of("alice", "p2", 100), failure: CaughtError::default() };
     fail_payment(&bench.payments, step(failing, NOW)).await.unwrap();
     recover_payments(&recovery(&bench, &sagas), overdue(86_400_000)).await.unwrap();
     assert!(sagas.started().is_empty());

@@ -9,7 +9,7 @@ use ::reservations::handlers::release_reservation;
 use ::reservations::ports::KeepTerms;
 use contracts::saga::{Done, RefundSaga, ReleaseOutcome};
 use contracts::steps::{OpenSchedule, QuoteRefund, RefundQuote};
-use tests::fixture::{NOW, concert, place, plan, saga, step, terms, user};
+use tests::fixture::{NOW, concert, place, plan, refused, saga, step, terms, user};
 use tokio::task::JoinSet;
 
 async fn sold(bench: &Bench) -> Reservation {
@@ -50,9 +50,9 @@ async fn a_release_after_the_sale_was_paid_back_reports_that_it_was_paid() {
     let bench = Bench::on_sale(4).await;
     let sold = sold(&bench).await;
     refund_reservation(&bench.reservations, step(refund(&sold, "p1"), NOW)).await.unwrap();
-    let release = release_reservation(&bench.reservations, step(saga(&sold, "p1"), NOW)).await.unwrap();
+    let release = release_reservation(&bench.reservations, step(refused(saga(&sold, "p1")), NOW)).await.unwrap();
     assert_eq!(release.outcome, ReleaseOutcome::AlreadyPaid);
-    let of_another = release_reservation(&bench.reservations, step(saga(&sold, "p2"), NOW)).await.unwrap();
+    let of_another = release_reservation(&bench.reservations, step(refused(saga(&sold, "p2")), NOW)).await.unwrap();
     assert_eq!(of_another.outcome, ReleaseOutcome::Released);
     assert_eq!(bench.status(&sold).await, "refunded");
     assert_sound(&bench, NOW).await;

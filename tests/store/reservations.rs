@@ -25,7 +25,7 @@ use std::collections::BTreeSet;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 use tests::calls::{Ask, users};
-use tests::fixture::{ACTIVE_SECONDS, HOLD_SECONDS, NOW, concert, place, plan, saga, seat, step, terms, user};
+use tests::fixture::{ACTIVE_SECONDS, HOLD_SECONDS, NOW, concert, place, plan, refused, saga, seat, step, terms, user};
 use tests::proxy::{Fate, Rule};
 use tokio::task::JoinSet;
 
@@ -524,13 +524,14 @@ async fn a_reservation_belongs_to_the_first_payment_that_begins() {
     let held = bench.reserve(place("alice", 1, NOW), &["A-1-1"], "r1", NOW).await.unwrap();
     bench.begin(&saga(&held, "p1"), NOW).await;
     let other = || step(saga(&held, "p2"), NOW);
+    let release = || step(refused(saga(&held, "p2")), NOW);
     assert_eq!(reason(begin_payment(&bench.reservations, other()).await), "reservation_not_payable");
     assert_eq!(reason(confirm_reservation(&bench.reservations, other()).await), "reservation_not_payable");
-    let released = release_reservation(&bench.reservations, other()).await.unwrap();
+    let released = release_reservation(&bench.reservations, release()).await.unwrap();
     assert_eq!(released.outcome, ReleaseOutcome::Released);
     assert_eq!(bench.status(&held).await, "paying", "the other payment has nothing to release");
     bench.confirm(&saga(&held, "p1"), NOW).await;
-    assert_eq!(release_reservation(&bench.reservations, other()).await.unwrap().outcome, ReleaseOutcome::Released);
+    assert_eq!(release_reservation(&bench.reservations, release()).await.unwrap().outcome, ReleaseOutcome::Released);
     assert_eq!(bench.status(&held).await, "paid");
     assert_sound(&bench, NOW).await;
 }
@@ -600,7 +601,8 @@ async fn a_released_reservation_has_the_hold_it_had_or_is_expired_when_that_is_o
         let saga = saga(&held, &format!("p-{id}"));
         bench.begin(&saga, NOW).await;
         for _ in 0..3 {
-            let released = release_reservation(&bench.reservations, step(saga.clone(), released_at)).await.unwrap();
+            let released =
+                release_reservation(&bench.reservations, step(refused(saga.clone()), released_at)).await.unwrap();
             assert_eq!(released.outcome, ReleaseOutcome::Released);
             assert_eq!(bench.status(&held).await, status);
             assert_sound(&bench, released_at).await;
@@ -619,7 +621,7 @@ async fn a_release_that_comes_before_its_begin_leaves_a_tombstone_for_it_and_for
     let held = bench.reserve(place("alice", 1, NOW), &["A-1-1"], "r1", NOW).await.unwrap();
     let late = saga(&held, "p1");
     for _ in 0..2 {
-        let released = release_reservation(&bench.reservations, step(late.clone(), NOW)).await.unwrap();
+        let released = release_reservation(&bench.reservations, step(refused(late.clone()), NOW)).await.unwrap();
         assert_eq!(released.outcome, ReleaseOutcome::Released);
     }
     assert_eq!(reason(begin_payment(&bench.reservations, step(late.clone(), NOW)).await), "reservation_not_payable");
@@ -636,7 +638,7 @@ async fn a_begin_on_its_way_while_its_release_settles_is_released_or_refused() {
     // The release has found nothing to release and is about to write the tombstone when the begin arrives.
     let gate = bench.proxy.hold(Rule::on("UpdateItem").once());
     let (store, input) = (bench.reservations.clone(), late.clone());
-    let releasing = tokio::spawn(async move { release_reservation(&store, step(input, NOW)).await });
+    let releasing = tokio::spawn(async move { release_reservation(&store, step(refused(input), NOW)).await });
     gate.reached().await;
     bench.begin(&late, NOW).await;
     gate.open();
@@ -658,7 +660,7 @@ async fn a_release_after_a_confirmation_whose_answer_got_lost_reports_that_it_is
     let confirmed = confirm_reservation(&bench.reservations, step(saga.clone(), NOW)).await;
     assert!(matches!(confirmed, Err(StepError::Fault(Fault::Unavailable(_)))), "{confirmed:?}");
     bench.proxy.heal();
-    let released = release_reservation(&bench.reservations, step(saga, NOW)).await.unwrap();
+    let released = release_reservation(&bench.reservations, step(refused(saga), NOW)).await.unwrap();
     assert_eq!(released.outcome, ReleaseOutcome::AlreadyPaid);
     assert_eq!(bench.status(&held).await, "paid");
     assert_sound(&bench, NOW).await;
@@ -671,7 +673,7 @@ async fn nothing_of_somebody_elses_reservation_can_be_paid() {
     let forged = PaymentSaga { user_id: user("mallory"), ..saga(&held, "p1") };
     let begun = begin_payment(&bench.reservations, step(forged.clone(), NOW)).await;
     assert_eq!(reason(begun), "reservation_not_payable");
-    let released = release_reservation(&bench.reservations, step(forged, NOW)).await.unwrap();
+    let released = release_reservation(&bench.reservations, step(refused(forged), NOW)).await.unwrap();
     assert_eq!(released.outcome, ReleaseOutcome::Released);
     assert_eq!(bench.status(&held).await, "held");
     assert_sound(&bench, NOW).await;

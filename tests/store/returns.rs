@@ -20,7 +20,7 @@ use kit::queue::Message;
 use serde_json::json;
 use std::collections::BTreeSet;
 use std::sync::Mutex;
-use tests::fixture::{HOLD_SECONDS, NOW, place, saga, seat, step, user};
+use tests::fixture::{HOLD_SECONDS, NOW, place, refused, saga, seat, step, user};
 use tests::proxy::{Fate, Rule};
 
 const DELAY: &str = "30,120";
@@ -70,7 +70,7 @@ impl Way {
             Self::RanOut => sweep_holds(store, at).await.unwrap(),
             Self::PaidInVain => {
                 begin_payment(store, step(paying.clone(), hold_end().plus_millis(-1))).await.unwrap();
-                release_reservation(store, step(paying, at)).await.unwrap();
+                release_reservation(store, step(refused(paying), at)).await.unwrap();
             }
             Self::Refunded => {
                 begin_payment(store, step(paying.clone(), NOW)).await.unwrap();
@@ -182,7 +182,7 @@ async fn a_payment_that_fails_in_time_gives_the_hold_back_with_the_moment_it_had
     let held = hold(&store, place("alice", 1, NOW), &["A-1-1"], "r1", NOW).await.unwrap();
     let before = row(&bench).await;
     begin_payment(&store, step(saga(&held, "p1"), NOW)).await.unwrap();
-    release_reservation(&store, step(saga(&held, "p1"), NOW)).await.unwrap();
+    release_reservation(&store, step(refused(saga(&held, "p1")), NOW)).await.unwrap();
     let after = row(&bench).await;
     assert_eq!(after["seats_free_at"], before["seats_free_at"]);
     assert_eq!(after["due_at"], kit::dynamo::at(hold_end()));

@@ -24,12 +24,12 @@ use ::waiting_room::handlers as waiting_room;
 use ::waiting_room::handlers::expire_queue_token;
 use ::waiting_room::handlers::restore_queue_token;
 use ::waiting_room::ports::OpenLine;
-use contracts::saga::{CaughtError, FailPayment, ReleaseOutcome, TokenExpiry};
+use contracts::saga::{CaughtError, FailedPayment, ReleaseOutcome, TokenExpiry};
 use contracts::steps::ChargePaid;
 use kit::{Fault, StepError};
 use serde_json::json;
 use tests::calls::{Ask, users};
-use tests::fixture::{NOW, PRICE, concert, place, saga, saga_of, schedule, step, terms, undoing};
+use tests::fixture::{NOW, PRICE, concert, place, refused, saga, saga_of, schedule, step, terms, undoing};
 use tests::proxy::{Fate, Rule};
 
 #[tokio::test]
@@ -148,10 +148,10 @@ async fn each_step_of_the_payment_saga_is_one_round_trip() {
     let undone = &sagas[1];
     begin_payment(&bench.reservations, step(undone.clone(), NOW)).await.unwrap();
     use_points(&bench.points, step(undone.clone(), NOW)).await.unwrap();
-    costs!(transaction, release_reservation(&bench.reservations, undone.clone()));
+    costs!(transaction, release_reservation(&bench.reservations, refused(undone.clone())));
     costs!(update, restore_queue_token(&lines, undone.clone()));
     costs!(update, return_points(&bench.points, undoing(undone.clone())));
-    let failing = FailPayment { saga: undone.clone(), failure: CaughtError::default() };
+    let failing = FailedPayment { saga: undone.clone(), failure: CaughtError::default() };
     costs!(transaction, fail_payment(&bench.payments, failing));
 }
 
@@ -352,11 +352,11 @@ async fn a_step_whose_answer_got_lost_for_good_reports_when_repeated_that_it_was
     assert!(repeats!(complete_payment(&bench.payments, paid.clone())).already);
     begin_payment(&bench.reservations, step(undone.clone(), NOW)).await.unwrap();
     use_points(&bench.points, step(undone.clone(), NOW)).await.unwrap();
-    let released = repeats!(release_reservation(&bench.reservations, undone.clone()));
+    let released = repeats!(release_reservation(&bench.reservations, refused(undone.clone())));
     assert_eq!(released.outcome, ReleaseOutcome::Released);
     assert!(repeats!(restore_queue_token(&lines, undone.clone())).already);
     assert!(repeats!(return_points(&bench.points, undoing(undone.clone()))).already);
-    let failing = FailPayment { saga: undone.clone(), failure: CaughtError::default() };
+    let failing = FailedPayment { saga: undone.clone(), failure: CaughtError::default() };
     assert!(repeats!(fail_payment(&bench.payments, failing.clone())).already);
     assert_eq!(bench.balance("alice").await, 1_000_000 - PRICE, "one debit");
     assert_sound(&bench, NOW).await;

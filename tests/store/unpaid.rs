@@ -16,7 +16,7 @@ use kit::dynamo::{n, s};
 use serde_json::json;
 use std::sync::Arc;
 use tests::calls::{Ask, queue_tokens, users};
-use tests::fixture::{HOLD_SECONDS, NOW, place, saga, seat, step};
+use tests::fixture::{HOLD_SECONDS, NOW, broken_off, place, refused, saga, seat, step};
 use tests::proxy::Rule;
 use tokio::task::JoinSet;
 
@@ -48,7 +48,7 @@ async fn a_user_who_let_so_many_holds_go_gets_no_other_and_nothing_is_written() 
     sweep_holds(&store, end).await.unwrap();
     let third = alice(&store, &["A-1-1"], "r3", end).await.unwrap();
     begin_payment(&store, step(saga(&third, "p1"), end)).await.unwrap();
-    release_reservation(&store, step(saga(&third, "p1"), end.plus_seconds(HOLD_SECONDS))).await.unwrap();
+    release_reservation(&store, step(refused(saga(&third, "p1")), end.plus_seconds(HOLD_SECONDS))).await.unwrap();
     let now = end.plus_seconds(HOLD_SECONDS);
     assert_eq!(unpaid(&bench).await["u#date"], n(3));
     bench.proxy.forget();
@@ -71,7 +71,13 @@ async fn what_was_paid_or_undone_by_the_system_does_not_count() {
     let undo = EndHold::Undo(CancelReason::AvailabilityNotUpdated);
     assert!(store.end_hold(&undone.booking(), undo, NOW).await.unwrap());
     // A payment that fails in time gives the hold back: it has not ended.
-    release_reservation(&store, step(saga(&paid, "p1"), NOW)).await.unwrap();
+    release_reservation(&store, step(refused(saga(&paid, "p1")), NOW)).await.unwrap();
+    // One that we could not bring to its end until the hold was over is our doing.
+    let ours = alice(&store, &["A-1-3"], "r4", NOW).await.unwrap();
+    begin_payment(&store, step(saga(&ours, "p2"), NOW)).await.unwrap();
+    let end = NOW.plus_seconds(HOLD_SECONDS);
+    release_reservation(&store, step(broken_off(saga(&ours, "p2")), end)).await.unwrap();
+    assert_eq!(bench.status(&ours).await, "expired");
     assert!(!unpaid(&bench).await.contains_key("u#date"));
     alice(&store, &["A-1-2"], "r3", NOW).await.unwrap();
     assert_sound(&bench, NOW).await;

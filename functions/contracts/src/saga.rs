@@ -137,9 +137,9 @@ impl CaughtError {
     }
 }
 
-/// The input of `fail-payment`: the saga and its first failure.
+/// The input of `release-reservation` and of `fail-payment`: the saga and its first failure.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct FailPayment {
+pub struct FailedPayment {
     /// The saga's input.
     #[serde(flatten)]
     pub saga: PaymentSaga,

@@ -11,7 +11,7 @@ use crate::usecases::pay_charge::{self, PayCharges};
 use crate::usecases::start_payment::{self, StartError, StartPayment, Started};
 use crate::usecases::start_refund::{self, RefundError, StartRefund};
 use crate::usecases::{cancel_refund, complete_payment, complete_refund, fail_payment};
-use contracts::saga::{CancelRefund, Done, FailPayment, PaymentSaga, RefundSaga, TokenExpiry};
+use contracts::saga::{CancelRefund, Done, FailedPayment, PaymentSaga, RefundSaga, TokenExpiry};
 use contracts::steps::{ChargePaid, PayCharge};
 use contracts::{ChargeAmount, PaymentId, ReservationId, Timestamp, UserId, Won};
 use kit::auth::UserTokens;
@@ -251,7 +251,7 @@ pub async fn complete_payment(payments: &impl SettlePayment, call: StepCall<Paym
 }
 
 /// Saga's last compensation: the payment failed.
-pub async fn fail_payment(payments: &impl SettlePayment, call: StepCall<FailPayment>) -> Result<Done, StepError> {
+pub async fn fail_payment(payments: &impl SettlePayment, call: StepCall<FailedPayment>) -> Result<Done, StepError> {
     Ok(fail_payment::fail_payment(payments, &call.input.saga, call.input.failure.failure(), call.now).await?)
 }
 

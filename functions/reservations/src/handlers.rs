@@ -14,7 +14,7 @@ use crate::usecases::{begin_payment, confirm_reservation, refund_reservation, re
 use crate::usecases::{quote_refund, quote_reservation};
 use crate::usecases::{roll_back_reservation, write_reservations};
 use contracts::events::EventBody;
-use contracts::saga::{Done, PaymentSaga, RefundSaga, Release};
+use contracts::saga::{Done, FailedPayment, PaymentSaga, RefundSaga, Release};
 use contracts::steps::{
     self, Applied, ApplyAdmission, ListTakenSeats, OpenSchedule, Quote, QuoteRefund, QuoteReservation, RefundQuote,
     TakenSeats,
@@ -205,7 +205,10 @@ pub async fn confirm_reservation(store: &impl WritePayment, call: StepCall<Payme
 }
 
 /// Saga compensation: paying -> held, or expired.
-pub async fn release_reservation(store: &impl WritePayment, call: StepCall<PaymentSaga>) -> Result<Release, StepError> {
+pub async fn release_reservation(
+    store: &impl WritePayment,
+    call: StepCall<FailedPayment>,
+) -> Result<Release, StepError> {
     Ok(release_reservation::release_reservation(store, &call.input, call.now).await?)
 }
 

@@ -3,7 +3,7 @@
 use crate::domain::{Booking, EndHold, Hold, Refusal, Reservation, SeatRequest, Terms, Visits};
 use contracts::admission::AdmissionPlan;
 use contracts::events::{CancelReason, FaultDetected};
-use contracts::saga::{PaymentSaga, RefundSaga};
+use contracts::saga::{FailedPayment, PaymentSaga, RefundSaga};
 use contracts::steps::TakenSeats;
 use contracts::{ConcertId, ReservationId, ScheduleId, SectionName, Timestamp, UserId};
 use kit::Fault;
@@ -273,7 +273,8 @@ pub trait WritePayment: Send + Sync {
     fn confirm(&self, saga: &PaymentSaga, now: Timestamp) -> impl Future<Output = Result<Transition, Fault>> + Send;
     /// paying -> held or expired. `Already` when this payment does not have it, and then never will; `Impossible` when
     /// it is paid by this payment, or was and is paid back.
-    fn release(&self, saga: &PaymentSaga, now: Timestamp) -> impl Future<Output = Result<Transition, Fault>> + Send;
+    fn release(&self, failed: &FailedPayment, now: Timestamp)
+    -> impl Future<Output = Result<Transition, Fault>> + Send;
 }
 
 /// Writes the refund of a paid reservation.

@@ -13,7 +13,7 @@ use ::payments::ports::charges::{
 };
 use ::payments::ports::{FindStuck, OpenPayment, OpenRefund, SettleRefund};
 use contracts::ChargeAmount;
-use contracts::saga::{CaughtError, FailPayment, PaymentSaga};
+use contracts::saga::{CaughtError, FailedPayment, PaymentSaga};
 use contracts::steps::PayCharge;
 use kit::dynamo::{Item, Read, n};
 use serde_json::json;
@@ -90,7 +90,7 @@ controls! {
     }
 
     an_open_intent_is_given_again: "payments/replace_intent"
-    guards "attribute_not_exists(pk) OR attempts < :most AND \
+    guards "attribute_not_exists(pk) OR attempts < :most AND counted_until >= :now AND \
             (amount <> :amount OR expires_at < :long OR attribute_exists(charge_id))", |bench| {
         intend(bench).await;
         let again = Intent::new(user("alice"), "order-2".to_owned(), ChargeAmount::new(100).unwrap(), NOW);
@@ -117,6 +117,28 @@ controls! {
         };
         let (slow, quick) = tokio::join!(slow, quick);
         assert_eq!(quick, OpenedIntent::Now);
+        slow.is_ok()
+    }
+
+    of_two_who_count_anew_under_one_intent_at_once_one_does: "payments/count_anew"
+    guards "counted_until = :ended", |bench| {
+        intend(bench).await;
+        // An intent that outlives the hour that is counted.
+        let kept = |now| Intent::new(user("alice"), "order-2".to_owned(), ChargeAmount::new(200).unwrap(), now);
+        let soon = NOW.plus_millis(INTENT_MILLIS - 1);
+        charges(bench).open_intent(&kept(soon), soon).await.unwrap();
+        let later = NOW.plus_millis(INTENT_MILLIS + 1);
+        let (one, other) = (charges(bench), charges(bench));
+        let gate = bench.proxy.hold(Rule::on("UpdateItem").containing("SET attempts = :zero").once());
+        let slow = async { one.open_intent(&kept(later), later).await };
+        let quick = async {
+            gate.reached().await;
+            let opened = other.open_intent(&kept(later), later).await.unwrap();
+            gate.open();
+            opened
+        };
+        let (slow, quick) = tokio::join!(slow, quick);
+        assert!(matches!(quick, OpenedIntent::Before(_)));
         slow.is_ok()
     }
 
@@ -154,7 +176,7 @@ controls! {
         let saga = saga_of("alice", "p1", 100);
         bench.open_payment(&saga, NOW).await;
         complete_payment(&bench.payments, step(saga.clone(), NOW)).await.unwrap();
-        let failing = FailPayment { saga, failure: CaughtError::default() };
+        let failing = FailedPayment { saga, failure: CaughtError::default() };
         let _failed = fail_payment(&bench.payments, step(failing, NOW)).await;
         status_of(bench, "p1").await != "completed"
     }

@@ -18,8 +18,8 @@ use contracts::saga::RefundSaga;
 use kit::dynamo::{Item, Read, n, s};
 use kit::idempotency::Outcome;
 use tests::fixture::{
-    ACTIVE_SECONDS, HOLD_SECONDS, NOW, concert, payment, place, plan, saga, schedule, seat_request, step, terms, user,
-    won,
+    ACTIVE_SECONDS, HOLD_SECONDS, NOW, concert, payment, place, plan, refused, saga, schedule, seat_request, step,
+    terms, user, won,
 };
 use tests::proxy::Rule;
 
@@ -364,7 +364,7 @@ controls! {
     a_release_leaves_a_tombstone_for_its_late_begin: "reservations/begin"
     guards "#status = :held AND NOT contains(released, :payment)", |bench| {
         let held = bench.reserve(place("alice", 1, NOW), &["A-1-1"], "r1", NOW).await.unwrap();
-        release_reservation(&bench.reservations, step(saga(&held, "p1"), NOW)).await.unwrap();
+        release_reservation(&bench.reservations, step(refused(saga(&held, "p1")), NOW)).await.unwrap();
         begin_payment(&bench.reservations, step(saga(&held, "p1"), NOW)).await.is_ok()
     }
 
@@ -397,7 +397,7 @@ controls! {
     guards "#status = :paying AND payment_id = :payment", |bench| {
         let held = bench.reserve(place("alice", 1, NOW), &["A-1-1"], "r1", NOW).await.unwrap();
         bench.begin(&saga(&held, "p1"), NOW).await;
-        bench.reservations.release(&saga(&held, "p2"), NOW).await.unwrap();
+        bench.reservations.release(&refused(saga(&held, "p2")), NOW).await.unwrap();
         bench.status(&held).await != "paying"
     }
 
@@ -405,7 +405,7 @@ controls! {
     guards "#status = :paying AND payment_id = :payment", |bench| {
         let held = bench.reserve(place("alice", 1, NOW), &["A-1-1"], "r1", NOW).await.unwrap();
         bench.begin(&saga(&held, "p1"), NOW).await;
-        bench.reservations.release(&saga(&held, "p2"), hold_end()).await.unwrap();
+        bench.reservations.release(&refused(saga(&held, "p2")), hold_end()).await.unwrap();
         bench.status(&held).await != "paying"
     }
 
@@ -416,7 +416,7 @@ controls! {
         let mut corrupt = bench.engine.item("reservations", "SEATS#date#A#0", "SEAT#A-1-1").await.unwrap();
         corrupt.insert("reservation_id".to_owned(), s("r2"));
         put(bench, "reservations", corrupt).await;
-        let _released = bench.reservations.release(&saga(&held, "p1"), hold_end()).await;
+        let _released = bench.reservations.release(&refused(saga(&held, "p1")), hold_end()).await;
         bench.seat("A-1-1").await.is_none()
     }
 
@@ -425,7 +425,7 @@ controls! {
         let held = bench.reserve(place("alice", 1, NOW), &["A-1-1"], "r1", NOW).await.unwrap();
         let saga = saga(&held, "p1");
         let gate = bench.proxy.hold(Rule::on("UpdateItem").once());
-        let releasing = async { release_reservation(&bench.reservations, step(saga.clone(), NOW)).await };
+        let releasing = async { release_reservation(&bench.reservations, step(refused(saga.clone()), NOW)).await };
         let beginning = async {
             gate.reached().await;
             bench.begin(&saga, NOW).await;

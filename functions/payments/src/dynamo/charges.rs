@@ -157,11 +157,19 @@ impl OpenIntent for Charges {
         const DOING: &str = "opening a charge intent";
         let Some(found) = self.replace_intent(intent, None, now).await? else { return Ok(OpenedIntent::Now) };
         let counted_until = found.moment("counted_until")?;
-        if found.uint("attempts")? < u64::from(MAX_ATTEMPTS) {
-            return Ok(OpenedIntent::Before(intent_of(&found, &intent.user)?));
-        }
+        let before = intent_of(&found, &intent.user)?;
         if counted_until >= now {
-            return Ok(OpenedIntent::TooMany { until: counted_until });
+            return Ok(match found.uint("attempts")? < u64::from(MAX_ATTEMPTS) {
+                true => OpenedIntent::Before(before),
+                false => OpenedIntent::TooMany { until: counted_until },
+            });
+        }
+        let is_good = before.amount == intent.amount
+            && before.expires_at >= now.plus_millis(INTENT_REUSED_MILLIS)
+            && !found.contains_key("charge_id");
+        if is_good {
+            let counted = self.count_anew(&intent.user, counted_until, intent.expires_at).await?;
+            return if counted { Ok(OpenedIntent::Before(before)) } else { Err(Fault::contended(DOING)) };
         }
         match self.replace_intent(intent, Some(counted_until), now).await? {
             None => Ok(OpenedIntent::Now),
@@ -171,8 +179,9 @@ impl OpenIntent for Charges {
 }
 
 impl Charges {
-    /// Writes an intent, unless the one there is still good, or too many charges were begun under it and those before
-    /// it: then returns it. `counted_until` is when the count of those began that ends with this intent.
+    /// Writes an intent, unless the one there is still good, too many charges were begun under it and those before it, or
+    /// the time is over that they are counted for: then returns it. `counted_until` is the end of a time that is over; the
+    /// count begins anew.
     async fn replace_intent(
         &self,
         intent: &Intent,
@@ -202,9 +211,10 @@ impl Charges {
                      counted_until = if_not_exists(counted_until, :expires) REMOVE charge_id",
                 )
                 .condition_expression(
-                    "attribute_not_exists(pk) OR attempts < :most AND \
+                    "attribute_not_exists(pk) OR attempts < :most AND counted_until >= :now AND \
                      (amount <> :amount OR expires_at < :long OR attribute_exists(charge_id))",
                 )
+                .expression_attribute_values(":now", at(now))
                 .expression_attribute_values(":most", n(MAX_ATTEMPTS))
                 .expression_attribute_values(":long", at(now.plus_millis(INTENT_REUSED_MILLIS))),
             Some(ended) => replaced
@@ -220,6 +230,35 @@ impl Charges {
             return Err(classify(DOING, error));
         };
         failed.item().cloned().map(Some).ok_or_else(|| Fault::broken(DOING, "the open intent is missing"))
+    }
+}
+
+impl Charges {
+    /// Begins to count the charges of a user anew who has an intent that is still good. `false` if somebody else has.
+    async fn count_anew(&self, user: &UserId, ended: Timestamp, until: Timestamp) -> Result<bool, Fault> {
+        let counted = self
+            .table
+            .client
+            .update_item()
+            .table_name(&self.table.name)
+            .key(PK, user_pk(user))
+            .key(SK, s(INTENT))
+            .update_expression("SET attempts = :zero, counted_until = :until")
+            .condition_expression("counted_until = :ended")
+            .expression_attribute_values(":zero", n(0))
+            .expression_attribute_values(":until", at(until))
+            .expression_attribute_values(":ended", at(ended))
+            .send()
+            .await;
+        match counted {
+            Ok(_) => Ok(true),
+            Err(error)
+                if error.as_service_error().is_some_and(UpdateItemError::is_conditional_check_failed_exception) =>
+            {
+                Ok(false)
+            }
+            Err(error) => Err(classify("opening a charge intent", error)),
+        }
     }
 }
 

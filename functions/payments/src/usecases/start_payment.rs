@@ -8,6 +8,10 @@ use contracts::{PaymentId, ReservationId, Timestamp, UserId};
 use kit::Fault;
 use kit::idempotency::{IdempotencyKey, Memo, Outcome, Recalled, StoredAnswer};
 
+/// After how long a payment that is pending may not have been started. One that was is decided in a second; to start it
+/// again does nothing, but each start counts towards a quota.
+const LATE_MILLIS: i64 = 3_000;
+
 /// A request to pay for a reservation.
 #[derive(Debug)]
 pub struct StartPayment {
@@ -58,8 +62,8 @@ impl From<Fault> for StartError {
 }
 
 /// Quotes, records, starts: two database round trips, and two more for each earlier payment of the reservation that
-/// failed since its claim was last replaced. Of a reservation one payment is undecided at a time. A payment that was recorded and not started is started by a
-/// repetition of the request, or by the recovery.
+/// failed since its claim was last replaced. Of a reservation one payment is undecided at a time. One that was recorded and
+/// not started is started by a repetition of the request, by another request that it is in the way of, or by the recovery.
 pub async fn start_payment<P, Q, S>(
     payments: &P,
     quotes: &Q,
@@ -89,7 +93,10 @@ where
                 }
                 Ok(Outcome::Replay(first)) => as_before(payments, sagas, &ask.user, first).await,
                 Ok(Outcome::Mismatch) => Err(StartError::KeyReused),
-                Err(UnderWay(other)) => Err(StartError::UnderWay(other)),
+                Err(UnderWay(other)) => {
+                    start_late(payments, sagas, &ask.user, &other, ask.now).await?;
+                    Err(StartError::UnderWay(other))
+                }
             };
         }
         Quote::NotPayable => StartError::NotPayable,
@@ -101,6 +108,24 @@ where
         Outcome::Replay(first) => as_before(payments, sagas, &ask.user, first).await,
         Outcome::Mismatch => Err(StartError::KeyReused),
     }
+}
+
+/// Starts the saga of a payment that stands in the way and should have ended by now: its start was lost, or throttled in
+/// the rush. The recovery would come when the hold is half over.
+async fn start_late<P: FindPayment, S: StartSaga<PaymentSaga>>(
+    payments: &P,
+    sagas: &S,
+    user: &UserId,
+    id: &PaymentId,
+    now: Timestamp,
+) -> Result<(), Fault> {
+    if let Some(payment) = payments.find(user, id).await?
+        && payment.status == Status::Pending
+        && now.millis_since(payment.saga.requested_at) >= LATE_MILLIS
+    {
+        sagas.start(&payment.execution_name(), &payment.saga).await?;
+    }
+    Ok(())
 }
 
 async fn as_before<P: FindPayment, S: StartSaga<PaymentSaga>>(

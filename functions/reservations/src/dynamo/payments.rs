@@ -7,7 +7,7 @@ use crate::ports::{Obstacle, Transition, WritePayment, WriteRefund};
 use aws_sdk_dynamodb::types::AttributeValue;
 use aws_sdk_dynamodb::types::builders::{DeleteBuilder, UpdateBuilder};
 use contracts::events::EventBody;
-use contracts::saga::{PaymentSaga, RefundSaga};
+use contracts::saga::{FailedPayment, PaymentSaga, RefundSaga};
 use contracts::seats::stream;
 use contracts::{ReservationId, SeatId, Timestamp};
 use kit::Fault;
@@ -257,14 +257,15 @@ impl WritePayment for Reservations {
         }
     }
 
-    async fn release(&self, saga: &PaymentSaga, now: Timestamp) -> Result<Transition, Fault> {
+    async fn release(&self, failed: &FailedPayment, now: Timestamp) -> Result<Transition, Fault> {
         const DOING: &str = "releasing a reservation";
+        let saga = &failed.saga;
         let date = self.seats_of(&saga.schedule_id).await?;
         for _ in 0..ROUNDS {
             let mut transaction = self.table.transaction(DOING);
             let reservation = match after_release(saga.hold_expires_at, now) {
                 Status::Held => self.back_to_held(&mut transaction, &date, saga)?,
-                _ => self.back_to_nobody(&mut transaction, &date, saga, now)?,
+                _ => self.back_to_nobody(&mut transaction, &date, failed, now)?,
             };
             let Err(cancelled) = transaction.commit().await? else { return Ok(Transition::Made) };
             if !cancelled.failed(reservation) {
@@ -314,9 +315,10 @@ impl Reservations {
         &self,
         transaction: &mut Transaction<'_>,
         date: &DateSeats,
-        saga: &PaymentSaga,
+        failed: &FailedPayment,
         now: Timestamp,
     ) -> Result<Slot, Fault> {
+        let saga = &failed.saga;
         let booking = booking_of(saga);
         // Whoever pays in vain when the hold ends would know this moment, too.
         let free_at = self.free_at(&booking.id, now);
@@ -336,7 +338,11 @@ impl Reservations {
                 .expression_attribute_values(":payment", s(&saga.payment_id))
                 .expression_attribute_values(":payments", AttributeValue::Ss(vec![saga.payment_id.to_string()])),
         ))?;
-        transaction.add(self.fewer_tickets_unpaid(&booking, now))?;
+        // A payment that failed by our fault until its hold was over is not its user's doing.
+        transaction.add(match failed.failure.refusal() {
+            Some(_) => self.fewer_tickets_unpaid(&booking, now),
+            None => self.fewer_tickets(&booking),
+        })?;
         let expired = EventBody::ReservationExpired(event_data(&booking));
         transaction.add(self.event_row(&booking.id, &booking.correlation_id, expired, now)?)?;
         if let Some(free_at) = free_at {
