@@ -4,7 +4,7 @@ use crate::graph::{self, Maze, Numbered, Size};
 use crate::picture::Picture;
 use crate::routes::{Function, Routes};
 use crate::stage::{Kept, Rows, Trouble};
-use crate::world::{Job, Part, World, published};
+use crate::world::{Job, Part, RECEIPTS, World, published};
 use contracts::Timestamp;
 use contracts::events::Event;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
@@ -209,7 +209,7 @@ impl Explorer {
         let before = self.tables[index].rows(key.0);
         let outcome = self.world.play(before, job, &key.2).await;
         if let (Err(why), Trouble::None) = (&outcome.done, &key.2) {
-            assert!(job.part == Part::Report, "{job:?} fails without a reason: {why}");
+            assert!([Part::Report, Part::Receipt].contains(&job.part), "{job:?} fails without a reason: {why}");
         }
         let rows = self.keep(job.part, outcome.rows);
         let published = self.messages(outcome.published);
@@ -280,7 +280,7 @@ impl Explorer {
         let kept = |is_done: bool| if is_done { rest.clone() } else { state.waiting.clone() };
         let mut next = Vec::new();
         match mishap {
-            Mishap::Lost if job.event.is_some() => next.push(State { waiting: rest, left, ..state.clone() }),
+            Mishap::Lost if can_be_lost(job) => next.push(State { waiting: rest, left, ..state.clone() }),
             Mishap::Doubled => {
                 next.push(self.after(state, job, calm, kept(false), walk, left));
                 for &nth in &calm.writes {
@@ -397,10 +397,10 @@ impl Explorer {
     }
 
     /// The violations in a state, or at the end of all.
-    fn wrong(&self, state: &State, is_end: bool) -> Vec<String> {
+    fn wrong(&self, state: &State, walk: &Walk, is_end: bool) -> Vec<String> {
         let facts = &self.facts;
         let pictures = Part::ALL.map(|part| self.picture(state, part));
-        let [stock, points, cart, order, _] = pictures;
+        let [stock, points, cart, order, _, receipt] = pictures;
         let mut wrong: Vec<String> = pictures.iter().flat_map(|picture| picture.wrong.clone()).collect();
         let mut must = |holds: bool, what: &str| {
             if !holds {
@@ -429,6 +429,11 @@ impl Explorer {
             must(taken(facts.pieces, facts.price), "I10: complete without all its debits");
             must(cart.cart == facts.cart_without, "complete, and its lines are in the cart");
             must(answered("done"), "complete, and not everybody has done their part");
+        }
+        let has_receipt = receipt.is_issued && !receipt.is_receipt_cancelled;
+        must(is_failed || !receipt.is_receipt_cancelled, "its receipt is cancelled, and it is not");
+        if is_end && !walk.dead.contains(&RECEIPTS) {
+            must(has_receipt == is_completed, "I6: its receipt is not what became of it");
         }
         if is_end {
             must(is_completed || is_failed, "it never ended");
@@ -466,7 +471,7 @@ impl Maze for Orders<'_> {
         if is_last {
             self.seen.ends.insert(self.explorer.picture(state, Part::Order).status.clone());
         }
-        self.explorer.wrong(state, is_last)
+        self.explorer.wrong(state, self.walk, is_last)
     }
 
     fn forbidden(&self, before: &State, after: &State) -> Option<String> {
@@ -480,6 +485,11 @@ impl Maze for Orders<'_> {
         let (event, function) = about.unwrap_or_else(|| ("time".to_owned(), "passes".to_owned()));
         format!("{event} -> {function}")
     }
+}
+
+/// Nothing is asked of a receipt twice: a message for it that a queue lost would be missed by nobody.
+fn can_be_lost(job: &Job) -> bool {
+    job.event.is_some() && job.part != Part::Receipt
 }
 
 fn without(waiting: &[u32], message: u32) -> Vec<u32> {

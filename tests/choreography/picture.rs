@@ -35,6 +35,9 @@ pub struct Picture {
     pub answers: BTreeMap<String, String>,
     /// Whether it is counted as pending.
     pub is_pending: bool,
+    /// Whether the order's receipt was issued, and whether it was cancelled.
+    pub is_issued: bool,
+    pub is_receipt_cancelled: bool,
     /// The events that were ever published, by type.
     pub events: Vec<String>,
     /// Since when rows of the outbox are pending, and when the order is checked again.
@@ -56,6 +59,10 @@ impl Picture {
                 "BOUGHT" => picture.bought(row),
                 "WORK" if pk == RIVAL => picture.rival(row),
                 "WORK" => picture.work = row.text("work_state").unwrap().to_owned(),
+                "RECEIPT" => {
+                    picture.is_issued = row.contains_key("receipt_key");
+                    picture.is_receipt_cancelled = row.contains_key("cancelled");
+                }
                 "PENDING" => picture.is_pending = row.contains_key("orders"),
                 "OUTBOX" => picture.outbox(row),
                 _ if sk.starts_with("ORDER#") => picture.order(row),

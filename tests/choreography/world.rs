@@ -4,14 +4,15 @@
 use crate::routes::Function;
 use crate::stage::{Rows, Stage, Trouble};
 use contracts::events::Event;
-use contracts::{OrderId, Timestamp};
+use contracts::{EventId, OrderId, Timestamp, UserId};
 use kit::Fault;
 use kit::dynamo::{Item, Read};
 use kit::outbox::Relay;
 use kit::queue::Message;
 use kit::stream::{Change, Record, Sequence};
+use notifications::domain::{Phone, Sale};
 use notifications::dynamo::Notifications;
-use notifications::ports::DeliverEvents;
+use notifications::ports::{CancelReceipt, DeliverEvents, FindPhone, IssueReceipt};
 use orders::domain::CANCELLABLE_SECONDS;
 use orders::dynamo::Orders;
 use orders::handlers::SweepDeps;
@@ -31,10 +32,14 @@ pub enum Part {
     Cart,
     Order,
     Report,
+    Receipt,
 }
 
+/// The consumer that issues and cancels the receipt of an order.
+pub const RECEIPTS: &str = "issue-order-receipt";
+
 impl Part {
-    pub const ALL: [Self; 5] = [Self::Stock, Self::Points, Self::Cart, Self::Order, Self::Report];
+    pub const ALL: [Self; 6] = [Self::Stock, Self::Points, Self::Cart, Self::Order, Self::Report, Self::Receipt];
 
     /// The context of its table.
     pub const fn context(self) -> &'static str {
@@ -42,14 +47,16 @@ impl Part {
             Self::Stock => "items",
             Self::Points => "points",
             Self::Cart | Self::Order => "orders",
-            Self::Report => "notifications",
+            Self::Report | Self::Receipt => "notifications",
         }
     }
 
     /// The part that a function works on.
     pub fn of(function: &Function) -> Self {
-        if function.name == "clear-cart" {
-            return Self::Cart;
+        match function.name.as_str() {
+            "clear-cart" => return Self::Cart,
+            RECEIPTS => return Self::Receipt,
+            _ => {}
         }
         let of_context = |part: &Self| *part != Self::Cart && part.context() == function.context;
         Self::ALL.into_iter().find(of_context).unwrap_or_else(|| panic!("{function:?} takes no part"))
@@ -58,10 +65,13 @@ impl Part {
     /// Whether a row of its table is its own.
     pub fn owns(self, pk: &str, sk: &str) -> bool {
         let is_of_cart = ["CART", "WORK"].contains(&sk) || pk.contains(".cart.");
+        let is_of_receipt = sk == "RECEIPT" || pk.contains(RECEIPTS);
         match self {
             Self::Cart => is_of_cart,
             Self::Order => !is_of_cart,
-            Self::Stock | Self::Points | Self::Report => true,
+            Self::Report => !is_of_receipt,
+            Self::Receipt => is_of_receipt,
+            Self::Stock | Self::Points => true,
         }
     }
 }
@@ -105,6 +115,28 @@ impl DeliverEvents for Platform {
     }
 }
 
+/// A directory that knows everybody, and a provider that issues and cancels what it is asked to.
+#[derive(Debug)]
+struct Office;
+
+impl FindPhone for Office {
+    async fn find_phone(&self, _: &UserId, _: &str) -> Result<Option<Phone>, Fault> {
+        Ok(Phone::parse("01012345678"))
+    }
+}
+
+impl IssueReceipt for Office {
+    async fn issue(&self, _: &Sale, _: &Phone, key: &EventId, _: &str) -> Result<String, Fault> {
+        Ok(format!("receipt of {key}"))
+    }
+}
+
+impl CancelReceipt for Office {
+    async fn cancel(&self, _: &str, _: &EventId, _: &str) -> Result<(), Fault> {
+        Ok(())
+    }
+}
+
 /// The tables and functions.
 pub struct World {
     pub stage: Stage,
@@ -113,6 +145,7 @@ pub struct World {
     orders: Orders,
     sweep: SweepDeps<Orders>,
     reports: notifications::handlers::Deps<Notifications, Platform>,
+    receipts: notifications::handlers::PersonalDeps<Notifications, Office, Office>,
     relays: BTreeMap<&'static str, Relay>,
     _bus: Bus,
     /// The order that can be cancelled.
@@ -135,6 +168,11 @@ impl World {
                 store: Notifications::new(proxy.table("notifications")),
                 provider: Platform,
             },
+            receipts: notifications::handlers::PersonalDeps {
+                store: Notifications::new(proxy.table("notifications")),
+                provider: Office,
+                directory: Office,
+            },
             relays: CONTEXTS.map(|context| (context, relay(context))).into(),
             order: None,
             _bus: bus,
@@ -152,7 +190,8 @@ impl World {
     /// Calls a function on its part's rows, and has the relay publish its events.
     pub async fn play(&self, before: &Rows, job: &Job, trouble: &Trouble<Job>) -> Outcome {
         let (context, part) = (job.part.context(), job.part);
-        let call = async |job: &Job| self.call(job).await;
+        // All functions in one future would be too much for a stack.
+        let call = async |job: &Job| Box::pin(self.call(job)).await;
         let made = self.stage.play(context, before, (job, trouble), call, |pk, sk| part.owns(pk, sk)).await;
         let after = self.stage.rows(context).await;
         if *trouble != Trouble::Unpublished {
@@ -188,6 +227,7 @@ impl World {
             ("deliver-to-data-platform", Some(message)) => {
                 notifications::handlers::deliver_to_data_platform(&self.reports, vec![message]).await.remove(0)
             }
+            (RECEIPTS, Some(message)) => notifications::handlers::issue_order_receipt(&self.receipts, message).await,
             ("cancel-order", None) => {
                 let (order, buyer, now) = (self.order.clone().unwrap(), user("alice"), job.now);
                 let ask = CancelAsk { order, by: buyer.clone(), buyer, within_seconds: CANCELLABLE_SECONDS, now };

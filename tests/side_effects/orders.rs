@@ -24,6 +24,28 @@ fn an_order_and_its_end_reach_the_data_platform_and_its_user() {
 }
 
 #[test]
+fn an_order_has_a_receipt_until_it_is_cancelled() {
+    shared(async |cloud| {
+        let poster = cloud.item(1_000, 1).await;
+        let fan = cloud.user("fan");
+        fan.charge(1_000).await;
+        let order = fan.ordered(&[(&poster, 1)]).await;
+        let issued = arrived(cloud, Target::Toss, &format!("{order}.order.completed")).await;
+        assert!(issued.path.ends_with("/cash-receipts"), "{}", issued.path);
+        let asked = fan.send("DELETE", &format!("/orders/{order}"), &[], None).await;
+        assert_eq!(asked.status, 202, "{}", asked.text());
+        let cancelled = arrived(cloud, Target::Toss, &format!("{order}.order.failed")).await;
+        assert!(cancelled.path.ends_with("/cancel"), "{}", cancelled.path);
+        // One that fails by itself has none.
+        let (mug, late) = (cloud.item(500, 1).await, cloud.user("late"));
+        late.charge(1_000).await;
+        let refused = late.ordered(&[(&mug, 2)]).await;
+        arrived(cloud, Target::AlimTalk, &format!("{refused}.order.failed")).await;
+        assert!(taken(cloud, Target::Toss, &format!("{refused}.order.failed")).await.is_empty());
+    });
+}
+
+#[test]
 fn with_the_data_platform_dead_orders_complete_and_are_reported_once_it_is_back() {
     alone(async |cloud| {
         let poster = cloud.item(1_000, 10).await;

@@ -5,8 +5,8 @@ use ::notifications::clients::{self, AlimTalk, CashReceipts, Directory, Notion, 
 use ::notifications::domain::{LEASE_MILLIS, QUIET_MILLIS};
 use ::notifications::dynamo::Notifications;
 use ::notifications::handlers::{
-    Deps, PersonalDeps, WatchDeps, alert_administrator, deliver_to_data_platform, issue_cash_receipt, notify_partner,
-    push_alimtalk, watch_dead_letters,
+    Deps, PersonalDeps, WatchDeps, alert_administrator, deliver_to_data_platform, issue_cash_receipt,
+    issue_order_receipt, notify_partner, push_alimtalk, watch_dead_letters,
 };
 use ::notifications::ports::LookAtQueue;
 use aws_lc_rs::hmac;
@@ -153,6 +153,15 @@ fn message(event: &Event, now: Timestamp) -> Message {
 pub fn example(kind: &str) -> Message {
     let event = event(kind, &format!("{kind}.1"));
     message(&event, event.time.plus_seconds(1))
+}
+
+/// A message of the example order's end: completed, or failed for a reason.
+pub fn order_ended(reason: Option<&str>) -> Message {
+    let Some(reason) = reason else { return example("order.completed") };
+    let failed = event("order.failed", "order.failed.1");
+    let mut json = serde_json::to_value(&failed).unwrap();
+    json["data"]["reason"] = reason.into();
+    Message::new("m", json!({ "detail": json }).to_string(), failed.time.plus_seconds(1))
 }
 
 fn later(message: &Message, millis: i64) -> Message {
@@ -650,6 +659,109 @@ async fn a_cancellation_that_fails_is_retried() {
     assert!(is_unavailable(&issue_cash_receipt(&deps, example("payment.refunded")).await));
     issue_cash_receipt(&deps, example("payment.refunded")).await.unwrap();
     assert_eq!(desk.heard("/cancel").len(), 2);
+}
+
+#[tokio::test]
+async fn the_receipt_of_an_order_is_issued_and_cancelled_once() {
+    let bench = Bench::start().await;
+    let desk = Desk::beside(&bench).await;
+    let deps = desk.receipts();
+    for reason in [None, None, Some("cancelled"), Some("cancelled"), None] {
+        issue_order_receipt(&deps, order_ended(reason)).await.unwrap();
+    }
+    let heard = desk.heard("cash-receipts");
+    let what: Vec<&str> = heard.iter().map(|heard| heard.what.as_str()).collect();
+    assert_eq!(what, ["POST /v1/cash-receipts", "POST /v1/cash-receipts/receipt-2/cancel"]);
+    assert_eq!(
+        heard[0].body,
+        json!({
+            "amount": 30_000, "orderId": "01K9Z3ORDER0000000000000A0", "orderName": "Poster 2개",
+            "customerIdentityNumber": "01012345678", "type": "소득공제",
+        })
+    );
+    let keys: Vec<&str> = heard.iter().map(|heard| heard.header("idempotency-key")).collect();
+    assert_eq!(keys, ["order.completed.1", "order.failed.1"]);
+}
+
+#[tokio::test]
+async fn a_cancellation_that_comes_first_keeps_the_receipt_of_an_order_from_being_issued() {
+    let bench = Bench::start().await;
+    let desk = Desk::beside(&bench).await;
+    let deps = desk.receipts();
+    issue_order_receipt(&deps, order_ended(Some("cancelled"))).await.unwrap();
+    issue_order_receipt(&deps, order_ended(None)).await.unwrap();
+    assert_eq!(desk.heard("cash-receipts").len(), 0);
+}
+
+#[tokio::test]
+async fn an_order_that_failed_by_itself_has_no_receipt_and_leaves_no_row_for_one() {
+    let bench = Bench::start().await;
+    let desk = Desk::beside(&bench).await;
+    for reason in ["out_of_stock", "item_withdrawn", "item_limit_exceeded", "insufficient_points", "timed_out"] {
+        let message = order_ended(Some(reason));
+        let message = Message::new("m", message.body.replace("order.failed.1", reason), message.now);
+        issue_order_receipt(&desk.receipts(), message).await.unwrap();
+    }
+    assert_eq!(desk.heard("").len(), 0);
+    let rows = bench.engine.items("notifications").await;
+    assert_eq!(rows.len(), 5, "the deliveries");
+    assert!(rows.iter().all(|row| row.text("outcome").unwrap() == "nothing_sold"));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_cancellation_that_crosses_the_issuing_ends_with_a_cancelled_receipt() {
+    let bench = Bench::start().await;
+    let desk = Desk::beside(&bench).await;
+    let deps = desk.receipts();
+    let gate = desk.network.hold(Rule::all().containing("orderId"));
+    let issuing = issue_order_receipt(&deps, order_ended(None));
+    let cancelling = async {
+        gate.reached().await;
+        issue_order_receipt(&deps, order_ended(Some("cancelled"))).await.unwrap();
+        assert_eq!(desk.heard("/cancel").len(), 0, "there is none yet");
+        gate.open();
+    };
+    tokio::join!(issuing, cancelling).0.unwrap();
+    assert_eq!(desk.heard("/cancel").len(), 1);
+    assert_eq!(desk.heard("/cancel")[0].header("idempotency-key"), "order.failed.1");
+}
+
+#[tokio::test]
+async fn a_payment_and_an_order_of_one_id_have_each_their_receipt() {
+    let bench = Bench::start().await;
+    let desk = Desk::beside(&bench).await;
+    let deps = desk.receipts();
+    let order = order_ended(Some("cancelled"));
+    let body = order.body.replace("01K9Z3ORDER0000000000000A0", "01K9Z3PAYMENT0000000000A00");
+    issue_order_receipt(&deps, Message::new("m", body, order.now)).await.unwrap();
+    issue_cash_receipt(&deps, example("payment.completed")).await.unwrap();
+    assert_eq!(desk.heard("cash-receipts").len(), 1);
+}
+
+/// Each write and each request that the receipt of an order takes fails, before or after it is done.
+#[tokio::test]
+async fn the_receipt_of_an_order_comes_to_its_end_whatever_fails() {
+    let fates: [fn() -> Fate; 2] = [|| Fate::Dropped, || Fate::AnswerLost];
+    for (fate, count) in fates.into_iter().flat_map(|fate| (0..4).map(move |count| (fate, count))) {
+        let bench = Bench::start().await;
+        let desk = Desk::beside(&bench).await;
+        let deps = desk.receipts();
+        for reason in [None, Some("cancelled")] {
+            bench.proxy.inject(Rule::all().after(count).times(3), fate());
+            desk.network.inject(Rule::all().after(count).times(3), fate());
+            until_done(&order_ended(reason), |message| issue_order_receipt(&deps, message)).await;
+            bench.proxy.heal();
+            desk.network.heal();
+        }
+        let keys: BTreeSet<String> =
+            desk.heard("cash-receipts").iter().map(|heard| heard.header("idempotency-key").to_owned()).collect();
+        let told = format!("{:?} after {count}", fate());
+        assert_eq!(keys, BTreeSet::from(["order.completed.1", "order.failed.1"].map(str::to_owned)), "{told}");
+        let rows = bench.engine.items("notifications").await;
+        let receipt = rows.iter().find(|row| row.text("sk").unwrap() == "RECEIPT").unwrap();
+        assert!(receipt.contains_key("cancelled"), "{told}");
+        assert!(rows.iter().all(|row| !row.contains_key("claimed_until")), "{told}");
+    }
 }
 
 // ------------------------------------------------------------------------------------------------ administrators

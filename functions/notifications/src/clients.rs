@@ -335,7 +335,7 @@ impl IssueReceipt for CashReceipts {
         const DOING: &str = "issuing a cash receipt";
         let body = json!({
             "amount": sale.amount,
-            "orderId": sale.payment,
+            "orderId": sale.id.as_str(),
             "orderName": sale.name,
             "customerIdentityNumber": to.digits(),
             "type": "소득공제",

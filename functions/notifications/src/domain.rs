@@ -1,9 +1,11 @@
 //! Which external system is notified of what, decided from events alone.
 
-use contracts::events::{CancelReason, Event, EventBody, OrderEvent, OrderReported, ReservationEvent};
+use contracts::events::{
+    CancelReason, Event, EventBody, OrderEvent, OrderReported, PaymentCompleted, ReservationEvent,
+};
 use contracts::orders::{OrderFailure, OrderLine};
 use contracts::saga::PaymentFailure;
-use contracts::{EventId, PaymentId, SeatId, Timestamp, UserId, Won};
+use contracts::{EventId, OrderId, PaymentId, SeatId, Timestamp, UserId, Won};
 use std::fmt;
 
 /// How long a claim holds, in milliseconds. Longer than any function of this context may run, so that the run that took
@@ -224,8 +226,15 @@ fn of_payment(
     ]
 }
 
+/// The most characters that an item's name has.
+const NAME_CHARS: usize = 200;
+
 fn of_order(order: &OrderEvent) -> Vec<(&'static str, String)> {
-    vec![("order", order.order_id.to_string()), ("items", items(&order.lines)), ("price", price(order.total_price))]
+    vec![
+        ("order", order.order_id.to_string()),
+        ("items", items(&order.lines, NAME_CHARS)),
+        ("price", price(order.total_price)),
+    ]
 }
 
 const fn why_cancelled(reason: CancelReason) -> &'static str {
@@ -300,9 +309,11 @@ fn seats(seats: &[SeatId]) -> String {
     }
 }
 
-/// Ordered items as people read them. A name may have 200 characters, so one is named and the others are counted.
-fn items(lines: &[OrderLine]) -> String {
-    let first = lines.first().map(|line| format!("{} {}개", line.name, line.quantity)).unwrap_or_default();
+/// Ordered items as people read them. A name may have [`NAME_CHARS`] characters, so one is named, with so many of them at
+/// most, and the others are counted.
+fn items(lines: &[OrderLine], name_chars: usize) -> String {
+    let name = |line: &OrderLine| line.name.chars().take(name_chars).collect::<String>();
+    let first = lines.first().map(|line| format!("{} {}개", name(line), line.quantity)).unwrap_or_default();
     match lines.len().saturating_sub(1) {
         0 => first,
         more => format!("{first} 외 {more}건"),
@@ -311,28 +322,90 @@ fn items(lines: &[OrderLine]) -> String {
 
 // ------------------------------------------------------------------------------------------------ cash receipts
 
+/// How many characters of an item's name are in the name of a sale, which the provider takes up to 100 of: " 10000개 외
+/// 49건" comes after it.
+const ITEM_NAME_CHARS: usize = 80;
+
+/// What a cash receipt is for; its id is the order's at the provider.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum SaleId {
+    /// Seats, by their payment.
+    Payment(PaymentId),
+    /// Merchandise, by its order.
+    Order(OrderId),
+}
+
+impl SaleId {
+    /// The payment's or the order's id.
+    pub fn as_str(&self) -> &str {
+        match self {
+            Self::Payment(payment) => payment.as_str(),
+            Self::Order(order) => order.as_str(),
+        }
+    }
+}
+
 /// What a cash receipt is issued for.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Sale {
-    /// The payment, which is the order at the provider.
-    pub payment: PaymentId,
+    pub id: SaleId,
+    /// Whose receipt it is.
+    pub user: UserId,
     pub name: String,
     pub amount: Won,
 }
 
 impl Sale {
-    /// A payment for seats.
-    pub fn of_seats(payment: PaymentId, seats: usize, amount: Won) -> Self {
-        Self { payment, name: format!("공연 티켓 {seats}매"), amount }
+    fn of_seats(paid: &PaymentCompleted) -> Self {
+        Self {
+            id: SaleId::Payment(paid.payment_id.clone()),
+            user: paid.user_id.clone(),
+            name: format!("공연 티켓 {}매", paid.seats.len()),
+            amount: paid.amount,
+        }
+    }
+
+    fn of_order(order: &OrderEvent) -> Self {
+        Self {
+            id: SaleId::Order(order.order_id.clone()),
+            user: order.user_id.clone(),
+            name: items(&order.lines, ITEM_NAME_CHARS),
+            amount: order.total_price,
+        }
     }
 }
 
-/// What is known of a payment's cash receipt.
+/// What an event requires of a cash receipt.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum ReceiptTask {
+    /// The sale is made: its receipt is issued.
+    Issue(Sale),
+    /// The sale was taken back: its receipt is cancelled, or never issued.
+    Cancel(SaleId),
+}
+
+impl ReceiptTask {
+    /// The task of an event; `None` if it ends nothing that was sold.
+    pub fn of(event: &EventBody) -> Option<Self> {
+        match event {
+            EventBody::PaymentCompleted(paid) => Some(Self::Issue(Sale::of_seats(paid))),
+            EventBody::PaymentRefunded(refunded) => Some(Self::Cancel(SaleId::Payment(refunded.payment_id.clone()))),
+            EventBody::OrderCompleted(order) => Some(Self::Issue(Sale::of_order(order))),
+            // An order that failed for any other reason was never completed.
+            EventBody::OrderFailed(failed) if failed.reason == OrderFailure::Cancelled => {
+                Some(Self::Cancel(SaleId::Order(failed.order.order_id.clone())))
+            }
+            _ => None,
+        }
+    }
+}
+
+/// What is known of a sale's cash receipt.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Receipt {
     /// The provider's key of it, once it is known.
     pub key: Option<String>,
-    /// The event that reports the refund of the payment.
+    /// The event that reports the refund of the payment, or the cancellation of the order.
     pub refunded_by: Option<EventId>,
     /// Whether it is cancelled at the provider.
     pub cancelled: bool,
@@ -682,6 +755,33 @@ mod tests {
         let items = ("items", "응원봉 2개 외 2건");
         check(&failed, &[("order", "o1"), items, ("price", "30,000원"), ("reason", "재고 부족")]);
         assert!(!failed.is_pointless(NOW.plus_seconds(86_400)));
+    }
+
+    #[test]
+    fn an_order_that_was_completed_has_a_receipt_until_it_is_cancelled() {
+        let name = "응".repeat(200);
+        let line = |id: usize| OrderLine {
+            item_id: ItemId::parse(format!("i{id}")).unwrap(),
+            name: name.clone(),
+            price: Won::new(15_000).unwrap(),
+            quantity: Quantity::new(10_000).unwrap(),
+        };
+        let order = OrderEvent {
+            order_id: OrderId::parse("o1").unwrap(),
+            user_id: UserId::parse("alice").unwrap(),
+            lines: (0..contracts::orders::MAX_LINES).map(line).collect(),
+            total_price: Won::new(7_500_000_000).unwrap(),
+        };
+        let completed = ReceiptTask::of(&EventBody::OrderCompleted(order.clone())).unwrap();
+        let ReceiptTask::Issue(sale) = completed else { panic!("{completed:?}") };
+        assert_eq!((sale.id.as_str(), sale.user.as_str(), sale.amount), ("o1", "alice", order.total_price));
+        assert!(sale.name.ends_with("응 10000개 외 49건") && sale.name.chars().count() <= 100, "{}", sale.name);
+        let failed = |reason| {
+            ReceiptTask::of(&EventBody::OrderFailed(OrderFailed { order: order.clone(), reason, actor: None }))
+        };
+        assert_eq!(failed(OrderFailure::Cancelled), Some(ReceiptTask::Cancel(sale.id)));
+        assert_eq!(failed(OrderFailure::TimedOut), None);
+        assert_eq!(ReceiptTask::of(&EventBody::OrderPlaced(order)), None);
     }
 
     #[test]

@@ -3,18 +3,18 @@
 //! | item | pk | sk | attributes |
 //! | --- | --- | --- | --- |
 //! | delivery | `DELIVERY#<consumer>#<event id>` | `DELIVERY` | while claimed: `lease`, `claimed_until`; once done: `outcome`, `reference`, `done_at`; `ttl` |
-//! | receipt | `RECEIPT#<payment>` | `RECEIPT` | `begun`, `receipt_key`, `refunded_by`, `cancelled` |
+//! | receipt | `RECEIPT#<payment>`, `RECEIPT#ORDER#<order>` | `RECEIPT` | `begun`, `receipt_key`, `refunded_by`, `cancelled` |
 //! | alert | `ALERT#<fault>` | `ALERT` | `alert` (JSON), `rev`, `ttl` |
 //! | outbox row | `OUTBOX#<event>` | `OUTBOX` | see [`kit::outbox`] |
 
-use crate::domain::{Alert, Claim, Delivery, LEASE_MILLIS, Lease, Outcome, Page, Receipt, Report};
+use crate::domain::{Alert, Claim, Delivery, LEASE_MILLIS, Lease, Outcome, Page, Receipt, Report, SaleId};
 use crate::ports::{GuardDelivery, KeepAlerts, KeepReceipts};
 use aws_sdk_dynamodb::operation::put_item::PutItemError;
 use aws_sdk_dynamodb::operation::update_item::UpdateItemError;
 use aws_sdk_dynamodb::operation::update_item::builders::UpdateItemFluentBuilder;
 use aws_sdk_dynamodb::types::{AttributeValue, Put, ReturnValue, ReturnValuesOnConditionCheckFailure};
 use contracts::events::EventBody;
-use contracts::{EventId, PaymentId, Timestamp};
+use contracts::{EventId, Timestamp};
 use kit::dynamo::{Item, PK, Read, SK, TTL, Table, at, n, s};
 use kit::fault::classify;
 use kit::{Fault, outbox};
@@ -53,14 +53,22 @@ impl Notifications {
         transaction.commit_unconditional().await
     }
 
-    fn update_receipt(&self, payment: &PaymentId) -> UpdateItemFluentBuilder {
+    fn update_receipt(&self, sale: &SaleId) -> UpdateItemFluentBuilder {
         self.table
             .client
             .update_item()
             .table_name(&self.table.name)
-            .key(PK, s(format!("{RECEIPT}#{payment}")))
+            .key(PK, s(receipt_pk(sale)))
             .key(SK, s(RECEIPT))
             .return_values(ReturnValue::AllNew)
+    }
+}
+
+/// An id has no `#`, so no order's key is a payment's.
+fn receipt_pk(sale: &SaleId) -> String {
+    match sale {
+        SaleId::Payment(payment) => format!("{RECEIPT}#{payment}"),
+        SaleId::Order(order) => format!("{RECEIPT}#ORDER#{order}"),
     }
 }
 
@@ -141,9 +149,9 @@ impl GuardDelivery for Notifications {
 }
 
 impl KeepReceipts for Notifications {
-    async fn begin_receipt(&self, payment: &PaymentId) -> Result<Option<Receipt>, Fault> {
+    async fn begin_receipt(&self, sale: &SaleId) -> Result<Option<Receipt>, Fault> {
         let begun = self
-            .update_receipt(payment)
+            .update_receipt(sale)
             .update_expression("SET begun = :yes")
             // A receipt that was begun before the refund has to be issued, so that it can be cancelled.
             .condition_expression("attribute_not_exists(refunded_by) OR attribute_exists(begun)")
@@ -159,9 +167,9 @@ impl KeepReceipts for Notifications {
         }
     }
 
-    async fn keep_key(&self, payment: &PaymentId, key: &str) -> Result<Receipt, Fault> {
+    async fn keep_key(&self, sale: &SaleId, key: &str) -> Result<Receipt, Fault> {
         let kept = self
-            .update_receipt(payment)
+            .update_receipt(sale)
             .update_expression("SET receipt_key = :key")
             .expression_attribute_values(":key", s(key))
             .send()
@@ -169,9 +177,9 @@ impl KeepReceipts for Notifications {
         receipt(kept.map_err(|error| classify("keeping a receipt", error))?.attributes)
     }
 
-    async fn keep_refund(&self, payment: &PaymentId, by: &EventId) -> Result<Receipt, Fault> {
+    async fn keep_refund(&self, sale: &SaleId, by: &EventId) -> Result<Receipt, Fault> {
         let kept = self
-            .update_receipt(payment)
+            .update_receipt(sale)
             .update_expression("SET refunded_by = :event")
             .expression_attribute_values(":event", s(by))
             .send()
@@ -179,9 +187,9 @@ impl KeepReceipts for Notifications {
         receipt(kept.map_err(|error| classify("keeping a refund", error))?.attributes)
     }
 
-    async fn keep_cancelled(&self, payment: &PaymentId) -> Result<Receipt, Fault> {
+    async fn keep_cancelled(&self, sale: &SaleId) -> Result<Receipt, Fault> {
         let kept = self
-            .update_receipt(payment)
+            .update_receipt(sale)
             .update_expression("SET cancelled = :yes")
             .expression_attribute_values(":yes", AttributeValue::Bool(true))
             .send()

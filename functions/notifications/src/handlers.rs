@@ -85,7 +85,17 @@ pub async fn issue_cash_receipt(
     deps: &PersonalDeps<impl GuardDelivery + KeepReceipts, impl IssueReceipt + CancelReceipt, impl FindPhone>,
     message: Message,
 ) -> Result<(), Fault> {
-    let event = message.event()?;
+    let event = ("issue-cash-receipt", message.event()?);
+    issue_cash_receipt::issue_cash_receipt(&deps.store, &deps.directory, &deps.provider, event, message.now).await
+}
+
+/// Consumes an order that was completed, or failed: also one that was cancelled. It has a queue of its own, because the
+/// release before takes note of what is no payment as if it had been dealt with.
+pub async fn issue_order_receipt(
+    deps: &PersonalDeps<impl GuardDelivery + KeepReceipts, impl IssueReceipt + CancelReceipt, impl FindPhone>,
+    message: Message,
+) -> Result<(), Fault> {
+    let event = ("issue-order-receipt", message.event()?);
     issue_cash_receipt::issue_cash_receipt(&deps.store, &deps.directory, &deps.provider, event, message.now).await
 }
 

@@ -27,6 +27,7 @@ async fn main() -> MainResult {
             boot.queue(Deps { store, provider }, handlers::notify_partner).await
         }
         "issue-cash-receipt" => boot.queue(issuing(&boot, store)?, handlers::issue_cash_receipt).await,
+        "issue-order-receipt" => boot.queue(issuing(&boot, store)?, handlers::issue_order_receipt).await,
         "alert-administrator" => {
             let provider = notion(&boot, boot.setting("NOTION_URL")?)?;
             boot.queue(Deps { store, provider }, handlers::alert_administrator).await

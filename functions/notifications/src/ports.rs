@@ -1,8 +1,8 @@
 //! What notifications needs from other components, one narrow trait per capability.
 
-use crate::domain::{Alert, Claim, Delivery, Lease, Outcome, Phone, Push, Receipt, Sale};
+use crate::domain::{Alert, Claim, Delivery, Lease, Outcome, Phone, Push, Receipt, Sale, SaleId};
 use contracts::events::Event;
-use contracts::{EventId, PaymentId, Timestamp, UserId};
+use contracts::{EventId, Timestamp, UserId};
 use kit::Fault;
 
 /// Ensures that a delivery has one effect.
@@ -75,17 +75,17 @@ pub trait CancelReceipt: Send + Sync {
 
 /// Stores the state of cash receipts.
 pub trait KeepReceipts: Send + Sync {
-    /// Records that a receipt is about to be issued; `None` if the payment was refunded before any was.
-    fn begin_receipt(&self, payment: &PaymentId) -> impl Future<Output = Result<Option<Receipt>, Fault>> + Send;
+    /// Records that a receipt is about to be issued; `None` if its sale was taken back before any was.
+    fn begin_receipt(&self, sale: &SaleId) -> impl Future<Output = Result<Option<Receipt>, Fault>> + Send;
 
     /// Records a receipt's key.
-    fn keep_key(&self, payment: &PaymentId, key: &str) -> impl Future<Output = Result<Receipt, Fault>> + Send;
+    fn keep_key(&self, sale: &SaleId, key: &str) -> impl Future<Output = Result<Receipt, Fault>> + Send;
 
-    /// Records that the payment was refunded. From then on no new receipt is begun.
-    fn keep_refund(&self, payment: &PaymentId, by: &EventId) -> impl Future<Output = Result<Receipt, Fault>> + Send;
+    /// Records that the sale was taken back. From then on no new receipt is begun.
+    fn keep_refund(&self, sale: &SaleId, by: &EventId) -> impl Future<Output = Result<Receipt, Fault>> + Send;
 
     /// Records that the receipt is cancelled.
-    fn keep_cancelled(&self, payment: &PaymentId) -> impl Future<Output = Result<Receipt, Fault>> + Send;
+    fn keep_cancelled(&self, sale: &SaleId) -> impl Future<Output = Result<Receipt, Fault>> + Send;
 }
 
 /// Stores alerts.

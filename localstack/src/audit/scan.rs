@@ -577,10 +577,13 @@ fn notifications_item(item: &Item, snapshot: &mut Snapshot) -> Result<(), Fault>
         }
         return put_new(&mut snapshot.deliveries, (consumer.to_owned(), event.to_owned()), done_at);
     }
-    if let (Some(payment), "RECEIPT") = (pk.strip_prefix("RECEIPT#"), sk) {
+    if let (Some(sale), "RECEIPT") = (pk.strip_prefix("RECEIPT#"), sk) {
         let has = |name| item.contains_key(name);
         let receipt = Receipt { issued: has("receipt_key"), cancelled: has("cancelled") };
-        return put_new(&mut snapshot.receipts, parse(payment, "payment")?, receipt);
+        return match sale.strip_prefix("ORDER#") {
+            Some(order) => put_new(&mut snapshot.order_receipts, parse(order, "order")?, receipt),
+            None => put_new(&mut snapshot.receipts, parse(sale, "payment")?, receipt),
+        };
     }
     if pk.starts_with("ALERT#") && sk == "ALERT" {
         item.uint("rev")?;
@@ -957,14 +960,17 @@ mod tests {
         let claimed = with(with(delivery.clone(), "lease", s("l")), "claimed_until", n(9));
         let done = with(with(delivery.clone(), "outcome", s("sent")), "done_at", n(9));
         let receipt = item(&[("pk", s("RECEIPT#p")), ("sk", s("RECEIPT")), ("receipt_key", s("k"))]);
+        let of_order = item(&[("pk", s("RECEIPT#ORDER#o")), ("sk", s("RECEIPT")), ("cancelled", s("k"))]);
         let alert = item(&[("pk", s("ALERT#f")), ("sk", s("ALERT")), ("alert", s("{}")), ("rev", n(1))]);
         let mut snapshot = Snapshot::default();
-        for row in [&done, &receipt, &alert] {
+        for row in [&done, &receipt, &of_order, &alert] {
             notifications_item(row, &mut snapshot).unwrap();
         }
         let key = ("push-alimtalk".to_owned(), "p.payment.completed".to_owned());
         assert_eq!(snapshot.deliveries[&key], Some(Timestamp::from_millis(9)));
         assert_eq!(snapshot.receipts.into_values().next(), Some(Receipt { issued: true, cancelled: false }));
+        let of_order = snapshot.order_receipts.into_iter().next().unwrap();
+        assert_eq!((of_order.0.as_str(), of_order.1), ("o", Receipt { issued: false, cancelled: true }));
         assert!(notifications_item(&claimed, &mut Snapshot::default()).is_ok());
         assert!(notifications_item(&delivery, &mut Snapshot::default()).is_err(), "neither claimed nor done");
     }

@@ -52,8 +52,10 @@ pub struct Snapshot {
     pub outbox: BTreeMap<String, OutboxRow>,
     /// What consumers did with events: consumer and event, and when it was done; `None` while it is in progress.
     pub deliveries: BTreeMap<(String, String), Option<Timestamp>>,
-    /// Cash receipts.
+    /// Cash receipts for seats.
     pub receipts: BTreeMap<PaymentId, Receipt>,
+    /// Cash receipts for merchandise.
+    pub order_receipts: BTreeMap<OrderId, Receipt>,
     /// Payments that were parked for the on-call to finish.
     pub parked: BTreeSet<PaymentId>,
     /// Messages that a consumer could not handle: the queue and how many.

@@ -1,32 +1,33 @@
-//! Issues a cash receipt for a payment, and cancels it when the payment is refunded. In whatever order the two events
-//! arrive, in the end there is no receipt for a refunded payment.
+//! Issues a cash receipt for what was sold, and cancels it when that is paid back. In whatever order the two events
+//! arrive, in the end there is no receipt for a refunded payment or a cancelled order.
 
 use super::once;
-use crate::domain::{Delivery, Outcome, Receipt, Sale};
+use crate::domain::{Delivery, Outcome, Receipt, ReceiptTask, Sale, SaleId};
 use crate::ports::{CancelReceipt, FindPhone, GuardDelivery, IssueReceipt, KeepReceipts};
-use contracts::events::{Event, EventBody, PaymentCompleted};
-use contracts::{PaymentId, Timestamp};
+use contracts::Timestamp;
+use contracts::events::Event;
 use kit::Fault;
 
-/// Issues the receipt of a completed payment, or cancels that of a refunded one.
+/// Issues the receipt of a completed payment or order, or cancels that of a refunded or cancelled one, for the consumer of
+/// this name.
 pub async fn issue_cash_receipt(
     store: &(impl GuardDelivery + KeepReceipts),
     directory: &impl FindPhone,
     provider: &(impl IssueReceipt + CancelReceipt),
-    event: Event,
+    (consumer, event): (&'static str, Event),
     now: Timestamp,
 ) -> Result<(), Fault> {
-    let delivery = Delivery::new("issue-cash-receipt", &event.id);
+    let delivery = Delivery::new(consumer, &event.id);
     once(store, &delivery, now, async {
-        match &event.body {
-            EventBody::PaymentCompleted(paid) => issue(store, directory, provider, &event, paid).await,
-            EventBody::PaymentRefunded(refunded) => {
-                let receipt = store.keep_refund(&refunded.payment_id, &event.id).await?;
-                let cancelled = cancel(store, provider, &refunded.payment_id, receipt, &event).await?;
+        match ReceiptTask::of(&event.body) {
+            Some(ReceiptTask::Issue(sale)) => issue(store, directory, provider, &event, &sale).await,
+            Some(ReceiptTask::Cancel(sale)) => {
+                let receipt = store.keep_refund(&sale, &event.id).await?;
+                let cancelled = cancel(store, provider, &sale, receipt, &event).await?;
                 // One that is being issued right now is cancelled by the handler that issues it.
                 Ok(cancelled.unwrap_or(Outcome::skipped("nothing_to_cancel")))
             }
-            _ => Ok(Outcome::skipped("no_payment")),
+            None => Ok(Outcome::skipped("nothing_sold")),
         }
     })
     .await
@@ -37,37 +38,35 @@ async fn issue(
     directory: &impl FindPhone,
     provider: &(impl IssueReceipt + CancelReceipt),
     event: &Event,
-    paid: &PaymentCompleted,
+    sale: &Sale,
 ) -> Result<Outcome, Fault> {
-    let PaymentCompleted { payment_id, user_id, seats, amount, .. } = paid;
-    if amount.get() == 0 {
+    if sale.amount.get() == 0 {
         return Ok(Outcome::skipped("nothing_paid"));
     }
-    let phone = directory.find_phone(user_id, &event.correlationid).await?;
+    let phone = directory.find_phone(&sale.user, &event.correlationid).await?;
     let Some(phone) = phone else { return Ok(Outcome::skipped("no_phone")) };
-    let Some(begun) = store.begin_receipt(payment_id).await? else { return Ok(Outcome::skipped("refunded_before")) };
+    let Some(begun) = store.begin_receipt(&sale.id).await? else { return Ok(Outcome::skipped("refunded_before")) };
     let receipt = match begun.key {
         Some(_) => begun,
         None => {
-            let sale = Sale::of_seats(payment_id.clone(), seats.len(), *amount);
-            let key = provider.issue(&sale, &phone, &event.id, &event.correlationid).await?;
-            store.keep_key(payment_id, &key).await?
+            let key = provider.issue(sale, &phone, &event.id, &event.correlationid).await?;
+            store.keep_key(&sale.id, &key).await?
         }
     };
     let issued = Outcome::sent(receipt.key.clone());
-    Ok(cancel(store, provider, payment_id, receipt, event).await?.unwrap_or(issued))
+    Ok(cancel(store, provider, &sale.id, receipt, event).await?.unwrap_or(issued))
 }
 
-/// Cancels the receipt of a refunded payment, once both are known.
+/// Cancels the receipt of a sale that was taken back, once both are known.
 async fn cancel(
     store: &impl KeepReceipts,
     provider: &impl CancelReceipt,
-    payment: &PaymentId,
+    sale: &SaleId,
     receipt: Receipt,
     event: &Event,
 ) -> Result<Option<Outcome>, Fault> {
     let Some((key, by)) = receipt.to_cancel() else { return Ok(None) };
     provider.cancel(key, by, &event.correlationid).await?;
-    store.keep_cancelled(payment).await?;
+    store.keep_cancelled(sale).await?;
     Ok(Some(Outcome::done("cancelled", Some(key.to_owned()))))
 }

@@ -5,6 +5,7 @@
 
 use super::Audit;
 use super::{ChargeStatus, Invariant, PaymentStatus, ReservationStatus};
+use crate::audit::snapshot::OrderStatus;
 use contracts::Timestamp;
 use serde::Deserialize;
 use std::collections::{BTreeMap, BTreeSet};
@@ -63,6 +64,12 @@ impl Audit<'_> {
                 }
             }
         }
+        self.receipts();
+        self.order_receipts();
+    }
+
+    /// I6: the receipt of a payment stands until it is refunded.
+    fn receipts(&mut self) {
         for (id, receipt) in &self.snapshot.receipts {
             let payment = self.snapshot.payments.get(id);
             let refunded_at = payment.and_then(|payment| payment.refunded_at);
@@ -70,11 +77,36 @@ impl Audit<'_> {
             if receipt.issued && !receipt.cancelled && is_due {
                 self.found(Invariant::I6, format!("payment {id} is refunded, its cash receipt stands"));
             }
-            if receipt.cancelled && refunded_at.is_none() {
+            let refund = ("issue-cash-receipt", format!("{id}.payment.refunded"));
+            if receipt.cancelled && refunded_at.is_none() && !self.heard_lately(refund) {
                 let status = payment.map(|payment| payment.status);
                 self.found(Invariant::I6, format!("payment {id} is {status:?}, its cash receipt is cancelled"));
             }
         }
+    }
+
+    /// I6: the receipt of an order stands until it is cancelled.
+    fn order_receipts(&mut self) {
+        for (id, receipt) in &self.snapshot.order_receipts {
+            let status = self.snapshot.orders.get(id).map(|order| order.status);
+            let failed = format!("{id}.order.failed");
+            let failed_at = self.snapshot.outbox.get(&failed).map(|row| row.happened_at);
+            let is_due = failed_at.is_some_and(|at| self.late(at, self.tolerances.pending));
+            if receipt.issued && !receipt.cancelled && is_due {
+                self.found(Invariant::I6, format!("order {id} is {status:?}, its cash receipt stands"));
+            }
+            let is_failed = status == Some(OrderStatus::Failed);
+            if receipt.cancelled && !is_failed && !self.heard_lately(("issue-order-receipt", failed)) {
+                self.found(Invariant::I6, format!("order {id} is {status:?}, its cash receipt is cancelled"));
+            }
+        }
+    }
+
+    /// Whether a consumer has dealt with an event only now. Its table is the last that is read: what it tells of may have
+    /// happened after the event's own table was.
+    fn heard_lately(&self, (consumer, event): (&str, String)) -> bool {
+        let heard = self.snapshot.deliveries.get(&(consumer.to_owned(), event)).copied().flatten();
+        heard.is_some_and(|at| !self.late(at, self.tolerances.pending))
     }
 
     /// I6: what happened has an event, and events reach their consumers.

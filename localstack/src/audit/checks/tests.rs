@@ -697,6 +697,11 @@ fn i6_an_event_that_was_not_consumed_or_is_not_of_the_catalogue_is_found() {
     breaks(Invariant::I6, "is Some(Completed), its cash receipt is cancelled", |snapshot| {
         snapshot.receipts.get_mut(&pay("alice")).unwrap().cancelled = true;
     });
+    let refunded = ("issue-cash-receipt".to_owned(), "p-alice.payment.refunded".to_owned());
+    let mut snapshot = sane();
+    snapshot.receipts.get_mut(&pay("alice")).unwrap().cancelled = true;
+    snapshot.deliveries.insert(refunded, Some(NOW));
+    assert_eq!(check(&snapshot, &Tolerances::default()), [], "it was refunded after its table was read");
     // A disabled consumer consumes nothing, and events take a moment.
     let mut snapshot = sane();
     snapshot.deliveries.retain(|(consumer, _), _| consumer != "push-alimtalk");

@@ -1,6 +1,6 @@
 //! Merchandise and its orders.
 
-use super::super::super::snapshot::{Item, Job, Order, OrderStatus, Participant};
+use super::super::super::snapshot::{Item, Job, Order, OrderStatus, Participant, Receipt};
 use super::events::DATA_PLATFORM;
 use super::*;
 use contracts::choreography::ParticipantState;
@@ -83,6 +83,9 @@ pub(super) fn place(snapshot: &mut Snapshot) {
     snapshot.items.insert(poster(), Item { stock: 94, sold: 6, received: 100, created_at: OPENS });
     snapshot.deliveries.insert((DATA_PLATFORM.into(), "o-olivia.order.placed".into()), Some(NOW.plus_seconds(-301)));
     happened(snapshot, "o-olivia.order.reported".into());
+    snapshot.order_receipts.insert(id("olivia"), Receipt { issued: true, cancelled: false });
+    snapshot.order_receipts.insert(id("peggy"), Receipt { issued: true, cancelled: true });
+    snapshot.order_receipts.insert(id("quentin"), Receipt::default());
 }
 
 fn add(snapshot: &mut Snapshot, placed: &Placed) {
@@ -158,6 +161,32 @@ fn i10_a_completed_order_without_one_of_its_parts_is_found() {
         ledger(snapshot, "olivia", &lines);
     });
     breaks(Invariant::I10, "costs 1, but its lines cost 2000", |snapshot| order(snapshot, "olivia").total_price = 1);
+}
+
+#[test]
+fn i6_a_receipt_that_outlives_its_order_or_ends_before_it_is_found() {
+    let receipt = |snapshot: &mut Snapshot, name: &str, cancelled| {
+        snapshot.order_receipts.insert(id(name), Receipt { issued: true, cancelled });
+    };
+    breaks(Invariant::I6, "order o-peggy is Some(Failed), its cash receipt stands", |snapshot| {
+        receipt(snapshot, "peggy", false);
+        snapshot.outbox.get_mut("o-peggy.order.failed").unwrap().happened_at = NOW.plus_seconds(-301);
+    });
+    for (name, finding) in [
+        ("olivia", "order o-olivia is Some(Completed), its cash receipt is cancelled"),
+        ("sybil", "order o-sybil is Some(Pending), its cash receipt is cancelled"),
+        ("nobody", "order o-nobody is None, its cash receipt is cancelled"),
+    ] {
+        breaks(Invariant::I6, finding, |snapshot| receipt(snapshot, name, true));
+    }
+    // Cancelled a moment ago; and cancelled after its table was read.
+    let mut snapshot = sane();
+    receipt(&mut snapshot, "peggy", false);
+    snapshot.outbox.get_mut("o-peggy.order.failed").unwrap().happened_at = NOW;
+    receipt(&mut snapshot, "olivia", true);
+    let heard = ("issue-order-receipt".to_owned(), "o-olivia.order.failed".to_owned());
+    snapshot.deliveries.insert(heard, Some(NOW));
+    assert_eq!(check(&snapshot, &Tolerances::default()), []);
 }
 
 #[test]
