@@ -448,6 +448,16 @@ pub struct DueOrder {
     pub due_at: Timestamp,
     /// How often its failure was published again.
     pub nudges: u32,
+    /// When it ended, if it did.
+    pub ended_at: Option<Timestamp>,
+}
+
+impl DueOrder {
+    /// Since when it should be at its end: since its deadline, or since somebody cancelled it after that.
+    pub fn over_since(&self, deadline_seconds: i64) -> Timestamp {
+        let deadline = self.order.placed_at.plus_seconds(deadline_seconds);
+        self.ended_at.map_or(deadline, |ended| ended.max(deadline))
+    }
 }
 
 /// What to do about a due order.
@@ -737,7 +747,7 @@ mod tests {
 
     #[test]
     fn a_pending_order_is_published_again_once_and_then_fails() {
-        let due = |due_at| DueOrder { order: order(Status::Pending), due_at, nudges: 0 };
+        let due = |due_at| DueOrder { order: order(Status::Pending), due_at, nudges: 0, ended_at: None };
         let (first, deadline) = (NOW.plus_seconds(FIRST_LOOK_SECONDS), NOW.plus_seconds(300));
         assert_eq!(look_after(&due(first), 300, first), Look::RepublishPlaced { again_at: deadline });
         assert_eq!(look_after(&due(deadline), 300, deadline), Look::TimeOut);
@@ -746,8 +756,10 @@ mod tests {
 
     #[test]
     fn a_failure_is_published_again_less_and_less_often_and_pages_the_on_call_once() {
-        let failed =
-            |nudges| DueOrder { order: order(Status::Failed(OrderFailure::TimedOut.into())), due_at: NOW, nudges };
+        let failed = |nudges| {
+            let order = order(Status::Failed(OrderFailure::TimedOut.into()));
+            DueOrder { order, due_at: NOW, nudges, ended_at: Some(NOW) }
+        };
         let (waits, alerts): (Vec<i64>, Vec<bool>) = (0..12)
             .map(|nudges| match look_after(&failed(nudges), 300, NOW) {
                 Look::RepublishFailed { again_at, alert } => (again_at.millis_since(NOW) / 1000, alert),
@@ -775,8 +787,20 @@ mod tests {
     }
 
     #[test]
+    fn an_order_that_is_cancelled_days_after_it_was_placed_is_not_late_by_days() {
+        let ended = |reason: OrderFailure, seconds: Option<i64>| {
+            let status = if seconds.is_some() { Status::Failed(reason.into()) } else { Status::Pending };
+            let ended_at = seconds.map(|seconds| NOW.plus_seconds(seconds));
+            DueOrder { order: order(status), due_at: NOW, nudges: 0, ended_at }.over_since(300)
+        };
+        assert_eq!(ended(OrderFailure::Cancelled, Some(500_000)), NOW.plus_seconds(500_000));
+        assert_eq!(ended(OrderFailure::Cancelled, Some(10)), NOW.plus_seconds(300));
+        assert_eq!(ended(OrderFailure::TimedOut, None), NOW.plus_seconds(300));
+    }
+
+    #[test]
     fn a_completed_order_is_left_alone() {
-        let due = DueOrder { order: order(Status::Completed), due_at: NOW, nudges: 0 };
+        let due = DueOrder { order: order(Status::Completed), due_at: NOW, nudges: 0, ended_at: Some(NOW) };
         assert_eq!(look_after(&due, 300, NOW.plus_seconds(900)), Look::Leave);
     }
 }

@@ -760,6 +760,7 @@ fn due_of(row: &Item) -> Result<DueOrder, Fault> {
         order: order_of(row)?,
         due_at: row.moment("due_at")?,
         nudges: nudges.map_err(|error| Fault::broken("reading a due order", error))?,
+        ended_at: row.contains_key("ended_at").then(|| row.moment("ended_at")).transpose()?,
     })
 }
 

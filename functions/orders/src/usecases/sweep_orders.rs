@@ -32,11 +32,11 @@ pub async fn sweep_orders<S: FindDue + EndOrder + Republish>(
 ) -> Result<(), Fault> {
     let tick = &tick.into();
     let now = tick.now;
-    // The earliest deadline among the due orders that has passed.
+    // Since when the one of the due orders that is latest should be at its end.
     let over_since = &Oldest::default();
     let read = |shard, after| async move {
         let due = deps.store.due_orders(shard, now, after).await?;
-        due.rows.iter().for_each(|due| over_since.note(due.order.placed_at.plus_seconds(deps.deadline_seconds)));
+        due.rows.iter().for_each(|due| over_since.note(due.over_since(deps.deadline_seconds)));
         Ok(due)
     };
     let work = |due: DueOrder| async move {
