@@ -259,8 +259,9 @@ async fn an_order_that_is_cancelled_at_any_moment_is_undone_with_its_receipt_wha
     let calm = walk_calmly(&mut explorer, cancelled, 57_182_160, &["failed: cancelled"]).await;
     walk_with_each_mishap(&mut explorer, cancelled, &calm).await;
     let mut explorer = placed(PRICE - 1, 1).await;
-    let cancelled = Walk { is_cancelled: true, ..CALM };
-    walk_calmly(&mut explorer, cancelled, 6_283_270, &["failed: cancelled", "failed: insufficient_points"]).await;
+    let timed = Walk { is_cancelled: true, ..TIMED };
+    let ends = ["failed: cancelled", "failed: insufficient_points", "failed: timed_out"];
+    walk_calmly(&mut explorer, timed, 33_484_669_120, &ends).await;
 }
 
 #[tokio::test]

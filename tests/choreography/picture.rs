@@ -136,5 +136,5 @@ impl Picture {
 
 /// Rows that are no part of the order: the shop's list, answers under idempotency keys, deliveries to external systems.
 fn known(pk: &str, sk: &str) -> bool {
-    pk == "ITEMS" || sk.starts_with("IDEM#") || sk == "DELIVERY"
+    pk == "ITEMS" || sk.starts_with("IDEM#") || sk.starts_with("CANCELLED#") || sk == "DELIVERY"
 }

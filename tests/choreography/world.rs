@@ -230,11 +230,12 @@ impl World {
             (RECEIPTS, Some(message)) => notifications::handlers::issue_order_receipt(&self.receipts, message).await,
             ("cancel-order", None) => {
                 let (order, buyer, now) = (self.order.clone().unwrap(), user("alice"), job.now);
-                let ask = CancelAsk { order, by: buyer.clone(), buyer, within_seconds: CANCELLABLE_SECONDS, now };
+                let (within_seconds, most) = (CANCELLABLE_SECONDS, Some(1));
+                let ask = CancelAsk { order, by: buyer.clone(), buyer, within_seconds, most, now };
                 match cancel_order(&self.orders, ask).await {
                     Ok(_) | Err(CancelError::NotCancellable) => Ok(()),
                     Err(CancelError::Fault(fault)) => Err(fault),
-                    Err(CancelError::NotFound) => panic!("the order is not there"),
+                    Err(CancelError::NotFound | CancelError::TooMany) => panic!("the order is there, and the only one"),
                 }
             }
             ("sweep-orders", None) => orders::handlers::sweep_orders(&self.sweep, job.now).await,

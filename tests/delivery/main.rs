@@ -371,6 +371,7 @@ fn a_deployment_that_cannot_be_is_refused_with_the_name_of_what_is_wrong() {
         ("dev", "ReturnDelaySeconds=30", "ReturnDelaySeconds=30 is not of the form"),
         ("dev", "ReturnDelaySeconds=300,30", "ReturnDelaySeconds=300,30 is no min,max of at most 86400"),
         ("dev", "ReturnDelaySeconds=0,99999", "ReturnDelaySeconds=0,99999 is no min,max of at most 86400"),
+        ("dev", "MaxCancelledOrders=0", "MaxCancelledOrders=0 is out of 1 to 1000"),
         ("dev", "MaxPendingOrders=0", "MaxPendingOrders=0 is out of 1 to 100"),
         ("dev", "AdmissionEnforcedBy=nobody", "AdmissionEnforcedBy=nobody is for a system without reservations"),
         ("dev", "QueueShards=many", "QueueShards=many is no number"),

@@ -17,11 +17,13 @@ use tests::proxy::{Fate, Rule};
 
 /// How long a user can cancel an order here, in seconds.
 const WITHIN_SECONDS: i64 = 1_800;
+/// How many orders a user can cancel on a day here.
+const MOST: u32 = 3;
 const DONE: [Published; 3] = [Published::Deducted, Published::Used, Published::Cleared];
 const UNDONE: [Published; 3] = [Published::Restored, Published::Returned, Published::CartRestored];
 
 fn cancelling(bench: &Bench) -> CancelDeps<Orders> {
-    CancelDeps { store: desk(bench), within_seconds: WITHIN_SECONDS, users: users() }
+    CancelDeps { store: desk(bench), within_seconds: WITHIN_SECONDS, most: MOST, users: users() }
 }
 
 async fn cancel(bench: &Bench, id: &str, now: Timestamp) -> Result<Reply, Problem> {
@@ -138,6 +140,51 @@ async fn an_order_that_ends_while_it_is_cancelled_is_wholly_one_or_the_other() {
         let status = outcome.unwrap().map(|reply| reply.body.unwrap()["status"].as_str().unwrap().to_owned());
         assert_eq!(status.as_deref().map_err(|problem| problem.code), expected);
     }
+}
+
+/// Places an order and cancels it.
+async fn in_vain(bench: &Bench, key: &str, now: Timestamp) -> Result<u16, (u16, &'static str)> {
+    let Reply { body, .. } = place(bench, &[("poster", 1)], key, now).await.unwrap();
+    let id = body.unwrap()["order_id"].as_str().unwrap().to_owned();
+    cancel(bench, &id, now)
+        .await
+        .map(|reply| reply.status.as_u16())
+        .map_err(|problem| (problem.status.as_u16(), problem.code))
+}
+
+#[tokio::test]
+async fn a_user_cancels_so_many_orders_on_a_day_and_operators_any_number() {
+    let bench = Bench::start().await;
+    open_shop(&bench).await;
+    let limit = Err((409, "cancellation_limit_exceeded"));
+    // The last day of November in Korea.
+    let evening = Timestamp::parse_rfc3339("2026-11-30T14:59:59Z").unwrap();
+    for n in 0..MOST {
+        assert_eq!(in_vain(&bench, &format!("k{n}"), evening).await, Ok(202));
+    }
+    assert_eq!(in_vain(&bench, "more", evening).await, limit);
+    let id = placed(&bench, &[("poster", 1)], "more").await;
+    assert_eq!(seen(&bench, &id).await, "pending", "nothing was written");
+    let boss = Ask::at(evening).operator("boss").path("order_id", &id);
+    assert_eq!(cancel_any_order(&deps(&bench), boss.call()).await.unwrap().status.as_u16(), 202);
+    // What is cancelled already is not one more.
+    assert_eq!(cancel(&bench, &id, evening).await.unwrap().status.as_u16(), 202);
+    assert_eq!(in_vain(&bench, "tomorrow", evening.plus_seconds(1)).await, Ok(202));
+}
+
+#[tokio::test]
+async fn an_order_that_meets_another_write_while_its_user_can_cancel_no_more_is_not_called_one_too_many() {
+    let bench = Bench::start().await;
+    open_shop(&bench).await;
+    for n in 1..MOST {
+        assert_eq!(in_vain(&bench, &format!("k{n}"), NOW).await, Ok(202));
+    }
+    // The last one: its first try is carried out, and nobody hears of it.
+    let id = placed(&bench, &[("poster", 1)], "last").await;
+    bench.proxy.inject(Rule::on("TransactWriteItems").once(), Fate::AnswerLost);
+    bench.proxy.inject(Rule::on("TransactWriteItems").once(), Fate::Masked("ORDER#"));
+    assert_eq!(cancel(&bench, &id, NOW).await.unwrap().status.as_u16(), 202);
+    assert_eq!(seen(&bench, &id).await, "cancelled");
 }
 
 #[tokio::test]

@@ -4,6 +4,7 @@
 //! | --- | --- | --- | --- |
 //! | cart | `USER#<user>` | `CART` | `rev`, `listed` (set of the items in it), for each line `l#<item>` (map: `name`, `price`, `quantity`, `put_at`) |
 //! | pending orders | `USER#<user>` | `PENDING` | `orders` (set of the ids of the user's pending orders) |
+//! | cancelled orders | `USER#<user>` | `CANCELLED#<day>` | `orders` (set of the ids of the orders that the user cancelled on that day of Korea's), `ttl` |
 //! | order | `USER#<user>` | `ORDER#<order>` | `kind` = `order`, `order_id`, `user_id`, `status`, `failure`, `failed_items` (JSON, if it is about some), `cancelled_by`, `lines` (JSON), `total_price`, `placed_at`, `correlation_id`, `nudges`, `ended_at`, `settled_at`, while it waits for answers `due_shard` and `due_at` (index `due`) |
 //! | the cart's work | `ORDER#<order>` | `WORK` | `work_state` (`done`, `undone`), `l#<item>` for each line that was taken out, `ttl` |
 //! | remembered answer | `USER#<user>` | `IDEM#<key>` | see [`kit::idempotency`] |
@@ -14,8 +15,8 @@ use crate::domain::{
     Participant, Status, WorkState,
 };
 use crate::ports::{
-    CancelOrder, ChangeCart, EndOrder, FindBuyer, FindCart, FindDue, FindOrder, KeepAnswers, KeepCart, ListOrders,
-    OpenOrder, PutOff, Republish, SettleOrder, TooManyPending,
+    CancelOrder, Cancelled, ChangeCart, EndOrder, FindBuyer, FindCart, FindDue, FindOrder, KeepAnswers, KeepCart,
+    ListOrders, OpenOrder, PutOff, Republish, SettleOrder, TooManyPending,
 };
 use aws_sdk_dynamodb::operation::update_item::UpdateItemError;
 use aws_sdk_dynamodb::operation::update_item::builders::UpdateItemFluentBuilder;
@@ -44,6 +45,11 @@ const SOURCE: &str = "encore/orders";
 const CART: &str = "CART";
 const WORK: &str = "WORK";
 const PENDING: &str = "PENDING";
+const CANCELLED: &str = "CANCELLED";
+/// How long the orders that were cancelled on a day are kept, in seconds: a day, and one for clocks.
+const CANCELLED_KEPT_SECONDS: i64 = 2 * 24 * 3600;
+/// What the clocks in Korea are ahead of UTC, in seconds.
+const KOREA_SECONDS: i64 = 9 * 3600;
 /// The prefix of a cart line's attribute, before the item's id.
 const LINE: &str = "l#";
 /// How long the cart's work of an order is kept, in seconds: 30 days. Its events arrive within 21: an event is kept 7
@@ -660,7 +666,7 @@ impl EndOrder for Orders {
 }
 
 impl CancelOrder for Orders {
-    async fn cancel(&self, order: &Order, by: &UserId, now: Timestamp) -> Result<bool, Fault> {
+    async fn cancel(&self, order: &Order, by: &UserId, most: Option<u32>, now: Timestamp) -> Result<Cancelled, Fault> {
         let reason = OrderFailure::Cancelled;
         let cancelled = self
             .update(user_pk(&order.user), order_key(&order.id))
@@ -681,7 +687,33 @@ impl CancelOrder for Orders {
             .expression_attribute_values(":shard", s(due_shard(&order.id)))
             .expression_attribute_values(":look", at(now.plus_seconds(FIRST_LOOK_SECONDS)));
         let body = OrderFailed { order: event_data(order), reason, actor: Some(by.clone()) };
-        self.end(order, cancelled, EventBody::OrderFailed(body), now).await
+        let mut transaction = self.table.transaction("cancelling an order");
+        // Whether it is one too many means nothing while the order itself was not looked at.
+        let ended = transaction.add_identity(cancelled)?;
+        transaction.add(outbox::row(
+            &self.table,
+            &event_of(order, EventBody::OrderFailed(body), now)?,
+            order.id.as_str(),
+        )?)?;
+        transaction.add(self.not_pending(&order.user, vec![order.id.to_string()]))?;
+        let counted = most.map(|most| transaction.add(self.counted(order, most, now))).transpose()?;
+        let Err(refused) = transaction.commit().await? else { return Ok(Cancelled::Now) };
+        let is_one_too_many = counted.is_some_and(|slot| refused.failed(slot)) && !refused.failed(ended);
+        Ok(if is_one_too_many { Cancelled::TooMany } else { Cancelled::Crossed })
+    }
+}
+
+impl Orders {
+    /// The write that counts an order among those that its user cancels today.
+    fn counted(&self, order: &Order, most: u32, now: Timestamp) -> UpdateBuilder {
+        let day: String = now.plus_seconds(KOREA_SECONDS).rfc3339().chars().take_while(|c| *c != 'T').collect();
+        self.update(user_pk(&order.user), s(format!("{CANCELLED}#{day}")))
+            .update_expression("SET #ttl = :ttl ADD orders :order")
+            .condition_expression("attribute_not_exists(orders) OR size(orders) < :most")
+            .expression_attribute_names("#ttl", TTL)
+            .expression_attribute_values(":ttl", n(now.plus_seconds(CANCELLED_KEPT_SECONDS).ttl_seconds()))
+            .expression_attribute_values(":order", AttributeValue::Ss(vec![order.id.to_string()]))
+            .expression_attribute_values(":most", n(most))
     }
 }
 

@@ -8,7 +8,7 @@ use crate::ports::{
     BalanceClient, CancelOrder, ChangeCart, EndOrder, FindBuyer, FindCart, FindOrder, KeepAnswers, KeepCart,
     ListOrders, OpenOrder, QuoteClient, Republish, SettleOrder,
 };
-use crate::usecases::cancel_order::{self, CancelAsk, CancelError};
+use crate::usecases::cancel_order::{self, CancelAsk, CancelError, Cancellation};
 use crate::usecases::place_order::{self, PlaceError, PlaceOrder, Placed};
 use crate::usecases::put_cart_item::{self, PutCartItem, PutError};
 pub use crate::usecases::sweep_orders::{SweepDeps, sweep_orders};
@@ -63,6 +63,8 @@ pub struct CancelDeps<S> {
     pub store: S,
     /// How long after it was placed its user can cancel an order, in seconds.
     pub within_seconds: i64,
+    /// How many orders a user can cancel on a day.
+    pub most: u32,
     pub users: UserTokens,
 }
 
@@ -280,9 +282,9 @@ pub async fn get_order(deps: &Deps<impl FindOrder>, call: Call) -> Result<Reply,
 pub async fn cancel_order(deps: &CancelDeps<impl FindOrder + CancelOrder>, call: Call) -> Result<Reply, Problem> {
     let user = deps.users.user(&call)?.user;
     let order: OrderId = call.path_id("order_id")?;
-    let (within_seconds, now) = (deps.within_seconds, call.now);
-    let ask = CancelAsk { order, buyer: user.clone(), by: user, within_seconds, now };
-    Ok(accepted(&cancel_order::cancel_order(&deps.store, ask).await?).into_reply())
+    let (within_seconds, most, now) = (deps.within_seconds, Some(deps.most), call.now);
+    let ask = CancelAsk { order, buyer: user.clone(), by: user, within_seconds, most, now };
+    Ok(accepted(cancel_order::cancel_order(&deps.store, ask).await?.order()).into_reply())
 }
 
 /// `DELETE /admin/orders/{order_id}`
@@ -294,10 +296,13 @@ pub async fn cancel_any_order(
     let order: OrderId = call.path_id("order_id")?;
     let buyer = deps.store.find_buyer(&order).await?.ok_or(CancelError::NotFound)?;
     let (actor, id) = (by.to_string(), order.to_string());
-    let ask = CancelAsk { order, buyer, by, within_seconds: CANCELLABLE_SECONDS, now: call.now };
-    let cancelled = cancel_order::cancel_order(&deps.store, ask).await?;
-    tracing::info!(actor, order = id, "an order was cancelled");
-    Ok(accepted(&cancelled).into_reply())
+    let ask = CancelAsk { order, buyer, by, within_seconds: CANCELLABLE_SECONDS, most: None, now: call.now };
+    let cancellation = cancel_order::cancel_order(&deps.store, ask).await?;
+    match &cancellation {
+        Cancellation::Now(_) => tracing::info!(actor, order = id, "an order was cancelled"),
+        Cancellation::Before(_) => tracing::info!(actor, order = id, "an order had been cancelled before"),
+    }
+    Ok(accepted(cancellation.order()).into_reply())
 }
 
 impl From<CancelError> for Problem {
@@ -306,6 +311,9 @@ impl From<CancelError> for Problem {
             CancelError::NotFound => Problem::not_found("no such order"),
             CancelError::NotCancellable => {
                 Problem::conflict("order_not_cancellable", "The order failed, or its time to be cancelled is over")
+            }
+            CancelError::TooMany => {
+                Problem::conflict("cancellation_limit_exceeded", "No more orders can be cancelled today")
             }
             CancelError::Fault(fault) => fault.into(),
         }

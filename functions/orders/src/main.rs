@@ -42,7 +42,9 @@ async fn main() -> MainResult {
         "get-order" => boot.http(http(store)?, handlers::get_order).await,
         "cancel-order" => {
             let within_seconds = boot.setting_or("ORDER_CANCEL_SECONDS", 1_800)?;
-            boot.http(CancelDeps { store, within_seconds, users: boot.user_tokens()? }, handlers::cancel_order).await
+            let most = boot.setting_or("MAX_CANCELLED_ORDERS", 10)?;
+            let deps = CancelDeps { store, within_seconds, most, users: boot.user_tokens()? };
+            boot.http(deps, handlers::cancel_order).await
         }
         // HTTP, operators
         "cancel-any-order" => boot.http(http(store)?, handlers::cancel_any_order).await,

@@ -128,10 +128,28 @@ pub trait EndOrder: Send + Sync {
     ) -> impl Future<Output = Result<bool, Fault>> + Send;
 }
 
+/// The result of cancelling an order.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Cancelled {
+    /// It is cancelled.
+    Now,
+    /// It had failed.
+    Crossed,
+    /// Its user has cancelled as many on that day as they can.
+    TooMany,
+}
+
 /// Cancels orders.
 pub trait CancelOrder: Send + Sync {
-    /// pending or completed -> failed, because somebody cancelled it, with its event. `false` when it had failed.
-    fn cancel(&self, order: &Order, by: &UserId, now: Timestamp) -> impl Future<Output = Result<bool, Fault>> + Send;
+    /// pending or completed -> failed, because somebody cancelled it, with its event. Counted among the orders that its user
+    /// cancels on that day, if these have a limit.
+    fn cancel(
+        &self,
+        order: &Order,
+        by: &UserId,
+        most: Option<u32>,
+        now: Timestamp,
+    ) -> impl Future<Output = Result<Cancelled, Fault>> + Send;
 }
 
 /// Finds out whose an order is.

@@ -651,7 +651,7 @@ fn orders_item(item: &Item, snapshot: &mut Snapshot) -> Result<(), Fault> {
     if pk.starts_with("USER#") && sk == "CART" {
         return cart_item(item);
     }
-    if pk.starts_with("USER#") && sk == "PENDING" {
+    if pk.starts_with("USER#") && (sk == "PENDING" || sk.starts_with("CANCELLED#") && item.contains_key("ttl")) {
         return strings(item, "orders")?.iter().try_for_each(|id| parse::<OrderId>(id, "order").map(drop));
     }
     if let (Some(order), "WORK") = (pk.strip_prefix("ORDER#"), sk) {

@@ -114,8 +114,18 @@ controls! {
         assert!(desk(bench).fail(&found, &OrderFailure::OutOfStock.into(), NOW).await.unwrap());
         // The event of its failure would be the same; as it is, it says why the order failed first.
         remove(bench, "orders", &format!("OUTBOX#{}.order.failed", found.id), "OUTBOX").await;
-        desk(bench).cancel(&found, &user("alice"), NOW).await.unwrap();
+        desk(bench).cancel(&found, &user("alice"), None, NOW).await.unwrap();
         order(bench, found.id.as_str()).await.status.is_cancelled()
+    }
+
+    no_more_orders_are_cancelled_on_a_day_than_can_be: "orders/counted"
+    guards "attribute_not_exists(orders) OR size(orders) < :most", |bench| {
+        open_shop(bench).await;
+        for name in ["k1", "k2"] {
+            let order = order(bench, &placed(bench, &[("mug", 1)], name).await).await;
+            desk(bench).cancel(&order, &user("alice"), Some(1), NOW).await.unwrap();
+        }
+        bench.engine.items("orders").await.iter().filter(|row| row.contains_key("cancelled_by")).count() > 1
     }
 
     an_order_ends_once: "orders/ended"
