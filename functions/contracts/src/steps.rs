@@ -191,11 +191,12 @@ pub struct QuoteItems {
 /// The current names and prices of items.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ItemsQuote {
-    /// Those of the requested items that can be ordered, in any order. A missing one is unknown or withdrawn.
+    /// Those of the requested items that are sold, in any order: also what is paused or sold out. A missing one is unknown or
+    /// withdrawn.
     pub items: Vec<QuotedItem>,
 }
 
-/// An item that can be ordered.
+/// An item that is sold. Whether it can be ordered now, it says itself.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct QuotedItem {
     pub item_id: ItemId,

@@ -197,8 +197,9 @@ pub struct Priced {
 /// A refusal for certain items.
 type Because = fn(Vec<ItemId>) -> Refusal;
 
-/// Fixes the prices of the ordered items, as they are now. The order is refused if it goes by another price of one of
-/// them, or if it would be in vain: what is paused, sold out or too many is named before a price.
+/// Fixes the prices of the ordered items, as they are now. What is withdrawn is not quoted; what is paused or sold out is, and
+/// says so. The order is refused if it goes by another price of one of the items, or if it would be in vain: what is missing,
+/// paused, sold out or too many is named before a price.
 pub fn fix_prices(wanted: &Wanted, quoted: Vec<QuotedItem>, cart: &Cart) -> Result<Priced, Refusal> {
     let quoted: HashMap<ItemId, QuotedItem> = quoted.into_iter().map(|item| (item.item_id.clone(), item)).collect();
     let quote_of = |line: &WantedLine| quoted.get(&line.pieces.item_id);
