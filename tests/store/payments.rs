@@ -6,18 +6,19 @@ use ::payments::dynamo::Payments;
 use ::payments::handlers::complete_payment;
 use ::payments::handlers::fail_payment;
 use ::payments::handlers::{self, Deps, StartDeps};
-use ::payments::ports::FindStuck;
+use ::payments::ports::{FindStuck, ListPayments};
 use ::payments::usecases::recover_payments::{RecoverPayments, recover_payments};
 use ::reservations::usecases::sweep_holds::sweep_holds;
 use contracts::Timestamp;
 use contracts::saga::{CaughtError, Done, FailedPayment, TokenExpiry};
 use kit::dynamo::{Read, at, s};
+use kit::http::Page;
 use kit::{Fault, Problem, Reply, StepError};
 use serde_json::json;
 use std::collections::BTreeSet;
 use std::sync::Arc;
 use tests::calls::{Ask, users};
-use tests::fixture::{HOLD_SECONDS, NOW, place, saga_of, step};
+use tests::fixture::{HOLD_SECONDS, NOW, place, saga_of, step, user};
 use tests::proxy::{Fate, Rule};
 use tokio::task::JoinSet;
 
@@ -83,6 +84,26 @@ async fn a_user_finds_their_payments_newest_first_page_by_page_and_nobody_elses(
         }
     }
     assert_eq!((seen, sizes), (["p5", "p4", "p3", "p2", "p1"].map(str::to_owned).to_vec(), vec![2, 2, 1]));
+}
+
+#[tokio::test]
+async fn a_list_goes_on_behind_what_one_answer_of_the_table_holds() {
+    let bench = Bench::start().await;
+    let table = bench.engine.table("payments");
+    for id in ["p1", "p2", "p3", "p4", "p5"] {
+        bench.open_payment(&saga_of("alice", id, 100), NOW).await;
+        let mut row = bench.engine.item("payments", "USER#alice", &format!("PAY#{id}")).await.unwrap();
+        row.insert("padding".to_owned(), s("x".repeat(390_000)));
+        table.client.put_item().table_name(&table.name).set_item(Some(row)).send().await.unwrap();
+    }
+    let (mut seen, mut page) = (Vec::new(), Page { limit: 20, after: None });
+    loop {
+        let (payments, next) = bench.payments.list(&user("alice"), &page).await.unwrap();
+        seen.extend(payments.into_iter().map(|payment| payment.saga.payment_id.to_string()));
+        let Some(after) = next else { break };
+        page.after = Some(after);
+    }
+    assert_eq!(seen, ["p5", "p4", "p3", "p2", "p1"]);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -1,6 +1,7 @@
 //! DynamoDB: one way to write a transaction, and readers that report corrupt data as such.
 
 use crate::fault::{classify, is_throttling};
+use crate::http::Page;
 use crate::{Fault, metrics};
 use aws_sdk_dynamodb::Client;
 use aws_sdk_dynamodb::error::{BuildError, SdkError};
@@ -91,6 +92,43 @@ impl Table {
             }
         }
         Err(Fault::contended(doing))
+    }
+
+    /// A page of a partition's items whose sort keys begin with `prefix`, backwards from the last, strongly consistent; and
+    /// the sort key of the page's last item, if there are more behind it. The page's own cursor must begin with it, too.
+    pub async fn page_backwards(
+        &self,
+        doing: &'static str,
+        pk: AttributeValue,
+        prefix: &str,
+        page: &Page,
+    ) -> Result<(Vec<Item>, Option<String>), Fault> {
+        let limit = page.limit as usize;
+        // The ids that we generate have digits and capital letters.
+        let upper = page.after.clone().unwrap_or_else(|| format!("{prefix}~"));
+        let got = self
+            .client
+            .query()
+            .table_name(&self.name)
+            .key_condition_expression("pk = :pk AND sk BETWEEN :first AND :upper")
+            .expression_attribute_values(":pk", pk)
+            .expression_attribute_values(":first", s(prefix))
+            .expression_attribute_values(":upper", s(&upper))
+            .scan_index_forward(false)
+            .consistent_read(true)
+            // One more for the item that the cursor stands on, and one that shows whether there is a next page.
+            .limit(i32::try_from(limit + 2).unwrap_or(i32::MAX))
+            .send()
+            .await
+            .map_err(|error| classify(doing, error))?;
+        // An answer ends at 1 MB, too.
+        let cut_off = got.last_evaluated_key.is_some();
+        let mut items: Vec<Item> = got.items.unwrap_or_default();
+        items.retain(|item| item.get(SK) != Some(&s(&upper)));
+        let more = items.len() > limit || cut_off;
+        items.truncate(limit);
+        let next = items.last().filter(|_| more).map(|last| last.text(SK).map(str::to_owned)).transpose()?;
+        Ok((items, next))
     }
 
     /// Makes all writes; or none, and returns `false`, if a condition fails.

@@ -476,31 +476,7 @@ impl FindOrder for Orders {
 
 impl ListOrders for Orders {
     async fn list_orders(&self, user: &UserId, page: &Page) -> Result<(Vec<Order>, Option<String>), Fault> {
-        let limit = page.limit as usize;
-        let upper = page.after.clone().unwrap_or_else(|| "ORDER#~".to_owned());
-        let got = self
-            .table
-            .client
-            .query()
-            .table_name(&self.table.name)
-            .key_condition_expression("pk = :user AND sk BETWEEN :first AND :upper")
-            .expression_attribute_values(":user", user_pk(user))
-            .expression_attribute_values(":first", s("ORDER#"))
-            .expression_attribute_values(":upper", s(&upper))
-            .scan_index_forward(false)
-            .consistent_read(true)
-            // One more for the order the cursor stands on, and one that shows whether there is a next page.
-            .limit(i32::try_from(limit + 2).unwrap_or(i32::MAX))
-            .send()
-            .await
-            .map_err(|error| classify("listing orders", error))?;
-        // A page ends at 1 MB, too.
-        let cut_off = got.last_evaluated_key.is_some();
-        let mut rows: Vec<Item> = got.items.unwrap_or_default();
-        rows.retain(|row| row.get(SK) != Some(&s(&upper)));
-        let more = rows.len() > limit || cut_off;
-        rows.truncate(limit);
-        let next = rows.last().filter(|_| more).map(|last| last.text(SK).map(str::to_owned)).transpose()?;
+        let (rows, next) = self.table.page_backwards("listing orders", user_pk(user), "ORDER#", page).await?;
         Ok((rows.iter().map(order_of).collect::<Result<_, _>>()?, next))
     }
 }

@@ -23,7 +23,6 @@ use contracts::saga::{PaymentFailure, PaymentSaga, RefundSaga};
 use contracts::{PaymentId, Timestamp, UserId};
 use kit::Fault;
 use kit::dynamo::{Item, PK, Read, SK, TTL, Table, at, n, s};
-use kit::fault::classify;
 use kit::http::Page;
 use kit::idempotency::{self, IdempotencyKey, Memo, Outcome, Recalled};
 use kit::outbox;
@@ -218,30 +217,7 @@ impl FindPayment for Payments {
 
 impl ListPayments for Payments {
     async fn list(&self, user: &UserId, page: &Page) -> Result<(Vec<Payment>, Option<String>), Fault> {
-        const DOING: &str = "listing payments";
-        let limit = page.limit as usize;
-        // One more than requested shows whether there is a next page; another may be the cursor's own.
-        let upper = page.after.clone().unwrap_or_else(|| "PAY#~".to_owned());
-        let got = self
-            .table
-            .client
-            .query()
-            .table_name(&self.table.name)
-            .key_condition_expression("pk = :user AND sk BETWEEN :first AND :upper")
-            .expression_attribute_values(":user", user_pk(user))
-            .expression_attribute_values(":first", s("PAY#"))
-            .expression_attribute_values(":upper", s(&upper))
-            .scan_index_forward(false)
-            .consistent_read(true)
-            .limit(i32::try_from(limit + 2).unwrap_or(i32::MAX))
-            .send()
-            .await
-            .map_err(|error| classify(DOING, error))?;
-        let mut rows: Vec<Item> = got.items.unwrap_or_default();
-        rows.retain(|row| row.get(SK) != Some(&s(&upper)));
-        let more = rows.len() > limit;
-        rows.truncate(limit);
-        let next = rows.last().filter(|_| more).map(|last| last.text(SK).map(str::to_owned)).transpose()?;
+        let (rows, next) = self.table.page_backwards("listing payments", user_pk(user), "PAY#", page).await?;
         Ok((rows.iter().map(payment_of).collect::<Result<_, _>>()?, next))
     }
 }
