@@ -33,7 +33,7 @@ use contracts::seats::Section;
 use contracts::{ConcertId, ScheduleId, SectionName, Timestamp};
 use kit::Fault;
 use kit::dynamo::{Cancelled, Item, PK, Read, SK, Table, Transaction, at, jitter, json, n, s};
-use kit::fault::classify;
+use kit::fault::{classify, is_condition_failed};
 use kit::http::Page;
 use kit::idempotency::{self, Memo, Outcome, Recalled, Remembering};
 use kit::outbox;
@@ -540,11 +540,7 @@ impl KeepSeatMap for SeatMaps {
         };
         match write.send().await {
             Ok(_) => Ok(true),
-            Err(error)
-                if error.as_service_error().is_some_and(UpdateItemError::is_conditional_check_failed_exception) =>
-            {
-                Ok(false)
-            }
+            Err(error) if is_condition_failed(&error) => Ok(false),
             Err(error) => Err(classify(DOING, error)),
         }
     }
@@ -589,11 +585,7 @@ impl PrepareRebuild for SeatMaps {
             .await;
         match watched {
             Ok(watched) => watched.attributes.as_ref().map(schedule_of).transpose(),
-            Err(error)
-                if error.as_service_error().is_some_and(UpdateItemError::is_conditional_check_failed_exception) =>
-            {
-                Ok(None)
-            }
+            Err(error) if is_condition_failed(&error) => Ok(None),
             Err(error) => Err(classify("beginning to rebuild a seat map", error)),
         }
     }

@@ -15,7 +15,6 @@ use crate::domain::{Item, Job, Label, Lack, NotReceived, Offer, Order, Portion, 
 use crate::ports::{
     AddItem, ChangeItem, FindItem, FindItems, KeepStock, ListItems, PauseItem, ReceiveStock, Taken, WithdrawItem,
 };
-use aws_sdk_dynamodb::operation::update_item::UpdateItemError;
 use aws_sdk_dynamodb::operation::update_item::builders::UpdateItemFluentBuilder;
 use aws_sdk_dynamodb::types::builders::UpdateBuilder;
 use aws_sdk_dynamodb::types::{
@@ -28,7 +27,7 @@ use contracts::orders::{Pieces, Quantity};
 use contracts::{ItemId, OrderId, Timestamp, UserId};
 use kit::Fault;
 use kit::dynamo::{self, PK, Read, SK, TTL, Table, at, built, jitter, n, s};
-use kit::fault::classify;
+use kit::fault::{classify, is_condition_failed};
 use kit::http::Page;
 use kit::idempotency::{self, Memo, Outcome, Remembering, StoredAnswer};
 use kit::outbox;
@@ -91,7 +90,7 @@ impl Items {
                 Ok(changed) => return changed.attributes.as_ref().map(item_of).transpose(),
                 Err(error) => error,
             };
-            if error.as_service_error().is_some_and(UpdateItemError::is_conditional_check_failed_exception) {
+            if is_condition_failed(&error) {
                 return Ok(None);
             }
             match classify(doing, error) {

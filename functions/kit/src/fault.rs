@@ -122,7 +122,12 @@ pub(crate) fn is_throttling(code: &str) -> bool {
     )
 }
 
-/// Classifies a failed call. A failed condition is not a fault: handle it before.
+/// Whether a write of one item was not made because its condition does not hold, which is no fault.
+pub fn is_condition_failed<E: ProvideErrorMetadata, R>(error: &SdkError<E, R>) -> bool {
+    error.code() == Some("ConditionalCheckFailedException")
+}
+
+/// Classifies a failed call. A failed condition is not a fault: handle it before ([`is_condition_failed`]).
 pub fn classify<E, R>(doing: &'static str, error: SdkError<E, R>) -> Fault
 where
     E: ProvideErrorMetadata + StdError + Send + Sync + 'static,

@@ -6,7 +6,7 @@
 //! sweep publishes what the relay could not. Publishing twice is harmless: consumers are idempotent by the event's id.
 
 use crate::dynamo::{self, Item, PK, Read, SK, TTL, Table, at, n, s};
-use crate::fault::classify;
+use crate::fault::{classify, is_condition_failed};
 use crate::service::Service;
 use crate::stream::{Change, Record};
 use crate::sweep::{Cursor, Oldest, Pace, Part, page, sweep};
@@ -139,7 +139,7 @@ pub async fn publish_again(table: &Table, event_id: &str, now: Timestamp) -> Res
         .await;
     match marked {
         Ok(_) => Ok(()),
-        Err(error) if error.as_service_error().is_some_and(|e| e.is_conditional_check_failed_exception()) => Ok(()),
+        Err(error) if is_condition_failed(&error) => Ok(()),
         Err(error) => Err(classify("having an event published again", error)),
     }
 }

@@ -10,13 +10,12 @@
 use crate::domain::{Alert, Claim, Delivery, LEASE_MILLIS, Lease, Outcome, Page, Receipt, Report, SaleId};
 use crate::ports::{GuardDelivery, KeepAlerts, KeepReceipts};
 use aws_sdk_dynamodb::operation::put_item::PutItemError;
-use aws_sdk_dynamodb::operation::update_item::UpdateItemError;
 use aws_sdk_dynamodb::operation::update_item::builders::UpdateItemFluentBuilder;
 use aws_sdk_dynamodb::types::{AttributeValue, Put, ReturnValue, ReturnValuesOnConditionCheckFailure};
 use contracts::events::EventBody;
 use contracts::{EventId, Timestamp};
 use kit::dynamo::{Item, PK, Read, SK, TTL, Table, at, n, s};
-use kit::fault::classify;
+use kit::fault::{classify, is_condition_failed};
 use kit::{Fault, outbox};
 use serde::{Deserialize, Serialize};
 
@@ -142,7 +141,7 @@ impl GuardDelivery for Notifications {
             .await;
         match deleted {
             Ok(_) => Ok(()),
-            Err(error) if error.as_service_error().is_some_and(|e| e.is_conditional_check_failed_exception()) => Ok(()),
+            Err(error) if is_condition_failed(&error) => Ok(()),
             Err(error) => Err(classify("giving a claim back", error)),
         }
     }
@@ -160,10 +159,8 @@ impl KeepReceipts for Notifications {
             .await;
         match begun {
             Ok(answer) => receipt(answer.attributes).map(Some),
-            Err(error) => match error.as_service_error() {
-                Some(UpdateItemError::ConditionalCheckFailedException(_)) => Ok(None),
-                _ => Err(classify("beginning a receipt", error)),
-            },
+            Err(error) if is_condition_failed(&error) => Ok(None),
+            Err(error) => Err(classify("beginning a receipt", error)),
         }
     }
 
@@ -296,9 +293,7 @@ impl KeepAlerts for Notifications {
             .await;
         match put {
             Ok(_) => Ok(true),
-            Err(error) if error.as_service_error().is_some_and(|e| e.is_conditional_check_failed_exception()) => {
-                Ok(false)
-            }
+            Err(error) if is_condition_failed(&error) => Ok(false),
             Err(error) => Err(classify("keeping an alert", error)),
         }
     }

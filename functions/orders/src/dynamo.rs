@@ -30,7 +30,7 @@ use contracts::orders::{MAX_LINES, OrderFailure, OrderLine, Pieces, Quantity};
 use contracts::{ItemId, OrderId, Timestamp, UserId, Won};
 use kit::Fault;
 use kit::dynamo::{self, Item, PK, Read, SK, Slot, TTL, Table, Transaction, at, built, jitter, n, s};
-use kit::fault::classify;
+use kit::fault::{classify, is_condition_failed};
 use kit::http::Page;
 use kit::idempotency::{self, IdempotencyKey, Memo, Outcome, StoredAnswer};
 use kit::outbox;
@@ -105,7 +105,7 @@ impl Orders {
                 Ok(changed) => return cart_of(&changed.attributes.unwrap_or_default()).map(Some),
                 Err(error) => error,
             };
-            if error.as_service_error().is_some_and(UpdateItemError::is_conditional_check_failed_exception) {
+            if is_condition_failed(&error) {
                 return Ok(None);
             }
             match classify(DOING, error) {
@@ -720,12 +720,10 @@ impl SettleOrder for Orders {
             .await;
         match settled {
             Ok(_) => Ok(()),
-            Err(error) => match error.as_service_error() {
-                Some(failed) if failed.is_conditional_check_failed_exception() => {
-                    Err(Fault::broken(DOING, "everybody has undone their part of an order that has not failed"))
-                }
-                _ => Err(classify(DOING, error)),
-            },
+            Err(error) if is_condition_failed(&error) => {
+                Err(Fault::broken(DOING, "everybody has undone their part of an order that has not failed"))
+            }
+            Err(error) => Err(classify(DOING, error)),
         }
     }
 }
