@@ -410,7 +410,7 @@ impl Explorer {
         let taken = |sold: i64, paid: i64| stock.sold - stock.rival == sold && points.balance == facts.balance - paid;
         let answered = |work: &str| ["stock", "points", "cart"].iter().all(|name| order.answers[*name] == work);
         let (is_completed, is_failed) = (order.status == "completed", order.status.starts_with("failed"));
-        must(stock.stock + stock.sold == facts.stock, "pieces appear or vanish");
+        must(stock.stock + stock.sold == facts.stock, "units appear or vanish");
         must(stock.bought == stock.limited, "a limit does not count what its user has");
         must(
             order.is_pending == (order.status == "pending"),

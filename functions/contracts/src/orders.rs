@@ -17,9 +17,9 @@ impl Quantity {
     pub const MAX: u32 = 10_000;
 
     /// Parses a quantity.
-    pub fn new(pieces: i64) -> Result<Self, Invalid> {
+    pub fn new(units: i64) -> Result<Self, Invalid> {
         let wrong = Invalid::new("quantity", "must be a whole number from 1 to 10000");
-        u32::try_from(pieces).ok().filter(|n| (1..=Self::MAX).contains(n)).map(Self).ok_or(wrong)
+        u32::try_from(units).ok().filter(|n| (1..=Self::MAX).contains(n)).map(Self).ok_or(wrong)
     }
 
     /// The number.
@@ -30,8 +30,8 @@ impl Quantity {
 
 impl TryFrom<i64> for Quantity {
     type Error = Invalid;
-    fn try_from(pieces: i64) -> Result<Self, Invalid> {
-        Self::new(pieces)
+    fn try_from(units: i64) -> Result<Self, Invalid> {
+        Self::new(units)
     }
 }
 

@@ -62,14 +62,14 @@ pub struct Stock(u64);
 
 impl Stock {
     /// Parses a number of units.
-    pub fn new(pieces: i64) -> Result<Self, Invalid> {
+    pub fn new(units: i64) -> Result<Self, Invalid> {
         let wrong = Invalid::new("stock", "must be 0 to 1000000000");
-        u64::try_from(pieces).ok().filter(|_| pieces <= MAX_STOCK).map(Self).ok_or(wrong)
+        u64::try_from(units).ok().filter(|_| units <= MAX_STOCK).map(Self).ok_or(wrong)
     }
 
     /// A stock read back from the table. It may exceed [`MAX_STOCK`] by what failed orders gave back.
-    pub const fn stored(pieces: u64) -> Self {
-        Self(pieces)
+    pub const fn stored(units: u64) -> Self {
+        Self(units)
     }
 
     /// The number.

@@ -151,16 +151,16 @@ fn item_key(id: &ItemId) -> dynamo::Item {
 }
 
 fn item_row(item: &Item) -> dynamo::Item {
-    let pieces = n(item.stock.get());
+    let units = n(item.stock.get());
     let mut row = dynamo::Item::from([
         (PK.to_owned(), s(item_pk(&item.id))),
         (SK.to_owned(), s(ITEM)),
         ("item_id".to_owned(), s(&item.id)),
         ("name".to_owned(), s(&item.label.name)),
         ("price".to_owned(), n(item.label.price.get())),
-        ("stock".to_owned(), pieces.clone()),
+        ("stock".to_owned(), units.clone()),
         ("sold".to_owned(), n(0)),
-        ("received".to_owned(), pieces),
+        ("received".to_owned(), units),
         ("created_at".to_owned(), at(item.created_at)),
     ]);
     row.extend(item.label.max_per_user.map(|most| ("max_per_user".to_owned(), n(most.get()))));
@@ -455,7 +455,7 @@ impl KeepStock for Items {
 
     async fn take(&self, order: &Order, portions: &[Portion], now: Timestamp) -> Result<Taken, Fault> {
         let answer = EventBody::StockDeducted(stock_event(order, &order.pieces));
-        let mut transaction = self.table.transaction("taking an order's pieces");
+        let mut transaction = self.table.transaction("taking an order's units");
         let mut lines = Vec::with_capacity(portions.len());
         for portion in portions {
             lines.push((transaction.add(self.deducted(portion))?, &portion.pieces));
@@ -492,7 +492,7 @@ impl KeepStock for Items {
             items: refusal.items.clone(),
         });
         let refused = self.put_new(work_row(order, ParticipantState::Refused, &[], now)?)?;
-        self.table.write_all("refusing an order's pieces", vec![refused, self.answer(order, answer, now)?]).await
+        self.table.write_all("refusing an order's units", vec![refused, self.answer(order, answer, now)?]).await
     }
 
     async fn restore(&self, order: &Order, job: &Job, now: Timestamp) -> Result<bool, Fault> {
@@ -525,7 +525,7 @@ impl KeepStock for Items {
                 .expression_attribute_values(":pieces", n(piece.quantity.get()));
             writes.push(TransactWriteItem::builder().update(built(back.build())?).build());
         }
-        self.table.write_all("putting an order's pieces back", writes).await
+        self.table.write_all("putting an order's units back", writes).await
     }
 
     async fn republish(&self, order: &OrderId, work: ParticipantState, now: Timestamp) -> Result<(), Fault> {

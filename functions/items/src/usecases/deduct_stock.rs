@@ -43,5 +43,5 @@ pub async fn deduct_stock(
             return Ok(());
         }
     }
-    Err(Fault::contended("deciding about an order's pieces"))
+    Err(Fault::contended("deciding about an order's units"))
 }
