@@ -553,6 +553,18 @@ async fn a_stock_set_while_orders_take_and_give_back_loses_no_unit() {
 }
 
 #[tokio::test]
+async fn a_delivery_that_is_told_of_again_weeks_later_is_added_once() {
+    let bench = Bench::start().await;
+    put_on_sale(&bench, "poster", 0).await;
+    for seconds in [0, 86_400, 30 * 86_400 - 1] {
+        let ask = Ask::at(NOW.plus_seconds(seconds)).operator("boss").key("delivery-7").path("item_id", "poster");
+        let told = receive_stock(&deps(&bench), ask.json(json!({"received": 10})).call()).await.unwrap();
+        assert_eq!(told.status.as_u16(), 201);
+        assert_eq!(shelf(&bench, "poster").await, Shelf { stock: 10, sold: 0, received: 10 }, "after {seconds} s");
+    }
+}
+
+#[tokio::test]
 async fn what_is_received_is_added_once_to_what_is_left_whatever_was_sold() {
     let bench = Bench::start().await;
     put_on_sale(&bench, "poster", 10).await;

@@ -47,6 +47,9 @@ const NO_LIMIT: u32 = 0;
 /// How long the work of an order is kept, in seconds: 30 days. Its events arrive within 21: an event is kept 7 days in
 /// the outbox and 14 in a queue.
 const KEPT_SECONDS: i64 = 30 * 24 * 3600;
+/// How long the key of what was received is remembered, in seconds: 30 days. A delivery that a list or a program tells of again
+/// on another day must not be added again.
+const DELIVERY_KEPT_SECONDS: i64 = 30 * 24 * 3600;
 /// Attempts of a write that conflicts with a transaction, or of a batch that was answered in part.
 const ATTEMPTS: u32 = 8;
 
@@ -242,7 +245,8 @@ impl ReceiveStock for Items {
         now: Timestamp,
     ) -> Result<Result<Outcome<StoredAnswer>, NotReceived>, Fault> {
         let mut transaction = self.table.transaction("receiving stock");
-        let remembered = Remembering::add(&mut transaction, &self.table, Some(memo), now)?;
+        let until = now.plus_seconds(DELIVERY_KEPT_SECONDS);
+        let remembered = Remembering::add_until(&mut transaction, &self.table, memo, now, until)?;
         let stocked = Update::builder()
             .table_name(&self.table.name)
             .key(PK, s(item_pk(item)))
@@ -254,7 +258,7 @@ impl ReceiveStock for Items {
             .return_values_on_condition_check_failure(ReturnValuesOnConditionCheckFailure::AllOld);
         let stocked = transaction.add(stocked)?;
         let Err(cancelled) = transaction.commit().await? else { return Ok(Ok(Outcome::First)) };
-        match remembered.map_or(Ok(Outcome::First), |memo| memo.outcome(&cancelled))? {
+        match remembered.outcome(&cancelled)? {
             Outcome::First => Ok(Err(match cancelled.found(stocked) {
                 Some(row) if is_sold(row) => NotReceived::TooFew,
                 _ => NotReceived::NoSuchItem,

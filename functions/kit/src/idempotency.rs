@@ -18,7 +18,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use sha2::{Digest, Sha256};
 
-/// How long a key is remembered.
+/// How long a key is remembered, unless its request says otherwise.
 pub const REMEMBERED_SECONDS: i64 = 24 * 3600;
 
 /// A key given by the caller, and the fingerprint of its request.
@@ -167,7 +167,11 @@ pub fn sort_key(key: &IdempotencyKey) -> String {
 /// The write of a memo, for the transaction of the effect. Its condition fails when the key is taken, and returns the
 /// row for [`recall`].
 pub fn remember(table: &Table, memo: &Memo, now: Timestamp) -> PutBuilder {
-    let forgotten_at = now.plus_seconds(REMEMBERED_SECONDS);
+    remember_until(table, memo, now, now.plus_seconds(REMEMBERED_SECONDS))
+}
+
+/// [`remember`] until another moment.
+pub fn remember_until(table: &Table, memo: &Memo, now: Timestamp, forgotten_at: Timestamp) -> PutBuilder {
     Put::builder()
         .table_name(&table.name)
         .item(PK, s(format!("USER#{}", memo.user)))
@@ -198,9 +202,22 @@ impl<'a> Remembering<'a> {
         memo: Option<&'a Memo>,
         now: Timestamp,
     ) -> Result<Option<Self>, Fault> {
-        let add =
-            |memo: &'a Memo| Ok(Self { slot: transaction.add_identity(remember(table, memo, now))?, key: &memo.key });
-        memo.map(add).transpose()
+        memo.map(|memo| Self::of(transaction, memo, remember(table, memo, now))).transpose()
+    }
+
+    /// Adds the write of a memo that is remembered until a moment.
+    pub fn add_until(
+        transaction: &mut Transaction<'_>,
+        table: &Table,
+        memo: &'a Memo,
+        now: Timestamp,
+        forgotten_at: Timestamp,
+    ) -> Result<Self, Fault> {
+        Self::of(transaction, memo, remember_until(table, memo, now, forgotten_at))
+    }
+
+    fn of(transaction: &mut Transaction<'_>, memo: &'a Memo, write: PutBuilder) -> Result<Self, Fault> {
+        Ok(Self { slot: transaction.add_identity(write)?, key: &memo.key })
     }
 
     /// What was remembered under the key, after the transaction was cancelled.

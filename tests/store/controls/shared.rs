@@ -10,7 +10,7 @@ use tests::bus::{BUS, Bus};
 use tests::fixture::{NOW, payment, saga_of, step, user};
 
 controls! {
-    a_key_stands_for_one_payment: "kit/remember"
+    a_key_stands_for_one_payment: "kit/remember_until"
     guards "attribute_not_exists(pk) OR forgotten_at <= :now", |bench| {
         let mut other = bench.open_payment(&saga_of("alice", "p1", 100), NOW).await;
         // Of another reservation, so that nothing else stands in its way.
