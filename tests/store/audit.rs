@@ -12,6 +12,7 @@ struct Row<'a> {
     status: &'a str,
     seats: Vec<&'a str>,
     over: bool,
+    was_extended: bool,
     /// Whether its seats have ever been held.
     was_held: bool,
 }
@@ -29,11 +30,13 @@ pub async fn violations(bench: &Bench, now: Timestamp) -> Vec<String> {
             user: item.text("user_id").unwrap(),
             status: item.text("status").unwrap(),
             seats: item["seats"].as_l().unwrap().iter().map(|seat| seat.as_s().unwrap().as_str()).collect(),
+            was_extended: item.contains_key("extended_from"),
             over: item.moment("hold_expires_at").unwrap() <= now,
             was_held: item["status"] != s("pending") && !item.contains_key("failure"),
         })
         .collect();
     let mut wrong = seats(&items, &rows);
+    wrong.extend(ends(&items));
     wrong.extend(counts(&items, &rows));
     wrong.extend(events(&items, &rows));
     wrong
@@ -84,6 +87,24 @@ fn seats(items: &[Item], rows: &[Row<'_>]) -> Vec<String> {
     wrong
 }
 
+/// I1, I9: a hold has one end, in its own row, for the sweep and in its seats, which may be kept back longer.
+fn ends(items: &[Item]) -> Vec<String> {
+    let mut wrong = Vec::new();
+    for row in of_kind(items, "reservation").filter(|row| row["status"] == s("held")) {
+        let id = &row["reservation_id"];
+        if row.get("due_at") != row.get("hold_expires_at") {
+            wrong.push(format!("{id:?} ends and is due at different moments"));
+        }
+        let until = row.get("seats_free_at").or_else(|| row.get("hold_expires_at"));
+        for seat in of_kind(items, "seat").filter(|seat| seat["reservation_id"] == *id) {
+            if seat.get("hold_expires_at") != until {
+                wrong.push(format!("{:?} is held for another time than {id:?}", seat["seat_id"]));
+            }
+        }
+    }
+    wrong
+}
+
 /// I9: a user's count is the number of their tickets held, being paid and paid.
 fn counts(items: &[Item], rows: &[Row<'_>]) -> Vec<String> {
     let mut live: BTreeMap<String, i64> = BTreeMap::new();
@@ -115,6 +136,9 @@ fn events(items: &[Item], rows: &[Row<'_>]) -> Vec<String> {
     for row in rows {
         if row.was_held {
             happened.insert(format!("{}.reservation.held", row.id));
+        }
+        if row.was_extended {
+            happened.insert(format!("{}.reservation.extended", row.id));
         }
         if ["paid", "cancelled", "expired", "rejected", "refunded"].contains(&row.status) {
             happened.insert(format!("{}.reservation.{}", row.id, row.status));

@@ -10,6 +10,7 @@ mod cancellations;
 mod charges;
 mod concerts;
 mod controls;
+mod extensions;
 mod item_limits;
 mod items;
 mod notifications;

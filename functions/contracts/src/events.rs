@@ -88,6 +88,8 @@ events! {
     AvailabilityUpdateFailed(AvailabilityUpdateFailed) = "availability.update_failed",
     /// Seats are held.
     ReservationHeld(ReservationEvent) = "reservation.held",
+    /// A hold ends later than it was to.
+    ReservationExtended(ReservationEvent) = "reservation.extended",
     /// An asynchronous request for seats was refused.
     ReservationRejected(ReservationRejected) = "reservation.rejected",
     /// The seats are sold.

@@ -157,6 +157,34 @@ pub struct PayableReservation {
     pub queue_position: u64,
 }
 
+/// `extend-hold` (reservations), called by `request-extension`: a hold whose user buys points for it ends later, once.
+/// Answers [`HoldExtension`].
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ExtendHold {
+    /// The calling user; other users' reservations are not found.
+    pub user_id: UserId,
+    pub reservation_id: ReservationId,
+    /// Whether the user has an open charge intent. Without one no hold is extended; what was extended before is told.
+    pub is_topping_up: bool,
+}
+
+/// What became of a hold that was to be extended.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "extension", rename_all = "snake_case")]
+pub enum HoldExtension {
+    /// It is extended, now or before, and runs.
+    Extended {
+        /// When it ends.
+        hold_expires_at: Timestamp,
+    },
+    /// It could be, but its user is not buying points.
+    NotToppingUp,
+    /// It is no running hold, or holds are not extended here.
+    NotExtendable,
+    /// This user has no such reservation.
+    NotFound,
+}
+
 /// `quote-refund` (reservations), called by `start-refund`. Answers [`RefundQuote`].
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct QuoteRefund {

@@ -4,14 +4,22 @@ pub mod provider;
 pub mod sagas;
 
 use crate::ports::charges::CreditPoints;
-use crate::ports::{QuoteClient, RefundQuoteClient};
-use contracts::steps::{ChargeCredit, CreditCharge, Quote, QuoteRefund, QuoteReservation, RefundQuote};
+use crate::ports::{HoldClient, QuoteClient, RefundQuoteClient};
+use contracts::steps::{
+    ChargeCredit, CreditCharge, ExtendHold, HoldExtension, Quote, QuoteRefund, QuoteReservation, RefundQuote,
+};
 use kit::Fault;
 use kit::invoke::Function;
 
 impl QuoteClient for Function {
     async fn quote(&self, ask: &QuoteReservation) -> Result<Quote, Fault> {
         self.call_function("asking for a quote", ask).await
+    }
+}
+
+impl HoldClient for Function {
+    async fn extend(&self, ask: &ExtendHold) -> Result<HoldExtension, Fault> {
+        self.call_function("having a hold extended", ask).await
     }
 }
 

@@ -2,12 +2,15 @@
 
 use crate::domain::charges::Intent;
 use crate::domain::{Choices, Payment, Status};
-use crate::ports::charges::{CreditPoints, MoveCharge, OpenIntent, OpenedIntent, PaymentProvider, RecordCharge};
+use crate::ports::charges::{
+    CreditPoints, FindIntent, MoveCharge, OpenIntent, OpenedIntent, PaymentProvider, RecordCharge,
+};
 use crate::ports::{
-    FindPayment, ListPayments, OpenPayment, OpenRefund, QuoteClient, RecallAnswer, RefundQuoteClient, SettlePayment,
-    SettleRefund, StartSaga,
+    FindPayment, HoldClient, ListPayments, OpenPayment, OpenRefund, QuoteClient, RecallAnswer, RefundQuoteClient,
+    SettlePayment, SettleRefund, StartSaga,
 };
 use crate::usecases::pay_charge::{self, PayCharges};
+use crate::usecases::request_extension::{self, ExtensionError};
 use crate::usecases::start_payment::{self, StartError, StartPayment, Started};
 use crate::usecases::start_refund::{self, RefundError, StartRefund};
 use crate::usecases::{cancel_refund, complete_payment, complete_refund, fail_payment};
@@ -57,6 +60,16 @@ pub struct IntentDeps<C> {
     pub users: UserTokens,
     /// Whether there is a provider to pay.
     pub has_provider: bool,
+}
+
+/// The dependencies of `request-extension`.
+#[derive(Debug)]
+pub struct ExtensionDeps<C, H> {
+    /// Where the intents are.
+    pub charges: C,
+    pub users: UserTokens,
+    /// The client that extends holds.
+    pub holds: H,
 }
 
 /// The dependencies of `start-refund`.
@@ -201,7 +214,7 @@ where
     Ok(answer.into_reply())
 }
 
-/// A refund is specified by its path: its body is empty or `{}`, and both are the same request.
+/// What is specified by its path: its body is empty or `{}`, and both are the same request.
 fn without_body(call: Call) -> Result<Call, Problem> {
     if !call.body.trim_ascii().is_empty() && !call.json::<Map<String, Value>>()?.is_empty() {
         return Err(Problem::invalid("the body must be empty"));
@@ -299,6 +312,39 @@ pub async fn open_charge_intent<C: OpenIntent>(deps: &IntentDeps<C>, call: Call)
         OpenedIntent::Now => Reply::created(view(new)),
         OpenedIntent::Before(open) => Reply::ok(view(open)),
         OpenedIntent::TooMany { until } => Err(too_many_charges(until, call.now)),
+    }
+}
+
+#[derive(Debug, Serialize)]
+struct ExtensionBody {
+    reservation_id: ReservationId,
+    #[serde(with = "contracts::time::rfc3339")]
+    hold_expires_at: Timestamp,
+}
+
+/// `POST /reservations/{reservation_id}/extension`
+pub async fn request_extension<C, H>(deps: &ExtensionDeps<C, H>, call: Call) -> Result<Reply, Problem>
+where
+    C: FindIntent,
+    H: HoldClient,
+{
+    let user = deps.users.user(&call)?.user;
+    let reservation: ReservationId = call.path_id("reservation_id")?;
+    let call = without_body(call)?;
+    let asked = request_extension::request_extension(&deps.charges, &deps.holds, user, reservation.clone(), call.now);
+    Reply::ok(ExtensionBody { hold_expires_at: asked.await?, reservation_id: reservation })
+}
+
+impl From<ExtensionError> for Problem {
+    fn from(error: ExtensionError) -> Self {
+        match error {
+            ExtensionError::NotFound => Problem::not_found("no such reservation"),
+            ExtensionError::NotExtendable => Problem::conflict("hold_not_extendable", "This hold cannot be extended")
+                .detail("only a running hold can be extended, where holds are extended at all"),
+            ExtensionError::NoIntent => Problem::conflict("charge_intent_not_open", "There is no open charge intent")
+                .detail("a hold is extended for who has opened a charge intent that is not paid yet"),
+            ExtensionError::Fault(fault) => fault.into(),
+        }
     }
 }
 

@@ -7,7 +7,7 @@ use payments::clients::provider::TossPayments;
 use payments::clients::sagas::StateMachine;
 use payments::dynamo::Payments;
 use payments::dynamo::charges::Charges;
-use payments::handlers::{self, Deps, IntentDeps, RefundDeps, StartDeps};
+use payments::handlers::{self, Deps, ExtensionDeps, IntentDeps, RefundDeps, StartDeps};
 use payments::usecases::pay_charge::PayCharges;
 use payments::usecases::recover_charges::recover_charges;
 use payments::usecases::recover_payments::{RecoverPayments, recover_payments};
@@ -52,6 +52,11 @@ async fn main() -> MainResult {
             let has_provider = !boot.setting_or("PAYMENT_PROVIDER", String::new())?.is_empty();
             let deps = IntentDeps { charges: Charges::new(boot.table()?), users: boot.user_tokens()?, has_provider };
             boot.http(deps, handlers::open_charge_intent).await
+        }
+        "request-extension" => {
+            let holds = boot.function("EXTEND_HOLD_FUNCTION")?;
+            let deps = ExtensionDeps { charges: Charges::new(boot.table()?), users: boot.user_tokens()?, holds };
+            boot.http(deps, handlers::request_extension).await
         }
         // Steps of the payment saga
         "complete-payment" => boot.step(payments, handlers::complete_payment).await,

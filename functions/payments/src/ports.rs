@@ -4,7 +4,7 @@ pub mod charges;
 
 use crate::domain::{Execution, Payment, Status};
 use contracts::saga::{PaymentFailure, PaymentSaga, RefundSaga};
-use contracts::steps::{Quote, QuoteRefund, QuoteReservation, RefundQuote};
+use contracts::steps::{ExtendHold, HoldExtension, Quote, QuoteRefund, QuoteReservation, RefundQuote};
 use contracts::{PaymentId, Timestamp, UserId};
 use kit::Fault;
 use kit::http::Page;
@@ -15,6 +15,12 @@ use kit::sweep::{Cursor, Part};
 pub trait QuoteClient: Send + Sync {
     /// The quote.
     fn quote(&self, ask: &QuoteReservation) -> impl Future<Output = Result<Quote, Fault>> + Send;
+}
+
+/// Extends holds.
+pub trait HoldClient: Send + Sync {
+    /// Has a user's hold extended, once.
+    fn extend(&self, ask: &ExtendHold) -> impl Future<Output = Result<HoldExtension, Fault>> + Send;
 }
 
 /// Quotes whether a reservation can be refunded.

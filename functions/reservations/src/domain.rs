@@ -1,5 +1,7 @@
 //! Reservations and the pure decisions about them.
 
+pub mod extensions;
+
 use contracts::admission::{AdmissionPlan, QueueTokenClaims, Standing};
 use contracts::events::CancelReason;
 use contracts::seats::Section;
@@ -145,6 +147,8 @@ pub struct Reservation {
     /// When its seats become free after its end, if they are kept back and nobody has freed them yet: chosen with the
     /// hold for its end, and anew when they are given back otherwise.
     pub seats_free_at: Option<Timestamp>,
+    /// Whether its hold was extended.
+    pub is_extended: bool,
 }
 
 /// What is left to do about a reservation whose time is over.
@@ -509,6 +513,7 @@ pub fn decide_hold(
             releases: 0,
             failure: None,
             seats_free_at: None,
+            is_extended: false,
         },
         max_per_user: terms.max_per_user,
         visit,

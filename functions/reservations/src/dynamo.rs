@@ -5,7 +5,7 @@
 //! | terms | `SCHEDULE#<schedule>` | `TERMS` | `block_terms` (JSON of [`Terms`](crate::domain::Terms)), or `terms` where they cut sections into no blocks |
 //! | plan | `CONCERT#<concert>` | `ADMISSION` | `plan` (JSON), `version` |
 //! | seat | `SEATS#<schedule>#<section>#<block>` (of a date whose terms cut sections into no blocks `SEATS#<schedule>#<section>`) | `SEAT#<seat>` | `kind` = `seat`, `schedule_id`, `seat_id`, `status` (`held` \| `paying` \| `sold`), `reservation_id`, `user_id`, `hold_expires_at` (until when nobody else can have it, unless it is sold), `payment_id` |
-//! | reservation | `USER#<user>` | `RES#<reservation>` | `kind` = `reservation`, `status`, `reservation_id`, `user_id`, `schedule_id`, `concert_id`, `seats` (list), `total_price`, `queue_position`, `hold_expires_at`, `created_at`, `correlation_id`, `payment_id` (the payment that has it), `released` (set of the payments that gave it back), `failure` (why it was withdrawn); `seats_free_at` (until when its seats are kept back after its end, where they are); while held or keeping seats back `due_shard`, `due_at` (index `due`); while pending `waiting_shard`, `waiting_at` (index `waiting`) and `wish` (JSON of the request) |
+//! | reservation | `USER#<user>` | `RES#<reservation>` | `kind` = `reservation`, `status`, `reservation_id`, `user_id`, `schedule_id`, `concert_id`, `seats` (list), `total_price`, `queue_position`, `hold_expires_at`, `created_at`, `correlation_id`, `payment_id` (the payment that has it), `released` (set of the payments that gave it back), `failure` (why it was withdrawn); `seats_free_at` (until when its seats are kept back after its end, where they are), `extended_from` (when its hold would have ended, where that was extended); while held or keeping seats back `due_shard`, `due_at` (index `due`); while pending `waiting_shard`, `waiting_at` (index `waiting`) and `wish` (JSON of the request) |
 //! | entitlement | `USER#<user>` | `CONCERT#<concert>` | `n#<schedule>` (tickets held, being paid and paid), `w#<schedule>` (undecided requests), `u#<schedule>` (holds that ended unpaid), `c#<schedule>#<moment>` (set of the seats let go that the user cannot hold again until then), `visit_ends_at`, `spent#<position>` (when that place was spent) |
 //! | remembered answer | `USER#<user>` | `IDEM#<key>` | see [`kit::idempotency`] |
 //! | outbox row | `OUTBOX#<event>` | `OUTBOX` | see [`kit::outbox`] |
@@ -13,6 +13,7 @@
 //! A free seat has no item. One that is kept back has that of its last holder, `held`. Buyers of different seats never write
 //! the same item, and of seats in different blocks not even the same partition (see [`seats`]).
 
+mod extensions;
 mod holds;
 mod payments;
 mod requests;
@@ -322,6 +323,7 @@ pub fn reservation_of(item: &Item) -> Result<Reservation, Fault> {
         releases: item.get("released").and_then(|payments| payments.as_ss().ok()).map_or(0, Vec::len),
         failure: item.get("failure").and_then(|failure| failure.as_s().ok()).cloned(),
         seats_free_at: item.maybe_int("seats_free_at")?.map(Timestamp::from_millis),
+        is_extended: item.contains_key("extended_from"),
     })
 }
 

@@ -3,10 +3,12 @@
 use crate::domain::{Booking, MAX_PENDING, Refusal, Reservation, SeatList, SeatRequest, Status};
 use crate::ports::{
     EndReturn, EndVisit, FindReservation, FindTerms, KeepTerms, ListReservations, ListTaken, LoadSale, Origin,
-    RaiseAlert, ScheduleExpiry, SendRequest, WriteEnd, WriteHold, WritePayment, WritePending, WriteRefund,
+    RaiseAlert, ScheduleExpiry, SendRequest, WriteEnd, WriteExtension, WriteHold, WritePayment, WritePending,
+    WriteRefund,
 };
 use crate::usecases::cancel_reservation::{self, CancelError};
 use crate::usecases::expire_hold::{self, ExpireHold, WaitingHold};
+use crate::usecases::extend_hold;
 use crate::usecases::free_seats::{self, EndedReservation, FreeSeats};
 use crate::usecases::request_reservation::{self, Requested};
 use crate::usecases::reserve_seats::{self, KeyedAnswer, ReserveError, Reserved};
@@ -16,8 +18,8 @@ use crate::usecases::{roll_back_reservation, write_reservations};
 use contracts::events::EventBody;
 use contracts::saga::{Done, FailedPayment, PaymentSaga, RefundSaga, Release};
 use contracts::steps::{
-    self, Applied, ApplyAdmission, ListTakenSeats, OpenSchedule, Quote, QuoteRefund, QuoteReservation, RefundQuote,
-    TakenSeats,
+    self, Applied, ApplyAdmission, ExtendHold, HoldExtension, ListTakenSeats, OpenSchedule, Quote, QuoteRefund,
+    QuoteReservation, RefundQuote, TakenSeats,
 };
 use contracts::{PaymentId, ReservationId, ScheduleId, SeatId, Timestamp, Won};
 use kit::auth::{QueueTokens, UserTokens, invalid_queue_token, outlived};
@@ -34,6 +36,15 @@ pub struct Deps<S> {
     /// The store of reservations.
     pub store: S,
     pub users: UserTokens,
+}
+
+/// Dependencies of `extend-hold`.
+#[derive(Debug)]
+pub struct ExtendDeps<S> {
+    /// The store of reservations.
+    pub store: S,
+    /// By how much a hold is extended, in seconds; 0 extends none.
+    pub extension_seconds: u32,
 }
 
 /// Dependencies of `reserve-seats`.
@@ -189,6 +200,14 @@ pub async fn quote_refund(
     Ok(quote_refund::quote_refund(store, &call.input, call.now).await?)
 }
 
+/// Step: a hold whose user buys points for it is extended, once.
+pub async fn extend_hold(
+    deps: &ExtendDeps<impl FindReservation + WriteExtension>,
+    call: StepCall<ExtendHold>,
+) -> Result<HoldExtension, StepError> {
+    Ok(extend_hold::extend_hold(&deps.store, &call.input, deps.extension_seconds, call.now).await?)
+}
+
 /// Step: the seats of a section that are not free, as they are sold.
 pub async fn list_taken_seats(store: &impl ListTaken, call: StepCall<ListTakenSeats>) -> Result<TakenSeats, StepError> {
     Ok(store.taken_seats(&call.input.schedule_id, &call.input.section).await?)
@@ -225,14 +244,14 @@ pub async fn apply_admissions(store: &impl KeepTerms, message: Message) -> Resul
     store.keep_plan(&changed.concert_id, &changed.plan).await
 }
 
-/// Consumes `reservation.held`, delayed until the hold is over.
+/// Consumes `reservation.held` and `reservation.extended`, delayed until the hold is over.
 pub async fn expire_hold<S: WriteEnd, Q: ScheduleExpiry>(
     deps: &ExpireHold<S, Q>,
     message: Message,
 ) -> Result<(), Fault> {
     let event = message.event()?;
-    let EventBody::ReservationHeld(held) = event.body else {
-        return Err(Fault::broken("expiring a hold", "the message is no reservation.held"));
+    let (EventBody::ReservationHeld(held) | EventBody::ReservationExtended(held)) = event.body else {
+        return Err(Fault::broken("expiring a hold", "the message is neither reservation.held nor .extended"));
     };
     // As the event states it; the conditions of the write check whether that still holds.
     let booking = Booking {

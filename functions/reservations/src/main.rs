@@ -6,7 +6,7 @@ use kit::{Boot, MainResult};
 use reservations::clients::{ExpiryQueue, RequestQueue};
 use reservations::domain::{ReturnDelay, UnpaidRule};
 use reservations::dynamo::Reservations;
-use reservations::handlers::{self, Deps, ReserveDeps};
+use reservations::handlers::{self, Deps, ExtendDeps, ReserveDeps};
 use reservations::usecases::expire_hold::ExpireHold;
 use reservations::usecases::free_seats::FreeSeats;
 use reservations::usecases::sweep_holds::sweep_holds;
@@ -39,6 +39,10 @@ async fn main() -> MainResult {
         "end-visit" => boot.step(store, handlers::end_visit).await,
         "quote-reservation" => boot.step(store, handlers::quote_reservation).await,
         "quote-refund" => boot.step(store, handlers::quote_refund).await,
+        "extend-hold" => {
+            let extension_seconds = boot.setting_or("HOLD_EXTENSION_SECONDS", 0)?;
+            boot.step(ExtendDeps { store, extension_seconds }, handlers::extend_hold).await
+        }
         "list-taken-seats" => boot.step(store, handlers::list_taken_seats).await,
         // Steps of the payment saga
         "begin-payment" => boot.step(store, handlers::begin_payment).await,
@@ -52,7 +56,7 @@ async fn main() -> MainResult {
         "roll-back-reservation" => boot.queue(store, handlers::roll_back_reservation).await,
         // admission.changed, by queue
         "apply-admissions" => boot.queue(store, handlers::apply_admissions).await,
-        // reservation.held, by queue
+        // reservation.held, reservation.extended, by queue
         "expire-hold" => {
             let queue = ExpiryQueue::new(boot.sqs(), boot.setting("QUEUE")?);
             boot.queue(ExpireHold { store, queue }, handlers::expire_hold).await

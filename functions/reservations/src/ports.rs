@@ -1,5 +1,6 @@
 //! The ports of reservations, one narrow trait per capability.
 
+use crate::domain::extensions::Extension;
 use crate::domain::{Booking, EndHold, Hold, Refusal, Reservation, SeatRequest, Terms, Visits};
 use contracts::admission::AdmissionPlan;
 use contracts::events::{CancelReason, FaultDetected};
@@ -182,6 +183,28 @@ pub trait WriteEnd: Send + Sync {
         end: EndHold,
         now: Timestamp,
     ) -> impl Future<Output = Result<bool, Fault>> + Send;
+}
+
+/// The outcome of extending a hold.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ExtensionWritten {
+    /// It is extended.
+    Extended,
+    /// It is no running hold, or it was extended before: nothing was written, decide again.
+    Changed,
+    /// Another user took one of its seats, because by their clock it was over: nothing was written.
+    SeatsLost,
+}
+
+/// Extends holds.
+pub trait WriteExtension: Send + Sync {
+    /// Moves the end of a running hold, once: reservation, its seats and the event, all or nothing.
+    fn write_extension(
+        &self,
+        reservation: &Reservation,
+        extension: &Extension,
+        now: Timestamp,
+    ) -> impl Future<Output = Result<ExtensionWritten, Fault>> + Send;
 }
 
 /// Frees seats that were kept back.

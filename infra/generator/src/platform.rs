@@ -80,7 +80,16 @@ fn sale() -> Vec<Widget> {
             at: [0, 0, 12, 6],
             title: "The sale".to_owned(),
             stat: "Sum",
-            metrics: ours(&["Joined", "Admitted", "Held", "Sold", "Charged", "OrdersPlaced", "OrdersCompleted"]),
+            metrics: ours(&[
+                "Joined",
+                "Admitted",
+                "Held",
+                "Extended",
+                "Sold",
+                "Charged",
+                "OrdersPlaced",
+                "OrdersCompleted",
+            ]),
         },
         Widget {
             at: [12, 0, 6, 6],

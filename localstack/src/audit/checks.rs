@@ -18,6 +18,8 @@ mod orders;
 const CLOCKS_APART_MILLIS: i64 = 2_000;
 /// After how long the client of an asynchronous request no longer waits for it (`sweep-reservations`).
 const DECIDED_WITHIN: Duration = Duration::from_secs(600);
+/// The most by which a hold may be extended, in milliseconds: the bound of `HoldExtensionSeconds`.
+const LONGEST_EXTENSION_MILLIS: i64 = 1_800_000;
 /// What must never break. The names are those of tests/README.md.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Invariant {
@@ -286,6 +288,15 @@ impl<'a> Audit<'a> {
         }
     }
 
+    /// I9: a hold that was extended was so by no more than any may be.
+    fn extended(&mut self, who: &str, reservation: &Reservation) {
+        let Some(from) = reservation.extended_from else { return };
+        let until = reservation.hold_expires_at;
+        if until <= from || until.millis_since(from) > LONGEST_EXTENSION_MILLIS {
+            self.found(Invariant::I9, format!("{who} was extended from {from} to {until}"));
+        }
+    }
+
     /// I1, I2, I4, I6, I7, I8, I9: a reservation.
     fn reservation(&mut self, id: &ReservationId, reservation: &Reservation) {
         let who = format!("reservation {id} of {}", reservation.user);
@@ -316,6 +327,7 @@ impl<'a> Audit<'a> {
         }
         self.price(&who, reservation);
         self.kept_back(&who, reservation);
+        self.extended(&who, reservation);
         match reservation.status {
             ReservationStatus::Held => {
                 if self.late(reservation.hold_expires_at, self.tolerances.overdue) {

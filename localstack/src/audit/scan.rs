@@ -392,6 +392,7 @@ fn reservation_item(item: &Item, user: &str, id: &str, snapshot: &mut Snapshot) 
         payment: maybe_payment(item)?,
         due_at: if item.contains_key("due_shard") { maybe_moment(item, "due_at")? } else { None },
         seats_free_at: maybe_moment(item, "seats_free_at")?,
+        extended_from: maybe_moment(item, "extended_from")?,
         in_waiting_index: item.contains_key("waiting_shard") && item.contains_key("waiting_at"),
         withdrawn: item.contains_key("failure"),
     };

@@ -139,6 +139,8 @@ pub struct Reservation {
     pub due_at: Option<Timestamp>,
     /// Until when its seats are kept back after its end, if they are.
     pub seats_free_at: Option<Timestamp>,
+    /// When its hold would have ended, if that was extended.
+    pub extended_from: Option<Timestamp>,
     /// Whether the sweep of pending requests finds it.
     pub in_waiting_index: bool,
     /// Whether it ended before it was decided.

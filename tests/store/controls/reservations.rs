@@ -3,12 +3,13 @@
 use super::{controls, put, remove};
 use crate::audit::violations;
 use crate::bench::{Bench, hold};
+use ::reservations::domain::extensions::Extension;
 use ::reservations::domain::{EndHold, MAX_PENDING, Reservation, SeatRequest, Status, UnpaidRule};
 use ::reservations::handlers::begin_payment;
 use ::reservations::handlers::release_reservation;
 use ::reservations::ports::{
-    EndReturn, EndVisit, FindReservation, FindWaiting, KeepTerms, LoadSale, WriteEnd, WritePayment, WritePending,
-    WriteRefund,
+    EndReturn, EndVisit, FindReservation, FindWaiting, KeepTerms, LoadSale, WriteEnd, WriteExtension, WritePayment,
+    WritePending, WriteRefund,
 };
 use ::reservations::usecases::write_reservations::write_reservations;
 use contracts::Timestamp;
@@ -63,7 +64,15 @@ fn pending_reservation(request: &SeatRequest) -> Reservation {
         releases: 0,
         failure: None,
         seats_free_at: None,
+        is_extended: false,
     }
+}
+
+/// Asks for a hold to end a minute later.
+async fn extended(bench: &Bench, held: &Reservation, now: Timestamp) {
+    let until = held.hold_expires_at.plus_seconds(60);
+    let extension = Extension { from: held.hold_expires_at, until, seats_free_at: None };
+    bench.reservations.write_extension(held, &extension, now).await.unwrap();
 }
 
 fn refund_of(reservation: &Reservation) -> RefundSaga {
@@ -402,11 +411,37 @@ controls! {
     }
 
     a_payment_frees_nothing_that_another_one_is_paying: "reservations/back_to_nobody"
-    guards "#status = :paying AND payment_id = :payment", |bench| {
+    guards "#status = :paying AND payment_id = :payment AND hold_expires_at = :ends_at", |bench| {
         let held = bench.reserve(place("alice", 1, NOW), &["A-1-1"], "r1", NOW).await.unwrap();
         bench.begin(&saga(&held, "p1"), NOW).await;
         bench.reservations.release(&refused(saga(&held, "p2")), hold_end()).await.unwrap();
         bench.status(&held).await != "paying"
+    }
+
+    a_payment_that_fails_leaves_a_hold_that_was_extended_meanwhile: "reservations/back_to_nobody"
+    guards "#status = :paying AND payment_id = :payment AND hold_expires_at = :ends_at", |bench| {
+        let held = bench.reserve(place("alice", 1, NOW), &["A-1-1"], "r1", NOW).await.unwrap();
+        extended(bench, &held, NOW).await;
+        bench.begin(&saga(&held, "p1"), NOW).await;
+        bench.reservations.release(&refused(saga(&held, "p1")), hold_end()).await.unwrap();
+        bench.status(&held).await != "held"
+    }
+
+    a_hold_is_extended_once: "reservations/hold_extended"
+    guards "#status = :held AND hold_expires_at > :now AND attribute_not_exists(extended_from)", |bench| {
+        let held = bench.reserve(place("alice", 1, NOW), &["A-1-1"], "r1", NOW).await.unwrap();
+        extended(bench, &held, NOW).await;
+        extended(bench, &Reservation { hold_expires_at: hold_end().plus_seconds(60), ..held }, NOW).await;
+        let row = bench.engine.item("reservations", "USER#alice", "RES#r1").await.unwrap();
+        row.moment("hold_expires_at").unwrap() != hold_end().plus_seconds(60)
+    }
+
+    a_seat_that_somebody_has_by_now_is_not_extended: "reservations/seat_extended"
+    guards "reservation_id = :reservation AND #status = :held", |bench| {
+        let held = bench.reserve(place("alice", 1, NOW), &["A-1-1"], "r1", NOW).await.unwrap();
+        bench.reserve(place("bob", 2, NOW), &["A-1-1"], "r2", hold_end()).await.unwrap();
+        extended(bench, &held, hold_end().plus_millis(-1)).await;
+        is_unsound(bench, hold_end()).await
     }
 
     a_release_frees_no_seat_of_somebody_else: "reservations/back_to_nobody"

@@ -64,6 +64,17 @@ impl Intent {
     pub fn new(user: UserId, order_id: String, amount: ChargeAmount, now: Timestamp) -> Self {
         Self { user, order_id, amount: amount.won(), expires_at: now.plus_millis(INTENT_MILLIS) }
     }
+
+    /// Whether points may still come of it at `now`; `charged` is what became of its charge, if one was begun. A charge
+    /// that was refused may be begun again.
+    pub fn is_open(&self, charged: Option<&ChargeState>, now: Timestamp) -> bool {
+        match charged {
+            None | Some(ChargeState::Refused(_)) => now < self.expires_at,
+            // Once it was begun, it goes on without its intent.
+            Some(ChargeState::Pending | ChargeState::Confirmed) => true,
+            Some(ChargeState::Credited(_) | ChargeState::Cancelling(_) | ChargeState::Cancelled(_)) => false,
+        }
+    }
 }
 
 /// The state of a charge.
@@ -342,6 +353,26 @@ mod tests {
             }
             let refused = charge().after_no(declined(), found.as_ref(), ASKED).unwrap();
             assert_eq!(refused, ChargeState::Refused("reject_card_payment".into()));
+        }
+    }
+
+    #[test]
+    fn an_intent_is_open_while_points_may_come_of_it() {
+        let (alice, amount) = (UserId::parse("alice").unwrap(), ChargeAmount::new(500).unwrap());
+        let intent = Intent::new(alice, "order-1".into(), amount, Timestamp::from_millis(0));
+        let last = intent.expires_at.plus_millis(-1);
+        let reason = || "reject_card_payment".to_owned();
+        assert!(intent.is_open(None, last) && !intent.is_open(None, intent.expires_at));
+        assert!(intent.is_open(Some(&ChargeState::Refused(reason())), last));
+        assert!(!intent.is_open(Some(&ChargeState::Refused(reason())), intent.expires_at));
+        for begun in [ChargeState::Pending, ChargeState::Confirmed] {
+            assert!(intent.is_open(Some(&begun), intent.expires_at), "{begun:?}");
+        }
+        let credited = CreditedCharge { entry_id: "c1".into(), balance: Won::ZERO };
+        let over =
+            [ChargeState::Credited(credited), ChargeState::Cancelling(reason()), ChargeState::Cancelled(reason())];
+        for over in over {
+            assert!(!intent.is_open(Some(&over), last), "{over:?}");
         }
     }
 

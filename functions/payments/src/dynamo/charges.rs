@@ -15,7 +15,9 @@ use crate::domain::charges::{
     MAX_ATTEMPTS,
 };
 use crate::domain::wait_after_recovery;
-use crate::ports::charges::{FindStuckCharges, MoveCharge, OpenIntent, OpenedIntent, RecordCharge, RecordedCharge};
+use crate::ports::charges::{
+    FindIntent, FindStuckCharges, FoundIntent, MoveCharge, OpenIntent, OpenedIntent, RecordCharge, RecordedCharge,
+};
 use aws_sdk_dynamodb::operation::update_item::UpdateItemError;
 use aws_sdk_dynamodb::types::builders::{PutBuilder, UpdateBuilder};
 use aws_sdk_dynamodb::types::{AttributeValue, Put, ReturnValuesOnConditionCheckFailure, TransactWriteItem, Update};
@@ -259,6 +261,20 @@ impl Charges {
             }
             Err(error) => Err(classify("opening a charge intent", error)),
         }
+    }
+}
+
+impl FindIntent for Charges {
+    async fn last_intent(&self, user: &UserId) -> Result<Option<FoundIntent>, Fault> {
+        const DOING: &str = "reading a charge intent";
+        let Some(item) = self.table.read(DOING, user_pk(user), s(INTENT)).await? else { return Ok(None) };
+        let intent = intent_of(&item, user)?;
+        let charged = match item.contains_key("charge_id") {
+            true => self.table.read(DOING, user_pk(user), charge_sk(&intent.order_id)).await?,
+            false => None,
+        };
+        let charged = charged.as_ref().map(charge_of).transpose()?.map(|charge| charge.state);
+        Ok(Some(FoundIntent { intent, charged }))
     }
 }
 

@@ -1,8 +1,8 @@
 //! What charges need from other components, one narrow trait per capability.
 
 use crate::domain::charges::{Charge, ChargeState, Declined, Intent, ProviderPayment};
-use contracts::Timestamp;
 use contracts::steps::{ChargeCredit, CreditCharge};
+use contracts::{Timestamp, UserId};
 use kit::Fault;
 use kit::sweep::{Cursor, Part};
 
@@ -50,6 +50,20 @@ pub trait OpenIntent: Send + Sync {
     /// Opens an intent in place of the user's last one, unless that one is of the same amount, was not charged and can
     /// be for long enough: so a user has one, and who asks again gets the same.
     fn open_intent(&self, intent: &Intent, now: Timestamp) -> impl Future<Output = Result<OpenedIntent, Fault>> + Send;
+}
+
+/// A user's last intent, and what became of the charge that was begun under it, if one was.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct FoundIntent {
+    pub intent: Intent,
+    /// The state of its charge.
+    pub charged: Option<ChargeState>,
+}
+
+/// Reads charge intents.
+pub trait FindIntent: Send + Sync {
+    /// The user's last one.
+    fn last_intent(&self, user: &UserId) -> impl Future<Output = Result<Option<FoundIntent>, Fault>> + Send;
 }
 
 /// The result of recording a charge.

@@ -7,5 +7,6 @@ pub mod fail_payment;
 pub mod pay_charge;
 pub mod recover_charges;
 pub mod recover_payments;
+pub mod request_extension;
 pub mod start_payment;
 pub mod start_refund;

@@ -261,11 +261,13 @@ impl WritePayment for Reservations {
         const DOING: &str = "releasing a reservation";
         let saga = &failed.saga;
         let date = self.seats_of(&saga.schedule_id).await?;
+        // As it was quoted. The hold may have been extended since.
+        let mut ends_at = saga.hold_expires_at;
         for _ in 0..ROUNDS {
             let mut transaction = self.table.transaction(DOING);
-            let reservation = match after_release(saga.hold_expires_at, now) {
+            let reservation = match after_release(ends_at, now) {
                 Status::Held => self.back_to_held(&mut transaction, &date, saga)?,
-                _ => self.back_to_nobody(&mut transaction, &date, failed, now)?,
+                _ => self.back_to_nobody(&mut transaction, &date, failed, ends_at, now)?,
             };
             let Err(cancelled) = transaction.commit().await? else { return Ok(Transition::Made) };
             if !cancelled.failed(reservation) {
@@ -274,9 +276,14 @@ impl WritePayment for Reservations {
             let Some(found) = cancelled.found(reservation) else { return Ok(Transition::Already) };
             let found = reservation_of(found)?;
             // Paid back since, it was paid all the same.
+            let ours = found.payment.as_ref() == Some(&saga.payment_id);
             let is_sold = matches!(found.status, Status::Paid | Status::Refunded);
-            if is_sold && found.payment.as_ref() == Some(&saga.payment_id) {
+            if is_sold && ours {
                 return Ok(Transition::Impossible(Obstacle::NotThisPayment));
+            }
+            if ours && found.hold_expires_at != ends_at {
+                ends_at = found.hold_expires_at;
+                continue;
             }
             if self.close_to(saga).await? {
                 return Ok(Transition::Already);
@@ -316,10 +323,11 @@ impl Reservations {
         transaction: &mut Transaction<'_>,
         date: &DateSeats,
         failed: &FailedPayment,
+        ends_at: Timestamp,
         now: Timestamp,
     ) -> Result<Slot, Fault> {
         let saga = &failed.saga;
-        let booking = booking_of(saga);
+        let booking = Booking { hold_expires_at: ends_at, ..booking_of(saga) };
         // Whoever pays in vain when the hold ends would know this moment, too.
         let free_at = self.free_at(&booking.id, now);
         let reservation = transaction.add_identity(keeping(
@@ -332,7 +340,8 @@ impl Reservations {
                         format!("SET #status = :expired, {KEEPS_SEATS} REMOVE payment_id ADD released :payments")
                     }
                 })
-                .condition_expression("#status = :paying AND payment_id = :payment")
+                .condition_expression("#status = :paying AND payment_id = :payment AND hold_expires_at = :ends_at")
+                .expression_attribute_values(":ends_at", at(ends_at))
                 .expression_attribute_values(":expired", s(Status::Expired.as_str()))
                 .expression_attribute_values(":paying", s(Status::Paying.as_str()))
                 .expression_attribute_values(":payment", s(&saga.payment_id))

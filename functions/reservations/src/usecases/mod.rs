@@ -4,6 +4,7 @@ pub mod begin_payment;
 pub mod cancel_reservation;
 pub mod confirm_reservation;
 pub mod expire_hold;
+pub mod extend_hold;
 pub mod free_seats;
 pub mod quote_refund;
 pub mod quote_reservation;

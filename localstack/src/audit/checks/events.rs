@@ -138,7 +138,8 @@ impl Audit<'_> {
                 ReservationStatus::Rejected => &["rejected"],
                 ReservationStatus::Pending | ReservationStatus::Held | ReservationStatus::Paying => &[],
             };
-            let happened = was_held.then_some(&"held").into_iter().chain(happened);
+            let extended = reservation.extended_from.map(|_| &"extended");
+            let happened = was_held.then_some(&"held").into_iter().chain(extended).chain(happened);
             expected.extend(happened.map(|what| format!("{id}.reservation.{what}")));
         }
         for (id, payment) in self.snapshot.payments.iter().filter(|(_, found)| recent(found.created_at)) {

@@ -193,6 +193,7 @@ fn add(snapshot: &mut Snapshot, buyer: &Buyer) {
             payment: has.clone(),
             due_at: (status == ReservationStatus::Held).then_some(hold_expires_at),
             seats_free_at: None,
+            extended_from: None,
             in_waiting_index: status == ReservationStatus::Pending,
             withdrawn: status == ReservationStatus::Rejected,
         },
@@ -738,6 +739,25 @@ fn i5_what_a_failed_payment_leaves_behind_is_found() {
     });
     breaks(Invariant::I5, "still has seat A-2-2", |snapshot| taken(snapshot, "A-2-2").payment = Some(pay("frank")));
     breaks(Invariant::I5, "place 4 is used by it", |snapshot| line(snapshot).used.insert((4, Some(pay("dave")))));
+}
+
+#[test]
+fn i6_i9_a_hold_that_was_extended_too_far_or_without_its_event_is_found() {
+    let extended = |snapshot: &mut Snapshot, by: i64| {
+        let from = reservation(snapshot, "bob").hold_expires_at.plus_seconds(-by);
+        reservation(snapshot, "bob").extended_from = Some(from);
+        happened(snapshot, "r-bob.reservation.extended".to_owned());
+    };
+    let mut snapshot = sane();
+    extended(&mut snapshot, 1_800);
+    assert_eq!(check(&snapshot, &Tolerances::default()), []);
+    for by in [0, -1, 1_801] {
+        breaks(Invariant::I9, "was extended from", |snapshot| extended(snapshot, by));
+    }
+    breaks(Invariant::I6, "there is no event r-bob.reservation.extended", |snapshot| {
+        extended(snapshot, 300);
+        snapshot.outbox.remove("r-bob.reservation.extended");
+    });
 }
 
 #[test]
