@@ -79,6 +79,27 @@ fn a_hold_that_runs_out_is_sold_again_at_once_and_written_off_soon() {
 }
 
 #[test]
+fn a_hold_is_extended_only_for_its_own_user_who_buys_points() {
+    on_cloud(async |cloud| {
+        let sale = cloud.sale(Terms::default()).await;
+        let (alice, bob) = (cloud.user("alice"), cloud.user("bob"));
+        let reservation = alice.hold(&sale, &["A-1-1"]).await;
+        let path = format!("/reservations/{reservation}/extension");
+        // Nobody pays for points on this stage, so nobody has an intent.
+        let refused = alice.send("POST", &path, &[], None).await;
+        assert_eq!((refused.status.as_u16(), code(&refused).as_str()), (409, "charge_intent_not_open"));
+        let others = bob.post(&path, &json!({})).await;
+        assert_eq!((others.status.as_u16(), code(&others).as_str()), (404, "not_found"));
+        let unknown = alice.post(&path, &json!({"seconds": 9_999})).await;
+        assert_eq!((unknown.status.as_u16(), code(&unknown).as_str()), (400, "invalid_request"));
+        assert_eq!(cloud.nobody().send("POST", &path, &[], None).await.status, 401);
+        assert_eq!(alice.delete(&format!("/reservations/{reservation}")).await.status, 204);
+        let ended = alice.post(&path, &json!({})).await;
+        assert_eq!((ended.status.as_u16(), code(&ended).as_str()), (409, "hold_not_extendable"));
+    });
+}
+
+#[test]
 fn a_hold_nobody_looks_at_frees_its_seats_by_itself() {
     on_cloud(async |cloud| {
         let sale = cloud.sale(Terms { hold_seconds: 1, ..Terms::default() }).await;

@@ -1,11 +1,11 @@
 //! Points that are paid for: the money at the provider and the points in the balance, both or neither (R14).
 
-use crate::{alone, behave, shared};
+use crate::{alone, arrived, behave, shared};
 use aws_sdk_dynamodb::types::AttributeValue;
 use local::http::Answer;
 use local::sink::{Behaviour, Delivery, Target};
 use serde_json::{Value, json};
-use tests::cloud::{Cloud, User, code, unique};
+use tests::cloud::{Cloud, Terms, User, code, text, unique};
 
 /// A payment that its payer has completed in the provider's own pages.
 struct Payment {
@@ -85,6 +85,34 @@ fn what_nobody_has_paid_is_not_charged() {
         }
         assert_eq!(user.balance().await, 0);
         assert_eq!(payment.effects(cloud, "/confirm").await, 0);
+    });
+}
+
+#[test]
+fn who_buys_points_for_a_hold_gets_more_time_once_and_pays_with_them() {
+    shared(async |cloud| {
+        let sale = cloud.sale(Terms::default()).await;
+        let user = cloud.user("user");
+        let reservation = user.hold(&sale, &["A-1-1"]).await;
+        let path = format!("/reservations/{reservation}");
+        let ends = async || user.get(&path).await.json()["hold_expires_at"].as_str().unwrap().to_owned();
+        let end = |text: &str| contracts::Timestamp::parse_rfc3339(text).unwrap();
+        let before = ends().await;
+        let extend = async || user.send("POST", &format!("{path}/extension"), &[], None).await;
+        let refused = extend().await;
+        assert_eq!((refused.status.as_u16(), code(&refused).as_str()), (409, "charge_intent_not_open"));
+        let payment = Payment::of(cloud, &user, 5_000).await;
+        let extended = extend().await;
+        assert_eq!(extended.status, 200, "{}", extended.text());
+        assert_eq!(extended.json()["hold_expires_at"], ends().await);
+        assert_eq!(end(&ends().await).millis_since(end(&before)), 300_000);
+        assert_eq!(charge(&user, &payment.order, &payment.body()).await.status, 201);
+        // The points are there: the same answer again.
+        assert_eq!(extend().await.json(), extended.json());
+        arrived(cloud, Target::DataPlatform, &format!("{reservation}.reservation.extended")).await;
+        let paid = user.pay(&reservation, "pay").await;
+        let end = user.final_payment(&text(&paid.json(), "payment_id")).await;
+        assert_eq!(end["status"], "completed", "{end}");
     });
 }
 
