@@ -83,6 +83,22 @@ async fn any_two_late_calls_leave_a_reservation_that_is_paid_for_twice_wholly_pa
     walk(&mut explorer, Walk { wishes, mishaps: &[Mishap::Late], at_most: 2 }).await;
 }
 
+/// Everything may happen to a hold that is extended. A payment that was quoted before may fail after.
+const EXTENDED: Walk =
+    Walk { wishes: &[Wish::Cancel, Wish::TakeOver, Wish::Time, Wish::Extend], mishaps: &[], at_most: 0 };
+
+#[tokio::test]
+async fn a_hold_that_is_extended_at_any_moment_runs_to_one_end_whatever_happens_once() {
+    let mut explorer = Explorer::new(0).await;
+    let calm = walk(&mut explorer, EXTENDED).await;
+    for mishap in &[Mishap::Unanswered, Mishap::Late, Mishap::Crossed] {
+        let seen = walk(&mut explorer, Walk { mishaps: slice::from_ref(mishap), at_most: 1, ..EXTENDED }).await;
+        assert!(seen.ends.is_superset(&calm.ends), "{mishap:?}");
+        let is_struck = seen.struck.contains(&(*mishap, "extend-hold".to_owned()));
+        assert!(is_struck, "{mishap:?} spared the extension");
+    }
+}
+
 /// What the conditions prevent happens without them, and the walk sees it.
 #[tokio::test]
 async fn a_sale_without_one_of_its_guards_is_found_out() {

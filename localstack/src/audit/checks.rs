@@ -288,8 +288,12 @@ impl<'a> Audit<'a> {
         }
     }
 
-    /// I9: a hold that was extended was so by no more than any may be.
-    fn extended(&mut self, who: &str, reservation: &Reservation) {
+    /// I9: a hold runs until its end, which was extended by no more than any may be.
+    fn held_until(&mut self, who: &str, reservation: &Reservation) {
+        let left = reservation.hold_expires_at.millis_since(self.snapshot.now);
+        if reservation.status == ReservationStatus::Expired && left > CLOCKS_APART_MILLIS {
+            self.found(Invariant::I9, format!("{who} is expired before its end at {}", reservation.hold_expires_at));
+        }
         let Some(from) = reservation.extended_from else { return };
         let until = reservation.hold_expires_at;
         if until <= from || until.millis_since(from) > LONGEST_EXTENSION_MILLIS {
@@ -327,7 +331,7 @@ impl<'a> Audit<'a> {
         }
         self.price(&who, reservation);
         self.kept_back(&who, reservation);
-        self.extended(&who, reservation);
+        self.held_until(&who, reservation);
         match reservation.status {
             ReservationStatus::Held => {
                 if self.late(reservation.hold_expires_at, self.tolerances.overdue) {

@@ -5,7 +5,7 @@ use super::world::{Call, Outcome, Part, RESERVATION, Start, World, alice};
 use crate::graph::{self, Maze, Numbered, Size};
 use crate::stage::{Kept, Rows, Trouble};
 use contracts::saga::error_name;
-use contracts::steps::{Quote, QuoteRefund, QuoteReservation, RefundQuote};
+use contracts::steps::{ExtendHold, HoldExtension, Quote, QuoteRefund, QuoteReservation, RefundQuote};
 use contracts::{PaymentId, Timestamp};
 use serde_json::{Value, json};
 use std::collections::{BTreeSet, HashMap};
@@ -52,6 +52,8 @@ pub enum Wish {
     Refund,
     /// The hold's end passes.
     Time,
+    /// The user buys points and wants more time; later the hold's new end passes, too.
+    Extend,
 }
 
 /// What is walked.
@@ -108,17 +110,21 @@ enum Token {
     Expire,
     Sweep,
     Time,
+    Extend,
+    /// The message about the later end.
+    ExpireExtended,
+    LaterTime,
 }
 
 impl Token {
     /// Whether it happens in any case.
     const fn must_happen(&self) -> bool {
-        matches!(self, Self::Step { .. } | Self::Recover { .. } | Self::Expire | Self::Sweep)
+        matches!(self, Self::Step { .. } | Self::Recover { .. } | Self::Expire | Self::ExpireExtended | Self::Sweep)
     }
 
     /// Whether its caller may go on while it hangs. Of the others this says nothing new: they wait as well, or read.
     const fn can_hang(&self) -> bool {
-        matches!(self, Self::Step { .. } | Self::Cancel | Self::TakeOver { .. } | Self::Expire)
+        matches!(self, Self::Step { .. } | Self::Cancel | Self::TakeOver { .. } | Self::Expire | Self::Extend)
     }
 }
 
@@ -328,8 +334,13 @@ impl Explorer {
             Token::Cancel => vec![call("cancel-reservation", own())],
             Token::TakeOver { reservation } => vec![call("reserve-seats", json!(reservation).to_string())],
             Token::Expire => vec![call("expire-hold", self.world.held.clone())],
+            Token::ExpireExtended => vec![call("expire-hold", self.world.extended.clone())],
+            Token::Extend => {
+                let ask = ExtendHold { user_id: alice(), reservation_id: reservation_id(), is_topping_up: true };
+                vec![call("extend-hold", json!(ask).to_string())]
+            }
             Token::Sweep => vec![call("sweep-holds", "null".to_owned())],
-            Token::Time | Token::Recover { .. } => Vec::new(),
+            Token::Time | Token::LaterTime | Token::Recover { .. } => Vec::new(),
         };
         let called = Rc::new(calls.into_iter().map(|call| self.calls.of(call)).collect::<Vec<u32>>());
         self.called.insert((token, now), Rc::clone(&called));
@@ -384,6 +395,11 @@ impl Explorer {
                 RefundQuote::Refundable => vec![vec![Token::StartRefund { payment: payment.clone(), now }]],
                 RefundQuote::NotRefundable | RefundQuote::TooLate { .. } => vec![vec![token.clone()]],
             },
+            // It is being paid: it may be a hold again.
+            (Token::Extend, Ok(answer)) => match serde_json::from_str(answer).unwrap() {
+                HoldExtension::Extended { .. } => vec![Vec::new()],
+                _ => vec![vec![token.clone()]],
+            },
             // The client gives up: what was recorded, the recovery brings to an end.
             (Token::Start { .. } | Token::StartRefund { .. }, Err(_)) => vec![Vec::new()],
             (_, Ok(_)) | (Token::Late(_) | Token::Sweep, Err(_)) => vec![Vec::new()],
@@ -415,6 +431,10 @@ impl Explorer {
             }
             Token::Refund { payment } => self.picture(state, Part::Payments).completed.contains(payment),
             Token::Expire => state.now >= self.world.over,
+            Token::ExpireExtended => {
+                state.now >= self.world.over_at_last() && self.picture(state, Part::Seats).is_extended
+            }
+            Token::LaterTime => state.now == self.world.over,
             _ => true,
         });
         if self.picture(state, Part::Seats).due.is_some_and(|due| due <= state.now) {
@@ -442,8 +462,8 @@ impl Explorer {
         for token in self.enabled(state) {
             let rest = without(&state.waiting, token);
             match &*self.token(token) {
-                Token::Time => {
-                    let over = self.world.over;
+                passes @ (Token::Time | Token::LaterTime) => {
+                    let over = if *passes == Token::Time { self.world.over } else { self.world.over_at_last() };
                     next.push((token, false, State { now: over, waiting: rest.clone(), ..state.clone() }));
                 }
                 Token::Recover { payment, is_refund, data } => {
@@ -569,6 +589,7 @@ impl Explorer {
                 Wish::TakeOver => vec![Token::TakeOver { reservation: "r2".to_owned() }],
                 Wish::Refund => ["p1", "p2"].map(|id| Token::Refund { payment: payment(id) }).into(),
                 Wish::Time => vec![Token::Time, Token::Expire],
+                Wish::Extend => vec![Token::Extend, Token::LaterTime, Token::ExpireExtended],
             };
             root.waiting.extend(tokens.into_iter().map(|token| self.tokens.of(token)));
         }

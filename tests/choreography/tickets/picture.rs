@@ -30,6 +30,8 @@ pub struct Picture {
     snapshot: Snapshot,
     /// When the sweep finds the first hold.
     pub due: Option<Timestamp>,
+    /// Whether a hold was extended.
+    pub is_extended: bool,
     /// The payments that are completed.
     pub completed: BTreeSet<String>,
     /// The payments whose saga is open, whether it is a refund, and its input.
@@ -51,6 +53,7 @@ impl Picture {
         Self {
             open: open.collect(),
             completed: completed.map(|(id, _)| id.to_string()).collect(),
+            is_extended: snapshot.reservations.values().any(|found| found.extended_from.is_some()),
             due: snapshot.reservations.values().filter_map(|found| found.due_at).min(),
             snapshot,
         }

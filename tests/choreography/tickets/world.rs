@@ -1,7 +1,7 @@
 //! A sale's functions, each called on rows of its context's table under a fault.
 
 use crate::stage::{Rows, Stage, Trouble};
-use contracts::events::Event;
+use contracts::events::{Event, EventBody};
 use contracts::saga::error_name;
 use contracts::steps::{Quote, QuoteRefund, QuoteReservation, RefundQuote};
 use contracts::{PaymentId, ReservationId, Timestamp, UserId};
@@ -16,7 +16,7 @@ use payments::usecases::start_refund::{RefundError, StartRefund, start_refund};
 use points::domain::{EntryKey, Kind, Movement};
 use points::ports::PostEntry;
 use reservations::domain::SeatRequest;
-use reservations::handlers::{expire_hold, quote_refund, quote_reservation};
+use reservations::handlers::{ExtendDeps, expire_hold, extend_hold, quote_refund, quote_reservation};
 use reservations::ports::{KeepTerms, Origin, ScheduleExpiry};
 use reservations::usecases::cancel_reservation::{CancelError, cancel_reservation};
 use reservations::usecases::expire_hold::ExpireHold;
@@ -32,6 +32,8 @@ use tests::steps::{Steps, answered};
 
 /// The reservation that is paid for: two seats, of which another buyer wants the first.
 pub const RESERVATION: &str = "r1";
+/// By how much its hold is extended, in seconds.
+pub const EXTENSION_SECONDS: u32 = 60;
 /// Its seats.
 const SEATS: [&str; 2] = ["A-1-1", "A-1-2"];
 
@@ -141,6 +143,8 @@ pub struct World {
     pub over: Timestamp,
     /// The event of the hold.
     pub held: String,
+    /// The event of its extension, should it be extended.
+    pub extended: String,
 }
 
 impl World {
@@ -168,7 +172,17 @@ impl World {
         let key = format!("OUTBOX#{RESERVATION}.reservation.held");
         let row = stage.engine.item("reservations", &key, "OUTBOX").await.unwrap();
         let event: Event = row.document("event").unwrap();
-        Self { stage, steps, over: reservation.hold_expires_at, held: json!({ "detail": event }).to_string() }
+        let over = reservation.hold_expires_at;
+        let held = json!({ "detail": event }).to_string();
+        let EventBody::ReservationHeld(mut extended) = event.body.clone() else { panic!("it is held") };
+        extended.hold_expires_at = over.plus_seconds(EXTENSION_SECONDS.into());
+        let extended = Event { body: EventBody::ReservationExtended(extended), ..event };
+        Self { stage, steps, over, held, extended: json!({ "detail": extended }).to_string() }
+    }
+
+    /// When the hold is over once it was extended.
+    pub fn over_at_last(&self) -> Timestamp {
+        self.over.plus_seconds(EXTENSION_SECONDS.into())
     }
 
     /// Makes a call on a table with these rows.
@@ -189,6 +203,10 @@ impl World {
         match job.function.as_str() {
             "quote-reservation" => answered(quote_reservation(reservations, step(input, now)).await),
             "quote-refund" => answered(quote_refund(reservations, step(input, now)).await),
+            "extend-hold" => {
+                let deps = ExtendDeps { store: reservations.clone(), extension_seconds: EXTENSION_SECONDS };
+                answered(extend_hold(&deps, step(input, now)).await)
+            }
             "cancel-reservation" => {
                 let QuoteReservation { user_id, reservation_id } = serde_json::from_value(input).unwrap();
                 match cancel_reservation(reservations, &user_id, &reservation_id, now).await {

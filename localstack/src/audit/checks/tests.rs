@@ -742,6 +742,13 @@ fn i5_what_a_failed_payment_leaves_behind_is_found() {
 }
 
 #[test]
+fn i9_a_hold_that_expired_before_its_end_is_found() {
+    breaks(Invariant::I9, "is expired before its end", |snapshot| {
+        reservation(snapshot, "dave").hold_expires_at = NOW.plus_seconds(30);
+    });
+}
+
+#[test]
 fn i6_i9_a_hold_that_was_extended_too_far_or_without_its_event_is_found() {
     let extended = |snapshot: &mut Snapshot, by: i64| {
         let from = reservation(snapshot, "bob").hold_expires_at.plus_seconds(-by);
