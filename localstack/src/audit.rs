@@ -12,7 +12,7 @@ pub use scan::{of_items, on_their_way};
 pub use snapshot::{
     Account, Charge, ChargeStatus, Counter, DateRow, Entitlement, Entry, Item, Job, Line, Order, OrderStatus,
     OutboxRow, Participant, Payment, PaymentStatus, Receipt, Reservation, ReservationStatus, Seat, SeatState,
-    SectionMap, Snapshot, Stripe, UserPlace,
+    SectionMap, Snapshot, Stripe, UserPlace, Withdrawal, WithdrawalStatus,
 };
 
 use crate::driver::arguments::Common;

@@ -25,7 +25,7 @@ use kit::{Fault, Problem, Reply, StepError};
 use serde_json::json;
 use std::sync::{Arc, Mutex};
 use tests::calls::{Ask, users};
-use tests::fixture::{HOLD_SECONDS, NOW, place, refused, saga, step, user, won};
+use tests::fixture::{HOLD_SECONDS, NOW, place, saga, step, user, won};
 use tests::proxy::{Fate, Rule};
 use tokio::task::JoinSet;
 
@@ -281,7 +281,7 @@ async fn a_payment_that_was_asked_for_before_the_extension_and_fails_gives_the_h
         begin_payment(&store, step(paying.clone(), NOW)).await.unwrap();
         let now = hold_end().plus_seconds(1);
         for _ in 0..2 {
-            release_reservation(&store, step(refused(paying.clone()), now)).await.unwrap();
+            release_reservation(&store, step(tests::fixture::refused(paying.clone()), now)).await.unwrap();
             assert_eq!(bench.status(&held).await, "held", "{delay}");
             assert_sound(&bench, now).await;
         }
@@ -289,7 +289,7 @@ async fn a_payment_that_was_asked_for_before_the_extension_and_fails_gives_the_h
         assert_eq!((found.hold_expires_at, found.is_extended), (extended_end(), true));
         // And one that fails beyond that ends it.
         begin_payment(&store, step(saga(&held, "p2"), now)).await.unwrap();
-        release_reservation(&store, step(refused(saga(&held, "p2")), extended_end())).await.unwrap();
+        release_reservation(&store, step(tests::fixture::refused(saga(&held, "p2")), extended_end())).await.unwrap();
         assert_eq!(bench.status(&held).await, "expired", "{delay}");
         assert_eq!(end_in(&event(&bench, "expired").await.unwrap()), extended_end());
         assert_sound(&bench, extended_end()).await;

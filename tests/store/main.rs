@@ -29,3 +29,4 @@ mod round_trips;
 mod seats;
 mod unpaid;
 mod waiting_room;
+mod withdrawals;

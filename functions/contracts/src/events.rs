@@ -112,6 +112,10 @@ events! {
     ChargeCompleted(ChargeEvent) = "charge.completed",
     /// Points could not be credited; the provider's payment was cancelled.
     ChargeCancelled(ChargeEvent) = "charge.cancelled",
+    /// Points were taken out: the money is back with its payer, by the provider or by an operator.
+    WithdrawalCompleted(WithdrawalCompleted) = "withdrawal.completed",
+    /// Points could not be taken out and are back in the balance.
+    WithdrawalReturned(WithdrawalReturned) = "withdrawal.returned",
     /// An order was placed; stock, points and cart have yet to answer.
     OrderPlaced(OrderEvent) = "order.placed",
     /// All participants did their part: the order stands.
@@ -321,6 +325,29 @@ pub struct ChargeEvent {
     pub user_id: UserId,
     /// How many, one won each.
     pub amount: Won,
+}
+
+/// Data of `withdrawal.completed`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct WithdrawalCompleted {
+    pub withdrawal_id: PaymentId,
+    pub user_id: UserId,
+    /// How many, one won each.
+    pub amount: Won,
+    /// The operator who paid it out; nobody, where the provider did.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub actor: Option<UserId>,
+}
+
+/// Data of `withdrawal.returned`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct WithdrawalReturned {
+    pub withdrawal_id: PaymentId,
+    pub user_id: UserId,
+    /// How many, one won each.
+    pub amount: Won,
+    /// The provider's reason, a stable snake_case name.
+    pub reason: String,
 }
 
 /// Data of `order.placed` and `order.completed`.

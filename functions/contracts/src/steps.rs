@@ -316,6 +316,26 @@ pub enum ChargeCredit {
     },
 }
 
+/// `debit-withdrawal` (points), called by payments before money goes back: the points leave the account. Answers
+/// [`WithdrawalDebit`]. `return-withdrawal` (points) takes the same, gives them back, and answers [`Applied`].
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DebitWithdrawal {
+    pub user_id: UserId,
+    /// The withdrawal: the ledger entries are keyed by it.
+    pub withdrawal_id: PaymentId,
+    pub amount: Won,
+}
+
+/// The outcome of debiting.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "debit", rename_all = "snake_case")]
+pub enum WithdrawalDebit {
+    /// The points are out, now or before.
+    Debited,
+    /// The balance was below the amount. They never go out, however late a repetition arrives.
+    Insufficient,
+}
+
 /// A credited charge.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct CreditedCharge {

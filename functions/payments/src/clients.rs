@@ -4,9 +4,11 @@ pub mod provider;
 pub mod sagas;
 
 use crate::ports::charges::CreditPoints;
+use crate::ports::withdrawals::{DebitPoints, ReturnPoints};
 use crate::ports::{HoldClient, QuoteClient, RefundQuoteClient};
 use contracts::steps::{
-    ChargeCredit, CreditCharge, ExtendHold, HoldExtension, Quote, QuoteRefund, QuoteReservation, RefundQuote,
+    Applied, ChargeCredit, CreditCharge, DebitWithdrawal, ExtendHold, HoldExtension, Quote, QuoteRefund,
+    QuoteReservation, RefundQuote, WithdrawalDebit,
 };
 use kit::Fault;
 use kit::invoke::Function;
@@ -32,5 +34,17 @@ impl RefundQuoteClient for Function {
 impl CreditPoints for Function {
     async fn credit_points(&self, ask: &CreditCharge) -> Result<ChargeCredit, Fault> {
         self.call_function("having a charge credited", ask).await
+    }
+}
+
+impl DebitPoints for Function {
+    async fn debit_points(&self, ask: &DebitWithdrawal) -> Result<WithdrawalDebit, Fault> {
+        self.call_function("having points taken out", ask).await
+    }
+}
+
+impl ReturnPoints for Function {
+    async fn return_points(&self, ask: &DebitWithdrawal) -> Result<(), Fault> {
+        self.call_function::<_, Applied>("having points returned", ask).await.map(drop)
     }
 }

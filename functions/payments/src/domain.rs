@@ -1,6 +1,7 @@
 //! Payments and the pure decisions about them.
 
 pub mod charges;
+pub mod withdrawals;
 
 use contracts::saga::{PaymentFailure, PaymentSaga, RefundSaga, TokenExpiry};
 use contracts::steps::PayableReservation;

@@ -8,6 +8,7 @@
 //! | outbox row | `OUTBOX#<event>` | `OUTBOX` | see [`kit::outbox`] |
 
 pub mod charges;
+pub mod withdrawals;
 
 use crate::domain::{PENDING_SHARDS, PENDING_TOO_LONG_MILLIS, Payment, Refund, Status, wait_after_recovery};
 use crate::ports::{

@@ -1,18 +1,22 @@
 //! HTTP and steps in, answers out.
 
 use crate::domain::charges::Intent;
+use crate::domain::withdrawals::{DAY_MILLIS, Payout, Withdrawal, WithdrawalState};
 use crate::domain::{Choices, Payment, Status};
 use crate::ports::charges::{
     CreditPoints, FindIntent, MoveCharge, OpenIntent, OpenedIntent, PaymentProvider, RecordCharge,
 };
+use crate::ports::withdrawals::{DebitPoints, FindPayouts, FindWithdrawal, MoveWithdrawal, RecordWithdrawal};
 use crate::ports::{
     FindPayment, HoldClient, ListPayments, OpenPayment, OpenRefund, QuoteClient, RecallAnswer, RefundQuoteClient,
     SettlePayment, SettleRefund, StartSaga,
 };
 use crate::usecases::pay_charge::{self, PayCharges};
+use crate::usecases::record_payout::{self, PayoutError};
 use crate::usecases::request_extension::{self, ExtensionError};
 use crate::usecases::start_payment::{self, StartError, StartPayment, Started};
 use crate::usecases::start_refund::{self, RefundError, StartRefund};
+use crate::usecases::withdraw_points::{self, WithdrawError, WithdrawPoints};
 use crate::usecases::{cancel_refund, complete_payment, complete_refund, fail_payment};
 use contracts::saga::{CancelRefund, Done, FailedPayment, PaymentSaga, RefundSaga, TokenExpiry};
 use contracts::steps::{ChargePaid, PayCharge};
@@ -70,6 +74,24 @@ pub struct ExtensionDeps<C, H> {
     pub users: UserTokens,
     /// The client that extends holds.
     pub holds: H,
+}
+
+/// The dependencies of the handlers of withdrawals that only read or record.
+#[derive(Debug)]
+pub struct WithdrawalDeps<W> {
+    /// Where the withdrawals are.
+    pub withdrawals: W,
+    pub users: UserTokens,
+}
+
+/// The dependencies of `withdraw-points`.
+#[derive(Debug)]
+pub struct WithdrawDeps<W, A> {
+    /// Where the withdrawals are.
+    pub withdrawals: W,
+    pub users: UserTokens,
+    /// The client of points.
+    pub points: A,
 }
 
 /// The dependencies of `start-refund`.
@@ -356,4 +378,140 @@ where
     A: CreditPoints,
 {
     Ok(pay_charge::pay_charge(deps, call.input, call.now).await?)
+}
+
+/// How many withdrawals are listed for operators at once.
+const LISTED: u32 = 100;
+/// The longest reference of a payout, in characters.
+const MAX_REFERENCE: usize = 64;
+
+#[derive(Debug, Serialize)]
+struct WithdrawalBody {
+    withdrawal_id: PaymentId,
+    status: &'static str,
+    amount: Won,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    failure: Option<String>,
+    #[serde(with = "contracts::time::rfc3339")]
+    requested_at: Timestamp,
+}
+
+impl From<&Withdrawal> for WithdrawalBody {
+    fn from(withdrawal: &Withdrawal) -> Self {
+        let failure = match &withdrawal.state {
+            WithdrawalState::Returned(reason) => Some(reason.clone()),
+            _ => None,
+        };
+        Self {
+            withdrawal_id: withdrawal.id.clone(),
+            status: withdrawal.state.seen(),
+            amount: withdrawal.amount,
+            failure,
+            requested_at: withdrawal.requested_at,
+        }
+    }
+}
+
+fn accepted_withdrawal(withdrawal: &Withdrawal) -> StoredAnswer {
+    StoredAnswer::accepted(&WithdrawalBody::from(withdrawal), format!("/points/withdrawals/{}", withdrawal.id))
+}
+
+/// `POST /points/withdrawals`
+pub async fn withdraw_points<W, A>(deps: &WithdrawDeps<W, A>, call: Call) -> Result<Reply, Problem>
+where
+    W: RecordWithdrawal + FindWithdrawal + MoveWithdrawal,
+    A: DebitPoints,
+{
+    let user = deps.users.user(&call)?.user;
+    let key = IdempotencyKey::required(&call, "POST /points/withdrawals")?;
+    let body: IntentBody = call.json()?;
+    let ask = WithdrawPoints {
+        user,
+        amount: ChargeAmount::new(body.amount)?,
+        key,
+        id: PaymentId::mint(call.now),
+        correlation_id: call.request_id.clone(),
+        now: call.now,
+    };
+    match withdraw_points::withdraw_points(&deps.withdrawals, &deps.points, ask, accepted_withdrawal).await {
+        Ok(withdrawal) => Ok(accepted_withdrawal(&withdrawal).into_reply()),
+        Err(WithdrawError::TooMany) => {
+            let seconds = (DAY_MILLIS - call.now.millis().rem_euclid(DAY_MILLIS)) / 1_000 + 1;
+            let title = "Too many withdrawals were asked for today";
+            Err(Problem::new(StatusCode::TOO_MANY_REQUESTS, "too_many_withdrawals", title)
+                .retry_after(u32::try_from(seconds).unwrap_or(u32::MAX)))
+        }
+        Err(WithdrawError::Insufficient) => {
+            Err(Problem::conflict("insufficient_points", "The balance is below the amount"))
+        }
+        Err(WithdrawError::KeyReused) => Err(idempotency::reused()),
+        Err(WithdrawError::Fault(fault)) => Err(fault.into()),
+    }
+}
+
+/// `GET /points/withdrawals/{withdrawal_id}`
+pub async fn get_withdrawal(deps: &WithdrawalDeps<impl FindWithdrawal>, call: Call) -> Result<Reply, Problem> {
+    let user = deps.users.user(&call)?.user;
+    let id: PaymentId = call.path_id("withdrawal_id")?;
+    let found = deps.withdrawals.find_withdrawal(&user, &id).await?;
+    let found = found.ok_or_else(|| Problem::not_found("no such withdrawal"))?;
+    Reply::ok(WithdrawalBody::from(&found))
+}
+
+#[derive(Debug, Serialize)]
+struct PayoutView {
+    withdrawal_id: PaymentId,
+    user_id: UserId,
+    amount: Won,
+    #[serde(with = "contracts::time::rfc3339")]
+    requested_at: Timestamp,
+}
+
+/// `GET /admin/points/withdrawals`
+pub async fn list_payouts(deps: &WithdrawalDeps<impl FindPayouts>, call: Call) -> Result<Reply, Problem> {
+    deps.users.operator(&call)?;
+    let found = deps.withdrawals.payouts(LISTED).await?;
+    let view = |one: Withdrawal| PayoutView {
+        withdrawal_id: one.id,
+        user_id: one.user,
+        amount: one.amount,
+        requested_at: one.requested_at,
+    };
+    Reply::ok(ListBody { items: found.into_iter().map(view).collect(), next_cursor: None })
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct PayoutBody {
+    reference: String,
+}
+
+/// `POST /admin/points/withdrawals/{withdrawal_id}/payout`
+pub async fn record_payout(
+    deps: &WithdrawalDeps<impl FindPayouts + FindWithdrawal + MoveWithdrawal>,
+    call: Call,
+) -> Result<Reply, Problem> {
+    let by = deps.users.operator(&call)?.user;
+    let id: PaymentId = call.path_id("withdrawal_id")?;
+    let PayoutBody { reference } = call.json()?;
+    let is_name = |text: &str| text.bytes().all(|b| b.is_ascii_graphic());
+    if !(1..=MAX_REFERENCE).contains(&reference.len()) || !is_name(&reference) {
+        return Err(Problem::invalid("reference: must be 1 to 64 printable ASCII characters without spaces"));
+    }
+    let (actor, transfer) = (by.to_string(), reference.clone());
+    let recorded = record_payout::record_payout(&deps.withdrawals, &id, Payout { by, reference }, call.now).await?;
+    tracing::info!(actor, withdrawal = id.as_str(), transfer, "a withdrawal was paid out");
+    Reply::ok(WithdrawalBody::from(&recorded))
+}
+
+impl From<PayoutError> for Problem {
+    fn from(error: PayoutError) -> Self {
+        match error {
+            PayoutError::NotFound => Problem::not_found("no such withdrawal is to be paid out"),
+            PayoutError::NotPayable => {
+                Problem::conflict("withdrawal_not_payable", "It does not wait for a payout, or was paid out otherwise")
+            }
+            PayoutError::Fault(fault) => fault.into(),
+        }
+    }
 }

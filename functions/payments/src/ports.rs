@@ -1,6 +1,7 @@
 //! What payments needs from other components, one narrow trait per capability.
 
 pub mod charges;
+pub mod withdrawals;
 
 use crate::domain::{Execution, Payment, Status};
 use contracts::saga::{PaymentFailure, PaymentSaga, RefundSaga};

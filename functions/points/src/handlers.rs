@@ -3,10 +3,14 @@
 use crate::domain::{Charging, Entry, Order, PaymentKey};
 use crate::ports::{CloseCharge, ListEntries, PayClient, PostEntry, ReadBalance, ReturnUse, SettleOrder};
 use crate::usecases::charge_points::{self, ChargeError, ChargePoints};
-use crate::usecases::{credit_charge, return_points, use_order_points, use_points};
+use crate::usecases::{
+    credit_charge, debit_withdrawal, return_points, return_withdrawal, use_order_points, use_points,
+};
 use contracts::events::OrderEvent;
 use contracts::saga::{Done, PaymentSaga, ReturnPoints};
-use contracts::steps::{BalanceQuote, ChargeCredit, CreditCharge, QuoteBalance};
+use contracts::steps::{
+    Applied, BalanceQuote, ChargeCredit, CreditCharge, DebitWithdrawal, QuoteBalance, WithdrawalDebit,
+};
 use contracts::{ChargeAmount, Timestamp, Won};
 use kit::auth::UserTokens;
 use kit::http::{Cursor, ListBody, StatusCode};
@@ -185,4 +189,20 @@ pub async fn credit_charge(
     call: StepCall<CreditCharge>,
 ) -> Result<ChargeCredit, StepError> {
     Ok(credit_charge::credit_charge(accounts, call.input, call.now).await?)
+}
+
+/// Step called by payments: points that are taken out leave the account, or never will.
+pub async fn debit_withdrawal(
+    accounts: &(impl PostEntry + CloseCharge),
+    call: StepCall<DebitWithdrawal>,
+) -> Result<WithdrawalDebit, StepError> {
+    Ok(debit_withdrawal::debit_withdrawal(accounts, &call.input, call.now).await?)
+}
+
+/// Step called by payments: points that could not be taken out are back in the account.
+pub async fn return_withdrawal(
+    accounts: &impl ReturnUse,
+    call: StepCall<DebitWithdrawal>,
+) -> Result<Applied, StepError> {
+    Ok(return_withdrawal::return_withdrawal(accounts, &call.input, call.now).await?)
 }

@@ -31,8 +31,10 @@ async fn main() -> MainResult {
         "return-points" => boot.step(accounts, handlers::return_points).await,
         // A step that orders calls
         "quote-balance" => boot.step(accounts, handlers::quote_balance).await,
-        // A step that payments calls
+        // Steps that payments calls
         "credit-charge" => boot.step(accounts, handlers::credit_charge).await,
+        "debit-withdrawal" => boot.step(accounts, handlers::debit_withdrawal).await,
+        "return-withdrawal" => boot.step(accounts, handlers::return_withdrawal).await,
         // Queue of events
         "use-order-points" => boot.queue(accounts, handlers::use_order_points).await,
         // Every minute

@@ -17,10 +17,10 @@ pub trait PostEntry: Send + Sync {
     ) -> impl Future<Output = Result<Result<Posted, Refusal>, Fault>> + Send;
 }
 
-/// Keeps a refused charge from being credited.
+/// Keeps a refused charge from being credited, and what cannot be taken out from being taken out.
 pub trait CloseCharge: Send + Sync {
-    /// Ensures that a refused charge will never be credited, however late it is retried. Returns the entry if it had
-    /// been credited after all.
+    /// Ensures that a refused movement will never be made, however late it is retried. Returns the entry if it had been
+    /// made after all.
     fn close_charge(
         &self,
         user: &UserId,

@@ -101,6 +101,7 @@ fn sale() -> Vec<Widget> {
                 "Cancelled",
                 "Compensated",
                 "Refunded",
+                "Withdrawn",
                 "OrdersFailed",
                 "OrdersCancelled",
             ]),

@@ -2,6 +2,7 @@
 
 use super::snapshot::{
     Account, Charge, ChargeStatus, Payment, PaymentStatus, Reservation, ReservationStatus, Seat, SeatState, Snapshot,
+    Withdrawal, WithdrawalStatus,
 };
 use contracts::seats::Section;
 use contracts::steps::OpenSchedule;
@@ -13,6 +14,7 @@ use std::time::Duration;
 mod events;
 mod lines;
 mod orders;
+mod withdrawals;
 
 /// How far two clocks, or a plan and the copy that is enforced, may be apart, in milliseconds.
 const CLOCKS_APART_MILLIS: i64 = 2_000;
@@ -152,6 +154,10 @@ pub fn check(snapshot: &Snapshot, tolerances: &Tolerances) -> Vec<Finding> {
     for (id, charge) in &snapshot.charges {
         audit.charge(id, charge);
     }
+    for (id, withdrawal) in &snapshot.withdrawals {
+        audit.withdrawal(id, withdrawal);
+    }
+    audit.withdrawn();
     for (user, account) in &snapshot.accounts {
         audit.ledger(user, account);
     }
@@ -643,8 +649,10 @@ impl<'a> Audit<'a> {
             if let Some(id) = key.strip_prefix("use.").or_else(|| key.strip_prefix("return.")) {
                 let paid = PaymentId::parse(id).is_ok_and(|id| self.snapshot.payments.contains_key(&id));
                 let order = OrderId::parse(id).ok().and_then(|id| self.snapshot.orders.get(&id));
+                let out = PaymentId::parse(id).ok().and_then(|id| self.snapshot.withdrawals.get(&id));
+                let paid = paid || out.is_some_and(|out| out.user == *user);
                 if !paid && order.is_none_or(|order| order.user != *user) {
-                    let which = "no such payment or order of theirs";
+                    let which = "no such payment, order or withdrawal of theirs";
                     self.found(Invariant::I2, format!("{who} has {key}, but there is {which}"));
                 }
             }

@@ -3,7 +3,7 @@
 use super::snapshot::{
     Account, Charge, ChargeStatus, Counter, DateRow, Entitlement, Entry, Item as Merchandise, Job, Line, Order,
     OrderStatus, OutboxRow, Participant, Payment, PaymentStatus, Receipt, Reservation, ReservationStatus, Seat,
-    SeatState, SectionMap, Snapshot, Stripe, UserPlace,
+    SeatState, SectionMap, Snapshot, Stripe, UserPlace, Withdrawal, WithdrawalStatus,
 };
 use crate::{Error, Result, StackInfo};
 use aws_sdk_dynamodb::error::DisplayErrorContext;
@@ -523,6 +523,17 @@ fn payments_item(item: &Item, snapshot: &mut Snapshot) -> Result<(), Fault> {
     if let (Some(user), Some(key)) = (pk.strip_prefix("USER#"), sk.strip_prefix("CHARGE#")) {
         return charge_item(item, user, key, snapshot);
     }
+    if let (Some(user), Some(id)) = (pk.strip_prefix("USER#"), sk.strip_prefix("WITHDRAWAL#")) {
+        return withdrawal_item(item, user, id, snapshot);
+    }
+    if pk.starts_with("USER#") && sk.starts_with("WITHDRAWALS#") {
+        return item.uint("asked").and(item.uint("ttl")).map(drop);
+    }
+    if let (Some(id), "OWNER") = (pk.strip_prefix("PAYOUT#"), sk) {
+        item.parsed::<UserId>("user_id")?;
+        let same = item.text("withdrawal_id")? == id;
+        return if same { Ok(()) } else { Err(wrong("its key and its attributes name different withdrawals")) };
+    }
     if pk.starts_with("USER#") && sk == "CHARGE-INTENT" {
         item.text("order_id")?;
         item.uint("amount")?;
@@ -563,8 +574,38 @@ fn charge_item(item: &Item, user: &str, key: &str, snapshot: &mut Snapshot) -> R
         },
         requested_at: item.moment("requested_at")?,
         in_recovery_index: is_pending(item, "charge-"),
+        withdrawn: item.maybe_int("withdrawn")?.unwrap_or(0),
     };
     put_new(&mut snapshot.charges, item.parsed("charge_id")?, charge)
+}
+
+fn withdrawal_item(item: &Item, user: &str, id: &str, snapshot: &mut Snapshot) -> Result<(), Fault> {
+    if item.text("user_id")? != user || item.text("withdrawal_id")? != id {
+        return Err(wrong("its key and its attributes name different withdrawals"));
+    }
+    let charge = item.contains_key("charge_id").then(|| item.parsed("charge_id")).transpose()?;
+    if charge.is_some() {
+        item.text("order_id").and(item.text("payment_key")).and(item.uint("charged"))?;
+    }
+    let withdrawal = Withdrawal {
+        user: item.parsed("user_id")?,
+        amount: item.int("amount")?,
+        charge,
+        status: match item.text("status")? {
+            "requested" => WithdrawalStatus::Requested,
+            "debited" => WithdrawalStatus::Debited,
+            "paid" => WithdrawalStatus::Paid,
+            "paid_out" => item.text("paid_by").and(item.text("paid_as")).map(|_| WithdrawalStatus::PaidOut)?,
+            "returning" => item.text("reason").map(|_| WithdrawalStatus::Returning)?,
+            "returned" => item.text("reason").map(|_| WithdrawalStatus::Returned)?,
+            "refused" => WithdrawalStatus::Refused,
+            other => return Err(wrong(format!("status is {other}"))),
+        },
+        requested_at: item.moment("requested_at")?,
+        in_schedule_index: is_pending(item, "withdrawal-"),
+        in_payout_index: item.text("pending_shard").is_ok_and(|shard| shard == "payout"),
+    };
+    put_new(&mut snapshot.withdrawals, item.parsed("withdrawal_id")?, withdrawal)
 }
 
 fn notifications_item(item: &Item, snapshot: &mut Snapshot) -> Result<(), Fault> {

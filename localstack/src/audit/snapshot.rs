@@ -29,6 +29,8 @@ pub struct Snapshot {
     pub enforced_plans: BTreeMap<ConcertId, u64>,
     pub accounts: BTreeMap<UserId, Account>,
     pub payments: BTreeMap<PaymentId, Payment>,
+    /// Points that were, or are being, taken out.
+    pub withdrawals: BTreeMap<PaymentId, Withdrawal>,
     /// Charges that are paid for at the payment provider.
     pub charges: BTreeMap<PaymentId, Charge>,
     /// Waiting rooms.
@@ -253,6 +255,39 @@ pub struct Charge {
     pub requested_at: Timestamp,
     /// Whether the recovery can find it.
     pub in_recovery_index: bool,
+    /// How much of it was taken out, or is being, in won.
+    pub withdrawn: i64,
+}
+
+/// Where a withdrawal is in its life.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[expect(missing_docs, reason = "the names of functions/payments/src/domain/withdrawals.rs")]
+pub enum WithdrawalStatus {
+    Requested,
+    Debited,
+    Paid,
+    PaidOut,
+    Returning,
+    Returned,
+    Refused,
+}
+
+/// Points that a user takes out.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Withdrawal {
+    pub user: UserId,
+    /// How much, in won.
+    pub amount: i64,
+    /// The charge whose payment is cancelled in part; `None` where an operator pays.
+    pub charge: Option<PaymentId>,
+    /// Where it is in its life.
+    pub status: WithdrawalStatus,
+    /// When it was asked for.
+    pub requested_at: Timestamp,
+    /// Whether the schedule can find it.
+    pub in_schedule_index: bool,
+    /// Whether operators can find it.
+    pub in_payout_index: bool,
 }
 
 /// A cash receipt.

@@ -34,6 +34,8 @@ struct Payment {
     order_id: String,
     amount: i64,
     status: &'static str,
+    /// Amount and reason of each part that was cancelled.
+    cancels: Vec<(i64, String)>,
 }
 
 /// The refusal of a caller who did not authenticate to a target; `None` if they did.
@@ -121,7 +123,7 @@ impl Providers {
     /// A customer paid in the widget. `false` when the body lacks what was paid.
     pub(super) fn register(&mut self, payment_key: &str, body: &Value) -> bool {
         let (Some(order_id), Some(amount)) = (body["order_id"].as_str(), body["amount"].as_i64()) else { return false };
-        let payment = Payment { order_id: order_id.to_owned(), amount, status: "IN_PROGRESS" };
+        let payment = Payment { order_id: order_id.to_owned(), amount, status: "IN_PROGRESS", cancels: Vec::new() };
         self.payments.insert(payment_key.to_owned(), payment);
         true
     }
@@ -200,20 +202,7 @@ impl Providers {
                 payment.status = "DONE";
                 Answer::new(200, payment.json(&key))
             }
-            ("POST", ["v1", "payments", key, "cancel"]) => {
-                let Some(payment) = self.payments.get_mut(*key) else { return error(404, "NOT_FOUND_PAYMENT") };
-                if body["cancelReason"].as_str().is_none_or(str::is_empty) {
-                    return error(400, "INVALID_REQUEST");
-                }
-                if payment.status == "CANCELED" {
-                    return error(400, "ALREADY_CANCELED_PAYMENT");
-                }
-                if payment.status != "DONE" {
-                    return error(403, "NOT_CANCELABLE_PAYMENT");
-                }
-                payment.status = "CANCELED";
-                Answer::new(200, payment.json(key))
-            }
+            ("POST", ["v1", "payments", key, "cancel"]) => self.toss_cancel(key, &body),
             ("GET", ["v1", "payments", key]) => match self.payments.get(*key) {
                 Some(payment) => Answer::new(200, payment.json(key)),
                 None => error(404, "NOT_FOUND_PAYMENT"),
@@ -249,6 +238,29 @@ impl Providers {
             },
             _ => error(404, "NOT_FOUND"),
         }
+    }
+
+    /// Cancels a payment, or `cancelAmount` of it.
+    fn toss_cancel(&mut self, key: &str, body: &Value) -> Answer {
+        let error = toss_error;
+        let Some(payment) = self.payments.get_mut(key) else { return error(404, "NOT_FOUND_PAYMENT") };
+        let Some(reason) = body["cancelReason"].as_str().filter(|reason| !reason.is_empty()) else {
+            return error(400, "INVALID_REQUEST");
+        };
+        if payment.status == "CANCELED" {
+            return error(400, "ALREADY_CANCELED_PAYMENT");
+        }
+        if !["DONE", "PARTIAL_CANCELED"].contains(&payment.status) {
+            return error(403, "NOT_CANCELABLE_PAYMENT");
+        }
+        let left = payment.left();
+        let part = if body["cancelAmount"].is_null() { Some(left) } else { body["cancelAmount"].as_i64() };
+        let Some(part) = part.filter(|part| (1..=left).contains(part)) else {
+            return error(403, "NOT_CANCELABLE_AMOUNT");
+        };
+        payment.cancels.push((part, reason.to_owned()));
+        payment.status = if payment.left() == 0 { "CANCELED" } else { "PARTIAL_CANCELED" };
+        Answer::new(200, payment.json(key))
     }
 
     /// Notion: <https://developers.notion.com/reference/post-page>, `patch-page`, `post-database-query`.
@@ -313,10 +325,18 @@ fn page(id: &str, properties: &Value) -> Value {
 }
 
 impl Payment {
+    /// How much of it was not cancelled.
+    fn left(&self) -> i64 {
+        self.amount - self.cancels.iter().map(|(amount, _)| amount).sum::<i64>()
+    }
+
     fn json(&self, key: &str) -> Value {
+        let cancel = |(amount, reason): &(i64, String)| json!({"cancelAmount": amount, "cancelReason": reason});
+        let cancels: Vec<Value> = self.cancels.iter().map(cancel).collect();
         json!({
             "paymentKey": key, "orderId": self.order_id, "status": self.status, "totalAmount": self.amount,
-            "balanceAmount": if self.status == "CANCELED" { 0 } else { self.amount }, "currency": "KRW", "method": "카드",
+            "balanceAmount": self.left(), "currency": "KRW", "method": "카드",
+            "cancels": if cancels.is_empty() { Value::Null } else { json!(cancels) },
         })
     }
 }

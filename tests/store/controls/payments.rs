@@ -3,18 +3,23 @@
 use super::{controls, put};
 use crate::bench::{Bench, key, memo};
 use ::payments::domain::charges::{Charge, ChargeState, INTENT_MILLIS, Intent, MAX_ATTEMPTS};
+use ::payments::domain::withdrawals::{MAX_A_DAY, Source, Withdrawal, WithdrawalState};
 use ::payments::domain::{Payment, Refund, Status};
 use ::payments::dynamo::charges::Charges;
+use ::payments::dynamo::withdrawals::Withdrawals;
 use ::payments::handlers::complete_payment;
 use ::payments::handlers::complete_refund;
 use ::payments::handlers::fail_payment;
 use ::payments::ports::charges::{
     FindStuckCharges, MoveCharge, OpenIntent, OpenedIntent, RecordCharge, RecordedCharge,
 };
+use ::payments::ports::withdrawals::{
+    FindOpenWithdrawals, FindWithdrawal, MoveWithdrawal, RecordWithdrawal, RecordedWithdrawal,
+};
 use ::payments::ports::{FindStuck, OpenPayment, OpenRefund, SettleRefund};
 use contracts::ChargeAmount;
 use contracts::saga::{CaughtError, FailedPayment, PaymentSaga};
-use contracts::steps::PayCharge;
+use contracts::steps::{CreditedCharge, PayCharge};
 use kit::dynamo::{Item, Read, n};
 use serde_json::json;
 use tests::fixture::{NOW, payment, saga_of, step, user, won};
@@ -64,7 +69,105 @@ async fn refunding(bench: &Bench) -> Payment {
     refunding
 }
 
+fn withdrawals(bench: &Bench) -> Withdrawals {
+    Withdrawals::new(bench.proxy.table("payments"))
+}
+
+/// What alice takes out of her charge of 100.
+fn withdrawal(id: &str, amount: i64) -> Withdrawal {
+    let source =
+        Source { order_id: "order-1".into(), charge_id: payment("c1"), charged: won(100), payment_key: "pay-1".into() };
+    Withdrawal {
+        id: payment(id),
+        user: user("alice"),
+        amount: won(amount),
+        source: Some(source),
+        requested_at: NOW,
+        correlation_id: "request-1".into(),
+        state: WithdrawalState::Requested,
+        attempts: 0,
+    }
+}
+
+async fn withdraw(bench: &Bench, withdrawal: &Withdrawal, name: &str) -> RecordedWithdrawal {
+    withdrawals(bench).record_withdrawal(withdrawal, &memo(key(name, json!({}))), NOW).await.unwrap()
+}
+
+/// Alice's charge is in her balance.
+async fn credited(bench: &Bench) {
+    intend(bench).await;
+    let charge = charged("c1", "alice", "pay-1");
+    charges(bench).record_charge(&charge).await.unwrap();
+    let end = ChargeState::Credited(CreditedCharge { entry_id: "c1".into(), balance: won(100) });
+    for (state, to) in [(ChargeState::Pending, ChargeState::Confirmed), (ChargeState::Confirmed, end)] {
+        charges(bench).move_charge(&Charge { state, ..charge.clone() }, &to, NOW).await.unwrap();
+    }
+}
+
 controls! {
+    a_withdrawal_is_recorded_once: "payments/record_withdrawal" guards "attribute_not_exists(pk)", |bench| {
+        credited(bench).await;
+        withdraw(bench, &withdrawal("w1", 10), "k1").await;
+        withdraw(bench, &withdrawal("w1", 20), "k2").await;
+        let found = withdrawals(bench).find_withdrawal(&user("alice"), &payment("w1")).await.unwrap().unwrap();
+        found.amount != won(10)
+    }
+
+    no_more_is_taken_out_of_a_charge_than_was_charged: "payments/source_taken"
+    guards "#status = :credited AND charge_id = :charge AND (attribute_not_exists(withdrawn) OR withdrawn <= :room)", |bench| {
+        credited(bench).await;
+        withdraw(bench, &withdrawal("w1", 70), "k1").await;
+        withdraw(bench, &withdrawal("w2", 70), "k2").await;
+        stored_charge(bench).await["withdrawn"] != n(70)
+    }
+
+    nothing_is_taken_out_of_a_charge_that_is_not_in_the_balance: "payments/source_taken"
+    guards "#status = :credited AND charge_id = :charge AND (attribute_not_exists(withdrawn) OR withdrawn <= :room)", |bench| {
+        intend(bench).await;
+        charges(bench).record_charge(&charged("c1", "alice", "pay-1")).await.unwrap();
+        withdraw(bench, &withdrawal("w1", 70), "k1").await == RecordedWithdrawal::Now
+    }
+
+    a_charge_gets_no_room_that_was_not_taken: "payments/source_freed"
+    guards "charge_id = :charge AND withdrawn >= :amount", |bench| {
+        credited(bench).await;
+        withdraw(bench, &withdrawal("w1", 70), "k1").await;
+        let mut corrupt = stored_charge(bench).await;
+        corrupt.insert("withdrawn".to_owned(), n(0));
+        put(bench, "payments", corrupt).await;
+        let _moved = withdrawals(bench).move_withdrawal(&withdrawal("w1", 70), &WithdrawalState::Refused, NOW).await;
+        stored_charge(bench).await["withdrawn"] != n(0)
+    }
+
+    a_user_has_so_many_withdrawals_a_day: "payments/counted"
+    guards "attribute_not_exists(asked) OR asked < :most", |bench| {
+        credited(bench).await;
+        for number in 0..MAX_A_DAY {
+            let name = format!("w{number}");
+            assert_eq!(withdraw(bench, &withdrawal(&name, 1), &name).await, RecordedWithdrawal::Now);
+        }
+        withdraw(bench, &withdrawal("more", 1), "more").await == RecordedWithdrawal::Now
+    }
+
+    a_withdrawal_is_moved_from_where_it_is: "payments/move_withdrawal" guards "#status = :from", |bench| {
+        credited(bench).await;
+        let requested = withdrawal("w1", 70);
+        withdraw(bench, &requested, "k1").await;
+        withdrawals(bench).move_withdrawal(&requested, &WithdrawalState::Debited, NOW).await.unwrap();
+        let _late = withdrawals(bench).move_withdrawal(&requested, &WithdrawalState::Refused, NOW).await;
+        let found = withdrawals(bench).find_withdrawal(&user("alice"), &payment("w1")).await.unwrap().unwrap();
+        found.state != WithdrawalState::Debited
+    }
+
+    an_attempt_of_a_withdrawal_is_one_runs: "payments/count_attempt"
+    guards "#status = :from AND attempts = :counted", |bench| {
+        credited(bench).await;
+        let requested = withdrawal("w1", 70);
+        withdraw(bench, &requested, "k1").await;
+        assert!(withdrawals(bench).count_attempt(&requested, NOW).await.unwrap());
+        withdrawals(bench).count_attempt(&requested, NOW).await.unwrap()
+    }
+
     of_a_reservation_one_payment_is_undecided_at_a_time: "payments/claim"
     guards "attribute_not_exists(pk) OR payment_id = :decided", |bench| {
         let first = saga_of("alice", "p1", 100);

@@ -13,7 +13,9 @@
 //! alone: a payment that another shop confirmed under one of our order ids would be taken for a charge.
 
 use crate::domain::charges::{Charge, Declined, PaymentStatus, ProviderPayment};
+use crate::domain::withdrawals::{CancelledPart, Withdrawal};
 use crate::ports::charges::PaymentProvider;
+use crate::ports::withdrawals::CancelParts;
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use http::{HeaderMap, HeaderValue, Method, header};
@@ -62,6 +64,17 @@ struct PaymentObject {
     order_id: String,
     total_amount: i64,
     status: String,
+    /// Absent or null while nothing was cancelled.
+    #[serde(default)]
+    cancels: Option<Vec<CancelObject>>,
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct CancelObject {
+    cancel_amount: i64,
+    #[serde(default)]
+    cancel_reason: String,
 }
 
 impl TossPayments {
@@ -73,7 +86,7 @@ impl TossPayments {
     async fn call(
         &self,
         doing: &'static str,
-        charge: &Charge,
+        correlation_id: &str,
         method: Method,
         path: &str,
         once: Option<(String, Value)>,
@@ -85,7 +98,7 @@ impl TossPayments {
         let mut headers = HeaderMap::new();
         headers.insert(header::AUTHORIZATION, secret_header(&format!("Basic {}", STANDARD.encode(format!("{key}:"))))?);
         let text = |value: &str| HeaderValue::from_str(value).map_err(|error| Fault::broken(doing, error));
-        headers.insert("x-correlation-id", text(&charge.correlation_id)?);
+        headers.insert("x-correlation-id", text(correlation_id)?);
         let mut body = None;
         if let Some((idempotency_key, json)) = once {
             headers.insert("idempotency-key", text(&idempotency_key)?);
@@ -101,12 +114,12 @@ impl PaymentProvider for TossPayments {
         let doing = "confirming a payment";
         let body = json!({"paymentKey": charge.payment_key, "orderId": charge.key, "amount": charge.amount});
         let once = Some((charge.id.to_string(), body));
-        yes_or_no(doing, &self.call(doing, charge, Method::POST, "/v1/payments/confirm", once).await?)
+        yes_or_no(doing, &self.call(doing, &charge.correlation_id, Method::POST, "/v1/payments/confirm", once).await?)
     }
 
     async fn look_up_payment(&self, charge: &Charge) -> Result<Option<ProviderPayment>, Fault> {
         let doing = "looking up a payment";
-        let answer = self.call(doing, charge, Method::GET, &path_of(charge), None).await?;
+        let answer = self.call(doing, &charge.correlation_id, Method::GET, &path_of(&charge.payment_key), None).await?;
         match yes_or_no(doing, &answer)? {
             Ok(payment) => Ok(Some(payment)),
             // The provider's own error code; a 404 of anything in between tells nothing.
@@ -121,14 +134,50 @@ impl PaymentProvider for TossPayments {
         // A new key for each recovery, because under the old one a past refusal would be repeated. All of the money
         // goes back, so it goes back only once.
         let once = Some((format!("{}-cancel-{}", charge.id, charge.recoveries), body));
-        let path = format!("{}/cancel", path_of(charge));
-        yes_or_no(doing, &self.call(doing, charge, Method::POST, &path, once).await?)
+        let path = format!("{}/cancel", path_of(&charge.payment_key));
+        yes_or_no(doing, &self.call(doing, &charge.correlation_id, Method::POST, &path, once).await?)
     }
 }
 
-fn path_of(charge: &Charge) -> String {
+impl CancelParts for TossPayments {
+    async fn cancel_part(&self, withdrawal: &Withdrawal) -> Result<Result<Vec<CancelledPart>, Declined>, Fault> {
+        let doing = "cancelling a payment in part";
+        let body = json!({"cancelReason": withdrawal.cancel_reason(), "cancelAmount": withdrawal.amount});
+        // One key for all attempts: a part could be cancelled twice.
+        let once = Some((format!("{}-withdraw", withdrawal.id), body));
+        let Some(key) = source_of(withdrawal) else { return Err(Fault::broken(doing, "it is not of a charge")) };
+        let path = format!("{}/cancel", path_of(key));
+        let answer = self.call(doing, &withdrawal.correlation_id, Method::POST, &path, once).await?;
+        match read(doing, &answer)? {
+            Ok(object) => Ok(Ok(parts_of(object))),
+            Err(declined) => Ok(Err(declined)),
+        }
+    }
+
+    async fn cancelled_parts(&self, withdrawal: &Withdrawal) -> Result<Vec<CancelledPart>, Fault> {
+        let doing = "looking up the parts of a payment";
+        let Some(key) = source_of(withdrawal) else { return Err(Fault::broken(doing, "it is not of a charge")) };
+        let answer = self.call(doing, &withdrawal.correlation_id, Method::GET, &path_of(key), None).await?;
+        match read(doing, &answer)? {
+            Ok(object) => Ok(parts_of(object)),
+            // It has confirmed this payment: an answer that it knows none is no answer.
+            Err(Declined(reason)) => Err(Fault::unavailable(doing, reason)),
+        }
+    }
+}
+
+fn source_of(withdrawal: &Withdrawal) -> Option<&str> {
+    withdrawal.source.as_ref().map(|source| source.payment_key.as_str())
+}
+
+fn parts_of(object: PaymentObject) -> Vec<CancelledPart> {
+    let part = |one: CancelObject| CancelledPart { amount: one.cancel_amount, reason: one.cancel_reason };
+    object.cancels.unwrap_or_default().into_iter().map(part).collect()
+}
+
+fn path_of(payment_key: &str) -> String {
     let mut path = "/v1/payments/".to_owned();
-    for byte in charge.payment_key.bytes() {
+    for byte in payment_key.bytes() {
         if byte.is_ascii_alphanumeric() || byte == b'-' || byte == b'_' {
             path.push(byte.into());
         } else {
@@ -140,19 +189,30 @@ fn path_of(charge: &Charge) -> String {
 
 /// The payment in an answer, or the provider's rejection.
 fn yes_or_no(doing: &'static str, answer: &Answer) -> Result<Result<ProviderPayment, Declined>, Fault> {
-    // An answer that is not understood tells nothing; the payment will be looked up, now or later.
-    let not_understood = || Fault::unavailable(doing, format!("a {} that is not understood", answer.status));
+    let object = match read(doing, answer)? {
+        Ok(object) => object,
+        Err(declined) => return Ok(Err(declined)),
+    };
+    let status = match object.status.as_str() {
+        "READY" | "IN_PROGRESS" => PaymentStatus::Open,
+        "DONE" => PaymentStatus::Done,
+        "WAITING_FOR_DEPOSIT" | "PARTIAL_CANCELED" => PaymentStatus::Partly,
+        "CANCELED" => PaymentStatus::Cancelled,
+        "ABORTED" | "EXPIRED" => PaymentStatus::Failed,
+        _ => return Err(not_understood(doing, answer)),
+    };
+    Ok(Ok(ProviderPayment { order_id: object.order_id, amount: object.total_amount, status }))
+}
+
+/// An answer that is not understood tells nothing; the payment will be looked up, now or later.
+fn not_understood(doing: &'static str, answer: &Answer) -> Fault {
+    Fault::unavailable(doing, format!("a {} that is not understood", answer.status))
+}
+
+/// The payment as the provider wrote it, or the provider's rejection.
+fn read(doing: &'static str, answer: &Answer) -> Result<Result<PaymentObject, Declined>, Fault> {
     if (200..300).contains(&answer.status) {
-        let object: PaymentObject = serde_json::from_slice(&answer.body).map_err(|_| not_understood())?;
-        let status = match object.status.as_str() {
-            "READY" | "IN_PROGRESS" => PaymentStatus::Open,
-            "DONE" => PaymentStatus::Done,
-            "WAITING_FOR_DEPOSIT" | "PARTIAL_CANCELED" => PaymentStatus::Partly,
-            "CANCELED" => PaymentStatus::Cancelled,
-            "ABORTED" | "EXPIRED" => PaymentStatus::Failed,
-            _ => return Err(not_understood()),
-        };
-        return Ok(Ok(ProviderPayment { order_id: object.order_id, amount: object.total_amount, status }));
+        return serde_json::from_slice(&answer.body).map(Ok).map_err(|_| not_understood(doing, answer));
     }
     let code = answer.json()["code"].as_str().unwrap_or_default().to_owned();
     let is_name = !code.is_empty() && code.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'_');
@@ -166,8 +226,21 @@ fn yes_or_no(doing: &'static str, answer: &Answer) -> Result<Result<ProviderPaym
 mod tests {
     use super::*;
 
+    fn answer(status: u16, body: &Value) -> Answer {
+        Answer { status, body: body.to_string().into_bytes() }
+    }
+
     fn read(status: u16, body: Value) -> Result<Result<ProviderPayment, Declined>, Fault> {
-        yes_or_no("testing", &Answer { status, body: body.to_string().into_bytes() })
+        yes_or_no("testing", &answer(status, &body))
+    }
+
+    #[test]
+    fn the_parts_of_a_payment_that_were_cancelled_are_read() {
+        let body = |cancels: Value| json!({"orderId": "o", "totalAmount": 500, "status": "PARTIAL_CANCELED", "cancels": cancels});
+        let parts = |cancels| parts_of(super::read("testing", &answer(200, &body(cancels))).unwrap().unwrap());
+        assert_eq!(parts(json!(null)), []);
+        let one = json!([{"cancelAmount": 100, "cancelReason": "Withdrawal w1", "taxFreeAmount": 0}]);
+        assert_eq!(parts(one), [CancelledPart { amount: 100, reason: "Withdrawal w1".into() }]);
     }
 
     #[test]

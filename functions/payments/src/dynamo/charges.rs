@@ -2,7 +2,7 @@
 //!
 //! | item | pk | sk | attributes |
 //! | --- | --- | --- | --- |
-//! | charge | `USER#<user>` | `CHARGE#<key>` | `kind` = `charge`, `status`, `charge_id`, `user_id`, `key`, `amount`, `payment_key`, `requested_at`, `correlation_id`, `recoveries`, `reason` (once refused or cancelling), `balance` and `entry_id` (once credited), `settled_at`, and while open `pending_shard` = `charge-<n>` and `pending_since` (index `pending`) |
+//! | charge | `USER#<user>` | `CHARGE#<key>` | `kind` = `charge`, `status`, `charge_id`, `user_id`, `key`, `amount`, `payment_key`, `requested_at`, `correlation_id`, `recoveries`, `reason` (once refused or cancelling), `balance` and `entry_id` (once credited), `settled_at`, `withdrawn` (see [`super::withdrawals`]), and while open `pending_shard` = `charge-<n>` and `pending_since` (index `pending`) |
 //! | charge intent | `USER#<user>` | `CHARGE-INTENT` | `order_id`, `amount`, `expires_at`, `charge_id` (of its last charge), `attempts` (charges begun under it and those before it, until `counted_until`), `ttl` |
 //! | claim | `PROVIDER#<payment key>` | `CLAIM` | `charge_id`, `user_id`, `key`; read by the release before alone, should this one be taken back |
 //!
@@ -42,7 +42,7 @@ pub struct Charges {
     table: Table,
 }
 
-fn charge_sk(key: &str) -> AttributeValue {
+pub(super) fn charge_sk(key: &str) -> AttributeValue {
     s(format!("CHARGE#{key}"))
 }
 
@@ -377,7 +377,7 @@ impl FindStuckCharges for Charges {
 }
 
 /// Reads a charge item.
-fn charge_of(item: &Item) -> Result<Charge, Fault> {
+pub(super) fn charge_of(item: &Item) -> Result<Charge, Fault> {
     let wrong = |what: &'static str| Fault::broken("reading a charge", what);
     let won = |name: &'static str| Won::new(item.int(name)?).map_err(|_| wrong(name));
     let reason = || item.text("reason").map(str::to_owned);

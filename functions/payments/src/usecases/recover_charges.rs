@@ -73,10 +73,10 @@ where
 
 /// How many charges of each user a run has taken.
 #[derive(Debug, Default)]
-struct Taken(Mutex<(HashMap<UserId, u32>, u64)>);
+pub(super) struct Taken(Mutex<(HashMap<UserId, u32>, u64)>);
 
 impl Taken {
-    fn take(&self, user: &UserId) -> bool {
+    pub(super) fn take(&self, user: &UserId) -> bool {
         let mut taken = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         let (of, put_off) = &mut *taken;
         let of_user = of.entry(user.clone()).or_default();
@@ -86,7 +86,7 @@ impl Taken {
         is_taken
     }
 
-    fn put_off(&self) -> u64 {
+    pub(super) fn put_off(&self) -> u64 {
         self.0.lock().unwrap_or_else(PoisonError::into_inner).1
     }
 }

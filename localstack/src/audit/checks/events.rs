@@ -4,7 +4,7 @@
 //! plans in `lines`, holds and rolled back seats with the reservations.
 
 use super::Audit;
-use super::{ChargeStatus, Invariant, PaymentStatus, ReservationStatus};
+use super::{ChargeStatus, Invariant, PaymentStatus, ReservationStatus, WithdrawalStatus};
 use crate::audit::snapshot::OrderStatus;
 use contracts::Timestamp;
 use serde::Deserialize;
@@ -155,6 +155,13 @@ impl Audit<'_> {
             expected.extend(match charge.status {
                 ChargeStatus::Credited => Some(format!("{id}.charge.completed")),
                 ChargeStatus::Cancelled => Some(format!("{id}.charge.cancelled")),
+                _ => None,
+            });
+        }
+        for (id, withdrawal) in self.snapshot.withdrawals.iter().filter(|(_, found)| recent(found.requested_at)) {
+            expected.extend(match withdrawal.status {
+                WithdrawalStatus::Paid | WithdrawalStatus::PaidOut => Some(format!("{id}.withdrawal.completed")),
+                WithdrawalStatus::Returned => Some(format!("{id}.withdrawal.returned")),
                 _ => None,
             });
         }

@@ -146,6 +146,7 @@ fn add_charge(snapshot: &mut Snapshot, name: &str, status: ChargeStatus) {
         status,
         requested_at: NOW.plus_seconds(-10),
         in_recovery_index: status.is_open(),
+        withdrawn: 0,
     };
     if status == ChargeStatus::Credited {
         let mut credited = account(&[("charge.k".to_owned(), 200_000)]);
@@ -646,6 +647,96 @@ fn i3_a_charge_that_is_paid_and_not_credited_or_the_other_way_round_is_found() {
     breaks(Invariant::I3, "the provider's provider-late pays for 2 charges", |snapshot| {
         snapshot.charges.get_mut(&pay("rich")).unwrap().payment_key = "provider-late".to_owned();
     });
+}
+
+/// Rich takes out a part of what was charged; an operator has to pay heidi.
+fn withdrawing(status: WithdrawalStatus) -> Snapshot {
+    let mut snapshot = sane();
+    let withdrawal = Withdrawal {
+        user: user("rich"),
+        amount: 50_000,
+        charge: Some(pay("rich")),
+        status,
+        requested_at: NOW.plus_seconds(-10),
+        in_schedule_index: matches!(
+            status,
+            WithdrawalStatus::Requested | WithdrawalStatus::Debited | WithdrawalStatus::Returning
+        ),
+        in_payout_index: false,
+    };
+    snapshot.withdrawals.insert(pay("out"), withdrawal);
+    let is_back = matches!(status, WithdrawalStatus::Returned | WithdrawalStatus::Refused);
+    snapshot.charges.get_mut(&pay("rich")).unwrap().withdrawn = if is_back { 0 } else { 50_000 };
+    let mut lines = vec![("charge.k".to_owned(), 200_000), ("use.p-out".to_owned(), -50_000)];
+    if status == WithdrawalStatus::Returned {
+        lines.push(("return.p-out".to_owned(), 50_000));
+        happened(&mut snapshot, "p-out.withdrawal.returned".into());
+    }
+    if status == WithdrawalStatus::Refused {
+        lines.pop();
+    }
+    if status == WithdrawalStatus::Paid {
+        happened(&mut snapshot, "p-out.withdrawal.completed".into());
+    }
+    let mut credited = account(&lines);
+    credited.entries[0].id = pay("rich").to_string();
+    snapshot.accounts.insert(user("rich"), credited);
+    snapshot
+}
+
+#[test]
+fn i3_points_that_are_taken_out_and_not_paid_or_the_other_way_round_are_found() {
+    use WithdrawalStatus as Status;
+    for status in
+        [Status::Requested, Status::Debited, Status::Paid, Status::Returning, Status::Returned, Status::Refused]
+    {
+        assert_eq!(check(&withdrawing(status), &Tolerances::default()), [], "{status:?}");
+    }
+    let found = |snapshot: &Snapshot| {
+        check(snapshot, &Tolerances::default()).iter().map(ToString::to_string).collect::<Vec<_>>().join("; ")
+    };
+    let with = |status, change: &dyn Fn(&mut Snapshot)| {
+        let mut snapshot = withdrawing(status);
+        change(&mut snapshot);
+        found(&snapshot)
+    };
+    let back = |snapshot: &mut Snapshot| {
+        snapshot.accounts.insert(user("rich"), {
+            let mut credited = account(&[("charge.k".to_owned(), 200_000)]);
+            credited.entries[0].id = pay("rich").to_string();
+            credited
+        });
+    };
+    assert!(with(Status::Paid, &back).contains("I3 withdrawal p-out of rich is Paid with 50000, the ledger has 0"));
+    assert!(with(Status::Debited, &back).contains("is Debited with 50000, the ledger has 0"));
+    let refused = |snapshot: &mut Snapshot| snapshot.withdrawals.get_mut(&pay("out")).unwrap().status = Status::Refused;
+    assert!(with(Status::Debited, &refused).contains("is Refused with 50000, the ledger has -50000"));
+    let counted = |withdrawn: i64| {
+        move |snapshot: &mut Snapshot| snapshot.charges.get_mut(&pay("rich")).unwrap().withdrawn = withdrawn
+    };
+    assert!(
+        with(Status::Paid, &counted(0)).contains("I3 of charge p-rich 50000 of 200000 are taken out, counted are 0")
+    );
+    assert!(with(Status::Returned, &counted(50_000)).contains("I3 of charge p-rich 0 of 200000 are taken out"));
+    let lost = |snapshot: &mut Snapshot| drop(snapshot.outbox.remove("p-out.withdrawal.completed"));
+    assert!(with(Status::Paid, &lost).contains("I6 there is no event p-out.withdrawal.completed"));
+    let unlisted =
+        |snapshot: &mut Snapshot| snapshot.withdrawals.get_mut(&pay("out")).unwrap().in_schedule_index = false;
+    assert!(
+        with(Status::Debited, &unlisted).contains("I8 withdrawal p-out of rich is Debited, the index says otherwise")
+    );
+    let old = |snapshot: &mut Snapshot| {
+        snapshot.withdrawals.get_mut(&pay("out")).unwrap().requested_at = NOW.plus_seconds(-301)
+    };
+    assert!(with(Status::Debited, &old).contains("I8 withdrawal p-out of rich is Debited since"));
+    // An operator may take their time.
+    let payout = |snapshot: &mut Snapshot| {
+        let out = snapshot.withdrawals.get_mut(&pay("out")).unwrap();
+        (out.charge, out.in_schedule_index, out.in_payout_index) = (None, false, true);
+        out.requested_at = NOW.plus_seconds(-100_000);
+        snapshot.charges.get_mut(&pay("rich")).unwrap().withdrawn = 0;
+    };
+    assert_eq!(with(Status::Debited, &payout), "");
 }
 
 #[test]

@@ -265,7 +265,7 @@ fn i10_work_for_no_order_or_of_something_else_is_found() {
     breaks(Invariant::I10, "order o-olivia is for", |snapshot| {
         snapshot.jobs.get_mut(&(id("olivia"), Participant::Stock)).unwrap().pieces.clear();
     });
-    breaks(Invariant::I2, "has use.o-peggy, but there is no such payment or order of theirs", |snapshot| {
+    breaks(Invariant::I2, "has use.o-peggy, but there is no such payment, order or withdrawal of theirs", |snapshot| {
         ledger(snapshot, "bob", &[("charge.k", 10_000), ("use.o-peggy", -1)]);
     });
     // Placed after orders were read, and worked for before the others were.
