@@ -57,6 +57,42 @@ fn the_history_has_every_movement_newest_first() {
 }
 
 #[test]
+fn points_that_nobody_paid_for_are_taken_out_by_an_operator() {
+    on_cloud(async |cloud| {
+        let (fan, other, operator) = (cloud.user("fan"), cloud.user("other"), cloud.operator());
+        fan.charge(500).await;
+        let withdraw = async |key: &str, amount: i64| {
+            let body = json!({ "amount": amount });
+            fan.send("POST", "/points/withdrawals", &[("idempotency-key", key)], Some(&body)).await
+        };
+        let asked = withdraw("k", 300).await;
+        assert_eq!(asked.status, 202, "{}", asked.text());
+        let id = text(&asked.json(), "withdrawal_id");
+        assert_eq!((fan.balance().await, withdraw("k", 300).await.json()), (200, asked.json()));
+        let reused = withdraw("k", 301).await;
+        assert_eq!((reused.status.as_u16(), code(&reused).as_str()), (422, "idempotency_key_reused"));
+        let low = withdraw("l", 201).await;
+        assert_eq!((low.status.as_u16(), code(&low).as_str()), (409, "insufficient_points"));
+        let keyless = fan.post("/points/withdrawals", &json!({ "amount": 1 })).await;
+        assert_eq!((keyless.status.as_u16(), code(&keyless).as_str()), (400, "idempotency_key_required"));
+        let path = format!("/points/withdrawals/{id}");
+        assert_eq!(fan.get(&path).await.json()["status"], "pending");
+        assert_eq!(other.get(&path).await.status, 404);
+        assert_eq!(fan.get("/admin/points/withdrawals").await.status, 403);
+        let listed = operator.get("/admin/points/withdrawals").await.json();
+        let mine = listed["items"].as_array().unwrap().iter().find(|item| item["withdrawal_id"] == id.as_str());
+        assert_eq!(mine.unwrap()["amount"], 300);
+        let payout = format!("/admin/points/withdrawals/{id}/payout");
+        for (reference, status) in [("bank-1", 200), ("bank-1", 200), ("bank-2", 409)] {
+            let recorded = operator.post(&payout, &json!({ "reference": reference })).await;
+            assert_eq!(recorded.status, status, "{reference}: {}", recorded.text());
+        }
+        assert_eq!(fan.get(&path).await.json()["status"], "paid");
+        assert_eq!(fan.balance().await, 200);
+    });
+}
+
+#[test]
 fn nobody_sees_anybody_elses_points() {
     on_cloud(async |cloud| {
         let (alice, bob) = (cloud.user("alice"), cloud.user("bob"));

@@ -5,7 +5,8 @@ use aws_sdk_dynamodb::types::AttributeValue;
 use local::http::Answer;
 use local::sink::{Behaviour, Delivery, Target};
 use serde_json::{Value, json};
-use tests::cloud::{Cloud, Terms, User, code, text, unique};
+use tests::cloud::{Cloud, Terms, User, code, eventually, text, unique};
+use tests::functions::Functions;
 
 /// A payment that its payer has completed in the provider's own pages.
 struct Payment {
@@ -113,6 +114,47 @@ fn who_buys_points_for_a_hold_gets_more_time_once_and_pays_with_them() {
         let paid = user.pay(&reservation, "pay").await;
         let end = user.final_payment(&text(&paid.json(), "payment_id")).await;
         assert_eq!(end["status"], "completed", "{end}");
+    });
+}
+
+/// Waits until a withdrawal has come to this end. The schedule of every minute is not waited for.
+async fn ended(cloud: &Cloud, user: &User, id: &str, end: &str) {
+    let info = cloud.stack.info();
+    let path = format!("/points/withdrawals/{id}");
+    let what = format!("withdrawal {id} is {end}");
+    eventually(&what, async || {
+        let run = Functions::of(info).invoke(&info.functions["settle-withdrawals"], "{}").await;
+        assert!(!run.1, "{run:?}");
+        (user.get(&path).await.json()["status"] == end).then_some(())
+    })
+    .await;
+}
+
+async fn withdraw(user: &User, key: &str, amount: i64) -> Answer {
+    let headers = [("idempotency-key", key)];
+    user.send("POST", "/points/withdrawals", &headers, Some(&json!({ "amount": amount }))).await
+}
+
+#[test]
+fn points_that_are_taken_out_go_back_to_the_payment_they_came_from() {
+    shared(async |cloud| {
+        let user = cloud.user("user");
+        let payment = Payment::of(cloud, &user, 5_000).await;
+        assert_eq!(charge(&user, &payment.order, &payment.body()).await.status, 201);
+        let asked = withdraw(&user, "out", 3_000).await;
+        assert_eq!(asked.status, 202, "{}", asked.text());
+        assert_eq!(user.balance().await, 2_000);
+        let id = text(&asked.json(), "withdrawal_id");
+        ended(cloud, &user, &id, "paid").await;
+        assert_eq!(payment.effects(cloud, "/cancel").await, 1);
+        assert_eq!(text(&withdraw(&user, "out", 3_000).await.json(), "withdrawal_id"), id);
+        arrived(cloud, Target::DataPlatform, &format!("{id}.withdrawal.completed")).await;
+        let low = withdraw(&user, "more", 2_001).await;
+        assert_eq!((low.status.as_u16(), code(&low).as_str()), (409, "insufficient_points"));
+        // The rest of the charge, and no more of it.
+        let rest = withdraw(&user, "rest", 2_000).await;
+        ended(cloud, &user, &text(&rest.json(), "withdrawal_id"), "paid").await;
+        assert_eq!((payment.effects(cloud, "/cancel").await, user.balance().await), (2, 0));
     });
 }
 
