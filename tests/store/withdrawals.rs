@@ -231,6 +231,7 @@ fn minutes(count: i64) -> Timestamp {
 async fn points_leave_the_account_at_once_and_the_provider_gives_that_part_back_once() {
     let desk = Desk::new().await;
     let (id, status) = desk.asked("k", 400).await;
+    assert_eq!(desk.bench.proxy.actions(), ["Query", "TransactWriteItems", "UpdateItem", "TransactWriteItems"]);
     assert_eq!((status.as_str(), desk.balance().await, desk.withdrawn().await), ("pending", 600, 400));
     desk.assert_sound(NOW).await;
     // The same again is the same, before and after its end.
