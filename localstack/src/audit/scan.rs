@@ -1132,6 +1132,19 @@ mod tests {
     }
 
     #[test]
+    fn lists_of_a_users_orders_are_read_and_those_of_a_day_are_not_kept_for_ever() {
+        let list = |sk: &str, id: &str| {
+            let row = item(&[("pk", s("USER#alice")), ("sk", s(sk))]);
+            with(row, "orders", AttributeValue::Ss(vec![id.into()]))
+        };
+        let read = |row: &Item| orders_item(row, &mut Snapshot::default());
+        assert!(read(&list("PENDING", "o")).is_ok() && read(&list("PENDING", "not one")).is_err());
+        let of_day = list("CANCELLED#2026-11-29", "o");
+        assert!(read(&of_day).is_err());
+        assert!(read(&with(of_day, "ttl", n(1))).is_ok());
+    }
+
+    #[test]
     fn work_for_an_order_is_read_where_it_was_done_and_as_orders_recorded_it() {
         let work = item(&[("pk", s("ORDER#o")), ("sk", s("WORK")), ("work_state", s("done")), ("ttl", n(1))]);
         let pieces = with(work.clone(), "pieces", s(r#"[{"item_id":"i","quantity":2}]"#));
