@@ -142,10 +142,10 @@ async fn an_extension_whose_answer_is_lost_is_told_to_who_asks_again() {
 async fn a_conflict_on_the_reservation_is_not_taken_for_seats_that_are_lost() {
     let bench = Bench::on_sale(4).await;
     alice(&bench.reservations).await;
-    let seat = bench.engine.item("reservations", "SEATS#date#A", "SEAT#A-1-1").await.unwrap();
+    let seat = bench.engine.item("reservations", "SEATS#date#A#0", "SEAT#A-1-1").await.unwrap();
     bench.proxy.inject(Rule::on("TransactWriteItems").once(), Fate::Masked("RES#r1"));
     extended(&bench.reservations, NOW).await;
-    assert_ne!(bench.engine.item("reservations", "SEATS#date#A", "SEAT#A-1-1").await.unwrap(), seat);
+    assert_ne!(bench.engine.item("reservations", "SEATS#date#A#0", "SEAT#A-1-1").await.unwrap(), seat);
     assert_sound(&bench, NOW).await;
 }
 
