@@ -249,6 +249,18 @@ async fn points_leave_the_account_at_once_and_the_provider_gives_that_part_back_
     desk.assert_sound(minutes(4)).await;
 }
 
+/// The key's row meets another transaction while the charge has no room any more: the same request is still the same.
+#[tokio::test]
+async fn a_conflict_on_the_key_is_not_taken_for_a_charge_without_room() {
+    let desk = Desk::new().await;
+    let (id, _) = desk.asked("k", 700).await;
+    desk.bench.proxy.inject(Rule::on("TransactWriteItems").once(), Fate::Masked("IDEM#k"));
+    assert_eq!(desk.asked("k", 700).await, (id, "pending".to_owned()));
+    assert_eq!((desk.balance().await, desk.withdrawn().await), (300, 700));
+    assert_eq!(listed(&desk).await, json!([]));
+    desk.assert_sound(NOW).await;
+}
+
 #[tokio::test]
 async fn never_more_of_a_charge_is_given_back_than_was_charged_however_many_ask_at_once() {
     let desk = Arc::new(Desk::new().await);
