@@ -210,35 +210,8 @@ impl FindReservation for Reservations {
 
 impl ListReservations for Reservations {
     async fn list(&self, user: &UserId, page: &Page) -> Result<(Vec<Reservation>, Option<String>), Fault> {
-        let limit = page.limit as usize;
-        // One row more than requested shows whether there is a next page; another may be the cursor's own.
-        let upper = page.after.clone().unwrap_or_else(|| "RES#~".to_owned());
-        let got = self
-            .table
-            .client
-            .query()
-            .table_name(&self.table.name)
-            .key_condition_expression("pk = :user AND sk BETWEEN :first AND :upper")
-            .expression_attribute_values(":user", user_pk(user))
-            .expression_attribute_values(":first", s("RES#"))
-            .expression_attribute_values(":upper", s(&upper))
-            .scan_index_forward(false)
-            .consistent_read(true)
-            .limit(i32::try_from(limit + 2).unwrap_or(i32::MAX))
-            .send()
-            .await
-            .map_err(|error| classify("listing reservations", error))?;
-        let mut rows: Vec<Item> = got.items.unwrap_or_default();
-        // BETWEEN includes the row of the cursor.
-        rows.retain(|row| row.get(SK) != Some(&s(&upper)));
-        let more = rows.len() > limit;
-        rows.truncate(limit);
-        let next = match rows.last() {
-            Some(last) if more => Some(last.text(SK)?.to_owned()),
-            _ => None,
-        };
-        let reservations = rows.iter().map(reservation_of).collect::<Result<_, _>>()?;
-        Ok((reservations, next))
+        let (rows, next) = self.table.page_backwards("listing reservations", user_pk(user), "RES#", page).await?;
+        Ok((rows.iter().map(reservation_of).collect::<Result<_, _>>()?, next))
     }
 
     async fn overdue_of(

@@ -26,7 +26,7 @@ use contracts::steps::CreditedCharge;
 use contracts::{Timestamp, UserId, Won};
 use kit::Fault;
 use kit::dynamo::{Item, PK, Read, SK, TTL, Table, at, n, s};
-use kit::fault::classify;
+use kit::fault::{classify, is_condition_failed};
 use kit::outbox;
 use kit::sweep::{Cursor, Part, page};
 
@@ -254,11 +254,7 @@ impl Charges {
             .await;
         match counted {
             Ok(_) => Ok(true),
-            Err(error)
-                if error.as_service_error().is_some_and(UpdateItemError::is_conditional_check_failed_exception) =>
-            {
-                Ok(false)
-            }
+            Err(error) if is_condition_failed(&error) => Ok(false),
             Err(error) => Err(classify("opening a charge intent", error)),
         }
     }

@@ -8,7 +8,6 @@ use super::{
 };
 use crate::domain::{Booking, CoolingDown, EndHold, Hold, LetGo, Overdue, Refusal, Reservation, Status, Visit, Visits};
 use crate::ports::{EndReturn, EndVisit, FindOverdue, HoldWritten, LoadSale, Origin, Sale, WriteEnd, WriteHold};
-use aws_sdk_dynamodb::operation::update_item::UpdateItemError;
 use aws_sdk_dynamodb::types::builders::{DeleteBuilder, PutBuilder, UpdateBuilder};
 use aws_sdk_dynamodb::types::{KeysAndAttributes, Put};
 use contracts::events::{CancelReason, EventBody, FaultDetected};
@@ -16,7 +15,7 @@ use contracts::seats::stream;
 use contracts::{ConcertId, ScheduleId, SeatId, Timestamp, UserId};
 use kit::Fault;
 use kit::dynamo::{Cancelled, Item, PK, Read, SK, Slot, at, built, n, s};
-use kit::fault::classify;
+use kit::fault::{classify, is_condition_failed};
 use kit::idempotency::{self, IdempotencyKey, Memo, Outcome, Remembering};
 use kit::sweep::{Cursor, Part, page};
 use std::collections::HashMap;
@@ -465,11 +464,7 @@ impl EndVisit for Reservations {
             .send()
             .await;
         match ended {
-            Err(error)
-                if error.as_service_error().is_some_and(UpdateItemError::is_conditional_check_failed_exception) =>
-            {
-                Ok(())
-            }
+            Err(error) if is_condition_failed(&error) => Ok(()),
             Err(error) => Err(classify("ending a visit", error)),
             Ok(_) => Ok(()),
         }

@@ -12,7 +12,7 @@ use contracts::seats::stream;
 use contracts::{ReservationId, SeatId, Timestamp};
 use kit::Fault;
 use kit::dynamo::{Cancelled, PK, SK, Slot, Transaction, at, s};
-use kit::fault::classify;
+use kit::fault::{classify, is_condition_failed};
 
 /// What the row of an ended reservation says while it keeps its seats back: the sweep finds it by the moment at which
 /// they become free.
@@ -174,10 +174,8 @@ impl Reservations {
             .await;
         match closed {
             Ok(_) => Ok(true),
-            Err(error) => match error.as_service_error() {
-                Some(failed) if failed.is_conditional_check_failed_exception() => Ok(false),
-                _ => Err(classify("releasing a reservation", error)),
-            },
+            Err(error) if is_condition_failed(&error) => Ok(false),
+            Err(error) => Err(classify("releasing a reservation", error)),
         }
     }
 }

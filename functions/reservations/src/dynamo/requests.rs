@@ -12,7 +12,7 @@ use contracts::events::{CancelReason, EventBody, ReservationRejected};
 use contracts::{ConcertId, ReservationId, ScheduleId, Timestamp, UserId};
 use kit::Fault;
 use kit::dynamo::{Item, PK, Read, SK, at, json, n, s};
-use kit::fault::classify;
+use kit::fault::{classify, is_condition_failed};
 use kit::idempotency::{Memo, Outcome, Remembering, StoredAnswer};
 use kit::sweep::{Cursor, Part, page};
 
@@ -165,10 +165,8 @@ impl FindWaiting for Reservations {
             .await;
         match moved {
             Ok(_) => Ok(()),
-            Err(error) => match error.as_service_error() {
-                Some(failed) if failed.is_conditional_check_failed_exception() => Ok(()),
-                _ => Err(classify("looking after a pending reservation", error)),
-            },
+            Err(error) if is_condition_failed(&error) => Ok(()),
+            Err(error) => Err(classify("looking after a pending reservation", error)),
         }
     }
 }

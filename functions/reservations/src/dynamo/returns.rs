@@ -6,13 +6,12 @@ use crate::domain::{Reservation, Status};
 use crate::ports::EndReturn;
 use aws_sdk_dynamodb::error::SdkError;
 use aws_sdk_dynamodb::operation::delete_item::DeleteItemError;
-use aws_sdk_dynamodb::operation::update_item::UpdateItemError;
 use contracts::seats::stream;
 use contracts::{SeatId, Timestamp};
 use futures_util::future::try_join_all;
 use kit::Fault;
 use kit::dynamo::{PK, SK, at, s};
-use kit::fault::classify;
+use kit::fault::{classify, is_condition_failed};
 
 /// What is done here, in a fault.
 const DOING: &str = "freeing seats that were given back";
@@ -40,11 +39,7 @@ impl EndReturn for Reservations {
         match done {
             Ok(_) => Ok(()),
             // Done before.
-            Err(error)
-                if error.as_service_error().is_some_and(UpdateItemError::is_conditional_check_failed_exception) =>
-            {
-                Ok(())
-            }
+            Err(error) if is_condition_failed(&error) => Ok(()),
             Err(error) => Err(classify(DOING, error)),
         }
     }
@@ -80,9 +75,7 @@ impl Reservations {
 
 fn unless_taken(freed: Result<(), SdkError<DeleteItemError>>) -> Result<(), Fault> {
     match freed {
-        Err(error) if error.as_service_error().is_some_and(DeleteItemError::is_conditional_check_failed_exception) => {
-            Ok(())
-        }
+        Err(error) if is_condition_failed(&error) => Ok(()),
         Err(error) => Err(classify(DOING, error)),
         Ok(()) => Ok(()),
     }

@@ -9,7 +9,7 @@ use contracts::admission::AdmissionPlan;
 use contracts::{ConcertId, ScheduleId};
 use kit::Fault;
 use kit::dynamo::{Item, PK, Read, SK, json, n, s};
-use kit::fault::classify;
+use kit::fault::{classify, is_condition_failed};
 
 /// The attribute with the terms of a date whose sections are not cut into blocks.
 const TERMS: &str = "terms";
@@ -68,9 +68,7 @@ impl KeepTerms for Reservations {
 
 fn unless_condition_failed(doing: &'static str, written: Result<(), SdkError<PutItemError>>) -> Result<(), Fault> {
     match written {
-        Err(error) if error.as_service_error().is_some_and(PutItemError::is_conditional_check_failed_exception) => {
-            Ok(())
-        }
+        Err(error) if is_condition_failed(&error) => Ok(()),
         Err(error) => Err(classify(doing, error)),
         Ok(()) => Ok(()),
     }
