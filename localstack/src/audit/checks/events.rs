@@ -166,8 +166,15 @@ impl Audit<'_> {
             });
         }
         for (concert, line) in &self.snapshot.lines {
-            let changed = line.plan.as_ref().filter(|plan| recent(plan.changed_at) && plan.version > 1);
-            expected.extend(changed.map(|plan| format!("{concert}.{}.admission.changed", plan.version)));
+            let Some(plan) = line.plan.as_ref().filter(|plan| recent(plan.changed_at)) else { continue };
+            // Waves make versions, too, and are no event.
+            let waves = plan.gate.iter().flat_map(|gate| &gate.waves).filter(|wave| wave.at >= plan.changed_at).count();
+            let first = plan.version.saturating_sub(waves as u64);
+            let event = |version: u64| format!("{concert}.{version}.admission.changed");
+            if !(first..=plan.version).any(|version| version <= 1 || self.snapshot.outbox.contains_key(&event(version)))
+            {
+                expected.push(event(first));
+            }
         }
         expected.extend(self.of_orders(recent));
         for event in expected {

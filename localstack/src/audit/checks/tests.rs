@@ -5,7 +5,7 @@ use super::super::snapshot::{
     Counter, DateRow, Entitlement, Entry, Line, OutboxRow, Receipt, SectionMap, Stripe, UserPlace,
 };
 use super::*;
-use contracts::admission::{AdmissionPlan, PlanChange};
+use contracts::admission::{AdmissionPlan, PlanChange, Wave};
 use contracts::saga::{PaymentSaga, TokenExpiry};
 use contracts::steps::OpenSchedule;
 use contracts::{ConcertId, SectionName, Won};
@@ -1008,6 +1008,26 @@ fn i7_a_gate_that_nobody_looks_at_and_a_place_that_it_did_not_let_in_are_found()
     breaks(Invariant::I7, "is not listed", |snapshot| capped(snapshot, NOW).is_gated = false);
     breaks(Invariant::I7, "which was not let in", |snapshot| {
         capped(snapshot, OPENS.plus_seconds(-60));
+    });
+}
+
+/// A line whose last wave came at `at`, and is not enforced.
+fn waved(snapshot: &mut Snapshot, at: Timestamp) {
+    let line = capped(snapshot, NOW.plus_seconds(-60));
+    let plan = line.plan.as_mut().unwrap();
+    plan.gate.as_mut().unwrap().waves.push(Wave { last_position: 9, at, active_seconds: 600 });
+    plan.version += 1;
+}
+
+#[test]
+fn a_wave_that_is_on_its_way_to_reservations_is_no_finding_unless_it_stays_so() {
+    let mut snapshot = sane();
+    waved(&mut snapshot, NOW.plus_seconds(-9));
+    assert_eq!(check(&snapshot, &Tolerances::default()), []);
+    breaks(Invariant::I7, "reservations enforces Some(2)", |snapshot| waved(snapshot, NOW.plus_seconds(-10)));
+    breaks(Invariant::I7, "reservations enforces Some(1)", |snapshot| {
+        waved(snapshot, NOW);
+        snapshot.enforced_plans.insert(concert(), 1);
     });
 }
 
