@@ -17,7 +17,9 @@ use ::waiting_room::handlers::{
     AdmissionDeps, JoinDeps, LeaveDeps, StatusDeps, check_queue_status, expire_queue_tokens, join_queue, leave_queue,
     set_admission,
 };
-use ::waiting_room::ports::{ApplyPlan, Clock, Count, EndVisit, IssuePlace, OpenLine, ReadUse, SpendPlace};
+use ::waiting_room::ports::{
+    ApplyPlan, Clock, Count, CountEach, EndVisit, GiveUpPlace, IssuePlace, OpenLine, ReadUse, SpendPlace,
+};
 use ::waiting_room::usecases::admit_places::{Pace, admit_places};
 use ::waiting_room::usecases::open_waiting_room::Opening;
 use contracts::admission::{AdmissionPlan, MAX_SEGMENTS, QueueTokenClaims, Standing};
@@ -27,6 +29,7 @@ use contracts::steps::OpenWaitingRoom;
 use contracts::{ConcertId, Timestamp, UserId};
 use kit::dynamo::{Read, at, n, s};
 use kit::queue::Message;
+use kit::sweep::{Budget, Tick};
 use kit::{Call, Fault, Problem, Reply};
 use serde_json::{Value, json};
 use std::collections::BTreeSet;
@@ -694,7 +697,7 @@ impl Clock for Passing {
 async fn admit(bench: &Bench, now: Timestamp, run_millis: i64) -> Result<(), Fault> {
     let clock = Passing(Mutex::new(now));
     let pace = Pace { lead_millis: PLAN_LEAD_MILLIS, run_millis };
-    admit_places(&bench.lines(), &Enforced(bench.reservations.clone()), &clock, pace).await
+    admit_places(&now.into(), &bench.lines(), &Enforced(bench.reservations.clone()), &clock, pace).await
 }
 
 async fn cap(bench: &Bench, now: Timestamp, max_active: Value) -> Result<Reply, Problem> {
@@ -894,4 +897,137 @@ async fn a_line_in_which_nothing_happens_is_looked_at_once_a_run() {
     let tokens = joined(&bench, &users, NOW.plus_seconds(7_260)).await;
     admit(&bench, NOW.plus_seconds(7_261), 0).await.unwrap();
     assert_eq!(inside(&bench, &users, &tokens, NOW.plus_seconds(7_263)).await, [1, 2]);
+}
+
+#[tokio::test]
+async fn whom_segments_let_in_long_ago_keeps_nobody_out() {
+    for shards in [1, 8] {
+        let bench = with_line(shards).await;
+        bench.reservations.keep_plan(&concert(), &DefaultAdmission::Open.plan(NOW)).await.unwrap();
+        joined(&bench, &fans(3), NOW).await;
+        if shards > 1 {
+            // It has several counters, whose places are mixed.
+            let lines = sharded(&bench, shards);
+            bench.proxy.inject(Rule::on("UpdateItem").containing("issued").times(3), Fate::Throttled);
+            for _ in 0..20 {
+                issue(&lines, NOW).await;
+            }
+            bench.proxy.heal();
+        }
+        // They had ten minutes each; an hour later none of them is inside.
+        let at = |seconds: i64| NOW.plus_seconds(3_600 + seconds);
+        cap(&bench, at(0), json!(2)).await.unwrap();
+        let users: Vec<String> = fans(5)[3..].to_vec();
+        let tokens = joined(&bench, &users, at(3)).await;
+        admit(&bench, at(3), 54_000).await.unwrap();
+        assert_eq!(inside(&bench, &users, &tokens, at(60)).await, [1, 2], "{shards}: {:?}", enforced(&bench).await);
+    }
+}
+
+#[tokio::test]
+async fn places_that_are_nobodys_make_nobody_wait() {
+    let bench = with_line(1).await;
+    cap(&bench, NOW, json!(1)).await.unwrap();
+    let users = fans(7);
+    let tokens = joined(&bench, &users, NOW.plus_seconds(1)).await;
+    for position in 1..=6 {
+        bench.lines().give_up(&concert(), position).await.unwrap();
+    }
+    admit(&bench, NOW.plus_seconds(20), 0).await.unwrap();
+    assert_eq!(inside(&bench, &users, &tokens, NOW.plus_seconds(22)).await, [7]);
+}
+
+#[tokio::test]
+async fn two_runs_at_once_fill_a_gap_once() {
+    let bench = with_line(4).await;
+    let lines = sharded(&bench, 4);
+    issue(&lines, NOW).await;
+    bench.proxy.inject(Rule::on("UpdateItem").containing("issued").times(3), Fate::Throttled);
+    issue(&lines, NOW).await;
+    bench.proxy.heal();
+    // Until one counter is ahead of another.
+    let gaps = async || {
+        let (set, counters) = bench.lines().count_each(&concert()).await.unwrap().unwrap();
+        set.gaps(&counters)
+    };
+    while gaps().await.iter().map(|(_, gap)| gap).sum::<u64>() < 2 {
+        issue(&lines, NOW).await;
+    }
+    cap(&bench, NOW, json!(50)).await.unwrap();
+    let held = bench.proxy.hold(Rule::on("UpdateItem").containing(":counted").once());
+    let slow = async { admit(&bench, NOW.plus_seconds(60), 20_000).await.unwrap() };
+    let quick = async {
+        held.reached().await;
+        admit(&bench, NOW.plus_seconds(60), 20_000).await.unwrap();
+        held.open();
+    };
+    let before = gaps().await;
+    let counted = bench.lines().count(&concert()).await.unwrap().unwrap();
+    tokio::join!(slow, quick);
+    let filled = bench.lines().count(&concert()).await.unwrap().unwrap().issued - counted.issued;
+    assert_eq!((filled, gaps().await), (before.iter().map(|(_, gap)| gap).sum(), vec![]), "{before:?}");
+}
+
+#[tokio::test]
+async fn a_row_that_cannot_be_read_keeps_no_other_line_standing() {
+    let bench = with_line(1).await;
+    cap(&bench, NOW, json!(2)).await.unwrap();
+    let users = fans(3);
+    let tokens = joined(&bench, &users, NOW.plus_seconds(1)).await;
+    let table = bench.engine.table("waiting-room");
+    let broken = table.client.put_item().table_name(&table.name);
+    broken.item("pk", s("GATES")).item("sk", s("LINE#")).send().await.unwrap();
+    admit(&bench, NOW.plus_seconds(60), 0).await.unwrap();
+    assert_eq!(inside(&bench, &users, &tokens, NOW.plus_seconds(62)).await, [1, 2]);
+}
+
+#[tokio::test]
+async fn a_paused_gate_asks_for_no_used_places() {
+    let bench = with_line(1).await;
+    cap(&bench, NOW, json!(2)).await.unwrap();
+    joined(&bench, &fans(3), NOW.plus_seconds(1)).await;
+    let pages = async |now: Timestamp| {
+        bench.proxy.forget();
+        admit(&bench, now, 0).await.unwrap();
+        bench.proxy.actions().iter().filter(|call| *call == "BatchGetItem").count() - 1
+    };
+    assert_eq!(pages(NOW.plus_seconds(60)).await, 1);
+    let body = json!({"opens_at": NOW.rfc3339(), "rate_per_minute": 0, "active_seconds": 600, "max_active": 2});
+    let ask = Ask::at(NOW.plus_seconds(70)).operator("op").path("concert_id", "concert").json(body);
+    set_admission(&admission(&bench), ask.call()).await.unwrap();
+    assert_eq!(pages(NOW.plus_seconds(80)).await, 0);
+}
+
+/// Reservations, of which an answer about the other line never comes.
+struct HangsForOther(Reservations);
+
+impl ApplyPlan for HangsForOther {
+    async fn apply(&self, concert: &ConcertId, plan: &AdmissionPlan) -> Result<(), Fault> {
+        if concert.as_str() == "other" {
+            std::future::pending::<()>().await;
+        }
+        self.0.keep_plan(concert, plan).await
+    }
+}
+
+#[tokio::test]
+async fn a_line_that_hangs_keeps_no_other_from_its_next_look() {
+    let bench = with_line(1).await;
+    let other = ConcertId::parse("other").unwrap();
+    bench.lines().open(&other, DefaultAdmission::Open.plan(NOW)).await.unwrap();
+    cap(&bench, NOW, json!(2)).await.unwrap();
+    let body = json!({"opens_at": NOW.rfc3339(), "rate_per_minute": 6_000, "active_seconds": 600, "max_active": 2});
+    let ask = Ask::at(NOW).operator("op").path("concert_id", "other").json(body);
+    set_admission(&admission(&bench), ask.call()).await.unwrap();
+    let users = fans(4);
+    let tokens = joined(&bench, &users, NOW.plus_seconds(1)).await;
+    bench.lines().spend(&concert(), 1, &payment("p1")).await.unwrap();
+    // The run has no time, so that what hangs is waited for as short as that goes.
+    let tick = Tick { now: NOW, budget: Budget::by(|| Duration::ZERO, Duration::from_millis(1)) };
+    let clock = Passing(Mutex::new(NOW.plus_seconds(60)));
+    let pace = Pace { lead_millis: PLAN_LEAD_MILLIS, run_millis: 6_000 };
+    let (lines, reservations) = (bench.lines(), HangsForOther(bench.reservations.clone()));
+    admit_places(&tick, &lines, &reservations, &clock, pace).await.unwrap_err();
+    assert_eq!(clock.now(), NOW.plus_seconds(65), "it looked twice");
+    assert_eq!(inside(&bench, &users, &tokens, NOW.plus_seconds(120)).await, [2, 3]);
 }

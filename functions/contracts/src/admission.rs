@@ -11,7 +11,7 @@
 mod gate;
 
 use crate::{ConcertId, Timestamp, UserId};
-pub use gate::{Before, Gate, Given, MARGIN_MILLIS, MAX_WAVES, Wave};
+pub use gate::{Before, Gate, Given, GivenOut, MARGIN_MILLIS, MAX_WAVES, Wave};
 use serde::{Deserialize, Serialize};
 
 /// The most segments of a plan. Segments that are over are dropped with every change. A change that would need more is
@@ -170,19 +170,19 @@ impl AdmissionPlan {
     /// The standing at `now` of a place, given out at `issued_at`.
     ///
     /// Its time starts when the plan admits the turn, or when the place was given out if that is later: one that
-    /// was due before a user took it must not be expired from the start. Whom the segments had not let in when a gate
-    /// began, that one does.
+    /// was due before a user took it must not be expired from the start. Whose turn had not come when a gate began, that
+    /// one lets in, whatever the clock said by which the place was given out.
     pub fn standing(&self, position: u64, turn: u64, issued_at: Timestamp, now: Timestamp) -> Standing {
         let Some(segment) = self.segment_of(turn) else {
             return Standing::Expired { active_at: issued_at, expires_at: issued_at };
         };
-        let active_at = segment.comes_at(turn).map(|comes_at| comes_at.max(issued_at));
-        match (&self.gate, active_at) {
-            (Some(gate), active_at) if active_at.is_none_or(|active_at| active_at > gate.since) => {
+        let comes_at = segment.comes_at(turn);
+        match (&self.gate, comes_at) {
+            (Some(gate), comes_at) if comes_at.is_none_or(|comes_at| comes_at > gate.since) => {
                 gate.standing(position, issued_at, now)
             }
             (_, None) => Standing::Waiting { active_at: None },
-            (_, Some(active_at)) => Standing::window(active_at, segment.active_seconds, now),
+            (_, Some(comes_at)) => Standing::window(comes_at.max(issued_at), segment.active_seconds, now),
         }
     }
 
@@ -236,7 +236,7 @@ impl AdmissionPlan {
         let is_over = |segment: &Segment, next: Option<&Segment>| {
             let Some(next) = next else { return false };
             let entered = self.enters_at(next.from_position - 1).unwrap_or(next.from_time).max(next.from_time);
-            entered.plus_seconds(i64::from(segment.active_seconds)) < now
+            entered.plus_seconds(i64::from(segment.active_seconds)).plus_millis(MARGIN_MILLIS) < now
         };
         let mut kept: Vec<Segment> = Vec::with_capacity(segments.len());
         for (index, segment) in segments.iter().enumerate() {

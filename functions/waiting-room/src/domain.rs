@@ -1,10 +1,11 @@
 //! Places in line, their status, and changes of the admission plan.
 
 use contracts::admission::{
-    AdmissionPlan, Before, Given, PlanChange, QUEUE_TOKEN_ISSUER, QUEUE_TOKEN_LIFE_SECONDS, QueueTokenClaims, Standing,
+    AdmissionPlan, Before, Given, GivenOut, PlanChange, QUEUE_TOKEN_ISSUER, QUEUE_TOKEN_LIFE_SECONDS, QueueTokenClaims,
+    Standing,
 };
 use contracts::{ConcertId, Invalid, Timestamp, UserId};
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::str::FromStr;
 
 /// The most counters a line can have: all are read in one `BatchGetItem` (of at most 100 keys).
@@ -34,6 +35,8 @@ pub const KEPT_TOMBSTONES: usize = 512;
 const SHORTEST_POLL_MILLIS: u64 = 1_000;
 /// How long to wait where nothing is to be expected soon, before jitter, in milliseconds.
 pub const CALM_POLL_MILLIS: u64 = 30_000;
+/// The shortest wait of who waits at a gate, before jitter: as long as looks at it are apart.
+const GATE_POLL_MILLIS: u64 = 5_000;
 /// The longest wait, before jitter.
 const LONGEST_POLL_MILLIS: u64 = 540_000;
 /// How many status checks of one place a process answers in a row.
@@ -320,17 +323,26 @@ impl CheckBudget {
     ///
     /// Everybody who waits can check once in the time that the budget takes for all of them, and no more often than every
     /// [`CALM_POLL_MILLIS`], also during a pause or before the opening; those near the front in time for a turn. As a turn
-    /// comes near, it is about half of what remains. The jitter follows from the position, so that users who joined
-    /// together do not check together.
+    /// comes near, it is about half of what remains. Where a gate lets in, whose turn that is is only known a moment
+    /// before: who may be next checks four times in the time inside, as far as the budget goes. The jitter follows from the
+    /// position, so that users who joined together do not check together.
     pub fn poll_after_millis(self, place: &Place, crowd: Crowd, now: Timestamp) -> u64 {
         let all = crowd.waiting.saturating_mul(1_000) / self.0;
         // Nobody is to sleep through their turn, should a pause end right now: it comes once those ahead are in.
-        let turn = place.ahead.saturating_mul(60_000) / u64::from(crowd.rate_per_minute.max(1));
+        let by_rate = place.ahead.saturating_mul(60_000) / u64::from(crowd.rate_per_minute.max(1));
+        let until = |entry: Timestamp| u64::try_from(entry.millis_since(now)).unwrap_or(0);
+        let turn = crowd.soonest_by_gate.map_or(by_rate, until);
         let in_time = turn.saturating_add(u64::from(crowd.active_seconds) * 500);
         let calm = all.min(in_time).clamp(CALM_POLL_MILLIS, LONGEST_POLL_MILLIS);
-        let half = |entry: Timestamp| u64::try_from(entry.millis_since(now) / 2).unwrap_or(0);
         let wait = match (place.status, place.active_at) {
-            (Status::Waiting, Some(entry)) => half(entry).clamp(SHORTEST_POLL_MILLIS, calm),
+            (Status::Waiting, Some(entry)) => (until(entry) / 2).clamp(SHORTEST_POLL_MILLIS, calm),
+            (Status::Waiting, None) if crowd.soonest_by_gate.is_some() => {
+                // A minute's worth may enter at once, and half as many within the calm wait.
+                let next = crowd.waiting.min(u64::from(crowd.rate_per_minute).saturating_mul(3) / 2);
+                let quarter = turn.saturating_add(u64::from(crowd.active_seconds) * 250);
+                let for_all = (next.saturating_mul(1_000) / self.0).min(LONGEST_POLL_MILLIS);
+                quarter.clamp(GATE_POLL_MILLIS, calm).max(for_all)
+            }
             (Status::Waiting, None) => calm,
             (Status::Active | Status::Expired | Status::Used, _) => CALM_POLL_MILLIS,
         };
@@ -404,7 +416,7 @@ impl CounterSet {
     }
 
     /// The last position of so many places of a counter.
-    fn last_position(&self, shard: u32, issued: u64) -> u64 {
+    pub fn last_position(&self, shard: u32, issued: u64) -> u64 {
         match issued {
             0 => self.after_position,
             issued => self.after_position.saturating_add(self.shards.position(shard, issued)),
@@ -419,17 +431,30 @@ impl CounterSet {
         let waiting_before = self.after_turn.saturating_sub(turns);
         if waiting_before > 0 {
             let before = self.after_position.saturating_sub(waiting_before);
-            return Given { position, before: Before { position: before, apart: 0 } };
+            let before = Before { position: before, apart: 0, places: Some(before), others: None };
+            return Given { position, before, others: BTreeSet::new() };
         }
-        let come = shards().map(|(shard, counter)| {
+        let come_of = |(shard, counter): (u32, &Counted)| {
             let to_come = counter.turn.saturating_sub(self.lapsed_of(shard, turns));
-            self.last_position(shard, counter.issued.saturating_sub(to_come))
-        });
+            counter.issued.saturating_sub(to_come)
+        };
+        let places = shards().map(come_of).fold(self.after_position, u64::saturating_add);
+        let come = shards().map(|(shard, counter)| self.last_position(shard, come_of((shard, counter))));
         let last = come.clone().max().unwrap_or(self.after_position);
         // Each counter may have given out one more than another of what came in the same time.
         let more = if counters.len() > 1 { counters.len() as u64 } else { 0 };
         let all = come.min().unwrap_or(self.after_position).saturating_sub(more);
-        Given { position, before: Before { position: all, apart: last - all } }
+        let behind = |(shard, counter): (u32, &Counted)| {
+            let (come, issued) = (come_of((shard, counter)), counter.issued);
+            let others = (come + 1..=issued).map(move |count| self.last_position(shard, count));
+            others.take_while(move |position| *position <= last).collect::<Vec<_>>()
+        };
+        let others = shards().flat_map(behind).collect();
+        Given {
+            position,
+            before: Before { position: all, apart: last - all, places: Some(places), others: None },
+            others,
+        }
     }
 
     /// How many places each counter lacks before the highest position that is given out.
@@ -461,6 +486,8 @@ pub struct Crowd {
     /// At which rate it moved last.
     pub rate_per_minute: u32,
     pub active_seconds: u32,
+    /// When the holder of the place may enter at the earliest, where a gate lets in.
+    pub soonest_by_gate: Option<Timestamp>,
 }
 
 impl Planned {
@@ -472,6 +499,7 @@ impl Planned {
             waiting: self.last_turn.max(turn).saturating_sub(self.plan.come_by(now)),
             rate_per_minute: moving.unwrap_or(MAX_RATE_PER_MINUTE),
             active_seconds: self.plan.active_seconds(),
+            soonest_by_gate: self.plan.soonest_by_gate(self.plan.ahead_of(turn, now), now),
         }
     }
 }
@@ -530,7 +558,11 @@ pub fn changed(
         }
         Some(counted) => plan.admitted_by(at).saturating_sub(counted.turn),
     };
-    plan.changed(unused, at, change).ok_or(NotChanged::TooMany)
+    let mut after = plan.changed(unused, at, change).ok_or(NotChanged::TooMany)?;
+    if let Some(gate) = after.gate.as_mut().filter(|_| plan.gate.is_none()) {
+        gate.given_out = counted.map(|Counted { issued, turn }| GivenOut { issued, turn });
+    }
+    Ok(after)
 }
 
 /// The page that records whether a position is spent.
@@ -562,7 +594,7 @@ mod tests {
     use super::*;
     use crate::dynamo::{FRESH_MILLIS, PLAN_LEAD_MILLIS};
     use proptest::prelude::*;
-    use std::collections::{BTreeSet, HashSet};
+    use std::collections::HashSet;
 
     const OPEN: Timestamp = Timestamp::from_millis(1_000_000);
 
@@ -668,7 +700,7 @@ mod tests {
                     .step_by(97)
                     .map(|turn| {
                         let place = Place::by_plan(&plan, &issued(turn, OPEN), OPEN);
-                        let crowd = Crowd { waiting, rate_per_minute: 600, active_seconds: 600 };
+                        let crowd = Crowd { waiting, rate_per_minute: 600, active_seconds: 600, soonest_by_gate: None };
                         let poll = budget(checks).poll_after_millis(&place, crowd, OPEN);
                         assert!(poll >= 30_000, "{waiting} {poll}");
                         97.0 * 1_000.0 / poll as f64
@@ -684,7 +716,8 @@ mod tests {
         let plan = AdmissionPlan::opening(OPEN, 60, 300);
         let poll = |turn, waiting| {
             let place = Place::by_plan(&plan, &issued(turn, at(-10)), OPEN);
-            budget(2_000).poll_after_millis(&place, Crowd { waiting, rate_per_minute: 60, active_seconds: 600 }, OPEN)
+            let crowd = Crowd { waiting, rate_per_minute: 60, active_seconds: 600, soonest_by_gate: None };
+            budget(2_000).poll_after_millis(&place, crowd, OPEN)
         };
         for turn in [2, 3, 21] {
             let half = ((turn - 1) * 500).max(1_000);
@@ -714,13 +747,57 @@ mod tests {
 
     #[test]
     fn nobody_sleeps_through_their_turn_after_a_pause() {
-        let crowd = Crowd { waiting: 500_000, rate_per_minute: 6_000, active_seconds: 120 };
+        let crowd = Crowd { waiting: 500_000, rate_per_minute: 6_000, active_seconds: 120, soonest_by_gate: None };
         let plan = AdmissionPlan::opening(OPEN, 0, 120);
         for turn in [1, 100, 5_000, 20_000, 100_000] {
             let place = Place::by_plan(&plan, &issued(turn, OPEN), OPEN);
             let poll = budget(2_000).poll_after_millis(&place, crowd, OPEN);
             let over = turn * 10 + 120_000;
             assert!(poll < over, "{turn}: asks after {poll} ms, is over after {over}");
+        }
+    }
+
+    #[test]
+    fn nobody_sleeps_through_their_time_inside_at_a_gate() {
+        for active_seconds in [10, 20, 30, 60, 600] {
+            let plan = AdmissionPlan::opening(OPEN, 600, active_seconds);
+            let cap = PlanChange { max_active: Some(1), active_seconds, ..change(600) };
+            let plan = changed(&plan, None, at(-60), cap).unwrap();
+            let poll = |turn, plan: &AdmissionPlan, now| {
+                let planned = Planned { plan: plan.clone(), last_turn: 2_000 };
+                let place = Place::by_plan(plan, &issued(turn, OPEN), now);
+                assert_eq!((place.status, place.active_at), (Status::Waiting, None));
+                budget(2_000).poll_after_millis(&place, planned.crowd(turn, now), now)
+            };
+            let within = u64::from(active_seconds) * 280;
+            // A minute's worth may enter with the next wave, the others at the rate.
+            for (turn, soonest) in [(1, 0), (600, 0), (700, 10_000), (900, 30_000)] {
+                let poll = poll(turn, &plan, at(60));
+                assert!(poll <= within.max(5_556) + soonest * 10 / 9, "{active_seconds} s, {turn}: after {poll} ms");
+                assert!((5_000..=33_334).contains(&poll), "{active_seconds} s, {turn}: after {poll} ms");
+            }
+            assert!(poll(1, &plan, at(-3_600)) >= 30_000, "long before the opening nobody hurries");
+            let paused = changed(&plan, None, at(60), PlanChange { rate_per_minute: 0, ..cap }).unwrap();
+            assert!(poll(1, &paused, at(61)) >= 30_000, "nor during a pause");
+        }
+    }
+
+    #[test]
+    fn all_who_wait_at_a_gate_check_within_the_budget() {
+        for (rate, waiting, checks) in [(1_000_000, 500_000_u64, 2_000), (6_000, 20_000, 500), (60, 1_000, 2_000)] {
+            let cap = PlanChange { max_active: Some(5), active_seconds: 10, ..change(rate) };
+            let plan = changed(&AdmissionPlan::opening(OPEN, rate, 10), None, at(-60), cap).unwrap();
+            let planned = Planned { plan: plan.clone(), last_turn: waiting };
+            let rates: f64 = (1..=waiting)
+                .step_by(97)
+                .map(|turn| {
+                    let place = Place::by_plan(&plan, &issued(turn, OPEN), at(60));
+                    let poll = budget(checks).poll_after_millis(&place, planned.crowd(turn, at(60)), at(60));
+                    97.0 * 1_000.0 / poll as f64
+                })
+                .sum();
+            // Those who may be next, and all the others.
+            assert!(rates <= checks as f64 * 2.0, "{rate} {waiting}: {rates} checks a second, not {checks}");
         }
     }
 
@@ -799,9 +876,19 @@ mod tests {
         // Turns 21 to 24 had come: positions 11 to 14.
         let before = set.given(&level, 24).before;
         assert!(before.position <= 12 && before.position + before.apart == 14, "{before:?}");
-        assert_eq!(set.given(&level, 15).before, Before { position: 5, apart: 0 }, "five of the first set waited");
+        assert_eq!(before.places, Some(14));
+        // Of the first counter one has come, of the others all.
+        let drifted = [(3, 3), (2, 2), (2, 2)].map(|(issued, turn)| Counted { issued, turn });
+        let given = set.given(&drifted, 21);
+        assert!(given.others.iter().all(|other| *other <= given.before.position + given.before.apart), "{given:?}");
+        assert_eq!(
+            set.given(&level, 15).before,
+            Before { position: 5, apart: 0, places: Some(5), others: None },
+            "five of the first set waited"
+        );
         let one = CounterSet::FIRST.given(&[Counted { issued: 7, turn: 9 }], 4);
-        assert_eq!(one, Given { position: 7, before: Before { position: 2, apart: 0 } });
+        let before = Before { position: 2, apart: 0, places: Some(2), others: None };
+        assert_eq!(one, Given { position: 7, before, others: BTreeSet::new() });
     }
 
     #[test]
@@ -899,7 +986,7 @@ mod tests {
             let given = self.counters.given(&counted, plan.admitted_by(gate.since));
             prop_assert_eq!(given.position, self.places.len() as u64);
             let at = clock.plus_millis(PLAN_LEAD_MILLIS);
-            let Some(next) = plan.next_wave(given, &self.used, clock, at) else { return Ok(()) };
+            let Some(next) = plan.next_wave(&given, &self.used, clock, at) else { return Ok(()) };
             let at = next.gate.as_ref().unwrap().waves.last().unwrap().at;
             let (before, after) = (self.inside(&plan, at), self.inside(&next, at));
             let most = gate.max_active.map_or(u64::MAX, u64::from);
@@ -986,6 +1073,194 @@ mod tests {
             let last = scene.places.iter().map(|place| place.turn).max().unwrap_or(0);
             let waiting = last.saturating_sub(plan.admitted_by(now.plus_seconds(3)));
             prop_assert!(waiting <= scene.places.len() as u64 * shards, "{waiting} turns for {} places", scene.places.len());
+        }
+    }
+
+    /// A line of one counter and later of several, picked at random; joins by clocks that are off by seconds; gaps that
+    /// are filled.
+    struct Wild {
+        plans: Vec<(Timestamp, AdmissionPlan)>,
+        sets: Vec<(CounterSet, Vec<Counted>)>,
+        places: Vec<Issued>,
+        inside_until: Vec<Option<Timestamp>>,
+        used: BTreeSet<u64>,
+    }
+
+    impl Wild {
+        fn plan(&self, now: Timestamp) -> &AdmissionPlan {
+            let written = self.plans.iter().rev().find(|(at, _)| *at <= now);
+            &written.unwrap_or(&self.plans[0]).1
+        }
+
+        fn join(&mut self, shard: u64, clock: Timestamp, lapsed: u64) -> Issued {
+            let (set, counters) = self.sets.last_mut().unwrap();
+            let shard = (shard % u64::from(set.shards.get())) as u32;
+            let counter = &mut counters[shard as usize];
+            counter.turn = counter.turn.max(set.lapsed_of(shard, lapsed)) + 1;
+            counter.issued += 1;
+            let issued = set.issued(shard, counter.issued, counter.turn, clock);
+            self.places.push(issued);
+            self.inside_until.push(None);
+            issued
+        }
+
+        fn spread(&mut self, shards: u64) {
+            if self.sets.len() > 1 {
+                return;
+            }
+            let (set, counters) = self.sets.last().unwrap();
+            let (issued, turn) = (counters[0].issued, counters[0].turn);
+            let next = CounterSet {
+                number: set.number + 1,
+                shards: ShardCount::new(shards).unwrap(),
+                after_position: issued,
+                after_turn: turn,
+            };
+            self.sets.push((next, vec![Counted::default(); shards as usize]));
+        }
+
+        fn inside(&self, plan: &AdmissionPlan, now: Timestamp) -> u64 {
+            let places = self.places.iter().filter(|place| !self.used.contains(&place.position));
+            places.filter(|place| Place::by_plan(plan, place, now).status == Status::Active).count() as u64
+        }
+
+        fn look(&mut self, now: Timestamp, fills: bool) -> Result<(), TestCaseError> {
+            let plan = self.plans.last().unwrap().1.clone();
+            let Some(gate) = &plan.gate else { return Ok(()) };
+            let (set, counters) = self.sets.last().unwrap().clone();
+            let given = set.given(&counters, plan.admitted_by(gate.since));
+            let all: HashSet<u64> = self.places.iter().map(|place| place.position).collect();
+            for position in 1..=given.position {
+                prop_assert!(all.contains(&position), "{position} was not given out, {given:?}");
+            }
+            if fills {
+                for (shard, gap) in set.gaps(&counters) {
+                    for _ in 0..gap {
+                        let nobodys = self.join(shard.into(), now, plan.admitted_by(gate.since));
+                        self.used.insert(nobodys.position);
+                    }
+                }
+            }
+            let at = now.plus_millis(PLAN_LEAD_MILLIS);
+            let Some(ranges) = plan.asked_about(&given, now, at) else {
+                prop_assert_eq!(plan.next_wave(&given, &self.used, now, at), None);
+                return Ok(());
+            };
+            let is_asked =
+                |one: &u64| ranges.iter().any(|(from, to)| (page_of(*from)..=page_of(*to)).contains(&page_of(*one)));
+            let used: BTreeSet<u64> = self.used.iter().copied().filter(is_asked).collect();
+            let Some(next) = plan.next_wave(&given, &used, now, at) else { return Ok(()) };
+            let at = next.gate.as_ref().unwrap().waves.last().unwrap().at;
+            let most = gate.max_active.map_or(u64::MAX, u64::from);
+            for later in [0, 500, 2_000, 5_000, 9_000] {
+                let when = at.plus_millis(later);
+                let (before, after) = (self.inside(&plan, when), self.inside(&next, when));
+                prop_assert!(
+                    after <= most.max(before),
+                    "{after} are inside, {most} may be, {before} were; {later} ms later {next:?}"
+                );
+            }
+            self.plans.push((now, next));
+            Ok(())
+        }
+
+        fn change(&mut self, now: Timestamp, change: PlanChange) {
+            let read = self.plans.last().unwrap().1.clone();
+            let (set, counters) = self.sets.last().unwrap();
+            let mut counted = Counted { issued: set.after_position, turn: set.after_turn };
+            for (shard, of) in (0_u32..).zip(counters) {
+                counted.issued += of.issued;
+                counted.turn = counted.turn.max(if of.turn == 0 { 0 } else { set.turn(shard, of.turn) });
+            }
+            if let Ok(plan) = changed(&read, Some(counted), now.plus_millis(PLAN_LEAD_MILLIS), change) {
+                self.plans.push((now, plan));
+            }
+        }
+
+        fn happen(&mut self, now: Timestamp, what: Wildly) -> Result<(), TestCaseError> {
+            match what {
+                Wildly::Join { shard, off_millis } => {
+                    let clock = now.plus_millis(off_millis);
+                    let lapsed = self.plan(now.plus_millis(-(off_millis.abs() % 1_000))).lapsed_by(clock);
+                    self.join(shard, clock, lapsed);
+                }
+                Wildly::Spread { shards } => self.spread(shards),
+                Wildly::Change { rate, cap, active_seconds } => {
+                    self.change(now, PlanChange { active_seconds, max_active: cap, ..change(rate) });
+                }
+                Wildly::Look { fills } => self.look(now, fills)?,
+                Wildly::Use { who } if !self.places.is_empty() => {
+                    self.used.insert(self.places[who % self.places.len()].position);
+                }
+                Wildly::Use { .. } => {}
+            }
+            Ok(())
+        }
+
+        fn tell(&mut self, now: Timestamp) -> Result<(), TestCaseError> {
+            let plan = self.plan(now).clone();
+            for who in 0..self.places.len() {
+                let place = Place::by_plan(&plan, &self.places[who], now);
+                let was = self.inside_until[who].filter(|until| now.plus_millis(10_000) < *until);
+                prop_assert!(
+                    was.is_none() || place.status == Status::Active,
+                    "{who} {:?} was put out at {now:?}: {place:?} {plan:?}",
+                    self.places[who]
+                );
+                if place.status == Status::Active {
+                    self.inside_until[who] = place.expires_at;
+                }
+            }
+            Ok(())
+        }
+    }
+
+    /// One thing that happens in such a line.
+    #[derive(Debug, Clone)]
+    enum Wildly {
+        Join { shard: u64, off_millis: i64 },
+        Spread { shards: u64 },
+        Change { rate: u32, cap: Option<u32>, active_seconds: u32 },
+        Look { fills: bool },
+        Use { who: usize },
+    }
+
+    fn wildly() -> impl Strategy<Value = (i64, Wildly)> {
+        let off = prop_oneof![Just(0_i64), -900..0_i64, -9_000..9_000_i64];
+        let rates = prop::sample::select(vec![0_u32, 6, 60, 600, 6_000]);
+        let caps = prop::sample::select(vec![None, Some(1), Some(3), Some(20)]);
+        let times = prop::sample::select(vec![5_u32, 60, 300]);
+        let what = prop_oneof![
+            6 => (any::<u64>(), off).prop_map(|(shard, off_millis)| Wildly::Join { shard, off_millis }),
+            1 => prop::sample::select(vec![2_u64, 4, 8]).prop_map(|shards| Wildly::Spread { shards }),
+            1 => (rates, caps, times)
+                .prop_map(|(rate, cap, active_seconds)| Wildly::Change { rate, cap, active_seconds }),
+            4 => any::<bool>().prop_map(|fills| Wildly::Look { fills }),
+            2 => any::<usize>().prop_map(|who| Wildly::Use { who }),
+        ];
+        (prop_oneof![0..50_i64, 0..2_000_i64, 0..90_000_i64], what)
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(1_000))]
+        #[test]
+        fn no_more_enter_by_a_gate_than_may_be_inside_whatever_clocks_and_counters_do(
+            rate in prop::sample::select(vec![0_u32, 6, 600]),
+            happenings in prop::collection::vec(wildly(), 1..120),
+        ) {
+            let mut wild = Wild {
+                plans: vec![(OPEN, AdmissionPlan::opening(OPEN, rate, 300))],
+                sets: vec![(CounterSet::FIRST, vec![Counted::default()])],
+                places: Vec::new(),
+                inside_until: Vec::new(),
+                used: BTreeSet::new(),
+            };
+            let mut now = OPEN;
+            for (after, what) in happenings {
+                now = now.plus_millis(after);
+                wild.happen(now, what)?;
+                wild.tell(now)?;
+            }
         }
     }
 }

@@ -299,7 +299,7 @@ where
     L: FindGated + ReadPlanNow + CountEach + ReadUsed + WriteWave + FillGap + GiveUpPlace,
 {
     let clock = CallClock { called_at: tick.now, begun: Instant::now() };
-    admit_places::admit_places(&deps.line, &deps.reservations, &clock, deps.pace).await
+    admit_places::admit_places(&tick, &deps.line, &deps.reservations, &clock, deps.pace).await
 }
 
 /// Publishes the log lines of joins and status checks after the fact (R17). If the bus rejects any, the batch is

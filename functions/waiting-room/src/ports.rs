@@ -155,14 +155,16 @@ pub trait CountEach: Send + Sync {
 
 /// Gives out places that are nobody's, where one counter is behind the others.
 pub trait FillGap: Send + Sync {
-    /// The next place of a counter; `None` if the line no longer has it.
+    /// Gives out the next place of a counter at `turn`, as long as it has given out no more than was `counted`. Returns
+    /// whether it did.
     fn fill_gap(
         &self,
         concert: &ConcertId,
         set: &CounterSet,
         shard: u32,
-        now: Timestamp,
-    ) -> impl Future<Output = Result<Option<Issued>, Fault>> + Send;
+        counted: Counted,
+        turn: u64,
+    ) -> impl Future<Output = Result<bool, Fault>> + Send;
 }
 
 /// Finds the lines that have a gate.

@@ -6,8 +6,8 @@ use ::waiting_room::domain::{CLAIM_MILLIS, DefaultAdmission, Issued, PlaceRow, S
 use ::waiting_room::dynamo::Lines;
 use ::waiting_room::handlers::join_queue;
 use ::waiting_room::ports::{
-    Changed, ClaimPlace, Claimed, IssuePlace, NoteTurn, OpenLine, ReadPlan, ReadPlanNow, ReadUse, ReplacePlan,
-    RestorePlace, SpendPlace, WriteWave,
+    Changed, ClaimPlace, Claimed, CountEach, FillGap, IssuePlace, NoteTurn, OpenLine, ReadPlan, ReadPlanNow, ReadUse,
+    ReplacePlan, RestorePlace, SpendPlace, WriteWave,
 };
 use contracts::admission::AdmissionPlan;
 use kit::dynamo::{Item, Read, s};
@@ -88,6 +88,18 @@ controls! {
         };
         let (first, second) = tokio::join!(async { lines.issue(&concert(), 10, NOW).await.unwrap().unwrap().turn }, second);
         first == second
+    }
+
+    a_gap_is_filled_once: "waiting-room/fill_gap"
+    guards "stripe = :stripe AND issued = :counted", |bench| {
+        opened(bench).await;
+        let (lines, _) = spread(bench).await;
+        let (set, counters) = lines.count_each(&concert()).await.unwrap().unwrap();
+        let before = counted(bench).await;
+        for _ in 0..2 {
+            lines.fill_gap(&concert(), &set, 0, counters[0], counters[0].turn + 1).await.unwrap();
+        }
+        counted(bench).await != before + 1
     }
 
     a_counter_that_counts_is_not_adopted_again: "waiting-room/adopt"

@@ -24,6 +24,10 @@ pub const MAX_WAVES: usize = 130;
 const WAVES_INSIDE: u32 = 120;
 /// The shortest and the longest time between two waves, in seconds.
 const APART_SECONDS: (u32, u32) = (5, 30);
+/// How many places that are nobody's one wave can pass over, besides as many as it lets in.
+const PASSED_OVER: u64 = 1_024;
+/// Of how many places that wait one look asks whether they are used, at the most.
+const ASKED_AT_ONCE: u64 = 8_192;
 /// How much of the rate that nobody used one wave can make up for, in seconds.
 const BURST_SECONDS: u64 = super::BURST_SECONDS as u64;
 
@@ -43,12 +47,13 @@ impl Wave {
         self.at.plus_seconds(i64::from(self.active_seconds))
     }
 
-    /// It and the next one as one, where that puts nobody out and lets nobody in again: both are in force, or both over.
+    /// It and the next one as one, where that puts nobody out and lets nobody in again: both are in force by every clock, or
+    /// both over.
     /// Of two in force, the places of the first stay inside as long as those of the other.
     fn joined(&self, next: &Self, now: Timestamp) -> Option<Self> {
         let at = if self.is_over(now) && next.is_over(now) {
             self.at
-        } else if next.at <= now && now.plus_millis(MARGIN_MILLIS) < self.ends_at() {
+        } else if next.at.plus_millis(MARGIN_MILLIS) <= now && now.plus_millis(MARGIN_MILLIS) < self.ends_at() {
             next.at
         } else {
             return None;
@@ -64,13 +69,40 @@ impl Wave {
     }
 }
 
-/// The places that segments had let in when a gate began.
+/// The places whose turns had come when a gate began.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Before {
-    /// All of them up to this position have been given out.
+    /// All places up to this position are among them.
     pub position: u64,
-    /// How far beyond it the last of them is, where a line has several counters.
+    /// How far beyond it the last of them is, where a line has several counters: at least as many as those are.
     pub apart: u64,
+    /// How many they are. Gates of an earlier release do not say.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub places: Option<u64>,
+    /// How many others, behind `position` up to the last of them, the first wave let in, if it went over all.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub others: Option<u64>,
+}
+
+impl Before {
+    /// The last position that may be one of theirs.
+    const fn highest(&self) -> u64 {
+        self.position.saturating_add(self.apart)
+    }
+
+    /// How many they are at the most.
+    fn places(&self) -> u64 {
+        self.places.unwrap_or(self.highest())
+    }
+}
+
+/// What a line had given out when its first cap was set.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct GivenOut {
+    /// How many places.
+    pub issued: u64,
+    /// The last turn.
+    pub turn: u64,
 }
 
 /// The gate of a line that has, or had, a cap.
@@ -88,6 +120,9 @@ pub struct Gate {
     pub from_time: Timestamp,
     /// How many places the rate would have let in by then that were not, in millionths.
     pub waited_ppm: u64,
+    /// What the line had given out when it was set. Nothing if that could not be counted, or by an earlier release.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub given_out: Option<GivenOut>,
     /// Those inside by segments; known once the first wave is counted.
     #[serde(default)]
     pub before: Option<Before>,
@@ -98,12 +133,14 @@ pub struct Gate {
 }
 
 /// What the counters of a line say.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Given {
     /// Every position up to it has been given out.
     pub position: u64,
     /// Those whose turn had come when the gate began.
     pub before: Before,
+    /// The positions of others among them: behind [`Before::position`], up to the last.
+    pub others: BTreeSet<u64>,
 }
 
 impl Gate {
@@ -116,6 +153,7 @@ impl Gate {
             active_seconds: change.active_seconds,
             from_time: since.max(change.opens_at),
             waited_ppm,
+            given_out: None,
             before: None,
             over_position: 0,
             waves: Vec::new(),
@@ -138,15 +176,22 @@ impl Gate {
     pub(super) fn let_in_by(&self, now: Timestamp) -> u64 {
         let Some(before) = self.before else { return 0 };
         let in_force = self.waves.iter().rev().find(|wave| wave.at <= now).map(|wave| wave.last_position);
-        in_force.unwrap_or(0).max(self.over_position).saturating_sub(before.position)
+        in_force.unwrap_or(0).max(self.over_position).saturating_sub(before.places())
     }
 
-    /// Whether nobody has waited or been let in for an hour.
-    pub fn is_quiet(&self, given: Given, now: Timestamp) -> bool {
+    /// Whether a look now and then will do: it has been paused for an hour, opens in more than one, or nobody has waited or
+    /// been let in for as long.
+    pub fn is_quiet(&self, given: &Given, now: Timestamp) -> bool {
         let last = self.waves.last();
         let position = last.map_or(self.over_position, |wave| wave.last_position).max(given.before.position);
-        let since = last.map_or(self.since, Wave::ends_at).max(self.from_time);
-        given.position <= position && since.plus_millis(QUIET_MILLIS) < now
+        let (waits, opens_at) = (given.position > position, self.from_time);
+        let since = last.map_or(self.since, Wave::ends_at);
+        let for_long = |since: Timestamp| since.plus_millis(QUIET_MILLIS) < now;
+        match self.rate_per_minute {
+            0 => for_long(opens_at) || now.plus_millis(QUIET_MILLIS) < opens_at,
+            _ if now.plus_millis(QUIET_MILLIS) < opens_at => for_long(since),
+            _ => !waits && for_long(since.max(opens_at)),
+        }
     }
 
     /// How long one wave comes after the other, in seconds.
@@ -177,78 +222,207 @@ impl Gate {
     }
 }
 
+/// Places that may be inside: those behind one position up to another.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Inside {
+    behind: u64,
+    to: u64,
+    /// How many of them are at the most.
+    most: u64,
+}
+
+impl Inside {
+    /// How many they are, if those are used.
+    fn count(&self, used: &BTreeSet<u64>) -> u64 {
+        self.most.min(self.to.saturating_sub(self.behind).saturating_sub(used_between(used, self.behind, self.to)))
+    }
+}
+
+/// The used places behind one position up to another.
+fn used_between(used: &BTreeSet<u64>, behind: u64, to: u64) -> u64 {
+    used.range(behind..).skip_while(|one| **one == behind).take_while(|one| **one <= to).count() as u64
+}
+
+/// Passes over the places behind `last` until so many are somebody's, and over those that are nobody's behind them. How
+/// many are somebody's, and the last position.
+fn pass(last: u64, end: u64, most: u64, used: &BTreeSet<u64>) -> (u64, u64) {
+    let (mut count, mut passed) = (0, last);
+    for nobodys in used.range(last..).skip_while(|one| **one == last).take_while(|one| **one <= end) {
+        let people = nobodys - passed - 1;
+        if count + people > most {
+            break;
+        }
+        (count, passed) = (count + people, *nobodys);
+    }
+    let more = end.saturating_sub(passed).min(most - count);
+    (count + more, passed + more)
+}
+
+/// The first wave passes over those whom segments let in, too: of several counters, places of others are among them.
+fn first_wave(given: &Given, end: u64, most: u64, used: &BTreeSet<u64>) -> (u64, u64, Before) {
+    let Given { before, others, .. } = given;
+    let come = (before.position + 1..=before.highest()).filter(|position| !others.contains(position));
+    let nobodys: BTreeSet<u64> = used.iter().copied().chain(come).collect();
+    let (let_in, last_position) = pass(before.position, end, most, &nobodys);
+    let others = others.difference(used).count() as u64;
+    let others = (before.apart > 0 && before.highest() <= last_position).then_some(others);
+    (let_in, last_position, Before { others, ..*before })
+}
+
+/// A wave that is due.
+#[derive(Debug, Clone, Copy)]
+struct Due {
+    before: Before,
+    /// The last position of the wave before it.
+    last: u64,
+    /// How many the rate has room for, in millionths.
+    room: u64,
+    /// The last position that it can have.
+    end: u64,
+}
+
 impl AdmissionPlan {
     /// The places of which the next wave has to know whether they are used: ranges of positions, each without its first
-    /// and with its last.
-    pub fn counted_inside(&self, before: Before, now: Timestamp) -> Vec<(u64, u64)> {
-        let Some(gate) = &self.gate else { return Vec::new() };
-        let before = gate.before.unwrap_or(before);
-        let mut counted = Vec::new();
-        if let Some(let_in) = self.let_in_before(gate, now) {
-            counted.push((before.position.saturating_sub(let_in), before.position.saturating_add(before.apart)));
-        }
-        let mut from = gate.over_position.max(before.position);
-        for wave in &gate.waves {
-            if !wave.is_over(now) {
-                counted.push((from, wave.last_position));
-            }
-            from = wave.last_position;
-        }
-        counted
+    /// and with its last. `None` where no wave is due, or nobody waits.
+    pub fn asked_about(&self, given: &Given, now: Timestamp, at: Timestamp) -> Option<Vec<(u64, u64)>> {
+        let gate = self.gate.as_ref()?;
+        let due = gate.due(given, now, at)?;
+        let counted = match gate.max_active {
+            Some(_) => self.inside(gate, due.before, now),
+            None => Vec::new(),
+        };
+        let waiting = (due.last, due.end.min(due.last.saturating_add(ASKED_AT_ONCE)));
+        Some(counted.into_iter().map(|inside| (inside.behind, inside.to)).chain([waiting]).collect())
     }
 
-    /// How many turns came that may be those of people whom segments let in and who are still inside; `None` once there
-    /// is nobody.
-    fn let_in_before(&self, gate: &Gate, now: Timestamp) -> Option<u64> {
-        let first = self.segments.first()?;
-        let longest = self.segments.iter().map(|segment| segment.active_seconds).max()?;
-        let entered = now.plus_seconds(-i64::from(longest)).plus_millis(-MARGIN_MILLIS);
-        let over = if first.is_in_force(entered) { self.lapsed_by(entered) } else { first.from_position - 1 };
-        (entered < gate.since).then(|| self.admitted_by(gate.since).saturating_sub(over))
+    /// Those who may be inside.
+    fn inside(&self, gate: &Gate, before: Before, now: Timestamp) -> Vec<Inside> {
+        let mut inside: Vec<Inside> = self.inside_by_segments(gate, before, now).into_iter().collect();
+        let mut behind = gate.over_position.max(before.position);
+        for wave in &gate.waves {
+            let to = wave.last_position;
+            if !wave.is_over(now) {
+                let most = match before.others {
+                    Some(others) if behind <= before.position => to.saturating_sub(before.highest()) + others,
+                    _ => to.saturating_sub(behind),
+                };
+                inside.push(Inside { behind, to, most });
+            }
+            behind = to;
+        }
+        inside
+    }
+
+    /// Those whom segments let in; `None` once there is nobody.
+    ///
+    /// Each had a turn of their own. Of those who had been given one by the time the cap was set, no more are inside than
+    /// turns up to the last that was given out are not over, each after the time inside of its own segment: turns that came
+    /// while nobody stood in line are nobody's. Those who came while it was being set are counted by their places.
+    fn inside_by_segments(&self, gate: &Gate, before: Before, now: Timestamp) -> Option<Inside> {
+        let come = self.admitted_by(gate.since);
+        let last_turn = gate.given_out.map_or(come, |given_out| given_out.turn.min(come));
+        let (mut turns, mut lowest, mut is_over) = (0_u64, last_turn, true);
+        for (index, segment) in self.segments.iter().enumerate() {
+            let next = self.segments.get(index + 1);
+            let entered = now.plus_seconds(-i64::from(segment.active_seconds)).plus_millis(-MARGIN_MILLIS);
+            let (none, most) = (segment.from_position - 1, next.map_or(u64::MAX, |next| next.from_position - 1));
+            let last_by = |at: Timestamp| segment.last_by(at).unwrap_or(none).min(most);
+            let over = if next.is_some_and(|next| next.is_in_force(entered)) {
+                most
+            } else if segment.is_in_force(entered) {
+                // Later ones could still be taken then.
+                last_by(entered).saturating_sub(segment.turns_in(super::BURST_SECONDS)).max(none)
+            } else {
+                none
+            };
+            let last = last_by(gate.since);
+            is_over &= last <= last_turn || entered >= gate.since;
+            let last = last.min(last_turn);
+            if last > over {
+                turns += last - over;
+                lowest = lowest.min(over);
+            }
+        }
+        let since = match gate.given_out {
+            Some(given_out) if !is_over => before.places().saturating_sub(given_out.issued),
+            _ => 0,
+        };
+        let most = turns.saturating_add(since);
+        // Within a counter, places are no further apart than turns. Of several, each may be behind another by its next
+        // place, and before these came by all of theirs.
+        let back =
+            (last_turn - lowest).saturating_add(before.apart).saturating_add(since.saturating_mul(before.apart.max(1)));
+        (most > 0).then(|| Inside { behind: before.position.saturating_sub(back), to: before.highest(), most })
     }
 
     /// The plan with the next wave of its gate, which enters at `at`. `None` where nobody more can be let in.
     ///
     /// It lets in those who wait, first come first served, as long as no more are inside than may be, and as many as
     /// the rate has room for: a minute's worth at the most. `used` are the used places among
-    /// [`AdmissionPlan::counted_inside`]. In the first seconds after the gate began it waits for those who were on their
-    /// way in.
-    pub fn next_wave(&self, given: Given, used: &BTreeSet<u64>, now: Timestamp, at: Timestamp) -> Option<Self> {
+    /// [`AdmissionPlan::asked_about`]: nobody's. In the first seconds after the gate began it waits for those who were on
+    /// their way in.
+    pub fn next_wave(&self, given: &Given, used: &BTreeSet<u64>, now: Timestamp, at: Timestamp) -> Option<Self> {
         let gate = self.gate.as_ref()?;
-        let has_begun = now >= gate.since.plus_millis(MARGIN_MILLIS) && now >= gate.from_time;
-        if gate.rate_per_minute == 0 || !has_begun {
+        let Due { before, last, room, end } = gate.due(given, now, at)?;
+        let inside = || self.inside(gate, before, now).iter().map(|inside| inside.count(used)).sum();
+        let free = gate.max_active.map_or(u64::MAX, |cap| u64::from(cap).saturating_sub(inside()));
+        let most = free.min(room / WHOLE);
+        if most == 0 {
             return None;
         }
-        // A look is never exactly as late as it should be.
-        if gate.waves.last().is_some_and(|last| at < last.at.plus_seconds(gate.apart_seconds()).plus_millis(-1_000)) {
-            return None;
-        }
-        let before = gate.before.unwrap_or(given.before);
-        let last = gate.waves.last().map_or(gate.over_position.max(before.position), |wave| wave.last_position);
-        let waiting = given.position.saturating_sub(last);
-        let inside: u64 = self
-            .counted_inside(before, now)
-            .into_iter()
-            .map(|(from, to)| {
-                to.saturating_sub(from).saturating_sub(used.range(from + 1..=to.max(from + 1)).count() as u64)
-            })
-            .sum();
-        let free = gate.max_active.map_or(u64::MAX, |most| u64::from(most).saturating_sub(inside));
-        let room = gate.room_ppm(now);
-        let let_in = waiting.min(free).min(room / WHOLE);
-        if let_in == 0 {
+        let (let_in, last_position, before) = match gate.before {
+            Some(_) => {
+                let (let_in, last_position) = pass(last, end, most, used);
+                (let_in, last_position, before)
+            }
+            None => first_wave(given, end, most, used),
+        };
+        if last_position == last {
             return None;
         }
         let mut gate = Gate { before: Some(before), from_time: now, waited_ppm: room - let_in * WHOLE, ..gate.clone() };
         // Clocks differ; what a wave said is not unsaid.
         let at = gate.waves.last().map_or(at, |wave| wave.at.max(at));
-        gate.waves.push(Wave { last_position: last + let_in, at, active_seconds: gate.active_seconds });
+        gate.waves.push(Wave { last_position, at, active_seconds: gate.active_seconds });
         gate.forget(now);
         Some(Self { version: self.version + 1, gate: Some(gate), ..self.clone() })
+    }
+
+    /// When the gate may let in who has so many `ahead`, at the earliest, as far as the rate says. `None` without a gate,
+    /// and while it is paused.
+    pub fn soonest_by_gate(&self, ahead: u64, now: Timestamp) -> Option<Timestamp> {
+        let gate = self.gate.as_ref().filter(|gate| gate.rate_per_minute > 0)?;
+        let from = now.max(gate.from_time);
+        let wholes = (u128::from(ahead) + 1) * u128::from(WHOLE);
+        let lacks = wholes.saturating_sub(gate.room_ppm(from).into());
+        let wait = lacks * 60_000 / (u128::from(gate.rate_per_minute) * u128::from(WHOLE));
+        Some(from.plus_millis(i64::try_from(wait).unwrap_or(i64::MAX)))
     }
 }
 
 impl Gate {
+    /// The next wave, if one is due by the clock and somebody waits.
+    fn due(&self, given: &Given, now: Timestamp, at: Timestamp) -> Option<Due> {
+        let has_begun = now >= self.since.plus_millis(MARGIN_MILLIS) && now >= self.from_time;
+        // A look is never exactly as late as it should be.
+        let next_at = |last: &Wave| last.at.plus_seconds(self.apart_seconds()).plus_millis(-1_000);
+        if self.rate_per_minute == 0 || !has_begun || self.waves.last().is_some_and(|last| at < next_at(last)) {
+            return None;
+        }
+        let before = self.before.unwrap_or(given.before);
+        let last = self.waves.last().map_or(self.over_position.max(before.position), |wave| wave.last_position);
+        // Where a place is missing among those whom segments let in, it is given out first.
+        if given.position <= last || self.before.is_none() && given.position < before.highest() {
+            return None;
+        }
+        let room = self.room_ppm(now);
+        let most = self.max_active.map_or(u64::MAX, u64::from).min(room / WHOLE);
+        // What is beyond the places that a look can ask about is taken to be somebody's.
+        let within = most.saturating_add(PASSED_OVER).min(ASKED_AT_ONCE).max(most);
+        let end = given.position.min(last.saturating_add(within));
+        (most > 0).then_some(Due { before, last, room, end })
+    }
+
     /// Drops the waves that are long over, and joins two where there are too many.
     fn forget(&mut self, now: Timestamp) {
         let long_ago = now.plus_millis(-KEPT_MILLIS);
@@ -293,12 +467,17 @@ mod tests {
 
     /// A line of one counter, of which nobody was inside before the gate.
     fn given(position: u64) -> Given {
-        Given { position, before: Before { position: 0, apart: 0 } }
+        line(position, Before { position: 0, apart: 0, places: None, others: None })
+    }
+
+    /// A line that has given out so many places, of which these had come before the gate.
+    fn line(position: u64, before: Before) -> Given {
+        Given { position, before, others: BTreeSet::new() }
     }
 
     /// A look at the gate; the plan as it is then.
     fn look(plan: AdmissionPlan, given: Given, used: &BTreeSet<u64>, now: Timestamp) -> AdmissionPlan {
-        plan.next_wave(given, used, now, now.plus_millis(LEAD_MILLIS)).unwrap_or(plan)
+        plan.next_wave(&given, used, now, now.plus_millis(LEAD_MILLIS)).unwrap_or(plan)
     }
 
     fn is_inside(plan: &AdmissionPlan, position: u64, now: Timestamp) -> bool {
@@ -421,11 +600,11 @@ mod tests {
                     (plan.standing(turn, turn, OPEN, at(700)), capped.standing(turn, turn, OPEN, at(700)));
                 assert_eq!(one, other, "{turn}");
             }
-            let line = Given { position: 2_000, before: Before { position: entered, apart: 0 } };
-            assert_eq!(look(capped.clone(), line, &none, at(since + 5)), capped, "some are on their way in");
+            let line = line(2_000, Before { position: entered, apart: 0, places: None, others: None });
+            assert_eq!(look(capped.clone(), line.clone(), &none, at(since + 5)), capped, "some are on their way in");
             for second in (since + 10..2_000).step_by(5) {
                 let before = inside(&capped, at(second + 2)).len();
-                capped = look(capped, line, &none, at(second));
+                capped = look(capped, line.clone(), &none, at(second));
                 let inside = inside(&capped, at(second + 2)).len();
                 assert!(inside <= before.max(most as usize), "{since} {second}: {inside} are inside, {before} were");
             }
@@ -495,5 +674,186 @@ mod tests {
         let capped = capped(60, 5);
         let text = serde_json::to_string(&look(capped, given(5), &BTreeSet::new(), at(30))).unwrap();
         assert!(serde_json::from_str::<AdmissionPlan>(&text).unwrap().gate.is_some());
+    }
+
+    #[test]
+    fn places_that_are_nobodys_take_nothing_of_rate_and_cap() {
+        for (rate, max_active) in [(6, 50), (6_000, 1)] {
+            let nobodys: BTreeSet<u64> = (1..=7).collect();
+            let mut plan = capped(rate, max_active);
+            for second in (0..=20).step_by(5) {
+                plan = look(plan, given(9), &nobodys, at(second));
+            }
+            assert!(is_inside(&plan, 8, at(25)), "{rate} {max_active}: {:?}", plan.gate);
+            assert_eq!(is_inside(&plan, 9, at(25)), max_active > 1, "{rate} {max_active}");
+        }
+    }
+
+    #[test]
+    fn a_wave_passes_over_many_places_that_are_nobodys_and_asks_about_a_bounded_number() {
+        let nobodys: BTreeSet<u64> = (1..=1_500).collect();
+        let mut plan = capped(6_000, 1);
+        for second in (0..=30).step_by(5) {
+            let (now, line) = (at(second), given(1_000_000));
+            let Some(asked) = plan.asked_about(&line, now, now) else { continue };
+            let (behind, to) = *asked.last().unwrap();
+            assert!(to - behind <= 1_025, "{behind} {to}");
+            let is_asked = |one: &u64| asked.iter().any(|(behind, to)| (behind + 1..=*to).contains(one));
+            plan = look(plan, line.clone(), &nobodys.iter().copied().filter(is_asked).collect(), now);
+        }
+        assert!(is_inside(&plan, 1_501, at(35)) && !is_inside(&plan, 1_502, at(35)), "{:?}", plan.gate);
+        let open = capped(1_000_000, 1_000_000);
+        let now = at(60);
+        let asked = open.asked_about(&given(2_000_000), now, now).unwrap();
+        assert!(asked.iter().all(|(behind, to)| to - behind <= 8_192), "{asked:?}");
+        assert_eq!(look(open, given(2_000_000), &BTreeSet::new(), now).come_by(at(62)), 1_000_000);
+    }
+
+    #[test]
+    fn nothing_is_asked_about_where_no_wave_is_due() {
+        let plan = capped(60, 3);
+        let asked = |plan: &AdmissionPlan, position, second| plan.asked_about(&given(position), at(second), at(second));
+        assert_eq!(asked(&plan, 0, 60), None, "nobody waits");
+        assert_eq!(asked(&plan, 5, -1), None, "not open");
+        assert_eq!(asked(&plan.changed(0, at(0), change(0, Some(3))).unwrap(), 5, 60), None, "paused");
+        assert_eq!(asked(&plan, 5, 60), Some(vec![(0, 5)]));
+        let waved = look(plan, given(5), &BTreeSet::new(), at(60));
+        assert_eq!(asked(&waved, 5, 61), None, "one has just been written");
+        assert_eq!(asked(&waved, 5, 70), Some(vec![(0, 3), (3, 5)]));
+        let lifted = waved.changed(0, at(70), change(60, None)).unwrap();
+        assert_eq!(asked(&lifted, 5, 80), Some(vec![(3, 5)]), "without a cap it does not matter who is inside");
+    }
+
+    #[test]
+    fn a_gate_that_lets_nobody_in_gets_quiet() {
+        let gate = |plan: &AdmissionPlan, position, now| plan.gate.as_ref().unwrap().is_quiet(&given(position), now);
+        let open = capped(60, 3);
+        assert!(!gate(&open, 5, at(7_200)), "somebody waits");
+        assert!(gate(&open, 0, at(7_200)) && !gate(&open, 0, at(3_600)));
+        let paused = open.changed(0, at(0), change(0, Some(3))).unwrap();
+        assert!(gate(&paused, 5, at(7_200)) && !gate(&paused, 5, at(3_600)));
+        let later = PlanChange { opens_at: at(86_400), ..change(60, Some(3)) };
+        let later = open.changed(0, at(0), later).unwrap();
+        assert!(gate(&later, 5, at(7_200)) && !gate(&later, 5, at(86_400 - 3_600)));
+    }
+
+    /// A line of one counter whose first cap was set when it had given out so much.
+    fn first_capped(plan: &AdmissionPlan, second: i64, change: PlanChange, given_out: GivenOut) -> AdmissionPlan {
+        let mut plan = plan.changed(0, at(second), change).unwrap();
+        plan.gate.as_mut().unwrap().given_out = Some(given_out);
+        plan
+    }
+
+    #[test]
+    fn whom_segments_let_in_long_ago_keeps_nobody_out() {
+        let plan = AdmissionPlan::opening(OPEN, 6_000, 300);
+        let given_out = GivenOut { issued: 100, turn: 100 };
+        let mut capped = first_capped(&plan, 3_600, change(6_000, Some(10)), given_out);
+        let line = line(101, Before { position: 100, apart: 0, places: Some(100), others: None });
+        for second in (3_605..=3_625).step_by(5) {
+            capped = look(capped, line.clone(), &BTreeSet::new(), at(second));
+        }
+        let turn = capped.admitted_by(at(3_602)) + 1;
+        let standing = capped.standing(101, turn, at(3_604), at(3_628));
+        assert!(matches!(standing, Standing::Active { .. }), "{standing:?} {capped:?}");
+    }
+
+    #[test]
+    fn each_is_counted_as_inside_for_the_time_of_their_own_segment() {
+        let plan = AdmissionPlan::opening(OPEN, 60, 86_400);
+        let short = PlanChange { active_seconds: 60, ..change(60, None) };
+        let plan = plan.changed(0, at(9), short).unwrap();
+        // Ten have a day; ten who came half an hour later had a minute.
+        let given_out = GivenOut { issued: 20, turn: 1_820 };
+        let capped = first_capped(&plan, 3_600, change(60, Some(12)), given_out);
+        let line = line(30, Before { position: 20, apart: 0, places: Some(20), others: None });
+        let mut plan = capped;
+        for second in (3_610..3_700).step_by(5) {
+            plan = look(plan, line.clone(), &BTreeSet::new(), at(second));
+        }
+        assert_eq!(plan.gate.unwrap().waves.last().map(|wave| wave.last_position), Some(22));
+    }
+
+    #[test]
+    fn who_came_while_the_cap_was_set_counts_as_inside() {
+        let plan = AdmissionPlan::opening(OPEN, 6_000, 300);
+        let given_out = GivenOut { issued: 100, turn: 100 };
+        let capped = first_capped(&plan, 3_600, change(6_000, Some(10)), given_out);
+        // Seven took turns that had come, after the count and before the gate.
+        let line = line(120, Before { position: 107, apart: 0, places: Some(107), others: None });
+        let capped = look(capped, line, &BTreeSet::from([103]), at(3_610));
+        assert_eq!(capped.gate.unwrap().waves[0].last_position, 111, "six are inside, four enter");
+    }
+
+    #[test]
+    fn places_of_several_counters_that_segments_had_let_in_take_no_room() {
+        let plan = AdmissionPlan::opening(OPEN, 6_000, 300);
+        let given_out = GivenOut { issued: 200, turn: 230 };
+        let mut capped = first_capped(&plan, 3_600, change(6_000, Some(3)), given_out);
+        // Of several counters the last places are mixed with two who came behind the gate, and one that is nobody's.
+        let before = Before { position: 132, apart: 70, places: Some(200), others: None };
+        let line = Given { position: 210, before, others: [140, 141, 150].into() };
+        for second in (3_610..3_640).step_by(5) {
+            capped = look(capped, line.clone(), &[150, 190].into(), at(second));
+        }
+        let gate = capped.gate.as_ref().unwrap();
+        assert_eq!(gate.waves.last().unwrap().last_position, 203, "two of the mixed ones, and one behind them");
+        assert_eq!(capped.come_by(at(3_640)), capped.admitted_by(at(3_640)) + 3);
+    }
+
+    #[test]
+    fn the_first_wave_waits_for_a_place_that_is_missing_among_those_whom_segments_let_in() {
+        let plan = AdmissionPlan::opening(OPEN, 6_000, 300);
+        let capped = first_capped(&plan, 3_600, change(6_000, Some(3)), GivenOut { issued: 9, turn: 12 });
+        let before = Before { position: 2, apart: 10, places: Some(9), others: None };
+        assert_eq!(capped.asked_about(&line(11, before), at(3_620), at(3_620)), None);
+        assert!(capped.asked_about(&line(12, before), at(3_620), at(3_620)).is_some());
+    }
+
+    #[test]
+    fn a_gate_of_the_previous_release_counts_all_turns_that_came_in_time() {
+        let plan = AdmissionPlan::opening(OPEN, 60, 300);
+        let mut capped = plan.changed(0, at(600), change(60, Some(310))).unwrap();
+        let mut text = serde_json::to_value(&capped).unwrap();
+        assert!(text["gate"].get("given_out").is_none());
+        text["gate"]["before"] = serde_json::json!({"position": 601, "apart": 0});
+        assert_eq!(serde_json::from_value::<AdmissionPlan>(text).unwrap().gate.unwrap().before.unwrap().places, None);
+        let line = line(700, Before { position: 601, apart: 0, places: Some(601), others: None });
+        capped = look(capped, line.clone(), &BTreeSet::new(), at(610));
+        assert_eq!(capped.gate, look(capped.clone(), line, &BTreeSet::new(), at(610)).gate, "all of the last minutes");
+    }
+
+    #[test]
+    fn a_clock_that_is_ahead_makes_nobody_wait_for_ever() {
+        let plan = AdmissionPlan::opening(OPEN, 60, 300);
+        let mut capped = plan.changed(0, at(600), change(60, Some(5))).unwrap();
+        // A process whose clock is ahead, and whose plan is the one before: an idle line's turn that has come.
+        let issued_at = at(600).plus_millis(1);
+        let turn = plan.lapsed_by(issued_at) + 1;
+        let line = line(1, Before { position: 1, apart: 0, places: Some(1), others: None });
+        for second in (605..=900).step_by(5) {
+            capped = look(capped, line.clone(), &BTreeSet::new(), at(second));
+        }
+        let standing = capped.standing(1, turn, issued_at, at(700));
+        assert!(matches!(standing, Standing::Active { .. }), "{standing:?}");
+    }
+
+    #[test]
+    fn two_waves_are_joined_once_both_are_in_force_by_every_clock() {
+        let wave = |last_position, second| Wave { last_position, at: at(second), active_seconds: 3_600 };
+        assert_eq!(wave(1, 0).joined(&wave(2, 5), at(5)), None);
+        assert_eq!(wave(1, 0).joined(&wave(2, 5), at(14)), None);
+        assert!(wave(1, 0).joined(&wave(2, 5), at(15)).is_some());
+    }
+
+    #[test]
+    fn who_waits_at_a_gate_enters_at_the_rate_at_the_earliest() {
+        let plan = capped(60, 3);
+        assert_eq!(plan.soonest_by_gate(0, at(-30)), Some(at(0)));
+        assert_eq!(plan.soonest_by_gate(9, at(0)), Some(at(9)));
+        assert_eq!(plan.soonest_by_gate(9, at(600)), Some(at(600)), "a minute's worth may enter with the next wave");
+        assert_eq!(plan.soonest_by_gate(69, at(600)), Some(at(610)));
+        assert_eq!(plan.changed(0, at(0), change(0, Some(3))).unwrap().soonest_by_gate(0, at(9)), None);
+        assert_eq!(AdmissionPlan::opening(OPEN, 60, 300).soonest_by_gate(0, at(9)), None);
     }
 }

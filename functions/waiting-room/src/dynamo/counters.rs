@@ -309,14 +309,24 @@ impl FillGap for Lines {
         concert: &ConcertId,
         set: &CounterSet,
         shard: u32,
-        now: Timestamp,
-    ) -> Result<Option<Issued>, Fault> {
-        match self.count_one(concert, set, shard, 0).send().await {
-            Ok(written) => {
-                let Counted { issued, turn } = counted(&written.attributes.unwrap_or_default())?;
-                Ok(Some(set.issued(shard, issued, turn, now)))
+        counted: Counted,
+        turn: u64,
+    ) -> Result<bool, Fault> {
+        let filled = self
+            .counter(concert, set, shard)
+            .update_expression("SET turn = :turn ADD issued :one")
+            .condition_expression("stripe = :stripe AND issued = :counted")
+            .expression_attribute_values(":one", n(1))
+            .expression_attribute_values(":turn", n(turn))
+            .expression_attribute_values(":counted", n(counted.issued))
+            .send()
+            .await;
+        match filled.map_err(found) {
+            Ok(_) => Ok(true),
+            Err(Ok(Some(counter))) if !counter.contains_key("turn") => {
+                self.adopt(concert, set, shard).await.map(|()| false)
             }
-            Err(error) => found(error).map(|_| None),
+            Err(counter) => counter.map(|_| false),
         }
     }
 }

@@ -9,7 +9,7 @@ use contracts::ConcertId;
 use contracts::admission::AdmissionPlan;
 use futures_util::future::try_join_all;
 use kit::Fault;
-use kit::dynamo::{PK, Read, SK, n, s};
+use kit::dynamo::{PK, Read, SK, n, readable, s};
 use kit::fault::classify;
 use std::collections::BTreeSet;
 
@@ -39,11 +39,12 @@ impl FindGated for Lines {
             .items()
             .send();
         let rows: Result<Vec<_>, _> = pages.collect().await;
-        let concert = |row: kit::dynamo::Item| {
+        let concert = |row: &kit::dynamo::Item| {
             let line = row.text(SK)?.strip_prefix("LINE#").unwrap_or_default().to_owned();
             ConcertId::parse(&line).map_err(|wrong| Fault::broken(DOING, wrong))
         };
-        rows.map_err(|error| classify(DOING, error))?.into_iter().map(concert).collect()
+        // A row that cannot be read must not keep the other lines standing.
+        Ok(readable(Some(rows.map_err(|error| classify(DOING, error))?), DOING, concert).collect())
     }
 }
 
