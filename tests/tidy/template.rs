@@ -595,10 +595,12 @@ fn the_api_takes_a_stages_requests_and_no_more() {
 }
 
 #[test]
-fn the_on_call_is_paged_for_a_payment_a_charge_and_an_order_that_do_not_end() {
+fn the_on_call_is_paged_for_a_payment_a_charge_a_withdrawal_and_an_order_that_do_not_end() {
     let template = Template::read();
     let alarms: Vec<&Value> = template.resources("AWS::CloudWatch::Alarm").map(|(_, alarm)| alarm).collect();
-    for (age, context) in [("SagaAge", "payments"), ("ChargeAge", "payments"), ("OrderAge", "orders")] {
+    for (age, context) in
+        [("SagaAge", "payments"), ("ChargeAge", "payments"), ("WithdrawalAge", "payments"), ("OrderAge", "orders")]
+    {
         let dimensions = json!([{"Name": "Stage", "Value": {"Ref": "Stage"}}, {"Name": "Context", "Value": context}]);
         let calls = |alarm: &&&Value| {
             alarm["Namespace"] == "Encore" && alarm["MetricName"] == age && alarm["Dimensions"] == dimensions

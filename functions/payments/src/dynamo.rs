@@ -29,7 +29,7 @@ use kit::idempotency::{self, IdempotencyKey, Memo, Outcome, Recalled};
 use kit::outbox;
 use kit::sweep::{Cursor, Part, page};
 
-/// The index of payments with an open saga, by the time of their next check by the recovery.
+/// The index of payments with an open saga, and of open charges and withdrawals, by the time of their next check.
 pub const PENDING_INDEX: &str = "pending";
 /// How many rows of a shard of that index a recovery reads at a time.
 const STUCK_ROWS: i32 = 50;

@@ -500,7 +500,12 @@ pub async fn record_payout(
     }
     let (actor, transfer) = (by.to_string(), reference.clone());
     let recorded = record_payout::record_payout(&deps.withdrawals, &id, Payout { by, reference }, call.now).await?;
-    tracing::info!(actor, withdrawal = id.as_str(), transfer, "a withdrawal was paid out");
+    // Who repeats it is not who paid.
+    let paid_by = match &recorded.state {
+        WithdrawalState::PaidOut(made) => made.by.to_string(),
+        _ => actor.clone(),
+    };
+    tracing::info!(actor, paid_by, withdrawal = id.as_str(), transfer, "the payout of a withdrawal is recorded");
     Reply::ok(WithdrawalBody::from(&recorded))
 }
 

@@ -5,7 +5,7 @@
 //! | terms | `SCHEDULE#<schedule>` | `TERMS` | `block_terms` (JSON of [`Terms`](crate::domain::Terms)), or `terms` where they cut sections into no blocks |
 //! | plan | `CONCERT#<concert>` | `ADMISSION` | `plan` (JSON), `version` |
 //! | seat | `SEATS#<schedule>#<section>#<block>` (of a date whose terms cut sections into no blocks `SEATS#<schedule>#<section>`) | `SEAT#<seat>` | `kind` = `seat`, `schedule_id`, `seat_id`, `status` (`held` \| `paying` \| `sold`), `reservation_id`, `user_id`, `hold_expires_at` (until when nobody else can have it, unless it is sold), `payment_id` |
-//! | reservation | `USER#<user>` | `RES#<reservation>` | `kind` = `reservation`, `status`, `reservation_id`, `user_id`, `schedule_id`, `concert_id`, `seats` (list), `total_price`, `queue_position`, `hold_expires_at`, `created_at`, `correlation_id`, `payment_id` (the payment that has it), `released` (set of the payments that gave it back), `failure` (why it was withdrawn); `seats_free_at` (until when its seats are kept back after its end, where they are), `extended_from` (when its hold would have ended, where that was extended); while held or keeping seats back `due_shard`, `due_at` (index `due`); while pending `waiting_shard`, `waiting_at` (index `waiting`) and `wish` (JSON of the request) |
+//! | reservation | `USER#<user>` | `RES#<reservation>` | `kind` = `reservation`, `status`, `reservation_id`, `user_id`, `schedule_id`, `concert_id`, `seats` (list), `total_price`, `queue_position`, `hold_expires_at`, `created_at`, `correlation_id`, `payment_id` (the payment that has it), `released` (set of the payments that gave it back), `failure` (why its request was rejected or cancelled); `seats_free_at` (until when its seats are kept back after its end, where they are), `extended_from` (when its hold would have ended, where that was extended); while held or keeping seats back `due_shard`, `due_at` (index `due`); while pending `waiting_shard`, `waiting_at` (index `waiting`) and `wish` (JSON of the request) |
 //! | entitlement | `USER#<user>` | `CONCERT#<concert>` | `n#<schedule>` (tickets held, being paid and paid), `w#<schedule>` (undecided requests), `u#<schedule>` (holds that ended unpaid), `c#<schedule>#<moment>` (set of the seats let go that the user cannot hold again until then), `visit_ends_at`, `spent#<position>` (when that place was spent) |
 //! | remembered answer | `USER#<user>` | `IDEM#<key>` | see [`kit::idempotency`] |
 //! | outbox row | `OUTBOX#<event>` | `OUTBOX` | see [`kit::outbox`] |
@@ -42,6 +42,9 @@ pub const WAITING_INDEX: &str = "waiting";
 pub const DUE_INDEX: &str = "due";
 /// How many rows of a shard a sweep reads at a time.
 const DUE_ROWS: i32 = 100;
+/// How many of a user's last reservations are looked through for holds that are over: everybody can ask for it again and
+/// again, and the sweep ends all of them.
+const OVERDUE_ROWS: i32 = 100;
 /// Tries of a contended read or write.
 const ROUNDS: usize = 4;
 /// The source of our events.
@@ -137,7 +140,7 @@ impl Reservations {
         Delete::builder().table_name(&self.table.name).key(PK, seats.pk(seat)).key(SK, seat_sk(seat))
     }
 
-    /// The same for a hold that its user let go unpaid: it is counted, and its seats cool down for them.
+    /// Subtracts the tickets of a hold that its user let go unpaid: it is counted, and its seats cool down for them.
     fn fewer_tickets_unpaid(&self, booking: &Booking, now: Timestamp) -> UpdateBuilder {
         const COUNTED: &str = "SET #tickets = #tickets - :count, #unpaid = if_not_exists(#unpaid, :none) + :one";
         let fewer = self
@@ -235,6 +238,7 @@ impl ListReservations for Reservations {
             .expression_attribute_values(":now", at(now))
             .scan_index_forward(false)
             .consistent_read(true)
+            .limit(OVERDUE_ROWS)
             .send()
             .await
             .map_err(|error| classify("finding overdue holds", error))?;

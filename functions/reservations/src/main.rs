@@ -40,6 +40,7 @@ async fn main() -> MainResult {
         "quote-reservation" => boot.step(store, handlers::quote_reservation).await,
         "quote-refund" => boot.step(store, handlers::quote_refund).await,
         "extend-hold" => {
+            // The template always says; without it no hold is extended.
             let extension_seconds = boot.setting_or("HOLD_EXTENSION_SECONDS", 0)?;
             boot.step(ExtendDeps { store, extension_seconds }, handlers::extend_hold).await
         }

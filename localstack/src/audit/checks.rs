@@ -41,7 +41,7 @@ pub enum Invariant {
     I6,
     /// Positions are unique, turns are kept, used places stay used.
     I7,
-    /// Every payment, refund, charge, request and order comes to an end or is listed as stuck.
+    /// Every payment, refund, charge, withdrawal, request and order comes to an end or is listed as stuck.
     I8,
     /// No seat is unavailable without a live hold or sale; counts equal the rows they count.
     I9,

@@ -328,7 +328,7 @@ controls! {
         last.unwrap().is_some()
     }
 
-    what_is_held_is_not_withdrawn: "reservations/withdraw"
+    what_is_held_is_not_ended_as_a_request: "reservations/end_request"
     guards "#status = :pending", |bench| {
         let request = pending(bench).await;
         write_reservations(&bench.reservations, &request, NOW).await.unwrap();

@@ -355,12 +355,13 @@ impl FindOpenWithdrawals for Withdrawals {
 
 impl FindPayouts for Withdrawals {
     async fn payouts(&self, limit: u32) -> Result<Vec<Withdrawal>, Fault> {
+        const DOING: &str = "listing withdrawals to pay out";
         let got = pending(&self.table, s(PAYOUT), Timestamp::MAX)
             .limit(i32::try_from(limit).unwrap_or(i32::MAX))
             .send()
             .await
-            .map_err(|error| classify("listing withdrawals to pay out", error))?;
-        got.items().iter().map(withdrawal_of).collect()
+            .map_err(|error| classify(DOING, error))?;
+        Ok(kit::dynamo::readable(got.items, DOING, withdrawal_of).collect())
     }
 
     async fn owner(&self, id: &PaymentId) -> Result<Option<UserId>, Fault> {

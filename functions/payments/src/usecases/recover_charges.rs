@@ -71,7 +71,7 @@ where
     resume(deps, charge, now).await.map(|state| Some(state.as_str()))
 }
 
-/// How many charges of each user a run has taken.
+/// How many rows of each user a run has taken: charges, or withdrawals.
 #[derive(Debug, Default)]
 pub(super) struct Taken(Mutex<(HashMap<UserId, u32>, u64)>);
 

@@ -6,8 +6,8 @@ use crate::ports::withdrawals::{CancelParts, DebitPoints, FindOpenWithdrawals, M
 use crate::usecases::recover_charges::Taken;
 use crate::usecases::withdraw_points::{debit, moved};
 use contracts::Timestamp;
-use kit::sweep::{Pace, sweep};
-use kit::{Fault, Tick};
+use kit::sweep::{Oldest, Pace, sweep};
+use kit::{Fault, Tick, metrics};
 use std::time::Duration;
 
 /// How many withdrawals are gone on with at once: so many may hang before the others wait.
@@ -43,9 +43,10 @@ where
 {
     let tick = &tick.into();
     let now = tick.now;
-    let taken = &Taken::default();
+    let (open_since, taken) = (&Oldest::default(), &Taken::default());
     let read = |shard, after| async move {
         let mut open = deps.withdrawals.open_withdrawals(shard, now, after).await?;
+        open.rows.iter().for_each(|withdrawal| open_since.note(withdrawal.requested_at));
         open.rows.retain(|withdrawal| taken.take(&withdrawal.user));
         Ok(open)
     };
@@ -57,6 +58,7 @@ where
         )
     };
     let swept = sweep(tick, WITHDRAWAL_SHARDS, Pace::at_once(AT_ONCE), read, work).await;
+    metrics::gauge("WithdrawalAge", "Seconds", "payments", metrics::oldest([open_since.or(now)].into_iter(), now));
     let put_off = taken.put_off();
     if put_off > 0 {
         tracing::warn!(put_off, "users have more open withdrawals than one run takes of each");

@@ -16,8 +16,8 @@ use kit::fault::{classify, is_condition_failed};
 use kit::idempotency::{Memo, Outcome, Remembering, StoredAnswer};
 use kit::sweep::{Cursor, Part, page};
 
-/// A pending reservation to be withdrawn, and how.
-struct Withdrawn<'a> {
+/// A pending reservation to be ended, and how.
+struct EndedRequest<'a> {
     id: &'a ReservationId,
     user: &'a UserId,
     schedule: &'a ScheduleId,
@@ -71,7 +71,7 @@ impl WritePending for Reservations {
     }
 
     async fn cancel_request(&self, booking: &Booking, reason: CancelReason, now: Timestamp) -> Result<bool, Fault> {
-        let withdrawn = Withdrawn {
+        let ended = EndedRequest {
             id: &booking.id,
             user: &booking.user,
             schedule: &booking.schedule,
@@ -81,7 +81,7 @@ impl WritePending for Reservations {
             failure: reason.as_str(),
             event: cancelled_event(booking, reason),
         };
-        self.withdraw(withdrawn, now).await
+        self.end_request(ended, now).await
     }
 
     async fn reject_request(&self, request: &SeatRequest, reason: &'static str, now: Timestamp) -> Result<bool, Fault> {
@@ -94,7 +94,7 @@ impl WritePending for Reservations {
             seats: request.seats.as_slice().to_vec(),
             reason: reason.to_owned(),
         };
-        let withdrawn = Withdrawn {
+        let ended = EndedRequest {
             id: &request.reservation,
             user: &request.user,
             schedule: &request.schedule,
@@ -104,15 +104,15 @@ impl WritePending for Reservations {
             failure: reason,
             event: EventBody::ReservationRejected(rejected),
         };
-        self.withdraw(withdrawn, now).await
+        self.end_request(ended, now).await
     }
 }
 
 impl Reservations {
     /// pending -> cancelled or rejected. `false` when it is no longer pending.
-    async fn withdraw(&self, withdrawn: Withdrawn<'_>, now: Timestamp) -> Result<bool, Fault> {
-        let Withdrawn { id, user, schedule, concert, correlation_id, status, failure, event } = withdrawn;
-        let mut transaction = self.table.transaction("withdrawing a reservation");
+    async fn end_request(&self, ended: EndedRequest<'_>, now: Timestamp) -> Result<bool, Fault> {
+        let EndedRequest { id, user, schedule, concert, correlation_id, status, failure, event } = ended;
+        let mut transaction = self.table.transaction("ending a request");
         transaction.add(
             self.update_of_reservation(user, id)
                 .update_expression("SET #status = :status, failure = :failure REMOVE waiting_shard, waiting_at, wish")

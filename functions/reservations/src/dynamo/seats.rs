@@ -81,7 +81,7 @@ impl Reservations {
         Ok(self.known.add(&terms))
     }
 
-    /// Adds the seats of a partition that are taken.
+    /// The seats of a partition that are taken.
     async fn taken_in(&self, partition: AttributeValue) -> Result<TakenSeats, Fault> {
         let mut pages = self
             .table

@@ -1,4 +1,4 @@
-//! A user gives a hold up; its seats are free at once.
+//! A user gives a hold up: it ends at once; its seats may be kept back for a while.
 
 use crate::domain::{EndHold, Status};
 use crate::ports::{FindReservation, WriteEnd, WritePending};
