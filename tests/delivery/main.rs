@@ -326,7 +326,7 @@ fn a_dry_run_of_every_stage_makes_no_call_and_prints_no_secret() {
         }
     }
     assert!(listener.accept().is_err(), "somebody was asked");
-    let mind = ["480 reserved of the account's", "AlarmEmail is empty", "it would not be deployed"];
+    let mind = ["482 reserved of the account's", "AlarmEmail is empty", "it would not be deployed"];
     run("deploy", &scratch, &["prod", "--dry-run"]).has(true, &mind);
 }
 

@@ -140,7 +140,7 @@ fn sagas(system: &System) -> Vec<Widget> {
         },
         Widget {
             at: [18, 6, 6, 6],
-            title: "Age of the oldest payment, charge and order not at its end, in s".to_owned(),
+            title: "Age of the oldest payment, charge, withdrawal and order not at its end, in s".to_owned(),
             stat: "Maximum",
             metrics: aged.collect(),
         },

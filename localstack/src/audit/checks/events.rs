@@ -4,7 +4,7 @@
 //! plans in `lines`, holds and rolled back seats with the reservations.
 
 use super::Audit;
-use super::{ChargeStatus, Invariant, PaymentStatus, ReservationStatus, WithdrawalStatus};
+use super::{ChargeStatus, Invariant, PaymentStatus, Reservation, ReservationStatus, WithdrawalStatus};
 use crate::audit::snapshot::OrderStatus;
 use contracts::Timestamp;
 use serde::Deserialize;
@@ -129,18 +129,7 @@ impl Audit<'_> {
         let mut expected: Vec<String> = Vec::new();
         let recent = |at: Timestamp| self.snapshot.now.millis_since(at) < EVENTS_KEPT_MILLIS;
         for (id, reservation) in self.snapshot.reservations.iter().filter(|(_, found)| recent(found.created_at)) {
-            let was_held = !reservation.withdrawn && reservation.status != ReservationStatus::Pending;
-            let happened: &[&str] = match reservation.status {
-                ReservationStatus::Paid => &["paid"],
-                ReservationStatus::Refunded => &["paid", "refunded"],
-                ReservationStatus::Cancelled => &["cancelled"],
-                ReservationStatus::Expired => &["expired"],
-                ReservationStatus::Rejected => &["rejected"],
-                ReservationStatus::Pending | ReservationStatus::Held | ReservationStatus::Paying => &[],
-            };
-            let extended = reservation.extended_from.map(|_| &"extended");
-            let happened = was_held.then_some(&"held").into_iter().chain(extended).chain(happened);
-            expected.extend(happened.map(|what| format!("{id}.reservation.{what}")));
+            expected.extend(happened_to(reservation).map(|what| format!("{id}.reservation.{what}")));
         }
         for (id, payment) in self.snapshot.payments.iter().filter(|(_, found)| recent(found.created_at)) {
             let happened: &[&str] = match payment.status {
@@ -183,4 +172,19 @@ impl Audit<'_> {
             }
         }
     }
+}
+
+/// What happened to a reservation, as its events call it.
+fn happened_to(reservation: &Reservation) -> impl Iterator<Item = &'static str> {
+    let was_held = !reservation.withdrawn && reservation.status != ReservationStatus::Pending;
+    let happened: &[&str] = match reservation.status {
+        ReservationStatus::Paid => &["paid"],
+        ReservationStatus::Refunded => &["paid", "refunded"],
+        ReservationStatus::Cancelled => &["cancelled"],
+        ReservationStatus::Expired => &["expired"],
+        ReservationStatus::Rejected => &["rejected"],
+        ReservationStatus::Pending | ReservationStatus::Held | ReservationStatus::Paying => &[],
+    };
+    let extended = reservation.extended_from.map(|_| &"extended");
+    was_held.then_some(&"held").into_iter().chain(extended).chain(happened).copied()
 }
