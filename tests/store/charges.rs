@@ -887,6 +887,40 @@ async fn an_intent_that_is_still_good_is_kept_when_its_count_begins_anew() {
     assert_eq!(counted_until().await, now.plus_millis(INTENT_MILLIS));
 }
 
+/// What the release before wrote of a user's intent: it counted the charges under each, and knew no hour.
+async fn as_the_release_before_wrote_it(shop: &Shop) {
+    let mut intent = shop.bench.engine.item("payments", "USER#alice", "CHARGE-INTENT").await.unwrap();
+    for newer in ["attempts", "counted_until"] {
+        intent.remove(newer).unwrap();
+    }
+    let table = shop.bench.engine.table("payments");
+    table.client.put_item().table_name(&table.name).set_item(Some(intent)).send().await.unwrap();
+}
+
+#[tokio::test]
+async fn who_pays_under_an_intent_of_the_release_before_is_credited() {
+    let shop = Shop::start().await;
+    let (_, order) = opened(&shop, "alice", 500, NOW).await;
+    as_the_release_before_wrote_it(&shop).await;
+    let ask = PayCharge { key: order, ..ask("alice", 500) };
+    shop.toss.offer(&ask.payment_key, &ask.key, 500, Payer::Pays);
+    assert!(matches!(shop.pay(&ask).await.unwrap(), ChargePaid::Credited(_)));
+    // A charge of the release before is in it, and no end of the hour.
+    let (status, next) = opened(&shop, "alice", 500, NOW).await;
+    assert_eq!((status, next == ask.key), (201, false));
+}
+
+#[tokio::test]
+async fn an_intent_of_the_release_before_is_given_again_or_replaced_like_any() {
+    let shop = Shop::start().await;
+    let (_, order) = opened(&shop, "alice", 500, NOW).await;
+    as_the_release_before_wrote_it(&shop).await;
+    assert_eq!(opened(&shop, "alice", 500, NOW).await, (200, order.clone()), "somebody may be paying under it");
+    as_the_release_before_wrote_it(&shop).await;
+    let (status, other) = opened(&shop, "alice", 501, NOW).await;
+    assert_eq!((status, other == order), (201, false));
+}
+
 #[tokio::test]
 async fn a_yes_that_comes_after_somebody_took_no_answer_for_a_no_still_counts() {
     let shop = Shop::start().await;

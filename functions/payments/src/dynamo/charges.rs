@@ -144,7 +144,10 @@ impl Charges {
             .key(PK, user_pk(&charge.user))
             .key(SK, s(INTENT))
             .update_expression("SET charge_id = :id ADD attempts :one")
-            .condition_expression("order_id = :key AND amount = :amount AND expires_at > :now AND attempts < :most")
+            .condition_expression(
+                "order_id = :key AND amount = :amount AND expires_at > :now AND \
+                 (attribute_not_exists(attempts) OR attempts < :most)",
+            )
             .expression_attribute_values(":id", s(&charge.id))
             .expression_attribute_values(":one", n(1))
             .expression_attribute_values(":key", s(&charge.key))
@@ -158,7 +161,8 @@ impl OpenIntent for Charges {
     async fn open_intent(&self, intent: &Intent, now: Timestamp) -> Result<OpenedIntent, Fault> {
         const DOING: &str = "opening a charge intent";
         let Some(found) = self.replace_intent(intent, None, now).await? else { return Ok(OpenedIntent::Now) };
-        let counted_until = found.moment("counted_until")?;
+        // The release before counted under each intent and knew no such time.
+        let counted_until = Timestamp::from_millis(found.maybe_int("counted_until")?.unwrap_or(0));
         let before = intent_of(&found, &intent.user)?;
         if counted_until >= now {
             return Ok(match found.uint("attempts")? < u64::from(MAX_ATTEMPTS) {
@@ -224,7 +228,7 @@ impl Charges {
                     "SET order_id = :order, amount = :amount, expires_at = :expires, #ttl = :ttl, \
                      attempts = :zero, counted_until = :expires REMOVE charge_id",
                 )
-                .condition_expression("counted_until = :ended")
+                .condition_expression("attribute_not_exists(counted_until) OR counted_until = :ended")
                 .expression_attribute_values(":ended", at(ended)),
         };
         let Err(error) = replaced.send().await else { return Ok(None) };
@@ -246,7 +250,7 @@ impl Charges {
             .key(PK, user_pk(user))
             .key(SK, s(INTENT))
             .update_expression("SET attempts = :zero, counted_until = :until")
-            .condition_expression("counted_until = :ended")
+            .condition_expression("attribute_not_exists(counted_until) OR counted_until = :ended")
             .expression_attribute_values(":zero", n(0))
             .expression_attribute_values(":until", at(until))
             .expression_attribute_values(":ended", at(ended))
